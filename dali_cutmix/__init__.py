@@ -1,0 +1,41 @@
+"""CutMix and its relatives inside an NVIDIA DALI graph, handed to PyTorch by a drop-in loader."""
+
+from dali_cutmix.augment import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
+from dali_cutmix.errors import BadFileError
+from dali_cutmix.labels import MixedTarget, mixed_target
+from dali_cutmix.loader import DataLoader
+from dali_cutmix.loss import dense_target, mixed_cross_entropy
+from dali_cutmix.mix import blend, erase, paste
+from dali_cutmix.mixes import CutMix, Cutout, MixUp
+from dali_cutmix.plan import MixPlan, cutmix_plan, cutout_plan, mixup_plan
+from dali_cutmix.readers import FileList
+from dali_cutmix.sampler import EpochSampler
+from dali_cutmix.shard import Shard
+
+from dali_cutmix._version import __version__
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "BadFileError",
+    "CutMix",
+    "Cutout",
+    "DataLoader",
+    "EpochSampler",
+    "EvalTransform",
+    "FileList",
+    "MixPlan",
+    "MixUp",
+    "MixedTarget",
+    "Shard",
+    "TrainTransform",
+    "blend",
+    "cutmix_plan",
+    "cutout_plan",
+    "dense_target",
+    "erase",
+    "mixed_cross_entropy",
+    "mixed_target",
+    "mixup_plan",
+    "paste",
+]

@@ -1,0 +1,170 @@
+"""From encoded bytes to images of one size, before mixing: crop, resize, mirror.
+
+Resizing is bilinear and antialiased (a triangle filter as wide as the reduction), as torchvision's
+with ``antialias=True`` and Pillow's ``BILINEAR``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dali_cutmix import decode
+from dali_cutmix._checks import (
+    check_positive_range,
+    check_prob,
+    check_range,
+    check_size_or_side,
+    is_number,
+    is_whole,
+    refuse,
+)
+from dali_cutmix._dali import FLOAT, FLOAT64, DataNode, fn, math
+from dali_cutmix.draws import Draws
+
+Triple = tuple[float, float, float]
+
+#: Mean and standard deviation of ImageNet's training pixels per channel, R, G, B, in units of the full
+#: range [0, 1]. Source: the values used by torchvision's models and references (``IMAGENET1K_V1``).
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Random resized crop and horizontal flip, drawn anew for every sample.
+
+    Area, aspect ratio and place of the crop follow torchvision's ``RandomResizedCrop``. They differ in
+    two corners: an image so elongated that ten draws find no crop is cut at a random place, where
+    torchvision cuts its centre; and sides are rounded otherwise, which shows below about 16 px.
+
+    Args:
+        size: Side of the output in pixels, or ``(height, width)``.
+        scale: Smallest and largest share of the image's area that is cut out, in (0, 1].
+        ratio: Smallest and largest aspect ratio, width / height, of the cut-out.
+        flip: Probability of mirroring left to right, in [0, 1].
+        mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end.
+        std: Standard deviation per channel, R, G, B, above 0, divided by at the end.
+
+    Source:
+        Szegedy et al. 2015, arXiv:1409.4842, section 6; torchvision ``v2.RandomResizedCrop``.
+    """
+
+    size: int | tuple[int, int] = 224
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        where = "TrainTransform"
+        check_size_or_side(where, self.size)
+        check_range(where, "scale", self.scale, 0, 1)
+        if self.scale[0] <= 0:
+            refuse(where, "scale", "start above 0", self.scale)
+        check_positive_range(where, "ratio", self.ratio)
+        check_prob(where, self.flip, "flip")
+        _check_mean_std(where, self.mean, self.std)
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """``(height, width)`` of every output, in pixels."""
+        return check_size_or_side("TrainTransform", self.size)
+
+    def __call__(self, encoded: DataNode, draws: Draws, device: str) -> DataNode:
+        """Decode, crop, resize and mirror.
+
+        Args:
+            encoded: Bytes of an image file: ``[size]`` uint8 per sample, CPU.
+            draws: Where the random numbers come from.
+            device: ``"cpu"`` or ``"gpu"``: where pixels are made.
+
+        Returns:
+            ``[height, width, 3]`` uint8 RGB per sample, on ``device``.
+        """
+        anchor, extent = fn.random_crop_generator(
+            decode.shape(encoded),
+            random_area=list(self.scale),
+            random_aspect_ratio=list(self.ratio),
+            **draws("transform/crop"),
+        )
+        image = decode.window(encoded, anchor, extent, device)
+        size = list(self.output_size)
+        if self.flip == 0:
+            return fn.resize(image, size=size)
+        mirrored = fn.random.coin_flip(probability=self.flip, **draws("transform/flip"))
+        # Resizing from right to left mirrors without a pass of its own.
+        height, width = fn.cast(extent[0], dtype=FLOAT), fn.cast(extent[1], dtype=FLOAT)
+        start = fn.stack(height * 0.0, width * mirrored)
+        end = fn.stack(height, width * (1 - mirrored))
+        return fn.resize(image, size=size, roi_start=start, roi_end=end)
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Resize the short side, then cut out the centre.
+
+    The long side is rounded down and the centre rounded half to even, as torchvision's ``Resize`` and
+    ``CenterCrop`` do, so that the same pixels are looked at. Only the centre is computed. On the CPU
+    the result differs from torchvision's by less than 0.5 of 255 on average (``test_augment.py``
+    holds it): DALI filters in floating point, torchvision in 8-bit fixed point, and two passes of
+    either round differently. An EXIF-rotated file is turned upright here and is not there.
+
+    An image whose resized centre is smaller than ``size`` (``size`` above ``resize``) is refused when
+    the transform is made; torchvision would pad it with black.
+
+    Args:
+        resize: Short side after resizing, in pixels.
+        size: Side of the output in pixels, or ``(height, width)``, none above ``resize``.
+        mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end.
+        std: Standard deviation per channel, R, G, B, above 0, divided by at the end.
+    """
+
+    resize: int = 256
+    size: int | tuple[int, int] = 224
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        where = "EvalTransform"
+        height, width = check_size_or_side(where, self.size)
+        if not is_whole(self.resize) or self.resize < max(height, width):
+            way_out = f"`resize={max(height, width)}` takes the whole short side."
+            refuse(where, "resize", f"be at least size={self.size}", self.resize, way_out)
+        _check_mean_std(where, self.mean, self.std)
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """``(height, width)`` of every output, in pixels."""
+        return check_size_or_side("EvalTransform", self.size)
+
+    def __call__(self, encoded: DataNode, draws: Draws, device: str) -> DataNode:
+        """Decode, resize and cut out the centre; arguments and result as ``TrainTransform``'s."""
+        shape = decode.shape(encoded)
+        height, width = fn.cast(shape[0], dtype=FLOAT64), fn.cast(shape[1], dtype=FLOAT64)
+        short = math.min(height, width)
+        start, end = [], []
+        for side, size in zip((height, width), self.output_size, strict=True):
+            resized = math.floor(self.resize * side / short)
+            scale = side / resized
+            margin = resized - size
+            # Half to even: floor((m + 1) / 2), less one where m is 1 above a multiple of 4.
+            first = math.floor((margin + 1) / 2) - fn.cast(
+                margin - 4 * math.floor(margin / 4) == 1, dtype=FLOAT64
+            )
+            start.append(first * scale)
+            end.append((first + size) * scale)
+        return fn.resize(
+            decode.whole(encoded, device),
+            size=list(self.output_size),
+            roi_start=fn.cast(fn.stack(*start), dtype=FLOAT),
+            roi_end=fn.cast(fn.stack(*end), dtype=FLOAT),
+        )
+
+
+def _check_mean_std(where: str, mean: object, std: object) -> None:
+    for name, value in (("mean", mean), ("std", std)):
+        ok = isinstance(value, (tuple, list)) and len(value) == 3 and all(map(is_number, value))
+        if not ok or (name == "std" and min(value) <= 0):  # type: ignore[call-overload]
+            rule = "be three numbers for R, G, B" + (", each above 0" if name == "std" else "")
+            refuse(where, name, rule, value, "Units are those of pixels in [0, 1], not [0, 255].")

@@ -1,0 +1,176 @@
+"""Drives one graph through epochs: says which samples come next and hands out what comes back.
+
+The stock iterator of DALI continues in mid-epoch when iterated anew, loses a batch for each decode
+error, and ends an epoch early without a word after a few. Here an epoch always starts at its
+beginning, ends after its last sample, and stops at a bad file with the file's name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dali_cutmix._dali import Pipeline, fn
+from dali_cutmix.errors import BadFileError
+from dali_cutmix.graph import Graph
+from dali_cutmix.readers import FileList, read
+from dali_cutmix.sampler import EpochSampler
+
+
+class Feed:
+    """One graph and its position in an epoch. Not thread-safe.
+
+    Args:
+        build: Makes the graph around a source, see `dali_cutmix.graph.Source`.
+        files: The data.
+        sampler: The order.
+        batch_size: Samples per batch.
+        drop_last: Leave out a last batch that would be short.
+        seed: Of the random numbers.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[Callable[..., Any]], Graph],
+        files: FileList,
+        sampler: EpochSampler,
+        batch_size: int,
+        drop_last: bool,
+        seed: int,
+    ) -> None:
+        self._files = files
+        self._sampler = sampler
+        self._batch_size = batch_size
+        self._drop_last = drop_last
+        self._seed = seed
+        self._epoch = 0
+        self._order = np.zeros(0, np.int64)
+        self._num_batches = 0
+        self._fed = 0
+        self._taken = 0
+        self._graph: Graph | None = build(self._batch)
+
+    def start(self, epoch: int) -> None:
+        """Go to the beginning of an epoch, whatever is under way."""
+        pipeline = self._pipeline()
+        if self._fed:
+            self._num_batches = 0  # feed no more, and wait for what is in the graph
+            self._drain(pipeline)
+            pipeline.reset()
+        self._epoch = epoch
+        self._order = self._sampler.order(epoch)
+        whole, rest = divmod(len(self._order), self._batch_size)
+        self._num_batches = whole + (1 if rest and not self._drop_last else 0)
+        self._fed = self._taken = 0
+        if self._num_batches:
+            pipeline.schedule_run()
+
+    def next(self, cuda_stream: Any = None) -> dict[str, Any]:
+        """The next batch: DALI's lists of tensors by name of output.
+
+        Raises:
+            StopIteration: The epoch is over.
+            BadFileError: A file could not be read or decoded. The feed has to be closed.
+        """
+        if self._taken == self._num_batches:
+            raise StopIteration
+        pipeline, graph = self._pipeline(), self._graph
+        try:
+            outputs = pipeline.outputs(cuda_stream)
+        except RuntimeError as error:
+            raise self._explain(error) from error
+        self._taken += 1
+        if self._fed < self._num_batches:
+            pipeline.schedule_run()
+        assert graph is not None
+        return dict(zip(graph.outputs, outputs, strict=True))
+
+    def close(self) -> None:
+        """Stop the graph's threads and free its memory. Batches handed out stay valid."""
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            graph.pipeline._shutdown()
+
+    def _pipeline(self) -> Pipeline:
+        if self._graph is None:
+            raise RuntimeError("Feed: the graph is closed.")
+        return self._graph.pipeline
+
+    def _drain(self, pipeline: Pipeline) -> None:
+        try:
+            pipeline.schedule_run()  # meets the end of the feed
+            while True:
+                pipeline.outputs()
+        except StopIteration:
+            pass
+
+    def _batch(self, _number: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        if self._fed >= self._num_batches:
+            raise StopIteration
+        indices = self._indices(self._fed)
+        assert self._graph is not None
+        states = self._graph.draws.states(
+            self._seed, self._epoch, self._fed, self._sampler.shard.index
+        )
+        self._fed += 1
+        paths = [self._files.path_bytes(index) for index in indices]
+        repeated = np.repeat(states[None], len(indices), axis=0)
+        return paths, self._files.targets[indices], repeated
+
+    def _indices(self, batch: int) -> np.ndarray:
+        start = batch * self._batch_size
+        return self._order[start : start + self._batch_size]
+
+    def _explain(self, error: RuntimeError) -> Exception:
+        """Find the file that stopped the graph, first in the batch that was due."""
+        for batch in range(self._taken, self._fed):
+            for index in self._indices(batch):
+                reason = why_bad(self._files.path_bytes(index))
+                if reason:
+                    return BadFileError(self._files.path(index), reason)
+        return RuntimeError(
+            f"DataLoader: the graph stopped in batch {self._taken} of epoch {self._epoch}, and each "
+            f"of its files decodes on the CPU. DALI says: {_reason(error)}"
+        )
+
+
+def why_bad(path: np.ndarray) -> str | None:
+    """Why a file cannot be read or decoded on the CPU; None when it can.
+
+    Args:
+        path: Path of the file: ``[length]`` uint8.
+    """
+    try:
+        with open(path.tobytes(), "rb") as file:
+            if not file.read(1):
+                return "the file is empty"
+    except OSError as error:
+        return error.strerror or str(error)
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
+        name = fn.external_source(source=lambda _: [path], batch=True)
+        pipeline.set_outputs(fn.decoders.image(read(name)))
+    try:
+        pipeline.run()
+    except RuntimeError as error:
+        return _reason(error)
+    return None
+
+
+def _reason(error: RuntimeError) -> str:
+    """The sentence of DALI's message that says what happened."""
+    text = str(error).split("encountered:", 1)[-1]
+    lines = (re.sub(r"^\[[^]]*\]\s*", "", line).strip() for line in text.splitlines())
+    said = [
+        line for line in lines if line and not line.startswith(("Critical error", "C++ context"))
+    ]
+    return said[0] if said else str(error)
+
+
+def num_batches(num_samples: int, batch_size: int, drop_last: bool) -> int:
+    """Batches in an epoch."""
+    return num_samples // batch_size if drop_last else math.ceil(num_samples / batch_size)

@@ -1,0 +1,107 @@
+"""The graph of a loader: bytes to finished tensors, on either back end.
+
+    path, label, state  ->  read  ->  decode, crop, resize  ->  mix  ->  normalize  ->  image
+                                                 plan  ->  labels  ->  target
+
+With ``device_id=None`` the same operators run on the CPU. Without a mix its operators are absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dali_cutmix._dali import DataNode, Pipeline, fn
+from dali_cutmix.augment import EvalTransform, TrainTransform
+from dali_cutmix.draws import Draws
+from dali_cutmix.labels import mixed_target
+from dali_cutmix.mixes import Mix
+from dali_cutmix.normalize import normalize
+from dali_cutmix.plan import MixPlan
+from dali_cutmix.readers import read
+
+PLAN_FIELDS = ("own", "partner", "lam", "kept", "anchor", "extent")
+
+#: Called with the number of the batch; gives the paths (arrays of bytes), the labels ``[B]`` int64 and
+#: the generators' states ``[B, num_streams, 7]`` uint32, or raises StopIteration.
+Source = Callable[[int], tuple[list[np.ndarray], np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class GraphSettings:
+    """What a graph is made of; see `DataLoader` for the meaning of each."""
+
+    batch_size: int
+    num_threads: int
+    device_id: int | None
+    prefetch: int
+    transform: TrainTransform | EvalTransform
+    mix: Mix | None
+    dtype: str
+    layout: str
+
+    def without_mix(self) -> GraphSettings:
+        return replace(self, mix=None)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A pipeline with the names of its outputs and of its random streams."""
+
+    pipeline: Pipeline
+    outputs: tuple[str, ...]
+    draws: Draws
+
+
+def build_graph(settings: GraphSettings, source: Source) -> Graph:
+    """Define the pipeline that turns what ``source`` feeds into a batch.
+
+    Its outputs are ``image``, ``label`` and ``weight`` (scalars and none without a mix that changes
+    labels), on the settings' device, then, with a mix, the plan's fields, on the CPU.
+    """
+    pipeline = Pipeline(
+        batch_size=settings.batch_size,
+        num_threads=settings.num_threads,
+        device_id=settings.device_id,
+        prefetch_queue_depth=settings.prefetch,
+        exec_dynamic=True,
+    )
+    device = "cpu" if settings.device_id is None else "gpu"
+    with pipeline:
+        path, label, state = fn.external_source(source=source, num_outputs=3, batch=True)
+        draws = Draws(state=state)
+        image = settings.transform(read(path), draws, device)
+        nodes = {"image": image, "label": label}
+        if settings.mix is not None:
+            nodes |= _mix(settings.mix, image, label, settings.transform.output_size, draws)
+        nodes["image"] = normalize(
+            nodes["image"],
+            settings.transform.mean,
+            settings.transform.std,
+            settings.dtype,
+            settings.layout,
+        )
+        if device == "gpu":
+            nodes |= {k: nodes[k].gpu() for k in ("label", "weight") if k in nodes}
+        pipeline.set_outputs(*nodes.values())
+    return Graph(pipeline, tuple(nodes), draws)
+
+
+def _mix(
+    mix: Mix, image: DataNode, label: DataNode, size: tuple[int, int], draws: Draws
+) -> dict[str, DataNode]:
+    plan = mix.plan(size, seed=draws)
+    nodes: dict[str, DataNode] = {"image": mix.apply(image, plan)}
+    if mix.mixes_labels:
+        target = mixed_target(label, plan)
+        nodes |= {"label": target.label, "weight": target.weight}
+    return nodes | plan_nodes(plan)
+
+
+def plan_nodes(plan: MixPlan) -> dict[str, Any]:
+    """The plan's fields by name, those without a value left out."""
+    fields = {name: getattr(plan, name) for name in PLAN_FIELDS}
+    return {name: value for name, value in fields.items() if value is not None}

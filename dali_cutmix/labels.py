@@ -1,0 +1,69 @@
+"""A plan applied to labels: the small Python operator.
+
+DALI runs Python operators one at a time in the process, so this one is called once per batch and
+handles two numbers per sample. Dense rows are made from them later, on the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dali_cutmix._dali import DataNode, fn
+from dali_cutmix.plan import MixPlan
+
+
+class MixedTarget(NamedTuple):
+    """Two classes and their weights per sample: the small form of a mixed target.
+
+    In a graph the fields are nodes, per sample; a loader with ``target="pair"`` hands out tensors
+    with a batch axis in front.
+
+    Attributes:
+        label: The sample's own class and its partner's: ``[2]`` int64.
+        weight: Weight of each, in [0, 1], summing to 1: ``[2]`` float32. Both may name one class.
+    """
+
+    label: Any
+    weight: Any
+
+
+def mixed_target(label: DataNode, plan: MixPlan) -> MixedTarget:
+    """Weigh each sample's class and its partner's by what the pixels show.
+
+    A pure function of labels and plan: it draws nothing and keeps nothing. The weights are ``kept``
+    and ``1 - kept`` of the plan, counted in pixels. A sample that is its own partner keeps weight 1,
+    whatever was erased of it.
+
+    Args:
+        label: Class index: one integer per sample, scalar or ``[1]``, CPU.
+        plan: From any plan function.
+
+    Returns:
+        ``label`` ``[2]`` int64 and ``weight`` ``[2]`` float32 per sample, CPU. `dense_target` turns a
+        batch of them into rows on the device.
+    """
+    classes, weight = fn.python_function(
+        label,
+        plan.partner,
+        plan.kept,
+        function=_pair_labels,
+        num_outputs=2,
+        batch_processing=True,
+    )
+    return MixedTarget(classes, weight)
+
+
+def _pair_labels(
+    label: list[np.ndarray], partner: list[np.ndarray], kept: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    own = np.array([int(one.reshape(())) for one in label], np.int64)
+    index = np.array(partner, np.int64).reshape(-1)
+    share = np.array(kept, np.float32).reshape(-1)
+    share = np.where(index == np.arange(len(index)), np.float32(1), share)
+    # DALI takes a list of arrays per sample, not one array for the batch.
+    return (
+        list(np.stack([own, own[index]], axis=1)),
+        list(np.stack([share, 1 - share], axis=1)),
+    )

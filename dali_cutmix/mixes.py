@@ -1,0 +1,221 @@
+"""The mixes a loader can be given, as settings: CutMix, MixUp, Cutout.
+
+Each names a plan and how pixels take it. A new one needs those two methods and nothing elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+from dali_cutmix import plan as plans
+from dali_cutmix._checks import check_choice, is_number, refuse
+from dali_cutmix._dali import DataNode
+from dali_cutmix.draws import Draws
+from dali_cutmix.mix import blend, erase, paste
+from dali_cutmix.plan import MixPlan, Partner, Per, Placement
+
+_ANY_SIZE = (64, 64)  # settings are checked before the size is known
+
+
+class Mix(Protocol):
+    """What a loader asks of a mix."""
+
+    #: Whether labels change, so that targets are weights of classes and a batch needs two samples.
+    mixes_labels: ClassVar[bool]
+
+    def plan(self, size: tuple[int, int], *, seed: int | Draws | None = None) -> MixPlan:
+        """Draw the plan, inside a graph, for images of ``size`` ``(height, width)`` in pixels."""
+
+    def apply(self, image: DataNode, plan: MixPlan) -> DataNode:
+        """Apply the plan to ``image``, ``[height, width, 3]`` uint8 per sample, CPU or GPU."""
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """Fill a rectangle of each image from another one, and weigh the labels by pixels.
+
+    By default each sample has its own draw and a partner other than itself, the centre is uniform and
+    the border clips the cut, as in the paper. The arguments are those of `cutmix_plan`.
+
+    Source:
+        Yun et al. 2019, CutMix, arXiv:1905.04899.
+    """
+
+    alpha: float = 1.0
+    prob: float = 1.0
+    per: Per = "sample"
+    partner: Partner = "derangement"
+    placement: Placement = "clipped"
+    min_kept: float = 0.0
+    max_kept: float = 1.0
+    sides: tuple[float, float] | None = None
+
+    mixes_labels: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        plans.check_cutmix(
+            "CutMix",
+            (1, 1) if self.sides else _ANY_SIZE,
+            self.alpha,
+            self.prob,
+            self.per,
+            self.partner,
+            self.placement,
+            self.min_kept,
+            self.max_kept,
+            self.sides,
+        )
+
+    @classmethod
+    def paper(cls, alpha: float = 1.0, prob: float = 1.0) -> CutMix:
+        """The authors' code: one draw per batch, partners by a random permutation."""
+        return cls(alpha=alpha, prob=prob, per="batch", partner="permutation")
+
+    @classmethod
+    def torchvision(cls, alpha: float = 1.0) -> CutMix:
+        """``torchvision.transforms.v2.CutMix``: one draw per batch, partner the sample before."""
+        return cls(alpha=alpha, per="batch", partner="roll")
+
+    @classmethod
+    def timm(
+        cls,
+        alpha: float = 1.0,
+        mode: Literal["batch", "pair", "elem"] = "batch",
+        minmax: tuple[float, float] | None = None,
+        prob: float = 1.0,
+    ) -> CutMix:
+        """``timm.data.Mixup(mixup_alpha=0, cutmix_alpha=alpha)`` of timm 1.0.31, without smoothing.
+
+        Smoothing is the loss's: `mixed_cross_entropy(label_smoothing=0.1)` gives timm's targets.
+        """
+        check_choice("CutMix.timm", "mode", mode, ("batch", "pair", "elem"))
+        return cls(
+            alpha=alpha,
+            prob=prob,
+            per=_TIMM_MODES[mode],
+            partner="flip",
+            placement="clipped_whole",
+            sides=minmax,
+        )
+
+    @classmethod
+    def composer_uniform(cls, alpha: float = 1.0) -> CutMix:
+        """Composer's ``cutmix_batch(uniform_sampling=True)``: every pixel equally likely to be cut."""
+        return cls(alpha=alpha, per="batch", partner="permutation", placement="uniform")
+
+    @classmethod
+    def inside(cls, alpha: float = 1.0, prob: float = 1.0) -> CutMix:
+        """Kornia's ``RandomCutMixV2``: a draw per sample, the cut never clipped."""
+        return cls(alpha=alpha, prob=prob, partner="permutation", placement="inside")
+
+    def plan(self, size: tuple[int, int], *, seed: int | Draws | None = None) -> MixPlan:
+        return plans.cutmix_plan(
+            size,
+            alpha=self.alpha,
+            prob=self.prob,
+            per=self.per,
+            partner=self.partner,
+            placement=self.placement,
+            min_kept=self.min_kept,
+            max_kept=self.max_kept,
+            sides=self.sides,
+            seed=seed,
+        )
+
+    def apply(self, image: DataNode, plan: MixPlan) -> DataNode:
+        # A paste of nothing would still copy every image.
+        return paste(image, plan) if self.prob > 0 else image
+
+
+@dataclass(frozen=True)
+class MixUp:
+    """Blend each image with another one, and weigh the labels alike.
+
+    The arguments are those of `mixup_plan`.
+
+    Source:
+        Zhang et al. 2017, mixup, arXiv:1710.09412.
+    """
+
+    alpha: float = 1.0
+    prob: float = 1.0
+    per: Per = "sample"
+    partner: Partner = "derangement"
+
+    mixes_labels: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        plans.check_mixup("MixUp", _ANY_SIZE, self.alpha, self.prob, self.per, self.partner)
+
+    @classmethod
+    def paper(cls, alpha: float = 1.0) -> MixUp:
+        """The authors' code: one draw per batch, partners by a random permutation."""
+        return cls(alpha=alpha, per="batch", partner="permutation")
+
+    @classmethod
+    def torchvision(cls, alpha: float = 1.0) -> MixUp:
+        """``torchvision.transforms.v2.MixUp``: one draw per batch, partner the sample before."""
+        return cls(alpha=alpha, per="batch", partner="roll")
+
+    @classmethod
+    def timm(
+        cls,
+        alpha: float = 1.0,
+        mode: Literal["batch", "pair", "elem"] = "batch",
+        prob: float = 1.0,
+    ) -> MixUp:
+        """``timm.data.Mixup(mixup_alpha=alpha)`` of timm 1.0.31, without smoothing."""
+        check_choice("MixUp.timm", "mode", mode, ("batch", "pair", "elem"))
+        return cls(alpha=alpha, prob=prob, per=_TIMM_MODES[mode], partner="flip")
+
+    def plan(self, size: tuple[int, int], *, seed: int | Draws | None = None) -> MixPlan:
+        return plans.mixup_plan(
+            size,
+            alpha=self.alpha,
+            prob=self.prob,
+            per=self.per,
+            partner=self.partner,
+            seed=seed,
+        )
+
+    def apply(self, image: DataNode, plan: MixPlan) -> DataNode:
+        return blend(image, plan) if self.prob > 0 else image
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Fill a square of each image with one colour. No label changes.
+
+    Args:
+        side: Side of the square in pixels, even.
+        prob: Probability in [0, 1] that a sample is cut.
+        fill: Value, or R, G, B values, in [0, 255], put in the square. The default is ImageNet's
+            mean, which is 0 after normalisation as in the authors' code.
+
+    Source:
+        DeVries and Taylor 2017, Cutout, arXiv:1708.04552.
+    """
+
+    side: int
+    prob: float = 1.0
+    fill: float | Sequence[float] = (124, 116, 104)
+
+    mixes_labels: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        plans.check_cutout("Cutout", _ANY_SIZE, self.side, self.prob)
+        values = [self.fill] if is_number(self.fill) else self.fill
+        ok = isinstance(values, (tuple, list)) and len(values) in (1, 3)
+        if not ok or not all(is_number(v) and 0 <= v <= 255 for v in values):  # type: ignore[union-attr]
+            refuse("Cutout", "fill", "be one value or R, G, B in [0, 255]", self.fill)
+
+    def plan(self, size: tuple[int, int], *, seed: int | Draws | None = None) -> MixPlan:
+        return plans.cutout_plan(size, side=self.side, prob=self.prob, seed=seed)
+
+    def apply(self, image: DataNode, plan: MixPlan) -> DataNode:
+        return erase(image, plan, fill=self.fill) if self.prob > 0 else image
+
+
+_TIMM_MODES: dict[str, Per] = {"batch": "batch", "pair": "pair", "elem": "sample"}

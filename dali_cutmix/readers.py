@@ -1,0 +1,217 @@
+"""What is in a data source, and its stored bytes as a graph node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+
+from dali_cutmix._dali import DataNode, fn
+
+WHERE = "DataLoader"
+
+
+class FileList:
+    """Files and the class of each: what ``loader.dataset`` is.
+
+    Paths are kept as one block of bytes, since a million Python strings are slow to make and large.
+
+    Attributes:
+        root: The folder it was listed from; None when made from a list.
+        classes: Names of the classes, in the order of their indices.
+        class_to_idx: Index of each class name.
+        samples: ``(path, class index)`` of every file, as in torchvision's ``ImageFolder``; a
+            read-only sequence that makes its pairs when asked.
+        targets: Class index of every file: ``[len(self)]`` int64.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        targets: Sequence[int] | np.ndarray,
+        classes: Sequence[str],
+        root: str | None = None,
+    ) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self._fill(encoded, np.asarray(targets, np.int64), list(classes), root)
+
+    def _fill(
+        self, encoded: list[bytes], targets: np.ndarray, classes: list[str], root: str | None
+    ) -> None:
+        self.root = root
+        self.classes = classes
+        self.class_to_idx = {name: index for index, name in enumerate(classes)}
+        self.targets = targets
+        self._ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
+
+    @classmethod
+    def from_folder(cls, root: str | os.PathLike[str]) -> FileList:
+        """List an ImageFolder root: one folder per class, images at any depth below it.
+
+        Files and classes are those of torchvision's ``ImageFolder``, in its order.
+
+        Raises:
+            FileNotFoundError: No such folder, no class folders, or a class without images.
+            PermissionError: The folder or one of its classes cannot be read.
+        """
+        root = os.fspath(root)
+        listing = f"{WHERE}: `source` must be a folder with one subfolder per class"
+        if not os.path.isdir(root):
+            problem = "is a file" if os.path.exists(root) else "does not exist"
+            raise FileNotFoundError(
+                f"{listing}, but {root!r} {problem}. A list of (path, class) is taken as well."
+            )
+        try:
+            classes, class_to_idx = find_classes(root)
+        except FileNotFoundError:
+            images = sum(name.lower().endswith(IMG_EXTENSIONS) for name in os.listdir(root))
+            holds = f"holds {images} images and no subfolder" if images else "is empty"
+            raise FileNotFoundError(
+                f"{listing}, but {root!r} {holds}. Move the images of each class into a folder of "
+                "their own, as torchvision's ImageFolder has them, or pass a list of (path, class)."
+            ) from None
+        encoded: list[bytes] = []
+        targets: list[np.ndarray] = []
+        for name in classes:
+            folder = os.path.join(root, name)
+            os.listdir(folder)  # os.walk, below, takes an unreadable folder for an empty one
+            found = make_dataset(root, {name: class_to_idx[name]}, IMG_EXTENSIONS, allow_empty=True)
+            if not found:
+                raise FileNotFoundError(
+                    f"{WHERE}: class folder {folder!r} holds no images (names ending in "
+                    f"{', '.join(IMG_EXTENSIONS)}). Add some, or remove the folder."
+                )
+            encoded.extend(os.fsencode(path) for path, _ in found)
+            targets.append(np.full(len(found), class_to_idx[name], np.int64))
+        files = cls.__new__(cls)
+        files._fill(encoded, np.concatenate(targets), classes, root)
+        return files
+
+    @classmethod
+    def from_pairs(cls, pairs: Sequence[tuple[str | os.PathLike[str], int | str]]) -> FileList:
+        """Take ``(path, class)`` pairs; a class is an index, or a name (then sorted into indices)."""
+        if not pairs:
+            raise ValueError(
+                f"{WHERE}: `source` is an empty list. Pass at least one (path, class)."
+            )
+        for number, pair in enumerate(pairs):
+            _check_pair(number, pair)
+        paths = [os.fspath(path) for path, _ in pairs]
+        labels = [label for _, label in pairs]
+        if any(isinstance(label, str) for label in labels):
+            classes = sorted({str(label) for label in labels})
+            index = {name: i for i, name in enumerate(classes)}
+            return cls(paths, [index[str(label)] for label in labels], classes)
+        targets = np.array([int(label) for label in labels], np.int64)
+        return cls(paths, targets, [str(index) for index in range(int(targets.max()) + 1)])
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __repr__(self) -> str:
+        at = f", root={self.root!r}" if self.root else ""
+        return f"FileList({len(self)} files, {len(self.classes)} classes{at})"
+
+    @property
+    def samples(self) -> Sequence[tuple[str, int]]:
+        return _Samples(self)
+
+    def path(self, index: int) -> str:
+        """Path of one file."""
+        return os.fsdecode(self.path_bytes(index).tobytes())
+
+    def path_bytes(self, index: int) -> np.ndarray:
+        """Path of one file as the graph is fed it: ``[length]`` uint8, a view."""
+        start = self._ends[index - 1] if index else 0
+        return self._bytes[start : self._ends[index]]
+
+
+class _Samples(Sequence[tuple[str, int]]):
+    def __init__(self, files: FileList) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[str, int]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[str, int] | list[tuple[str, int]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        return self._files.path(position), int(self._files.targets[position])
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return (self[index] for index in range(len(self)))
+
+
+def list_files(source: Any) -> FileList:
+    """List whatever a loader can be given: a folder, pairs, or a torchvision dataset object."""
+    if isinstance(source, (str, Path)) or hasattr(source, "__fspath__"):
+        return FileList.from_folder(source)
+    if isinstance(source, FileList):
+        return source
+    if hasattr(source, "samples"):
+        return _from_dataset(source)
+    if isinstance(source, Sequence):
+        return FileList.from_pairs(source)
+    raise TypeError(
+        f"{WHERE}: `source` must be a folder, a list of (path, class), or a torchvision ImageFolder, "
+        f"got {type(source).__name__}."
+    )
+
+
+def _from_dataset(dataset: Any) -> FileList:
+    name = type(dataset).__name__
+    for attribute in ("transform", "target_transform"):
+        own = getattr(dataset, attribute, None)
+        if own is not None:
+            instead = (
+                "pass `transform=TrainTransform(...)` or `EvalTransform(...)` to the loader"
+                if attribute == "transform"
+                else "pass a list of (path, class) with the classes you want"
+            )
+            raise ValueError(
+                f"{WHERE}: the {name} given as `source` carries its own `{attribute}` "
+                f"({type(own).__name__}), which cannot run inside the graph. Build it without one, "
+                f"and {instead}."
+            )
+    if not len(dataset.samples):
+        raise ValueError(f"{WHERE}: the {name} given as `source` has no samples.")
+    paths = [os.fspath(path) for path, *_ in dataset.samples]
+    targets = np.array([int(target) for _, target, *_ in dataset.samples], np.int64)
+    classes = getattr(dataset, "classes", None) or range(int(targets.max()) + 1)
+    return FileList(paths, targets, [str(c) for c in classes], getattr(dataset, "root", None))
+
+
+def _check_pair(number: int, pair: Any) -> None:
+    ok = isinstance(pair, (tuple, list)) and len(pair) == 2
+    ok = ok and isinstance(pair[0], (str, os.PathLike))
+    label = pair[1] if ok else None
+    ok = ok and not isinstance(label, bool) and isinstance(label, (int, np.integer, str))
+    if not ok or (not isinstance(label, str) and label < 0):  # type: ignore[operator]
+        raise ValueError(
+            f"{WHERE}: `source[{number}]` must be (path, class) with a class index of at least 0 or "
+            f"a class name, got {pair!r}."
+        )
+
+
+def read(path: DataNode) -> DataNode:
+    """Stored bytes of the files named by the graph's input.
+
+    Args:
+        path: Path of the file: ``[length]`` uint8 per sample, CPU.
+
+    Returns:
+        The file's bytes: ``[size]`` uint8 per sample, CPU.
+    """
+    # Read instead of mapped: twice as fast for files in the page cache, and a file that is cut
+    # short while it is mapped kills the process with SIGBUS.
+    return fn.io.file.read(path, dont_use_mmap=True)
