@@ -1,5 +1,6 @@
 """CutMix and its relatives inside an NVIDIA DALI graph, handed to PyTorch by a drop-in loader."""
 
+from dali_cutmix._version import __version__
 from dali_cutmix.augment import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
 from dali_cutmix.errors import BadFileError
 from dali_cutmix.labels import MixedTarget, mixed_target
@@ -11,8 +12,6 @@ from dali_cutmix.plan import MixPlan, cutmix_plan, cutout_plan, mixup_plan
 from dali_cutmix.readers import FileList
 from dali_cutmix.sampler import EpochSampler
 from dali_cutmix.shard import Shard
-
-from dali_cutmix._version import __version__
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -29,6 +28,7 @@ __all__ = [
     "MixedTarget",
     "Shard",
     "TrainTransform",
+    "__version__",
     "blend",
     "cutmix_plan",
     "cutout_plan",

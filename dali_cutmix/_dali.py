@@ -1,26 +1,22 @@
-"""The one place that imports DALI, and says what to install where it is missing."""
+"""The one place that imports DALI: says what to install, and types what its stubs leave open."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
 
 try:
-    import nvidia.dali as dali
-    from nvidia.dali import fn, math, types
-    from nvidia.dali.backend import GetCUDADeviceCount
+    from nvidia.dali import backend, fn, math, types
     from nvidia.dali.data_node import DataNode
     from nvidia.dali.pipeline import Pipeline
-except ImportError as error:  # pragma: no cover - run in a subprocess by test_setup.py
+except ImportError as error:
     raise ImportError(
-        "dali_cutmix needs NVIDIA DALI, which could not be imported "
-        f"({error}). Install it with `pip install nvidia-dali-cuda120` for a CUDA 12 driver, or "
-        "`pip install nvidia-dali-cuda130` for CUDA 13; either also runs without a GPU."
+        f"dali_cutmix needs NVIDIA DALI, which could not be imported ({error}). Install it with "
+        "`pip install nvidia-dali-cuda120` for a CUDA 12 driver or `pip install "
+        "nvidia-dali-cuda130` for CUDA 13; either also runs without a GPU."
     ) from error
-
-if TYPE_CHECKING:
-    from nvidia.dali.tensors import TensorListCPU, TensorListGPU
-
-    TensorList = TensorListCPU | TensorListGPU
 
 # Spelled through DALIDataType, since the short names (`types.INT32`) are missing from the stubs.
 UINT8 = types.DALIDataType.UINT8
@@ -33,9 +29,26 @@ FLOAT64 = types.DALIDataType.FLOAT64
 def num_gpus() -> int:
     """Number of CUDA devices DALI sees: 0 without a driver, and never an error."""
     try:
-        return int(GetCUDADeviceCount())
+        return int(cast(Any, backend).GetCUDADeviceCount())
     except RuntimeError:  # a driver that is missing or too old
         return 0
+
+
+def constant(value: np.ndarray) -> DataNode:
+    """An array of the graph's, the same for every sample, on the CPU."""
+    return types.Constant(value, device="cpu")
+
+
+def resize(image: DataNode, **arguments: Any) -> DataNode:
+    """``fn.resize``, which the stubs let return several nodes."""
+    return cast(DataNode, fn.resize(image, **arguments))
+
+
+def python_pair(function: Callable[..., Any], *nodes: DataNode) -> tuple[DataNode, DataNode]:
+    """Call a Python function of lists of arrays, one per sample, once per batch; two results."""
+    results = fn.python_function(*nodes, function=function, num_outputs=2, batch_processing=True)
+    first, second = cast(tuple[DataNode, DataNode], results)
+    return first, second
 
 
 __all__ = [
@@ -46,9 +59,11 @@ __all__ = [
     "UINT8",
     "DataNode",
     "Pipeline",
-    "dali",
+    "constant",
     "fn",
     "math",
     "num_gpus",
+    "python_pair",
+    "resize",
     "types",
 ]

@@ -7,24 +7,25 @@ with ``antialias=True`` and Pillow's ``BILINEAR``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf as INFINITY
 
 from dali_cutmix import decode
 from dali_cutmix._checks import (
-    check_positive_range,
+    are_numbers,
     check_prob,
     check_range,
     check_size_or_side,
-    is_number,
     is_whole,
     refuse,
 )
-from dali_cutmix._dali import FLOAT, FLOAT64, DataNode, fn, math
+from dali_cutmix._dali import FLOAT, FLOAT64, DataNode, fn, math, resize
 from dali_cutmix.draws import Draws
 
 Triple = tuple[float, float, float]
 
-#: Mean and standard deviation of ImageNet's training pixels per channel, R, G, B, in units of the full
-#: range [0, 1]. Source: the values used by torchvision's models and references (``IMAGENET1K_V1``).
+#: Mean and standard deviation of ImageNet's training pixels per channel, R, G, B, in units of the
+#: full range [0, 1]. Source: the values used by torchvision's models and references
+#: (``IMAGENET1K_V1``).
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
@@ -33,9 +34,10 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 class TrainTransform:
     """Random resized crop and horizontal flip, drawn anew for every sample.
 
-    Area, aspect ratio and place of the crop follow torchvision's ``RandomResizedCrop``. They differ in
-    two corners: an image so elongated that ten draws find no crop is cut at a random place, where
-    torchvision cuts its centre; and sides are rounded otherwise, which shows below about 16 px.
+    Area, aspect ratio and place of the crop follow torchvision's ``RandomResizedCrop``. They
+    differ in two corners: an image so elongated that ten draws find no crop is cut at a random
+    place, where torchvision cuts its centre; and sides are rounded otherwise, which shows below
+    about 16 px.
 
     Args:
         size: Side of the output in pixels, or ``(height, width)``.
@@ -62,7 +64,9 @@ class TrainTransform:
         check_range(where, "scale", self.scale, 0, 1)
         if self.scale[0] <= 0:
             refuse(where, "scale", "start above 0", self.scale)
-        check_positive_range(where, "ratio", self.ratio)
+        check_range(where, "ratio", self.ratio, 0, INFINITY)
+        if self.ratio[0] <= 0:
+            refuse(where, "ratio", "start above 0", self.ratio)
         check_prob(where, self.flip, "flip")
         _check_mean_std(where, self.mean, self.std)
 
@@ -91,27 +95,28 @@ class TrainTransform:
         image = decode.window(encoded, anchor, extent, device)
         size = list(self.output_size)
         if self.flip == 0:
-            return fn.resize(image, size=size)
+            return resize(image, size=size)
         mirrored = fn.random.coin_flip(probability=self.flip, **draws("transform/flip"))
         # Resizing from right to left mirrors without a pass of its own.
         height, width = fn.cast(extent[0], dtype=FLOAT), fn.cast(extent[1], dtype=FLOAT)
         start = fn.stack(height * 0.0, width * mirrored)
         end = fn.stack(height, width * (1 - mirrored))
-        return fn.resize(image, size=size, roi_start=start, roi_end=end)
+        return resize(image, size=size, roi_start=start, roi_end=end)
 
 
 @dataclass(frozen=True)
 class EvalTransform:
     """Resize the short side, then cut out the centre.
 
-    The long side is rounded down and the centre rounded half to even, as torchvision's ``Resize`` and
-    ``CenterCrop`` do, so that the same pixels are looked at. Only the centre is computed. On the CPU
-    the result differs from torchvision's by less than 0.5 of 255 on average (``test_augment.py``
-    holds it): DALI filters in floating point, torchvision in 8-bit fixed point, and two passes of
-    either round differently. An EXIF-rotated file is turned upright here and is not there.
+    The long side is rounded down and the centre rounded half to even, as torchvision's ``Resize``
+    and ``CenterCrop`` do, so that the same pixels are looked at. Only the centre is computed. On
+    the CPU the result differs from torchvision's by less than 0.5 of 255 on average
+    (``test_augment.py`` holds it): DALI filters in floating point, torchvision in 8-bit fixed
+    point, and two passes of either round differently. An EXIF-rotated file is turned upright here
+    and is not there.
 
-    An image whose resized centre is smaller than ``size`` (``size`` above ``resize``) is refused when
-    the transform is made; torchvision would pad it with black.
+    An image whose resized centre is smaller than ``size`` (``size`` above ``resize``) is refused
+    when the transform is made; torchvision would pad it with black.
 
     Args:
         resize: Short side after resizing, in pixels.
@@ -138,7 +143,7 @@ class EvalTransform:
         """``(height, width)`` of every output, in pixels."""
         return check_size_or_side("EvalTransform", self.size)
 
-    def __call__(self, encoded: DataNode, draws: Draws, device: str) -> DataNode:
+    def __call__(self, encoded: DataNode, _draws: Draws, device: str) -> DataNode:
         """Decode, resize and cut out the centre; arguments and result as ``TrainTransform``'s."""
         shape = decode.shape(encoded)
         height, width = fn.cast(shape[0], dtype=FLOAT64), fn.cast(shape[1], dtype=FLOAT64)
@@ -154,7 +159,7 @@ class EvalTransform:
             )
             start.append(first * scale)
             end.append((first + size) * scale)
-        return fn.resize(
+        return resize(
             decode.whole(encoded, device),
             size=list(self.output_size),
             roi_start=fn.cast(fn.stack(*start), dtype=FLOAT),
@@ -164,7 +169,6 @@ class EvalTransform:
 
 def _check_mean_std(where: str, mean: object, std: object) -> None:
     for name, value in (("mean", mean), ("std", std)):
-        ok = isinstance(value, (tuple, list)) and len(value) == 3 and all(map(is_number, value))
-        if not ok or (name == "std" and min(value) <= 0):  # type: ignore[call-overload]
+        if not are_numbers(value, 3) or (name == "std" and min(value) <= 0):
             rule = "be three numbers for R, G, B" + (", each above 0" if name == "std" else "")
             refuse(where, name, rule, value, "Units are those of pixels in [0, 1], not [0, 255].")

@@ -1,9 +1,10 @@
 """Where a cut lands: from a kept fraction and a place to a rectangle of whole pixels.
 
-Every function takes, per sample and on the CPU, ``lam``, the kept fraction as drawn, in [0, 1], with
-shape ``[1]`` or ``[n, 1]``, and ``place``, uniform numbers in [0, 1) for (y, x), with shape ``[2]`` or
-``[n, 2]``: one cut, or ``n`` candidates. It returns ``(anchor, extent)``, top left corner and sides in
-pixels, int32 in the shape of ``place``. A side may be 0, and ``anchor + extent <= size`` always holds.
+Every function takes, per sample and on the CPU, ``lam``, the kept fraction as drawn, in [0, 1],
+with shape ``[1]`` or ``[n, 1]``, and ``place``, uniform numbers in [0, 1) for (y, x), with shape
+``[2]`` or ``[n, 2]``: one cut, or ``n`` candidates. It returns ``(anchor, extent)``, top left
+corner and sides in pixels, int32 in the shape of ``place``. A side may be 0, and ``anchor + extent
+<= size`` always holds.
 
 A full side is ``side * sqrt(1 - lam)``, so that the cut has the image's aspect ratio and the area
 ``1 - lam`` before it is rounded and clipped. Arithmetic is float64, so that the same draw gives the
@@ -16,9 +17,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dali_cutmix._dali import FLOAT64, INT32, DataNode, fn, math, types
+from dali_cutmix._checks import refuse
+from dali_cutmix._dali import FLOAT, FLOAT64, INT32, DataNode, constant, fn, math
 
 Cut = tuple[DataNode, DataNode]
+
+NUM_CANDIDATES = 64  # cuts drawn when bounds are set on the kept fraction
 
 
 def clipped(lam: DataNode, place: DataNode, size: tuple[int, int]) -> Cut:
@@ -50,7 +54,7 @@ def inside(lam: DataNode, place: DataNode, size: tuple[int, int]) -> Cut:
     Source:
         ``RandomCutMixV2`` in Kornia; Harris et al. 2020, arXiv:2002.12047, compare placements.
     """
-    return place_inside(_side(lam, size), place, size)
+    return _place_inside(_side(lam, size), place, size)
 
 
 def uniform(lam: DataNode, place: DataNode, size: tuple[int, int]) -> Cut:
@@ -77,10 +81,44 @@ def square(side: int, place: DataNode, size: tuple[int, int]) -> Cut:
     return _between(centre - half, centre + half, size)
 
 
-def place_inside(side: DataNode, place: DataNode, size: tuple[int, int]) -> Cut:
-    """Put sides given in pixels (float64, whole) at a uniform place inside the image."""
-    anchor = _pick(place, _sides(size) - side + 1.0)
-    return fn.cast(anchor, dtype=INT32), fn.cast(side, dtype=INT32)
+def between_sides(
+    length: DataNode, sides: tuple[float, float], place: DataNode, size: tuple[int, int]
+) -> Cut:
+    """Each side on its own uniform between two shares of the image's side, the cut inside.
+
+    Args:
+        length: Uniform numbers in [0, 1) for the sides (y, x), in the shape of ``place``.
+        sides: Smallest share, and the share that is just not reached, in [0, 1].
+        place: As everywhere here.
+        size: ``(height, width)`` in pixels.
+
+    Source:
+        ``rand_bbox_minmax`` in timm 1.0.31.
+    """
+    low = np.array([int(side * sides[0]) for side in size], np.float64)
+    high = np.array([int(side * sides[1]) for side in size], np.float64)
+    if not (low < high).all():
+        refuse("cutmix_plan", "sides", f"differ by at least one pixel of size={size}", sides)
+    return _place_inside(_pick(length, constant(high - low)) + constant(low), place, size)
+
+
+def kept(extent: DataNode, size: tuple[int, int]) -> DataNode:
+    """Share of the pixels outside the cut: ``[1]`` or ``[n, 1]`` float32, as ``lam``.
+
+    A correctly rounded quotient of two counts, up to 4096 x 4096 pixels.
+    """
+    num_pixels = size[0] * size[1]
+    height = fn.slice(extent, start=[0], shape=[1], axes=[-1])
+    width = fn.slice(extent, start=[1], shape=[1], axes=[-1])
+    return fn.cast(num_pixels - height * width, dtype=FLOAT) / float(num_pixels)
+
+
+def first_within(kept: DataNode, low: float, high: float) -> DataNode:
+    """Index of the first candidate within [low, high], or of the first of those nearest to it."""
+    distance = math.max(math.max(low - kept, kept - high), 0.0)
+    nearest = fn.cast(distance <= fn.reductions.min(distance, axes=[0]), dtype=INT32)
+    countdown = constant(np.arange(NUM_CANDIDATES, 0, -1, dtype=np.int32)[:, None])
+    return NUM_CANDIDATES - fn.reductions.max(nearest * countdown)
 
 
 Placement = Callable[[DataNode, DataNode, tuple[int, int]], Cut]
@@ -94,7 +132,12 @@ PLACEMENTS: dict[str, Placement] = {
 
 
 def _sides(size: tuple[int, int]) -> DataNode:
-    return types.Constant(np.array(size, np.float64), device="cpu")
+    return constant(np.array(size, np.float64))
+
+
+def _place_inside(side: DataNode, place: DataNode, size: tuple[int, int]) -> Cut:
+    anchor = _pick(place, _sides(size) - side + 1.0)
+    return fn.cast(anchor, dtype=INT32), fn.cast(side, dtype=INT32)
 
 
 def _side(lam: DataNode, size: tuple[int, int]) -> DataNode:

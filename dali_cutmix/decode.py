@@ -1,7 +1,8 @@
 """Encoded bytes to HWC uint8 RGB, upright.
 
 JPEG, PNG, BMP, WebP, TIFF and PNM, whatever the file's name; gray, palette, CMYK and alpha become
-three channels; EXIF orientation is applied, which Pillow and torchvision's ``ImageFolder`` leave out.
+three channels; EXIF orientation is applied, which Pillow and torchvision's ``ImageFolder`` leave
+out.
 
 On the CPU the pixels equal Pillow's. On a GPU they differ by small amounts, and among its engines.
 """
@@ -12,7 +13,7 @@ from dali_cutmix._dali import DataNode, fn
 
 
 def shape(encoded: DataNode) -> DataNode:
-    """Size of the decoded image, read from its header: ``[3]`` int64 (height, width, channels), CPU."""
+    """Size of the decoded image, from its header: ``[3]`` int64 (y, x, channels), CPU."""
     return fn.peek_image_shape(encoded)
 
 

@@ -1,16 +1,18 @@
 """The random numbers of one graph: one named stream per random operator.
 
 DALI's random operators are stateful: what they draw depends on every batch drawn before, those
-prefetched and thrown away included, and two operators given equal seeds draw equal numbers. A stream
-here is named, and its numbers are derived from its name, so that adding an operator shifts no other.
+prefetched and thrown away included, and two operators given equal seeds draw equal numbers. A
+stream here is named, and its numbers are derived from its name, so that adding an operator shifts
+no other.
 
 There are two kinds. ``Draws.seeded`` gives each operator a seed of its own, for graphs that other
-people write. ``Draws.fed`` is what the loader uses: for every batch the host feeds the state of each
-generator, a hash of (seed, stream, epoch, batch, shard). A batch is then a pure function of those
-five: it does not depend on what ran before, on threads, or on the prefetch depth.
+people write. ``Draws.fed`` is what the loader uses: for every batch the host feeds the state of
+each generator, a hash of (seed, stream, epoch, batch, shard). A batch is then a pure function of
+those five: it does not depend on what ran before, on threads, or on the prefetch depth.
 
-Fed states go through DALI's argument ``_random_state``, which its dynamic mode uses for every random
-operator (2.0 and later). It is not documented; ``test_draws.py`` holds what is relied on here.
+Fed states go through DALI's argument ``_random_state``, which its dynamic mode uses for every
+random operator (2.0 and later). It is not documented; ``test_draws.py`` holds what is relied on
+here.
 """
 
 from __future__ import annotations
@@ -80,6 +82,7 @@ class Draws:
         return cls(derive_seed(graph_seed, f"{where}/{turn}"))
 
     def __call__(self, name: str) -> dict[str, Any]:
+        """The keyword argument that gives an operator the stream of this name."""
         if name in self.names:
             raise ValueError(
                 f"Draws: the stream {name!r} is taken: an operator needs its own name."
@@ -115,7 +118,7 @@ def derive_seed(seed: int, name: str) -> int:
 
 
 def _take(seed: int, where: str) -> bool:
-    """Note that ``where`` draws from ``seed`` in the graph being defined; False when it did before."""
+    """Note that ``where`` draws from ``seed`` in this graph; False when it did before."""
     pipeline = Pipeline.current()
     if pipeline is None:
         return True

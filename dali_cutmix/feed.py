@@ -133,8 +133,8 @@ class Feed:
                 if reason:
                     return BadFileError(self._files.path(index), reason)
         return RuntimeError(
-            f"DataLoader: the graph stopped in batch {self._taken} of epoch {self._epoch}, and each "
-            f"of its files decodes on the CPU. DALI says: {_reason(error)}"
+            f"DataLoader: the graph stopped in batch {self._taken} of epoch {self._epoch}, though "
+            f"each of its files decodes on the CPU. DALI says: {_reason(error)}"
         )
 
 
@@ -166,7 +166,9 @@ def _reason(error: RuntimeError) -> str:
     text = str(error).split("encountered:", 1)[-1]
     lines = (re.sub(r"^\[[^]]*\]\s*", "", line).strip() for line in text.splitlines())
     said = [
-        line for line in lines if line and not line.startswith(("Critical error", "C++ context"))
+        line
+        for line in lines
+        if line and not line.startswith(("Critical error", "C++ context", "Current pipeline"))
     ]
     return said[0] if said else str(error)
 

@@ -25,8 +25,8 @@ from dali_cutmix.readers import read
 
 PLAN_FIELDS = ("own", "partner", "lam", "kept", "anchor", "extent")
 
-#: Called with the number of the batch; gives the paths (arrays of bytes), the labels ``[B]`` int64 and
-#: the generators' states ``[B, num_streams, 7]`` uint32, or raises StopIteration.
+#: Called with the number of the batch; gives the paths (arrays of bytes), the labels ``[B]`` int64
+#: and the generators' states ``[B, num_streams, 7]`` uint32, or raises StopIteration.
 Source = Callable[[int], tuple[list[np.ndarray], np.ndarray, np.ndarray]]
 
 
@@ -44,6 +44,7 @@ class GraphSettings:
     layout: str
 
     def without_mix(self) -> GraphSettings:
+        """The same with nothing mixed."""
         return replace(self, mix=None)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dali_cutmix._dali import DataNode, fn
+from dali_cutmix._dali import DataNode, python_pair
 from dali_cutmix.plan import MixPlan
 
 
@@ -33,26 +33,18 @@ def mixed_target(label: DataNode, plan: MixPlan) -> MixedTarget:
     """Weigh each sample's class and its partner's by what the pixels show.
 
     A pure function of labels and plan: it draws nothing and keeps nothing. The weights are ``kept``
-    and ``1 - kept`` of the plan, counted in pixels. A sample that is its own partner keeps weight 1,
-    whatever was erased of it.
+    and ``1 - kept`` of the plan, counted in pixels. A sample that is its own partner keeps weight
+    1, whatever was erased of it.
 
     Args:
         label: Class index: one integer per sample, scalar or ``[1]``, CPU.
         plan: From any plan function.
 
     Returns:
-        ``label`` ``[2]`` int64 and ``weight`` ``[2]`` float32 per sample, CPU. `dense_target` turns a
-        batch of them into rows on the device.
+        ``label`` ``[2]`` int64 and ``weight`` ``[2]`` float32 per sample, CPU. `dense_target`
+        turns a batch of them into rows on the device.
     """
-    classes, weight = fn.python_function(
-        label,
-        plan.partner,
-        plan.kept,
-        function=_pair_labels,
-        num_outputs=2,
-        batch_processing=True,
-    )
-    return MixedTarget(classes, weight)
+    return MixedTarget(*python_pair(_pair_labels, label, plan.partner, plan.kept))
 
 
 def _pair_labels(

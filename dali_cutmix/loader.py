@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -10,8 +9,8 @@ import torch
 from torch.utils.data import BatchSampler
 
 from dali_cutmix._checks import check_choice, check_count, refuse
-from dali_cutmix._dali import num_gpus
 from dali_cutmix.augment import EvalTransform, TrainTransform
+from dali_cutmix.device import choose_device, num_cpus
 from dali_cutmix.feed import Feed, num_batches
 from dali_cutmix.graph import PLAN_FIELDS, GraphSettings, build_graph
 from dali_cutmix.labels import MixedTarget
@@ -35,8 +34,8 @@ _GRAPH_DTYPES = {
 class DataLoader:
     """Decodes, augments and mixes in a DALI graph, and yields tensors as torch's loader does.
 
-    ``for image, target in loader`` gives ``image`` ``[B, 3, height, width]`` and ``target``, both on
-    ``loader.device``. Iterating starts an epoch from its beginning, also after a ``break``; each
+    ``for image, target in loader`` gives ``image`` ``[B, 3, height, width]`` and ``target``, both
+    on ``loader.device``. Iterating starts an epoch from its beginning, also after a ``break``; each
     iteration serves the next epoch unless ``set_epoch`` chose one. One iteration runs at a time: a
     new one ends the one before.
 
@@ -50,7 +49,8 @@ class DataLoader:
         batch_size: Samples per batch; at least 2 with a mix that changes labels.
         shuffle: Serve a full random permutation, another one each epoch; else the order as listed.
             Mixing data sorted by class needs it, since partners come from the same batch.
-        drop_last: Leave out a last batch that would be short. Otherwise every sample is served once.
+        drop_last: Leave out a last batch that would be short. Otherwise every sample is served
+            once.
         num_workers: CPU threads; 0 means 1. None takes one per CPU this process may use, at most 8.
         transform: `TrainTransform` or `EvalTransform`.
         mix: `CutMix`, `MixUp`, `Cutout`, or None.
@@ -66,8 +66,8 @@ class DataLoader:
         shard: This process's part of the data. None takes the rank of an initialised
             ``torch.distributed``, or everything. See `EpochSampler` for who gets which sample.
         prefetch: Batches prepared ahead, at least 1.
-        with_plan: Yield ``(image, target, plan)``: the `MixPlan` of the batch, CPU tensors; None for
-            an epoch without mixing.
+        with_plan: Yield ``(image, target, plan)``: the `MixPlan` of the batch, CPU tensors; None
+            for an epoch without mixing.
         pin_memory: Accepted for torch's sake and without effect: batches are made on the device.
         persistent_workers: Accepted for torch's sake and without effect: threads always persist.
 
@@ -128,13 +128,13 @@ class DataLoader:
         if mixes_labels and target == "label":
             way_out = "A mixed sample has two classes."
             refuse(where, "target", "be 'dense' or 'pair' with `mix`", target, way_out)
-        self.device = _choose_device(device)
+        self.device = choose_device(device)
         files = list_files(source)
         self.num_classes = _count_classes(files, num_classes)
         self.dataset = source if hasattr(source, "samples") else files
         self.batch_size = batch_size
         self.drop_last = drop_last
-        self.num_workers = _num_cpus() if num_workers is None else num_workers
+        self.num_workers = num_cpus() if num_workers is None else num_workers
         self.mix = mix
         self.mixup_enabled = mix is not None
         self.target = target
@@ -145,6 +145,7 @@ class DataLoader:
         self.sampler = EpochSampler(
             len(files), shuffle=bool(shuffle), seed=seed, shard=shard or Shard.current()
         )
+        self.pin_memory, self.persistent_workers = pin_memory, persistent_workers
         self.batch_sampler = BatchSampler(self.sampler, batch_size, drop_last)
         self._files = files
         self._settings = GraphSettings(
@@ -280,27 +281,7 @@ def _own(label: torch.Tensor) -> MixedTarget:
 def _to_torch(value: Any, device: torch.device) -> torch.Tensor:
     # No copy: DALI's buffers are counted, and stay as long as the tensor does.
     with device:
-        return torch.from_dlpack(value.as_tensor())
-
-
-def _choose_device(device: str | torch.device | int | None) -> torch.device:
-    seen = min(num_gpus(), torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    if device is None:
-        return torch.device("cuda", torch.cuda.current_device()) if seen else torch.device("cpu")
-    chosen = torch.device(device)
-    if chosen.type == "cpu":
-        return torch.device("cpu")
-    if chosen.type != "cuda":
-        refuse("DataLoader", "device", "be 'cuda', 'cuda:<index>' or 'cpu'", str(device))
-    if not seen:
-        way_out = (
-            f"DALI sees {num_gpus()} and torch {torch.cuda.device_count()}: `device='cpu'` runs."
-        )
-        refuse("DataLoader", "device", "be 'cpu' without a usable GPU", str(device), way_out)
-    index = torch.cuda.current_device() if chosen.index is None else chosen.index
-    if index >= seen:
-        refuse("DataLoader", "device", f"be one of the {seen} GPUs", str(device))
-    return torch.device("cuda", index)
+        return torch.utils.dlpack.from_dlpack(value.as_tensor())
 
 
 def _count_classes(files: FileList, num_classes: int | None) -> int:
@@ -314,11 +295,3 @@ def _count_classes(files: FileList, num_classes: int | None) -> int:
         rule = f"be above every label, and {files.path(first)} has {largest}"
         refuse("DataLoader", "num_classes", rule, num_classes, way_out)
     return num_classes
-
-
-def _num_cpus() -> int:
-    try:
-        usable = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        usable = os.cpu_count() or 1
-    return min(8, usable)

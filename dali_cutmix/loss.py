@@ -30,9 +30,9 @@ def mixed_cross_entropy(
 ) -> torch.Tensor:
     """Cross entropy against any target a loader yields, averaged over the batch.
 
-    Equals ``torch.nn.functional.cross_entropy`` on the dense form. With the pair form no dense target
-    is made. Smoothing applies to every sample, mixed or not, and commutes with mixing. Computed in
-    float32 when ``logits`` are in half precision.
+    Equals ``torch.nn.functional.cross_entropy`` on the dense form. With the pair form no dense
+    target is made. Smoothing applies to every sample, mixed or not, and commutes with mixing.
+    Computed in float32 when ``logits`` are in half precision.
 
     Args:
         logits: Unnormalised scores: ``[B, num_classes]`` float.

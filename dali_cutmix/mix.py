@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dali_cutmix._dali import FLOAT, DataNode, fn, types
+from dali_cutmix._dali import FLOAT, DataNode, constant, fn
 from dali_cutmix.plan import MixPlan
 
 
@@ -28,8 +28,8 @@ def paste(image: DataNode, plan: MixPlan) -> DataNode:
         ValueError: The plan has no cut.
     """
     _needs_cut("paste", plan)
-    corner = types.Constant(np.zeros(2, np.int32), device="cpu")
-    whole = types.Constant(np.array(plan.size, np.int32), device="cpu")
+    corner = constant(np.zeros(2, np.int32))
+    whole = constant(np.array(plan.size, np.int32))
     anchors = fn.stack(corner, plan.anchor)
     return fn.multi_paste(
         image,
@@ -83,5 +83,6 @@ def erase(image: DataNode, plan: MixPlan, *, fill: float | Sequence[float] = 0) 
 def _needs_cut(where: str, plan: MixPlan) -> None:
     if plan.extent is None:
         raise ValueError(
-            f"{where}: `plan` must have a cut, got one of mixup_plan. Apply it with blend(image, plan)."
+            f"{where}: `plan` must have a cut, got one of mixup_plan. "
+            "Apply it with `blend(image, plan)`."
         )

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 from dali_cutmix import plan as plans
-from dali_cutmix._checks import check_choice, is_number, refuse
+from dali_cutmix._checks import are_numbers, check_choice, is_number, refuse
 from dali_cutmix._dali import DataNode
 from dali_cutmix.draws import Draws
 from dali_cutmix.mix import blend, erase, paste
-from dali_cutmix.plan import MixPlan, Partner, Per, Placement
-
-_ANY_SIZE = (64, 64)  # settings are checked before the size is known
+from dali_cutmix.partner import Partner, Per
+from dali_cutmix.plan import MixPlan, Placement
 
 
 class Mix(Protocol):
@@ -26,7 +25,7 @@ class Mix(Protocol):
     mixes_labels: ClassVar[bool]
 
     def plan(self, size: tuple[int, int], *, seed: int | Draws | None = None) -> MixPlan:
-        """Draw the plan, inside a graph, for images of ``size`` ``(height, width)`` in pixels."""
+        """Draw the plan, in a graph, for images of ``size`` ``(height, width)`` in pixels."""
 
     def apply(self, image: DataNode, plan: MixPlan) -> DataNode:
         """Apply the plan to ``image``, ``[height, width, 3]`` uint8 per sample, CPU or GPU."""
@@ -36,8 +35,8 @@ class Mix(Protocol):
 class CutMix:
     """Fill a rectangle of each image from another one, and weigh the labels by pixels.
 
-    By default each sample has its own draw and a partner other than itself, the centre is uniform and
-    the border clips the cut, as in the paper. The arguments are those of `cutmix_plan`.
+    By default each sample has its own draw and a partner other than itself, the centre is uniform
+    and the border clips the cut, as in the paper. The arguments are those of `cutmix_plan`.
 
     Source:
         Yun et al. 2019, CutMix, arXiv:1905.04899.
@@ -55,18 +54,7 @@ class CutMix:
     mixes_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        plans.check_cutmix(
-            "CutMix",
-            (1, 1) if self.sides else _ANY_SIZE,
-            self.alpha,
-            self.prob,
-            self.per,
-            self.partner,
-            self.placement,
-            self.min_kept,
-            self.max_kept,
-            self.sides,
-        )
+        plans.check_cutmix("CutMix", **vars(self))
 
     @classmethod
     def paper(cls, alpha: float = 1.0, prob: float = 1.0) -> CutMix:
@@ -102,7 +90,7 @@ class CutMix:
 
     @classmethod
     def composer_uniform(cls, alpha: float = 1.0) -> CutMix:
-        """Composer's ``cutmix_batch(uniform_sampling=True)``: every pixel equally likely to be cut."""
+        """Composer's ``cutmix_batch(uniform_sampling=True)``: all pixels equally likely."""
         return cls(alpha=alpha, per="batch", partner="permutation", placement="uniform")
 
     @classmethod
@@ -111,20 +99,11 @@ class CutMix:
         return cls(alpha=alpha, prob=prob, partner="permutation", placement="inside")
 
     def plan(self, size: tuple[int, int], *, seed: int | Draws | None = None) -> MixPlan:
-        return plans.cutmix_plan(
-            size,
-            alpha=self.alpha,
-            prob=self.prob,
-            per=self.per,
-            partner=self.partner,
-            placement=self.placement,
-            min_kept=self.min_kept,
-            max_kept=self.max_kept,
-            sides=self.sides,
-            seed=seed,
-        )
+        """Draw the plan; see `Mix`."""
+        return plans.cutmix_plan(size, **vars(self), seed=seed)
 
     def apply(self, image: DataNode, plan: MixPlan) -> DataNode:
+        """Apply the plan to pixels; see `Mix`."""
         # A paste of nothing would still copy every image.
         return paste(image, plan) if self.prob > 0 else image
 
@@ -147,7 +126,7 @@ class MixUp:
     mixes_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        plans.check_mixup("MixUp", _ANY_SIZE, self.alpha, self.prob, self.per, self.partner)
+        plans.check_mixup("MixUp", **vars(self))
 
     @classmethod
     def paper(cls, alpha: float = 1.0) -> MixUp:
@@ -171,16 +150,11 @@ class MixUp:
         return cls(alpha=alpha, prob=prob, per=_TIMM_MODES[mode], partner="flip")
 
     def plan(self, size: tuple[int, int], *, seed: int | Draws | None = None) -> MixPlan:
-        return plans.mixup_plan(
-            size,
-            alpha=self.alpha,
-            prob=self.prob,
-            per=self.per,
-            partner=self.partner,
-            seed=seed,
-        )
+        """Draw the plan; see `Mix`."""
+        return plans.mixup_plan(size, **vars(self), seed=seed)
 
     def apply(self, image: DataNode, plan: MixPlan) -> DataNode:
+        """Apply the plan to pixels; see `Mix`."""
         return blend(image, plan) if self.prob > 0 else image
 
 
@@ -205,16 +179,17 @@ class Cutout:
     mixes_labels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        plans.check_cutout("Cutout", _ANY_SIZE, self.side, self.prob)
-        values = [self.fill] if is_number(self.fill) else self.fill
-        ok = isinstance(values, (tuple, list)) and len(values) in (1, 3)
-        if not ok or not all(is_number(v) and 0 <= v <= 255 for v in values):  # type: ignore[union-attr]
+        plans.check_cutout("Cutout", side=self.side, prob=self.prob)
+        fill = (self.fill,) * 3 if is_number(self.fill) else self.fill
+        if not are_numbers(fill, 3) or not all(0 <= value <= 255 for value in fill):
             refuse("Cutout", "fill", "be one value or R, G, B in [0, 255]", self.fill)
 
     def plan(self, size: tuple[int, int], *, seed: int | Draws | None = None) -> MixPlan:
+        """Draw the plan; see `Mix`."""
         return plans.cutout_plan(size, side=self.side, prob=self.prob, seed=seed)
 
     def apply(self, image: DataNode, plan: MixPlan) -> DataNode:
+        """Apply the plan to pixels; see `Mix`."""
         return erase(image, plan, fill=self.fill) if self.prob > 0 else image
 
 

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+from torchvision.datasets.folder import (  # type: ignore[import-untyped]
+    IMG_EXTENSIONS,
+    find_classes,
+    make_dataset,
+)
 
 from dali_cutmix._dali import DataNode, fn
 
@@ -94,11 +98,9 @@ class FileList:
 
     @classmethod
     def from_pairs(cls, pairs: Sequence[tuple[str | os.PathLike[str], int | str]]) -> FileList:
-        """Take ``(path, class)`` pairs; a class is an index, or a name (then sorted into indices)."""
+        """Take ``(path, class)`` pairs; a class is an index, or a name (indexed as sorted)."""
         if not pairs:
-            raise ValueError(
-                f"{WHERE}: `source` is an empty list. Pass at least one (path, class)."
-            )
+            raise ValueError(f"{WHERE}: `source` must hold at least one (path, class), got [].")
         for number, pair in enumerate(pairs):
             _check_pair(number, pair)
         paths = [os.fspath(path) for path, _ in pairs]
@@ -119,6 +121,7 @@ class FileList:
 
     @property
     def samples(self) -> Sequence[tuple[str, int]]:
+        """``(path, class index)`` of every file."""
         return _Samples(self)
 
     def path(self, index: int) -> str:
@@ -163,8 +166,8 @@ def list_files(source: Any) -> FileList:
     if isinstance(source, Sequence):
         return FileList.from_pairs(source)
     raise TypeError(
-        f"{WHERE}: `source` must be a folder, a list of (path, class), or a torchvision ImageFolder, "
-        f"got {type(source).__name__}."
+        f"{WHERE}: `source` must be a folder, a list of (path, class), or a torchvision "
+        f"ImageFolder, got {type(source).__name__}."
     )
 
 
@@ -198,8 +201,8 @@ def _check_pair(number: int, pair: Any) -> None:
     ok = ok and not isinstance(label, bool) and isinstance(label, (int, np.integer, str))
     if not ok or (not isinstance(label, str) and label < 0):  # type: ignore[operator]
         raise ValueError(
-            f"{WHERE}: `source[{number}]` must be (path, class) with a class index of at least 0 or "
-            f"a class name, got {pair!r}."
+            f"{WHERE}: `source[{number}]` must be (path, class) with a class index of at least 0 "
+            f"or a class name, got {pair!r}."
         )
 
 
@@ -214,4 +217,5 @@ def read(path: DataNode) -> DataNode:
     """
     # Read instead of mapped: twice as fast for files in the page cache, and a file that is cut
     # short while it is mapped kills the process with SIGBUS.
-    return fn.io.file.read(path, dont_use_mmap=True)
+    read_file: Any = fn.io.file.read  # type: ignore[attr-defined]  # missing from the stubs
+    return read_file(path, dont_use_mmap=True)

@@ -17,8 +17,8 @@ class EpochSampler(Sampler[int]):
 
     Shuffled, shards stay in step: the permutation is repeated from its start until it divides, as
     torch's ``DistributedSampler`` does, and its order is the same as that sampler's with an equal
-    seed, epoch, rank and world size. Unshuffled, every sample is served exactly once over all shards,
-    so that shards may differ by one sample::
+    seed, epoch, rank and world size. Unshuffled, every sample is served exactly once over all
+    shards, so that shards may differ by one sample::
 
         5 samples, 2 shards        shard 0      shard 1
         shuffled [4 2 0 3 1]       4 0 1        2 3 4      (4 is repeated)
@@ -55,7 +55,7 @@ class EpochSampler(Sampler[int]):
         return iter(self.order(self.epoch).tolist())
 
     def order(self, epoch: int) -> np.ndarray:
-        """Indices of this shard's samples in ``epoch``, in the order served: ``[len(self)]`` int64."""
+        """Indices of this shard's samples in the order served: ``[len(self)]`` int64."""
         if not self.shuffle:
             return np.arange(self.shard.index, self.num_samples, self.shard.count)
         generator = torch.Generator().manual_seed(self.seed + epoch)

@@ -30,7 +30,7 @@ class Shard:
 
     @classmethod
     def from_env(cls) -> Shard:
-        """The part that torchrun's variables ``RANK`` and ``WORLD_SIZE`` name; all of it without them."""
+        """The part that torchrun's ``RANK`` and ``WORLD_SIZE`` name; all of it without them."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
     @classmethod
