@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,16 +40,18 @@ class Draws:
 
     Args:
         seed: Base seed of a seeded source. Ignored when ``state`` is given.
-        state: ``[num_streams, 7]`` uint32 per sample, CPU, equal for all samples of a batch: the
-            generators' states, in the order in which streams are asked for.
+        state: Makes the node of the generators' states: ``[num_streams, 7]`` uint32 per sample,
+            CPU, equal for all samples of a batch, in the order in which streams are asked for.
+            Called when the first one is, so that a graph that draws nothing is fed nothing.
 
     Calling ``draws(name)`` returns the keyword argument that the operator takes: ``seed`` or
     ``_random_state``. A name can be asked for once.
     """
 
-    def __init__(self, seed: int = 0, state: DataNode | None = None) -> None:
+    def __init__(self, seed: int = 0, state: Callable[[], DataNode] | None = None) -> None:
         self._seed = seed
-        self._state = state
+        self._make_state = state
+        self._state: DataNode | None = None
         self.names: list[str] = []
 
     @classmethod
@@ -88,12 +91,14 @@ class Draws:
                 f"Draws: the stream {name!r} is taken: an operator needs its own name."
             )
         self.names.append(name)
-        if self._state is None:
+        if self._make_state is None:
             return {"seed": derive_seed(self._seed, name)}
+        if self._state is None:
+            self._state = self._make_state()
         return {"_random_state": self._state[len(self.names) - 1]}
 
     def states(self, seed: int, epoch: int, batch: int, shard: int) -> np.ndarray:
-        """The states to feed for one batch: ``[max(num_streams, 1), 7]`` uint32.
+        """The states to feed for one batch: ``[num_streams, 7]`` uint32.
 
         Args:
             seed: The run's seed.
@@ -101,14 +106,13 @@ class Draws:
             batch: Number of the batch within its epoch, from 0.
             shard: Index of this process's part of the data: ranks must not draw alike.
         """
-        names = self.names or ["none"]
         digests = (
             hashlib.blake2b(
                 f"{seed}/{name}/{epoch}/{batch}/{shard}".encode(), digest_size=4 * STATE_WORDS
             ).digest()
-            for name in names
+            for name in self.names
         )
-        return np.frombuffer(b"".join(digests), np.uint32).reshape(len(names), STATE_WORDS)
+        return np.frombuffer(b"".join(digests), np.uint32).reshape(-1, STATE_WORDS)
 
 
 def derive_seed(seed: int, name: str) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from dali_cutmix._dali import Pipeline, fn
 from dali_cutmix.errors import BadFileError
-from dali_cutmix.graph import Graph
+from dali_cutmix.graph import Graph, Source
 from dali_cutmix.readers import FileList, read
 from dali_cutmix.sampler import EpochSampler
 
@@ -25,7 +25,7 @@ class Feed:
     """One graph and its position in an epoch. Not thread-safe.
 
     Args:
-        build: Makes the graph around a source, see `dali_cutmix.graph.Source`.
+        build: Makes the graph around what feeds it.
         files: The data.
         sampler: The order.
         batch_size: Samples per batch.
@@ -35,7 +35,7 @@ class Feed:
 
     def __init__(
         self,
-        build: Callable[[Callable[..., Any]], Graph],
+        build: Callable[[Source], Graph],
         files: FileList,
         sampler: EpochSampler,
         batch_size: int,
@@ -52,7 +52,7 @@ class Feed:
         self._num_batches = 0
         self._fed = 0
         self._taken = 0
-        self._graph: Graph | None = build(self._batch)
+        self._graph: Graph | None = build(self)
 
     def start(self, epoch: int) -> None:
         """Go to the beginning of an epoch, whatever is under way."""
@@ -108,18 +108,24 @@ class Feed:
         except StopIteration:
             pass
 
-    def _batch(self, _number: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        if self._fed >= self._num_batches:
-            raise StopIteration
-        indices = self._indices(self._fed)
+    def files(self, number: int, /) -> tuple[list[np.ndarray], np.ndarray]:
+        """Feed the graph a batch's paths and labels; see `dali_cutmix.graph.Source`."""
+        indices = self._next_indices(number)
+        return [self._files.path_bytes(index) for index in indices], self._files.targets[indices]
+
+    def states(self, number: int, /) -> np.ndarray:
+        """Feed the graph a batch's states of the generators; see `dali_cutmix.graph.Source`."""
+        indices = self._next_indices(number)
         assert self._graph is not None
-        states = self._graph.draws.states(
-            self._seed, self._epoch, self._fed, self._sampler.shard.index
-        )
-        self._fed += 1
-        paths = [self._files.path_bytes(index) for index in indices]
-        repeated = np.repeat(states[None], len(indices), axis=0)
-        return paths, self._files.targets[indices], repeated
+        shard = self._sampler.shard.index
+        states = self._graph.draws.states(self._seed, self._epoch, number, shard)
+        return np.repeat(states[None], len(indices), axis=0)
+
+    def _next_indices(self, number: int) -> np.ndarray:
+        if number >= self._num_batches:
+            raise StopIteration
+        self._fed = number + 1
+        return self._indices(number)
 
     def _indices(self, batch: int) -> np.ndarray:
         start = batch * self._batch_size

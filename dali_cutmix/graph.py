@@ -1,6 +1,6 @@
 """The graph of a loader: bytes to finished tensors, on either back end.
 
-    path, label, state  ->  read  ->  decode, crop, resize  ->  mix  ->  normalize  ->  image
+    path, label  ->  read  ->  decode, crop, resize  ->  mix  ->  normalize  ->  image
                                                  plan  ->  labels  ->  target
 
 With ``device_id=None`` the same operators run on the CPU. Without a mix its operators are absent.
@@ -8,9 +8,8 @@ With ``device_id=None`` the same operators run on the CPU. Without a mix its ope
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,9 +24,15 @@ from dali_cutmix.readers import read
 
 PLAN_FIELDS = ("own", "partner", "lam", "kept", "anchor", "extent")
 
-#: Called with the number of the batch; gives the paths (arrays of bytes), the labels ``[B]`` int64
-#: and the generators' states ``[B, num_streams, 7]`` uint32, or raises StopIteration.
-Source = Callable[[int], tuple[list[np.ndarray], np.ndarray, np.ndarray]]
+
+class Source(Protocol):
+    """What a graph is fed: called with the number of the batch in its epoch, in any order."""
+
+    def files(self, number: int, /) -> tuple[list[np.ndarray], np.ndarray]:
+        """Paths, arrays of bytes, and labels, ``[B]`` int64; or StopIteration."""
+
+    def states(self, number: int, /) -> np.ndarray:
+        """States of the random generators, ``[B, num_streams, 7]`` uint32; or StopIteration."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,8 @@ def build_graph(settings: GraphSettings, source: Source) -> Graph:
     )
     device = "cpu" if settings.device_id is None else "gpu"
     with pipeline:
-        path, label, state = fn.external_source(source=source, num_outputs=3, batch=True)
-        draws = Draws(state=state)
+        path, label = fn.external_source(source=source.files, num_outputs=2, batch=True)
+        draws = Draws(state=lambda: fn.external_source(source=source.states, batch=True))
         image = settings.transform(read(path), draws, device)
         nodes = {"image": image, "label": label}
         if settings.mix is not None:
