@@ -8,16 +8,16 @@ beginning, ends after its last sample, and stops at a bad file with the file's n
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from dali_cutmix._dali import Pipeline, fn
+from dali_cutmix._dali import Pipeline
+from dali_cutmix.diagnose import reason_of, why_bad
 from dali_cutmix.errors import BadFileError
 from dali_cutmix.graph import Graph, Source
-from dali_cutmix.readers import FileList, read
+from dali_cutmix.readers import FileList
 from dali_cutmix.sampler import EpochSampler
 
 
@@ -140,43 +140,8 @@ class Feed:
                     return BadFileError(self._files.path(index), reason)
         return RuntimeError(
             f"DataLoader: the graph stopped in batch {self._taken} of epoch {self._epoch}, though "
-            f"each of its files decodes on the CPU. DALI says: {_reason(error)}"
+            f"each of its files decodes on the CPU. DALI says: {reason_of(error)}"
         )
-
-
-def why_bad(path: np.ndarray) -> str | None:
-    """Why a file cannot be read or decoded on the CPU; None when it can.
-
-    Args:
-        path: Path of the file: ``[length]`` uint8.
-    """
-    try:
-        with open(path.tobytes(), "rb") as file:
-            if not file.read(1):
-                return "the file is empty"
-    except OSError as error:
-        return error.strerror or str(error)
-    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
-    with pipeline:
-        name = fn.external_source(source=lambda _: [path], batch=True)
-        pipeline.set_outputs(fn.decoders.image(read(name)))
-    try:
-        pipeline.run()
-    except RuntimeError as error:
-        return _reason(error)
-    return None
-
-
-def _reason(error: RuntimeError) -> str:
-    """The sentence of DALI's message that says what happened."""
-    text = str(error).split("encountered:", 1)[-1]
-    lines = (re.sub(r"^\[[^]]*\]\s*", "", line).strip() for line in text.splitlines())
-    said = [
-        line
-        for line in lines
-        if line and not line.startswith(("Critical error", "C++ context", "Current pipeline"))
-    ]
-    return said[0] if said else str(error)
 
 
 def num_batches(num_samples: int, batch_size: int, drop_last: bool) -> int:

@@ -1,0 +1,53 @@
+"""Why a file cannot be decoded, in words: the graph's own errors seldom name the file."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from dali_cutmix._dali import Pipeline, fn
+from dali_cutmix.readers import read
+
+#: nvImageCodec's status numbers, of which DALI prints no more than the number.
+_STATUS = {
+    3: "damaged or cut short",
+    4: "no image, or of a kind that is not supported",
+}
+
+
+def why_bad(path: np.ndarray) -> str | None:
+    """Why a file cannot be read or decoded on the CPU; None when it can.
+
+    Args:
+        path: Path of the file: ``[length]`` uint8.
+    """
+    try:
+        with open(path.tobytes(), "rb") as file:
+            if not file.read(1):
+                return "the file is empty"
+    except OSError as error:
+        return error.strerror or str(error)
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
+        name = fn.external_source(source=lambda _: [path], batch=True)
+        pipeline.set_outputs(fn.decoders.image(read(name)))
+    try:
+        pipeline.run()
+    except RuntimeError as error:
+        return reason_of(error)
+    return None
+
+
+def reason_of(error: RuntimeError) -> str:
+    """The line of DALI's message that says what happened, in words."""
+    text = str(error).split("encountered:", 1)[-1]
+    lines = (re.sub(r"^\[[^]]*\]\s*", "", line).strip() for line in text.splitlines())
+    said = [
+        line
+        for line in lines
+        if line and not line.startswith(("Critical error", "C++ context", "Current pipeline"))
+    ]
+    line = said[0] if said else str(error)
+    status = re.fullmatch(r"nvImageCodec failure: '#(\d+)'", line)
+    return f"{_STATUS.get(int(status[1]), 'not decodable')} ({line})" if status else line

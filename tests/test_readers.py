@@ -1,0 +1,168 @@
+"""What is in a source: listings equal torchvision's, and unusable sources are refused."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torchvision.transforms import v2
+
+from dali_cutmix import DataLoader, EvalTransform, FileList
+
+TINY = EvalTransform(resize=8, size=8)
+
+
+def labels(source: Any) -> list[int]:
+    loader = DataLoader(source, batch_size=4, transform=TINY)
+    return torch.cat([label for _, label in loader]).tolist()
+
+
+def error_of(source: Any, **settings: Any) -> Exception:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - its text is asserted by the caller
+        DataLoader(source, transform=TINY, **settings)
+    return caught.value
+
+
+def test_folder_is_listed_as_torchvision_lists_it(tmp_path: Path, photo_folder: Path) -> None:
+    source = (photo_folder / "china/00.jpg").read_bytes()
+    for name in ["b/z.jpg", "b/a/deep.JPEG", "B/x.png", "c10/1.jpg", "c9/10.jpg", "c9/9.jpg"]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source)
+    (tmp_path / "c9/notes.txt").write_text("no image")
+    (tmp_path / "stray.jpg").write_bytes(source)
+    (tmp_path / "c9/linked").symlink_to(tmp_path / "b/a", target_is_directory=True)
+    reference = torchvision.datasets.ImageFolder(str(tmp_path))
+    files = FileList.from_folder(tmp_path)
+    assert list(files.samples) == reference.samples
+    assert files.classes == reference.classes
+    assert files.class_to_idx == reference.class_to_idx
+
+
+def test_samples_are_indexed_as_a_sequence(numbered_folder: Path) -> None:
+    samples = FileList.from_folder(numbered_folder).samples
+    assert samples[-1] == (str(numbered_folder / "c/22.png"), 2)
+    assert samples[7:9] == [samples[7], samples[8]]
+    assert [label for _, label in samples[7:9]] == [0, 1]
+    with pytest.raises(IndexError):
+        samples[23]
+
+
+def test_pairs_with_class_indices_are_served_in_their_order(numbered_folder: Path) -> None:
+    pairs = [(str(numbered_folder / "a/03.png"), 2), (numbered_folder / "b/09.png", 0)]
+    loader = DataLoader(pairs, transform=EvalTransform(8, 8), dtype=torch.uint8, batch_size=2)
+    image, label = next(iter(loader))
+    assert image[:, 0, 0, 0].tolist() == [30, 90]
+    assert label.tolist() == [2, 0]
+    assert loader.num_classes == 3
+
+
+def test_pairs_with_class_names_get_sorted_indices(numbered_folder: Path) -> None:
+    names = ["owl", "cat", "owl", "dog"]
+    pairs = [(numbered_folder / f"a/{n:02d}.png", name) for n, name in enumerate(names)]
+    loader = DataLoader(pairs, transform=TINY, batch_size=4)
+    assert loader.dataset.classes == ["cat", "dog", "owl"]
+    assert next(iter(loader))[1].tolist() == [2, 0, 2, 1]
+
+
+def test_torchvision_dataset_objects_are_taken_with_their_samples(numbered_folder: Path) -> None:
+    folder = torchvision.datasets.ImageFolder(str(numbered_folder))
+    folder.samples = folder.samples[::-1]
+    assert labels(folder) == [label for _, label in folder.samples]
+    assert DataLoader(folder, transform=TINY).dataset is folder
+    plain = torchvision.datasets.DatasetFolder(
+        str(numbered_folder), torchvision.datasets.folder.default_loader, extensions=(".png",)
+    )
+    assert labels(plain) == plain.targets
+
+
+def test_dataset_with_its_own_transform_is_refused_with_what_to_pass(
+    numbered_folder: Path,
+) -> None:
+    folder = torchvision.datasets.ImageFolder(str(numbered_folder), transform=v2.ToImage())
+    assert str(error_of(folder)) == (
+        "DataLoader: the ImageFolder given as `source` carries its own `transform` (ToImage), "
+        "which cannot run inside the graph. Build it without one, and pass "
+        "`transform=TrainTransform(...)` or `EvalTransform(...)` to the loader."
+    )
+    folder = torchvision.datasets.ImageFolder(str(numbered_folder), target_transform=abs)
+    assert "carries its own `target_transform`" in str(error_of(folder))
+    assert "pass a list of (path, class) with the classes you want" in str(error_of(folder))
+
+
+def test_empty_folder_is_refused(tmp_path: Path) -> None:
+    assert str(error_of(tmp_path)) == (
+        "DataLoader: `source` must be a folder with one subfolder per class, but "
+        f"{str(tmp_path)!r} is empty. Move the images of each class into a folder of their own, as "
+        "torchvision's ImageFolder has them, or pass a list of (path, class)."
+    )
+
+
+def test_folder_without_class_subfolders_is_refused(tmp_path: Path) -> None:
+    for name in ("1.jpg", "2.png", "notes.txt"):
+        (tmp_path / name).touch()
+    assert f"{str(tmp_path)!r} holds 2 images and no subfolder. Move" in str(error_of(tmp_path))
+
+
+def test_missing_folder_and_a_file_as_folder_are_refused(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    assert str(error_of(missing)) == (
+        "DataLoader: `source` must be a folder with one subfolder per class, but "
+        f"{str(missing)!r} does not exist. A list of (path, class) is taken as well."
+    )
+    (tmp_path / "file").touch()
+    assert "is a file" in str(error_of(tmp_path / "file"))
+
+
+def test_class_folder_without_images_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    message = str(error_of(tmp_path))
+    assert message.startswith(f"DataLoader: class folder {str(tmp_path / 'cat')!r} holds no images")
+    assert message.endswith("Add some, or remove the folder.")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_unreadable_class_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir(mode=0o000)
+    assert isinstance(error_of(tmp_path), PermissionError)
+
+
+def test_sources_of_other_kinds_are_refused() -> None:
+    assert str(error_of(3)) == (
+        "DataLoader: `source` must be a folder, a list of (path, class), or a torchvision "
+        "ImageFolder, got int."
+    )
+    empty = "DataLoader: `source` must hold at least one (path, class), got []."
+    assert str(error_of([])) == empty
+    assert str(error_of([("a.jpg", 0), ("b.jpg", -1)])) == (
+        "DataLoader: `source[1]` must be (path, class) with a class index of at least 0 or a class "
+        "name, got ('b.jpg', -1)."
+    )
+    assert "`source[0]` must be (path, class)" in str(error_of(["a.jpg"]))
+
+
+def test_num_classes_below_a_label_names_the_file(numbered_folder: Path) -> None:
+    assert str(error_of(numbered_folder, num_classes=2)) == (
+        "DataLoader: `num_classes` must be above every label, and "
+        f"{numbered_folder / 'c/16.png'} has 2, got 2. `num_classes=3` or more, or None to have it "
+        "counted."
+    )
+
+
+def test_a_million_files_are_listed_in_little_memory() -> None:
+    count = 1_000_000
+    paths = [f"/data/imagenet/train/n01440764/n01440764_{n:08d}.JPEG" for n in range(count)]
+    targets = np.zeros(count, np.int64)
+    tracemalloc.start()
+    files = FileList(paths, targets, ["n01440764"])
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The bytes of the paths, and one 8-byte end for each.
+    assert kept < count * (len(paths[0]) + 8) * 1.01
+    assert files.path(count - 1) == paths[-1]
