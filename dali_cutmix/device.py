@@ -26,7 +26,8 @@ def choose_device(device: str | torch.device | int | None) -> torch.device:
         refuse("DataLoader", "device", "be 'cuda', 'cuda:<index>' or 'cpu'", str(device))
     if not seen:
         way_out = (
-            f"DALI sees {num_gpus()} and torch {torch.cuda.device_count()}: `device='cpu'` runs."
+            f"DALI sees {num_gpus()} GPUs and torch {torch.cuda.device_count()}; "
+            "`device='cpu'` runs everything."
         )
         refuse("DataLoader", "device", "be 'cpu' without a usable GPU", str(device), way_out)
     index = torch.cuda.current_device() if chosen.index is None else chosen.index

@@ -9,10 +9,12 @@ import numpy as np
 from dali_cutmix._dali import Pipeline, fn
 from dali_cutmix.readers import read
 
-#: nvImageCodec's status numbers, of which DALI prints no more than the number.
-_STATUS = {
-    3: "damaged or cut short",
-    4: "no image, or of a kind that is not supported",
+#: What DALI says of a file that it cannot decode, and what that means. The numbers are nvImageCodec's
+#: status, of which it prints no more.
+_MEANINGS = {
+    "nvImageCodec failure: '#3'": "damaged or cut short",
+    "nvImageCodec failure: '#4'": "no image, or of a kind that is not supported",
+    "Failed to decode sample #0": "damaged or cut short",
 }
 
 
@@ -48,6 +50,5 @@ def reason_of(error: RuntimeError) -> str:
         for line in lines
         if line and not line.startswith(("Critical error", "C++ context", "Current pipeline"))
     ]
-    line = said[0] if said else str(error)
-    status = re.fullmatch(r"nvImageCodec failure: '#(\d+)'", line)
-    return f"{_STATUS.get(int(status[1]), 'not decodable')} ({line})" if status else line
+    line = (said[0] if said else str(error)).rstrip(" :")
+    return f"{_MEANINGS[line]} ({line})" if line in _MEANINGS else line

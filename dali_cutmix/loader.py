@@ -147,6 +147,9 @@ class DataLoader:
         )
         self.pin_memory, self.persistent_workers = pin_memory, persistent_workers
         self.batch_sampler = BatchSampler(self.sampler, batch_size, drop_last)
+        if drop_last and len(self.sampler) < batch_size:
+            rule = f"be at most the {len(self.sampler)} samples of this shard with drop_last=True"
+            refuse(where, "batch_size", rule, batch_size, "No batch would be served.")
         self._files = files
         self._settings = GraphSettings(
             batch_size=batch_size,

@@ -54,6 +54,7 @@ REASONS = {
     "gif": NO_IMAGE,
     "cut in the middle": DAMAGED,
     "only a header": DAMAGED,
+    "cut near its end": "damaged or cut short (Failed to decode sample #0)",
     "missing": "No such file or directory",
 }
 
@@ -67,6 +68,7 @@ def broken(kind: str, photo: np.ndarray) -> bytes | None:
         "gif": gif(photo),
         "cut in the middle": whole[: len(whole) // 2],
         "only a header": whole[:200],
+        "cut near its end": whole[:-100],
         "missing": None,
     }[kind]
 

@@ -468,6 +468,67 @@ def test_using_the_loader_leaves_global_random_state_alone(photo_folder: Path) -
     assert (np.random.get_state()[1] == numpy_state).all()
 
 
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1, got 0."),
+        ({"batch_size": 2.5}, "`batch_size` must be a whole number of at least 1, got 2.5."),
+        (
+            {"batch_size": 1, "mix": CutMix()},
+            "`batch_size` must be at least 2 with `mix`, got 1. Partners come from the same batch; "
+            "`mix=None` mixes nothing.",
+        ),
+        (
+            {"batch_size": 24, "drop_last": True},
+            "`batch_size` must be at most the 23 samples of this shard with drop_last=True, got "
+            "24. No batch would be served.",
+        ),
+        ({"num_workers": -1}, "`num_workers` must be a whole number of at least 0, got -1."),
+        ({"prefetch": 0}, "`prefetch` must be a whole number of at least 1, got 0."),
+        ({"seed": -1}, "`seed` must be a whole number of at least 0, got -1."),
+        (
+            {"dtype": torch.int64},
+            "`dtype` must be one of torch.float32, torch.float16, torch.bfloat16, torch.uint8, got "
+            "torch.int64.",
+        ),
+        ({"target": "soft"}, "`target` must be one of 'label', 'dense', 'pair', got 'soft'."),
+        (
+            {"batch_size": 2, "mix": CutMix(), "target": "label"},
+            "`target` must be 'dense' or 'pair' with `mix`, got 'label'. A mixed sample has two "
+            "classes.",
+        ),
+        ({"device": "mps"}, "`device` must be 'cuda', 'cuda:<index>' or 'cpu', got 'mps'."),
+        ({"num_classes": 0}, "`num_classes` must be a whole number of at least 1, got 0."),
+    ],
+)
+def test_bad_arguments_are_refused_with_the_way_out(
+    numbered_folder: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
+        numbered(numbered_folder, **settings)
+    assert str(caught.value) == f"DataLoader: {message}"
+
+
+def test_torchvision_transforms_are_refused(numbered_folder: Path) -> None:
+    with pytest.raises(ValueError, match="torchvision's transforms cannot run inside the graph"):
+        numbered(numbered_folder, transform=v2.RandomResizedCrop(8))
+
+
+def test_shards_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^Shard: `index` must be below count=2, got 2\.$"):
+        Shard(2, 2)
+    with pytest.raises(ValueError, match=r"^Shard: `count` must be a whole number of at least 1"):
+        Shard(0, 0)
+
+
+def test_negative_epoch_is_refused(numbered_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"^set_epoch: `epoch` must be a whole number of at least"):
+        numbered(numbered_folder).set_epoch(-1)
+
+
 @pytest.mark.gpu
 def test_gpu_loader_yields_on_the_gpu_what_the_cpu_yields(photo_folder: Path) -> None:
     settings = {"batch_size": 6, "shuffle": True, "transform": CROP, "mix": CutMix()}

@@ -1,0 +1,129 @@
+"""The rules of the rooms: who imports whom, who draws, and who may speak."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import dali_cutmix
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = ROOT / "dali_cutmix"
+
+# Lowest first. An import goes to a lower layer only; modules of one layer do not know each other.
+LAYERS = [
+    {"_version", "_checks", "_dali", "errors"},
+    {"draws", "shard", "device", "cut", "partner", "decode"},
+    {"plan", "sampler", "readers"},
+    {"mix", "labels", "augment", "normalize", "diagnose"},
+    {"mixes", "loss"},
+    {"graph"},
+    {"feed"},
+    {"loader", "show"},
+    {"__init__"},
+]
+# Programs on top of the public names; they may know each other.
+PROGRAMS = {path.stem for path in LIBRARY.glob("*.py")} - set().union(*LAYERS)
+
+
+def modules() -> dict[str, ast.Module]:
+    return {path.stem: ast.parse(path.read_text()) for path in LIBRARY.glob("*.py")}
+
+
+def imports_of(tree: ast.Module) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "dali_cutmix":
+                found |= {
+                    a.name if (LIBRARY / f"{a.name}.py").exists() else "__init__"
+                    for a in node.names
+                }
+            elif node.module.startswith("dali_cutmix."):
+                found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("dali_cutmix.")}
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(set().union(*LAYERS)))
+def test_module_imports_lower_layers_only(name: str) -> None:
+    level = next(i for i, layer in enumerate(LAYERS) if name in layer)
+    below = set().union(*LAYERS[:level])
+    assert imports_of(modules()[name]) <= below
+
+
+def test_programs_use_the_public_names_and_what_shows_them() -> None:
+    for name in PROGRAMS:
+        assert imports_of(modules()[name]) <= PROGRAMS | {"__init__", "show", "errors", "_version"}
+
+
+def calls(tree: ast.Module) -> set[str]:
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
+def test_random_numbers_are_drawn_in_their_rooms_only() -> None:
+    drawing = re.compile(r"fn\.(random\b|batch_permutation|random_crop_generator)|torch\.rand")
+    rooms = {name for name, tree in modules().items() if any(map(drawing.match, calls(tree)))}
+    assert rooms - PROGRAMS == {"plan", "partner", "augment", "sampler"}
+
+
+def test_every_random_operator_names_its_stream() -> None:
+    for name in ("plan", "partner", "augment"):
+        for node in ast.walk(modules()[name]):
+            if isinstance(node, ast.Call) and re.match(
+                r"fn\.(random\.|batch_permutation|random_crop)", ast.unparse(node.func)
+            ):
+                spread = [ast.unparse(k.value) for k in node.keywords if k.arg is None]
+                assert any("draws(" in text or text == "stream" for text in spread), name
+
+
+def test_dali_is_imported_in_one_place() -> None:
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert name == "_dali" or "nvidia" not in ast.unparse(node), name
+
+
+def test_library_does_not_print_read_the_environment_or_touch_global_random_state() -> None:
+    forbidden = re.compile(
+        r"print$|os\.environ|os\.getenv|(torch|np\.random|random)\.(manual_)?seed$|sys\.stdout"
+    )
+    for name, tree in modules().items():
+        if name in PROGRAMS:
+            continue
+        for call in calls(tree):
+            assert not forbidden.match(call) or (name, call) == ("shard", "os.environ.get"), name
+
+
+def test_no_module_is_too_long() -> None:
+    for path in LIBRARY.glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 300, path.name
+
+
+def test_recipes_and_benchmarks_use_public_names_only() -> None:
+    for folder in ("pipelines", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            source = path.read_text()
+            assert not re.search(r"dali_cutmix\.\w+ import|import dali_cutmix\.", source), path.name
+            assert not re.search(r"\b(dc|loader|train|val)\._", source), path.name
+
+
+def test_public_names_fit_on_a_postcard_and_have_contracts() -> None:
+    public = [name for name in dali_cutmix.__all__ if name != "__version__"]
+    assert len(public) <= 30
+    assert sorted(public) == sorted(set(public))
+    for name in public:
+        value = getattr(dali_cutmix, name)
+        if callable(value):
+            assert value.__doc__, name
+            assert value.__module__.startswith("dali_cutmix."), name
+
+
+def test_each_public_name_has_one_import_path() -> None:
+    """A public name is imported from the package; the module that defines it is no second path."""
+    for path in [*(ROOT / "pipelines").rglob("*.py"), ROOT / "README.md"]:
+        assert "from dali_cutmix." not in path.read_text(), path.name
