@@ -9,8 +9,8 @@ import numpy as np
 from dali_cutmix._dali import Pipeline, fn
 from dali_cutmix.readers import read
 
-#: What DALI says of a file that it cannot decode, and what that means. The numbers are nvImageCodec's
-#: status, of which it prints no more.
+#: What DALI says of a file that it cannot decode, and what that means. The numbers are
+#: nvImageCodec's status, of which it prints no more.
 _MEANINGS = {
     "nvImageCodec failure: '#3'": "damaged or cut short",
     "nvImageCodec failure: '#4'": "no image, or of a kind that is not supported",

@@ -14,7 +14,7 @@ from dali_cutmix.device import choose_device, num_cpus
 from dali_cutmix.feed import Feed, num_batches
 from dali_cutmix.graph import PLAN_FIELDS, GraphSettings, build_graph
 from dali_cutmix.labels import MixedTarget
-from dali_cutmix.loss import dense_target
+from dali_cutmix.loss import dense_target, own_target
 from dali_cutmix.mixes import Mix
 from dali_cutmix.plan import MixPlan
 from dali_cutmix.readers import FileList, list_files
@@ -240,7 +240,7 @@ class DataLoader:
             image = image.to(self.dtype)
         target: Any = label
         if self.target != "label":
-            target = MixedTarget(label, tensors["weight"]) if "weight" in tensors else _own(label)
+            target = MixedTarget(label, tensors["weight"]) if "weight" in tensors else own_target(label)
         if self.target == "dense":
             target = dense_target(target, self.num_classes)
         if not self.with_plan:
@@ -273,12 +273,6 @@ class _Epoch(Iterator[tuple[Any, ...]]):
         except BaseException as error:
             self._end = error  # an error must not look like the end of the epoch when asked again
             raise
-
-
-def _own(label: torch.Tensor) -> MixedTarget:
-    """Class indices in the form of a mixed target: all weight on the own class."""
-    weight = torch.tensor([1.0, 0.0], device=label.device).expand(len(label), 2)
-    return MixedTarget(label[:, None].expand(-1, 2).contiguous(), weight.contiguous())
 
 
 def _to_torch(value: Any, device: torch.device) -> torch.Tensor:

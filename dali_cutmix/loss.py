@@ -25,6 +25,12 @@ def dense_target(target: MixedTarget, num_classes: int) -> torch.Tensor:
     return rows.scatter_add_(1, target.label, target.weight)
 
 
+def own_target(label: torch.Tensor) -> MixedTarget:
+    """Class indices ``[B]`` int64 in the form of a mixed target: all weight on the own class."""
+    weight = torch.tensor([1.0, 0.0], device=label.device).repeat(len(label), 1)
+    return MixedTarget(label[:, None].repeat(1, 2), weight)
+
+
 def mixed_cross_entropy(
     logits: torch.Tensor, target: torch.Tensor | MixedTarget, label_smoothing: float = 0.0
 ) -> torch.Tensor:

@@ -134,8 +134,8 @@ def test_one_seed_for_two_plans_of_a_kind_is_refused() -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
         graph_numbers(lambda: [cutout_plan((8, 8), side=2, seed=1).kept for _ in range(2)], 0)
     assert str(caught.value) == (
-        "cutout_plan: `seed` must differ from those of the graph's other draws of this kind, got 1. "
-        "Two operators given equal seeds draw equal numbers: pass another one."
+        "cutout_plan: `seed` must differ from those of the graph's other draws of this kind, got "
+        "1. Two operators given equal seeds draw equal numbers: pass another one."
     )
 
 

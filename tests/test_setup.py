@@ -18,9 +18,9 @@ def python_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def run(code: str, **settings: object) -> subprocess.CompletedProcess[str]:
+def run(code: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **settings)  # type: ignore[call-overload]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
 
 
 def test_missing_dali_gives_one_clear_sentence() -> None:
@@ -45,8 +45,8 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_way_out(numbered_folder: Pa
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     last = result.stderr.strip().splitlines()[-1]
     assert last == (
-        "ValueError: DataLoader: `device` must be 'cpu' without a usable GPU, got 'cuda'. DALI sees "
-        "0 GPUs and torch 0; `device='cpu'` runs everything."
+        "ValueError: DataLoader: `device` must be 'cpu' without a usable GPU, got 'cuda'. DALI "
+        "sees 0 GPUs and torch 0; `device='cpu'` runs everything."
     )
 
 
@@ -58,7 +58,7 @@ def test_readme_code_runs(photo_folder: Path, tmp_path: Path) -> None:
     assert len(python_blocks()) >= 3
     # The README speaks of real runs; 21 photos make one batch of 16.
     code = "\n".join(python_blocks()).replace("batch_size=256", "batch_size=16")
-    result = run(code, cwd=tmp_path)
+    result = run(code, tmp_path)
     assert result.returncode == 0, result.stderr
 
 
