@@ -114,11 +114,24 @@ def test_bad_file_error_survives_pickling() -> None:
     assert (error.path, error.reason) == ("a.jpg", "no image")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_unreadable_file_is_named(tmp_path: Path, photos: list[np.ndarray]) -> None:
-    pairs = folder_with(tmp_path, photos[0], "secret.jpg", jpeg(photos[0]))
-    (tmp_path / "secret.jpg").chmod(0)
-    match = re.escape(f"{tmp_path / 'secret.jpg'}: Permission denied")
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Path.mkdir, "Is a directory"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+        pytest.param(
+            lambda path: path.touch(mode=0),
+            "Permission denied",
+            marks=pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything"),
+        ),
+    ],
+)
+def test_unreadable_path_is_named_with_the_systems_reason(
+    tmp_path: Path, photos: list[np.ndarray], make: Any, reason: str
+) -> None:
+    pairs = folder_with(tmp_path, photos[0], "unreadable.jpg", None)
+    make(tmp_path / "unreadable.jpg")
+    match = re.escape(f"{tmp_path / 'unreadable.jpg'}: {reason}") + "$"
     with pytest.raises(BadFileError, match=match):
         list(DataLoader(pairs, 4, transform=TrainTransform(size=16)))
 
