@@ -1,0 +1,110 @@
+"""Runs graph functions on batches given as arrays, on either back end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from nvidia.dali import Pipeline, fn
+
+#: Where pixels are made: every test that makes some runs on both.
+BACK_ENDS = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
+
+FIELDS = ("own", "partner", "lam", "kept", "anchor", "extent")
+
+
+def run(
+    define: Callable[..., Sequence[Any]],
+    batches: Sequence[Sequence[Any]],
+    back_end: str = "cpu",
+    seed: int = 1,
+) -> list[tuple[np.ndarray, ...]]:
+    """Feed each batch to the graph that ``define`` makes of its nodes.
+
+    Args:
+        define: Takes one CPU node per input, and returns a sequence of nodes.
+        batches: Per batch the inputs, arrays with a batch axis in front; sizes may differ.
+        back_end: ``"cpu"`` or ``"gpu"``: whether the graph has a device at all.
+        seed: Of the pipeline.
+
+    Returns:
+        Per batch what ``define`` returned, arrays with a batch axis in front.
+    """
+    inputs = [[list(np.asarray(one)) for one in column] for column in zip(*batches, strict=True)]
+    pipeline = _pipeline(max(map(len, inputs[0])), back_end, seed)
+    with pipeline:
+        nodes = [fn.external_source(source=one, cycle="quiet", batch=True) for one in inputs]
+        pipeline.set_outputs(*define(*nodes))
+    return [tuple(map(to_array, pipeline.run())) for _ in batches]
+
+
+def draw(
+    define: Callable[[], Any],
+    batch_size: int,
+    num_batches: int = 1,
+    seed: int | None = 1,
+    only: Sequence[str] = FIELDS,
+) -> SimpleNamespace:
+    """Draw the plan that ``define`` makes, for a few batches.
+
+    Returns:
+        The plan's fields as arrays ``[num_batches, batch_size, ...]``, None where the plan has
+        None. What is not among ``only`` is not computed, which is faster.
+    """
+    pipeline = _pipeline(batch_size, "cpu", seed)
+    with pipeline:
+        nodes = {name: node for name, node in fields(define()).items() if name in only}
+        pipeline.set_outputs(*nodes.values())
+    runs = [tuple(map(to_array, pipeline.run())) for _ in range(num_batches)]
+    drawn = {name: np.stack([one[i] for one in runs]) for i, name in enumerate(nodes)}
+    return SimpleNamespace(**{name: drawn.get(name) for name in FIELDS})
+
+
+def cuts(
+    function: Callable[..., Any], lam: Any, place: Any, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Anchors and extents ``[n, 2]`` for ``n`` fractions and places: the candidates of a sample."""
+    place = np.asarray(place, np.float32).reshape(-1, 2)
+    lam = np.broadcast_to(np.asarray(lam, np.float32).reshape(-1, 1), (len(place), 1))
+
+    def define(lam: Any, place: Any) -> Any:
+        return function(lam, place, size)
+
+    ((anchor, extent),) = run(define, [([lam], [place])])
+    return anchor[0], extent[0]
+
+
+def fields(plan: Any) -> dict[str, Any]:
+    """A plan's fields by name, without those that are None."""
+    values = {name: getattr(plan, name) for name in FIELDS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def on(back_end: str, node: Any) -> Any:
+    """A CPU node, moved to where the back end makes pixels."""
+    return node.gpu() if back_end == "gpu" else node
+
+
+def define_in_a_graph(define: Callable[[], Any]) -> None:
+    """Define a graph and build nothing: enough for what is refused on the way."""
+    with _pipeline(2, "cpu", 1):
+        define()
+
+
+def to_array(batch: Any) -> np.ndarray:
+    """One of DALI's batches of equal shapes as an array of its own."""
+    return np.array(batch.as_cpu().as_tensor())
+
+
+def _pipeline(batch_size: int, back_end: str, seed: int | None) -> Pipeline:
+    return Pipeline(
+        batch_size=batch_size,
+        num_threads=1,
+        device_id=None if back_end == "cpu" else 0,
+        seed=seed,
+        prefetch_queue_depth=1,
+        exec_dynamic=True,
+    )
