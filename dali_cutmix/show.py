@@ -1,12 +1,13 @@
 """A batch as a contact sheet: the cuts outlined, the class weights under each image.
 
-Drawn with Pillow alone, from what a loader yields, so that labels can be checked against pixels by eye.
+Drawn with Pillow alone, from what a loader yields, so that labels can be checked against pixels by
+eye.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,16 +84,17 @@ def contact_sheet(
 ) -> Image.Image:
     """Draw a batch: a grid of its images, each with its cut outlined and its class weights below.
 
-    Takes what ``DataLoader(..., dtype=torch.uint8, with_plan=True)`` yields. The outline runs around
-    the cut and covers none of its pixels. A bar under each mixed image shows the weights as lengths.
-    Images below 160 px are enlarged by a whole factor without smoothing; none is reduced.
+    Takes what ``DataLoader(..., dtype=torch.uint8, with_plan=True)`` yields. The outline runs
+    around the cut and covers none of its pixels. A bar under each mixed image shows the weights as
+    lengths. Images below 160 px are enlarged by a whole factor without smoothing; none is reduced.
 
     Args:
         image: ``[B, 3, height, width]`` uint8 RGB, B at least 1, any device.
         target: Class indices ``[B]`` int64, class weights ``[B, num_classes]`` float32 with at most
             two classes per row, or a `MixedTarget`, any device. A class without weight is not
-            written; one with all the weight is written without a number.
-        plan: The batch's `MixPlan`; None, one without a cut, or an empty cut outlines nothing.
+            written.
+        plan: The batch's `MixPlan`; one without a cut, or an empty cut, outlines nothing. None, or
+            a sample that keeps all its pixels: nothing is mixed, and a class stands alone.
         classes: Name of each class, in the order of the indices; too long ones are shortened.
         columns: Images per row, at least 1. None finds a near-square grid, without gaps if it can.
         title: One line at the top.
@@ -114,11 +116,15 @@ def contact_sheet(
     if len(shares) != len(image):
         refuse(where, "target", f"have one row for each of {len(image)} images", len(shares))
     cuts = _cuts(plan, len(image))
+    mixed = [False] * len(image) if plan is None else (plan.kept < 1).tolist()
     tiles = []
-    for one, share, cut in zip(image.cpu(), shares, cuts, strict=True):
-        # The pixels tell the rest: a bar is drawn where another class has a part.
+    for one, share, cut, is_mixed in zip(image.cpu(), shares, cuts, mixed, strict=True):
+        lines = [
+            Line(name, _decimals(weight) if is_mixed or len(share) > 1 else "", accent=number > 0)
+            for number, (name, weight) in enumerate(share)
+        ]
         other = share[1][1] if len(share) > 1 else None
-        tiles.append(Tile(to_pillow(one), weight_lines(share), cut, other))
+        tiles.append(Tile(to_pillow(one), lines, cut, other))
     return draw_tiles(tiles, columns=columns, title=title)
 
 
@@ -132,7 +138,7 @@ def class_weights(
         classes: Name of each class.
 
     Returns:
-        Per sample one or two pairs: the sample's own class first, or from dense rows the heavier one.
+        Per sample one or two pairs: the sample's own class first, or from dense rows the heavier.
     """
     where = "contact_sheet"
     if isinstance(target, MixedTarget):
@@ -150,17 +156,6 @@ def class_weights(
             rule = f"name every class, and class {max(row)} occurs"
             refuse(where, "classes", rule, f"{len(classes)} names")
     return [[(classes[index], weight) for index, weight in row.items()] for row in rows]
-
-
-def weight_lines(share: Sequence[tuple[str, float]]) -> list[Line]:
-    """The text for one sample's classes and weights, two decimals each.
-
-    Args:
-        share: As `class_weights` returns it for one sample.
-    """
-    if len(share) == 1:
-        return [Line(share[0][0])]
-    return [Line(name, _decimals(w), accent=i > 0) for i, (name, w) in enumerate(share)]
 
 
 def to_pillow(image: torch.Tensor) -> Image.Image:
@@ -220,30 +215,30 @@ def draw_tiles(
 
 
 def _cuts(plan: MixPlan | None, num_samples: int) -> list[Box | None]:
+    if plan is not None and len(plan.kept) != num_samples:
+        refuse("contact_sheet", "plan", f"be of {num_samples} samples", len(plan.kept))
     if plan is None or plan.extent is None:
         return [None] * num_samples
-    if len(plan.extent) != num_samples:
-        refuse("contact_sheet", "plan", f"be of {num_samples} samples", len(plan.extent))
     boxes: list[Box | None] = []
     for (y, x), (height, width) in zip(plan.anchor.tolist(), plan.extent.tolist(), strict=True):
         boxes.append((y, x, y + height, x + width) if height and width else None)
     return boxes
 
 
-def _merged(pairs: object) -> dict[int, float]:
+def _merged(pairs: Iterable[tuple[int, float]]) -> dict[int, float]:
     """Weights added up by class, in order of appearance, those of no weight left out."""
     weights: dict[int, float] = {}
-    for index, weight in pairs:  # type: ignore[attr-defined]
+    for index, weight in pairs:
         if weight > 0:
             weights[index] = weights.get(index, 0.0) + weight
     return weights
 
 
 def _decimals(weight: float) -> str:
-    # A class that has a part never reads as having none, nor all.
+    # A class that has a part never reads as having none, nor as having all beside another one.
     if weight < 0.005:
         return "< 0.01"
-    return "> 0.99" if weight >= 0.995 else f"{weight:.2f}"
+    return "> 0.99" if 0.995 <= weight < 1 - 1e-6 else f"{weight:.2f}"
 
 
 def _columns(num_tiles: int) -> int:
