@@ -34,6 +34,11 @@ def num_gpus() -> int:
         return 0
 
 
+def release_unused_memory() -> None:
+    """Give the memory that DALI's pools hold and nobody uses back to the system and the GPU."""
+    cast(Any, backend).ReleaseUnusedMemory()
+
+
 def constant(value: np.ndarray) -> DataNode:
     """An array of the graph's, the same for every sample, on the CPU."""
     return types.Constant(value, device="cpu")
@@ -64,6 +69,7 @@ __all__ = [
     "math",
     "num_gpus",
     "python_pair",
+    "release_unused_memory",
     "resize",
     "types",
 ]

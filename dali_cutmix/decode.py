@@ -4,7 +4,9 @@ JPEG, PNG, BMP, WebP, TIFF and PNM, whatever the file's name; gray, palette, CMY
 three channels; EXIF orientation is applied, which Pillow and torchvision's ``ImageFolder`` leave
 out.
 
-On the CPU the pixels equal Pillow's. On a GPU they differ by small amounts, and among its engines.
+On the CPU the pixels equal Pillow's, except for 16-bit files, which are scaled to 8 bits here and
+clipped there. On a GPU they differ by small amounts, and among its engines. DALI 2.4.0 refuses a
+WebP file with an EXIF orientation.
 """
 
 from __future__ import annotations

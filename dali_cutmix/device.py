@@ -16,14 +16,17 @@ def choose_device(device: str | torch.device | int | None) -> torch.device:
     Raises:
         ValueError: A GPU that DALI and torch do not both see, or another kind of device.
     """
-    seen = min(num_gpus(), torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    if device is None:
-        return torch.device("cuda", torch.cuda.current_device()) if seen else torch.device("cpu")
-    chosen = torch.device(device)
-    if chosen.type == "cpu":
-        return torch.device("cpu")
-    if chosen.type != "cuda":
+    try:
+        chosen = None if device is None else torch.device(device)
+    except RuntimeError:
+        refuse("DataLoader", "device", "be 'cuda', 'cuda:<index>' or 'cpu'", device)
+    if chosen is not None and chosen.type == "cpu":
+        return torch.device("cpu")  # before anything initialises CUDA
+    if chosen is not None and chosen.type != "cuda":
         refuse("DataLoader", "device", "be 'cuda', 'cuda:<index>' or 'cpu'", str(device))
+    seen = min(num_gpus(), torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    if chosen is None:
+        return torch.device("cuda", torch.cuda.current_device()) if seen else torch.device("cpu")
     if not seen:
         way_out = (
             f"DALI sees {num_gpus()} GPUs and torch {torch.cuda.device_count()}; "

@@ -14,6 +14,7 @@ from dali_cutmix.readers import read
 _MEANINGS = {
     "nvImageCodec failure: '#3'": "damaged or cut short",
     "nvImageCodec failure: '#4'": "no image, or of a kind that is not supported",
+    "nvImageCodec failure: '#17'": "of a kind that is not supported",
     "Failed to decode sample #0": "damaged or cut short",
 }
 

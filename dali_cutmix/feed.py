@@ -8,17 +8,22 @@ beginning, ends after its last sample, and stops at a bad file with the file's n
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from dali_cutmix._dali import Pipeline
+from dali_cutmix._dali import Pipeline, release_unused_memory
 from dali_cutmix.diagnose import reason_of, why_bad
 from dali_cutmix.errors import BadFileError
 from dali_cutmix.graph import Graph, Source
 from dali_cutmix.readers import FileList
 from dali_cutmix.sampler import EpochSampler
+
+#: Graphs that came with a fork. Their threads did not, so that stopping or freeing one would wait
+#: for ever: they are kept until the process ends.
+_inherited: list[Graph] = []
 
 
 class Feed:
@@ -52,10 +57,16 @@ class Feed:
         self._num_batches = 0
         self._fed = 0
         self._taken = 0
+        self._process = os.getpid()
         self._graph: Graph | None = build(self)
 
     def start(self, epoch: int) -> None:
-        """Go to the beginning of an epoch, whatever is under way."""
+        """Go to the beginning of an epoch, whatever is under way.
+
+        Raises:
+            RuntimeError: A batch under way, which would have been discarded, failed. The feed has
+                to be closed; another one starts afresh.
+        """
         pipeline = self._pipeline()
         if self._fed:
             self._num_batches = 0  # feed no more, and wait for what is in the graph
@@ -83,6 +94,11 @@ class Feed:
             outputs = pipeline.outputs(cuda_stream)
         except RuntimeError as error:
             raise self._explain(error) from error
+        except StopIteration:
+            raise RuntimeError(
+                f"DataLoader: the graph ended at batch {self._taken} of {self._num_batches} in "
+                f"epoch {self._epoch}."
+            ) from None
         self._taken += 1
         if self._fed < self._num_batches:
             pipeline.schedule_run()
@@ -92,8 +108,20 @@ class Feed:
     def close(self) -> None:
         """Stop the graph's threads and free its memory. Batches handed out stay valid."""
         graph, self._graph = self._graph, None
-        if graph is not None:
-            graph.pipeline._shutdown()
+        if graph is None:
+            return
+        if not self.is_own():
+            _inherited.append(graph)
+            return
+        on_gpu = graph.pipeline.device_id is not None
+        graph.pipeline._shutdown()
+        del graph
+        if on_gpu:
+            release_unused_memory()  # DALI's pool would keep it from torch
+
+    def is_own(self) -> bool:
+        """Whether this process made the graph, and not the one it was forked from."""
+        return self._process == os.getpid()
 
     def _pipeline(self) -> Pipeline:
         if self._graph is None:
@@ -132,12 +160,11 @@ class Feed:
         return self._order[start : start + self._batch_size]
 
     def _explain(self, error: RuntimeError) -> Exception:
-        """Find the file that stopped the graph, first in the batch that was due."""
-        for batch in range(self._taken, self._fed):
-            for index in self._indices(batch):
-                reason = why_bad(self._files.path_bytes(index))
-                if reason:
-                    return BadFileError(self._files.path(index), reason)
+        """Find the file that stopped the batch that was due."""
+        for index in self._indices(self._taken):
+            reason = why_bad(self._files.path_bytes(index))
+            if reason:
+                return BadFileError(self._files.path(index), reason)
         return RuntimeError(
             f"DataLoader: the graph stopped in batch {self._taken} of epoch {self._epoch}, though "
             f"each of its files decodes on the CPU. DALI says: {reason_of(error)}"

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dali_cutmix._dali import DataNode, Pipeline, fn
+from dali_cutmix._dali import Pipeline, fn
 from dali_cutmix.augment import EvalTransform, TrainTransform
 from dali_cutmix.draws import Draws
 from dali_cutmix.labels import mixed_target
@@ -47,6 +47,7 @@ class GraphSettings:
     mix: Mix | None
     dtype: str
     layout: str
+    with_plan: bool
 
     def without_mix(self) -> GraphSettings:
         """The same with nothing mixed."""
@@ -66,7 +67,7 @@ def build_graph(settings: GraphSettings, source: Source) -> Graph:
     """Define the pipeline that turns what ``source`` feeds into a batch.
 
     Its outputs are ``image``, ``label`` and ``weight`` (scalars and none without a mix that changes
-    labels), on the settings' device, then, with a mix, the plan's fields, on the CPU.
+    labels), on the settings' device, then, where asked for, the plan's fields, on the CPU.
     """
     pipeline = Pipeline(
         batch_size=settings.batch_size,
@@ -82,7 +83,13 @@ def build_graph(settings: GraphSettings, source: Source) -> Graph:
         image = settings.transform(read(path), draws, device)
         nodes = {"image": image, "label": label}
         if settings.mix is not None:
-            nodes |= _mix(settings.mix, image, label, settings.transform.output_size, draws)
+            plan = settings.mix.plan(settings.transform.output_size, seed=draws)
+            nodes["image"] = settings.mix.apply(image, plan)
+            if settings.mix.mixes_labels:
+                target = mixed_target(label, plan)
+                nodes |= {"label": target.label, "weight": target.weight}
+            if settings.with_plan:
+                nodes |= _plan_nodes(plan)
         nodes["image"] = normalize(
             nodes["image"],
             settings.transform.mean,
@@ -96,18 +103,7 @@ def build_graph(settings: GraphSettings, source: Source) -> Graph:
     return Graph(pipeline, tuple(nodes), draws)
 
 
-def _mix(
-    mix: Mix, image: DataNode, label: DataNode, size: tuple[int, int], draws: Draws
-) -> dict[str, DataNode]:
-    plan = mix.plan(size, seed=draws)
-    nodes: dict[str, DataNode] = {"image": mix.apply(image, plan)}
-    if mix.mixes_labels:
-        target = mixed_target(label, plan)
-        nodes |= {"label": target.label, "weight": target.weight}
-    return nodes | plan_nodes(plan)
-
-
-def plan_nodes(plan: MixPlan) -> dict[str, Any]:
+def _plan_nodes(plan: MixPlan) -> dict[str, Any]:
     """The plan's fields by name, those without a value left out."""
     fields = {name: getattr(plan, name) for name in PLAN_FIELDS}
     return {name: value for name, value in fields.items() if value is not None}

@@ -9,17 +9,18 @@ import torch
 from torch.utils.data import BatchSampler
 
 from dali_cutmix._checks import check_choice, check_count, refuse
+from dali_cutmix._dali import Pipeline
 from dali_cutmix.augment import EvalTransform, TrainTransform
 from dali_cutmix.device import choose_device, num_cpus
+from dali_cutmix.epoch import Epoch
 from dali_cutmix.feed import Feed, num_batches
-from dali_cutmix.graph import PLAN_FIELDS, GraphSettings, build_graph
-from dali_cutmix.labels import MixedTarget
-from dali_cutmix.loss import dense_target, own_target
+from dali_cutmix.graph import GraphSettings, build_graph
 from dali_cutmix.mixes import Mix
-from dali_cutmix.plan import MixPlan
-from dali_cutmix.readers import FileList, list_files
+from dali_cutmix.readers import list_files
 from dali_cutmix.sampler import EpochSampler
 from dali_cutmix.shard import Shard
+from dali_cutmix.swap import check_torch_keywords, refuse_assignment
+from dali_cutmix.tensors import Finish
 
 Target = Literal["label", "dense", "pair"]
 
@@ -85,6 +86,8 @@ class DataLoader:
             and asking it for more raises again; a new one starts afresh.
     """
 
+    _fixed: frozenset[str] = frozenset()
+
     def __init__(
         self,
         source: Any,
@@ -106,9 +109,11 @@ class DataLoader:
         with_plan: bool = False,
         pin_memory: bool = True,
         persistent_workers: bool = True,
+        **torch_keywords: Any,
     ) -> None:
         where = "DataLoader"
-        mixes_labels = mix is not None and mix.mixes_labels
+        check_torch_keywords(torch_keywords)
+        mixes_labels = _check_mix(mix)
         check_count(where, "batch_size", batch_size, at_least=1)
         if mixes_labels and batch_size < 2:
             way_out = "Partners come from the same batch; `mix=None` mixes nothing."
@@ -116,6 +121,8 @@ class DataLoader:
         if num_workers is not None:
             check_count(where, "num_workers", num_workers, at_least=0)
         check_count(where, "seed", seed, at_least=0)
+        if seed >= 2**63:
+            refuse(where, "seed", "be below 2**63", seed)
         check_count(where, "prefetch", prefetch, at_least=1)
         if dtype not in _GRAPH_DTYPES:
             refuse(where, "dtype", f"be one of {', '.join(map(str, _GRAPH_DTYPES))}", dtype)
@@ -128,9 +135,15 @@ class DataLoader:
         if mixes_labels and target == "label":
             way_out = "A mixed sample has two classes."
             refuse(where, "target", "be 'dense' or 'pair' with `mix`", target, way_out)
+        if shard is not None and not isinstance(shard, Shard):
+            refuse(where, "shard", "be a Shard", shard, "Pass `Shard(index, count)`.")
+        if mix is not None:
+            # Defined once for nothing, so that what it refuses is refused before the first batch.
+            with Pipeline(batch_size=2, num_threads=1, device_id=None):
+                mix.plan(transform.output_size, seed=0)
         self.device = choose_device(device)
         files = list_files(source)
-        self.num_classes = _count_classes(files, num_classes)
+        self.num_classes = files.count_classes(num_classes)
         self.dataset = source if hasattr(source, "samples") else files
         self.batch_size = batch_size
         self.drop_last = drop_last
@@ -160,10 +173,22 @@ class DataLoader:
             mix=mix,
             dtype=_GRAPH_DTYPES[dtype],
             layout="HWC" if channels_last else "CHW",
+            with_plan=with_plan,
+        )
+        self._finish = Finish(
+            device=self.device,
+            dtype=dtype,
+            channels_last=channels_last,
+            target=target,
+            num_classes=self.num_classes,
+            with_plan=with_plan,
+            size=transform.output_size,
         )
         self._built: GraphSettings | None = None
         self._feed: Feed | None = None
         self._turn = 0  # number of the iteration that the feed is serving
+        # The graph is made with these: changing one later would change nothing, or half of it.
+        self._fixed = frozenset(vars(self)) - {"mixup_enabled", "_feed", "_built", "_turn"}
 
     def __len__(self) -> int:
         """Batches in an epoch, exactly."""
@@ -174,7 +199,7 @@ class DataLoader:
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        return _Epoch(self)
+        return Epoch(self)
 
     def close(self) -> None:
         """Stop the threads and free the memory of the graph. A later iteration makes a new one."""
@@ -192,30 +217,49 @@ class DataLoader:
         if hasattr(self, "_feed"):
             self.close()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed:
+            refuse_assignment(name)
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_feed": None}
+
     def _start(self) -> int:
         """Start the epoch that is due; the number that its iteration is known by."""
-        wanted = self._settings if self.mixup_enabled else self._settings.without_mix()
-        if self._built != wanted:
+        settings = self._settings if self.mixup_enabled else self._settings.without_mix()
+        if self._feed is not None and (self._built != settings or not self._feed.is_own()):
             self.close()
+        epoch = self.sampler.epoch
+        try:
+            self._start_feed(settings, epoch)
+        except BaseException as error:
+            self.close()
+            if not isinstance(error, RuntimeError):
+                raise
+            # A batch of an epoch that was left before its end failed, and nobody waits for it.
+            self._start_feed(settings, epoch)
+        self.sampler.epoch = epoch + 1
+        self._turn += 1
+        return self._turn
+
+    def _start_feed(self, settings: GraphSettings, epoch: int) -> None:
         if self._feed is None:
             self._feed = Feed(
-                lambda source: build_graph(wanted, source),
+                lambda source: build_graph(settings, source),
                 self._files,
                 self.sampler,
                 self.batch_size,
                 self.drop_last,
                 self.seed,
             )
-            self._built = wanted
-        epoch = self.sampler.epoch
-        self.sampler.epoch = epoch + 1
-        self._turn += 1
+            self._built = settings
         self._feed.start(epoch)
-        return self._turn
 
     def _next(self, turn: int) -> tuple[Any, ...]:
-        if self._feed is None or turn != self._turn:
-            what = "was closed" if self._feed is None else "was iterated anew"
+        feed = self._feed
+        if feed is None or turn != self._turn or not feed.is_own():
+            what = "was iterated anew" if feed is not None and feed.is_own() else "was closed"
             raise RuntimeError(
                 f"DataLoader: the loader {what} while this iteration was under way. One iteration "
                 "runs at a time; make a second DataLoader to have two."
@@ -223,72 +267,20 @@ class DataLoader:
         on_gpu = self.device.type == "cuda"
         stream = torch.cuda.current_stream(self.device) if on_gpu else None
         try:
-            batch = self._feed.next(stream)
+            batch = feed.next(stream)
         except StopIteration:
             raise
         except BaseException:
             self.close()  # what else is under way in the graph is not to be trusted
             raise
-        tensors = {name: _to_torch(value, self.device) for name, value in batch.items()}
-        return self._finish(tensors)
-
-    def _finish(self, tensors: dict[str, torch.Tensor]) -> tuple[Any, ...]:
-        image, label = tensors["image"], tensors["label"]
-        if self.channels_last:
-            image = image.permute(0, 3, 1, 2)
-        if image.dtype != self.dtype:
-            image = image.to(self.dtype)
-        target: Any = label
-        if self.target != "label":
-            target = MixedTarget(label, tensors["weight"]) if "weight" in tensors else own_target(label)
-        if self.target == "dense":
-            target = dense_target(target, self.num_classes)
-        if not self.with_plan:
-            return image, target
-        plan = None
-        if "kept" in tensors:
-            fields = {name: tensors.get(name) for name in PLAN_FIELDS}
-            plan = MixPlan(**fields, size=self._settings.transform.output_size)
-        return image, target, plan
+        return self._finish(batch)
 
 
-class _Epoch(Iterator[tuple[Any, ...]]):
-    """One iteration over a loader. Nothing happens before the first ``next``."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self._loader = loader
-        self._turn: int | None = None
-        self._end: BaseException | None = None
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __next__(self) -> tuple[Any, ...]:
-        if self._end is not None:
-            raise self._end
-        try:
-            if self._turn is None:
-                self._turn = self._loader._start()
-            return self._loader._next(self._turn)
-        except BaseException as error:
-            self._end = error  # an error must not look like the end of the epoch when asked again
-            raise
-
-
-def _to_torch(value: Any, device: torch.device) -> torch.Tensor:
-    # No copy: DALI's buffers are counted, and stay as long as the tensor does.
-    with device:
-        return torch.utils.dlpack.from_dlpack(value.as_tensor())
-
-
-def _count_classes(files: FileList, num_classes: int | None) -> int:
-    largest = int(files.targets.max())
-    if num_classes is None:
-        return max(len(files.classes), largest + 1)
-    check_count("DataLoader", "num_classes", num_classes, at_least=1)
-    if largest >= num_classes:
-        first = int((files.targets == largest).argmax())
-        way_out = f"`num_classes={largest + 1}` or more, or None to have it counted."
-        rule = f"be above every label, and {files.path(first)} has {largest}"
-        refuse("DataLoader", "num_classes", rule, num_classes, way_out)
-    return num_classes
+def _check_mix(mix: Any) -> bool:
+    """Whether labels are mixed; refuse what is no mix."""
+    if mix is None:
+        return False
+    if isinstance(mix, type) or not all(hasattr(mix, name) for name in ("plan", "apply")):
+        way_out = "Pass one of dali_cutmix's, such as `CutMix()`; others cannot run in the graph."
+        refuse("DataLoader", "mix", "be a CutMix, MixUp or Cutout", mix, way_out)
+    return bool(mix.mixes_labels)

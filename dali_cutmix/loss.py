@@ -27,7 +27,8 @@ def dense_target(target: MixedTarget, num_classes: int) -> torch.Tensor:
 
 def own_target(label: torch.Tensor) -> MixedTarget:
     """Class indices ``[B]`` int64 in the form of a mixed target: all weight on the own class."""
-    weight = torch.tensor([1.0, 0.0], device=label.device).repeat(len(label), 1)
+    weight = torch.zeros((len(label), 2), dtype=torch.float32, device=label.device)
+    weight[:, 0] = 1
     return MixedTarget(label[:, None].repeat(1, 2), weight)
 
 

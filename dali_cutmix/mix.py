@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dali_cutmix._dali import FLOAT, DataNode, constant, fn
+from dali_cutmix._dali import FLOAT, INT32, DataNode, constant, fn
 from dali_cutmix.plan import MixPlan
 
 
@@ -15,6 +15,10 @@ def paste(image: DataNode, plan: MixPlan) -> DataNode:
 
     The partner is as it was before mixing. Bytes are copied, never blended: outside the cut the
     result is the sample, inside the partner, bit for bit. Works alike on masks of class indices.
+
+    An empty cut names the sample itself as the source. DALI 2.4.0 pastes a region of no area right
+    on the CPU; its GPU kernel opens such a region and never closes it, so that the region's source
+    would show (read in ``paste_gpu.h`` and run on the host; not yet on a GPU).
 
     Args:
         image: ``[height, width, channels]`` uint8 (or int16, int32, float32) per sample, of the
@@ -28,12 +32,14 @@ def paste(image: DataNode, plan: MixPlan) -> DataNode:
         ValueError: The plan has no cut.
     """
     _needs_cut("paste", plan)
+    pasted = fn.cast(plan.extent[0] * plan.extent[1] > 0, dtype=INT32)
+    source = plan.own + (plan.partner - plan.own) * pasted
     corner = constant(np.zeros(2, np.int32))
     whole = constant(np.array(plan.size, np.int32))
     anchors = fn.stack(corner, plan.anchor)
     return fn.multi_paste(
         image,
-        in_ids=fn.stack(plan.own, plan.partner),
+        in_ids=fn.stack(plan.own, source),
         in_anchors=anchors,
         shapes=fn.stack(whole, plan.extent),
         out_anchors=anchors,

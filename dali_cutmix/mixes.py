@@ -80,7 +80,7 @@ class CutMix:
         """
         check_choice("CutMix.timm", "mode", mode, ("batch", "pair", "elem"))
         return cls(
-            alpha=alpha,
+            alpha=alpha if minmax is None else 1.0,
             prob=prob,
             per=_TIMM_MODES[mode],
             partner="flip",

@@ -245,6 +245,10 @@ def check_cutmix(
         refuse(where, "min_kept", f"be below max_kept={max_kept}", min_kept)
     if sides is not None:
         check_range(where, "sides", sides, 0, 1)
+        if sides[0] == sides[1]:
+            refuse(where, "sides", "have a min below its max", sides)
+        if alpha != 1:
+            refuse(where, "alpha", "be left out with `sides`, which take its place", alpha)
 
 
 def check_mixup(where: str, *, alpha: float, prob: float, per: str, partner: str) -> None:

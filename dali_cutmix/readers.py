@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 import numpy as np
 from torchvision.datasets.folder import (  # type: ignore[import-untyped]
     IMG_EXTENSIONS,
+    default_loader,
     find_classes,
-    make_dataset,
 )
 
+from dali_cutmix._checks import check_count, refuse
 from dali_cutmix._dali import DataNode, fn
 
 WHERE = "DataLoader"
 
 
 class FileList:
-    """Files and the class of each: what ``loader.dataset`` is.
+    """Files and the class of each: what ``loader.dataset`` is. Holds no images.
 
     Paths are kept as one block of bytes, since a million Python strings are slow to make and large.
 
@@ -35,21 +36,23 @@ class FileList:
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: Sequence[str | bytes],
         targets: Sequence[int] | np.ndarray,
         classes: Sequence[str],
         root: str | None = None,
     ) -> None:
         encoded = [os.fsencode(path) for path in paths]
-        self._fill(encoded, np.asarray(targets, np.int64), list(classes), root)
-
-    def _fill(
-        self, encoded: list[bytes], targets: np.ndarray, classes: list[str], root: str | None
-    ) -> None:
         self.root = root
-        self.classes = classes
+        self.classes = list(classes)
         self.class_to_idx = {name: index for index, name in enumerate(classes)}
-        self.targets = targets
+        self.targets = np.asarray(targets, np.int64)
+        if not encoded or len(encoded) != len(self.targets):
+            got = (len(encoded), len(self.targets))
+            refuse("FileList", "paths", "be as many as `targets`, and at least one", got)
+        if self.targets.min() < 0:
+            bad = int(self.targets.argmin())
+            got_target = int(self.targets[bad])
+            refuse("FileList", f"targets[{bad}]", "be a class index of at least 0", got_target)
         self._ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
         self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
 
@@ -72,6 +75,8 @@ class FileList:
             )
         try:
             classes, class_to_idx = find_classes(root)
+        except PermissionError as error:
+            _refuse_unreadable(error)
         except FileNotFoundError:
             images = sum(name.lower().endswith(IMG_EXTENSIONS) for name in os.listdir(root))
             holds = f"holds {images} images and no subfolder" if images else "is empty"
@@ -83,18 +88,15 @@ class FileList:
         targets: list[np.ndarray] = []
         for name in classes:
             folder = os.path.join(root, name)
-            os.listdir(folder)  # os.walk, below, takes an unreadable folder for an empty one
-            found = make_dataset(root, {name: class_to_idx[name]}, IMG_EXTENSIONS, allow_empty=True)
+            found = [os.fsencode(path) for path in _images_below(folder)]
             if not found:
                 raise FileNotFoundError(
                     f"{WHERE}: class folder {folder!r} holds no images (names ending in "
                     f"{', '.join(IMG_EXTENSIONS)}). Add some, or remove the folder."
                 )
-            encoded.extend(os.fsencode(path) for path, _ in found)
+            encoded.extend(found)
             targets.append(np.full(len(found), class_to_idx[name], np.int64))
-        files = cls.__new__(cls)
-        files._fill(encoded, np.concatenate(targets), classes, root)
-        return files
+        return cls(encoded, np.concatenate(targets), classes, root)
 
     @classmethod
     def from_pairs(cls, pairs: Sequence[tuple[str | os.PathLike[str], int | str]]) -> FileList:
@@ -105,12 +107,35 @@ class FileList:
             _check_pair(number, pair)
         paths = [os.fspath(path) for path, _ in pairs]
         labels = [label for _, label in pairs]
-        if any(isinstance(label, str) for label in labels):
+        named = sum(isinstance(label, str) for label in labels)
+        if 0 < named < len(labels):
+            rule = "name all classes or index all of them"
+            refuse(WHERE, "source", rule, f"{named} names and {len(labels) - named} indices")
+        if named:
             classes = sorted({str(label) for label in labels})
             index = {name: i for i, name in enumerate(classes)}
             return cls(paths, [index[str(label)] for label in labels], classes)
         targets = np.array([int(label) for label in labels], np.int64)
         return cls(paths, targets, [str(index) for index in range(int(targets.max()) + 1)])
+
+    def take(self, indices: Sequence[int]) -> FileList:
+        """The files of these indices, in their order, with the same classes."""
+        chosen = np.asarray(indices, np.int64).reshape(-1)
+        paths = [self.path_bytes(int(index)).tobytes() for index in chosen]
+        return FileList(paths, self.targets[chosen], self.classes, self.root)
+
+    def count_classes(self, num_classes: int | None) -> int:
+        """Columns of a dense target: as asked for, if above every label, or one per class."""
+        largest = int(self.targets.max())
+        if num_classes is None:
+            return max(len(self.classes), largest + 1)
+        check_count(WHERE, "num_classes", num_classes, at_least=1)
+        if largest >= num_classes:
+            first = self.path(int(self.targets.argmax()))
+            way_out = f"`num_classes={largest + 1}` or more, or None to have it counted."
+            rule = f"be above every label, and {first} has {largest}"
+            refuse(WHERE, "num_classes", rule, num_classes, way_out)
+        return num_classes
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -163,11 +188,13 @@ def list_files(source: Any) -> FileList:
         return source
     if hasattr(source, "samples"):
         return _from_dataset(source)
+    if hasattr(source, "indices") and hasattr(source, "dataset"):  # a torch Subset
+        return list_files(source.dataset).take(source.indices)
     if isinstance(source, Sequence):
         return FileList.from_pairs(source)
     raise TypeError(
         f"{WHERE}: `source` must be a folder, a list of (path, class), or a torchvision "
-        f"ImageFolder, got {type(source).__name__}."
+        f"ImageFolder or a Subset of one, got {type(source).__name__}."
     )
 
 
@@ -186,12 +213,33 @@ def _from_dataset(dataset: Any) -> FileList:
                 f"({type(own).__name__}), which cannot run inside the graph. Build it without one, "
                 f"and {instead}."
             )
+    if getattr(dataset, "loader", default_loader) is not default_loader:
+        raise ValueError(
+            f"{WHERE}: the {name} given as `source` has a `loader` of its own, and DALI decodes "
+            "the files instead. Build it with torchvision's default_loader if they are images."
+        )
     if not len(dataset.samples):
         raise ValueError(f"{WHERE}: the {name} given as `source` has no samples.")
     paths = [os.fspath(path) for path, *_ in dataset.samples]
     targets = np.array([int(target) for _, target, *_ in dataset.samples], np.int64)
     classes = getattr(dataset, "classes", None) or range(int(targets.max()) + 1)
     return FileList(paths, targets, [str(c) for c in classes], getattr(dataset, "root", None))
+
+
+def _images_below(folder: str) -> Iterator[str]:
+    """Paths in torchvision's order; a folder that cannot be read is not taken for empty."""
+    walk = os.walk(folder, followlinks=True, onerror=_refuse_unreadable)
+    for parent, _, names in sorted(walk):
+        for name in sorted(names):
+            if name.lower().endswith(IMG_EXTENSIONS):
+                yield os.path.join(parent, name)
+
+
+def _refuse_unreadable(error: OSError) -> NoReturn:
+    raise type(error)(
+        f"{WHERE}: `source` must be readable, but {error.filename!r} is not: {error.strerror}. "
+        "Change its permissions, or pass a list of (path, class) without it."
+    ) from None
 
 
 def _check_pair(number: int, pair: Any) -> None:

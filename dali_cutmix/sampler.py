@@ -58,8 +58,8 @@ class EpochSampler(Sampler[int]):
         """Indices of this shard's samples in the order served: ``[len(self)]`` int64."""
         if not self.shuffle:
             return np.arange(self.shard.index, self.num_samples, self.shard.count)
-        generator = torch.Generator().manual_seed(self.seed + epoch)
-        order = torch.randperm(self.num_samples, generator=generator).numpy()
+        generator = torch.Generator("cpu").manual_seed(self.seed + epoch)
+        order = torch.randperm(self.num_samples, generator=generator, device="cpu").numpy()
         return np.resize(order, len(self) * self.shard.count)[
             self.shard.index :: self.shard.count
         ].copy()

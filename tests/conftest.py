@@ -63,3 +63,11 @@ def numbered_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         level = np.full((8, 8, 3), 10 * number, np.uint8)
         Image.fromarray(level).save(folder / f"{number:02d}.png")
     return root
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu_unless_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that is not marked ``gpu`` runs on the CPU also where there is a GPU."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr("dali_cutmix.device.num_gpus", lambda: 0)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the processes that a test starts

@@ -155,6 +155,8 @@ def odd_files(photo: np.ndarray) -> dict[str, tuple[bytes, np.ndarray]]:
     add("palette.png", image.convert("P"), "PNG")
     add("a webp.jpg", image, "WEBP", lossless=True)
     add("bitmap.bmp", image, "BMP")
+    add("a tiff.tif", image, "TIFF")
+    add("portable.ppm", image, "PPM")
     for orientation in range(2, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation

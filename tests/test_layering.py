@@ -21,7 +21,7 @@ LAYERS = [
     {"mix", "labels", "augment", "normalize", "diagnose"},
     {"mixes", "loss"},
     {"graph"},
-    {"feed"},
+    {"feed", "tensors", "epoch", "swap"},
     {"loader", "show"},
     {"__init__"},
 ]
@@ -42,6 +42,8 @@ def imports_of(tree: ast.Module) -> set[str]:
                     a.name if (LIBRARY / f"{a.name}.py").exists() else "__init__"
                     for a in node.names
                 }
+            elif node.level:
+                raise AssertionError("relative imports would escape these rules")
             elif node.module.startswith("dali_cutmix."):
                 found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
@@ -65,10 +67,25 @@ def calls(tree: ast.Module) -> set[str]:
     return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
 
 
+def names_in(tree: ast.Module) -> set[str]:
+    """Every name and dotted name that is read, and every module that is imported."""
+    read = {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, (ast.Name, ast.Attribute))}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            read |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            read |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return read
+
+
 def test_random_numbers_are_drawn_in_their_rooms_only() -> None:
-    drawing = re.compile(r"fn\.(random\b|batch_permutation|random_crop_generator)|torch\.rand")
-    rooms = {name for name, tree in modules().items() if any(map(drawing.match, calls(tree)))}
-    assert rooms - PROGRAMS == {"plan", "partner", "augment", "sampler"}
+    drawing = re.compile(
+        r"fn\.(random\b|batch_permutation|random_crop_generator)"
+        r"|(torch|np)\.rand|random$|secrets|uuid|os\.urandom"
+    )
+    rooms = {name for name, tree in modules().items() if any(map(drawing.match, names_in(tree)))}
+    # `draws` asks the system for a seed where a graph has none.
+    assert rooms - PROGRAMS == {"plan", "partner", "augment", "sampler", "draws"}
 
 
 def test_every_random_operator_names_its_stream() -> None:
@@ -90,13 +107,13 @@ def test_dali_is_imported_in_one_place() -> None:
 
 def test_library_does_not_print_read_the_environment_or_touch_global_random_state() -> None:
     forbidden = re.compile(
-        r"print$|os\.environ|os\.getenv|(torch|np\.random|random)\.(manual_)?seed$|sys\.stdout"
+        r"print$|os\.environ|os\.getenv|(torch|np\.random|random)\.(manual_)?seed$|sys\.std"
     )
     for name, tree in modules().items():
         if name in PROGRAMS:
             continue
-        for call in calls(tree):
-            assert not forbidden.match(call) or (name, call) == ("shard", "os.environ.get"), name
+        for used in names_in(tree):
+            assert not forbidden.match(used) or (name, used[:10]) == ("shard", "os.environ"), name
 
 
 def test_no_module_is_too_long() -> None:
@@ -109,7 +126,7 @@ def test_recipes_and_benchmarks_use_public_names_only() -> None:
         for path in (ROOT / folder).rglob("*.py"):
             source = path.read_text()
             assert not re.search(r"dali_cutmix\.\w+ import|import dali_cutmix\.", source), path.name
-            assert not re.search(r"\b(dc|loader|train|val)\._", source), path.name
+            assert not re.search(r"\b(dc|loader|train|val)\._(?!_)", source), path.name
 
 
 def test_public_names_fit_on_a_postcard_and_have_contracts() -> None:

@@ -375,7 +375,7 @@ def test_loader_has_what_training_scripts_ask_of_torchs(photo_folder: Path) -> N
     assert (loader.batch_size, loader.drop_last, loader.num_workers) == (4, True, 2)
     assert len(loader.sampler) == 21
     assert [len(b) for b in loader.batch_sampler] == [4] * 5
-    assert loader.device == torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    assert loader.device == torch.device("cpu")
 
 
 SCRIPT = """
@@ -530,11 +530,16 @@ def test_negative_epoch_is_refused(numbered_folder: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_gpu_loader_yields_on_the_gpu_what_the_cpu_yields(photo_folder: Path) -> None:
-    settings = {"batch_size": 6, "shuffle": True, "transform": CROP, "mix": CutMix()}
-    gpu = DataLoader(photo_folder, **settings, device="cuda", dtype=torch.uint8)
-    cpu = DataLoader(photo_folder, **settings, device="cpu", dtype=torch.uint8)
-    for (image, target), (reference, weights) in zip(gpu, cpu, strict=True):
+@pytest.mark.parametrize("with_plan", [False, True])
+@pytest.mark.parametrize("mix", [CutMix(prob=0.5), MixUp()], ids=str)
+def test_gpu_loader_yields_on_the_gpu_what_the_cpu_yields(
+    photo_folder: Path, mix: Any, with_plan: bool
+) -> None:
+    settings = {"batch_size": 6, "shuffle": True, "transform": CROP, "mix": mix}
+    settings |= {"with_plan": with_plan, "dtype": torch.uint8}
+    gpu = DataLoader(photo_folder, **settings, device="cuda")
+    cpu = DataLoader(photo_folder, **settings, device="cpu")
+    for (image, target, *_), (reference, weights, *_) in zip(gpu, cpu, strict=True):
         assert image.is_cuda
         assert target.is_cuda
         assert torch.equal(target.cpu(), weights)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import reference
 from graphs import BACK_ENDS, define_in_a_graph, on, run
-from nvidia.dali import fn
+from nvidia.dali import Pipeline, fn
 
 from dali_cutmix import CutMix, Cutout, MixPlan, MixUp, blend, cutmix_plan, erase, mixup_plan, paste
 
@@ -170,3 +170,34 @@ def test_plan_without_a_cut_is_refused_where_a_cut_is_needed(act: Any) -> None:
     )
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         define_in_a_graph(lambda: act(None, mixup_plan((16, 24))))
+
+
+def test_an_empty_cut_names_the_sample_itself_as_its_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DALI's GPU kernel shows the source of a region of no area (see ``paste``).
+
+    Its CPU's does not, so that pixels cannot tell here: what the operator is given has to.
+    """
+    given: list[Any] = []
+    multi_paste = fn.multi_paste
+
+    def record(image: Any, **arguments: Any) -> Any:
+        given.append(arguments["in_ids"])
+        return multi_paste(image, **arguments)
+
+    monkeypatch.setattr(fn, "multi_paste", record)
+    pipeline = Pipeline(batch_size=64, num_threads=1, device_id=None, seed=3)
+    with pipeline:
+        pixels = np.zeros((64, 16, 24, 3), np.uint8)
+        image = fn.external_source(source=lambda _: pixels, batch=True, layout="HWC")
+        # Small images: cuts of one empty side, of two, and others, and samples not chosen.
+        plan = cutmix_plan((16, 24), prob=0.7)
+        pasted = paste(image, plan)
+        pipeline.set_outputs(pasted, given[0], plan.extent, plan.partner)
+    _, in_ids, extent, partner = (np.array(out.as_array()) for out in pipeline.run())
+    empty = extent.prod(axis=1) == 0
+    assert 10 < empty.sum() < 40
+    assert (in_ids[:, 0] == np.arange(64)).all()
+    assert (in_ids[empty, 1] == np.arange(64)[empty]).all()
+    assert (in_ids[~empty, 1] == partner[~empty]).all()

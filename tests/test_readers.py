@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tracemalloc
 from pathlib import Path
@@ -127,16 +128,73 @@ def test_class_folder_without_images_is_refused_by_name(tmp_path: Path) -> None:
     assert message.endswith("Add some, or remove the folder.")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_unreadable_class_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "cat").mkdir(mode=0o000)
-    assert isinstance(error_of(tmp_path), PermissionError)
+@pytest.mark.parametrize("below", ["cat", "cat/wild", "."])
+def test_unreadable_folder_is_refused_and_not_taken_for_empty(
+    numbered_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    (tmp_path / "cat/wild").mkdir(parents=True)
+    (tmp_path / "cat/1.png").symlink_to(numbered_folder / "a/01.png")
+    scandir = os.scandir
+
+    def deny(path: Any) -> Any:  # also for root, who reads everything
+        if Path(path) == tmp_path / below:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    error = error_of(tmp_path)
+    assert isinstance(error, PermissionError)
+    assert str(error) == (
+        f"DataLoader: `source` must be readable, but {str(tmp_path / below)!r} is not: Permission "
+        "denied. Change its permissions, or pass a list of (path, class) without it."
+    )
+
+
+def test_subset_of_a_dataset_is_served_with_the_classes_of_the_whole(
+    numbered_folder: Path,
+) -> None:
+    folder = torchvision.datasets.ImageFolder(str(numbered_folder))
+    subset = torch.utils.data.Subset(folder, [20, 3, 9])
+    loader = DataLoader(subset, 3, transform=TINY, dtype=torch.uint8)
+    image, label = next(iter(loader))
+    assert image[:, 0, 0, 0].tolist() == [200, 30, 90]
+    assert label.tolist() == [2, 0, 1]
+    assert loader.dataset.classes == folder.classes
+    nested = torch.utils.data.Subset(subset, [2])
+    assert labels(nested) == [1]
+
+
+def test_dataset_with_a_loader_of_its_own_is_refused(numbered_folder: Path) -> None:
+    folder = torchvision.datasets.DatasetFolder(str(numbered_folder), np.load, (".png",))
+    assert str(error_of(folder)) == (
+        "DataLoader: the DatasetFolder given as `source` has a `loader` of its own, and DALI "
+        "decodes the files instead. Build it with torchvision's default_loader if they are images."
+    )
+
+
+def test_negative_targets_and_unequal_lists_are_refused(numbered_folder: Path) -> None:
+    folder = torchvision.datasets.ImageFolder(str(numbered_folder))
+    folder.samples[3] = (folder.samples[3][0], -1)
+    assert str(error_of(folder)) == (
+        "FileList: `targets[3]` must be a class index of at least 0, got -1."
+    )
+    with pytest.raises(ValueError, match=r"as many as `targets`, and at least one, got \(1, 2\)"):
+        FileList(["a.jpg"], [0, 1], ["x", "y"])
+    with pytest.raises(ValueError, match=r"as many as `targets`, and at least one, got \(0, 0\)"):
+        FileList([], [], [])
+
+
+def test_names_and_indices_of_classes_are_not_mixed_up() -> None:
+    assert str(error_of([("a.jpg", 1), ("b.jpg", "1")])) == (
+        "DataLoader: `source` must name all classes or index all of them, got "
+        "'1 names and 1 indices'."
+    )
 
 
 def test_sources_of_other_kinds_are_refused() -> None:
     assert str(error_of(3)) == (
         "DataLoader: `source` must be a folder, a list of (path, class), or a torchvision "
-        "ImageFolder, got int."
+        "ImageFolder or a Subset of one, got int."
     )
     empty = "DataLoader: `source` must hold at least one (path, class), got []."
     assert str(error_of([])) == empty
