@@ -104,7 +104,11 @@ def occlude(image: torch.Tensor, side: int, *, seed: int) -> torch.Tensor:
 
 
 def train_loader(
-    folder: Path, mix: CutMix | None, seed: int, settings: TrialSettings
+    folder: Path,
+    mix: CutMix | None,
+    seed: int,
+    settings: TrialSettings,
+    with_plan: bool = False,
 ) -> DataLoader:
     """The loader that a trial trains from."""
     return DataLoader(
@@ -115,6 +119,7 @@ def train_loader(
         mix=mix,
         seed=seed,
         channels_last=True,
+        with_plan=with_plan,
         device="cpu",
     )
 

@@ -148,9 +148,7 @@ def test_models_with_and_without_the_mix_see_the_same_crops_in_the_same_order(
 ) -> None:
     batches = []
     for mix in (None, CutMix()):
-        loader = train_loader(folders[0], mix, 5, SHORT)
-        loader.with_plan = True
-        with loader:
+        with train_loader(folders[0], mix, 5, SHORT, with_plan=True) as loader:
             batches.append(list(loader))
     for (plain, label, _), (mixed, target, plan) in zip(*batches, strict=True):
         inside = torch.zeros(len(plain), 32, 32, dtype=torch.bool)

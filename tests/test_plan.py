@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 import reference
 from graphs import define_in_a_graph, draw
+from nvidia.dali import fn
 from scipy import stats
 
 from dali_cutmix import CutMix, Cutout, MixUp, cutmix_plan, cutout_plan, mixup_plan
+from dali_cutmix.draws import Draws
 
 ERRORS = 4.5  # tolerance in standard errors
 LEAST_P = 1e-4  # below this p-value a law counts as broken
@@ -325,9 +327,24 @@ def assert_uncorrelated(one: np.ndarray, other: np.ndarray) -> None:
     assert abs(found) < ERRORS / np.sqrt(one.size)
 
 
-def test_fraction_place_and_partner_are_drawn_independently() -> None:
+def fed_draws(batch_size: int) -> Draws:
+    """Draws as a loader has them: the host feeds the generators' states, batch by batch."""
+
+    def states(number: int) -> np.ndarray:
+        return np.repeat(draws.states(3, 0, number, 0)[None], batch_size, axis=0)
+
+    draws = Draws(state=lambda: fn.external_source(source=states, batch=True))
+    return draws
+
+
+@pytest.mark.parametrize("fed", [False, True], ids=["seeded", "fed"])
+def test_fraction_place_and_partner_are_drawn_independently(fed: bool) -> None:
     size = 4096  # so large that the place can be told from the anchor
-    plan = draw(lambda: cutmix_plan((size, size), placement="inside"), 4000, 5)
+    plan = draw(
+        lambda: cutmix_plan((size, size), placement="inside", seed=fed_draws(4000) if fed else 5),
+        4000,
+        5,
+    )
     place = (plan.anchor + 0.5) / (size - plan.extent + 1)
     y, x = place[..., 0], place[..., 1]
     distance = (plan.partner - plan.own) % 4000
@@ -335,6 +352,26 @@ def test_fraction_place_and_partner_are_drawn_independently() -> None:
         assert_uncorrelated(one, other)
     for axis in (y, x):
         assert stats.kstest(axis.ravel(), "uniform").pvalue > LEAST_P
+
+
+@pytest.mark.parametrize("fed", [False, True], ids=["seeded", "fed"])
+def test_sides_and_place_and_chance_are_drawn_independently(fed: bool) -> None:
+    size = 4096
+    plan = draw(
+        lambda: cutmix_plan(
+            (size, size), sides=(0.25, 0.75), prob=0.5, seed=fed_draws(4000) if fed else 5
+        ),
+        4000,
+        5,
+    )
+    chosen = mixed(plan)
+    (height, width), (y, x) = (
+        np.moveaxis(one[chosen], -1, 0)
+        for one in (plan.extent, (plan.anchor + 0.5) / (size - plan.extent + 1))
+    )
+    for one, other in itertools.combinations((height, width, y, x), 2):
+        assert_uncorrelated(one, other)
+    assert_uncorrelated(chosen, plan.lam)
 
 
 def test_each_batch_and_each_sample_draws_anew(many: SimpleNamespace) -> None:
@@ -456,6 +493,11 @@ CUTMIX: list[tuple[dict[str, Any], str]] = [
         "`sides` must be (min, max) with 0 <= min <= max <= 1, got (0.5, 1.2).",
     ),
     ({"sides": 0.5}, "`sides` must be (min, max) with 0 <= min <= max <= 1, got 0.5."),
+    ({"sides": (0.5, 0.5)}, "`sides` must have a min below its max, got (0.5, 0.5)."),
+    (
+        {"sides": (0.2, 0.8), "alpha": 0.5},
+        "`alpha` must be left out with `sides`, which take its place, got 0.5.",
+    ),
 ]
 CUTOUT: list[tuple[dict[str, Any], str]] = [
     ({"side": 0}, "`side` must be a whole number of at least 2, got 0."),
