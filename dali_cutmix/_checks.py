@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import NoReturn, TypeGuard
 
 
@@ -18,13 +19,13 @@ def refuse(where: str, name: str, must: str, got: object, way_out: str = "") -> 
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """An int or float, and not a bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """A real number, NumPy's included, and not a bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """An int, and not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """A whole number, NumPy's included, and not a bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def are_numbers(value: object, count: int) -> TypeGuard[Sequence[float]]:
@@ -73,16 +74,16 @@ def check_size(where: str, size: object) -> tuple[int, int]:
             "Mixing needs every image in the batch to have one size: resize or crop before it."
         )
         refuse(where, "size", "be (height, width) in whole pixels", size, way_out)
-    return size[0], size[1]
+    return int(size[0]), int(size[1])
 
 
 def check_size_or_side(where: str, size: object) -> tuple[int, int]:
     """Refuse all but a side in pixels or ``(height, width)``, each at least 1."""
     if is_whole(size) and size >= 1:
-        return size, size
+        return int(size), int(size)
     if not _are_sides(size):
         refuse(where, "size", "be a side or (height, width) in whole pixels, each above 0", size)
-    return size[0], size[1]
+    return int(size[0]), int(size[1])
 
 
 def _are_sides(size: object) -> TypeGuard[Sequence[int]]:

@@ -5,9 +5,9 @@ prefetched and thrown away included, and two operators given equal seeds draw eq
 stream here is named, and its numbers are derived from its name, so that adding an operator shifts
 no other.
 
-There are two kinds. ``Draws.seeded`` gives each operator a seed of its own, for graphs that other
-people write. ``Draws.fed`` is what the loader uses: for every batch the host feeds the state of
-each generator, a hash of (seed, stream, epoch, batch, shard). A batch is then a pure function of
+There are two kinds. ``Draws(seed)`` gives each operator a seed of its own, for graphs that other
+people write. ``Draws(state=...)`` is what the loader uses: for every batch the host feeds the state
+of each generator, a hash of (seed, stream, epoch, batch, shard). A batch is then a pure function of
 those five: it does not depend on what ran before, on threads, or on the prefetch depth.
 
 Fed states go through DALI's argument ``_random_state``, which its dynamic mode uses for every

@@ -50,7 +50,13 @@ def mixed_target(label: DataNode, plan: MixPlan) -> MixedTarget:
 def _pair_labels(
     label: list[np.ndarray], partner: list[np.ndarray], kept: list[np.ndarray]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    own = np.array([int(one.reshape(())) for one in label], np.int64)
+    for one in label:
+        if one.size != 1 or not np.issubdtype(one.dtype, np.integer):
+            raise ValueError(
+                "mixed_target: `label` must be one class index per sample, got "
+                f"{one.dtype} of shape {one.shape}. Class weights are made by dense_target, later."
+            )
+    own = np.array(label, np.int64).reshape(-1)
     index = np.array(partner, np.int64).reshape(-1)
     share = np.array(kept, np.float32).reshape(-1)
     share = np.where(index == np.arange(len(index)), np.float32(1), share)

@@ -60,5 +60,7 @@ def mixed_cross_entropy(
     log_prob = F.log_softmax(logits, dim=1)
     loss = -(log_prob.gather(1, target.label) * target.weight).sum(dim=1)
     if label_smoothing:
-        loss = (1 - label_smoothing) * loss - label_smoothing * log_prob.mean(dim=1)
+        loss = (1 - label_smoothing) * loss - label_smoothing / logits.shape[1] * log_prob.sum(
+            dim=1
+        )
     return loss.mean()

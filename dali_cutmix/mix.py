@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dali_cutmix._dali import FLOAT, INT32, DataNode, constant, fn
+from dali_cutmix._dali import FLOAT, INT32, DataNode, constant, fn, math
 from dali_cutmix.plan import MixPlan
 
 
@@ -30,12 +30,15 @@ def paste(image: DataNode, plan: MixPlan) -> DataNode:
 
     Raises:
         ValueError: The plan has no cut.
+        RuntimeError: In the first batch, by DALI: an image is not of the plan's size.
     """
     _needs_cut("paste", plan)
     pasted = fn.cast(plan.extent[0] * plan.extent[1] > 0, dtype=INT32)
     source = plan.own + (plan.partner - plan.own) * pasted
     corner = constant(np.zeros(2, np.int32))
-    whole = constant(np.array(plan.size, np.int32))
+    # An image of another size than the plan's has to fail: below it the first region reaches beyond
+    # the image, above it beyond the output.
+    whole = math.max(image.shape(dtype=INT32)[:2], constant(np.array(plan.size, np.int32)))
     anchors = fn.stack(corner, plan.anchor)
     return fn.multi_paste(
         image,
@@ -78,7 +81,7 @@ def erase(image: DataNode, plan: MixPlan, *, fill: float | Sequence[float] = 0) 
     """
     _needs_cut("erase", plan)
     return fn.erase(
-        image,
+        fn.reshape(image, layout="HWC"),
         anchor=fn.cast(plan.anchor, dtype=FLOAT),
         shape=fn.cast(plan.extent, dtype=FLOAT),
         axes=[0, 1],

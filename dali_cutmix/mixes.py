@@ -77,6 +77,8 @@ class CutMix:
         """``timm.data.Mixup(mixup_alpha=0, cutmix_alpha=alpha)`` of timm 1.0.31, without smoothing.
 
         Smoothing is the loss's: `mixed_cross_entropy(label_smoothing=0.1)` gives timm's targets.
+        Sides are computed in double precision, as timm does in mode ``"batch"``; in its other modes
+        it takes single precision, which differs by a pixel in some 6 of a million draws.
         """
         check_choice("CutMix.timm", "mode", mode, ("batch", "pair", "elem"))
         return cls(
@@ -95,7 +97,10 @@ class CutMix:
 
     @classmethod
     def inside(cls, alpha: float = 1.0, prob: float = 1.0) -> CutMix:
-        """Kornia's ``RandomCutMixV2``: a draw per sample, the cut never clipped."""
+        """Kornia's ``RandomCutMixV2``: a draw per sample, the cut never clipped.
+
+        ``prob`` is per sample here; Kornia's ``p`` is for the whole batch.
+        """
         return cls(alpha=alpha, prob=prob, partner="permutation", placement="inside")
 
     def plan(self, size: tuple[int, int], *, seed: int | Draws | None = None) -> MixPlan:

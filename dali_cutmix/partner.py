@@ -32,8 +32,9 @@ def pair_up(partner: Partner, stream: dict[str, Any]) -> tuple[DataNode, DataNod
     """Give every sample of a batch a partner.
 
     Args:
-        partner: A random permutation without fixed points (``"derangement"``; a batch of one has
-            none, and keeps to itself), with them (``"permutation"``), the sample before
+        partner: A random permutation without fixed points (``"derangement"``: DALI draws a single
+            cycle through the batch, so that every other sample is equally likely; a batch of one
+            keeps to itself), with them (``"permutation"``), the sample before
             (``"roll"``), or the batch read backwards (``"flip"``).
         stream: Seed or state of the permutation.
 

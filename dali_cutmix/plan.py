@@ -77,8 +77,9 @@ def cutmix_plan(
         per: Who shares a draw of fraction, place and ``prob``: nobody (``"sample"``), a sample and
             its partner (``"pair"``, for ``partner="flip"``), or everyone (``"batch"``).
         partner: Who is mixed with whom: a random permutation without fixed points
-            (``"derangement"``), with them (``"permutation"``), the sample before (``"roll"``), or
-            the batch read backwards (``"flip"``).
+            (``"derangement"``, a single cycle through the batch), with them
+            (``"permutation"``), the sample before (``"roll"``), or the batch read backwards
+            (``"flip"``).
         placement: Where the cut lands, see `dali_cutmix.cut`: ``"clipped"`` by the border, as the
             authors; ``"clipped_whole"``, as timm; wholly ``"inside"``; or ``"uniform"``, so that
             every pixel is equally likely to be cut.

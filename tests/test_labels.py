@@ -11,8 +11,9 @@ import pytest
 import reference
 import torch
 from graphs import BACK_ENDS, on, run
+from nvidia.dali import Pipeline, fn
 
-from dali_cutmix import MixedTarget, MixPlan, dense_target, mixed_target, paste
+from dali_cutmix import MixedTarget, MixPlan, cutmix_plan, dense_target, mixed_target, paste
 
 
 def targets(label: Any, partner: Any, kept: Any) -> SimpleNamespace:
@@ -120,3 +121,16 @@ def test_dense_rows_sum_to_one_for_every_count_of_pixels() -> None:
 def test_dense_rows_are_made_on_the_targets_device(device: str) -> None:
     target = MixedTarget(torch.tensor([[0, 1]], device=device), torch.ones(1, 2, device=device))
     assert dense_target(target, 2).device.type == device
+
+
+@pytest.mark.parametrize(
+    "label", [np.array([1.7, 0.0]), np.eye(2, dtype=np.int64)], ids=["fractions", "rows"]
+)
+def test_labels_that_are_no_class_indices_are_refused(label: np.ndarray) -> None:
+    pipeline = Pipeline(batch_size=2, num_threads=1, device_id=None, seed=3)
+    with pipeline:
+        node = fn.external_source(source=lambda _: label, batch=True)
+        pipeline.set_outputs(*mixed_target(node, cutmix_plan((8, 8))))
+    message = r"mixed_target: `label` must be one class index per sample, got (float|int)64 of"
+    with pytest.raises(RuntimeError, match=message):
+        pipeline.run()

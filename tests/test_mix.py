@@ -201,3 +201,25 @@ def test_an_empty_cut_names_the_sample_itself_as_its_source(
     assert (in_ids[:, 0] == np.arange(64)).all()
     assert (in_ids[empty, 1] == np.arange(64)[empty]).all()
     assert (in_ids[~empty, 1] == partner[~empty]).all()
+
+
+@pytest.mark.parametrize("height", [15, 17])
+def test_paste_refuses_images_of_another_size_than_the_plans(height: int) -> None:
+    pipeline = Pipeline(batch_size=2, num_threads=1, device_id=None, seed=3)
+    with pipeline:
+        pixels = np.zeros((2, height, 24, 3), np.uint8)
+        image = fn.external_source(source=lambda _: pixels, batch=True, layout="HWC")
+        pipeline.set_outputs(paste(image, cutmix_plan((16, 24))))
+    with pytest.raises(RuntimeError, match="region must be within"):
+        pipeline.run()
+
+
+def test_erase_fills_channels_also_without_a_layout() -> None:
+    pipeline = Pipeline(batch_size=2, num_threads=1, device_id=None, seed=3)
+    with pipeline:
+        pixels = np.zeros((2, 16, 24, 3), np.uint8)
+        image = fn.external_source(source=lambda _: pixels, batch=True)
+        plan = cutmix_plan((16, 24), sides=(0.5, 0.9))
+        pipeline.set_outputs(erase(image, plan, fill=(1, 2, 3)), plan.extent)
+    image, extent = (np.array(out.as_array()) for out in pipeline.run())
+    assert ((image == (1, 2, 3)).all(-1).sum((1, 2)) == extent.prod(1)).all()
