@@ -12,6 +12,7 @@ from dali_cutmix.plan import MixPlan, cutmix_plan, cutout_plan, mixup_plan
 from dali_cutmix.readers import FileList
 from dali_cutmix.sampler import EpochSampler
 from dali_cutmix.shard import Shard
+from dali_cutmix.show import contact_sheet
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -30,6 +31,7 @@ __all__ = [
     "TrainTransform",
     "__version__",
     "blend",
+    "contact_sheet",
     "cutmix_plan",
     "cutout_plan",
     "dense_target",

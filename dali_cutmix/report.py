@@ -29,10 +29,11 @@ p { margin: 0 0 12px; }
 .reading { font-size: 19px; line-height: 1.45; margin: 0 0 28px; padding-left: 16px;
            border-left: 4px solid #e23d1e; }
 .note { color: #63696f; font-size: 14px; }
-table { border-collapse: collapse; width: 100%; margin: 20px 0 12px; }
+.table { overflow-x: auto; margin: 20px 0 12px; }
+table { border-collapse: collapse; width: 100%; }
 th, td { padding: 9px 0 9px 16px; text-align: right; border-bottom: 1px solid #e6e6e6;
          font-variant-numeric: tabular-nums; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; }
+th:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 160px; }
 thead th { font-weight: 600; border-bottom: 2px solid #262626; vertical-align: bottom; }
 tbody th { font-weight: 400; }
 img { display: block; max-width: 100%; height: auto; margin: 8px auto; }
@@ -166,9 +167,9 @@ def _table(demo: Demo) -> str:
         cells = "".join(f"<td>{text}</td>" for text in texts)
         rows.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
     return (
-        "<table><thead><tr><th></th><th>without mixing</th><th>with CutMix</th>"
-        "<th>difference</th></tr></thead>\n"
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        '<div class="table"><table>\n'
+        "<thead><tr><th></th><th>without mixing</th><th>with CutMix</th><th>difference</th></tr>"
+        f"</thead>\n<tbody>{''.join(rows)}</tbody>\n</table></div>"
     )
 
 

@@ -332,9 +332,12 @@ def test_report_escapes_what_the_machine_is_called(found: Demo) -> None:
             DemoSettings(trial=TrialSettings(epochs=0)),
             "demo: `epochs` must be at least 1, got 0.",
         ),
-        (DemoSettings(seed=-1), "demo: `seed` must be at least 0, got -1."),
         (
-            DemoSettings(per_class=151),
+            DemoSettings(seed=-1, num_runs=1, trial=SHORT),
+            "demo: `seed` must be at least 0, got -1.",
+        ),
+        (
+            DemoSettings(per_class=151, num_runs=1, trial=SHORT),
             "demo: `per_class` must be in [1, 150], so that each class has images to validate "
             "with, got 151.",
         ),
