@@ -22,10 +22,10 @@ from dali_cutmix import (
     EvalTransform,
     MixUp,
     __version__,
+    contact_sheet,
 )
 from dali_cutmix.demo import Demo, DemoSettings, need_extra, run_demo
 from dali_cutmix.report import ROWS, mean_and_spread, write_report
-from dali_cutmix.show import contact_sheet
 from dali_cutmix.trial import TrialSettings
 
 app = typer.Typer(
