@@ -105,18 +105,18 @@ def show(
     ],
     out: Annotated[Path, typer.Option(help="Picture to write, a PNG file.")] = Path("sheet.png"),
     batch_size: Annotated[int, typer.Option(min=1, help="Number of images.")] = 12,
-    size: Annotated[int, typer.Option(min=1, help="Side of each image in pixels.")] = 224,
+    size: Annotated[int, typer.Option(min=1, max=4096, help="Side of each image in pixels.")] = 224,
     mix: Annotated[MixName, typer.Option(help="What to mix.")] = MixName.CUTMIX,
     alpha: Annotated[
         float | None,
         typer.Option(
             help="Of the Beta distribution of the kept fraction, above 0; for cutmix and mixup.",
-            show_default="1.0",
+            show_default="1",
         ),
     ] = None,
     prob: Annotated[
         float | None,
-        typer.Option(help="Probability that an image is mixed.", show_default="1.0"),
+        typer.Option(help="Probability that an image is mixed.", show_default="1"),
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Of the choice of images and of the mixing.")

@@ -185,7 +185,7 @@ def _check(settings: DemoSettings) -> None:
 
 
 def _contact_sheet(train: Path, settings: DemoSettings) -> Image.Image:
-    with sheet_loader(train, settings.mix, settings.trial, batch_size=12) as loader:
+    with sheet_loader(train, settings.mix, settings.trial, 12, settings.seed) as loader:
         image, target, plan = next(iter(loader))
     return contact_sheet(image, target, plan, classes=CLASSES, columns=4)
 

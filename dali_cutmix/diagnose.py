@@ -31,6 +31,8 @@ def why_bad(path: np.ndarray) -> str | None:
                 return "the file is empty"
     except OSError as error:
         return error.strerror or str(error)
+    except ValueError as error:  # a path that no file can have
+        return str(error)
     pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
     with pipeline:
         name = fn.external_source(source=lambda _: [path], batch=True)

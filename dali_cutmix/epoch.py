@@ -26,7 +26,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
         self._loader = loader
         self._turn: int | None = None
         self._over = False
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -44,7 +44,20 @@ class Epoch(Iterator[tuple[Any, ...]]):
             self._over = True
             raise
         except BaseException as error:
-            # An error must not look like the end of the epoch when asked again. A copy, since this
-            # one's traceback holds this frame, and with it the loader and its memory.
-            self._error = copy.copy(error)
+            self._error = _to_raise_again(error)
             raise
+
+
+def _to_raise_again(error: BaseException) -> Exception:
+    """An error must not look like the end of the epoch when the iteration is asked again.
+
+    Another object, since the traceback of the first holds its frames, and with them the loader.
+    """
+    if isinstance(error, Exception):
+        try:
+            return copy.copy(error)
+        except TypeError:  # not made to be copied
+            pass
+    return RuntimeError(
+        f"DataLoader: the iteration was ended by {type(error).__name__}. Start a new one."
+    )

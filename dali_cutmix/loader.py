@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -82,6 +83,8 @@ class DataLoader:
     Raises:
         ValueError: An argument outside its range, named with its value.
         FileNotFoundError: A folder that is missing, empty or without class folders.
+        PermissionError: A folder that cannot be read.
+        TypeError: A source of another kind, or a keyword of torch's that has no meaning here.
         BadFileError: While iterating: a file cannot be read or decoded. The iteration is over then,
             and asking it for more raises again; a new one starts afresh.
     """
@@ -145,8 +148,8 @@ class DataLoader:
         files = list_files(source)
         self.num_classes = files.count_classes(num_classes)
         self.dataset = source if hasattr(source, "samples") else files
-        self.batch_size = batch_size
-        self.drop_last = drop_last
+        self.batch_size = batch_size = int(batch_size)
+        self.drop_last = drop_last = bool(drop_last)
         self.num_workers = num_cpus() if num_workers is None else num_workers
         self.mix = mix
         self.mixup_enabled = mix is not None
@@ -223,7 +226,9 @@ class DataLoader:
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_feed": None}
+        sampler = copy.copy(self.sampler)
+        batch_sampler = BatchSampler(sampler, self.batch_size, self.drop_last)
+        return {**vars(self), "_feed": None, "sampler": sampler, "batch_sampler": batch_sampler}
 
     def _start(self) -> int:
         """Start the epoch that is due; the number that its iteration is known by."""

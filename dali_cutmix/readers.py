@@ -79,7 +79,7 @@ class FileList:
             _refuse_unreadable(error)
         except FileNotFoundError:
             images = sum(name.lower().endswith(IMG_EXTENSIONS) for name in os.listdir(root))
-            holds = f"holds {images} images and no subfolder" if images else "is empty"
+            holds = f"holds images ({images}) and no subfolder" if images else "is empty"
             raise FileNotFoundError(
                 f"{listing}, but {root!r} {holds}. Move the images of each class into a folder of "
                 "their own, as torchvision's ImageFolder has them, or pass a list of (path, class)."
@@ -155,6 +155,7 @@ class FileList:
 
     def path_bytes(self, index: int) -> np.ndarray:
         """Path of one file as the graph is fed it: ``[length]`` uint8, a view."""
+        index = range(len(self))[index]  # so that negative ones count from the end
         start = self._ends[index - 1] if index else 0
         return self._bytes[start : self._ends[index]]
 
@@ -189,6 +190,8 @@ def list_files(source: Any) -> FileList:
     if hasattr(source, "samples"):
         return _from_dataset(source)
     if hasattr(source, "indices") and hasattr(source, "dataset"):  # a torch Subset
+        if not len(source.indices):
+            raise ValueError(f"{WHERE}: the Subset given as `source` has no samples.")
         return list_files(source.dataset).take(source.indices)
     if isinstance(source, Sequence):
         return FileList.from_pairs(source)

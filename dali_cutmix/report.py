@@ -127,8 +127,9 @@ second of wall time; decoding, mixing and the model's own steps together.</p>
 <p class="note">Thin: each run. Thick: their mean. At 0 px nothing is hidden.</p>
 
 <h2>What a model trains on</h2>
-<p>A training batch as the loader hands it out. Inside the outline are the pixels of another image;
-below are the classes and their weights in the target, which are the shares of the pixels.</p>
+<p>Twelve images as the loader hands them out in training. Inside the outline are the pixels of
+another image; below are the classes and their weights in the target, which are the shares of
+the pixels.</p>
 {_img(demo.contact_sheet, "A training batch, cuts outlined and class weights written below")}
 
 <h2>What it is tested on</h2>

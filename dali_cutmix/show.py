@@ -96,6 +96,7 @@ def contact_sheet(
         plan: The batch's `MixPlan`; one without a cut, or an empty cut, outlines nothing. None, or
             a sample that keeps all its pixels: nothing is mixed, and a class stands alone.
         classes: Name of each class, in the order of the indices; too long ones are shortened.
+            Pillow's own font has Latin letters; others show as boxes.
         columns: Images per row, at least 1. None finds a near-square grid, without gaps if it can.
         title: One line at the top.
 

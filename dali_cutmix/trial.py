@@ -124,7 +124,9 @@ def train_loader(
     )
 
 
-def sheet_loader(folder: Path, mix: CutMix, settings: TrialSettings, batch_size: int) -> DataLoader:
+def sheet_loader(
+    folder: Path, mix: CutMix, settings: TrialSettings, batch_size: int, seed: int
+) -> DataLoader:
     """As `train_loader`, for looking at: bytes, plans and pairs."""
     return DataLoader(
         folder,
@@ -135,6 +137,7 @@ def sheet_loader(folder: Path, mix: CutMix, settings: TrialSettings, batch_size:
         dtype=torch.uint8,
         target="pair",
         with_plan=True,
+        seed=seed,
         device="cpu",
     )
 

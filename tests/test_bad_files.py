@@ -136,6 +136,13 @@ def test_unreadable_path_is_named_with_the_systems_reason(
         list(DataLoader(pairs, 4, transform=TrainTransform(size=16)))
 
 
+def test_path_that_no_file_can_have_is_named(photos: list[np.ndarray], tmp_path: Path) -> None:
+    pairs = folder_with(tmp_path, photos[0], "good.jpg", jpeg(photos[0]))
+    pairs[2] = ("a\0b.jpg", 0)
+    with pytest.raises(BadFileError, match=r"embedded null byte$"):
+        list(DataLoader(pairs, 4, transform=TrainTransform(size=16)))
+
+
 def odd_files(photo: np.ndarray) -> dict[str, tuple[bytes, np.ndarray]]:
     """Bytes of odd but good files, and the upright RGB pixels that they stand for."""
     image = Image.fromarray(photo[:96, :128])
@@ -155,6 +162,10 @@ def odd_files(photo: np.ndarray) -> dict[str, tuple[bytes, np.ndarray]]:
     add("palette.png", image.convert("P"), "PNG")
     add("a webp.jpg", image, "WEBP", lossless=True)
     add("bitmap.bmp", image, "BMP")
+    alpha = image.copy()
+    alpha.putalpha(128)
+    add("with alpha.png", alpha, "PNG")
+    add("gray with alpha.png", alpha.convert("LA"), "PNG")
     add("a tiff.tif", image, "TIFF")
     add("portable.ppm", image, "PPM")
     for orientation in range(2, 9):

@@ -90,7 +90,31 @@ def test_interrupting_a_batch_closes_the_graph_and_the_next_epoch_is_whole(
     with pytest.raises(KeyboardInterrupt):
         next(batches)
     assert loader._feed is None
+    message = r"^DataLoader: the iteration was ended by KeyboardInterrupt\. Start a new one\.$"
+    with pytest.raises(RuntimeError, match=message):
+        next(batches)
     assert len(list(loader)) == 6
+
+
+def test_an_error_that_cannot_be_copied_is_raised_as_it_is(
+    numbered_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OddError(Exception):
+        def __init__(self, *, code: int) -> None:
+            super().__init__(f"code {code}")
+
+    loader = DataLoader(numbered_folder, 4, transform=TINY)
+    batches = iter(loader)
+    next(batches)
+
+    def fail(*_: Any) -> None:
+        raise OddError(code=3)
+
+    monkeypatch.setattr(loader._feed, "next", fail)
+    with pytest.raises(OddError, match="code 3"):
+        next(batches)
+    with pytest.raises((OddError, RuntimeError)):
+        next(batches)
 
 
 @pytest.mark.parametrize("left", ["finished", "broken off", "failed"])
@@ -167,6 +191,19 @@ def test_a_forked_process_can_iterate_and_drop_the_loader(numbered_folder: Path)
     command = [sys.executable, "-c", FORKED, str(numbered_folder)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_shallow_copy_counts_its_own_epochs(numbered_folder: Path) -> None:
+    loader = DataLoader(numbered_folder, 4, True, transform=TINY)
+    other = copy.copy(loader)
+    list(loader)
+    assert (loader.sampler.epoch, other.sampler.epoch) == (1, 0)
+    assert len(other.batch_sampler) == len(list(other)) == 6
+
+
+def test_whole_numbers_of_numpy_are_taken(numbered_folder: Path) -> None:
+    loader = DataLoader(numbered_folder, np.int64(4), transform=TINY, num_workers=np.int32(1))
+    assert len(list(loader)) == 6
 
 
 def test_what_the_graph_was_made_with_cannot_be_changed(numbered_folder: Path) -> None:

@@ -108,7 +108,7 @@ def test_empty_folder_is_refused(tmp_path: Path) -> None:
 def test_folder_without_class_subfolders_is_refused(tmp_path: Path) -> None:
     for name in ("1.jpg", "2.png", "notes.txt"):
         (tmp_path / name).touch()
-    assert f"{str(tmp_path)!r} holds 2 images and no subfolder. Move" in str(error_of(tmp_path))
+    assert f"{str(tmp_path)!r} holds images (2) and no subfolder. Move" in str(error_of(tmp_path))
 
 
 def test_missing_folder_and_a_file_as_folder_are_refused(tmp_path: Path) -> None:
@@ -162,6 +162,10 @@ def test_subset_of_a_dataset_is_served_with_the_classes_of_the_whole(
     assert loader.dataset.classes == folder.classes
     nested = torch.utils.data.Subset(subset, [2])
     assert labels(nested) == [1]
+    assert labels(torch.utils.data.Subset(folder, [-1, -23])) == [2, 0]
+    assert str(error_of(torch.utils.data.Subset(folder, []))) == (
+        "DataLoader: the Subset given as `source` has no samples."
+    )
 
 
 def test_dataset_with_a_loader_of_its_own_is_refused(numbered_folder: Path) -> None:
