@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,7 @@ def rates(root: Path, device: torch.device, batch_size: int, num_workers: int) -
         "CutMix, float16": dc.DataLoader(root, **settings, mix=dc.CutMix(), dtype=torch.float16),
     }
     runs: dict[str, Callable[[], int]] = {
-        name: lambda loader=loader: sum(len(image) for image, _ in loader)  # type: ignore[misc]
-        for name, loader in loaders.items()
+        name: partial(count_images, loader) for name, loader in loaders.items()
     }
     runs["decode only"] = decode_only(root, device, batch_size, num_workers)
     found: dict[str, list[float]] = {name: [] for name in runs}
@@ -119,6 +119,11 @@ def rates(root: Path, device: torch.device, batch_size: int, num_workers: int) -
         }
         for name, values in found.items()
     } | {"unit": "images/s", "batch_size": batch_size, "num_workers": num_workers}
+
+
+def count_images(loader: dc.DataLoader) -> int:
+    """Serve one epoch; the number of images in it."""
+    return sum(len(image) for image, _ in loader)
 
 
 def decode_only(
