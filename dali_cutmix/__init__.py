@@ -3,13 +3,13 @@
 from dali_cutmix._version import __version__
 from dali_cutmix.augment import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
 from dali_cutmix.errors import BadFileError
+from dali_cutmix.files import FileList
 from dali_cutmix.labels import MixedTarget, mixed_target
 from dali_cutmix.loader import DataLoader
 from dali_cutmix.loss import dense_target, mixed_cross_entropy
 from dali_cutmix.mix import blend, erase, paste
 from dali_cutmix.mixes import CutMix, Cutout, MixUp
 from dali_cutmix.plan import MixPlan, cutmix_plan, cutout_plan, mixup_plan
-from dali_cutmix.readers import FileList
 from dali_cutmix.sampler import EpochSampler
 from dali_cutmix.shard import Shard
 from dali_cutmix.show import contact_sheet

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +13,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from dali_cutmix import (
-    BadFileError,
     CutMix,
     Cutout,
     DataLoader,
@@ -24,6 +21,7 @@ from dali_cutmix import (
     __version__,
     contact_sheet,
 )
+from dali_cutmix.console import errors_as_one_sentence, make_folder, print_path
 from dali_cutmix.demo import Demo, DemoSettings, need_extra, run_demo
 from dali_cutmix.report import ROWS, mean_and_spread, write_report
 from dali_cutmix.trial import TrialSettings
@@ -85,9 +83,9 @@ def demo(
     matplotlib come with `pip install 'dali-cutmix[demo]'`.
     """
     settings = DemoSettings(num_runs=runs, seed=seed, trial=TrialSettings(epochs=epochs))
-    with _errors_as_one_sentence():
+    with errors_as_one_sentence():
         need_extra()
-        _make_folder(out)
+        make_folder(out)
         found = _run_with_progress(out, settings)
         found.contact_sheet.save(out / "contact-sheet.png")
         write_report(found, out / "report.html")
@@ -95,7 +93,7 @@ def demo(
     console.print(_table(found))
     console.print(f"\n{found.reading}\n", highlight=False)
     for name in ("report.html", "contact-sheet.png"):
-        _print_path(console, out / name)
+        print_path(console, out / name)
 
 
 @app.command()
@@ -133,7 +131,7 @@ def show(
     if batch_size < 2 and mix in (MixName.CUTMIX, MixName.MIXUP):
         rule = f"must be at least 2 with --mix {mix.value}: partners come from the same batch."
         raise typer.BadParameter(rule, param_hint="--batch-size")
-    with _errors_as_one_sentence():
+    with errors_as_one_sentence():
         loader = DataLoader(
             data,
             batch_size,
@@ -152,9 +150,9 @@ def show(
         title = _title(chosen, seed)
         classes = loader.dataset.classes
         sheet = contact_sheet(image, target, plan, classes=classes, title=title)
-        _make_folder(out.parent)
+        make_folder(out.parent)
         sheet.save(out)
-    _print_path(Console(), out)
+    print_path(Console(), out)
 
 
 def _choose_mix(
@@ -168,7 +166,7 @@ def _choose_mix(
             rule = f"has no meaning with --mix {name.value}: leave it out."
             raise typer.BadParameter(rule, param_hint=option)
     alpha, prob = 1.0 if alpha is None else alpha, 1.0 if prob is None else prob
-    with _errors_as_one_sentence():
+    with errors_as_one_sentence():
         if name is MixName.CUTMIX:
             return CutMix(alpha=alpha, prob=prob)
         if name is MixName.MIXUP:
@@ -212,32 +210,3 @@ def _table(found: Demo) -> Table:
         pair = ([value(trial) for trial in trials] for trials in (found.without, found.mixed))
         table.add_row(name, *(mean_and_spread(values, write) for values in pair))
     return table
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"dali-cutmix: cannot make the folder {path} for `--out`: {error.strerror}."
-        raise OSError(message) from error
-
-
-def _print_path(console: Console, path: Path) -> None:
-    console.print(f"Wrote {path}", markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _errors_as_one_sentence() -> Iterator[None]:
-    """Print what users can put right without a traceback, and exit with status 1."""
-    try:
-        yield
-    except (ValueError, BadFileError, OSError, ImportError) as error:
-        console = Console(stderr=True)
-        console.print(_sentence(error), markup=False, highlight=False, soft_wrap=True, style="red")
-        raise typer.Exit(1) from None
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"dali-cutmix: cannot use {error.filename}: {error.strerror}."
-    return str(error)

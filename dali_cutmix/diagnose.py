@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
+import warnings
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from PIL import Image
 
 from dali_cutmix._dali import Pipeline, fn
-from dali_cutmix.readers import read
+from dali_cutmix.stored import StoredImages
 
 #: What DALI says of a file that it cannot decode, and what that means. The numbers are
 #: nvImageCodec's status, of which it prints no more.
@@ -19,29 +23,98 @@ _MEANINGS = {
 }
 
 
-def why_bad(path: np.ndarray) -> str | None:
-    """Why a file cannot be read or decoded on the CPU; None when it can.
+def find_bad(
+    images: StoredImages, indices: Iterable[int], *, num_threads: int, max_pixels: int | None
+) -> dict[int, str]:
+    """Which of these images cannot be read or decoded on the CPU, and why.
 
     Args:
-        path: Path of the file: ``[length]`` uint8.
+        images: The data.
+        indices: Which of them.
+        num_threads: CPU threads to decode with.
+        max_pixels: Largest image taken, in pixels, as its header says; None takes all.
+    """
+    bad: dict[int, str] = {}
+    found: dict[int, np.ndarray] = {}
+    for index in dict.fromkeys(map(int, indices)):
+        try:
+            encoded = images.encoded(index)
+        except OSError as error:
+            bad[index] = error.strerror or str(error)
+            continue
+        reason = why_refused(encoded, max_pixels)
+        if reason:
+            bad[index] = reason
+        else:
+            found[index] = encoded
+    kept = list(found)
+    undecodable = find_undecodable(list(found.values()), num_threads=num_threads)
+    return bad | {kept[position]: reason for position, reason in undecodable.items()}
+
+
+def why_refused(encoded: np.ndarray, max_pixels: int | None) -> str | None:
+    """What can be said against an image file without decoding it; None when nothing can.
+
+    Args:
+        encoded: Bytes of the file: ``[size]`` uint8.
+        max_pixels: Largest image taken, in pixels; None takes all.
+    """
+    if not encoded.size:
+        return "the file is empty"
+    size = header_size(encoded) if max_pixels is not None else None
+    if size is None or max_pixels is None or size[0] * size[1] <= max_pixels:
+        return None
+    return f"{size[1]} x {size[0]} pixels are more than max_pixels={max_pixels}"
+
+
+def header_size(encoded: np.ndarray) -> tuple[int, int] | None:
+    """``(height, width)`` in pixels as the header of an image file says, not turned upright.
+
+    None when Pillow knows no such header.
     """
     try:
-        with open(path.tobytes(), "rb") as file:
-            if not file.read(1):
-                return "the file is empty"
-    except OSError as error:
-        return error.strerror or str(error)
-    except ValueError as error:  # a path that no file can have
-        return str(error)
-    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(encoded.tobytes())) as image:
+                return image.height, image.width
+    except Image.DecompressionBombError as error:
+        numbers = re.findall(r"\d+", str(error))
+        return 1, int(numbers[0])  # only the product counts
+    except Exception:  # Pillow raises nearly anything on a broken header
+        return None
+
+
+def find_undecodable(encoded: Sequence[np.ndarray], *, num_threads: int) -> dict[int, str]:
+    """Which of these image files DALI refuses to decode on the CPU, and why, by position.
+
+    A batch that fails does not tell which of its images are at fault: it is halved until each
+    stands alone, which takes about as long as decoding it twice for one bad file.
+
+    Args:
+        encoded: Bytes of each file: ``[size]`` uint8, none empty.
+        num_threads: CPU threads to decode with.
+    """
+    if not encoded:
+        return {}
+    pipeline = Pipeline(
+        batch_size=len(encoded), num_threads=num_threads, device_id=None, prefetch_queue_depth=1
+    )
     with pipeline:
-        name = fn.external_source(source=lambda _: [path], batch=True)
-        pipeline.set_outputs(fn.decoders.image(read(name)))
+        pipeline.set_outputs(
+            fn.decoders.image(fn.external_source(source=lambda _: list(encoded), batch=True))
+        )
     try:
         pipeline.run()
+        return {}
     except RuntimeError as error:
-        return reason_of(error)
-    return None
+        if len(encoded) == 1:
+            return {0: reason_of(error)}
+    finally:
+        pipeline._shutdown()
+    half = len(encoded) // 2
+    first = find_undecodable(encoded[:half], num_threads=num_threads)
+    second = find_undecodable(encoded[half:], num_threads=num_threads)
+    return first | {half + position: reason for position, reason in second.items()}
 
 
 def reason_of(error: RuntimeError) -> str:

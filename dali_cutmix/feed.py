@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix._dali import Pipeline, release_unused_memory
-from dali_cutmix.diagnose import reason_of, why_bad
+from dali_cutmix.diagnose import find_bad, reason_of
 from dali_cutmix.errors import BadFileError
 from dali_cutmix.graph import Graph, Source
-from dali_cutmix.readers import FileList
 from dali_cutmix.sampler import EpochSampler
+from dali_cutmix.stored import StoredImages
 
 #: Graphs that came with a fork. Their threads did not, so that stopping or freeing one would wait
 #: for ever: they are kept until the process ends.
@@ -41,7 +41,7 @@ class Feed:
     def __init__(
         self,
         build: Callable[[Source], Graph],
-        files: FileList,
+        files: StoredImages,
         sampler: EpochSampler,
         batch_size: int,
         drop_last: bool,
@@ -139,7 +139,7 @@ class Feed:
     def files(self, number: int, /) -> tuple[list[np.ndarray], np.ndarray]:
         """Feed the graph a batch's paths and labels; see `dali_cutmix.graph.Source`."""
         indices = self._next_indices(number)
-        return [self._files.path_bytes(index) for index in indices], self._files.targets[indices]
+        return [self._files.stored(index) for index in indices], self._files.targets[indices]
 
     def states(self, number: int, /) -> np.ndarray:
         """Feed the graph a batch's states of the generators; see `dali_cutmix.graph.Source`."""
@@ -161,10 +161,10 @@ class Feed:
 
     def _explain(self, error: RuntimeError) -> Exception:
         """Find the file that stopped the batch that was due."""
-        for index in self._indices(self._taken):
-            reason = why_bad(self._files.path_bytes(index))
-            if reason:
-                return BadFileError(self._files.path(index), reason)
+        due = self._indices(self._taken).tolist()
+        bad = find_bad(self._files, due, num_threads=1, max_pixels=None)
+        for index, reason in bad.items():
+            return BadFileError(self._files.path(index), reason)
         return RuntimeError(
             f"DataLoader: the graph stopped in batch {self._taken} of epoch {self._epoch}, though "
             f"each of its files decodes on the CPU. DALI says: {reason_of(error)}"

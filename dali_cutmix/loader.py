@@ -17,7 +17,7 @@ from dali_cutmix.epoch import Epoch
 from dali_cutmix.feed import Feed, num_batches
 from dali_cutmix.graph import GraphSettings, build_graph
 from dali_cutmix.mixes import Mix
-from dali_cutmix.readers import list_files
+from dali_cutmix.readers import open_source
 from dali_cutmix.sampler import EpochSampler
 from dali_cutmix.shard import Shard
 from dali_cutmix.swap import check_torch_keywords, refuse_assignment
@@ -145,7 +145,7 @@ class DataLoader:
             with Pipeline(batch_size=2, num_threads=1, device_id=None):
                 mix.plan(transform.output_size, seed=0)
         self.device = choose_device(device)
-        files = list_files(source)
+        files = open_source(source)
         self.num_classes = files.count_classes(num_classes)
         self.dataset = source if hasattr(source, "samples") else files
         self.batch_size = batch_size = int(batch_size)

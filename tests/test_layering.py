@@ -16,8 +16,9 @@ LIBRARY = ROOT / "dali_cutmix"
 # Lowest first. An import goes to a lower layer only; modules of one layer do not know each other.
 LAYERS = [
     {"_version", "_checks", "_dali", "errors"},
-    {"draws", "shard", "device", "cut", "partner", "decode"},
-    {"plan", "sampler", "readers"},
+    {"draws", "shard", "device", "cut", "partner", "decode", "stored"},
+    {"plan", "sampler", "files"},
+    {"readers"},
     {"mix", "labels", "augment", "normalize", "diagnose"},
     {"mixes", "loss"},
     {"graph"},
