@@ -56,6 +56,18 @@ def python_pair(function: Callable[..., Any], *nodes: DataNode) -> tuple[DataNod
     return first, second
 
 
+def split(node: DataNode, predicate: DataNode) -> tuple[DataNode, DataNode]:
+    """The samples for which a scalar boolean is true, and the others; what ``if`` is made of."""
+    parts = cast(Any, fn)._conditional.split(node, predicate=predicate, _if_stmt=True)
+    true, false = cast(tuple[DataNode, DataNode], parts)
+    return true, false
+
+
+def merge(true: DataNode, false: DataNode, predicate: DataNode) -> DataNode:
+    """The samples of both parts in their places; undoes `split`."""
+    return cast(DataNode, cast(Any, fn)._conditional.merge(true, false, predicate=predicate))
+
+
 __all__ = [
     "FLOAT",
     "FLOAT16",
@@ -67,9 +79,11 @@ __all__ = [
     "constant",
     "fn",
     "math",
+    "merge",
     "num_gpus",
     "python_pair",
     "release_unused_memory",
     "resize",
+    "split",
     "types",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf as INFINITY
 
-from dali_cutmix import decode
 from dali_cutmix._checks import (
     are_numbers,
     check_prob,
@@ -19,6 +18,7 @@ from dali_cutmix._checks import (
     refuse,
 )
 from dali_cutmix._dali import FLOAT, FLOAT64, DataNode, fn, math, resize
+from dali_cutmix.decode import Encoded, Pixels
 from dali_cutmix.draws import Draws
 
 Triple = tuple[float, float, float]
@@ -75,24 +75,23 @@ class TrainTransform:
         """``(height, width)`` of every output, in pixels."""
         return check_size_or_side("TrainTransform", self.size)
 
-    def __call__(self, encoded: DataNode, draws: Draws, device: str) -> DataNode:
+    def __call__(self, stored: Encoded | Pixels, draws: Draws) -> DataNode:
         """Decode, crop, resize and mirror.
 
         Args:
-            encoded: Bytes of an image file: ``[size]`` uint8 per sample, CPU.
+            stored: The images.
             draws: Where the random numbers come from.
-            device: ``"cpu"`` or ``"gpu"``: where pixels are made.
 
         Returns:
-            ``[height, width, 3]`` uint8 RGB per sample, on ``device``.
+            ``[height, width, 3]`` uint8 RGB per sample, on the images' device.
         """
         anchor, extent = fn.random_crop_generator(
-            decode.shape(encoded),
+            stored.shape(),
             random_area=list(self.scale),
             random_aspect_ratio=list(self.ratio),
             **draws("transform/crop"),
         )
-        image = decode.window(encoded, anchor, extent, device)
+        image = stored.window(anchor, extent)
         size = list(self.output_size)
         if self.flip == 0:
             return resize(image, size=size)
@@ -141,9 +140,9 @@ class EvalTransform:
         """``(height, width)`` of every output, in pixels."""
         return check_size_or_side("EvalTransform", self.size)
 
-    def __call__(self, encoded: DataNode, _draws: Draws, device: str) -> DataNode:
+    def __call__(self, stored: Encoded | Pixels, _draws: Draws) -> DataNode:
         """Decode, resize and cut out the centre; arguments and result as ``TrainTransform``'s."""
-        shape = decode.shape(encoded)
+        shape = stored.shape()
         height, width = fn.cast(shape[0], dtype=FLOAT64), fn.cast(shape[1], dtype=FLOAT64)
         short = math.min(height, width)
         start, end = [], []
@@ -158,7 +157,7 @@ class EvalTransform:
             start.append(first * scale)
             end.append((first + size) * scale)
         return resize(
-            decode.whole(encoded, device),
+            stored.whole(),
             size=list(self.output_size),
             roi_start=fn.cast(fn.stack(*start), dtype=FLOAT),
             roi_end=fn.cast(fn.stack(*end), dtype=FLOAT),

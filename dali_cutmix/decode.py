@@ -11,7 +11,76 @@ WebP file with an EXIF orientation.
 
 from __future__ import annotations
 
-from dali_cutmix._dali import DataNode, fn
+from dali_cutmix._dali import DataNode, fn, merge, split
+
+
+class Encoded:
+    """Image files in a graph, decoded as far as they are asked for.
+
+    Args:
+        encoded: Bytes of an image file: ``[size]`` uint8 per sample, CPU.
+        device: ``"cpu"``, or ``"gpu"`` for decoding on the GPU's engines.
+        max_pixels: An image with more pixels, as its header says, fails the batch instead of being
+            decoded. None takes all.
+    """
+
+    def __init__(self, encoded: DataNode, device: str, max_pixels: int | None = None) -> None:
+        self._device = device
+        self._shape = shape(encoded)
+        self._encoded = encoded
+        if max_pixels is not None:
+            self._encoded = _without_huge(encoded, self._shape, max_pixels)
+
+    def shape(self) -> DataNode:
+        """Size of the decoded image, from its header: ``[3]`` int64 (y, x, channels), CPU."""
+        return self._shape
+
+    def whole(self) -> DataNode:
+        """The whole image: ``[height, width, 3]`` uint8 RGB per sample, on the device."""
+        return whole(self._encoded, self._device)
+
+    def window(self, anchor: DataNode, extent: DataNode) -> DataNode:
+        """One rectangle of each image, bit-identical to the same rectangle of the whole.
+
+        The CPU decodes that rectangle alone. A GPU decodes the whole and cuts it out, since
+        decoding a region fails there on ordinary files and can end the process (nvImageCodec 0.9,
+        its issue 55).
+
+        Args:
+            anchor: Top left corner in pixels: ``[2]`` int32 (y, x) per sample, CPU.
+            extent: Sides in pixels: ``[2]`` int32 (y, x) per sample, CPU.
+
+        Returns:
+            ``[extent y, extent x, 3]`` uint8 RGB per sample, on the device.
+        """
+        if self._device == "cpu":
+            return fn.decoders.image_slice(self._encoded, start=anchor, shape=extent, axes=[0, 1])
+        return fn.slice(self.whole(), start=anchor, shape=extent, axes=[0, 1])
+
+
+class Pixels:
+    """Images that are decoded already, with the methods of `Encoded`.
+
+    Args:
+        pixels: ``[height, width, 3]`` uint8 RGB per sample, CPU.
+        device: ``"cpu"`` or ``"gpu"``: where they are to be.
+    """
+
+    def __init__(self, pixels: DataNode, device: str) -> None:
+        self._shape = pixels.shape()
+        self._pixels = pixels.gpu() if device == "gpu" else pixels
+
+    def shape(self) -> DataNode:
+        """Size of the image: ``[3]`` int64 (y, x, channels), CPU."""
+        return self._shape
+
+    def whole(self) -> DataNode:
+        """The whole image: ``[height, width, 3]`` uint8 RGB per sample, on the device."""
+        return self._pixels
+
+    def window(self, anchor: DataNode, extent: DataNode) -> DataNode:
+        """One rectangle of each image; arguments and result as those of `Encoded`."""
+        return fn.slice(self._pixels, start=anchor, shape=extent, axes=[0, 1])
 
 
 def shape(encoded: DataNode) -> DataNode:
@@ -29,28 +98,12 @@ def whole(encoded: DataNode, device: str) -> DataNode:
     Returns:
         ``[height, width, 3]`` uint8 RGB per sample, on ``device``.
     """
-    return fn.decoders.image(encoded, device=_backend(device))
+    return fn.decoders.image(encoded, device="mixed" if device == "gpu" else "cpu")
 
 
-def window(encoded: DataNode, anchor: DataNode, extent: DataNode, device: str) -> DataNode:
-    """Decode one rectangle of each image, bit-identical to the same rectangle of the whole.
-
-    The CPU decodes that rectangle alone. A GPU decodes the whole and cuts it out, since decoding a
-    region fails there on ordinary files and can end the process (nvImageCodec 0.9, its issue 55).
-
-    Args:
-        encoded: Bytes of an image file: ``[size]`` uint8 per sample, CPU.
-        anchor: Top left corner in pixels: ``[2]`` int32 (y, x) per sample, CPU.
-        extent: Sides in pixels: ``[2]`` int32 (y, x) per sample, CPU.
-        device: ``"cpu"`` or ``"gpu"``.
-
-    Returns:
-        ``[extent y, extent x, 3]`` uint8 RGB per sample, on ``device``.
-    """
-    if device == "cpu":
-        return fn.decoders.image_slice(encoded, start=anchor, shape=extent, axes=[0, 1])
-    return fn.slice(whole(encoded, device), start=anchor, shape=extent, axes=[0, 1])
-
-
-def _backend(device: str) -> str:
-    return "mixed" if device == "gpu" else "cpu"
+def _without_huge(encoded: DataNode, size: DataNode, max_pixels: int) -> DataNode:
+    """Take the bytes away from images that are too large, so that decoding them fails."""
+    fits = size[0] * size[1] <= max_pixels
+    # Parted and put together again, which moves no bytes, unlike a slice of each.
+    small, huge = split(encoded, fits)
+    return merge(small, fn.slice(huge, start=[0], shape=[0], axes=[0]), fits)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
+from dali_cutmix import decode
 from dali_cutmix._dali import Pipeline, fn
 from dali_cutmix.stored import StoredImages
 
@@ -24,16 +25,24 @@ _MEANINGS = {
 
 
 def find_bad(
-    images: StoredImages, indices: Iterable[int], *, num_threads: int, max_pixels: int | None
+    images: StoredImages,
+    indices: Iterable[int],
+    *,
+    num_threads: int,
+    max_pixels: int | None = None,
+    device_id: int | None = None,
 ) -> dict[int, str]:
-    """Which of these images cannot be read or decoded on the CPU, and why.
+    """Which of these images cannot be read or decoded, and why.
 
     Args:
         images: The data.
         indices: Which of them.
         num_threads: CPU threads to decode with.
         max_pixels: Largest image taken, in pixels, as its header says; None takes all.
+        device_id: The GPU to decode on; None is the CPU.
     """
+    if images.kind == "pixels":
+        return {}
     bad: dict[int, str] = {}
     found: dict[int, np.ndarray] = {}
     for index in dict.fromkeys(map(int, indices)):
@@ -48,7 +57,9 @@ def find_bad(
         else:
             found[index] = encoded
     kept = list(found)
-    undecodable = find_undecodable(list(found.values()), num_threads=num_threads)
+    undecodable = find_undecodable(
+        list(found.values()), num_threads=num_threads, device_id=device_id
+    )
     return bad | {kept[position]: reason for position, reason in undecodable.items()}
 
 
@@ -84,8 +95,10 @@ def header_size(encoded: np.ndarray) -> tuple[int, int] | None:
         return None
 
 
-def find_undecodable(encoded: Sequence[np.ndarray], *, num_threads: int) -> dict[int, str]:
-    """Which of these image files DALI refuses to decode on the CPU, and why, by position.
+def find_undecodable(
+    encoded: Sequence[np.ndarray], *, num_threads: int, device_id: int | None = None
+) -> dict[int, str]:
+    """Which of these image files DALI refuses to decode, and why, by position.
 
     A batch that fails does not tell which of its images are at fault: it is halved until each
     stands alone, which takes about as long as decoding it twice for one bad file.
@@ -93,16 +106,19 @@ def find_undecodable(encoded: Sequence[np.ndarray], *, num_threads: int) -> dict
     Args:
         encoded: Bytes of each file: ``[size]`` uint8, none empty.
         num_threads: CPU threads to decode with.
+        device_id: The GPU to decode on; None is the CPU.
     """
     if not encoded:
         return {}
     pipeline = Pipeline(
-        batch_size=len(encoded), num_threads=num_threads, device_id=None, prefetch_queue_depth=1
+        batch_size=len(encoded),
+        num_threads=num_threads,
+        device_id=device_id,
+        prefetch_queue_depth=1,
     )
     with pipeline:
-        pipeline.set_outputs(
-            fn.decoders.image(fn.external_source(source=lambda _: list(encoded), batch=True))
-        )
+        node = fn.external_source(source=lambda _: list(encoded), batch=True)
+        pipeline.set_outputs(decode.whole(node, "cpu" if device_id is None else "gpu"))
     try:
         pipeline.run()
         return {}
@@ -112,8 +128,10 @@ def find_undecodable(encoded: Sequence[np.ndarray], *, num_threads: int) -> dict
     finally:
         pipeline._shutdown()
     half = len(encoded) // 2
-    first = find_undecodable(encoded[:half], num_threads=num_threads)
-    second = find_undecodable(encoded[half:], num_threads=num_threads)
+    first, second = (
+        find_undecodable(part, num_threads=num_threads, device_id=device_id)
+        for part in (encoded[:half], encoded[half:])
+    )
     return first | {half + position: reason for position, reason in second.items()}
 
 

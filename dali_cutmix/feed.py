@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from dali_cutmix._dali import Pipeline, release_unused_memory
+from dali_cutmix.ahead import ReadAhead
 from dali_cutmix.diagnose import find_bad, reason_of
 from dali_cutmix.errors import BadFileError
 from dali_cutmix.graph import Graph, Source
-from dali_cutmix.sampler import EpochSampler
+from dali_cutmix.spares import Spares
 from dali_cutmix.stored import StoredImages
 
 #: Graphs that came with a fork. Their threads did not, so that stopping or freeing one would wait
@@ -31,37 +33,51 @@ class Feed:
 
     Args:
         build: Makes the graph around what feeds it.
-        files: The data.
-        sampler: The order.
+        images: The data.
         batch_size: Samples per batch.
-        drop_last: Leave out a last batch that would be short.
         seed: Of the random numbers.
+        shard: Index of this process's part of the data.
+        spares: Where bad images are noted, and found others for; None raises instead.
+        max_pixels: The largest image that the graph takes; None takes all.
     """
 
     def __init__(
         self,
         build: Callable[[Source], Graph],
-        files: StoredImages,
-        sampler: EpochSampler,
+        images: StoredImages,
+        *,
         batch_size: int,
-        drop_last: bool,
         seed: int,
+        shard: int,
+        spares: Spares | None = None,
+        max_pixels: int | None = None,
     ) -> None:
-        self._files = files
-        self._sampler = sampler
+        self._build = build
+        self._images = images
         self._batch_size = batch_size
-        self._drop_last = drop_last
         self._seed = seed
+        self._shard = shard
+        self._spares = spares
+        self._max_pixels = max_pixels
         self._epoch = 0
         self._order = np.zeros(0, np.int64)
+        self._first = 0  # number in the epoch of the batch that starts the order
         self._num_batches = 0
+        self._base = 0  # batches taken when the graph began to count its own from 0
         self._fed = 0
         self._taken = 0
         self._process = os.getpid()
+        self._ahead = ReadAhead(images, self._indices)
         self._graph: Graph | None = build(self)
 
-    def start(self, epoch: int) -> None:
-        """Go to the beginning of an epoch, whatever is under way.
+    def start(self, epoch: int, order: np.ndarray, *, drop_last: bool, first: int = 0) -> None:
+        """Go to a place in an epoch, whatever is under way.
+
+        Args:
+            epoch: Epoch, from 0.
+            order: Indices of the samples that are still to be served: ``[num_samples]`` int64.
+            drop_last: Leave out a last batch that would be short.
+            first: Number in the epoch of the batch that comes first.
 
         Raises:
             RuntimeError: A batch under way, which would have been discarded, failed. The feed has
@@ -72,11 +88,12 @@ class Feed:
             self._num_batches = 0  # feed no more, and wait for what is in the graph
             self._drain(pipeline)
             pipeline.reset()
+        self._ahead.forget()
         self._epoch = epoch
-        self._order = self._sampler.order(epoch)
-        whole, rest = divmod(len(self._order), self._batch_size)
-        self._num_batches = whole + (1 if rest and not self._drop_last else 0)
-        self._fed = self._taken = 0
+        self._order = order
+        self._first = first
+        self._num_batches = num_batches(len(order), self._batch_size, drop_last)
+        self._base = self._fed = self._taken = 0
         if self._num_batches:
             pipeline.schedule_run()
 
@@ -89,16 +106,18 @@ class Feed:
         """
         if self._taken == self._num_batches:
             raise StopIteration
-        pipeline, graph = self._pipeline(), self._graph
-        try:
-            outputs = pipeline.outputs(cuda_stream)
-        except RuntimeError as error:
-            raise self._explain(error) from error
-        except StopIteration:
-            raise RuntimeError(
-                f"DataLoader: the graph ended at batch {self._taken} of {self._num_batches} in "
-                f"epoch {self._epoch}."
-            ) from None
+        while True:
+            pipeline, graph = self._pipeline(), self._graph
+            try:
+                outputs = pipeline.outputs(cuda_stream)
+                break
+            except RuntimeError as error:
+                self._replace_bad(error)
+            except StopIteration:
+                raise RuntimeError(
+                    f"DataLoader: the graph ended at batch {self._first + self._taken} of epoch "
+                    f"{self._epoch}, {self._num_batches - self._taken} before its end."
+                ) from None
         self._taken += 1
         if self._fed < self._num_batches:
             pipeline.schedule_run()
@@ -113,6 +132,7 @@ class Feed:
         if not self.is_own():
             _inherited.append(graph)
             return
+        self._ahead.close()
         on_gpu = graph.pipeline.device_id is not None
         graph.pipeline._shutdown()
         del graph
@@ -136,39 +156,75 @@ class Feed:
         except StopIteration:
             pass
 
-    def files(self, number: int, /) -> tuple[list[np.ndarray], np.ndarray]:
-        """Feed the graph a batch's paths and labels; see `dali_cutmix.graph.Source`."""
-        indices = self._next_indices(number)
-        return [self._files.stored(index) for index in indices], self._files.targets[indices]
+    def images(self, number: int, /) -> tuple[list[np.ndarray], np.ndarray]:
+        """Feed the graph a batch's images and labels; see `dali_cutmix.graph.Source`."""
+        batch = self._due(number)
+        return self._ahead.batch(batch), self._images.targets[self._indices(batch)]
 
     def states(self, number: int, /) -> np.ndarray:
         """Feed the graph a batch's states of the generators; see `dali_cutmix.graph.Source`."""
-        indices = self._next_indices(number)
+        batch = self._due(number)
         assert self._graph is not None
-        shard = self._sampler.shard.index
-        states = self._graph.draws.states(self._seed, self._epoch, number, shard)
-        return np.repeat(states[None], len(indices), axis=0)
+        number = self._first + batch
+        states = self._graph.draws.states(self._seed, self._epoch, number, self._shard)
+        return np.repeat(states[None], len(self._indices(batch)), axis=0)
 
-    def _next_indices(self, number: int) -> np.ndarray:
-        if number >= self._num_batches:
+    def _due(self, number: int) -> int:
+        """From the graph's count of batches to ours."""
+        batch = self._base + number
+        if batch >= self._num_batches:
             raise StopIteration
-        self._fed = number + 1
-        return self._indices(number)
+        self._fed = batch + 1
+        return batch
 
-    def _indices(self, batch: int) -> np.ndarray:
+    def _indices(self, batch: int) -> list[int]:
+        if batch >= self._num_batches:
+            return []
         start = batch * self._batch_size
-        return self._order[start : start + self._batch_size]
+        indices = self._order[start : start + self._batch_size].tolist()
+        return indices if self._spares is None else [self._spares.of(index) for index in indices]
 
-    def _explain(self, error: RuntimeError) -> Exception:
-        """Find the file that stopped the batch that was due."""
-        due = self._indices(self._taken).tolist()
-        bad = find_bad(self._files, due, num_threads=1, max_pixels=None)
-        for index, reason in bad.items():
-            return BadFileError(self._files.path(index), reason)
-        return RuntimeError(
-            f"DataLoader: the graph stopped in batch {self._taken} of epoch {self._epoch}, though "
-            f"each of its files decodes on the CPU. DALI says: {reason_of(error)}"
+    def _replace_bad(self, error: RuntimeError) -> None:
+        """Find what stopped the batch that is due; start again from there without it."""
+        bad = find_bad(
+            self._images,
+            self._indices(self._taken),
+            num_threads=self._pipeline().num_threads,
+            device_id=self._pipeline().device_id,
+            max_pixels=self._max_pixels,
         )
+        if not bad:
+            raise RuntimeError(
+                f"DataLoader: the graph stopped in batch {self._first + self._taken} of epoch "
+                f"{self._epoch}, though each of its images decodes alone. DALI says: "
+                f"{reason_of(error)}"
+            ) from error
+        if self._spares is None:
+            index, reason = next(iter(bad.items()))
+            raise BadFileError(self._images.path(index), reason) from error
+        self._spares.bad |= bad
+        for index, reason in bad.items():
+            warnings.warn(
+                f"DataLoader: replaced {self._images.path(index)} by "
+                f"{self._images.path(self._spares.of(index))}: {reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        # The graph is made anew, since what a failed batch leaves in it is not to be relied on.
+        # Batches are functions of their numbers, so that those after it come out as they would
+        # have.
+        on_gpu = self._pipeline().device_id is not None
+        self._pipeline()._shutdown()
+        self._graph = None
+        if on_gpu:
+            release_unused_memory()
+        self._ahead.forget()
+        self._base = self._fed = self._taken
+        self._graph = self._build(self)
+        self._graph.pipeline.schedule_run()
 
 
 def num_batches(num_samples: int, batch_size: int, drop_last: bool) -> int:

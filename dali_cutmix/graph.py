@@ -1,6 +1,6 @@
 """The graph of a loader: bytes to finished tensors, on either back end.
 
-    path, label  ->  read  ->  decode, crop, resize  ->  mix  ->  normalize  ->  image
+    stored, label  ->  read  ->  decode, crop, resize  ->  mix  ->  normalize  ->  image
                                                  plan  ->  labels  ->  target
 
 With ``device_id=None`` the same operators run on the CPU. Without a mix its operators are absent.
@@ -13,14 +13,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dali_cutmix._dali import Pipeline, fn
+from dali_cutmix._dali import DataNode, Pipeline, fn
 from dali_cutmix.augment import EvalTransform, TrainTransform
+from dali_cutmix.decode import Encoded, Pixels
 from dali_cutmix.draws import Draws
 from dali_cutmix.labels import mixed_target
 from dali_cutmix.mixes import Mix
 from dali_cutmix.normalize import normalize
 from dali_cutmix.plan import MixPlan
 from dali_cutmix.readers import read
+from dali_cutmix.stored import Kind
 
 PLAN_FIELDS = ("own", "partner", "lam", "kept", "anchor", "extent")
 
@@ -28,8 +30,8 @@ PLAN_FIELDS = ("own", "partner", "lam", "kept", "anchor", "extent")
 class Source(Protocol):
     """What a graph is fed: called with the number of the batch in its epoch, in any order."""
 
-    def files(self, number: int, /) -> tuple[list[np.ndarray], np.ndarray]:
-        """Paths, arrays of bytes, and labels, ``[B]`` int64; or StopIteration."""
+    def images(self, number: int, /) -> tuple[list[np.ndarray], np.ndarray]:
+        """What is stored of each image, and labels, ``[B]`` int64; or StopIteration."""
 
     def states(self, number: int, /) -> np.ndarray:
         """States of the random generators, ``[B, num_streams, 7]`` uint32; or StopIteration."""
@@ -48,6 +50,8 @@ class GraphSettings:
     dtype: str
     layout: str
     with_plan: bool
+    kind: Kind
+    max_pixels: int | None
 
     def without_mix(self) -> GraphSettings:
         """The same with nothing mixed."""
@@ -78,9 +82,9 @@ def build_graph(settings: GraphSettings, source: Source) -> Graph:
     )
     device = "cpu" if settings.device_id is None else "gpu"
     with pipeline:
-        path, label = fn.external_source(source=source.files, num_outputs=2, batch=True)
+        stored, label = fn.external_source(source=source.images, num_outputs=2, batch=True)
         draws = Draws(state=lambda: fn.external_source(source=source.states, batch=True))
-        image = settings.transform(read(path), draws, device)
+        image = settings.transform(_images(stored, settings, device), draws)
         nodes = {"image": image, "label": label}
         if settings.mix is not None:
             plan = settings.mix.plan(settings.transform.output_size, seed=draws)
@@ -101,6 +105,13 @@ def build_graph(settings: GraphSettings, source: Source) -> Graph:
             nodes |= {k: nodes[k].gpu() for k in ("label", "weight") if k in nodes}
         pipeline.set_outputs(*nodes.values())
     return Graph(pipeline, tuple(nodes), draws)
+
+
+def _images(stored: DataNode, settings: GraphSettings, device: str) -> Encoded | Pixels:
+    if settings.kind == "pixels":
+        return Pixels(stored, device)
+    encoded = read(stored) if settings.kind == "path" else stored
+    return Encoded(encoded, device, settings.max_pixels)
 
 
 def _plan_nodes(plan: MixPlan) -> dict[str, Any]:

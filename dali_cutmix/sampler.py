@@ -3,63 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from dali_cutmix._checks import check_count
+from dali_cutmix._checks import check_choice, check_count
 from dali_cutmix.shard import Shard
+
+Remainder = Literal["pad", "drop", "exact"]
 
 
 class EpochSampler(Sampler[int]):
     """A seeded full permutation per epoch, or the order as listed; one shard's part of it.
 
-    Shuffled, shards stay in step: the permutation is repeated from its start until it divides, as
-    torch's ``DistributedSampler`` does, and its order is the same as that sampler's with an equal
-    seed, epoch, rank and world size. Unshuffled, every sample is served exactly once over all
-    shards, so that shards may differ by one sample::
+    The order is that of torch's ``DistributedSampler`` with an equal seed, epoch, rank and world
+    size: shards take turns. They differ in what happens to samples that cannot be dealt out
+    evenly::
 
-        5 samples, 2 shards        shard 0      shard 1
-        shuffled [4 2 0 3 1]       4 0 1        2 3 4      (4 is repeated)
-        as listed                  0 2 4        1 3
+        5 samples, 2 shards            shard 0      shard 1
+        shuffled, "pad"   [4 2 0 3 1]  4 0 1        2 3 4      (4 is repeated)
+        as listed, "exact"             0 2 4        1 3
+        as listed, "drop"              0 2          1 3        (4 is left out)
 
     Args:
         num_samples: Number of samples in the data.
         shuffle: Permute anew in each epoch.
         seed: Seed of the permutations.
         shard: This process's part.
+        remainder: ``"pad"`` repeats samples from the start of the order, so that all shards are
+            equally long; ``"drop"`` leaves samples out to that end; ``"exact"`` serves each exactly
+            once over all shards, which may then differ by one sample. None takes ``"pad"`` with
+            ``shuffle`` and ``"exact"`` without.
 
     Attributes:
         epoch: The epoch that the next iteration serves.
     """
 
-    def __init__(self, num_samples: int, *, shuffle: bool, seed: int, shard: Shard) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        shard: Shard,
+        remainder: Remainder | None = None,
+    ) -> None:
+        if remainder is not None:
+            check_choice("EpochSampler", "remainder", remainder, ("pad", "drop", "exact"))
         self.num_samples = num_samples
         self.shuffle = shuffle
         self.seed = seed
         self.shard = shard
+        self.remainder: Remainder = remainder or ("pad" if shuffle else "exact")
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration serves, from 0."""
         check_count("set_epoch", "epoch", epoch, at_least=0)
-        self.epoch = epoch
+        self.epoch = int(epoch)
 
     def __len__(self) -> int:
-        if self.shuffle:
-            return -(-self.num_samples // self.shard.count)
-        return len(range(self.shard.index, self.num_samples, self.shard.count))
+        index, count = self.shard.index, self.shard.count
+        if self.remainder == "exact":
+            return len(range(index, self.num_samples, count))
+        padded = count - 1 if self.remainder == "pad" else 0
+        return (self.num_samples + padded) // count
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order(self.epoch).tolist())
 
-    def order(self, epoch: int) -> np.ndarray:
-        """Indices of this shard's samples in the order served: ``[len(self)]`` int64."""
+    def order(self, epoch: int, start: int = 0) -> np.ndarray:
+        """Indices of this shard's samples in the order served.
+
+        Args:
+            epoch: Epoch, from 0.
+            start: How many samples of the epoch's order were served before, over all shards; the
+                others are dealt out anew.
+
+        Returns:
+            ``[len(self)]`` int64, fewer with ``start``.
+        """
+        index, count = self.shard.index, self.shard.count
+        whole = self._permutation(epoch)
+        rest = whole[start:]
+        if self.remainder == "drop":
+            rest = rest[: len(rest) // count * count]
+        elif self.remainder == "pad" and len(rest) % count:
+            # From the start of the whole order, also where only its end is left: what is left is
+            # served once, and repeated is what was served before.
+            rest = np.concatenate([rest, np.resize(whole, -len(rest) % count)])
+        return rest[index::count].copy()
+
+    def _permutation(self, epoch: int) -> np.ndarray:
         if not self.shuffle:
-            return np.arange(self.shard.index, self.num_samples, self.shard.count)
+            return np.arange(self.num_samples)
         generator = torch.Generator("cpu").manual_seed(self.seed + epoch)
-        order = torch.randperm(self.num_samples, generator=generator, device="cpu").numpy()
-        return np.resize(order, len(self) * self.shard.count)[
-            self.shard.index :: self.shard.count
-        ].copy()
+        return torch.randperm(self.num_samples, generator=generator, device="cpu").numpy()

@@ -9,6 +9,16 @@ import torch.distributed as dist
 
 from dali_cutmix._checks import check_count, refuse
 
+#: Who starts processes, and the variables in which each of them finds its number and their count.
+#: Slurm's count is that of the step, since a batch script that is not started by `srun` runs once
+#: and sees the count of the whole job all the same.
+_LAUNCHERS = (
+    ("torchrun", "RANK", "WORLD_SIZE"),
+    ("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI", "PMI_RANK", "PMI_SIZE"),
+)
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -29,13 +39,42 @@ class Shard:
             refuse("Shard", "index", f"be below count={self.count}", self.index)
 
     @classmethod
-    def from_env(cls) -> Shard:
-        """The part that torchrun's ``RANK`` and ``WORLD_SIZE`` name; all of it without them."""
-        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-
-    @classmethod
     def current(cls) -> Shard:
-        """The part of an initialised ``torch.distributed``; all of it without one."""
+        """The rank in an initialised ``torch.distributed``; without one, `from_env`."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
+        return cls.from_env()
+
+    @classmethod
+    def from_env(cls) -> Shard:
+        """The part that the launcher's environment variables name; all of it without any.
+
+        The first pair that is there counts: torchrun's ``RANK`` and ``WORLD_SIZE``, Slurm's
+        ``SLURM_PROCID`` and ``SLURM_STEP_NUM_TASKS`` (set by ``srun``), Open MPI's
+        ``OMPI_COMM_WORLD_RANK`` and ``OMPI_COMM_WORLD_SIZE``, ``PMI_RANK`` and ``PMI_SIZE``.
+
+        Raises:
+            ValueError: One of a pair is no whole number, or they contradict each other.
+        """
+        for launcher, index_name, count_name in _LAUNCHERS:
+            # A lone count is common: shells set WORLD_SIZE for a launcher to read.
+            if index_name in os.environ and count_name in os.environ:
+                index, count = (_number(launcher, name) for name in (index_name, count_name))
+                if index >= count:
+                    raise ValueError(
+                        f"Shard: {launcher}'s {index_name}={index} must be below "
+                        f"{count_name}={count}. Pass `shard=Shard(index, count)` to decide "
+                        "yourself."
+                    )
+                return cls(index, count)
         return cls()
+
+
+def _number(launcher: str, name: str) -> int:
+    text = os.environ[name]
+    if not text.isdecimal():
+        raise ValueError(
+            f"Shard: {launcher}'s environment variable {name} must be a whole number, got "
+            f"{text!r}. Pass `shard=Shard(index, count)` to decide yourself."
+        )
+    return int(text)

@@ -7,11 +7,6 @@ from typing import Any, NoReturn
 #: By keyword: what torch has when it is not given, and what to do instead.
 _TORCH: dict[str, tuple[tuple[Any, ...], str]] = {
     "dataset": ((), "Pass the folder or list first, without a name."),
-    "sampler": (
-        (None,),
-        "Pass `shuffle=`; ranks of torch.distributed are split by themselves.",
-    ),
-    "batch_sampler": ((None,), "Pass `batch_size=`, `shuffle=` and `drop_last=`."),
     "collate_fn": ((None,), "Batches are made in the graph; for a mix, pass `mix=CutMix()`."),
     "timeout": ((0,), "There are no worker processes to wait for: leave it out."),
     "worker_init_fn": ((None,), "There are no worker processes: leave it out."),

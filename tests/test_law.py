@@ -316,7 +316,7 @@ def test_normalised_tensors_hold_the_same_cuts_as_bytes(
         DataLoader(source, 4, dtype=dtype, channels_last=True, **settings) as normalised,
     ):
         mean, std = (
-            torch.tensor(getattr(plain._settings.transform, name), device=device)[:, None, None]
+            torch.tensor(getattr(plain.transform, name), device=device)[:, None, None]
             for name in ("mean", "std")
         )
         for (bytes_, row), (image, same_row) in zip(plain, normalised, strict=True):

@@ -16,13 +16,16 @@ LIBRARY = ROOT / "dali_cutmix"
 # Lowest first. An import goes to a lower layer only; modules of one layer do not know each other.
 LAYERS = [
     {"_version", "_checks", "_dali", "errors"},
-    {"draws", "shard", "device", "cut", "partner", "decode", "stored"},
-    {"plan", "sampler", "files"},
-    {"readers"},
-    {"mix", "labels", "augment", "normalize", "diagnose"},
+    {"draws", "shard", "device", "cut", "partner", "decode", "stored", "state"},
+    {"plan", "sampler", "given", "spares", "files", "bucket", "arrays", "diagnose", "ahead"},
+    {"packed"},
+    {"tar", "tfrecord", "check"},
+    {"readers", "pack"},
+    {"mix", "labels", "augment", "normalize"},
     {"mixes", "loss"},
-    {"graph"},
+    {"graph", "arguments", "progress"},
     {"feed", "tensors", "epoch", "swap"},
+    {"serving"},
     {"loader", "show"},
     {"__init__"},
 ]

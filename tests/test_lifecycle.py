@@ -70,7 +70,7 @@ def test_a_graph_that_ends_early_is_an_error_and_no_end_of_epoch(
     def stop(*_: Any) -> None:
         raise StopIteration
 
-    monkeypatch.setattr(loader._feed._graph.pipeline, "outputs", stop)
+    monkeypatch.setattr(loader._serving._feed._graph.pipeline, "outputs", stop)
     message = r"^DataLoader: the graph ended at batch 1 of 6 in epoch 0\.$"
     with pytest.raises(RuntimeError, match=message):
         next(batches)
@@ -86,10 +86,10 @@ def test_interrupting_a_batch_closes_the_graph_and_the_next_epoch_is_whole(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loader._feed, "next", interrupt)
+    monkeypatch.setattr(loader._serving._feed, "next", interrupt)
     with pytest.raises(KeyboardInterrupt):
         next(batches)
-    assert loader._feed is None
+    assert loader._serving._feed is None
     message = r"^DataLoader: the iteration was ended by KeyboardInterrupt\. Start a new one\.$"
     with pytest.raises(RuntimeError, match=message):
         next(batches)
@@ -110,7 +110,7 @@ def test_an_error_that_cannot_be_copied_is_raised_as_it_is(
     def fail(*_: Any) -> None:
         raise OddError(code=3)
 
-    monkeypatch.setattr(loader._feed, "next", fail)
+    monkeypatch.setattr(loader._serving._feed, "next", fail)
     with pytest.raises(OddError, match="code 3"):
         next(batches)
     with pytest.raises((OddError, RuntimeError)):
@@ -328,7 +328,7 @@ def test_plan_is_made_an_output_only_when_asked_for(photo_folder: Path) -> None:
     for with_plan in (False, True):
         loader = DataLoader(photo_folder, **settings, with_plan=with_plan)
         batch = next(iter(loader))
-        outputs[with_plan] = loader._feed._graph.outputs
+        outputs[with_plan] = loader._serving._feed._graph.outputs
         assert len(batch) == 2 + with_plan
     assert outputs[False] == ("image", "label", "weight")
     assert set(outputs[True]) - set(outputs[False]) == {

@@ -142,7 +142,7 @@ def test_making_an_iterator_has_no_effect_before_its_first_batch(numbered_folder
     threads = threading.active_count()
     for _ in range(5):
         iter(loader)
-    assert loader._feed is None
+    assert loader._serving._feed is None
     assert threading.active_count() == threads
     reference = numbered(numbered_folder, shuffle=True)
     reference.set_epoch(0)
@@ -346,7 +346,7 @@ def test_mixing_turned_off_takes_effect_with_the_next_epoch_and_keeps_the_target
 
 def operators(loader: DataLoader) -> set[str]:
     next(iter(loader))
-    return {type(op._op).__name__ for op in loader._feed._graph.pipeline._ops}
+    return {type(op._op).__name__ for op in loader._serving._feed._graph.pipeline._ops}
 
 
 def test_mix_operators_are_absent_without_mixing(photo_folder: Path) -> None:

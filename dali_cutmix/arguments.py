@@ -1,0 +1,110 @@
+"""What `DataLoader` refuses before it looks at the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dali_cutmix._checks import check_choice, check_count, refuse
+from dali_cutmix._dali import Pipeline
+from dali_cutmix.augment import EvalTransform, TrainTransform
+from dali_cutmix.shard import Shard
+
+WHERE = "DataLoader"
+
+GRAPH_DTYPES = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "float32",  # DALI has no bfloat16: cast on the device, after the graph
+    torch.uint8: "uint8",
+}
+
+
+def check_numbers(
+    *,
+    batch_size: int,
+    num_workers: int | None,
+    seed: int,
+    prefetch: int,
+    max_pixels: int | None,
+    dtype: torch.dtype,
+) -> None:
+    """Refuse numbers and types outside their ranges."""
+    check_count(WHERE, "batch_size", batch_size, at_least=1)
+    if num_workers is not None:
+        check_count(WHERE, "num_workers", num_workers, at_least=0)
+    check_count(WHERE, "seed", seed, at_least=0)
+    if seed >= 2**63:
+        refuse(WHERE, "seed", "be below 2**63", seed)
+    check_count(WHERE, "prefetch", prefetch, at_least=1)
+    if max_pixels is not None:
+        check_count(WHERE, "max_pixels", max_pixels, at_least=1, way_out="None takes all.")
+    if dtype not in GRAPH_DTYPES:
+        refuse(WHERE, "dtype", f"be one of {', '.join(map(str, GRAPH_DTYPES))}", dtype)
+
+
+def check_mix(mix: Any, batch_size: int, transform: Any) -> bool:
+    """Whether labels are mixed; refuse what is no mix, and a transform that is none."""
+    if not isinstance(transform, (TrainTransform, EvalTransform)):
+        way_out = "torchvision's transforms cannot run inside the graph."
+        refuse(WHERE, "transform", "be a TrainTransform or EvalTransform", transform, way_out)
+    if mix is None:
+        return False
+    if isinstance(mix, type) or not all(hasattr(mix, name) for name in ("plan", "apply")):
+        way_out = "Pass one of dali_cutmix's, such as `CutMix()`; others cannot run in the graph."
+        refuse(WHERE, "mix", "be a CutMix, MixUp or Cutout", mix, way_out)
+    if mix.mixes_labels and batch_size < 2:
+        way_out = "Partners come from the same batch; `mix=None` mixes nothing."
+        refuse(WHERE, "batch_size", "be at least 2 with `mix`", batch_size, way_out)
+    # Defined once for nothing, so that what it refuses is refused before the first batch.
+    with Pipeline(batch_size=2, num_threads=1, device_id=None):
+        mix.plan(transform.output_size, seed=0)
+    return bool(mix.mixes_labels)
+
+
+def choose_target(target: str | None, mixes_labels: bool) -> str:
+    """The form of the target: as asked for, or what the mix makes of it."""
+    if target is None:
+        return "dense" if mixes_labels else "label"
+    check_choice(WHERE, "target", target, ("label", "dense", "pair"))
+    if mixes_labels and target == "label":
+        way_out = "A mixed sample has two classes."
+        refuse(WHERE, "target", "be 'dense' or 'pair' with `mix`", target, way_out)
+    return target
+
+
+def check_order(
+    *,
+    sampler: Any,
+    batch_sampler: Any,
+    batch_size: int,
+    shuffle: bool,
+    drop_last: bool,
+    shard: Shard | None,
+    remainder: str | None,
+) -> None:
+    """Refuse ways to order the samples that contradict each other."""
+    if shard is not None and not isinstance(shard, Shard):
+        refuse(WHERE, "shard", "be a Shard", shard, "Pass `Shard(index, count)`.")
+    if remainder is not None:
+        check_choice(WHERE, "remainder", remainder, ("pad", "drop", "exact"))
+        if remainder == "drop" and not drop_last:
+            way_out = "It leaves samples out, as only `drop_last=True` allows."
+            refuse(WHERE, "remainder", "go with drop_last=True", remainder, way_out)
+    if sampler is not None and batch_sampler is not None:
+        refuse(WHERE, "sampler", "be left out with `batch_sampler`", sampler)
+    if sampler is None and batch_sampler is None:
+        return
+    name = "sampler" if batch_sampler is None else "batch_sampler"
+    given: list[tuple[str, Any, Any]] = [
+        ("shuffle", shuffle, False),
+        ("shard", shard, None),
+        ("remainder", remainder, None),
+    ]
+    if batch_sampler is not None:
+        given += [("batch_size", batch_size, 1), ("drop_last", drop_last, False)]
+    for other, value, silent in given:
+        if value != silent:
+            way_out = f"It alone says which samples come, in this process too: leave `{other}` out."
+            refuse(WHERE, other, f"be left out with `{name}`", value, way_out)
