@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -22,6 +21,8 @@ _MEANINGS = {
     "nvImageCodec failure: '#17'": "of a kind that is not supported",
     "Failed to decode sample #0": "damaged or cut short",
 }
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000")
 
 
 def find_bad(
@@ -72,27 +73,31 @@ def why_refused(encoded: np.ndarray, max_pixels: int | None) -> str | None:
     """
     if not encoded.size:
         return "the file is empty"
-    size = header_size(encoded) if max_pixels is not None else None
-    if size is None or max_pixels is None or size[0] * size[1] <= max_pixels:
+    if max_pixels is None:
         return None
-    return f"{size[1]} x {size[0]} pixels are more than max_pixels={max_pixels}"
+    size = header_size(encoded)
+    if size is None or size[0] * size[1] <= max_pixels:
+        return None
+    return f"{size[0]} x {size[1]} pixels are more than max_pixels={max_pixels}"
 
 
 def header_size(encoded: np.ndarray) -> tuple[int, int] | None:
     """``(height, width)`` in pixels as the header of an image file says, not turned upright.
 
-    None when Pillow knows no such header.
+    None when it is of no format that DALI decodes, or its header is broken.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(encoded.tobytes())) as image:
-                return image.height, image.width
-    except Image.DecompressionBombError as error:
-        numbers = re.findall(r"\d+", str(error))
-        return 1, int(numbers[0])  # only the product counts
-    except Exception:  # Pillow raises nearly anything on a broken header
-        return None
+    start = encoded[:16].tobytes()
+    Image.init()
+    for name in _FORMATS:
+        # Not through Image.open, which refuses large images itself, or warns of them.
+        make, is_meant = Image.OPEN[name]
+        if is_meant is not None and is_meant(start):
+            try:
+                with make(io.BytesIO(encoded.tobytes()), "") as image:
+                    return image.height, image.width
+            except Exception:  # Pillow raises nearly anything on a broken header
+                return None
+    return None
 
 
 def find_undecodable(

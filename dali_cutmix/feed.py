@@ -23,6 +23,8 @@ from dali_cutmix.graph import Graph, Source
 from dali_cutmix.spares import Spares
 from dali_cutmix.stored import StoredImages
 
+MAX_RETRIES = 3  # of a batch that fails though none of its images is found to be bad
+
 #: Graphs that came with a fork. Their threads did not, so that stopping or freeing one would wait
 #: for ever: they are kept until the process ends.
 _inherited: list[Graph] = []
@@ -66,6 +68,8 @@ class Feed:
         self._base = 0  # batches taken when the graph began to count its own from 0
         self._fed = 0
         self._taken = 0
+        self._retries = 0  # of the batch that is due
+        self._replaced_now: list[int] = []  # not yet warned of
         self._process = os.getpid()
         self._ahead = ReadAhead(images, self._indices)
         self._graph: Graph | None = build(self)
@@ -119,6 +123,8 @@ class Feed:
                     f"{self._epoch}, {self._num_batches - self._taken} before its end."
                 ) from None
         self._taken += 1
+        self._retries = 0
+        self._warn_of_replaced()
         if self._fed < self._num_batches:
             pipeline.schedule_run()
         assert graph is not None
@@ -194,23 +200,33 @@ class Feed:
             max_pixels=self._max_pixels,
         )
         if not bad:
+            # A file that was being written, or a network that was away: good again by now.
+            self._retries += 1
+            if self._retries <= MAX_RETRIES:
+                self._rebuild()
+                return
             raise RuntimeError(
                 f"DataLoader: the graph stopped in batch {self._first + self._taken} of epoch "
-                f"{self._epoch}, though each of its images decodes alone. DALI says: "
-                f"{reason_of(error)}"
+                f"{self._epoch}, also when it was tried again {MAX_RETRIES} times, though each of "
+                f"its images decodes alone. DALI says: {reason_of(error)}"
             ) from error
         if self._spares is None:
             index, reason = next(iter(bad.items()))
             raise BadFileError(self._images.path(index), reason) from error
         self._spares.bad |= bad
-        for index, reason in bad.items():
+        self._replaced_now += bad
+        self._rebuild()
+
+    def _warn_of_replaced(self) -> None:
+        for index in self._replaced_now:
+            assert self._spares is not None
             warnings.warn(
                 f"DataLoader: replaced {self._images.path(index)} by "
-                f"{self._images.path(self._spares.of(index))}: {reason}",
+                f"{self._images.path(self._spares.of(index))}: {self._spares.bad[index]}",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        self._rebuild()
+        self._replaced_now.clear()
 
     def _rebuild(self) -> None:
         # The graph is made anew, since what a failed batch leaves in it is not to be relied on.

@@ -1,0 +1,294 @@
+"""Broken files in an epoch: raised by name, or replaced, and nothing else changes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import damage
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dali_cutmix import BadFileError, CutMix, DataLoader, EvalTransform, TrainTransform
+
+BAD = 13  # number of the broken file among 24, in the fourth batch of four when served as listed
+NO_IMAGE = "no image, or of a kind that is not supported (nvImageCodec failure: '#4')"
+BROKEN = "damaged or cut short (Failed to decode sample #0)"
+
+# What the README's table says of `raise`: the reason, or None where the decoder sees nothing wrong.
+REASONS: dict[Callable[[bytes], bytes | None], str | None] = {
+    damage.cut_in_the_middle: BROKEN,
+    damage.without_end_marker: BROKEN,
+    damage.with_bad_huffman_table: BROKEN,
+    damage.damaged_in_silence: None,
+    damage.with_flipped_bit_that_nobody_notices: None,
+    damage.with_leading_junk: NO_IMAGE,
+    damage.huge: "60000 x 60000 pixels are more than max_pixels=134217728",
+    damage.twelve_bits: BROKEN,
+    damage.arithmetic_coded: None,
+    damage.gif: NO_IMAGE,
+    damage.empty: "the file is empty",
+    damage.one_byte: NO_IMAGE,
+    damage.text: NO_IMAGE,
+    lambda _: None: "No such file or directory",
+}
+NAMES = [make.__name__.replace("<lambda>", "vanished") for make in REASONS]
+every_kind = pytest.mark.parametrize("make", REASONS, ids=NAMES)
+noticed = pytest.mark.parametrize(
+    "make",
+    [m for m, reason in REASONS.items() if reason],
+    ids=[n for n, reason in zip(NAMES, REASONS.values(), strict=True) if reason],
+)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory, photos: list[np.ndarray]) -> Path:
+    """24 JPEGs of 96 x 128 pixels."""
+    folder = tmp_path_factory.mktemp("good")
+    for number in range(24):
+        piece = photos[0][5 * number :][:96, 5 * number :][:, :128]
+        Image.fromarray(piece).save(folder / f"{number:02d}.jpg", quality=95)
+    return folder
+
+
+@pytest.fixture
+def pairs(good: Path, tmp_path: Path) -> list[tuple[str, int]]:
+    """The 24 files, in a folder of the test's own, each of a class of its own."""
+    shutil.copytree(good, tmp_path / "data")
+    return [(str(tmp_path / "data" / f"{number:02d}.jpg"), number) for number in range(24)]
+
+
+def break_file(
+    pairs: list[tuple[str, int]], make: Callable[[bytes], bytes | None], number: int = BAD
+) -> str:
+    path = Path(pairs[number][0])
+    data = make(path.read_bytes())
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    return str(path)
+
+
+# Crops of nearly all of the image, so that every kind of damage is met in every epoch.
+CROP = TrainTransform(size=(24, 32), scale=(0.99, 1))
+
+
+def loader_of(pairs: Any, **settings: Any) -> DataLoader:
+    return DataLoader(pairs, **{"batch_size": 4, "transform": CROP, "num_classes": 24, **settings})
+
+
+@every_kind
+def test_raise_names_the_file_and_the_reason_at_its_batch(
+    pairs: list[tuple[str, int]], make: Callable[[bytes], bytes | None]
+) -> None:
+    path = break_file(pairs, make)
+    epoch = iter(loader_of(pairs, mix=CutMix()))
+    for _ in range(3):
+        next(epoch)
+    reason = REASONS[make]
+    if reason is None:
+        assert len(list(epoch)) == 3
+        return
+    with pytest.raises(BadFileError) as caught:
+        next(epoch)
+    assert (caught.value.path, caught.value.reason) == (path, reason)
+
+
+@noticed
+@pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
+def test_replace_changes_the_bad_sample_and_nothing_else(
+    pairs: list[tuple[str, int]], make: Callable[[bytes], bytes | None]
+) -> None:
+    clean = list(loader_of(pairs, shuffle=True))
+    path = break_file(pairs, make)
+    loader = loader_of(pairs, shuffle=True, on_error="replace")
+    found = list(loader)
+    assert loader.bad_files == [(path, REASONS[make])]
+    assert len(found) == len(clean) == 6
+    other = 0
+    for (image, label), (wanted, wanted_label) in zip(found, clean, strict=True):
+        for place in range(4):
+            if wanted_label[place] != BAD:
+                assert torch.equal(image[place], wanted[place])
+                assert label[place] == wanted_label[place]
+            else:
+                other = int(label[place])
+    # It is another image of the dataset with that one's label: as if it had been listed there.
+    assert other != BAD
+    stood_in = list(pairs)
+    stood_in[BAD] = pairs[other]
+    for (image, label), (wanted, wanted_label) in zip(
+        found, loader_of(stood_in, shuffle=True), strict=True
+    ):
+        assert torch.equal(image, wanted)
+        assert torch.equal(label, wanted_label)
+
+
+@pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
+@pytest.mark.parametrize("prefetch", [1, 2, 5])
+def test_replaced_batches_are_the_same_whatever_the_prefetch_depth(
+    pairs: list[tuple[str, int]], prefetch: int
+) -> None:
+    for number in (1, 2, 9, 13, 23):
+        break_file(pairs, damage.cut_in_the_middle, number)
+    settings: dict[str, Any] = {"shuffle": True, "mix": CutMix(), "on_error": "replace"}
+    expected = list(loader_of(pairs, prefetch=2, **settings))
+    loader = loader_of(pairs, prefetch=prefetch, num_workers=1, **settings)
+    found = list(loader)
+    assert len(loader.bad_files) == 5
+    for (image, target), (wanted, wanted_target) in zip(found, expected, strict=True):
+        assert torch.equal(image, wanted)
+        assert torch.equal(target, wanted_target)
+
+
+def test_each_replacement_is_warned_of_once(pairs: list[tuple[str, int]]) -> None:
+    path = break_file(pairs, damage.text)
+    loader = loader_of(pairs, on_error="replace")
+    with pytest.warns(RuntimeWarning) as caught:
+        list(loader)
+    message = str(caught[0].message)
+    assert re.fullmatch(
+        rf"DataLoader: replaced {path} by {os.path.dirname(path)}/\d\d\.jpg: {re.escape(NO_IMAGE)}",
+        message,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(loader)) == 6
+    assert len(loader.bad_files) == 1
+
+
+@pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
+def test_resumed_run_replaces_as_the_first_did_and_remembers_why(
+    pairs: list[tuple[str, int]],
+) -> None:
+    for number in (0, 4, 8, 13, 20):
+        break_file(pairs, damage.cut_in_the_middle, number)
+    # Crops that often miss the damage: what was met once is replaced for good, also after a resume.
+    settings: dict[str, Any] = {
+        "shuffle": True,
+        "mix": CutMix(),
+        "on_error": "replace",
+        "transform": TrainTransform(size=16, scale=(0.01, 0.05)),
+    }
+    whole = loader_of(pairs, **settings)
+    expected = [batch for _ in range(6) for batch in whole]
+    assert whole.bad_files
+    first = loader_of(pairs, **settings)
+    found = [batch for _ in range(3) for batch in first]
+    epoch = iter(first)
+    found += [next(epoch), next(epoch)]
+    state = json.loads(json.dumps(first.state_dict()))
+    second = loader_of(pairs, **settings)
+    second.load_state_dict(state)
+    assert second.bad_files == first.bad_files
+    found += [batch for _ in range(3) for batch in second]
+    for (image, target), (wanted, wanted_target) in zip(found, expected, strict=True):
+        assert torch.equal(image, wanted)
+        assert torch.equal(target, wanted_target)
+
+
+@pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
+def test_replacements_come_from_what_the_sampler_serves(pairs: list[tuple[str, int]]) -> None:
+    """Else an image held back for validation would be trained on."""
+    served = [2, 3, 5, 7, 11, 13]
+    for number in (3, 5, 7):
+        break_file(pairs, damage.text, number)
+    for seed in range(8):
+        loader = loader_of(pairs, sampler=served, on_error="replace", seed=seed)
+        labels = [int(label) for _, batch in loader for label in batch]
+        assert len(labels) == 6
+        assert set(labels) <= {2, 11, 13}
+
+
+def test_a_dataset_with_nothing_good_left_stops_with_an_error_and_no_warning(
+    pairs: list[tuple[str, int]],
+) -> None:
+    for number in range(24):
+        break_file(pairs, lambda _: None, number)
+    loader = loader_of(pairs, on_error="replace")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(BadFileError) as caught:
+            list(loader)
+    assert caught.value.path in dict(pairs)
+    assert caught.value.reason == (
+        "No such file or directory; so are 16 images tried in its place, one by one"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
+def test_a_batch_of_bad_files_only_is_replaced_as_a_whole(pairs: list[tuple[str, int]]) -> None:
+    for number in range(4, 12):
+        break_file(pairs, damage.empty, number)
+    loader = loader_of(pairs, on_error="replace")
+    assert [len(label) for _, label in loader] == [4] * 6
+    assert len(loader.bad_files) == 8
+
+
+def test_max_pixels_is_the_largest_image_taken(pairs: list[tuple[str, int]]) -> None:
+    assert len(list(loader_of(pairs, max_pixels=96 * 128))) == 6
+    with pytest.raises(BadFileError, match=r"96 x 128 pixels are more than max_pixels=12287$"):
+        list(loader_of(pairs, max_pixels=96 * 128 - 1))
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(pairs[0][0]).save(turned, "JPEG", exif=exif)
+    Path(pairs[0][0]).write_bytes(turned.getvalue())
+    assert len(list(loader_of(pairs, max_pixels=96 * 128, transform=EvalTransform(24, 24)))) == 6
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_max_pixels_that_is_no_count_is_refused(pairs: list[tuple[str, int]], value: Any) -> None:
+    match = rf"^DataLoader: `max_pixels` must be a whole number of at least 1, got {value}\. None t"
+    with pytest.raises(ValueError, match=match):
+        loader_of(pairs, max_pixels=value)
+
+
+def test_unknown_way_to_treat_errors_is_refused(pairs: list[tuple[str, int]]) -> None:
+    match = r"^DataLoader: `on_error` must be one of 'raise', 'replace', got 'ignore'\.$"
+    with pytest.raises(ValueError, match=match):
+        loader_of(pairs, on_error="ignore")
+
+
+PEAK = """
+import sys, warnings
+from pathlib import Path
+from dali_cutmix import DataLoader, EvalTransform, TrainTransform
+warnings.simplefilter("ignore")
+
+def peak_gb():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmPeak")) / 1e6
+
+crop = TrainTransform(24, scale=(0.99, 1))
+transform = crop if sys.argv[1] == "crop" else EvalTransform(24, 24)
+pairs = [(path, 0) for path in sys.argv[2:]]
+loader = DataLoader(pairs, 4, transform=transform, on_error="replace", device="cpu")
+next(iter(loader))
+before = peak_gb()
+assert len(list(loader)) == 6
+assert "60000 x 60000 pixels" in loader.bad_files[0].reason
+print(peak_gb() - before)
+"""
+
+
+@pytest.mark.parametrize("transform", ["crop", "whole"])
+def test_an_image_above_max_pixels_is_never_decoded(
+    pairs: list[tuple[str, int]], transform: str
+) -> None:
+    """Decoded, 60000 x 60000 pixels take 10.8 GB of address space."""
+    break_file(pairs, damage.huge)
+    command = [sys.executable, "-c", PEAK, transform, *(path for path, _ in pairs)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 1
