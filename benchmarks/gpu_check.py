@@ -9,7 +9,10 @@ Writes one JSON file with the machine, the versions and, by name, what each chec
   interleaved, every rate with its median and spread;
 - ``engines``: which of the decoder's engines took the files, as nvImageCodec's log has it;
 - ``empty_cuts``: whether a paste of nothing leaves the pixels alone;
-- ``recovery``: whether a graph goes on after a file that cannot be decoded;
+- ``recovery``: what a file that cannot be decoded raises, and whether a new epoch runs after it;
+- ``replacement``: what else changes when files are replaced, what the new graph costs;
+- ``surviving``: whether a graph goes on after a decode error when it is not made anew;
+- ``roi_decode``: decoding a region on the GPU, which can end the process, in a process of its own;
 - ``memory``: device memory before the loader, with it, and after ``close()``;
 - ``demo``: the demonstration's own output.
 
@@ -29,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -207,6 +211,107 @@ def recovery(root: Path, device: torch.device) -> dict[str, Any]:
     return found
 
 
+def replacement(root: Path, device: torch.device, batch_size: int) -> dict[str, Any]:
+    """Damaged files replaced in mid-epoch: what else changes, what a new graph costs."""
+    files = sorted(map(str, root.rglob("*.jpg")))[: 16 * batch_size]
+    bad = [batch_size * number + 3 for number in (5, 8, 11)]
+    settings: dict[str, Any] = {"transform": dc.EvalTransform(), "device": device}
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = [(path, 0) for path in files]
+        for index in bad:
+            path = Path(folder) / f"{index}.jpg"
+            path.write_bytes(Path(files[index]).read_bytes()[:20_000])
+            pairs[index] = (str(path), 0)
+        warnings.simplefilter("ignore")
+        with dc.DataLoader([(path, 0) for path in files], batch_size, **settings) as clean:
+            expected = [image.cpu() for image, _ in clean]
+        loader = dc.DataLoader(pairs, batch_size, on_error="replace", **settings)
+        memory_mib, times_s, changed = [], [], []
+        epoch = iter(loader)
+        for number in range(len(loader)):
+            begin = time.perf_counter()
+            image = next(epoch)[0].cpu()
+            times_s.append(time.perf_counter() - begin)
+            if device.type == "cuda":
+                free, total = torch.cuda.mem_get_info(device)
+                memory_mib.append((total - free) / 2**20)
+            differs = (image != expected[number]).flatten(1).any(1).nonzero().flatten()
+            changed += [number * batch_size + int(place) for place in differs]
+        loader.close()
+    slow = {index // batch_size for index in bad}
+    usual = statistics.median(t for n, t in enumerate(times_s) if n and n not in slow)
+    return {
+        "batches": len(times_s),
+        "bad_files": len(loader.bad_files),
+        "only_the_bad_samples_changed": changed == bad,
+        "usual_batch_s": usual,
+        "batch_with_a_new_graph_s": [times_s[number] for number in sorted(slow)],
+        "memory_mib": memory_mib,
+    }
+
+
+def surviving(root: Path, device: torch.device) -> dict[str, Any]:
+    """Whether a graph goes on after a decode error when it is not made anew."""
+    good = next(root.rglob("*.jpg")).read_bytes()
+    gpu = device.type == "cuda"
+    backend = "mixed" if gpu else "cpu"
+    pipeline = Pipeline(4, 2, device.index if gpu else None, prefetch_queue_depth=2)
+    with pipeline:
+        encoded = fn.external_source(
+            source=lambda number: [
+                np.frombuffer(good[:20_000] if number == 2 and place == 1 else good, np.uint8)
+                for place in range(4)
+            ],
+            batch=True,
+        )
+        pipeline.set_outputs(fn.decoders.image(encoded, device=backend))
+    outcomes = []
+    for _ in range(8):
+        try:
+            pipeline.run()
+            outcomes.append("served")
+        except RuntimeError as error:
+            outcomes.append(str(error).strip().splitlines()[-1][:200])
+    return {"runs": outcomes}
+
+
+def roi_decode(root: Path, device: torch.device) -> dict[str, Any]:
+    """Decoding a region on the GPU, in a process of its own, which it may end."""
+    code = """
+import sys
+import numpy as np
+from pathlib import Path
+from nvidia.dali import Pipeline, fn
+
+files = sorted(Path(sys.argv[1]).rglob("*.jpg"))[:256]
+backend, device_id = ("cpu", None) if sys.argv[2] == "cpu" else ("mixed", 0)
+pipeline = Pipeline(32, 4, device_id)
+with pipeline:
+    encoded = fn.external_source(
+        source=lambda n: [np.fromfile(f, np.uint8) for f in files[32 * (n % 8) :][:32]], batch=True
+    )
+    pipeline.set_outputs(
+        fn.decoders.image_slice(
+            encoded, start=[16, 16], shape=[128, 128], axes=[0, 1], device=backend
+        )
+    )
+for _ in range(16):
+    pipeline.run()
+print("all served")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(root), device.type],
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    return {
+        "exit_status": result.returncode,
+        "output": result.stdout.strip(),
+        "error": result.stderr[-600:],
+    }
+
+
 def memory(root: Path, device: torch.device, batch_size: int) -> dict[str, Any]:
     """Device memory in use, in MiB, around the life of a loader."""
     if device.type != "cuda":
@@ -270,6 +375,9 @@ def main() -> None:
             "rates": lambda: rates(root, device, args.batch_size, args.num_workers),
             "engines": lambda: engines(root, device),
             "recovery": lambda: recovery(root, device),
+            "replacement": lambda: replacement(root, device, min(64, args.num_files // 16)),
+            "surviving": lambda: surviving(root, device),
+            "roi_decode": lambda: roi_decode(root, device),
         }
         if not args.skip_demo:
             checks["demo"] = demo

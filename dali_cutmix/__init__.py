@@ -1,6 +1,7 @@
 """CutMix and its relatives inside an NVIDIA DALI graph, handed to PyTorch by a drop-in loader."""
 
 from dali_cutmix._version import __version__
+from dali_cutmix.arrays import ImageArrays
 from dali_cutmix.augment import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
 from dali_cutmix.errors import BadFileError
 from dali_cutmix.files import FileList
@@ -13,6 +14,8 @@ from dali_cutmix.plan import MixPlan, cutmix_plan, cutout_plan, mixup_plan
 from dali_cutmix.sampler import EpochSampler
 from dali_cutmix.shard import Shard
 from dali_cutmix.show import contact_sheet
+from dali_cutmix.tar import TarShards
+from dali_cutmix.tfrecord import TFRecords
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -24,10 +27,13 @@ __all__ = [
     "EpochSampler",
     "EvalTransform",
     "FileList",
+    "ImageArrays",
     "MixPlan",
     "MixUp",
     "MixedTarget",
     "Shard",
+    "TFRecords",
+    "TarShards",
     "TrainTransform",
     "__version__",
     "blend",

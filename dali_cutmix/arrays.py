@@ -20,8 +20,8 @@ class ImageArrays(StoredImages):
     Args:
         images: ``[N, height, width, 3]`` RGB or ``[N, height, width]`` gray uint8, an array or a
             CPU tensor, which is not copied; or N images of sizes of their own, each
-            ``[height, width, 3]`` uint8; or the bytes of N image files, each ``bytes`` or ``[size]``
-            uint8.
+            ``[height, width, 3]`` or ``[height, width]`` uint8; or N image files, each as ``bytes``
+            or ``[size]`` uint8.
         labels: Class index of every image, each at least 0: ``[N]``.
         classes: Names of the classes, in the order of their indices. None numbers them.
 
@@ -29,9 +29,7 @@ class ImageArrays(StoredImages):
         ValueError: Another shape or type, or not as many labels as images.
     """
 
-    def __init__(
-        self, images: Any, labels: Any, classes: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, images: Any, labels: Any, classes: Sequence[str] | None = None) -> None:
         if hasattr(images, "numpy"):  # a tensor
             images = images.numpy()
         if hasattr(labels, "numpy"):
@@ -70,7 +68,7 @@ class ImageArrays(StoredImages):
 
     def _describe(self) -> Iterable[bytes]:
         for index in np.linspace(0, len(self) - 1, min(len(self), _SAMPLED)).astype(int):
-            yield blake2b(np.ascontiguousarray(self.stored(int(index)))).digest()
+            yield blake2b(self.stored(int(index)).tobytes()).digest()
 
     def _check_pixels(self) -> None:
         whole = hasattr(self._images, "ndim")

@@ -1,4 +1,4 @@
-"""The command line ``dali-cutmix``: try it on digits, or look at a batch of your own images."""
+"""The command line ``dali-cutmix``: try it on digits, look at a batch, check and pack images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from dali_cutmix import (
     __version__,
     contact_sheet,
 )
+from dali_cutmix.check_command import check
 from dali_cutmix.console import errors_as_one_sentence, make_folder, print_path
 from dali_cutmix.demo import Demo, DemoSettings, need_extra, run_demo
+from dali_cutmix.pack_command import pack
 from dali_cutmix.report import ROWS, mean_and_spread, write_report
 from dali_cutmix.trial import TrialSettings
 
 app = typer.Typer(
-    help="CutMix inside an NVIDIA DALI graph: try it, and look at what it does to your images.",
+    help="CutMix inside an NVIDIA DALI graph: try it, look at what it does, check and pack data.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     add_completion=False,
@@ -153,6 +155,10 @@ def show(
         make_folder(out.parent)
         sheet.save(out)
     print_path(Console(), out)
+
+
+app.command()(check)
+app.command()(pack)
 
 
 def _choose_mix(

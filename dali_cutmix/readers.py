@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,17 @@ import numpy as np
 from torchvision.datasets.folder import default_loader  # type: ignore[import-untyped]
 
 from dali_cutmix._dali import DataNode, fn
+from dali_cutmix.arrays import ImageArrays
+from dali_cutmix.bucket import BucketFiles, is_url
 from dali_cutmix.files import FileList
+from dali_cutmix.findings import Report
 from dali_cutmix.stored import WHERE, StoredImages
+from dali_cutmix.tar import TarShards
+from dali_cutmix.tfrecord import TFRecords
 
-LISTS = (".txt", ".tsv", ".lst")  # endings of list files
+_LISTS = (".txt", ".tsv", ".lst")  # endings of list files
+_TAR = re.compile(r"\.tar(\.\w+)?$")
+_TFRECORD = re.compile(r"\.tfrecords?(\.\w+)?$|-of-[^/]*$")
 
 
 def open_source(source: Any) -> StoredImages:
@@ -29,21 +37,94 @@ def open_source(source: Any) -> StoredImages:
         if not len(source.indices):
             raise ValueError(f"{WHERE}: the Subset given as `source` has no samples.")
         return open_source(source.dataset).take(source.indices)
-    if isinstance(source, Sequence):
+    if hasattr(source, "data") and hasattr(source, "targets"):  # torchvision's CIFAR and MNIST
+        _refuse_own_transforms(source)
+        return ImageArrays(source.data, source.targets, getattr(source, "classes", None))
+    if isinstance(source, Sequence) and not isinstance(source, bytes):
+        if any(isinstance(one, (str, Path)) and _is_shard(str(one)) for one in source):
+            return _from_shards([str(one) for one in source])
         return FileList.from_pairs(source)
     raise TypeError(
-        f"{WHERE}: `source` must be a folder, a list of (path, class), or a torchvision "
-        f"ImageFolder or a Subset of one, got {type(source).__name__}."
+        f"{WHERE}: `source` must be a folder, a list of (path, class), tar shards, TFRecords, "
+        "ImageArrays, or a torchvision ImageFolder or a Subset of one, got "
+        f"{type(source).__name__}."
     )
 
 
 def _from_path(path: str) -> StoredImages:
-    if path.endswith(LISTS):
+    if path.endswith(".json"):
+        return _from_report(path)
+    if path.endswith(_LISTS):
         return FileList.from_file(path)
+    if _is_shard(path):
+        return _from_shards([path])
+    if is_url(path):
+        return BucketFiles(path)
+    names = _files_in(path)
+    if any(name.endswith(".tar") for name in names):
+        return TarShards(path)
+    if any(map(_TFRECORD.search, names)):
+        return TFRecords(path)
     return FileList.from_folder(path)
 
 
+def _files_in(folder: str) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(folder) if entry.is_file()]
+    except OSError:  # said better by whoever lists it
+        return []
+
+
+def _is_shard(path: str) -> bool:
+    return bool(_TAR.search(path) or _TFRECORD.search(path))
+
+
+def _from_shards(paths: list[str]) -> StoredImages:
+    if all(map(_TAR.search, paths)):
+        return TarShards(paths)
+    if all(map(_TFRECORD.search, paths)):
+        return TFRecords(paths)
+    raise ValueError(
+        f"{WHERE}: `source` must be paths of tar shards only, or of TFRecords only, or (path, "
+        f"class) pairs, got {paths!r:.200}."
+    )
+
+
+def _from_report(path: str) -> StoredImages:
+    with open(path, encoding="utf-8") as file:
+        report = Report.from_json(file.read(), path)
+    images = open_source(report.source)
+    if images.fingerprint != report.fingerprint:
+        raise ValueError(
+            f"{WHERE}: {report.source} is not what it was when {path} was written: it holds "
+            f"{len(images)} images now and held {report.num_images}, or others. Run `dali-cutmix "
+            f"check {report.source} --out {path}` again."
+        )
+    if not report.bad:
+        return images
+    good = report.good_indices()
+    if not len(good):
+        raise ValueError(f"{WHERE}: by {path}, every image of {report.source} is bad.")
+    return images.take(good)
+
+
 def _from_dataset(dataset: Any) -> FileList:
+    name = type(dataset).__name__
+    _refuse_own_transforms(dataset)
+    if getattr(dataset, "loader", default_loader) is not default_loader:
+        raise ValueError(
+            f"{WHERE}: the {name} given as `source` has a `loader` of its own, and DALI decodes "
+            "the files instead. Build it with torchvision's default_loader if they are images."
+        )
+    if not len(dataset.samples):
+        raise ValueError(f"{WHERE}: the {name} given as `source` has no samples.")
+    paths = [os.fspath(path) for path, *_ in dataset.samples]
+    targets = np.array([int(target) for _, target, *_ in dataset.samples], np.int64)
+    classes = getattr(dataset, "classes", None) or range(int(targets.max()) + 1)
+    return FileList(paths, targets, [str(c) for c in classes], getattr(dataset, "root", None))
+
+
+def _refuse_own_transforms(dataset: Any) -> None:
     name = type(dataset).__name__
     for attribute in ("transform", "target_transform"):
         own = getattr(dataset, attribute, None)
@@ -58,17 +139,6 @@ def _from_dataset(dataset: Any) -> FileList:
                 f"({type(own).__name__}), which cannot run inside the graph. Build it without one, "
                 f"and {instead}."
             )
-    if getattr(dataset, "loader", default_loader) is not default_loader:
-        raise ValueError(
-            f"{WHERE}: the {name} given as `source` has a `loader` of its own, and DALI decodes "
-            "the files instead. Build it with torchvision's default_loader if they are images."
-        )
-    if not len(dataset.samples):
-        raise ValueError(f"{WHERE}: the {name} given as `source` has no samples.")
-    paths = [os.fspath(path) for path, *_ in dataset.samples]
-    targets = np.array([int(target) for _, target, *_ in dataset.samples], np.int64)
-    classes = getattr(dataset, "classes", None) or range(int(targets.max()) + 1)
-    return FileList(paths, targets, [str(c) for c in classes], getattr(dataset, "root", None))
 
 
 def read(path: DataNode) -> DataNode:

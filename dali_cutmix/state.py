@@ -85,8 +85,7 @@ class Run:
             return position
         ranks = 1 if self.sampler else then.num_shards
         served = position.start + (position.batch - position.start_batch) * then.batch_size * ranks
-        start = min(served, self.num_samples) if self.sampler is None else served
-        return replace(position, start=start, start_batch=position.batch)
+        return replace(position, start=served, start_batch=position.batch)
 
     def _check_same(self, then: Run) -> None:
         free = {"batch_size"} if self.sampler else {"batch_size", "num_shards"}

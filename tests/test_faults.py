@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dali_cutmix import BadFileError, CutMix, DataLoader, TrainTransform
+from dali_cutmix import BadFileError, CutMix, DataLoader, ImageArrays, TrainTransform
 
 ROOT = Path(__file__).parent.parent
 CROP = TrainTransform(size=(24, 32), scale=(0.99, 1))
@@ -209,6 +210,35 @@ def test_file_replaced_by_another_is_served_as_it_is_now(pairs: list[tuple[str, 
     Path(pairs[5][0]).write_bytes(b"")
     with pytest.raises(BadFileError, match=r"05\.jpg: the file is empty$"):
         list(loader)
+
+
+class Flaky(ImageArrays):
+    """Storage that cannot be read the first time it is asked for one of every four images."""
+
+    def __init__(self, pairs: list[tuple[str, int]]) -> None:
+        encoded = [Path(path).read_bytes() for path, _ in pairs]
+        super().__init__(encoded, [label for _, label in pairs])
+        self.asked: Counter[int] = Counter()
+
+    def stored(self, index: int) -> np.ndarray:
+        self.asked[index] += 1
+        if index % 4 == 1 and self.asked[index] == 2:  # the fingerprint asks once before
+            raise OSError("the network is away")
+        return super().stored(index)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "replace"])
+def test_storage_that_is_away_for_a_moment_in_every_batch_changes_nothing(
+    pairs: list[tuple[str, int]], on_error: Any
+) -> None:
+    expected = list(DataLoader(pairs, 4, transform=CROP, mix=CutMix()))
+    loader = DataLoader(Flaky(pairs), 4, transform=CROP, mix=CutMix(), on_error=on_error)
+    found = list(loader)
+    assert len(found) == 6
+    assert loader.bad_files == []
+    for (image, target), (wanted, wanted_target) in zip(found, expected, strict=True):
+        assert torch.equal(image, wanted)
+        assert torch.equal(target, wanted_target)
 
 
 # --- One rank with a bad file ---------------------------------------------------------------------

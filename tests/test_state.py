@@ -295,7 +295,9 @@ def test_state_of_other_data_is_refused(tmp_path: Path) -> None:
     files = ["a/1.png", "a/2.png", "b/3.png", "b/4.png"]
     state = train(folder("here", files)).state_dict()
     train(folder("moved as a whole", files)).load_state_dict(state)
-    with pytest.raises(ValueError, match=r"num_samples is 3 here and 4 in the state\. Make"):
+    with pytest.raises(
+        ValueError, match=r"other run: num_samples is 3 here and 4 in the state\. Make"
+    ):
         train(folder("fewer", files[1:])).load_state_dict(state)
     match = r"run: data is '[0-9a-f]{16}' here and '[0-9a-f]{16}' in the state\. Make"
     with pytest.raises(ValueError, match=match):
