@@ -119,8 +119,8 @@ class Feed:
                 self._replace_bad(error)
             except StopIteration:
                 raise RuntimeError(
-                    f"DataLoader: the graph ended at batch {self._first + self._taken} of epoch "
-                    f"{self._epoch}, {self._num_batches - self._taken} before its end."
+                    f"DataLoader: the graph ended before batch {self._first + self._taken} of "
+                    f"epoch {self._epoch}, {self._num_batches - self._taken} batches too early."
                 ) from None
         self._taken += 1
         self._retries = 0

@@ -13,9 +13,8 @@ from PIL import Image
 # An eighth of the size and in gray: the same stream is read, with the same warnings.
 _SHRUNK = {"colorspace": "GRAY", "fastdct": True, "min_height": 1, "min_width": 1, "min_factor": 8}
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_LEFT_OVER = re.compile(r"extraneous bytes before marker 0xd9")
 _HARMLESS = re.compile(r"unknown JFIF revision|Adobe color transform|Invalid SOS parameters")
-_PREFETCH = 8  # bytes that libjpeg-turbo may have taken from the stream and not used
 
 
 @dataclass(frozen=True)
@@ -125,17 +124,15 @@ def _complaint(data: bytes, jpeg: Jpeg) -> str | None:
 
 
 def _padding(data: bytes, jpeg: Jpeg, complaint: str) -> int:
-    """Number of zeros between the pixels and the end marker, if they are what is complained of.
+    """Number of zeros before the end marker, if the complaint may be of them.
 
-    Pixels that were overwritten by zeros up to the end leave fewer over than there are: the
-    decoder takes the others for pixels.
+    If they stand for blanked pixels, or more than they is left over, the file complains without
+    them as well.
     """
-    match = _LEFT_OVER.search(complaint)
-    if match is None or jpeg.end is None:
+    if jpeg.end is None or not _LEFT_OVER.search(complaint):
         return 0
     before = data[: jpeg.end - 2]
-    zeros = len(before) - len(before.rstrip(b"\0"))
-    return zeros if int(match[1]) <= zeros <= int(match[1]) + _PREFETCH else 0
+    return len(before) - len(before.rstrip(b"\0"))
 
 
 def _without_padding(data: bytes, jpeg: Jpeg, padding: int) -> bytes:

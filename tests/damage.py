@@ -27,6 +27,14 @@ TWELVE_BITS = base64.b64decode(
     "4j/9k="
 )
 
+# Likewise 8 x 8 pixels by `jpeg8_encode(..., lossless=True)`: by a frame of the lossless kind.
+LOSSLESS = base64.b64decode(
+    "/9j/7gAOQWRvYmUAZAAAAAAA/8MAEQgACAAIA1IRAEcRAEIRAP/EABgAAAMBAQAAAAAAAAAAAAAAAAAFBggH/9oADA"
+    "NSAEcAQgABAADP+f8Av5QLygXlAvKBeUC8oF5QL6AXlAvKBeUC8oF5QLygXlAvoBeUC8oF5QLygXlAvKBeUC+gF5QL"
+    "ygXlAvKBeUC8oF5QL6AXlAvKBeUC8oF5QLygXlAvoBeUC8oF5QLygXlAvKBeUC+gF5QLygXlAvKBeUC8oF5QL6AXlA"
+    "vKBeUC8oF5QLygXlAv/9k="
+)
+
 
 def cut_in_the_middle(jpeg: bytes) -> bytes:
     """Its first half."""

@@ -22,12 +22,14 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
+import torch
 from moto.server import ThreadedMotoServer
 from test_tar import numbered as write_tar_shard
 from test_tfrecord import numbered as write_records
 
-from dali_cutmix import FileList
+from dali_cutmix import CutMix, DataLoader, FileList, TrainTransform
 from dali_cutmix.bucket import BucketFiles
+from dali_cutmix.pack import pack_images
 from dali_cutmix.stored import StoredImages
 from dali_cutmix.tar import TarShards
 from dali_cutmix.tfrecord import TFRecords
@@ -331,6 +333,24 @@ def test_shard_that_changes_after_indexing_is_an_error_and_not_other_bytes(
         images.stored(1)
 
 
+def test_loader_serves_from_a_bucket_what_it_serves_from_a_disk(
+    s3: Any, photo_folder: Path, tmp_path: Path
+) -> None:
+    pack_images(FileList.from_folder(photo_folder), tmp_path / "shards", per_shard=8)
+    put(s3, photo_folder, "train/")
+    put(s3, tmp_path / "shards", "shards/")
+    settings: dict[str, Any] = {"transform": TrainTransform((24, 32)), "mix": CutMix(), "seed": 1}
+    for there, here in (
+        (f"s3://{BUCKET}/train/", photo_folder),
+        (f"s3://{BUCKET}/shards/{{000000..000002}}.tar", tmp_path / "shards"),
+    ):
+        found = list(DataLoader(there, 4, True, **settings))
+        expected = list(DataLoader(here, 4, True, **settings))
+        for (image, target), (wanted, wanted_target) in zip(found, expected, strict=True):
+            assert torch.equal(image, wanted)
+            assert torch.equal(target, wanted_target)
+
+
 def read_all(images: StoredImages) -> list[bytes]:
     try:
         return contents(images)
@@ -341,7 +361,11 @@ def read_all(images: StoredImages) -> list[bytes]:
 def test_pickled_source_reads_on_and_forked_one_says_why_it_cannot(s3: Any, tmp_path: Path) -> None:
     put(s3, make_tree(tmp_path))
     images = BucketFiles(f"s3://{BUCKET}")
-    assert contents(pickle.loads(pickle.dumps(images))) == contents(images)
+    content = contents(images)
+    pickled = pickle.dumps(images)
+    assert b"secret" not in pickled
+    assert b"S3Store" not in pickled
+    assert contents(pickle.loads(pickled)) == content
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply(read_all, [images]) == [
             b"a bucket was read before this process was forked, and obstore's threads did not come "

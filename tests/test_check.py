@@ -145,7 +145,9 @@ def test_broken_files_of_other_formats_are_told_apart(photos: list[np.ndarray]) 
     zeros = files["PNG"][:middle] + bytes(64) + files["PNG"][middle + 64 :]
     start = files["PNG"].index(b"IHDR") + 13
     flipped = files["PNG"][:start] + b"\0" + files["PNG"][start + 1 :]
-    damaged = {"PNG with zeros": zeros, "PNG with a wrong checksum": flipped}
+    end = files["PNG"].index(b"IEND") - 5
+    changed = files["PNG"][:end] + bytes([files["PNG"][end] ^ 1]) + files["PNG"][end + 1 :]
+    damaged = {"PNG with zeros": zeros, "wrong checksum": flipped, "of pixels": changed}
     assert verdicts(files | cut | damaged) == dict.fromkeys(cut, "cut short") | dict.fromkeys(
         damaged, "damaged"
     )
@@ -273,7 +275,20 @@ def test_harmless_oddities_do_not_hide_damage(jpeg: bytes) -> None:
 
 
 def test_pixels_that_were_blanked_up_to_the_end_are_damage_and_not_padding(jpeg: bytes) -> None:
-    assert verdicts({"a": jpeg[:-2002] + bytes(2000) + jpeg[-2:]}) == {"a": "damaged"}
+    blanked = {
+        str(count): jpeg[: -2 - count] + bytes(count) + jpeg[-2:] for count in (200, 2000, 3000)
+    }
+    assert verdicts(blanked) == dict.fromkeys(blanked, "damaged")
+
+
+def test_zeros_after_what_is_no_picture_are_damage(jpeg: bytes) -> None:
+    left_over = jpeg[:-2] + b"left over" + bytes(100) + jpeg[-2:]
+    assert verdicts({"a": left_over}) == {"a": "damaged"}
+
+
+def test_lossless_jpeg_is_good() -> None:
+    report = checked({"a.jpg": damage.LOSSLESS})
+    assert (report.bad, report.odd) == ((), {})
 
 
 def test_arithmetic_coding_is_odd_and_decoded_by_dali_as_by_pillow(jpeg: bytes) -> None:

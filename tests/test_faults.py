@@ -232,7 +232,9 @@ def test_storage_that_is_away_for_a_moment_in_every_batch_changes_nothing(
     pairs: list[tuple[str, int]], on_error: Any
 ) -> None:
     expected = list(DataLoader(pairs, 4, transform=CROP, mix=CutMix()))
-    loader = DataLoader(Flaky(pairs), 4, transform=CROP, mix=CutMix(), on_error=on_error)
+    # With one batch under way, each of the six fails once.
+    settings: dict[str, Any] = {"prefetch": 1, "on_error": on_error}
+    loader = DataLoader(Flaky(pairs), 4, transform=CROP, mix=CutMix(), **settings)
     found = list(loader)
     assert len(found) == 6
     assert loader.bad_files == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ BENEATH_PROGRAMS = {"__init__", "show", "errors", "_version", "readers", "pack"}
 }
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     return {path.stem: ast.parse(path.read_text()) for path in LIBRARY.glob("*.py")}
 

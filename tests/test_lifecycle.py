@@ -71,7 +71,7 @@ def test_a_graph_that_ends_early_is_an_error_and_no_end_of_epoch(
         raise StopIteration
 
     monkeypatch.setattr(loader._serving._feed._graph.pipeline, "outputs", stop)
-    message = r"^DataLoader: the graph ended at batch 1 of 6 in epoch 0\.$"
+    message = r"^DataLoader: the graph ended before batch 1 of epoch 0, 5 batches too early\.$"
     with pytest.raises(RuntimeError, match=message):
         next(batches)
 
@@ -255,7 +255,6 @@ def test_memory_is_flat_over_epochs_broken_off_and_finished(photo_folder: Path) 
 @pytest.mark.parametrize(
     ("keyword", "value", "instead"),
     [
-        ("sampler", [0, 1], "Pass `shuffle=`; ranks of torch.distributed are split by themselves."),
         ("collate_fn", print, "Batches are made in the graph; for a mix, pass `mix=CutMix()`."),
         ("generator", torch.Generator(), "Pass `seed=`, from which every random number comes."),
         ("prefetch_factor", 4, "Pass `prefetch=`, the number of batches made ahead in all."),

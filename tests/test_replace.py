@@ -199,6 +199,22 @@ def test_resumed_run_replaces_as_the_first_did_and_remembers_why(
 
 
 @pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
+def test_what_stands_in_does_not_depend_on_when_files_were_found_bad(
+    pairs: list[tuple[str, int]],
+) -> None:
+    for number in range(0, 24, 3):
+        break_file(pairs, damage.cut_in_the_middle, number)
+    settings: dict[str, Any] = {"shuffle": True, "on_error": "replace"}
+    long = loader_of(pairs, **settings)
+    list(long)
+    late = loader_of(pairs, **settings)
+    late.set_epoch(1)
+    for (image, label), (wanted, wanted_label) in zip(late, long, strict=True):
+        assert torch.equal(image, wanted)
+        assert torch.equal(label, wanted_label)
+
+
+@pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
 def test_replacements_come_from_what_the_sampler_serves(pairs: list[tuple[str, int]]) -> None:
     """Else an image held back for validation would be trained on."""
     served = [2, 3, 5, 7, 11, 13]
