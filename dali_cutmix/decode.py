@@ -27,9 +27,7 @@ class Encoded:
     def __init__(self, encoded: DataNode, device: str, max_pixels: int | None = None) -> None:
         self._device = device
         self._shape = shape(encoded)
-        self._encoded = encoded
-        if max_pixels is not None:
-            self._encoded = _without_huge(encoded, self._shape, max_pixels)
+        self._encoded = _without_huge(encoded, self._shape, max_pixels)
 
     def shape(self) -> DataNode:
         """Size of the decoded image, from its header: ``[3]`` int64 (y, x, channels), CPU."""
@@ -101,9 +99,14 @@ def whole(encoded: DataNode, device: str) -> DataNode:
     return fn.decoders.image(encoded, device="mixed" if device == "gpu" else "cpu")
 
 
-def _without_huge(encoded: DataNode, size: DataNode, max_pixels: int) -> DataNode:
-    """Take the bytes away from images that are too large, so that decoding them fails."""
-    fits = size[0] * size[1] <= max_pixels
+def _without_huge(encoded: DataNode, size: DataNode, max_pixels: int | None) -> DataNode:
+    """Take the bytes away from images that are too large, so that decoding them fails.
+
+    Without a limit nothing is taken away, but decoding still waits for the header to be read: a
+    header that cannot be read fails the batch there, where the decoder would end the process in a
+    batch of 32 or more (DALI 2.4.0, on the CPU).
+    """
+    fits = size[0] >= 0 if max_pixels is None else size[0] * size[1] <= max_pixels
     # Parted and put together again, which moves no bytes, unlike a slice of each.
     small, huge = split(encoded, fits)
     return merge(small, fn.slice(huge, start=[0], shape=[0], axes=[0]), fits)

@@ -22,6 +22,10 @@ _MEANINGS = {
     "Failed to decode sample #0": "damaged or cut short",
 }
 
+#: DALI 2.4.0 ends the process (SIGSEGV) when a CPU decoder meets a header that it cannot read in a
+#: batch of 32 or more.
+MAX_BATCH = 31
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000")
 
 
@@ -113,8 +117,17 @@ def find_undecodable(
         num_threads: CPU threads to decode with.
         device_id: The GPU to decode on; None is the CPU.
     """
-    if not encoded:
-        return {}
+    found: dict[int, str] = {}
+    for start in range(0, len(encoded), MAX_BATCH):
+        part = encoded[start : start + MAX_BATCH]
+        for position, reason in _undecodable(part, num_threads, device_id).items():
+            found[start + position] = reason
+    return found
+
+
+def _undecodable(
+    encoded: Sequence[np.ndarray], num_threads: int, device_id: int | None
+) -> dict[int, str]:
     pipeline = Pipeline(
         batch_size=len(encoded),
         num_threads=num_threads,
@@ -134,8 +147,7 @@ def find_undecodable(
         pipeline._shutdown()
     half = len(encoded) // 2
     first, second = (
-        find_undecodable(part, num_threads=num_threads, device_id=device_id)
-        for part in (encoded[:half], encoded[half:])
+        _undecodable(part, num_threads, device_id) for part in (encoded[:half], encoded[half:])
     )
     return first | {half + position: reason for position, reason in second.items()}
 

@@ -212,6 +212,38 @@ def test_file_replaced_by_another_is_served_as_it_is_now(pairs: list[tuple[str, 
         list(loader)
 
 
+LARGE_BATCH = """
+import sys, warnings
+from dali_cutmix import BadFileError, DataLoader, EvalTransform, TrainTransform
+
+warnings.simplefilter("ignore")
+pairs = [(path, 0) for path in sys.argv[1:]]
+for transform in (TrainTransform(24), EvalTransform(24, 24)):
+    for max_pixels in (None, 2**27):
+        settings = {"transform": transform, "max_pixels": max_pixels, "num_workers": 2}
+        for turn in range(5):
+            try:
+                list(DataLoader(pairs, 96, **settings))
+            except BadFileError as error:
+                assert error.path == pairs[50][0], error
+            loader = DataLoader(pairs, 96, on_error="replace", **settings)
+            assert [len(image) for image, _ in loader] == [96]
+            assert [path for path, _ in loader.bad_files] == [pairs[50][0]]
+"""
+
+
+@pytest.mark.parametrize("make", [damage.gif, damage.text, lambda jpeg: jpeg[:200]])
+def test_header_that_cannot_be_read_in_a_large_batch_does_not_end_the_process(
+    pairs: list[tuple[str, int]], tmp_path: Path, make: Callable[[bytes], bytes]
+) -> None:
+    """DALI's CPU decoders by themselves do so in batches of 32 or more."""
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(make(Path(pairs[0][0]).read_bytes()))
+    paths = [path for path, _ in pairs] * 4
+    paths[50] = str(bad)
+    finish(start(LARGE_BATCH, tmp_path, *paths))
+
+
 class Flaky(ImageArrays):
     """Storage that cannot be read the first time it is asked for one of every four images."""
 
