@@ -1,21 +1,21 @@
 """CutMix and its relatives inside an NVIDIA DALI graph, handed to PyTorch by a drop-in loader."""
 
 from dali_cutmix._version import __version__
-from dali_cutmix.arrays import ImageArrays
 from dali_cutmix.augment import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
 from dali_cutmix.errors import BadFileError
-from dali_cutmix.files import FileList
 from dali_cutmix.labels import MixedTarget, mixed_target
 from dali_cutmix.loader import DataLoader
 from dali_cutmix.loss import dense_target, mixed_cross_entropy
 from dali_cutmix.mix import blend, erase, paste
 from dali_cutmix.mixes import CutMix, Cutout, MixUp
+from dali_cutmix.order.sampler import EpochSampler
+from dali_cutmix.order.shard import Shard
 from dali_cutmix.plan import MixPlan, cutmix_plan, cutout_plan, mixup_plan
-from dali_cutmix.sampler import EpochSampler
-from dali_cutmix.shard import Shard
 from dali_cutmix.show import contact_sheet
-from dali_cutmix.tar import TarShards
-from dali_cutmix.tfrecord import TFRecords
+from dali_cutmix.storage.arrays import ImageArrays
+from dali_cutmix.storage.files import FileList
+from dali_cutmix.storage.tar import TarShards
+from dali_cutmix.storage.tfrecord import TFRecords
 
 __all__ = [
     "IMAGENET_MEAN",

@@ -9,7 +9,7 @@ import torch
 from dali_cutmix._checks import check_choice, check_count, refuse
 from dali_cutmix._dali import Pipeline
 from dali_cutmix.augment import EvalTransform, TrainTransform
-from dali_cutmix.shard import Shard
+from dali_cutmix.order.shard import Shard
 
 WHERE = "DataLoader"
 

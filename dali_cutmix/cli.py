@@ -21,12 +21,12 @@ from dali_cutmix import (
     __version__,
     contact_sheet,
 )
-from dali_cutmix.check_command import check
-from dali_cutmix.console import errors_as_one_sentence, make_folder, print_path
-from dali_cutmix.demo import Demo, DemoSettings, need_extra, run_demo
-from dali_cutmix.pack_command import pack
-from dali_cutmix.report import ROWS, mean_and_spread, write_report
-from dali_cutmix.trial import TrialSettings
+from dali_cutmix.commands.check_command import check
+from dali_cutmix.commands.console import errors_as_one_sentence, make_folder, print_path
+from dali_cutmix.commands.demo import Demo, DemoSettings, need_extra, run_demo
+from dali_cutmix.commands.pack_command import pack
+from dali_cutmix.commands.report import ROWS, mean_and_spread, write_report
+from dali_cutmix.commands.trial import TrialSettings
 
 app = typer.Typer(
     help="CutMix inside an NVIDIA DALI graph: try it, look at what it does, check and pack data.",

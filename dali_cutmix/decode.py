@@ -5,8 +5,8 @@ three channels; EXIF orientation is applied, which Pillow and torchvision's ``Im
 out.
 
 On the CPU the pixels equal Pillow's, except for 16-bit files, which are scaled to 8 bits here and
-clipped there. On a GPU they differ by small amounts, and among its engines. DALI 2.4.0 refuses a
-WebP file with an EXIF orientation.
+clipped there. On a GPU they differ by small amounts, and among its engines. DALI 2.4.0 refuses
+some WebP files that hold EXIF data.
 """
 
 from __future__ import annotations

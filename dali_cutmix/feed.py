@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix._dali import Pipeline, release_unused_memory
-from dali_cutmix.ahead import ReadAhead
-from dali_cutmix.diagnose import find_bad, reason_of
 from dali_cutmix.errors import BadFileError
+from dali_cutmix.faults.diagnose import find_bad, reason_of
+from dali_cutmix.faults.spares import Spares
 from dali_cutmix.graph import Graph, Source
-from dali_cutmix.spares import Spares
-from dali_cutmix.stored import StoredImages
+from dali_cutmix.storage.ahead import ReadAhead
+from dali_cutmix.storage.stored import StoredImages
 
 MAX_RETRIES = 3  # of a batch that fails though none of its images is found to be bad
 

@@ -22,7 +22,7 @@ from dali_cutmix.mixes import Mix
 from dali_cutmix.normalize import normalize
 from dali_cutmix.plan import MixPlan
 from dali_cutmix.readers import read
-from dali_cutmix.stored import Kind
+from dali_cutmix.storage.stored import Kind
 
 PLAN_FIELDS = ("own", "partner", "lam", "kept", "anchor", "extent")
 

@@ -19,15 +19,15 @@ from dali_cutmix.arguments import (
 from dali_cutmix.augment import EvalTransform, TrainTransform
 from dali_cutmix.device import choose_device, num_cpus
 from dali_cutmix.epoch import Epoch
-from dali_cutmix.given import GivenOrder
+from dali_cutmix.faults.spares import BadFile, Spares
 from dali_cutmix.graph import GraphSettings
 from dali_cutmix.mixes import Mix
-from dali_cutmix.progress import Progress
+from dali_cutmix.order.given import GivenOrder
+from dali_cutmix.order.progress import Progress
+from dali_cutmix.order.sampler import EpochSampler, Remainder
+from dali_cutmix.order.shard import Shard
 from dali_cutmix.readers import open_source
-from dali_cutmix.sampler import EpochSampler, Remainder
 from dali_cutmix.serving import Serving
-from dali_cutmix.shard import Shard
-from dali_cutmix.spares import BadFile, Spares
 from dali_cutmix.swap import check_torch_keywords, refuse_assignment
 from dali_cutmix.tensors import Finish
 

@@ -12,13 +12,13 @@ import numpy as np
 from torchvision.datasets.folder import default_loader  # type: ignore[import-untyped]
 
 from dali_cutmix._dali import DataNode, fn
-from dali_cutmix.arrays import ImageArrays
-from dali_cutmix.bucket import BucketFiles, is_url
-from dali_cutmix.files import FileList
-from dali_cutmix.findings import Report
-from dali_cutmix.stored import WHERE, StoredImages
-from dali_cutmix.tar import TarShards
-from dali_cutmix.tfrecord import TFRecords
+from dali_cutmix.faults.findings import Report
+from dali_cutmix.storage.arrays import ImageArrays
+from dali_cutmix.storage.bucket import BucketFiles, is_url
+from dali_cutmix.storage.files import FileList
+from dali_cutmix.storage.stored import WHERE, StoredImages
+from dali_cutmix.storage.tar import TarShards
+from dali_cutmix.storage.tfrecord import TFRecords
 
 _LISTS = (".txt", ".tsv", ".lst")  # endings of list files
 _TAR = re.compile(r"\.tar(\.\w+)?$")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from dali_cutmix.faults.spares import Spares
 from dali_cutmix.feed import Feed
 from dali_cutmix.graph import GraphSettings, build_graph
-from dali_cutmix.progress import Progress
-from dali_cutmix.spares import Spares
-from dali_cutmix.state import Position
-from dali_cutmix.stored import StoredImages
+from dali_cutmix.order.progress import Progress
+from dali_cutmix.order.state import Position
+from dali_cutmix.storage.stored import StoredImages
 
 
 class Serving:

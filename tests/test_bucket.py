@@ -28,11 +28,11 @@ from test_tar import numbered as write_tar_shard
 from test_tfrecord import numbered as write_records
 
 from dali_cutmix import CutMix, DataLoader, FileList, TrainTransform
-from dali_cutmix.bucket import BucketFiles
-from dali_cutmix.pack import pack_images
-from dali_cutmix.stored import StoredImages
-from dali_cutmix.tar import TarShards
-from dali_cutmix.tfrecord import TFRecords
+from dali_cutmix.storage.bucket import BucketFiles
+from dali_cutmix.storage.pack import pack_images
+from dali_cutmix.storage.stored import StoredImages
+from dali_cutmix.storage.tar import TarShards
+from dali_cutmix.storage.tfrecord import TFRecords
 
 BUCKET = "images"
 

@@ -20,12 +20,12 @@ from PIL import Image
 from test_bad_files import odd_files
 from typer.testing import CliRunner
 
-from dali_cutmix.check import check_images
-from dali_cutmix.check_command import check
-from dali_cutmix.diagnose import find_undecodable
-from dali_cutmix.files import FileList
-from dali_cutmix.findings import BadImage, Report, Spread
-from dali_cutmix.stored import StoredImages
+from dali_cutmix.commands.check_command import check
+from dali_cutmix.faults.check import check_images
+from dali_cutmix.faults.diagnose import find_undecodable
+from dali_cutmix.faults.findings import BadImage, Report, Spread
+from dali_cutmix.storage.files import FileList
+from dali_cutmix.storage.stored import StoredImages
 
 app = typer.Typer()
 app.command()(check)
@@ -549,7 +549,7 @@ def test_report_of_an_interrupted_check_is_not_there(
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dali_cutmix.check_command.check_images", interrupt)
+    monkeypatch.setattr("dali_cutmix.commands.check_command.check_images", interrupt)
     assert call(mixed, "--out", out).exit_code != 0
     assert out.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["report.json"]
@@ -561,7 +561,7 @@ def test_decoders_do_not_write_through_the_screen(tmp_path: Path, jpeg: bytes) -
         tmp_path, {"0.jpg": jpeg[:-2], "1.jpg": damage.damaged_in_silence(jpeg), "2.jpg": jpeg}
     )
     code = (
-        "import sys, typer; from dali_cutmix.check_command import check\n"
+        "import sys, typer; from dali_cutmix.commands.check_command import check\n"
         "sys.argv = ['check', sys.argv[1]]; typer.run(check)"
     )
     result = subprocess.run(

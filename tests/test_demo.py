@@ -16,10 +16,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from dali_cutmix import CutMix
-from dali_cutmix.demo import HEADLINE, SIDES, Demo, DemoSettings, need_extra, run_demo
-from dali_cutmix.digits import MEAN, STD, write_digits
-from dali_cutmix.report import render
-from dali_cutmix.trial import (
+from dali_cutmix.commands.demo import HEADLINE, SIDES, Demo, DemoSettings, need_extra, run_demo
+from dali_cutmix.commands.digits import MEAN, STD, write_digits
+from dali_cutmix.commands.report import render
+from dali_cutmix.commands.trial import (
     Digits,
     TrialSettings,
     calibration_error,

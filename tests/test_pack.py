@@ -25,11 +25,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dali_cutmix import BadFileError, FileList
-from dali_cutmix.arrays import ImageArrays
-from dali_cutmix.pack import Packed, pack_images
-from dali_cutmix.pack_command import pack
-from dali_cutmix.pack_shard import BadImageError, Sample, verify_shard
-from dali_cutmix.tar import TarShards
+from dali_cutmix.commands.pack_command import pack
+from dali_cutmix.storage.arrays import ImageArrays
+from dali_cutmix.storage.pack import Packed, pack_images
+from dali_cutmix.storage.pack_shard import BadImageError, Sample, verify_shard
+from dali_cutmix.storage.tar import TarShards
 
 WAY_OUT = "Run `dali-cutmix check DATA --out report.json`, then pack report.json."
 GO_ON = "Finished shards are kept: put this right, and run the same command again to go on."
@@ -668,7 +668,7 @@ SCRIPT = """
 import os, signal, subprocess, sys
 from pathlib import Path
 from dali_cutmix import FileList
-from dali_cutmix.pack import pack_images
+from dali_cutmix.storage.pack import pack_images
 
 data, folder, disk = sys.argv[1:]
 files = FileList.from_file(data)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data.distributed import DistributedSampler
 
 from dali_cutmix import EpochSampler, Shard
-from dali_cutmix.progress import Progress
+from dali_cutmix.order.progress import Progress
 
 RUNS = settings(max_examples=200, deadline=None)
 NUM_SAMPLES = st.integers(1, 60)

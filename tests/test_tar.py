@@ -20,9 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dali_cutmix import shard_files
 from dali_cutmix._dali import Pipeline, fn
-from dali_cutmix.tar import TarShards, write_wds_index
+from dali_cutmix.storage import shard_files
+from dali_cutmix.storage.tar import TarShards, write_wds_index
 
 Members = Iterable[tuple[str, bytes]]
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

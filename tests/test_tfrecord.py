@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from nvidia.dali import tfrecord as dali_tfrecord
 
-from dali_cutmix import tfrecord
 from dali_cutmix._dali import Pipeline, fn
-from dali_cutmix.tfrecord import TFRecords
+from dali_cutmix.storage import tfrecord
+from dali_cutmix.storage.tfrecord import TFRecords
 
 
 def masked_crc(data: bytes) -> int:

@@ -15,7 +15,7 @@ import torch
 
 from dali_cutmix._checks import check_count, is_whole, refuse
 from dali_cutmix.draws import derive_seed
-from dali_cutmix.state import Position
+from dali_cutmix.order.state import Position
 
 WHERE = "DataLoader"
 

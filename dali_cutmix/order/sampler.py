@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Sampler
 
 from dali_cutmix._checks import check_choice, check_count
-from dali_cutmix.shard import Shard
+from dali_cutmix.order.shard import Shard
 
 Remainder = Literal["pad", "drop", "exact"]
 

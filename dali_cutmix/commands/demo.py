@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 
 from dali_cutmix import CutMix, __version__
-from dali_cutmix.digits import write_digits
+from dali_cutmix.commands.digits import write_digits
+from dali_cutmix.commands.trial import Digits, Trial, TrialSettings, load, run_trial, sheet_loader
 from dali_cutmix.show import Line, Tile, contact_sheet, draw_tiles, to_pillow
-from dali_cutmix.trial import Digits, Trial, TrialSettings, load, run_trial, sheet_loader
 
 SIDES = (8, 12, 16, 20)  # of the hiding square, in pixels of 32
 HEADLINE = 12  # the one in the tables: 14 % of the image

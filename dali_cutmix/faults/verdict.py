@@ -11,7 +11,7 @@ from pathlib import PurePath
 import numpy as np
 from PIL import Image
 
-from dali_cutmix.jpeg import Jpeg, decode_strictly, said
+from dali_cutmix.faults.jpeg import Jpeg, decode_strictly, said
 
 #: Kinds of bad files, in the order in which they are told.
 BAD_KINDS = (

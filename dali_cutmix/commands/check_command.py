@@ -23,11 +23,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dali_cutmix.check import check_images
-from dali_cutmix.console import errors_as_one_sentence, make_folder, print_path
-from dali_cutmix.findings import SMALL_SIDE, Report, Spread
+from dali_cutmix.commands.console import errors_as_one_sentence, make_folder, print_path
+from dali_cutmix.faults.check import check_images
+from dali_cutmix.faults.findings import SMALL_SIDE, Report, Spread
+from dali_cutmix.faults.verdict import BAD_KINDS
 from dali_cutmix.readers import open_source
-from dali_cutmix.verdict import BAD_KINDS
 
 BAD_NAMES = 20
 ODD_NAMES = 3
@@ -36,7 +36,7 @@ ODD_NAMES = 3
 def check(
     data: Annotated[
         str,
-        typer.Argument(help="Images: whatever `DataLoader` takes as a path.", metavar="DATA"),
+        typer.Argument(help="Images: anything that DataLoader takes as a path.", metavar="DATA"),
     ],
     out: Annotated[
         Path | None,

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from dali_cutmix.ahead import NOTHING, ReadAhead
 from dali_cutmix.errors import BadFileError
-from dali_cutmix.packed import PackedImages
-from dali_cutmix.stored import Selection, StoredImages
-from dali_cutmix.tar import write_wds_index
+from dali_cutmix.storage.ahead import NOTHING, ReadAhead
+from dali_cutmix.storage.packed import PackedImages
+from dali_cutmix.storage.stored import Selection, StoredImages
+from dali_cutmix.storage.tar import write_wds_index
 
 # How files begin that DALI decodes, by the ending that they get, which is one that TarShards takes.
 _BEGINNINGS = {

@@ -12,9 +12,9 @@ from typing import BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
-from dali_cutmix.bucket import Bucket, is_url, split_url
-from dali_cutmix.packed import Index, PackedImages
-from dali_cutmix.shard_files import find_shards
+from dali_cutmix.storage.bucket import Bucket, is_url, split_url
+from dali_cutmix.storage.packed import Index, PackedImages
+from dali_cutmix.storage.shard_files import find_shards
 
 WHERE = "TarShards"
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm")

@@ -18,9 +18,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from dali_cutmix.console import errors_as_one_sentence, print_path
-from dali_cutmix.pack import Packed, pack_images
+from dali_cutmix.commands.console import errors_as_one_sentence, print_path
 from dali_cutmix.readers import open_source
+from dali_cutmix.storage.pack import Packed, pack_images
 
 
 def pack(

@@ -14,7 +14,7 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
 from dali_cutmix._checks import refuse
-from dali_cutmix.stored import WHERE, Names, StoredImages
+from dali_cutmix.storage.stored import WHERE, Names, StoredImages
 
 SCHEME = "s3://"
 NUM_REQUESTS = 16  # under way at once while a bucket is listed or its indexes are read

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dali_cutmix import decode
 from dali_cutmix._dali import Pipeline, fn
-from dali_cutmix.stored import StoredImages
+from dali_cutmix.storage.stored import StoredImages
 
 #: What DALI says of a file that it cannot decode, and what that means. The numbers are
 #: nvImageCodec's status, of which it prints no more.

@@ -16,10 +16,10 @@ from dali_cutmix import decode
 from dali_cutmix._checks import check_count
 from dali_cutmix._dali import Pipeline, fn
 from dali_cutmix.device import num_cpus
-from dali_cutmix.diagnose import find_undecodable, why_refused
-from dali_cutmix.findings import BadImage, Report, Sizes
-from dali_cutmix.stored import StoredImages
-from dali_cutmix.verdict import ODD_KINDS, Look, look, why_bad
+from dali_cutmix.faults.diagnose import find_undecodable, why_refused
+from dali_cutmix.faults.findings import BadImage, Report, Sizes
+from dali_cutmix.faults.verdict import ODD_KINDS, Look, look, why_bad
+from dali_cutmix.storage.stored import StoredImages
 
 WHERE = "check_images"
 

@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from dali_cutmix.stored import StoredImages
+from dali_cutmix.storage.stored import StoredImages
 
 NUM_READERS = 16  # they wait more than they work
 DEPTH = 2  # batches read beyond the one that is asked for

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix._checks import refuse
-from dali_cutmix.stored import StoredImages
+from dali_cutmix.storage.stored import StoredImages
 
 _SAMPLED = 256  # images that the fingerprint looks into; all would take seconds for a large array
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from dali_cutmix import CutMix, DataLoader, EvalTransform, TrainTransform
-from dali_cutmix.digits import MEAN, SIDE, STD
+from dali_cutmix.commands.digits import MEAN, SIDE, STD
 
 NUM_BINS = 15  # of confidence, for the calibration error
 

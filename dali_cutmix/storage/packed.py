@@ -14,9 +14,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from dali_cutmix._checks import refuse
-from dali_cutmix.bucket import NUM_REQUESTS, is_url, split_url
-from dali_cutmix.shard_files import ShardFiles
-from dali_cutmix.stored import StoredImages
+from dali_cutmix.storage.bucket import NUM_REQUESTS, is_url, split_url
+from dali_cutmix.storage.shard_files import ShardFiles
+from dali_cutmix.storage.stored import StoredImages
 
 INDEX_ENDING = ".index.npz"
 INDEX_VERSION = 1

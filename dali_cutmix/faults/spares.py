@@ -8,7 +8,7 @@ import numpy as np
 
 from dali_cutmix.draws import derive_seed
 from dali_cutmix.errors import BadFileError
-from dali_cutmix.stored import StoredImages
+from dali_cutmix.storage.stored import StoredImages
 
 MAX_TRIES = 16  # spares in a row that are bad themselves: by then the storage is at fault
 

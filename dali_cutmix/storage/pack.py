@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from dali_cutmix._checks import check_count, is_whole, refuse
-from dali_cutmix.pack_shard import Packer, writing
-from dali_cutmix.sampler import EpochSampler
-from dali_cutmix.shard import Shard
-from dali_cutmix.stored import StoredImages
+from dali_cutmix.order.sampler import EpochSampler
+from dali_cutmix.order.shard import Shard
+from dali_cutmix.storage.pack_shard import Packer, writing
+from dali_cutmix.storage.stored import StoredImages
 
 _POLL_S = 0.1
 

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from dali_cutmix._checks import check_count
-from dali_cutmix.packed import Index, PackedImages
-from dali_cutmix.shard_files import find_shards
+from dali_cutmix.storage.packed import Index, PackedImages
+from dali_cutmix.storage.shard_files import find_shards
 
 WHERE = "TFRecords"
 IMAGE = "image/encoded"

@@ -11,9 +11,9 @@ from statistics import mean, stdev
 
 from PIL import Image
 
-from dali_cutmix.demo import HEADLINE, Demo
-from dali_cutmix.digits import SIDE
-from dali_cutmix.trial import Trial
+from dali_cutmix.commands.demo import HEADLINE, Demo
+from dali_cutmix.commands.digits import SIDE
+from dali_cutmix.commands.trial import Trial
 
 GRAY = "#7d868f"
 RED = "#e23d1e"

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 import numpy as np
 
 from dali_cutmix._checks import refuse
-from dali_cutmix.bucket import NUM_REQUESTS, Bucket, is_url, split_url
+from dali_cutmix.storage.bucket import NUM_REQUESTS, Bucket, is_url, split_url
 
 SCAN_BYTES = 8 << 20  # of a shard in a bucket, fetched at once while it is read from end to end
 

@@ -13,7 +13,7 @@ from torchvision.datasets.folder import (  # type: ignore[import-untyped]
 )
 
 from dali_cutmix._checks import refuse
-from dali_cutmix.stored import WHERE, Names, StoredImages
+from dali_cutmix.storage.stored import WHERE, Names, StoredImages
 
 
 class FileList(StoredImages):

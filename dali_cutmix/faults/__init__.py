@@ -1,0 +1,1 @@
+"""Files that are broken: found, named, and stood in for."""

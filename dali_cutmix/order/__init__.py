@@ -1,0 +1,1 @@
+"""Whose samples come, in which order, and where a run stands."""

@@ -1,0 +1,1 @@
+"""Where images lie: folders, shards, buckets, memory; and how they are packed."""
