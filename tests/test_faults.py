@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dali_cutmix import BadFileError, CutMix, DataLoader, ImageArrays, TrainTransform
+from dali_cutmix import BadFileError, CutMix, DataLoader, EpochSampler, ImageArrays, TrainTransform
 
 ROOT = Path(__file__).parent.parent
 CROP = TrainTransform(size=(24, 32), scale=(0.99, 1))
@@ -313,6 +314,37 @@ def test_ranks_stay_in_step_when_one_of_them_meets_bad_files(
     found: list[dict[str, Any]] = [json.loads(finish(rank).splitlines()[-1]) for rank in ranks]
     assert [report["len"] for report in found] == [3, 3]
     assert set(found[0]["bad"]) == set(broken)
+
+
+EVALUATION = """
+import sys
+import torch, torch.distributed as dist
+from dali_cutmix import DataLoader, EvalTransform
+
+rank, world = int(sys.argv[2]), int(sys.argv[3])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=world)
+val = DataLoader(sys.argv[4], 2, transform=EvalTransform(8, 8))
+model = lambda image: torch.eye(3)[torch.ones(len(image), dtype=torch.int64)]
+print(len(val))
+%s
+print(count.tolist(), f"{accuracy:.4f}")
+dist.destroy_process_group()
+"""
+
+
+def test_evaluation_of_the_docstring_counts_every_sample_once_over_uneven_ranks(
+    numbered_folder: Path, tmp_path: Path
+) -> None:
+    """23 files of which 8 are of class 1, in batches of 2 on 5 ranks: 3, 3, 3, 2 and 2 steps."""
+    (block,) = re.findall(r"::\n\n( +count = .*?)\n\n", EpochSampler.__doc__ or "", re.DOTALL)
+    code = EVALUATION % textwrap.dedent(block)
+    arguments = ("5", str(numbered_folder))
+    ranks = [
+        start(code, tmp_path, str(tmp_path / "store"), str(rank), *arguments) for rank in range(5)
+    ]
+    found = [finish(rank).splitlines()[-2:] for rank in ranks]
+    assert [steps for steps, _ in found] == ["3", "3", "3", "2", "2"]
+    assert {counts for _, counts in found} == {f"[8, 23] {8 / 23:.4f}"}
 
 
 # --- Many epochs, much damage ---------------------------------------------------------------------

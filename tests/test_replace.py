@@ -20,7 +20,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dali_cutmix import BadFileError, CutMix, DataLoader, EvalTransform, TrainTransform
+from dali_cutmix import BadFileError, CutMix, DataLoader, EvalTransform, FileList, TrainTransform
+from dali_cutmix.faults.check import check_images
 
 BAD = 13  # number of the broken file among 24, in the fourth batch of four when served as listed
 NO_IMAGE = "no image, or of a kind that is not supported (nvImageCodec failure: '#4')"
@@ -133,6 +134,49 @@ def test_replace_changes_the_bad_sample_and_nothing_else(
     ):
         assert torch.equal(image, wanted)
         assert torch.equal(label, wanted_label)
+
+
+# Which kinds of broken file each row of the README's table speaks of.
+ROWS: dict[str, tuple[str, ...]] = {
+    "cut short, if only by the end marker": ("cut_in_the_middle", "without_end_marker"),
+    "given a bad Huffman table": ("with_bad_huffman_table",),
+    "damaged in mid-stream": ("damaged_in_silence",),
+    "changed by a bit that leaves a valid image": ("with_flipped_bit_that_nobody_notices",),
+    "empty": ("empty",),
+    "one byte, or text": ("one_byte", "text"),
+    "a GIF": ("gif",),
+    "behind leading junk": ("with_leading_junk",),
+    "gone, or may not be read": ("vanished",),
+    "of more than `max_pixels` (2<sup>27</sup>), by its header": ("huge",),
+    "a 12-bit JPEG": ("twelve_bits",),
+    "an arithmetic-coded JPEG": ("arithmetic_coded",),
+}
+
+
+def test_readmes_table_says_what_happens(pairs: list[tuple[str, int]]) -> None:
+    """What happens is asserted above for each kind; here, that the table says so."""
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    table = re.findall(r"^\| The file is .*?\n\n", text, re.DOTALL | re.MULTILINE)[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in table.split("\n")[2:-2]
+    ]
+    assert [row[0] for row in rows] == list(ROWS)
+    makes = dict(zip(NAMES, REASONS, strict=True))
+    whole = Path(pairs[BAD][0]).read_bytes()
+    for kind, raised, replaced, checked in rows:
+        for name in ROWS[kind]:
+            reason = REASONS[makes[name]]
+            undecoded = ", undecoded" if name == "huge" else ""
+            if reason is None:
+                assert raised == replaced
+                assert raised.startswith("serves it")
+            else:
+                assert (raised, replaced) == (f"raises{undecoded}", f"replaces{undecoded}")
+            Path(pairs[BAD][0]).write_bytes(whole)
+            break_file(pairs, makes[name])
+            report = check_images(FileList.from_pairs(pairs), num_threads=2, max_pixels=2**27)
+            assert [image.index for image in report.bad] == ([] if checked == "fine" else [BAD])
+            assert [image.kind for image in report.bad] == ([] if checked == "fine" else [checked])
 
 
 @pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")

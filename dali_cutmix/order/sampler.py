@@ -27,6 +27,16 @@ class EpochSampler(Sampler[int]):
         as listed, "exact"             0 2 4        1 3
         as listed, "drop"              0 2          1 3        (4 is left out)
 
+    With ``"exact"`` shards may differ by a step, so that nothing that waits for other ranks belongs
+    into the loop. To evaluate, add up what each rank counted after it::
+
+        count = torch.zeros(2, dtype=torch.int64)  # hits and samples, on the model's device
+        for image, label in val:
+            hits = model(image).argmax(1) == label
+            count += torch.stack([hits.sum(), torch.tensor(len(label))])
+        dist.all_reduce(count)
+        accuracy = count[0] / count[1]  # over every sample exactly once
+
     Args:
         num_samples: Number of samples in the data.
         shuffle: Permute anew in each epoch.
