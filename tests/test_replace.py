@@ -196,6 +196,27 @@ def test_replaced_batches_are_the_same_whatever_the_prefetch_depth(
         assert torch.equal(target, wanted_target)
 
 
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
+@pytest.mark.parametrize("transform", [CROP, EvalTransform(24, 24)], ids=["crop", "whole"])
+@noticed
+def test_gpu_replaces_the_bad_sample_and_nothing_else(
+    pairs: list[tuple[str, int]], make: Callable[[bytes], bytes | None], transform: Any
+) -> None:
+    settings: dict[str, Any] = {"shuffle": True, "device": "cuda", "transform": transform}
+    clean = [(image.cpu(), label.cpu()) for image, label in loader_of(pairs, **settings)]
+    path = break_file(pairs, make)
+    loader = loader_of(pairs, on_error="replace", **settings)
+    found = [(image.cpu(), label.cpu()) for image, label in loader]
+    assert [bad.path for bad in loader.bad_files] == [path]
+    assert len(found) == 6
+    for (image, label), (wanted, wanted_label) in zip(found, clean, strict=True):
+        kept = wanted_label != BAD
+        assert torch.equal(label[kept], wanted_label[kept])
+        # The engines of a GPU need not agree to the last level.
+        assert (image[kept] - wanted[kept]).abs().mean() < 0.05
+
+
 def test_each_replacement_is_warned_of_once(pairs: list[tuple[str, int]]) -> None:
     path = break_file(pairs, damage.text)
     loader = loader_of(pairs, on_error="replace")

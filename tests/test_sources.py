@@ -153,6 +153,19 @@ def test_images_in_memory_serve_what_the_files_do(
     )
 
 
+@pytest.mark.gpu
+def test_images_in_memory_serve_on_a_gpu_what_the_files_do(listed: list[tuple[str, int]]) -> None:
+    labels = [label for _, label in listed]
+    encoded = [Path(path).read_bytes() for path, _ in listed]
+    pixels = [np.asarray(Image.open(path)) for path, _ in listed]
+    expected = batches(listed, device="cuda")
+    for images in (ImageArrays(encoded, labels), ImageArrays(pixels, labels)):
+        found = batches(images, device="cuda")
+        for (image, target), (wanted, wanted_target) in zip(found, expected, strict=True):
+            assert torch.equal(target, wanted_target)
+            assert (image - wanted).abs().mean() < 0.1  # Pillow decoded the pixels
+
+
 def test_one_array_of_images_is_served_pixel_by_pixel() -> None:
     rng = np.random.default_rng(0)
     color = rng.integers(0, 256, (10, 8, 8, 3), np.uint8)

@@ -55,6 +55,20 @@ def test_resumed_loader_serves_the_batches_it_would_have_served(
     assert_same(found + list(islice(endless(second), 18 - served)), expected)
 
 
+@pytest.mark.gpu
+def test_resumed_gpu_loader_serves_the_crops_and_mixes_it_would_have_served(
+    photo_folder: Path,
+) -> None:
+    expected = list(train(photo_folder, device="cuda"))
+    first = train(photo_folder, device="cuda")
+    next(iter(first))
+    second = train(photo_folder, device="cuda", num_workers=1, prefetch=1)
+    second.load_state_dict(through_json(first.state_dict()))
+    for (image, target), (wanted, wanted_target) in zip(second, expected[1:], strict=True):
+        assert torch.equal(target, wanted_target)
+        assert (image - wanted).abs().mean() < 0.05  # engines need not agree to the last level
+
+
 @pytest.mark.parametrize("mix", [CutMix(), MixUp(), None], ids=repr)
 def test_every_mix_goes_on_with_the_draws_it_would_have_made(photo_folder: Path, mix: Any) -> None:
     expected = list(train(photo_folder, mix=mix))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -83,7 +83,7 @@ class FileList(StoredImages):
         targets: list[np.ndarray] = []
         for name in classes:
             folder = os.path.join(root, name)
-            found = [os.fsencode(path) for path in _images_below(folder)]
+            found = _images_below(folder)
             if not found:
                 raise FileNotFoundError(
                     f"{WHERE}: class folder {folder!r} holds no images (names ending in "
@@ -183,13 +183,15 @@ class FileList(StoredImages):
         return self._paths.describe(os.fsencode(os.path.join(self.root, "")) if self.root else b"")
 
 
-def _images_below(folder: str) -> Iterator[str]:
+def _images_below(folder: str) -> list[bytes]:
     """Paths in torchvision's order; a folder that cannot be read is not taken for empty."""
     walk = os.walk(folder, followlinks=True, onerror=_refuse_unreadable)
+    paths: list[str] = []
     for parent, _, names in sorted(walk):
-        for name in sorted(names):
-            if name.lower().endswith(IMG_EXTENSIONS):
-                yield os.path.join(parent, name)
+        prefix = os.path.join(parent, "")
+        paths += [prefix + n for n in sorted(names) if n.lower().endswith(IMG_EXTENSIONS)]
+    # Encoded all at once, which is faster than one by one; no path holds a zero.
+    return os.fsencode("\0".join(paths)).split(b"\0") if paths else []
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:
