@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import BinaryIO, NamedTuple, NoReturn
 
@@ -141,15 +143,11 @@ def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
             )
     file.seek(0)
     found = False
-    try:
+    with _damage_refused(shard):
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - its end is checked below
-    except tarfile.TarError as error:
-        _refuse_damaged(shard, str(error))
     while True:
-        try:
+        with _damage_refused(shard):
             info = tar.next()
-        except (tarfile.TarError, ValueError) as error:  # the latter from numbers in headers
-            _refuse_damaged(shard, str(error))
         if info is None:
             break
         tar.members.clear()  # type: ignore[attr-defined]  # they would all be kept
@@ -173,6 +171,19 @@ def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
     _check_end(file, tar.offset, shard)
     if not found:
         _refuse_damaged(shard, "it holds no files")
+
+
+@contextmanager
+def _damage_refused(shard: str) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        _refuse_damaged(shard, str(error))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # Python 3.10 goes where the number in a damaged header says, below 0 too.
+        _refuse_damaged(shard, "invalid header")
 
 
 def _check_end(file: BinaryIO, end: int, shard: str) -> None:
