@@ -14,7 +14,7 @@ from torchvision.datasets.folder import default_loader  # type: ignore[import-un
 from dali_cutmix._dali import DataNode, fn
 from dali_cutmix.faults.findings import Report
 from dali_cutmix.storage.arrays import ImageArrays
-from dali_cutmix.storage.bucket import BucketFiles, is_url
+from dali_cutmix.storage.bucket import Bucket, BucketFiles, is_url, split_url
 from dali_cutmix.storage.files import FileList
 from dali_cutmix.storage.stored import WHERE, StoredImages
 from dali_cutmix.storage.tar import TarShards
@@ -22,11 +22,18 @@ from dali_cutmix.storage.tfrecord import TFRecords
 
 _LISTS = (".txt", ".tsv", ".lst")  # endings of list files
 _TAR = re.compile(r"\.tar(\.\w+)?$")
-_TFRECORD = re.compile(r"\.tfrecords?(\.\w+)?$|-of-[^/]*$")
+_TFRECORD = re.compile(r"\.tfrecords?(\.\w+)?$|-of-[\d*?{}.,]+$")
 
 
-def open_source(source: Any) -> StoredImages:
-    """List whatever a loader can be given: see ``source`` of `DataLoader`."""
+def open_source(source: Any, *, first_label: int | None = None) -> StoredImages:
+    """List whatever a loader can be given: see ``source`` of `DataLoader`.
+
+    Args:
+        source: What to list.
+        first_label: Of TFRecords given as a path; see `TFRecords`.
+    """
+    if first_label is not None:
+        return TFRecords(source, first_label=first_label)
     if isinstance(source, StoredImages):
         return source
     if isinstance(source, (str, Path)) or hasattr(source, "__fspath__"):
@@ -52,27 +59,42 @@ def open_source(source: Any) -> StoredImages:
 
 
 def _from_path(path: str) -> StoredImages:
+    if is_url(path):
+        return _from_shards([path]) if _is_shard(path) else _from_bucket(path)
+    if os.path.isdir(path):
+        return _from_folder(path)
     if path.endswith(".json"):
         return _from_report(path)
     if path.endswith(_LISTS):
         return FileList.from_file(path)
-    if _is_shard(path):
-        return _from_shards([path])
-    if is_url(path):
-        return BucketFiles(path)
-    names = _files_in(path)
-    if any(name.endswith(".tar") for name in names):
-        return TarShards(path)
-    if any(map(_TFRECORD.search, names)):
-        return TFRecords(path)
+    return _from_shards([path]) if _is_shard(path) else FileList.from_folder(path)
+
+
+def _from_folder(path: str) -> StoredImages:
+    """An ImageFolder if it has folders in it, as torchvision takes it; else one of shards."""
+    try:
+        with os.scandir(path) as entries:
+            found = {entry.name: entry.is_dir() for entry in entries}
+    except OSError:  # said better by whoever lists it
+        found = {}
+    if not any(found.values()):
+        if any(map(_TAR.search, found)):
+            return TarShards(path)
+        if any(map(_TFRECORD.search, found)):
+            return TFRecords(path)
     return FileList.from_folder(path)
 
 
-def _files_in(folder: str) -> list[str]:
-    try:
-        return [entry.name for entry in os.scandir(folder) if entry.is_file()]
-    except OSError:  # said better by whoever lists it
-        return []
+def _from_bucket(url: str) -> StoredImages:
+    name, key = split_url(url)
+    prefix = key.rstrip("/") + "/" if key.rstrip("/") else ""
+    folders, keys = Bucket(name).list_folder(prefix)
+    if not folders:
+        if any(map(_TAR.search, keys)):
+            return TarShards(f"{url.rstrip('/')}/")
+        if any(map(_TFRECORD.search, keys)):
+            return TFRecords(f"{url.rstrip('/')}/")
+    return BucketFiles(url)
 
 
 def _is_shard(path: str) -> bool:
@@ -93,12 +115,12 @@ def _from_shards(paths: list[str]) -> StoredImages:
 def _from_report(path: str) -> StoredImages:
     with open(path, encoding="utf-8") as file:
         report = Report.from_json(file.read(), path)
-    images = open_source(report.source)
+    images = open_source(report.source, first_label=getattr(report, "first_label", None))
     if images.fingerprint != report.fingerprint:
         raise ValueError(
-            f"{WHERE}: {report.source} is not what it was when {path} was written: it holds "
-            f"{len(images)} images now and held {report.num_images}, or others. Run `dali-cutmix "
-            f"check {report.source} --out {path}` again."
+            f"{WHERE}: {report.source} is not what it was when {path} was written: its images, "
+            f"their names or classes differ ({len(images)} images now, {report.num_images} then). Run "
+            f"`dali-cutmix check {report.source} --out {path}` again."
         )
     if not report.bad:
         return images

@@ -343,6 +343,7 @@ def test_loader_serves_from_a_bucket_what_it_serves_from_a_disk(
     for there, here in (
         (f"s3://{BUCKET}/train/", photo_folder),
         (f"s3://{BUCKET}/shards/{{000000..000002}}.tar", tmp_path / "shards"),
+        (f"s3://{BUCKET}/shards", tmp_path / "shards"),
     ):
         found = list(DataLoader(there, 4, True, **settings))
         expected = list(DataLoader(here, 4, True, **settings))

@@ -92,6 +92,53 @@ def test_paths_with_spaces_are_parted_from_the_class_at_the_last_one(tmp_path: P
     assert files.classes == ["0", "1", "2", "3"]
 
 
+def test_list_file_is_the_same_data_by_any_path_to_it(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(photo_folder, tmp_path / "here" / "photos")
+    files = sorted((tmp_path / "here").rglob("*.jpg"))
+    lines = [f"{path.relative_to(tmp_path / 'here')} {n % 3}" for n, path in enumerate(files)]
+    (tmp_path / "here" / "list.txt").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path / "here")
+    found = {open_source(path).fingerprint for path in ("list.txt", "./list.txt")}
+    found.add(open_source(tmp_path / "here" / "list.txt").fingerprint)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    found.add(open_source(tmp_path / "there" / "list.txt").fingerprint)
+    assert len(found) == 1
+
+
+def test_folder_is_the_same_data_by_any_path_to_it_whatever_its_classes_are_called(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train", "constrain", "q"):
+        shutil.copytree(photo_folder / "china", tmp_path / "train" / name)
+    monkeypatch.chdir(tmp_path)
+    paths = ["train", "train/", "./train", str(tmp_path / "train"), f"{tmp_path}//train//"]
+    assert len({open_source(path).fingerprint for path in paths}) == 1
+
+
+def test_folder_with_folders_in_it_is_an_imagefolder_whatever_else_lies_there(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("birds-of-prey", "best-of-2024", "shards.tar", "list.txt", "report.json"):
+        shutil.copytree(photo_folder, tmp_path / name)
+        write_tar(tmp_path / name / "backup.tar", [("0", b"x", 0)])
+        (tmp_path / name / "train-00000-of-00001").touch()
+        assert len(open_source(tmp_path / name)) == 21
+
+
+@pytest.mark.parametrize("huge", [2**24, 10**30])
+def test_ids_in_place_of_class_indices_are_refused(tmp_path: Path, huge: int) -> None:
+    (tmp_path / "list.txt").write_text(f"a.jpg 0\nb.jpg {huge}")
+    message = (
+        f"DataLoader: `source` must have class indices below 16777216, got {huge}. Ids have to be "
+        "mapped to 0, 1, 2, ... first."
+    )
+    for source in (tmp_path / "list.txt", [("a.jpg", 0), ("b.jpg", huge)]):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            open_source(source)
+
+
 def test_list_files_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("a.jpg 1\n\nb.jpg\n")
@@ -320,8 +367,9 @@ def test_report_of_check_serves_all_but_the_bad_images(photo_folder: Path, tmp_p
 
     shutil.copy(data / "flower" / "03.jpg", data / "flower" / "99.jpg")
     message = (
-        f"DataLoader: {data} is not what it was when {report} was written: it holds 22 images now "
-        f"and held 21, or others. Run `dali-cutmix check {data} --out {report}` again."
+        f"DataLoader: {data} is not what it was when {report} was written: its images, their "
+        "names or classes differ (22 images now, 21 then). Run "
+        f"`dali-cutmix check {data} --out {report}` again."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         open_source(report)

@@ -158,7 +158,10 @@ def test_sample_is_a_run_of_members_with_one_key_up_to_the_first_dot(tmp_path: P
     assert images.path(1) == f"{path}/b.c/1.webp"
 
 
-DIGITS = "Give it one member c/0001.cls that holds the class index in digits."
+DIGITS = (
+    "Give it one member c/0001.cls that holds the class index in digits, next to the image: `tar "
+    "--sort=name` keeps the members of a sample together."
+)
 NAMED = (
     "Give it one member that is named c/0001.jpg (or .png, .webp, ...); others may be kept with a "
     "further dot, as in .mask.png."
@@ -452,6 +455,61 @@ def test_index_that_cannot_be_written_stays_in_memory(tmp_path: Path) -> None:
         open_shards(path, index_dir=tmp_path / "file")
 
 
+def test_shard_replaced_by_one_of_equal_size_is_noticed(tmp_path: Path) -> None:
+    """Tars are padded, so that the same images in another order make a file of the same size."""
+    path = write_tar(tmp_path / "a.tar", [*sample(1), *sample(2)])
+    other = write_tar(tmp_path / "b.tar", [*sample(2), *sample(1)])
+    assert path.stat().st_size == other.stat().st_size
+    os.utime(other, ns=(1, path.stat().st_mtime_ns - 10**12))  # older, as `mv` leaves it
+    images = open_shards(path)
+    os.replace(other, path)
+    with pytest.raises(OSError, match="the shard has changed since it was indexed"):
+        images.stored(0)
+    assert open_shards(path).targets.tolist() == [2, 1]
+    assert contents(open_shards(path)) == expected([2, 1])
+
+
+def test_files_beside_the_samples_are_left_alone(tmp_path: Path) -> None:
+    members = [("README.md", b"x"), *sample(0), ("dataset_info.json", b"{}"), *sample(1)]
+    path = write_tar(tmp_path / "a.tar", members)
+    assert contents(open_shards(path)) == expected([0, 1])
+
+
+def test_hidden_files_in_a_folder_are_no_shards(shards: Path) -> None:
+    (shards / "._0000.tar").write_bytes(b"as macOS leaves them")
+    assert len(open_shards(shards)) == 21
+
+
+def test_one_shard_by_two_names_is_refused(shards: Path) -> None:
+    (shards / "link.tar").symlink_to(shards / "0001.tar")
+    assert "name each shard once" in error_of([shards / "0001.tar", shards / "link.tar"])
+    assert "name each shard once" in error_of([f"{shards}/0001.tar", f"{shards}/./0001.tar"])
+
+
+def test_unfinished_pack_is_refused_as_a_folder_and_taken_by_pattern(shards: Path) -> None:
+    (shards / "pack.json").write_text('{"num_shards": 5}')
+    assert error_of(shards) == (
+        f"TarShards: {shards} holds 3 of the 5 shards of its pack. Run `dali-cutmix pack` again to "
+        f"finish it, or pass '{shards}/*.tar' to take it as it is."
+    )
+    assert len(open_shards(f"{shards}/*.tar")) == 21
+    (shards / "pack.json").write_text('{"num_shards": 3}')
+    assert len(open_shards(shards)) == 21
+
+
+def test_label_that_is_an_id_is_refused(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [*sample(0), *sample(1, 999999999999)])
+    assert error_of(path) == (
+        f"TarShards: `the label of {path}/c/0001.jpg` must be a class index below 16777216, got "
+        "999999999999. Ids have to be mapped to 0, 1, 2, ... first."
+    )
+
+
+def test_class_names_need_not_be_utf8(shards: Path) -> None:
+    (shards / "classes.txt").write_bytes(b"caf\xe9\ndog\ncat\n")
+    assert open_shards(shards).classes == ["caf\udce9", "dog", "cat"]
+
+
 def test_shard_that_is_cut_changed_or_gone_after_indexing_is_named(shards: Path) -> None:
     images = open_shards(shards)
     paths = [shards / f"{number:04d}.tar" for number in range(3)]
@@ -462,13 +520,11 @@ def test_shard_that_is_cut_changed_or_gone_after_indexing_is_named(shards: Path)
     assert cut.value.filename == str(paths[0])
     assert re.fullmatch(r"the shard is cut short: it ends before byte \d+", cut.value.strerror)
     assert images.path(6) == f"{paths[0]}, sample 6"
-    size = paths[1].stat().st_size
     os.truncate(paths[1], 1024)
     with pytest.raises(OSError, match="has changed") as changed:
         images.stored(7)
-    assert changed.value.strerror == (
-        f"the shard has changed: 1024 bytes instead of {size}. Make the loader anew"
-    )
+    reason = "the shard has changed since it was indexed. Make the loader anew"
+    assert changed.value.strerror == reason
     paths[2].unlink()
     with pytest.raises(FileNotFoundError) as gone:
         images.stored(14)

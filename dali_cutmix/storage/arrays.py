@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix._checks import refuse
-from dali_cutmix.storage.stored import StoredImages
+from dali_cutmix.storage.stored import StoredImages, check_labels
 
 _SAMPLED = 256  # images that the fingerprint looks into; all would take seconds for a large array
 
@@ -43,8 +43,9 @@ class ImageArrays(StoredImages):
         if len(images) != len(targets):
             got = f"{len(targets)} labels for {len(images)} images"
             refuse("ImageArrays", "labels", "be as many as `images`", got)
+        check_labels("ImageArrays", targets)
         if classes is None:
-            classes = [str(i) for i in range(int(targets.max(initial=0)) + 1)]
+            classes = [str(i) for i in range(int(targets.max()) + 1)]
         super().__init__(targets, classes)
         if self.kind == "pixels":
             self._check_pixels()

@@ -178,6 +178,7 @@ class BucketFiles(StoredImages):
         if not folders:
             images = len(_images_among(stray))
             holds = f"holds images ({images}) and no folder" if images else "is empty"
+            holds = "holds no folder" if stray and not images else holds
             raise FileNotFoundError(
                 f"{WHERE}: `source` must be a folder with one subfolder per class, but "
                 f"{self._root!r} {holds}. Images lie below a key for each class, as in "
@@ -217,7 +218,7 @@ class BucketFiles(StoredImages):
         return self._bucket.read(split_url(self.path(index))[1])
 
     def _describe(self) -> Iterable[bytes]:
-        return self._urls.describe(self._root.encode())
+        return self._urls.describe(len(self._root.encode()))
 
 
 def _images_among(keys: Iterable[str]) -> list[str]:

@@ -13,7 +13,7 @@ from torchvision.datasets.folder import (  # type: ignore[import-untyped]
 )
 
 from dali_cutmix._checks import refuse
-from dali_cutmix.storage.stored import WHERE, Names, StoredImages
+from dali_cutmix.storage.stored import MAX_CLASSES, WHERE, Names, StoredImages
 
 
 class FileList(StoredImages):
@@ -27,7 +27,8 @@ class FileList(StoredImages):
             the fingerprint, so that data may be moved as a whole.
 
     Attributes:
-        root: The folder it was listed from; None when made from a list.
+        root: The folder it was listed from, or that of the list file if all paths lie in it; None
+            when made from a list.
         classes: Names of the classes, in the order of their indices.
         class_to_idx: Index of each class name.
         samples: ``(path, class index)`` of every file, as in torchvision's ``ImageFolder``; a
@@ -110,8 +111,7 @@ class FileList(StoredImages):
             classes = sorted({str(label) for label in labels})
             index = {name: i for i, name in enumerate(classes)}
             return cls(paths, [index[str(label)] for label in labels], classes)
-        targets = np.array([int(label) for label in labels], np.int64)
-        return cls(paths, targets, [str(index) for index in range(int(targets.max()) + 1)])
+        return cls(paths, *_numbered([int(label) for label in labels]))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> FileList:
@@ -143,12 +143,13 @@ class FileList(StoredImages):
                 labels.append(label)
         if not paths:
             raise ValueError(f"{WHERE}: the list {path} is empty.")
+        inside = os.path.join(folder, "")
+        root = folder if folder and all(path.startswith(inside) for path in paths) else None
         if all(label.isdecimal() for label in labels):
-            targets = np.array(labels, np.int64)
-            return cls(paths, targets, [str(index) for index in range(int(targets.max()) + 1)])
+            return cls(paths, *_numbered([int(label) for label in labels]), root)
         classes = sorted(set(labels))
         index = {name: i for i, name in enumerate(classes)}
-        return cls(paths, [index[label] for label in labels], classes)
+        return cls(paths, [index[label] for label in labels], classes, root)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> FileList:
         """The files of these indices, in their order, with the same classes."""
@@ -180,7 +181,19 @@ class FileList(StoredImages):
             raise OSError(str(error)) from None
 
     def _describe(self) -> Iterable[bytes]:
-        return self._paths.describe(os.fsencode(os.path.join(self.root, "")) if self.root else b"")
+        if not self.root:
+            return self._paths.describe()
+        return self._paths.describe(len(os.fsencode(os.path.join(self.root, ""))))
+
+
+def _numbered(labels: Sequence[int]) -> tuple[np.ndarray, list[str]]:
+    """Class indices, and the names of classes that have none."""
+    largest = max(labels)
+    if largest >= MAX_CLASSES:  # said here, since it may be too large for an array
+        rule = f"have class indices below {MAX_CLASSES}"
+        refuse(WHERE, "source", rule, largest, "Ids have to be mapped to 0, 1, 2, ... first.")
+    targets = np.array(labels, np.int64)
+    return targets, [str(index) for index in range(largest + 1)]
 
 
 def _images_below(folder: str) -> list[bytes]:

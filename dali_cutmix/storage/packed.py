@@ -16,10 +16,10 @@ import numpy as np
 from dali_cutmix._checks import refuse
 from dali_cutmix.storage.bucket import NUM_REQUESTS, is_url, split_url
 from dali_cutmix.storage.shard_files import ShardFiles
-from dali_cutmix.storage.stored import StoredImages
+from dali_cutmix.storage.stored import StoredImages, check_labels
 
 INDEX_ENDING = ".index.npz"
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 # Scanning holds the GIL but for its reads, so that more threads help only where those have to wait.
 NUM_SCANS = 4
 
@@ -44,9 +44,10 @@ class PackedImages(StoredImages):
     """Images that lie as byte ranges in shards: larger files, on a disk or in a bucket.
 
     A shard is scanned from end to end the first time. What is found is kept beside it in
-    ``<shard>.index.npz``, and taken from there as long as the shard has the same size and is not
-    newer; where that place cannot be written, as in a bucket, it is kept in memory only. Images are
-    read by index, several at once if need be.
+    ``<shard>.index.npz``, and taken from there as long as the shard has the same size and time of
+    change; where that place cannot be written, as in a bucket, it is kept in memory only. Beside a
+    shard in a bucket an index is taken that was put there, if the sizes agree. Images are read by
+    index, several at once if need be.
 
     Args:
         shards: Paths or URLs of the shards, in order.
@@ -87,6 +88,7 @@ class PackedImages(StoredImages):
             rule = f"be at most every label, and {self.path(bad)} has {label[bad]}"
             refuse(where, "first_label", rule, first_label, f"Pass `first_label={label[bad]}`.")
         label -= first_label
+        check_labels(where, label, self.path)
         num_classes = int(label.max()) + 1
         if classes is not None and num_classes > len(classes):
             rule = f"name every class, and {self.path(int(label.argmax()))} is of class "
@@ -159,15 +161,16 @@ class PackedImages(StoredImages):
             if is_url(path):
                 bucket, key = split_url(path)
                 file = io.BytesIO(self._files.buckets[bucket].read(key).tobytes())
-            elif os.stat(path).st_mtime_ns < stat.changed:
-                return None
             with np.load(file, allow_pickle=False) as saved:
                 index = Index(*(saved[column] for column in Index._fields))
                 made_for = saved["layout"].item(), saved["version"].item()
                 size, tag = saved["shard_size"].item(), saved["shard_tag"].item()
+                changed = saved["shard_changed"].item()
         except Exception:  # missing, denied, or damaged in one of many ways: it is made anew
             return None
         if made_for != (self.layout, INDEX_VERSION) or size != stat.size:
+            return None
+        if stat.changed and changed != stat.changed:
             return None
         return index if tag in ("", stat.tag) and _is_sound(index, size) else None
 
@@ -184,10 +187,8 @@ class PackedImages(StoredImages):
                 columns: dict[str, Any] = index._asdict()
                 columns |= {"layout": self.layout, "version": INDEX_VERSION}
                 columns |= {"shard_size": stat.size, "shard_tag": stat.tag}
+                columns |= {"shard_changed": stat.changed}
                 np.savez(out, **columns)
-            # As old as the shard, so that one which is written anew from now on is newer.
-            if stat.changed:
-                os.utime(temporary, ns=(stat.changed, stat.changed))
             os.replace(temporary, path)
         except OSError:
             with suppress(OSError):

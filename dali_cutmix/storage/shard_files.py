@@ -53,8 +53,11 @@ def find_shards(
     ]
     if not found:
         refuse(where, "shards", "name at least one shard", shards)
-    if len(set(found)) < len(found):
-        twice = next(shard for shard in found if found.count(shard) > 1)
+    files = [shard if is_url(shard) else os.path.realpath(shard) for shard in found]
+    if len(set(files)) < len(files):
+        twice = next(
+            shard for shard, file in zip(found, files, strict=True) if files.count(file) > 1
+        )
         refuse(where, "shards", f"name each shard once, and {twice!r} comes twice", shards)
     return found
 
@@ -222,7 +225,7 @@ class ShardFiles:
             return found
         # Without a lock, which a fork could leave locked for ever. A thread that still reads from
         # what is thrown out here keeps it open until it is done.
-        found = self._open[number] = _Descriptor(self.names[number], self.stats[number].size)
+        found = self._open[number] = _Descriptor(self.names[number], self.stats[number])
         while len(self._open) > _most_descriptors():
             with suppress(KeyError, RuntimeError, StopIteration):  # other threads throw out, too
                 self._open.pop(next(iter(self._open)))
@@ -233,11 +236,12 @@ class ShardFiles:
 
 
 class _Descriptor:
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, name: str, stat: Stat) -> None:
         self._number = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-        now = os.fstat(self._number).st_size
-        if now != size:
-            reason = f"the shard has changed: {now} bytes instead of {size}. Make the loader anew"
+        now = os.fstat(self._number)
+        # The time too: shards are padded, and often as long as the one that they replace.
+        if (now.st_size, now.st_mtime_ns) != (stat.size, stat.changed):
+            reason = "the shard has changed since it was indexed. Make the loader anew"
             raise OSError(errno.EIO, reason, name)
 
     def read(self, offset: int, size: int) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from typing import Literal, overload
@@ -14,6 +14,10 @@ import numpy as np
 from dali_cutmix._checks import check_count, refuse
 
 WHERE = "DataLoader"
+
+MAX_CLASSES = (
+    2**24
+)  # beyond it a label is an id, or nonsense; names of classes would fill the memory
 
 Kind = Literal["path", "encoded", "pixels"]
 
@@ -38,16 +42,10 @@ class StoredImages(ABC):
     kind: Kind = "encoded"
 
     def __init__(self, targets: Sequence[int] | np.ndarray, classes: Iterable[str]) -> None:
-        name = type(self).__name__
+        self.targets = np.asarray(targets, np.int64)
+        check_labels(type(self).__name__, self.targets)
         self.classes = list(classes)
         self.class_to_idx = {label: index for index, label in enumerate(self.classes)}
-        self.targets = np.asarray(targets, np.int64)
-        if not len(self.targets):
-            refuse(name, "targets", "hold at least one class index", [])
-        if self.targets.min() < 0:
-            bad = int(self.targets.argmin())
-            got = int(self.targets[bad])
-            refuse(name, f"targets[{bad}]", "be a class index of at least 0", got)
 
     @abstractmethod
     def path(self, index: int) -> str:
@@ -120,6 +118,27 @@ class StoredImages(ABC):
         return _Samples(self)
 
 
+def check_labels(where: str, labels: np.ndarray, path: Callable[[int], str] | None = None) -> None:
+    """Refuse what are no class indices.
+
+    Args:
+        where: Who asks, for messages.
+        labels: ``[N]`` int64.
+        path: Names an image by its index.
+    """
+    if not len(labels):
+        refuse(where, "targets", "hold at least one class index", [])
+    for bad in (int(labels.argmin()), int(labels.argmax())):
+        label = int(labels[bad])
+        if 0 <= label < MAX_CLASSES:
+            continue
+        name = f"targets[{bad}]" if path is None else f"the label of {path(bad)}"
+        if label < 0:
+            refuse(where, name, "be a class index of at least 0", label)
+        way_out = "Ids have to be mapped to 0, 1, 2, ... first."
+        refuse(where, name, f"be a class index below {MAX_CLASSES}", label, way_out)
+
+
 class Selection(StoredImages):
     """Some images of another source, in an order of their own."""
 
@@ -151,8 +170,7 @@ class Names:
 
     def __init__(self, names: Sequence[bytes]) -> None:
         self._ends = np.cumsum(np.fromiter(map(len, names), np.int64, len(names)))
-        self.block = b"".join(names)
-        self._bytes = np.frombuffer(self.block, np.uint8)
+        self._bytes = np.frombuffer(b"".join(names), np.uint8)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -166,14 +184,16 @@ class Names:
     def __getitem__(self, index: int) -> str:
         return os.fsdecode(self.bytes_of(index).tobytes())
 
-    def describe(self, without: bytes = b"") -> Iterator[bytes]:
-        """All names, and where each ends, for a fingerprint; ``without`` a folder they start in."""
-        if without:
-            yield self.block.replace(without, b"")
-            yield (np.diff(self._ends, prepend=0) - len(without)).astype("<i8").tobytes()
-        else:
-            yield self.block
-            yield self._ends.astype("<i8").tobytes()
+    def describe(self, without: int = 0) -> Iterator[bytes]:
+        """For a fingerprint: all names, ``without`` so many bytes in front, and their lengths."""
+        lengths = np.diff(self._ends, prepend=0)
+        for first in range(0, len(self), 1 << 16):
+            part = lengths[first : first + (1 << 16)]
+            start, end = int(self._ends[first] - part[0]), int(self._ends[first + len(part) - 1])
+            # Which bytes of the block are no one's front, by how far each is from its name's start.
+            place = np.arange(end - start) - np.repeat(np.cumsum(part) - part, part)
+            yield self._bytes[start:end][place >= without].tobytes()
+        yield (lengths - without).astype("<i8").tobytes()
 
 
 class _Samples(Sequence[tuple[str, int]]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import re
 import tarfile
@@ -64,14 +65,17 @@ class TarShards(PackedImages):
         index_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> None:
-        found = find_shards(WHERE, shards, r".+\.tar")
+        found = find_shards(WHERE, shards, r"[^.].*\.tar")
+        if isinstance(shards, (str, os.PathLike)) and not is_url(os.fspath(shards)):
+            _check_finished(os.fspath(shards), len(found))
         if classes is None:
             classes = _read_classes(found[0].rpartition("/"))
         super().__init__(found, classes, index_dir=index_dir, progress=progress)
 
     def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
         members = _members(file, size, shard)
-        samples = [_sample(key, list(run), shard) for key, run in groupby(members, _key)]
+        runs = ((key, list(run)) for key, run in groupby(members, _key))
+        samples = [_sample(key, run, shard) for key, run in runs if _is_sample(run)]
         columns = np.array(samples, np.int64).reshape(-1, len(Index._fields))
         return Index(*np.ascontiguousarray(columns.T))
 
@@ -197,6 +201,11 @@ def _check_end(file: BinaryIO, end: int, shard: str) -> None:
         block = file.read(1 << 20)
 
 
+def _is_sample(run: Sequence[_Member]) -> bool:
+    """Whether a run of members means to be a sample; files like README.md lie there, too."""
+    return any(member.ending.lower() in (*IMAGES, LABEL) for member in run)
+
+
 def _sample(key: str, run: Sequence[_Member], shard: str) -> tuple[int, int, int, int]:
     """Offset and size of the image, the label, and the size of the image's header."""
     endings = ", ".join(f".{member.ending}" for member in run)
@@ -211,7 +220,10 @@ def _sample(key: str, run: Sequence[_Member], shard: str) -> tuple[int, int, int
     labels = [member for member in run if member.ending.lower() == LABEL]
     if len(labels) != 1:
         what = "no label" if not labels else "several labels"
-        way_out = f"Give it one member {key}.{LABEL} that holds the class index in digits."
+        way_out = (
+            f"Give it one member {key}.{LABEL} that holds the class index in digits, next to the "
+            "image: `tar --sort=name` keeps the members of a sample together."
+        )
         _refuse_sample(key, shard, f"has {what} among its members {endings}", way_out)
     text = (labels[0].text or b"").strip()
     if not re.fullmatch(rb"[0-9]{1,18}", text):
@@ -219,6 +231,21 @@ def _sample(key: str, run: Sequence[_Member], shard: str) -> tuple[int, int, int
         _refuse_sample(key, shard, f"has the label {text.decode(errors='replace')!r}", way_out)
     info = images[0].info
     return info.offset_data, info.size, int(text), info.offset_data - info.offset
+
+
+def _check_finished(folder: str, num_shards: int) -> None:
+    """Refuse a folder that `dali-cutmix pack` has not finished."""
+    try:
+        with open(os.path.join(folder, "pack.json"), encoding="utf-8") as file:
+            whole = json.load(file)["num_shards"]
+    except (OSError, ValueError, KeyError, TypeError):  # no folder, or not one of a pack
+        return
+    if whole != num_shards:
+        raise ValueError(
+            f"{WHERE}: {folder} holds {num_shards} of the {whole} shards of its pack. Run "
+            "`dali-cutmix pack` again to finish it, or pass "
+            f"{os.path.join(folder, '*.tar')!r} to take it as it is."
+        )
 
 
 def _refuse_sample(key: str, shard: str, problem: str, way_out: str) -> NoReturn:
@@ -249,4 +276,4 @@ def _read_classes(first_shard: tuple[str, str, str]) -> list[str] | None:
         if is_url(path):  # said of what is missing, too, by a bucket that may not be listed
             return None
         raise
-    return text.decode().splitlines()
+    return os.fsdecode(text).splitlines()
