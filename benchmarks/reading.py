@@ -4,7 +4,7 @@
 
 The ways, interleaved in one run, each graph new in every repeat, files in the page cache:
 
-- ``index-fed``: paths from Python in an order of one's own, read by ``io.file.read`` (the loader's);
+- ``index-fed``: paths from Python in any order, read by ``io.file.read``, as the loader does;
 - ``index-fed, mapped``: the same with memory-mapped files;
 - ``threads``: bytes read by sixteen Python threads and fed (as the loader reads shards);
 - ``readers.file`` and ``readers.file, mapped``: DALI's reader with its shuffle buffer.

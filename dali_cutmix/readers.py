@@ -119,8 +119,8 @@ def _from_report(path: str) -> StoredImages:
     if images.fingerprint != report.fingerprint:
         raise ValueError(
             f"{WHERE}: {report.source} is not what it was when {path} was written: its images, "
-            f"their names or classes differ ({len(images)} images now, {report.num_images} then). Run "
-            f"`dali-cutmix check {report.source} --out {path}` again."
+            f"their names or classes differ ({len(images)} images now, {report.num_images} then). "
+            f"Run `dali-cutmix check {report.source} --out {path}` again."
         )
     if not report.bad:
         return images
