@@ -11,7 +11,9 @@ some WebP files that hold EXIF data.
 
 from __future__ import annotations
 
-from dali_cutmix._dali import DataNode, fn, merge, split
+from collections.abc import Callable
+
+from dali_cutmix._dali import INT32, UINT16, DataNode, fn, merge, split
 
 
 class Encoded:
@@ -22,10 +24,19 @@ class Encoded:
         device: ``"cpu"``, or ``"gpu"`` for decoding on the GPU's engines.
         max_pixels: An image with more pixels, as its header says, fails the batch instead of being
             decoded. None takes all.
+        trusted: Makes the node that says whether an image is known to be whole though it does not
+            look so: a scalar boolean per sample, CPU. None trusts none.
     """
 
-    def __init__(self, encoded: DataNode, device: str, max_pixels: int | None = None) -> None:
+    def __init__(
+        self,
+        encoded: DataNode,
+        device: str,
+        max_pixels: int | None = None,
+        trusted: Callable[[], DataNode] | None = None,
+    ) -> None:
         self._device = device
+        self._trusted = trusted
         self._shape = shape(encoded)
         self._encoded = _without_huge(encoded, self._shape, max_pixels)
 
@@ -52,7 +63,13 @@ class Encoded:
             ``[extent y, extent x, 3]`` uint8 RGB per sample, on the device.
         """
         if self._device == "cpu":
-            return fn.decoders.image_slice(self._encoded, start=anchor, shape=extent, axes=[0, 1])
+            # Decoding ends with the last row that is asked for: a file that is cut short below it
+            # would be served, and fail in another epoch.
+            whole = _ends_well(self._encoded)
+            if self._trusted is not None:
+                whole = whole | self._trusted()
+            encoded = _only(self._encoded, whole)
+            return fn.decoders.image_slice(encoded, start=anchor, shape=extent, axes=[0, 1])
         return fn.slice(self.whole(), start=anchor, shape=extent, axes=[0, 1])
 
 
@@ -106,7 +123,24 @@ def _without_huge(encoded: DataNode, size: DataNode, max_pixels: int | None) -> 
     header that cannot be read fails the batch there, where the decoder would end the process in a
     batch of 32 or more (DALI 2.4.0, on the CPU).
     """
-    fits = size[0] >= 0 if max_pixels is None else size[0] * size[1] <= max_pixels
+    return _only(encoded, size[0] >= 0 if max_pixels is None else size[0] * size[1] <= max_pixels)
+
+
+def _ends_well(encoded: DataNode) -> DataNode:
+    """Whether a file is no JPEG, or one that ends with its end marker: scalar boolean, CPU."""
+    size = encoded.shape(dtype=INT32)
+    first = fn.slice(encoded, start=[0], shape=[2], axes=[0])
+    last = fn.slice(encoded, start=size - 2, shape=[2], axes=[0])
+    return (_as_number(first) != 0xD8FF) | (_as_number(last) == 0xD9FF)
+
+
+def _as_number(pair: DataNode) -> DataNode:
+    """Two bytes as one number, the first being the low one: scalar uint16."""
+    return fn.reinterpret(pair, dtype=UINT16, shape=[])
+
+
+def _only(encoded: DataNode, wanted: DataNode) -> DataNode:
+    """Take the bytes away from files that are not wanted."""
     # Parted and put together again, which moves no bytes, unlike a slice of each.
-    small, huge = split(encoded, fits)
-    return merge(small, fn.slice(huge, start=[0], shape=[0], axes=[0]), fits)
+    kept, others = split(encoded, wanted)
+    return merge(kept, fn.slice(others, start=[0], shape=[0], axes=[0]), wanted)

@@ -17,13 +17,17 @@ import numpy as np
 
 from dali_cutmix._dali import Pipeline, release_unused_memory
 from dali_cutmix.errors import BadFileError
-from dali_cutmix.faults.diagnose import find_bad, reason_of
+from dali_cutmix.faults.diagnose import diagnose, reason_of
 from dali_cutmix.faults.spares import Spares
 from dali_cutmix.graph import Graph, Source
 from dali_cutmix.storage.ahead import ReadAhead
 from dali_cutmix.storage.stored import StoredImages
 
 MAX_RETRIES = 3  # of a batch that fails though none of its images is found to be bad
+
+#: Files with something behind their end marker cost a new graph each, once. With more of them the
+#: data is taken to be like that, and files are no longer looked at for their end.
+MAX_DISTRUSTED = 64
 
 #: Graphs that came with a fork. Their threads did not, so that stopping or freeing one would wait
 #: for ever: they are kept until the process ends.
@@ -69,6 +73,7 @@ class Feed:
         self._fed = 0
         self._taken = 0
         self._retries = 0  # of the batch that is due
+        self._trusted: set[int] = set()  # whole, though something lies behind their end
         self._replaced_now: list[int] = []  # not yet warned of
         self._process = os.getpid()
         self._ahead = ReadAhead(images, self._indices)
@@ -133,12 +138,13 @@ class Feed:
     def close(self) -> None:
         """Stop the graph's threads and free its memory. Batches handed out stay valid."""
         graph, self._graph = self._graph, None
+        own = self.is_own()
+        self._ahead.close(wait=own)
         if graph is None:
             return
-        if not self.is_own():
+        if not own:
             _inherited.append(graph)
             return
-        self._ahead.close()
         on_gpu = graph.pipeline.device_id is not None
         graph.pipeline._shutdown()
         del graph
@@ -167,6 +173,13 @@ class Feed:
         batch = self._due(number)
         return self._ahead.batch(batch), self._images.targets[self._indices(batch)]
 
+    def trusted(self, number: int, /) -> np.ndarray:
+        """Feed the graph which images are whole though they do not look so; see `Source`."""
+        indices = self._indices(self._due(number))
+        if len(self._trusted) > MAX_DISTRUSTED:
+            return np.ones(len(indices), bool)
+        return np.fromiter((index in self._trusted for index in indices), bool, len(indices))
+
     def states(self, number: int, /) -> np.ndarray:
         """Feed the graph a batch's states of the generators; see `dali_cutmix.graph.Source`."""
         batch = self._due(number)
@@ -192,13 +205,17 @@ class Feed:
 
     def _replace_bad(self, error: RuntimeError) -> None:
         """Find what stopped the batch that is due; start again from there without it."""
-        bad = find_bad(
+        bad, trailing = diagnose(
             self._images,
             self._indices(self._taken),
             num_threads=self._pipeline().num_threads,
             device_id=self._pipeline().device_id,
             max_pixels=self._max_pixels,
         )
+        if not bad and not trailing <= self._trusted:
+            self._trusted |= trailing
+            self._rebuild()
+            return
         if not bad:
             # A file that was being written, or a network that was away: good again by now.
             self._retries += 1
@@ -214,6 +231,7 @@ class Feed:
             index, reason = next(iter(bad.items()))
             raise BadFileError(self._images.path(index), reason) from error
         self._spares.bad |= bad
+        self._trusted |= trailing
         self._replaced_now += bad
         self._rebuild()
 
@@ -224,7 +242,7 @@ class Feed:
                 f"DataLoader: replaced {self._images.path(index)} by "
                 f"{self._images.path(self._spares.of(index))}: {self._spares.bad[index]}",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=6,  # where the loader is iterated
             )
         self._replaced_now.clear()
 

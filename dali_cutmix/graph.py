@@ -33,6 +33,11 @@ class Source(Protocol):
     def images(self, number: int, /) -> tuple[list[np.ndarray], np.ndarray]:
         """What is stored of each image, and labels, ``[B]`` int64; or StopIteration."""
 
+    def trusted(self, number: int, /) -> np.ndarray:
+        """Which images are known to be whole whatever they look like, ``[B]`` bool; or
+        StopIteration.
+        """
+
     def states(self, number: int, /) -> np.ndarray:
         """States of the random generators, ``[B, num_streams, 7]`` uint32; or StopIteration."""
 
@@ -84,7 +89,7 @@ def build_graph(settings: GraphSettings, source: Source) -> Graph:
     with pipeline:
         stored, label = fn.external_source(source=source.images, num_outputs=2, batch=True)
         draws = Draws(state=lambda: fn.external_source(source=source.states, batch=True))
-        image = settings.transform(_images(stored, settings, device), draws)
+        image = settings.transform(_images(stored, source, settings, device), draws)
         nodes = {"image": image, "label": label}
         if settings.mix is not None:
             plan = settings.mix.plan(settings.transform.output_size, seed=draws)
@@ -107,11 +112,18 @@ def build_graph(settings: GraphSettings, source: Source) -> Graph:
     return Graph(pipeline, tuple(nodes), draws)
 
 
-def _images(stored: DataNode, settings: GraphSettings, device: str) -> Encoded | Pixels:
+def _images(
+    stored: DataNode, source: Source, settings: GraphSettings, device: str
+) -> Encoded | Pixels:
     if settings.kind == "pixels":
         return Pixels(stored, device)
     encoded = read(stored) if settings.kind == "path" else stored
-    return Encoded(encoded, device, settings.max_pixels)
+    return Encoded(
+        encoded,
+        device,
+        settings.max_pixels,
+        lambda: fn.external_source(source=source.trusted, batch=True),
+    )
 
 
 def _plan_nodes(plan: MixPlan) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class DataLoader:
         prefetch: Batches prepared ahead, at least 1.
         with_plan: Yield ``(image, target, plan)``: the `MixPlan` of the batch, CPU tensors; None
             for an epoch without mixing.
-        pin_memory, persistent_workers: Taken for torch's sake and without effect.
+        pin_memory, persistent_workers: Taken for torch's sake, without effect.
 
     Attributes:
         dataset: The source as a `FileList` or another list of stored images, or the torchvision
@@ -240,7 +240,7 @@ class DataLoader:
         next iteration is empty. Any rank's state serves all ranks; beside the place it holds only
         the bad files that this rank replaced, which keep being replaced.
         """
-        return self._serving.state()
+        return self._serving.state(self.mixup_enabled)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state: the next iteration serves what was left of its epoch.
@@ -256,6 +256,7 @@ class DataLoader:
                 differs is named.
         """
         self._serving.load(state)
+        self.mixup_enabled = self.mix is not None and bool(state.get("mixing", True))
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return Epoch(self)
@@ -293,6 +294,7 @@ class DataLoader:
         return self._serving.start(self.mixup_enabled)
 
     def _next(self, turn: int) -> tuple[Any, ...]:
-        on_gpu = self.device.type == "cuda"
-        stream = torch.cuda.current_stream(self.device) if on_gpu else None
-        return self._finish(self._serving.next(turn, stream))
+        stream = None if self.device.type == "cpu" else torch.cuda.current_stream(self.device)
+        batch = self._finish(self._serving.next(turn, stream))
+        self._serving.progress.advance()  # not before: what failed to arrive is not delivered
+        return batch

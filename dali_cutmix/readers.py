@@ -113,9 +113,8 @@ def _from_shards(paths: list[str]) -> StoredImages:
 
 
 def _from_report(path: str) -> StoredImages:
-    with open(path, encoding="utf-8") as file:
-        report = Report.from_json(file.read(), path)
-    images = open_source(report.source, first_label=getattr(report, "first_label", None))
+    report = Report.read(path)
+    images = open_source(report.source, first_label=report.first_label)
     if images.fingerprint != report.fingerprint:
         raise ValueError(
             f"{WHERE}: {report.source} is not what it was when {path} was written: its images, "

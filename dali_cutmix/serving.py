@@ -62,14 +62,22 @@ class Serving:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_feed": None, "_built": None}
 
-    def state(self) -> dict[str, Any]:
-        """Where the run stands, and what it found bad; see `DataLoader.state_dict`."""
+    def state(self, mixing: bool) -> dict[str, Any]:
+        """Where the run stands, whether it mixes, and what it found bad.
+
+        Args:
+            mixing: Whether the epoch that comes next mixes, if none is under way.
+        """
+        if self.progress.is_under_way and self._built is not None:
+            mixing = self._built.mix is not None
         bad = {} if self.spares is None else self.spares.bad
-        return {**self.progress.state(), "bad": [list(found) for found in bad.items()]}
+        found = [list(one) for one in bad.items()]
+        return {**self.progress.state(), "mixing": mixing, "bad": found}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; see `DataLoader.load_state_dict`."""
         self.progress.load(state)
+        self.close()  # an iteration under way would go on from the place that is left
         if self.spares is not None:
             self.spares.bad = {int(index): str(reason) for index, reason in state.get("bad", [])}
 
@@ -110,7 +118,6 @@ class Serving:
         except BaseException:
             self.close()  # what else is under way in the graph is not to be trusted
             raise
-        self.progress.advance()
         return batch
 
     def close(self) -> None:

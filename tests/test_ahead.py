@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from pathlib import Path
@@ -96,6 +97,24 @@ def test_image_that_cannot_be_read_is_replaced(photo_folder: Path) -> None:
     loader = loader_of(images, on_error="replace")
     with pytest.warns(RuntimeWarning, match=r"replaced images\[14\] by images\[\d+\]: gone"):
         assert [len(label) for _, label in loader] == [4] * 5 + [1]
+
+
+def test_dropping_the_loader_lets_the_data_go_at_once(photo_folder: Path) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        images = Slow(photo_folder)
+        alive = weakref.ref(images)
+        loader = loader_of(images)
+        next(iter(loader))
+        loader.close()
+        for thread in threading.enumerate():
+            if thread.name.startswith("dali_cutmix-read"):
+                thread.join(30)
+        del loader, images
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_closing_the_loader_ends_the_threads_that_read(photo_folder: Path) -> None:

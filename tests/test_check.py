@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,18 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
+from rich.console import Console
 from test_bad_files import odd_files
+from test_tfrecord import write_records
 from typer.testing import CliRunner
 
+from dali_cutmix.commands import check_command
 from dali_cutmix.commands.check_command import check
+from dali_cutmix.commands.console import image_progress
 from dali_cutmix.faults.check import check_images
 from dali_cutmix.faults.diagnose import find_undecodable
 from dali_cutmix.faults.findings import BadImage, Report, Spread
+from dali_cutmix.readers import open_source
 from dali_cutmix.storage.files import FileList
 from dali_cutmix.storage.stored import StoredImages
 
@@ -401,7 +409,9 @@ def test_report_survives_json_and_gives_the_good_indices(mixed: Path) -> None:
         ("[]", "r.json is no report of `dali-cutmix check`."),
         ('{"a": 1}', "r.json is no report of `dali-cutmix check`."),
         ('{"format": 2}', "r.json must be a report of format 1, got 2."),
-        ('{"format": 1}', "r.json is a damaged report (KeyError('sizes'))."),
+        ("9" * 5000, "r.json is no report of `dali-cutmix check`."),
+        ("[" * 100_000, "r.json is a damaged report: it is nested too deeply."),
+        ('{"format": 1}', "r.json is a damaged report: `source` is missing."),
     ],
 )
 def test_what_is_no_report_is_refused(text: str, message: str) -> None:
@@ -409,6 +419,95 @@ def test_what_is_no_report_is_refused(text: str, message: str) -> None:
         Report.from_json(text, "r.json")
     way_out = "Write it anew with `dali-cutmix check DATA --out report.json`."
     assert str(caught.value) == f"{message} {way_out}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("num_images", 2**31 + 1, "`num_images` must be a whole number in [1, 2147483648]"),
+        ("num_images", True, "`num_images` must be a whole number in [1, 2147483648]"),
+        ("source", 3, "`source` must be text"),
+        ("fingerprint", None, "`fingerprint` must be text"),
+        ("first_label", -1, "`first_label` must be a whole number in [0, 2147483648]"),
+        ("bad", {}, "`bad` must be a list"),
+        ("bad.0", 7, "`bad[0]` must be an object"),
+        ("bad.0.index", -1, "`bad[0].index` must be a whole number in [0, 22]"),
+        ("bad.1.index", 23, "`bad[1].index` must be a whole number in [0, 22]"),
+        ("bad.1.index", 3, "`bad[1].index` must not be there twice"),
+        ("bad.1.index", 5.0, "`bad[1].index` must be a whole number in [0, 22]"),
+        ("bad.0.reason", [], "`bad[0].reason` must be text"),
+        ("odd", [], "`odd` must be an object"),
+        ("odd.trailing bytes", 1, "`odd['trailing bytes']` must be a list"),
+        (
+            "odd.trailing bytes.0",
+            [7],
+            "`odd['trailing bytes']` must hold pairs of an index and a path",
+        ),
+        (
+            "odd.trailing bytes.0.0",
+            10**400,
+            "`odd['trailing bytes']` must be a whole number in [0, 22]",
+        ),
+        ("sizes.count", 24, "`sizes.count` must be a whole number in [0, 23]"),
+        ("sizes.width", 4, "`sizes.width` must be an object"),
+        ("sizes.width.max", "4", "`sizes.width.max` must be a finite number of at least 0"),
+        (
+            "sizes.width.max",
+            float("nan"),
+            "`sizes.width.max` must be a finite number of at least 0",
+        ),
+    ],
+)
+def test_damaged_field_of_a_report_is_named_with_what_it_holds(
+    field: str, value: Any, problem: str
+) -> None:
+    spread = {"min": 1, "median": 2.5, "max": 4}
+    names = ("width", "height", "megapixels", "file_bytes")
+    whole = {
+        "format": 1,
+        "source": "data",
+        "fingerprint": "0" * 16,
+        "num_images": 23,
+        "bad": [{"index": index, "path": "a", "kind": "b", "reason": "c"} for index in (3, 5)],
+        "odd": {"trailing bytes": [[7, "a"]]},
+        "sizes": {"count": 22, "num_small": 0, **{name: dict(spread) for name in names}},
+    }
+    report = Report.from_json(json.dumps(whole))
+    assert (report.first_label, [image.index for image in report.bad]) == (None, [3, 5])
+    holder: Any = whole
+    *path, last = (int(key) if key.isdecimal() else key for key in field.split("."))
+    for key in path:
+        holder = holder[key]
+    holder[last] = value
+    with pytest.raises(ValueError, match="damaged") as caught:
+        Report.from_json(json.dumps(whole), "r.json")
+    way_out = "Write it anew with `dali-cutmix check DATA --out report.json`."
+    got = f"{value!r:.80}"
+    assert str(caught.value) == f"r.json is a damaged report: {problem}, got {got}. {way_out}"
+
+
+def test_field_that_is_missing_inside_is_named(mixed: Path) -> None:
+    report = check_images(FileList.from_folder(mixed), num_threads=2, max_pixels=None)
+    fields = json.loads(report.to_json())
+    del fields["sizes"]["height"]["median"]
+    with pytest.raises(ValueError, match=r"report: `sizes\.height\.median` is missing\. Write it"):
+        Report.from_json(json.dumps(fields))
+
+
+def test_file_that_is_no_text_is_no_report(mixed: Path, tmp_path: Path) -> None:
+    report = check_images(FileList.from_folder(mixed), num_threads=2, max_pixels=None)
+    path = tmp_path / "r.json"
+    path.write_text(report.to_json())
+    assert Report.read(path) == report
+    path.write_bytes(b"\xff\xfe\0")
+    with pytest.raises(ValueError, match="is no report") as caught:
+        Report.read(path)
+    assert str(caught.value) == (
+        f"{path} is no report of `dali-cutmix check`. Write it anew with `dali-cutmix check DATA "
+        "--out report.json`."
+    )
+    with pytest.raises(FileNotFoundError):
+        Report.read(tmp_path / "nowhere.json")
 
 
 def test_sizes_are_those_of_the_headers(photos: list[np.ndarray]) -> None:
@@ -452,7 +551,7 @@ def call(*arguments: str | Path) -> Any:
 def test_command_says_that_all_is_well(numbered_folder: Path) -> None:
     result = call(numbered_folder)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout.splitlines()[0].strip() == "23 images, 23 with a side below 224 px"
+    assert result.stdout.splitlines()[0] == "23 images, 23 with a side below 224 px"
     assert result.stdout.endswith("All 23 images are fine.\n")
 
 
@@ -495,6 +594,25 @@ def test_command_names_20_bad_files_of_a_kind_and_counts_the_rest(tmp_path: Path
     assert lines[-2] == "  and 31 more, see --out"
 
 
+def test_rest_of_the_odd_files_is_in_the_report_that_was_written(
+    tmp_path: Path, jpeg: bytes
+) -> None:
+    root = folder_of(tmp_path / "data", {f"{n}.jpg": jpeg + b"\n" for n in range(7)})
+    out = tmp_path / "r.json"
+    for options, where in (((), "--out"), (("--out", out), str(out))):
+        lines = call(root, *options).stdout.splitlines()
+        start = lines.index("Odd but fine, trailing bytes: 7")
+        assert lines[start + 4] == f"  and 4 more, see {where}"
+
+
+def test_line_above_the_sizes_is_not_wrapped(tmp_path: Path, jpeg: bytes) -> None:
+    root = folder_of(tmp_path, {"0.jpg": jpeg, "1.jpg": b"text"})
+    first = call(root).stdout.splitlines()[0]
+    assert first == "1 of 2 images, 1 with a side below 224 px"
+    (root / "only/1.jpg").unlink()
+    assert call(root).stdout.startswith("1 image, 1 with a side below 224 px\n")
+
+
 def test_names_that_no_terminal_can_show_are_escaped(tmp_path: Path) -> None:
     root = folder_of(tmp_path, {os.fsdecode(b"\xff\x1b[2J\n[red].jpg"): b"text"})
     result = call(root)
@@ -512,6 +630,39 @@ def test_source_is_made_absolute_and_limits_are_passed_on(
     assert Counter(image.kind for image in report.bad)["too large"] == 22
     assert call(mixed.name, "--out", "r.json", "--max-pixels", "0").exit_code == 1
     assert len(Report.from_json(Path("r.json").read_text()).bad) == 2
+
+
+def test_paths_in_the_report_are_absolute_and_not_led_astray_by_links(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/link").symlink_to(mixed)
+    monkeypatch.chdir(tmp_path / "here")
+    for data in ("../data", "link/../data"):  # there is no here/data
+        call(data, "--out", "r.json")
+        report = Report.read("r.json")
+        assert report.source == str(tmp_path / "here" / data)
+        assert [image.path for image in report.bad] == [
+            f"{report.source}/only/{name}.jpg" for name in ("03", "05")
+        ]
+        assert report.odd["trailing bytes"] == ((7, f"{report.source}/only/07.jpg"),)
+        assert report.fingerprint == open_source(report.source).fingerprint
+    Path("list.txt").write_text("link/only/05.jpg 0\n")
+    call("list.txt", "--out", "r.json")
+    (found,) = Report.read("r.json").bad
+    assert found.path == str(tmp_path / "here/link/only/05.jpg")
+    assert "but '' does not exist" in call("").stderr
+
+
+def test_labels_of_records_may_start_at_0(tmp_path: Path, jpeg: bytes) -> None:
+    records = [{"image/encoded": jpeg, "image/class/label": label} for label in (0, 1)]
+    data = write_records(tmp_path / "a.tfrecord", records)
+    assert call(data).exit_code == 1
+    out = tmp_path / "r.json"
+    assert call(data, "--out", out, "--first-label", "0").exit_code == 0
+    assert json.loads(out.read_text())["first_label"] == 0
+    assert Report.read(out).first_label == 0
+    assert open_source(out).targets.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -540,19 +691,49 @@ def test_what_cannot_be_used_is_one_sentence(mixed: Path, tmp_path: Path) -> Non
     assert result.stderr == said
 
 
-def test_report_of_an_interrupted_check_is_not_there(
-    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_report_over_the_data_is_refused(mixed: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "1.json", tmp_path / "2.json"
+    call(mixed, "--out", first)
+    assert call(first, "--out", second).exit_code == 0
+    before = first.read_bytes()
+    result = call(first, "--out", first)
+    assert result.exit_code == 2
+    assert "must be another file than DATA" in " ".join(result.stderr.replace("│", " ").split())
+    assert first.read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_report_of_a_check_that_was_stopped_is_not_there(
+    number: signal.Signals, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "report.json"
     out.write_text("old")
 
-    def interrupt(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+    @contextmanager
+    def stopping(*_: Any) -> Iterator[Any]:
+        yield lambda _: signal.raise_signal(number)
 
-    monkeypatch.setattr("dali_cutmix.commands.check_command.check_images", interrupt)
-    assert call(mixed, "--out", out).exit_code != 0
+    monkeypatch.setattr(check_command, "image_progress", stopping)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert call(mixed, "--out", out).exit_code == 128 + number
+    assert signal.getsignal(signal.SIGTERM) == handler
     assert out.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["report.json"]
+
+
+def test_progress_tells_count_speed_and_time_left_on_a_terminal_only() -> None:
+    said = {}
+    for is_terminal in (True, False):
+        screen = Console(
+            file=io.StringIO(), width=100, force_terminal=is_terminal, color_system=None
+        )
+        with image_progress("Checking", 40, screen) as on_progress:
+            for done in (5, 13):
+                on_progress(done)
+        assert isinstance(screen.file, io.StringIO)
+        said[is_terminal] = screen.file.getvalue()
+    assert re.search(r"Checking ━+ +13/40 \d+ images/s \d:\d\d:\d\d", said[True])
+    assert said[False] == ""
 
 
 def test_decoders_do_not_write_through_the_screen(tmp_path: Path, jpeg: bytes) -> None:
@@ -567,5 +748,5 @@ def test_decoders_do_not_write_through_the_screen(tmp_path: Path, jpeg: bytes) -
     result = subprocess.run(
         [sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=False
     )
-    assert (result.returncode, result.stderr.strip()) == (1, "")
+    assert (result.returncode, result.stderr) == (1, "")
     assert "2 of 3 images are bad." in result.stdout

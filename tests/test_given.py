@@ -194,6 +194,59 @@ def test_sampler_that_cannot_repeat_its_order_is_not_resumed(numbered_folder: Pa
         next(iter(second))
 
 
+def test_sampler_that_draws_on_is_not_resumed_with_another_batch_size_either(
+    numbered_folder: Path,
+) -> None:
+    def make(batch_size: int) -> DataLoader:
+        generator = torch.Generator().manual_seed(5)
+        order = RandomSampler(range(23), generator=generator)
+        return numbered(numbered_folder, sampler=order, batch_size=batch_size)
+
+    first = make(4)
+    list(first)
+    next(iter(first))
+    second = make(3)
+    second.load_state_dict(first.state_dict())
+    with pytest.raises(ValueError, match="serves another order in epoch 1"):
+        next(iter(second))
+    # In its first epoch its generator stands where it stood.
+    first = make(4)
+    epoch = iter(first)
+    before = (next(epoch)[0][:, 0, 0, 0] // 10).tolist()
+    second = make(3)
+    second.load_state_dict(first.state_dict())
+    assert sorted(before + served(second)) == list(range(23))
+
+
+def test_epoch_set_on_the_sampler_inside_a_batch_sampler_counts(numbered_folder: Path) -> None:
+    inside = DistributedSampler(range(23), 2, 0, seed=3)
+    loader = numbered(numbered_folder, batch_sampler=BatchSampler(inside, 5, drop_last=False))
+    inside.set_epoch(5)
+    expected = list(inside)
+    assert served(loader) == expected
+    inside.set_epoch(6)
+    expected = list(inside)
+    inside.set_epoch(5)
+    assert served(loader) == expected
+
+
+def test_sampler_without_an_end_is_refused(
+    numbered_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Endless:
+        def __iter__(self) -> Iterator[int]:
+            while True:
+                yield 1
+
+    monkeypatch.setattr("dali_cutmix.order.given.MAX_WITHOUT_LENGTH", 1000)
+    message = (
+        "DataLoader: `sampler` must have an end, and better a length, got 'Endless with 1000 "
+        "indices and more'. Its indices of one epoch are drawn at its start."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        next(iter(numbered(numbered_folder, sampler=Endless())))
+
+
 ALONE = "It alone says which samples come, in this process too: leave"
 
 

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -22,16 +23,18 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
+from test_tfrecord import write_records
 from typer.testing import CliRunner
 
 from dali_cutmix import BadFileError, FileList
+from dali_cutmix.commands import pack_command
 from dali_cutmix.commands.pack_command import pack
 from dali_cutmix.storage.arrays import ImageArrays
 from dali_cutmix.storage.pack import Packed, pack_images
 from dali_cutmix.storage.pack_shard import BadImageError, Sample, verify_shard
 from dali_cutmix.storage.tar import TarShards
 
-WAY_OUT = "Run `dali-cutmix check DATA --out report.json`, then pack report.json."
+WAY_OUT = "Run `dali-cutmix check DATA --out report.json`, then pack report.json into a new folder."
 GO_ON = "Finished shards are kept: put this right, and run the same command again to go on."
 
 
@@ -62,7 +65,9 @@ def samples(out: Path) -> list[tuple[str, bytes, int]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Without the loader's indexes, which hold the time of their shard."""
+    paths = [path for path in folder.iterdir() if not path.name.endswith(".index.npz")]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def message(call: Callable[[], Any], kind: type[Exception]) -> str:
@@ -155,6 +160,36 @@ def test_shards_are_packed_again_into_others(photo_folder: Path, tmp_path: Path)
         rf"before byte \d+. {re.escape(WAY_OUT)}",
         str(caught.value),
     )
+
+
+def test_indexes_of_the_loader_lie_beside_the_shards(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = FileList.from_folder(photo_folder)
+    pack_here(files, tmp_path, per_shard=8)
+    names = sorted(path.name for path in tmp_path.glob("*.npz"))
+    assert names == [f"00000{number}.tar.index.npz" for number in range(3)]
+
+    def state() -> list[tuple[int, int]]:
+        found = (path.stat() for path in sorted(tmp_path.glob("*.npz")))
+        return [(stat.st_ino, stat.st_mtime_ns) for stat in found]
+
+    before = state()
+    monkeypatch.setattr(TarShards, "_scan", None)
+    shards = TarShards(tmp_path, progress=False)
+    assert state() == before
+    assert sorted(shards.targets.tolist()) == sorted(files.targets.tolist())
+    pack_here(files, tmp_path, per_shard=8)
+    assert state() == before
+
+
+def test_classes_whose_names_are_no_text_are_packed_to_the_end(
+    numbered_folder: Path, tmp_path: Path
+) -> None:
+    name = os.fsdecode(b"\xff")
+    pack_here(FileList([str(numbered_folder / "a/00.png")], [0], [name]), tmp_path)
+    assert (tmp_path / "000000.tar.index.npz").exists()
+    assert (tmp_path / "classes.txt").read_bytes() == b"\xff\n"
 
 
 def test_index_gives_every_member_its_place(photo_folder: Path, tmp_path: Path) -> None:
@@ -446,6 +481,20 @@ def test_packing_again_finds_the_shards_and_leaves_them(photo_folder: Path, tmp_
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")} == times
 
 
+def test_index_with_a_wrong_number_of_lines_is_written_again(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    files = FileList.from_folder(photo_folder)
+    pack_here(files, tmp_path)
+    index = tmp_path / "000000.idx"
+    whole = index.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for damaged in (b"", b"".join(lines[:-1]), whole + lines[-1], whole[:-1]):
+        index.write_bytes(damaged)
+        assert pack_here(files, tmp_path).num_found == 1
+        assert index.read_bytes() == whole
+
+
 def test_pack_of_other_settings_or_data_is_refused_with_what_differs(
     photo_folder: Path, numbered_folder: Path, tmp_path: Path
 ) -> None:
@@ -514,7 +563,8 @@ def test_shard_that_was_damaged_later_is_refused_by_name(
     shard = tmp_path / "000001.tar"
     whole = shard.read_bytes()
     other = (tmp_path / "000000.tar").read_bytes()
-    for damaged in (whole[:9000], whole[:-512], b"", whole[:-10240], other):
+    longer = whole + bytes(tarfile.RECORDSIZE)
+    for damaged in (whole[:9000], whole[:-512], b"", whole[:-10240], longer, other):
         shard.write_bytes(damaged)
         assert message(lambda: pack_here(files, tmp_path, per_shard=8), ValueError) == (
             f"pack: {shard} was there, and does not hold its 8 samples: it was damaged or changed. "
@@ -808,7 +858,7 @@ def test_command_packs_and_says_how_to_load(photo_folder: Path, tmp_path: Path) 
                   "--quality", "80", "--seed", "3")  # fmt: skip
     size = sum(path.stat().st_size for path in out.glob("*.tar")) / 1e6
     load = f'Wrote {out}\nLoad it with DataLoader("{out}", ...)\n'
-    assert (result.exit_code, result.stdout, result.stderr.strip()) == (
+    assert (result.exit_code, result.stdout, result.stderr) == (
         0,
         f"Packed 21 images into 3 shards of {size:.1f} MB in all.\n{load}",
         "",
@@ -834,11 +884,48 @@ def test_command_ends_in_one_sentence_where_it_cannot_pack(
     listed.write_text(f"{photo_folder}/china/00.jpg 0\n{bad} 1\n")
     result = call(listed, tmp_path / "out")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.strip() == f"pack: cannot pack {bad}: the file is empty. {WAY_OUT}"
+    assert result.stderr == f"pack: cannot pack {bad}: the file is empty. {WAY_OUT}\n"
     (tmp_path / "file").touch()
     result = call(photo_folder, tmp_path / "file")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.strip() == f"dali-cutmix: cannot use {tmp_path}/file: File exists."
+    assert result.stderr == f"dali-cutmix: cannot use {tmp_path}/file: File exists.\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_command_that_is_stopped_keeps_finished_shards_and_leaves_no_part(
+    number: signal.Signals, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(done: int) -> None:
+        if done == 12:  # in the second shard
+            assert list(out.glob(".*.part"))
+            signal.raise_signal(number)
+
+    @contextmanager
+    def stopping(*_: Any) -> Iterator[Any]:
+        yield stop
+
+    out = tmp_path / "out"
+    arguments = (photo_folder, out, "--per-shard", "8", "--num-workers", "1")
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_command, "image_progress", stopping)
+        result = call(*arguments)
+    told = "Interrupted: finished shards are kept. Run the same command again to go on.\n"
+    assert (result.exit_code, result.stdout) == (128 + number, "")
+    assert result.stderr == (told if number == signal.SIGINT else "")
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert sorted(contents(out)) == ["000000.idx", "000000.tar", "classes.txt", "pack.json"]
+    assert ", 1 of them there already.\n" in call(*arguments).stdout
+
+
+def test_command_packs_records_whose_labels_start_at_0(photo_folder: Path, tmp_path: Path) -> None:
+    image = (photo_folder / "china/00.jpg").read_bytes()
+    records = [{"image/encoded": image, "image/class/label": label} for label in (0, 1)]
+    data = write_records(tmp_path / "a.tfrecord", records)
+    assert call(data, tmp_path / "a").exit_code == 1
+    out = tmp_path / "b"
+    assert call(data, out, "--first-label", "0", "--no-shuffle").exit_code == 0
+    assert [label for _, _, label in samples(out)] == [0, 1]
 
 
 def test_quality_without_resize_is_refused(photo_folder: Path, tmp_path: Path) -> None:

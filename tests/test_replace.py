@@ -18,7 +18,7 @@ import damage
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from dali_cutmix import BadFileError, CutMix, DataLoader, EvalTransform, FileList, TrainTransform
 from dali_cutmix.faults.check import check_images
@@ -81,8 +81,9 @@ def break_file(
     return str(path)
 
 
-# Crops of nearly all of the image, so that every kind of damage is met in every epoch.
-CROP = TrainTransform(size=(24, 32), scale=(0.99, 1))
+CROP = TrainTransform(
+    size=(24, 32)
+)  # of any part of the image: what is bad is so wherever it is cut
 
 
 def loader_of(pairs: Any, **settings: Any) -> DataLoader:
@@ -217,11 +218,47 @@ def test_gpu_replaces_the_bad_sample_and_nothing_else(
         assert (image[kept] - wanted[kept]).abs().mean() < 0.05
 
 
+@pytest.mark.parametrize("cut", [damage.without_end_marker, lambda jpeg: jpeg[: -len(jpeg) // 50]])
+def test_file_cut_short_is_bad_wherever_its_crop_lies(
+    pairs: list[tuple[str, int]], cut: Callable[[bytes], bytes]
+) -> None:
+    """The decoder stops at the crop's last row, and would serve many crops of such a file."""
+    path = break_file(pairs, cut)
+    loader = loader_of([pairs[BAD]], batch_size=1, transform=TrainTransform(16, scale=(0.01, 0.1)))
+    for _ in range(20):
+        with pytest.raises(BadFileError) as caught:
+            next(iter(loader))
+        assert caught.value.path == path
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_bytes_behind_the_end_of_a_jpeg_change_nothing(
+    pairs: list[tuple[str, int]], many: bool
+) -> None:
+    listed = pairs * 5
+    expected = list(loader_of(listed, shuffle=True))
+    for number, (path, _) in enumerate(pairs):
+        if many or number in (3, 13):
+            with open(path, "ab") as file:
+                file.write(b"\0" * 7 + b"left behind by a camera")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader = loader_of(listed, shuffle=True, on_error="replace")
+        for _ in range(2):
+            loader.set_epoch(0)
+            for (image, label), (wanted, wanted_label) in zip(loader, expected, strict=True):
+                assert torch.equal(image, wanted)
+                assert torch.equal(label, wanted_label)
+    assert loader.bad_files == []
+
+
 def test_each_replacement_is_warned_of_once(pairs: list[tuple[str, int]]) -> None:
     path = break_file(pairs, damage.text)
     loader = loader_of(pairs, on_error="replace")
     with pytest.warns(RuntimeWarning) as caught:
         list(loader)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__  # where the loader is iterated
     message = str(caught[0].message)
     assert re.fullmatch(
         rf"DataLoader: replaced {path} by {os.path.dirname(path)}/\d\d\.jpg: {re.escape(NO_IMAGE)}",
@@ -327,6 +364,21 @@ def test_max_pixels_is_the_largest_image_taken(pairs: list[tuple[str, int]]) -> 
     Image.open(pairs[0][0]).save(turned, "JPEG", exif=exif)
     Path(pairs[0][0]).write_bytes(turned.getvalue())
     assert len(list(loader_of(pairs, max_pixels=96 * 128, transform=EvalTransform(24, 24)))) == 6
+
+
+def test_huge_image_whose_header_only_dali_reads_is_never_decoded(
+    pairs: list[tuple[str, int]],
+) -> None:
+    """Pillow gives up at the wrong checksum of a text in this PNG."""
+    stream = io.BytesIO()
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "a text")
+    Image.new("RGB", (200, 100)).save(stream, "PNG", pnginfo=text)
+    png = stream.getvalue()
+    place = png.index(b"a text")
+    Path(pairs[BAD][0]).write_bytes(png[:place] + b"A text" + png[place + 6 :])
+    with pytest.raises(BadFileError, match=r"13\.jpg: 100 x 200 pixels are more than max_pixels="):
+        list(loader_of(pairs, max_pixels=100 * 200 - 1))
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True])

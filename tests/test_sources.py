@@ -92,6 +92,21 @@ def test_paths_with_spaces_are_parted_from_the_class_at_the_last_one(tmp_path: P
     assert files.classes == ["0", "1", "2", "3"]
 
 
+def test_list_file_with_a_line_that_lacks_its_class_is_refused(tmp_path: Path) -> None:
+    """Else all classes would be names, and be numbered anew in the order of text."""
+    path = tmp_path / "list.txt"
+    path.write_text("\n".join([*(f"{n}.jpg {n}" for n in range(12)), "my photo.png"]))
+    message = (
+        f"DataLoader: the list {path} must name all classes or index all of them, and line 1 has "
+        "an index and line 13 none."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        open_source(path)
+    path.write_text("a.jpg 0\nb.jpg -1\n")
+    with pytest.raises(ValueError, match=r"`source` must have class indices of at least 0, got -1"):
+        open_source(path)
+
+
 def test_list_file_is_the_same_data_by_any_path_to_it(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +238,10 @@ def test_one_array_of_images_is_served_pixel_by_pixel() -> None:
         "mix": None,
         "shuffle": False,
     }
-    for images in (color, torch.from_numpy(color)):
+    first = np.ascontiguousarray(color.transpose(0, 3, 1, 2))
+    last = torch.from_numpy(first).permute(0, 2, 3, 1)  # a view, as the way out has it
+    mirrored = np.ascontiguousarray(color[:, :, ::-1])[:, :, ::-1]
+    for images in (color, torch.from_numpy(color), last, mirrored):
         served = torch.cat(
             [image for image, _ in batches(ImageArrays(images, range(10)), **settings)]
         )
@@ -257,6 +275,12 @@ def test_torchvisions_datasets_in_memory_are_taken() -> None:
         open_source(dataset)
 
 
+def as_objects(*images: np.ndarray) -> np.ndarray:
+    found = np.empty(len(images), object)
+    found[:] = images
+    return found
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
@@ -277,6 +301,12 @@ def test_torchvisions_datasets_in_memory_are_taken() -> None:
             [0, 1],
             "`images[1]` must be [height, width, 3] RGB or [height, width] gray, uint8, got 'shape "
             "(8, 8, 4) of uint8'.",
+        ),
+        (
+            as_objects(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.float32)),
+            [0, 1],
+            "`images[1]` must be [height, width, 3] RGB or [height, width] gray, uint8, got 'shape "
+            "(8, 9, 3) of float32'.",
         ),
         (
             np.zeros((2, 8, 8, 3), np.uint8),

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -156,6 +157,11 @@ def test_setting_the_states_own_epoch_keeps_the_place_and_another_drops_it(
         assert len(list(second)) == 6
         choose(second, 2)
         assert_same(list(second), expected)
+    third = train(photo_folder)
+    third.load_state_dict(state)
+    third.set_epoch(7)
+    third.set_epoch(2)
+    assert_same(list(third), expected)
 
 
 def test_loading_again_takes_the_last_state_also_in_mid_epoch(photo_folder: Path) -> None:
@@ -187,6 +193,68 @@ def test_resume_keeps_the_length_of_the_whole_epoch(photo_folder: Path) -> None:
     second.load_state_dict(first.state_dict())
     assert len(second) == 6
     assert len(list(second)) == 5
+
+
+def test_numpys_numbers_leave_the_state_json_safe(photo_folder: Path) -> None:
+    shard = Shard(np.int64(0), np.int64(2))  # type: ignore[arg-type]
+    loader = train(photo_folder, seed=np.int64(3), shard=shard, batch_size=np.int32(4))
+    assert through_json(loader.state_dict()) == loader.state_dict()
+
+
+def test_a_batch_that_did_not_arrive_is_not_counted(
+    photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError("of the device")
+
+    loader = train(photo_folder)
+    epoch = iter(loader)
+    next(epoch)
+    with monkeypatch.context() as patched:
+        patched.setattr("dali_cutmix.tensors.dense_target", fail)
+        with pytest.raises(MemoryError):
+            next(epoch)
+    assert loader.state_dict()["batch"] == 1
+
+
+def test_a_run_that_stopped_mixing_goes_on_without(photo_folder: Path) -> None:
+    first = train(photo_folder)
+    first.mixup_enabled = False
+    expected = list(first)
+    first.set_epoch(0)
+    next(iter(first))
+    second = train(photo_folder)
+    second.load_state_dict(through_json(first.state_dict()))
+    assert not second.mixup_enabled
+    assert_same(list(second), expected[1:])
+    # What counts is the epoch under way, not what was set for the next one.
+    third = train(photo_folder)
+    whole = list(third)
+    third.set_epoch(0)
+    next(iter(third))
+    third.mixup_enabled = False
+    fourth = train(photo_folder)
+    fourth.load_state_dict(third.state_dict())
+    assert_same(list(fourth), whole[1:])
+
+
+def test_loading_a_state_ends_the_iteration_under_way(photo_folder: Path) -> None:
+    loader = train(photo_folder)
+    state = loader.state_dict()
+    epoch = iter(loader)
+    next(epoch)
+    loader.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="was closed while this iteration was under way"):
+        next(epoch)
+
+
+def test_epoch_set_on_the_sampler_after_a_break_is_where_the_run_stands(
+    photo_folder: Path,
+) -> None:
+    loader = train(photo_folder)
+    next(iter(loader))
+    loader.sampler.set_epoch(9)
+    assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (9, 0)
 
 
 @pytest.mark.parametrize("made", ["copy", "pickle"])

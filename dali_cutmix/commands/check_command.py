@@ -11,19 +11,17 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
-from rich.text import Text
 
-from dali_cutmix.commands.console import errors_as_one_sentence, make_folder, print_path
+from dali_cutmix.commands.console import (
+    FirstLabel,
+    absolute,
+    errors_as_one_sentence,
+    image_progress,
+    make_folder,
+    print_path,
+    tidy_when_terminated,
+)
 from dali_cutmix.faults.check import check_images
 from dali_cutmix.faults.findings import SMALL_SIDE, Report, Spread
 from dali_cutmix.faults.verdict import BAD_KINDS
@@ -40,7 +38,10 @@ def check(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Report to write, a .json file; `DataLoader` takes it as its source."),
+        typer.Option(
+            help="Report to write, a .json file, which `DataLoader` takes as its source. It holds "
+            "the absolute path of the data."
+        ),
     ] = None,
     max_pixels: Annotated[
         int, typer.Option(min=0, help="Largest image taken, in pixels; 0 takes all.")
@@ -49,6 +50,7 @@ def check(
         int | None,
         typer.Option(min=1, help="CPU threads.", show_default="CPUs of this process, at most 8"),
     ] = None,
+    first_label: FirstLabel = None,
 ) -> None:
     """Decode every image, and list those that are bad, those that are odd, and their sizes.
 
@@ -58,21 +60,28 @@ def check(
     if out is not None and (out.suffix.lower() != ".json" or out.is_dir()):
         rule = f"must be a file that ends in .json, got {str(out)!r}."
         raise typer.BadParameter(rule, param_hint="--out")
-    with errors_as_one_sentence(), _written_whole(out) as write:
-        images = open_source(data)
-        source = data if "://" in data else os.path.abspath(data)
-        with _native_messages_aside() as screen, _progress(screen, len(images)) as on_progress:
+    if out is not None and os.path.realpath(out) == os.path.realpath(data):
+        rule = f"must be another file than DATA, got {str(out)!r}: a report names its source."
+        raise typer.BadParameter(rule, param_hint="--out")
+    with tidy_when_terminated(), errors_as_one_sentence(), _written_whole(out) as write:
+        source = absolute(data)
+        images = open_source(source, first_label=first_label)
+        with (
+            _native_messages_aside() as screen,
+            image_progress("Checking", len(images), screen) as on_progress,
+        ):
             report = check_images(
                 images,
                 num_threads=num_workers,
                 max_pixels=max_pixels or None,
                 on_progress=on_progress,
                 source=source,
+                first_label=first_label,
             )
         write(report.to_json())
     console = Console()
-    console.print(_sizes(report))
-    _print_odd(console, report)
+    _print_sizes(console, report)
+    _print_odd(console, report, out)
     _print_bad(console, report, out)
     if out is not None:
         print_path(console, out)
@@ -97,10 +106,10 @@ def _print_bad(console: Console, report: Report, out: Path | None) -> None:
         _print_names(console, f"Bad, {kind}", lines, BAD_NAMES, out)
 
 
-def _print_odd(console: Console, report: Report) -> None:
+def _print_odd(console: Console, report: Report, out: Path | None) -> None:
     for kind, found in report.odd.items():
         lines = [path for _, path in found[:ODD_NAMES]]
-        _print_names(console, f"Odd but fine, {kind}", lines, ODD_NAMES, None, len(found))
+        _print_names(console, f"Odd but fine, {kind}", lines, ODD_NAMES, out, len(found))
 
 
 def _print_names(
@@ -122,11 +131,14 @@ def _print_names(
         _print(console, f"  and {count - at_most} more, {where}")
 
 
-def _sizes(report: Report) -> Table:
+def _print_sizes(console: Console, report: Report) -> None:
     sizes = report.sizes
-    small = f"{sizes.num_small} with a side below {SMALL_SIDE} px"
     of = "" if sizes.count == report.num_images else f" of {report.num_images}"
-    table = Table(title=f"{sizes.count}{of} images, {small}", title_justify="left")
+    images = "image" if report.num_images == 1 else "images"
+    small = f"{sizes.num_small} with a side below {SMALL_SIDE} px"
+    # No title of the table, which would be wrapped to its width.
+    _print(console, f"{sizes.count}{of} {images}, {small}")
+    table = Table()
     table.add_column("")
     for name in ("min", "median", "max"):
         table.add_column(name, justify="right")
@@ -139,7 +151,7 @@ def _sizes(report: Report) -> Table:
     for name, spread, unit, form in rows:
         values = (spread.min, spread.median, spread.max)
         table.add_row(name, *(format(value / unit, form) for value in values))
-    return table
+    console.print(table)
 
 
 def _print(console: Console, text: str) -> None:
@@ -150,27 +162,6 @@ def _shown(text: str) -> str:
     """Text that any terminal can take: names are bytes, and need be neither UTF-8 nor one line."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} images/s" if task.speed else "")
-
-
-@contextmanager
-def _progress(screen: Console, total: int) -> Iterator[Any]:
-    columns = (
-        TextColumn("Checking"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, transient=True, console=screen, disable=not screen.is_terminal
-    ) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 @contextmanager

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
-from dali_cutmix.commands.console import errors_as_one_sentence, print_path
+from dali_cutmix.commands.console import (
+    FirstLabel,
+    errors_as_one_sentence,
+    image_progress,
+    print_path,
+    tidy_when_terminated,
+)
 from dali_cutmix.readers import open_source
 from dali_cutmix.storage.pack import Packed, pack_images
 
@@ -50,6 +48,7 @@ def pack(
     num_workers: Annotated[
         int | None, typer.Option(min=1, help="Processes.", show_default="one for each CPU")
     ] = None,
+    first_label: FirstLabel = None,
 ) -> None:
     """Pack images into WebDataset tar shards, for disks and buckets that are slow on small files.
 
@@ -59,10 +58,9 @@ def pack(
     if quality is not None and resize is None:
         rule = "has no meaning without --resize, which leaves the files as they are: leave it out."
         raise typer.BadParameter(rule, param_hint="--quality")
-    with errors_as_one_sentence():
-        images = open_source(data)
-        with _progress() as progress:
-            task = progress.add_task("Packing", total=len(images))
+    with tidy_when_terminated(), _interruption_as_one_sentence(), errors_as_one_sentence():
+        images = open_source(data, first_label=first_label)
+        with image_progress("Packing", len(images)) as on_progress:
             packed = pack_images(
                 images,
                 out,
@@ -72,7 +70,7 @@ def pack(
                 shuffle=shuffle,
                 seed=seed,
                 num_workers=num_workers,
-                on_progress=lambda done, _: progress.update(task, completed=done),
+                on_progress=lambda done, _: on_progress(done),
             )
     console = Console()
     console.print(_result(packed), highlight=False, soft_wrap=True)
@@ -81,20 +79,14 @@ def pack(
     console.print(load, markup=False, highlight=False, soft_wrap=True)
 
 
-class _SpeedColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} images/s" if task.speed else "")
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _SpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, transient=True, console=Console(stderr=True))
+@contextmanager
+def _interruption_as_one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        said = "Interrupted: finished shards are kept. Run the same command again to go on."
+        Console(stderr=True).print(said, highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None  # as shells have it: 128 and the number of SIGINT
 
 
 def _result(packed: Packed) -> str:

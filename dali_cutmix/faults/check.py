@@ -38,6 +38,7 @@ def check_images(
     max_pixels: int | None,
     on_progress: Callable[[int], None] | None = None,
     source: str = "",
+    first_label: int | None = None,
 ) -> Report:
     """Read every image and decode it twice: by DALI, and by a decoder that lets nothing pass.
 
@@ -56,6 +57,7 @@ def check_images(
         max_pixels: Largest image taken, in pixels, as its header says; None takes all.
         on_progress: Called with the number of images done, in ascending order up to all.
         source: What the report is to call the source.
+        first_label: What the report is to say that the source was opened with.
 
     Raises:
         ValueError: ``num_threads`` or ``max_pixels`` below 1.
@@ -101,6 +103,7 @@ def check_images(
         bad=tuple(bad),
         odd={kind: tuple(found) for kind, found in odd.items() if found},
         sizes=Sizes.of(height[known], width[known], num_bytes[known]),
+        first_label=first_label,
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from dali_cutmix import decode
-from dali_cutmix._dali import Pipeline, fn
+from dali_cutmix._dali import DataNode, Pipeline, fn
 from dali_cutmix.storage.stored import StoredImages
 
 #: What DALI says of a file that it cannot decode, and what that means. The numbers are
@@ -22,22 +24,30 @@ _MEANINGS = {
     "Failed to decode sample #0": "damaged or cut short",
 }
 
-#: DALI 2.4.0 ends the process (SIGSEGV) when a CPU decoder meets a header that it cannot read in a
-#: batch of 32 or more.
-MAX_BATCH = 31
-
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000")
 
 
-def find_bad(
+class Diagnosis(NamedTuple):
+    """What a look at some images gave, by index.
+
+    Attributes:
+        bad: Those that cannot be read or decoded, and why.
+        trailing: Good JPEGs with something behind their end marker, so that they look cut short.
+    """
+
+    bad: dict[int, str]
+    trailing: set[int]
+
+
+def diagnose(
     images: StoredImages,
     indices: Iterable[int],
     *,
     num_threads: int,
     max_pixels: int | None = None,
     device_id: int | None = None,
-) -> dict[int, str]:
-    """Which of these images cannot be read or decoded, and why.
+) -> Diagnosis:
+    """Find which of these images cannot be read or decoded.
 
     Args:
         images: The data.
@@ -47,7 +57,7 @@ def find_bad(
         device_id: The GPU to decode on; None is the CPU.
     """
     if images.kind == "pixels":
-        return {}
+        return Diagnosis({}, set())
     bad: dict[int, str] = {}
     found: dict[int, np.ndarray] = {}
     for index in dict.fromkeys(map(int, indices)):
@@ -61,11 +71,17 @@ def find_bad(
             bad[index] = reason
         else:
             found[index] = encoded
-    kept = list(found)
     undecodable = find_undecodable(
-        list(found.values()), num_threads=num_threads, device_id=device_id
+        list(found.values()), num_threads=num_threads, device_id=device_id, max_pixels=max_pixels
     )
-    return bad | {kept[position]: reason for position, reason in undecodable.items()}
+    numbers = list(found)
+    bad |= {numbers[position]: reason for position, reason in undecodable.items()}
+    trailing = {index for index, data in found.items() if index not in bad and _looks_cut(data)}
+    return Diagnosis(bad, trailing)
+
+
+def _looks_cut(encoded: np.ndarray) -> bool:
+    return encoded[:2].tobytes() == b"\xff\xd8" and encoded[-2:].tobytes() != b"\xff\xd9"
 
 
 def why_refused(encoded: np.ndarray, max_pixels: int | None) -> str | None:
@@ -82,7 +98,11 @@ def why_refused(encoded: np.ndarray, max_pixels: int | None) -> str | None:
     size = header_size(encoded)
     if size is None or size[0] * size[1] <= max_pixels:
         return None
-    return f"{size[0]} x {size[1]} pixels are more than max_pixels={max_pixels}"
+    return _too_large(*size, max_pixels)
+
+
+def _too_large(height: int, width: int, max_pixels: int) -> str:
+    return f"{height} x {width} pixels are more than max_pixels={max_pixels}"
 
 
 def header_size(encoded: np.ndarray) -> tuple[int, int] | None:
@@ -105,51 +125,87 @@ def header_size(encoded: np.ndarray) -> tuple[int, int] | None:
 
 
 def find_undecodable(
-    encoded: Sequence[np.ndarray], *, num_threads: int, device_id: int | None = None
+    encoded: Sequence[np.ndarray],
+    *,
+    num_threads: int,
+    device_id: int | None = None,
+    max_pixels: int | None = None,
 ) -> dict[int, str]:
     """Which of these image files DALI refuses to decode, and why, by position.
 
-    A batch that fails does not tell which of its images are at fault: it is halved until each
-    stands alone, which takes about as long as decoding it twice for one bad file.
+    Each is decoded by itself: a batch that fails does not tell which of its images are at fault,
+    and DALI 2.4.0 ends the process (SIGSEGV) at some broken headers when they are not alone.
 
     Args:
         encoded: Bytes of each file: ``[size]`` uint8, none empty.
-        num_threads: CPU threads to decode with.
+        num_threads: Files decoded at a time on the CPU.
         device_id: The GPU to decode on; None is the CPU.
+        max_pixels: Largest image taken, in pixels, as DALI reads its header; None takes all.
     """
-    found: dict[int, str] = {}
-    for start in range(0, len(encoded), MAX_BATCH):
-        part = encoded[start : start + MAX_BATCH]
-        for position, reason in _undecodable(part, num_threads, device_id).items():
-            found[start + position] = reason
+    workers = min(num_threads, len(encoded)) if device_id is None else 1
+    if not workers:
+        return {}
+    with ThreadPoolExecutor(workers) as pool:
+        parts = pool.map(
+            lambda first: _refusals(encoded[first::workers], device_id, max_pixels), range(workers)
+        )
+        return {
+            first + workers * place: reason
+            for first, part in enumerate(parts)
+            for place, reason in enumerate(part)
+            if reason
+        }
+
+
+def _refusals(
+    encoded: Sequence[np.ndarray], device_id: int | None, max_pixels: int | None
+) -> list[str | None]:
+    device = "cpu" if device_id is None else "gpu"
+    peek = _Alone(decode.shape, None)
+    whole = _Alone(lambda node: decode.whole(node, device), device_id)
+
+    def refusal(data: np.ndarray) -> str | None:
+        try:
+            height, width, _ = peek(data).as_array()[0].tolist()
+            if max_pixels is not None and height * width > max_pixels:
+                return _too_large(height, width, max_pixels)
+            whole(data)
+        except RuntimeError as error:
+            return reason_of(error)
+        return None
+
+    found = [refusal(data) for data in encoded]
+    peek.close()
+    whole.close()
     return found
 
 
-def _undecodable(
-    encoded: Sequence[np.ndarray], num_threads: int, device_id: int | None
-) -> dict[int, str]:
-    pipeline = Pipeline(
-        batch_size=len(encoded),
-        num_threads=num_threads,
-        device_id=device_id,
-        prefetch_queue_depth=1,
-    )
-    with pipeline:
-        node = fn.external_source(source=lambda _: list(encoded), batch=True)
-        pipeline.set_outputs(decode.whole(node, "cpu" if device_id is None else "gpu"))
-    try:
-        pipeline.run()
-        return {}
-    except RuntimeError as error:
-        if len(encoded) == 1:
-            return {0: reason_of(error)}
-    finally:
-        pipeline._shutdown()
-    half = len(encoded) // 2
-    first, second = (
-        _undecodable(part, num_threads, device_id) for part in (encoded[:half], encoded[half:])
-    )
-    return first | {half + position: reason for position, reason in second.items()}
+class _Alone:
+    """An operator applied to one file at a time, in a graph that is made anew after an error."""
+
+    def __init__(self, operator: Callable[[DataNode], DataNode], device_id: int | None) -> None:
+        self._operator = operator
+        self._device_id = device_id
+        self._data = np.zeros(0, np.uint8)
+        self._pipeline: Pipeline | None = None
+
+    def __call__(self, data: np.ndarray) -> Any:
+        self._data = data
+        if self._pipeline is None:
+            self._pipeline = Pipeline(1, 1, self._device_id, prefetch_queue_depth=1)
+            with self._pipeline:
+                node = fn.external_source(source=lambda _: [self._data], batch=True)
+                self._pipeline.set_outputs(self._operator(node))
+        try:
+            return self._pipeline.run()[0]
+        except RuntimeError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline._shutdown()
 
 
 def reason_of(error: RuntimeError) -> str:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 SMALL_SIDE = 224  # pixels: what most networks are trained at
+
+_MOST_IMAGES = 2**31
+_WAY_OUT = "Write it anew with `dali-cutmix check DATA --out report.json`."
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class Report:
         bad: The bad ones, by index.
         odd: Index and path of the odd ones, by kind; only kinds that occur.
         sizes: How large the images are.
+        first_label: What the source was opened with; see `TFRecords`. None where nothing was given.
     """
 
     source: str
@@ -96,6 +103,7 @@ class Report:
     bad: tuple[BadImage, ...]
     odd: Mapping[str, tuple[tuple[int, str], ...]]
     sizes: Sizes
+    first_label: int | None = None
 
     def good_indices(self) -> np.ndarray:
         """Indices of all images that are not bad: ``[num_images - len(bad)]`` int64, ascending."""
@@ -108,6 +116,22 @@ class Report:
         return json.dumps({"format": 1, **asdict(self)}, indent=1) + "\n"
 
     @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Report:
+        """Read a file that holds what `to_json` wrote.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is no report, of another format, or damaged.
+        """
+        name = os.fspath(path)
+        with open(name, encoding="utf-8") as file:
+            try:
+                text = file.read()
+            except UnicodeDecodeError:
+                raise ValueError(_no_report(name)) from None
+        return cls.from_json(text, name)
+
+    @classmethod
     def from_json(cls, text: str, name: str = "the report") -> Report:
         """Read what `to_json` wrote.
 
@@ -116,28 +140,121 @@ class Report:
             name: What messages call it.
 
         Raises:
-            ValueError: It is no report, or of another format.
+            ValueError: It is no report, of another format, or damaged, with the field that is.
         """
-        way_out = "Write it anew with `dali-cutmix check DATA --out report.json`."
         try:
             fields = json.loads(text)
-            found = fields.pop("format")
-        except (ValueError, AttributeError, KeyError, TypeError):
-            raise ValueError(f"{name} is no report of `dali-cutmix check`. {way_out}") from None
-        if found != 1:
-            raise ValueError(f"{name} must be a report of format 1, got {found!r}. {way_out}")
+        except ValueError:
+            raise ValueError(_no_report(name)) from None
+        except RecursionError:
+            raise ValueError(_damaged_report(name, "it is nested too deeply")) from None
+        if not isinstance(fields, dict) or "format" not in fields:
+            raise ValueError(_no_report(name))
+        if fields["format"] != 1:
+            got = f"{fields['format']!r:.80}"
+            raise ValueError(f"{name} must be a report of format 1, got {got}. {_WAY_OUT}")
         try:
-            sizes = fields["sizes"]
-            spreads = {k: Spread(**v) for k, v in sizes.items() if isinstance(v, dict)}
-            report = cls(
-                source=str(fields["source"]),
-                fingerprint=str(fields["fingerprint"]),
-                num_images=int(fields["num_images"]),
-                bad=tuple(BadImage(**image) for image in fields["bad"]),
-                odd={k: tuple((i, path) for i, path in v) for k, v in fields["odd"].items()},
-                sizes=Sizes(**{**sizes, **spreads}),
-            )
-            report.good_indices()
-        except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"{name} is a damaged report ({error!r}). {way_out}") from None
-        return report
+            return _report(fields)
+        except _DamagedError as error:
+            raise ValueError(_damaged_report(name, str(error))) from None
+
+
+def _damaged_report(name: str, problem: str) -> str:
+    return f"{name} is a damaged report: {problem}. {_WAY_OUT}"
+
+
+def _no_report(name: str) -> str:
+    return f"{name} is no report of `dali-cutmix check`. {_WAY_OUT}"
+
+
+class _DamagedError(Exception):
+    """What is wrong with which field."""
+
+
+def _report(fields: dict[str, Any]) -> Report:
+    _object(fields, "", ("source", "fingerprint", "num_images", "bad", "odd", "sizes"))
+    count = _whole(fields["num_images"], "num_images", 1, _MOST_IMAGES)
+    bad: dict[int, BadImage] = {}
+    for place, found in enumerate(_list(fields["bad"], "bad")):
+        name = f"bad[{place}]"
+        keys = ("path", "kind", "reason")
+        image = _object(found, name, ("index", *keys))
+        index = _whole(image["index"], f"{name}.index", 0, count - 1)
+        if index in bad:
+            raise _DamagedError(f"`{name}.index` must not be there twice, got {index}")
+        bad[index] = BadImage(index, *(_text(image[key], f"{name}.{key}") for key in keys))
+    odd = {}
+    for kind, pairs in _object(fields["odd"], "odd").items():
+        name = f"odd[{kind!r:.80}]"
+        odd[kind] = tuple(_pair(pair, name, count) for pair in _list(pairs, name))
+    first_label = fields.get("first_label")
+    if first_label is not None:
+        _whole(first_label, "first_label", 0, _MOST_IMAGES)
+    return Report(
+        source=_text(fields["source"], "source"),
+        fingerprint=_text(fields["fingerprint"], "fingerprint"),
+        num_images=count,
+        bad=tuple(bad.values()),
+        odd=odd,
+        sizes=_sizes(fields["sizes"], count),
+        first_label=first_label,
+    )
+
+
+def _sizes(value: Any, num_images: int) -> Sizes:
+    spreads = ("width", "height", "megapixels", "file_bytes")
+    fields = _object(value, "sizes", ("count", "num_small", *spreads))
+    return Sizes(
+        count=_whole(fields["count"], "sizes.count", 0, num_images),
+        num_small=_whole(fields["num_small"], "sizes.num_small", 0, num_images),
+        **{name: _spread(fields[name], f"sizes.{name}") for name in spreads},
+    )
+
+
+def _spread(value: Any, name: str) -> Spread:
+    keys = ("min", "median", "max")
+    fields = _object(value, name, keys)
+    return Spread(*(_number(fields[key], f"{name}.{key}") for key in keys))
+
+
+def _pair(value: Any, name: str, num_images: int) -> tuple[int, str]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise _damaged(name, "hold pairs of an index and a path", value)
+    return _whole(value[0], name, 0, num_images - 1), _text(value[1], name)
+
+
+def _object(value: Any, name: str, keys: tuple[str, ...] = ()) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _damaged(name, "be an object", value)
+    for key in keys:
+        if key not in value:
+            raise _DamagedError(f"`{name}{'.' * bool(name)}{key}` is missing")
+    return value
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _damaged(name, "be a list", value)
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise _damaged(name, "be text", value)
+    return value
+
+
+def _whole(value: Any, name: str, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:  # True is an int, too
+        raise _damaged(name, f"be a whole number in [{least}, {most}]", value)
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise _damaged(name, "be a finite number of at least 0", value)
+    return value
+
+
+def _damaged(name: str, rule: str, value: Any) -> _DamagedError:
+    return _DamagedError(f"`{name}` must {rule}, got {value!r:.80}")

@@ -6,7 +6,7 @@ import copy
 import zlib
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from operator import index as index_of
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ from dali_cutmix.draws import derive_seed
 from dali_cutmix.order.state import Position
 
 WHERE = "DataLoader"
+MAX_WITHOUT_LENGTH = 1 << 26  # indices, half a GB
 
 
 class GivenOrder:
@@ -27,6 +28,7 @@ class GivenOrder:
     epoch its ``set_epoch`` is called where it has one. A sampler that draws from torch's global
     generator (``RandomSampler``, ``WeightedRandomSampler`` and others made without ``generator=``)
     is given one that is seeded by ``seed`` and epoch instead, so that its order can be repeated.
+    All indices of an epoch are drawn at its start, so that a sampler has to have an end.
 
     Args:
         sampler: Indices, or lists of indices where ``batches`` is true.
@@ -49,7 +51,7 @@ class GivenOrder:
         self.num_samples = 0
         self._seed = seed
         self._batches = batches
-        self._set_last: int | None = getattr(sampler, "epoch", None)
+        self._set_last = self._own_epoch()
         self._epoch = 0
         self.batch_size = self._find_batch_size() if batches else None
 
@@ -73,21 +75,21 @@ class GivenOrder:
     @property
     def epoch(self) -> int:
         """The epoch that the next iteration serves; the sampler's own where that was set."""
-        own = getattr(self.given, "epoch", None)
-        return own if is_whole(own) and own != self._set_last else self._epoch
+        own = self._own_epoch()
+        return self._epoch if own is None or own == self._set_last else own
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        self._set_last = getattr(self.given, "epoch", None)
+        self._set_last = self._own_epoch()
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration serves, from 0."""
         check_count("set_epoch", "epoch", epoch, at_least=0)
         self.epoch = int(epoch)
 
-    def order(self, epoch: int, start: int = 0) -> np.ndarray:
-        """Indices in the order served: ``[num_indices]`` int64, less the first ``start``.
+    def order(self, epoch: int) -> np.ndarray:
+        """Draw an epoch's indices in the order served: ``[num_indices]`` int64.
 
         Raises:
             ValueError: What the sampler yields is no index of the data, or no batch of one size.
@@ -95,12 +97,10 @@ class GivenOrder:
         for sampler in (self.given, self.sampler):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-        self._set_last = getattr(self.given, "epoch", None)
+        self._set_last = self._own_epoch()
         generator = torch.Generator("cpu").manual_seed(derive_seed(self._seed, f"sampler/{epoch}"))
         drawn = _with_generator(self.given, generator)
-        return self._check(chain.from_iterable(self._whole(drawn)) if self._batches else drawn)[
-            start:
-        ]
+        return self._check(chain.from_iterable(self._whole(drawn)) if self._batches else drawn)
 
     def mark(self, order: np.ndarray, position: Position) -> Position:
         """Note in a position which order it is a place in.
@@ -117,6 +117,14 @@ class GivenOrder:
                 "decides its order."
             )
         return replace(position, order=found)
+
+    def _own_epoch(self) -> int | None:
+        """The epoch that was set on the sampler, or on the one inside the batch sampler."""
+        for sampler in (self.given, self.sampler):
+            own = getattr(sampler, "epoch", None)
+            if is_whole(own):
+                return int(own)
+        return None
 
     def _whole(self, batches: Iterable[Any]) -> Iterator[list[int]]:
         """The batches as lists, all of one size but the last."""
@@ -136,10 +144,16 @@ class GivenOrder:
             yield indices
 
     def _check(self, indices: Iterable[Any]) -> np.ndarray:
+        # Without a length it may have no end either.
+        most = MAX_WITHOUT_LENGTH if not isinstance(self.given, Sized) else None
         try:
-            order = np.fromiter(map(index_of, indices), np.int64)
+            order = np.fromiter(map(index_of, islice(indices, most)), np.int64)
         except TypeError as error:
             raise TypeError(f"DataLoader: `{self._name}` must yield indices: {error}.") from None
+        if most is not None and len(order) == most:
+            rule = "have an end, and better a length"
+            got = f"{self.name} with {most} indices and more"
+            refuse(WHERE, self._name, rule, got, "Its indices of one epoch are drawn at its start.")
         outside = np.flatnonzero((order < 0) | (order >= self.num_samples))
         if outside.size:
             self._refuse_index(int(outside[0]), int(order[outside[0]]))

@@ -49,13 +49,13 @@ class Progress:
         run = Run(
             data=data,
             num_samples=sampler.num_samples,
-            seed=sampler.seed,
+            seed=int(sampler.seed),
             shuffle=sampler.shuffle,
             sampler=order.name if isinstance(order, GivenOrder) else None,
             remainder=sampler.remainder,
             drop_last=drop_last,
             batch_size=batch_size,
-            num_shards=sampler.shard.count,
+            num_shards=int(sampler.shard.count),
         )
         return cls(order, run)
 
@@ -69,6 +69,8 @@ class Progress:
         """Choose the epoch that comes next; only a state loaded for it says where in it."""
         self.order.set_epoch(epoch)
         self._running = None
+        if self._resume is not None and self._resume.epoch != epoch:
+            self._resume = None
 
     def state(self) -> dict[str, Any]:
         """See `DataLoader.state_dict`."""
@@ -89,10 +91,12 @@ class Progress:
         self._running = None
         position = self._position()
         whole = None
-        left = self.order.order(position.epoch, position.start)
         if isinstance(self.order, GivenOrder):
-            whole = self.order.order(position.epoch) if position.start else left
+            whole = self.order.order(position.epoch)
             position = self.order.mark(whole, position)
+            left = whole[position.start :]
+        else:
+            left = self.order.order(position.epoch, position.start)
         left = left[(position.batch - position.start_batch) * self._run.batch_size :]
         return position, left, whole
 
@@ -100,6 +104,11 @@ class Progress:
         """An iteration serves the epoch from this position on."""
         self.order.epoch = position.epoch + 1
         self._resume, self._running = None, position
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the state is a place in an epoch that is being served."""
+        return self._position() is self._running
 
     def advance(self) -> None:
         """One more batch was handed out."""
@@ -111,9 +120,11 @@ class Progress:
         self._running = None
 
     def _position(self) -> Position:
-        if self._running is not None:
-            return self._running
         epoch = self.order.epoch
+        # Another one was chosen on the sampler, as trainers do that know nothing else.
+        chosen = self._running is not None and epoch != self._running.epoch + 1
+        if self._running is not None and not chosen:
+            return self._running
         if self._resume is not None and self._resume.epoch == epoch:
             return self._resume
         return Position(epoch)

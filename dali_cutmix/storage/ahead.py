@@ -49,12 +49,14 @@ class ReadAhead:
             part.cancel()
         self._begun.clear()
 
-    def close(self) -> None:
-        """Stop the threads."""
-        self.forget()
+    def close(self, *, wait: bool = True) -> None:
+        """Stop the threads and let the data go; without ``wait`` where a fork left them behind."""
         threads, self._threads = self._threads, None
-        if threads is not None:
+        if threads is not None and wait:
+            self.forget()
             threads.shutdown(wait=False, cancel_futures=True)
+        # Whoever made this is held by it, and the data by both.
+        self._indices = lambda _: []
 
     def _begin(self, indices: Sequence[int]) -> list[Future[list[np.ndarray]]]:
         if self._threads is None:

@@ -64,7 +64,7 @@ class ImageArrays(StoredImages):
         image = self._images[index]
         if self.kind == "encoded":
             return np.frombuffer(image, np.uint8)
-        pixels = np.asarray(image)
+        pixels = np.ascontiguousarray(image)  # DALI takes no views with strides
         return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
     def _describe(self) -> Iterable[bytes]:
@@ -72,7 +72,7 @@ class ImageArrays(StoredImages):
             yield blake2b(self.stored(int(index)).tobytes()).digest()
 
     def _check_pixels(self) -> None:
-        whole = hasattr(self._images, "ndim")
+        whole = getattr(self._images, "dtype", None) == np.uint8  # and no array of arrays
         for number, image in enumerate([self._images[0]] if whole else self._images):
             pixels = np.asarray(image)
             right = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)

@@ -128,6 +128,7 @@ class FileList(StoredImages):
         folder = os.path.dirname(path)
         paths: list[str] = []
         labels: list[str] = []
+        kinds: dict[bool, int] = {}  # first line of each kind of class: whether it is an index
         with open(path, encoding="utf-8", errors="surrogateescape") as lines:
             for number, line in enumerate(lines, 1):
                 text = line.strip()
@@ -141,11 +142,17 @@ class FileList(StoredImages):
                     )
                 paths.append(os.path.join(folder, name.rstrip()))
                 labels.append(label)
+                kinds.setdefault(label.lstrip("+-").isdecimal(), number)
         if not paths:
             raise ValueError(f"{WHERE}: the list {path} is empty.")
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{WHERE}: the list {path} must name all classes or index all of them, and line "
+                f"{kinds[True]} has an index and line {kinds[False]} none."
+            )
         inside = os.path.join(folder, "")
         root = folder if folder and all(path.startswith(inside) for path in paths) else None
-        if all(label.isdecimal() for label in labels):
+        if True in kinds:
             return cls(paths, *_numbered([int(label) for label in labels]), root)
         classes = sorted(set(labels))
         index = {name: i for i, name in enumerate(classes)}
@@ -192,6 +199,8 @@ def _numbered(labels: Sequence[int]) -> tuple[np.ndarray, list[str]]:
     if largest >= MAX_CLASSES:  # said here, since it may be too large for an array
         rule = f"have class indices below {MAX_CLASSES}"
         refuse(WHERE, "source", rule, largest, "Ids have to be mapped to 0, 1, 2, ... first.")
+    if min(labels) < 0:
+        refuse(WHERE, "source", "have class indices of at least 0", min(labels))
     targets = np.array(labels, np.int64)
     return targets, [str(index) for index in range(largest + 1)]
 

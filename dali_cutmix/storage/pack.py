@@ -23,6 +23,7 @@ from dali_cutmix.order.sampler import EpochSampler
 from dali_cutmix.order.shard import Shard
 from dali_cutmix.storage.pack_shard import Packer, writing
 from dali_cutmix.storage.stored import StoredImages
+from dali_cutmix.storage.tar import TarShards
 
 _POLL_S = 0.1
 
@@ -60,14 +61,17 @@ def pack_images(
 
     A sample is ``<position>_<class>_<name>.<ending>``, the image, and the same with ``.cls``, its
     class index as text; an image that lies in a shard already has its index for a name. Beside the
-    shards lie their indices for DALI's reader (``000000.idx``), the class names (``classes.txt``,
-    one on each line) and the settings (``pack.json``). The same images, settings and versions of
-    Pillow and torch give the same bytes.
+    shards lie their indices, for `TarShards` (``000000.tar.index.npz``) and for DALI's own reader
+    (``000000.idx``), the class names (``classes.txt``, one on each line) and the settings
+    (``pack.json``). The same images, settings and versions of Pillow and torch give the same bytes
+    in all of them but ``.tar.index.npz``, which holds the time of its shard.
 
     A shard is written under another name, read back, compared, and only then named as above: a
     shard with its name is whole. After a crash or a full disk, the same call goes on with what is
-    missing. Several workers, each at a shard of its own, are processes that import the calling
-    script, which needs its ``if __name__ == "__main__":`` for that.
+    missing. Of the shards that it finds, it compares the names of the members and the size, and not
+    the pixels; an ``.idx`` with too few or too many lines is written again. Several workers, each
+    at a shard of its own, are processes that import the calling script, which needs its ``if
+    __name__ == "__main__":`` for that.
 
     Args:
         images: The data.
@@ -129,6 +133,8 @@ def pack_images(
             (folder / "classes.txt").write_bytes(names)
         work = _pack_in_processes if num_workers > 1 else _pack_here
         made = work(packer, num_shards, num_workers, on_progress or (lambda *_: None))
+        # Writes the index of each shard beside it, so that both can be uploaded.
+        TarShards(folder, progress=False)
     num_found = sum(was_there for _, was_there in made)
     return Packed(num_shards, len(images), sum(size for size, _ in made), num_found)
 

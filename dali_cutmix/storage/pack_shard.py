@@ -42,8 +42,8 @@ class BadImageError(BadFileError):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
-        way_out = "Run `dali-cutmix check DATA --out report.json`, then pack report.json."
-        self.args = (f"pack: cannot pack {path}: {reason}. {way_out}",)
+        way_out = "Run `dali-cutmix check DATA --out report.json`, then pack report.json into a"
+        self.args = (f"pack: cannot pack {path}: {reason}. {way_out} new folder.",)
 
 
 class Sample(NamedTuple):
@@ -90,7 +90,8 @@ class Packer:
             on_image: Called for each of its images; what it raises ends the work, without a trace.
 
         Returns:
-            Size of the shard in bytes, and whether it was there.
+            Size of the shard in bytes, and whether it was there. Of one that was, the names of its
+            members and its size are compared, and not its pixels.
 
         Raises:
             ValueError: The shard is there, and is not what it should be.
@@ -110,7 +111,8 @@ class Packer:
                         on_image()
                 else:
                     verify_shard(part, self._write(part, positions, on_image))
-                if not was_there or not index.exists():
+                num_lines = index.read_bytes().count(b"\n") if index.exists() else 0
+                if not was_there or num_lines != len(positions) + 1:
                     write_wds_index(shard if was_there else part, index_part)
                     os.replace(index_part, index)
                 if not was_there:
@@ -138,9 +140,10 @@ class Packer:
         try:
             with tarfile.open(shard, "r:") as tar:
                 found = [member.name.partition(".")[0] for member in tar]
+                num_records = -(-(tar.offset + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE)
         except tarfile.TarError:
-            found = []
-        whole = shard.stat().st_size % tarfile.RECORDSIZE == 0
+            found, num_records = [], 0
+        whole = shard.stat().st_size == num_records * tarfile.RECORDSIZE
         if not whole or found[::2] != keys or found[1::2] != keys:
             raise ValueError(
                 f"pack: {shard} was there, and does not hold its {len(keys)} samples: it was "
