@@ -140,6 +140,10 @@ class Feed:
         graph, self._graph = self._graph, None
         own = self.is_own()
         self._ahead.close(wait=own)
+        if hasattr(self, "_images"):
+            # DALI's objects hold each other, and this through its callbacks, until the garbage
+            # collector comes. The data need not wait for it.
+            del self._images, self._order
         if graph is None:
             return
         if not own:

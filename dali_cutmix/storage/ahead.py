@@ -55,8 +55,8 @@ class ReadAhead:
         if threads is not None and wait:
             self.forget()
             threads.shutdown(wait=False, cancel_futures=True)
-        # Whoever made this is held by it, and the data by both.
-        self._indices = lambda _: []
+        if hasattr(self, "_images"):
+            del self._images, self._indices
 
     def _begin(self, indices: Sequence[int]) -> list[Future[list[np.ndarray]]]:
         if self._threads is None:
