@@ -119,9 +119,9 @@ def whole(encoded: DataNode, device: str) -> DataNode:
 def _without_huge(encoded: DataNode, size: DataNode, max_pixels: int | None) -> DataNode:
     """Take the bytes away from images that are too large, so that decoding them fails.
 
-    Without a limit nothing is taken away, but decoding still waits for the header to be read: a
-    header that cannot be read fails the batch there, where the decoder would end the process in a
-    batch of 32 or more (DALI 2.4.0, on the CPU).
+    Without a limit nothing is taken away, but decoding still waits for the header to be read: one
+    that cannot be read fails the batch there, where the decoder may end the process (DALI 2.4.0, on
+    the CPU, when the image is not alone in its batch).
     """
     return _only(encoded, size[0] >= 0 if max_pixels is None else size[0] * size[1] <= max_pixels)
 
