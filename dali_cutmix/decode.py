@@ -26,6 +26,7 @@ class Encoded:
             decoded. None takes all.
         trusted: Makes the node that says whether an image is known to be whole though it does not
             look so: a scalar boolean per sample, CPU. None trusts none.
+        always_whole: Decode no image in part, not on the CPU either.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class Encoded:
         device: str,
         max_pixels: int | None = None,
         trusted: Callable[[], DataNode] | None = None,
+        always_whole: bool = False,
     ) -> None:
         self._device = device
         self._trusted = trusted
+        self._always_whole = always_whole
         self._shape = shape(encoded)
         self._encoded = _without_huge(encoded, self._shape, max_pixels)
 
@@ -62,7 +65,7 @@ class Encoded:
         Returns:
             ``[extent y, extent x, 3]`` uint8 RGB per sample, on the device.
         """
-        if self._device == "cpu":
+        if self._device == "cpu" and not self._always_whole:
             # Decoding ends with the last row that is asked for: a file that is cut short below it
             # would be served, and fail in another epoch.
             whole = _ends_well(self._encoded)

@@ -26,8 +26,8 @@ from dali_cutmix.storage.stored import StoredImages
 MAX_RETRIES = 3  # of a batch that fails though none of its images is found to be bad
 
 #: Files with something behind their end marker cost a new graph each, once. With more of them the
-#: data is taken to be like that, and files are no longer looked at for their end.
-MAX_DISTRUSTED = 64
+#: data is taken to be like that: all images are decoded whole, and none is looked at for its end.
+MAX_TRUSTED = 64
 
 #: Graphs that came with a fork. Their threads did not, so that stopping or freeing one would wait
 #: for ever: they are kept until the process ends.
@@ -38,18 +38,19 @@ class Feed:
     """One graph and its position in an epoch. Not thread-safe.
 
     Args:
-        build: Makes the graph around what feeds it.
+        build: Makes the graph around what feeds it, and decodes all images whole if told to.
         images: The data.
         batch_size: Samples per batch.
         seed: Of the random numbers.
         shard: Index of this process's part of the data.
         spares: Where bad images are noted, and found others for; None raises instead.
         max_pixels: The largest image that the graph takes; None takes all.
+        trusted: Where images are noted that are whole, though something lies behind their end.
     """
 
     def __init__(
         self,
-        build: Callable[[Source], Graph],
+        build: Callable[[Source, bool], Graph],
         images: StoredImages,
         *,
         batch_size: int,
@@ -57,6 +58,7 @@ class Feed:
         shard: int,
         spares: Spares | None = None,
         max_pixels: int | None = None,
+        trusted: set[int] | None = None,
     ) -> None:
         self._build = build
         self._images = images
@@ -73,11 +75,11 @@ class Feed:
         self._fed = 0
         self._taken = 0
         self._retries = 0  # of the batch that is due
-        self._trusted: set[int] = set()  # whole, though something lies behind their end
+        self._trusted = set() if trusted is None else trusted
         self._replaced_now: list[int] = []  # not yet warned of
         self._process = os.getpid()
         self._ahead = ReadAhead(images, self._indices)
-        self._graph: Graph | None = build(self)
+        self._graph: Graph | None = build(self, len(self._trusted) > MAX_TRUSTED)
 
     def start(self, epoch: int, order: np.ndarray, *, drop_last: bool, first: int = 0) -> None:
         """Go to a place in an epoch, whatever is under way.
@@ -180,8 +182,6 @@ class Feed:
     def trusted(self, number: int, /) -> np.ndarray:
         """Feed the graph which images are whole though they do not look so; see `Source`."""
         indices = self._indices(self._due(number))
-        if len(self._trusted) > MAX_DISTRUSTED:
-            return np.ones(len(indices), bool)
         return np.fromiter((index in self._trusted for index in indices), bool, len(indices))
 
     def states(self, number: int, /) -> np.ndarray:
@@ -261,7 +261,7 @@ class Feed:
             release_unused_memory()
         self._ahead.forget()
         self._base = self._fed = self._taken
-        self._graph = self._build(self)
+        self._graph = self._build(self, len(self._trusted) > MAX_TRUSTED)
         self._graph.pipeline.schedule_run()
 
 

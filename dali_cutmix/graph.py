@@ -72,11 +72,12 @@ class Graph:
     draws: Draws
 
 
-def build_graph(settings: GraphSettings, source: Source) -> Graph:
+def build_graph(settings: GraphSettings, source: Source, *, always_whole: bool = False) -> Graph:
     """Define the pipeline that turns what ``source`` feeds into a batch.
 
     Its outputs are ``image``, ``label`` and ``weight`` (scalars and none without a mix that changes
-    labels), on the settings' device, then, where asked for, the plan's fields, on the CPU.
+    labels), on the settings' device, then, where asked for, the plan's fields, on the CPU. With
+    ``always_whole`` no image is decoded in part, which changes no pixel.
     """
     pipeline = Pipeline(
         batch_size=settings.batch_size,
@@ -89,7 +90,7 @@ def build_graph(settings: GraphSettings, source: Source) -> Graph:
     with pipeline:
         stored, label = fn.external_source(source=source.images, num_outputs=2, batch=True)
         draws = Draws(state=lambda: fn.external_source(source=source.states, batch=True))
-        image = settings.transform(_images(stored, source, settings, device), draws)
+        image = settings.transform(_images(stored, source, settings, device, always_whole), draws)
         nodes = {"image": image, "label": label}
         if settings.mix is not None:
             plan = settings.mix.plan(settings.transform.output_size, seed=draws)
@@ -113,7 +114,7 @@ def build_graph(settings: GraphSettings, source: Source) -> Graph:
 
 
 def _images(
-    stored: DataNode, source: Source, settings: GraphSettings, device: str
+    stored: DataNode, source: Source, settings: GraphSettings, device: str, always_whole: bool
 ) -> Encoded | Pixels:
     if settings.kind == "pixels":
         return Pixels(stored, device)
@@ -123,6 +124,7 @@ def _images(
         device,
         settings.max_pixels,
         lambda: fn.external_source(source=source.trusted, batch=True),
+        always_whole,
     )
 
 

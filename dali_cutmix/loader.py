@@ -249,14 +249,14 @@ class DataLoader:
         bit-identical on the CPU, whatever the threads and the prefetch depth. With other ranks or
         another batch size each sample that was left comes exactly once (with ``remainder="pad"``
         some that came before come again, so that ranks stay in step), with other draws.
-        ``set_epoch`` of another epoch before the iteration drops the position.
+        ``set_epoch`` of another epoch before the iteration drops the position. Sets
+        ``mixup_enabled`` as it was.
 
         Raises:
             ValueError: No state, or one of other data, another seed or another version; what
                 differs is named.
         """
-        self._serving.load(state)
-        self.mixup_enabled = self.mix is not None and bool(state.get("mixing", True))
+        self.mixup_enabled = self._serving.load(state, self.mixup_enabled)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return Epoch(self)

@@ -47,6 +47,7 @@ class Serving:
         self._seed = seed
         self._shard = shard
         self._drop_last = drop_last
+        self._trusted: set[int] = set()
         self._built: GraphSettings | None = None
         self._feed: Feed | None = None
         self._turn = 0  # number of the iteration that the feed is serving
@@ -56,6 +57,7 @@ class Serving:
         twin = copy.copy(self)
         twin.progress = self.progress.copy()
         twin.spares = None if self.spares is None else self.spares.copy()
+        twin._trusted = set(self._trusted)
         twin._feed = twin._built = None
         return twin
 
@@ -70,16 +72,23 @@ class Serving:
         """
         if self.progress.is_under_way and self._built is not None:
             mixing = self._built.mix is not None
+        mixes = mixing if self._settings.mix is not None else None
         bad = {} if self.spares is None else self.spares.bad
         found = [list(one) for one in bad.items()]
-        return {**self.progress.state(), "mixing": mixing, "bad": found}
+        return {**self.progress.state(), "mixing": mixes, "bad": found}
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; see `DataLoader.load_state_dict`."""
+    def load(self, state: Mapping[str, Any], mixing: bool) -> bool:
+        """Go on from a state; see `DataLoader.load_state_dict`.
+
+        Returns:
+            Whether it mixes; ``mixing`` where the state or this run knows no mix.
+        """
         self.progress.load(state)
         self.close()  # an iteration under way would go on from the place that is left
         if self.spares is not None:
             self.spares.bad = {int(index): str(reason) for index, reason in state.get("bad", [])}
+        known = state.get("mixing") if self._settings.mix is not None else None
+        return mixing if known is None else bool(known)
 
     def start(self, mixing: bool) -> int:
         """Start the epoch that is due, with or without mixing; the number of this iteration."""
@@ -129,13 +138,14 @@ class Serving:
     def _start_feed(self, settings: GraphSettings, position: Position, left: np.ndarray) -> None:
         if self._feed is None:
             self._feed = Feed(
-                lambda source: build_graph(settings, source),
+                lambda source, whole: build_graph(settings, source, always_whole=whole),
                 self._images,
                 batch_size=settings.batch_size,
                 seed=self._seed,
                 shard=self._shard,
                 spares=self.spares,
                 max_pixels=settings.max_pixels,
+                trusted=self._trusted,
             )
             self._built = settings
         self._feed.start(position.epoch, left, drop_last=self._drop_last, first=position.batch)

@@ -238,13 +238,24 @@ def test_sampler_without_an_end_is_refused(
             while True:
                 yield 1
 
-    monkeypatch.setattr("dali_cutmix.order.given.MAX_WITHOUT_LENGTH", 1000)
+    class EndlessWithLength(Endless):
+        def __len__(self) -> int:
+            return 23
+
+    monkeypatch.setattr("dali_cutmix.order.given.MAX_INDICES", 1000)
     message = (
-        "DataLoader: `sampler` must have an end, and better a length, got 'Endless with 1000 "
-        "indices and more'. Its indices of one epoch are drawn at its start."
+        "DataLoader: `sampler` must have an end, got 'Endless with 1001 indices and more'. Its "
+        "indices of one epoch are drawn at its start."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         next(iter(numbered(numbered_folder, sampler=Endless())))
+    for settings in (
+        {"sampler": EndlessWithLength()},
+        {"batch_sampler": BatchSampler(Endless(), 4, drop_last=False)},  # type: ignore[arg-type]
+        {"batch_sampler": BatchSampler(EndlessWithLength(), 4, drop_last=False)},  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ValueError, match="must have an end, got"):
+            next(iter(numbered(numbered_folder, **settings)))
 
 
 ALONE = "It alone says which samples come, in this process too: leave"

@@ -252,6 +252,35 @@ def test_bytes_behind_the_end_of_a_jpeg_change_nothing(
     assert loader.bad_files == []
 
 
+@pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
+def test_where_many_files_go_on_behind_their_end_one_cut_short_is_still_bad(
+    tmp_path: Path, photos: list[np.ndarray]
+) -> None:
+    listed, cut_short = [], 75
+    for number in range(80):
+        path = tmp_path / f"{number:02d}.jpg"
+        Image.fromarray(photos[0][number:][:96, number:][:, :128]).save(path, quality=90)
+        listed.append((str(path), number))
+    crop = TrainTransform(16, scale=(0.05, 0.2))
+    settings: dict[str, Any] = {"transform": crop, "num_classes": 80, "batch_size": 5}
+    expected = list(loader_of(listed, **settings))
+    for path, number in listed:
+        whole = Path(path).read_bytes()
+        changed = whole[: len(whole) * 3 // 5] if number == cut_short else whole + b"more"
+        Path(path).write_bytes(changed)
+    loader = loader_of(listed, on_error="replace", **settings)
+    found = list(loader)
+    assert [path for path, _ in loader.bad_files] == [listed[cut_short][0]]
+    for (image, label), (wanted, wanted_label) in zip(found, expected, strict=True):
+        kept = wanted_label != cut_short
+        assert torch.equal(image[kept], wanted[kept])
+        assert torch.equal(label[kept], wanted_label[kept])
+    resumed = loader_of(listed, on_error="replace", **settings)
+    resumed.load_state_dict({**resumed.state_dict(), "batch": 14})
+    for (image, _), (wanted, _) in zip(resumed, found[14:], strict=True):
+        assert torch.equal(image, wanted)
+
+
 def test_each_replacement_is_warned_of_once(pairs: list[tuple[str, int]]) -> None:
     path = break_file(pairs, damage.text)
     loader = loader_of(pairs, on_error="replace")

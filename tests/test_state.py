@@ -238,6 +238,16 @@ def test_a_run_that_stopped_mixing_goes_on_without(photo_folder: Path) -> None:
     assert_same(list(fourth), whole[1:])
 
 
+def test_a_state_of_a_run_without_a_mix_does_not_turn_one_off(photo_folder: Path) -> None:
+    state = train(photo_folder, mix=None, target="dense").state_dict()
+    loader = train(photo_folder)
+    loader.load_state_dict(through_json(state))
+    assert loader.mixup_enabled
+    without = train(photo_folder, mix=None, target="dense")
+    without.load_state_dict(train(photo_folder).state_dict())
+    assert not without.mixup_enabled
+
+
 def test_loading_a_state_ends_the_iteration_under_way(photo_folder: Path) -> None:
     loader = train(photo_folder)
     state = loader.state_dict()

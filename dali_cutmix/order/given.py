@@ -18,7 +18,7 @@ from dali_cutmix.draws import derive_seed
 from dali_cutmix.order.state import Position
 
 WHERE = "DataLoader"
-MAX_WITHOUT_LENGTH = 1 << 26  # indices, half a GB
+MAX_INDICES = 1 << 26  # of an epoch, if its length does not say more; half a GB
 
 
 class GivenOrder:
@@ -47,7 +47,7 @@ class GivenOrder:
             way_out = "An iterator can be used once only: pass a list or a torch Sampler."
             rule = "be something that can be iterated anew in each epoch"
             refuse(WHERE, self._name, rule, sampler, way_out)
-        self.given = sampler
+        self.given: Any = sampler
         self.num_samples = 0
         self._seed = seed
         self._batches = batches
@@ -144,20 +144,27 @@ class GivenOrder:
             yield indices
 
     def _check(self, indices: Iterable[Any]) -> np.ndarray:
-        # Without a length it may have no end either.
-        most = MAX_WITHOUT_LENGTH if not isinstance(self.given, Sized) else None
+        most = self._most()
         try:
             order = np.fromiter(map(index_of, islice(indices, most)), np.int64)
         except TypeError as error:
             raise TypeError(f"DataLoader: `{self._name}` must yield indices: {error}.") from None
-        if most is not None and len(order) == most:
-            rule = "have an end, and better a length"
+        if len(order) == most:
+            rule = "have an end"
             got = f"{self.name} with {most} indices and more"
             refuse(WHERE, self._name, rule, got, "Its indices of one epoch are drawn at its start.")
         outside = np.flatnonzero((order < 0) | (order >= self.num_samples))
         if outside.size:
             self._refuse_index(int(outside[0]), int(order[outside[0]]))
         return order
+
+    def _most(self) -> int:
+        """More indices than there can be, unless they have no end."""
+        try:
+            length = len(self.given) * (self.batch_size or 1)
+        except TypeError:  # none, or of a batch sampler around one that has none
+            length = 0
+        return max(length, MAX_INDICES) + 1
 
     def _refuse_index(self, place: int, index: int) -> NoReturn:
         rule = f"yield indices from 0 to {self.num_samples - 1}, the number of samples less one"
