@@ -57,6 +57,14 @@ def python_pair(function: Callable[..., Any], *nodes: DataNode) -> tuple[DataNod
     return first, second
 
 
+def python_image(function: Callable[..., Any], *nodes: DataNode) -> DataNode:
+    """Call a Python function of lists of arrays, one per sample, once per batch; HWC images."""
+    made = fn.python_function(
+        *nodes, function=function, num_outputs=1, batch_processing=True, output_layouts="HWC"
+    )
+    return cast(DataNode, made)
+
+
 def split(node: DataNode, predicate: DataNode) -> tuple[DataNode, DataNode]:
     """The samples for which a scalar boolean is true, and the others; what ``if`` is made of."""
     parts = cast(Any, fn)._conditional.split(node, predicate=predicate, _if_stmt=True)
@@ -83,6 +91,7 @@ __all__ = [
     "math",
     "merge",
     "num_gpus",
+    "python_image",
     "python_pair",
     "release_unused_memory",
     "resize",

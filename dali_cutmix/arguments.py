@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from dali_cutmix._checks import check_choice, check_count, refuse
-from dali_cutmix._dali import Pipeline
 from dali_cutmix.augment import EvalTransform, TrainTransform
+from dali_cutmix.device import num_cpus
+from dali_cutmix.draws import HostDraws
 from dali_cutmix.order.shard import Shard
+from dali_cutmix.tuning import Tuning
 
 WHERE = "DataLoader"
+
+DEFAULT_PREFETCH = 2
 
 GRAPH_DTYPES = {
     torch.float32: "float32",
@@ -26,8 +32,9 @@ def check_numbers(
     batch_size: int,
     num_workers: int | None,
     seed: int,
-    prefetch: int,
+    prefetch: int | None,
     max_pixels: int | None,
+    max_device_memory: int | None,
     dtype: torch.dtype,
 ) -> None:
     """Refuse numbers and types outside their ranges."""
@@ -37,7 +44,10 @@ def check_numbers(
     check_count(WHERE, "seed", seed, at_least=0)
     if seed >= 2**63:
         refuse(WHERE, "seed", "be below 2**63", seed)
-    check_count(WHERE, "prefetch", prefetch, at_least=1)
+    if prefetch is not None:
+        check_count(WHERE, "prefetch", prefetch, at_least=1)
+    if max_device_memory is not None:
+        check_count(WHERE, "max_device_memory", max_device_memory, at_least=1)
     if max_pixels is not None:
         check_count(WHERE, "max_pixels", max_pixels, at_least=1, way_out="None takes all.")
     if dtype not in GRAPH_DTYPES:
@@ -57,10 +67,32 @@ def check_mix(mix: Any, batch_size: int, transform: Any) -> bool:
     if mix.mixes_labels and batch_size < 2:
         way_out = "Partners come from the same batch; `mix=None` mixes nothing."
         refuse(WHERE, "batch_size", "be at least 2 with `mix`", batch_size, way_out)
-    # Defined once for nothing, so that what it refuses is refused before the first batch.
-    with Pipeline(batch_size=2, num_threads=1, device_id=None):
-        mix.plan(transform.output_size, seed=0)
+    # Drawn once for nothing, so that what it refuses is refused before the first batch.
+    mix.plan(transform.output_size, seed=HostDraws(2, 0, 0, 0, 0))
     return bool(mix.mixes_labels)
+
+
+def check_enough(batch_size: int, num_samples: int) -> None:
+    """Refuse a batch that a shard's epoch cannot fill, where short ones are left out."""
+    if num_samples < batch_size:
+        rule = f"be at most the {num_samples} samples of this shard with drop_last=True"
+        refuse(WHERE, "batch_size", rule, batch_size, "No batch would be served.")
+
+
+def choose_tuning(
+    tuning: Tuning | str | os.PathLike[str] | None, num_workers: int | None, prefetch: int | None
+) -> Tuning:
+    """The tuning with its threads and prefetch depth filled in: as given, as tuned, by default."""
+    if tuning is None:
+        tuning = Tuning()
+    elif isinstance(tuning, (str, os.PathLike)):
+        tuning = Tuning.read(tuning)
+    elif not isinstance(tuning, Tuning):
+        way_out = "`dali-cutmix tune DATA` writes one."
+        refuse(WHERE, "tuning", "be a Tuning, or the path of one", tuning, way_out)
+    threads = (tuning.num_threads or num_cpus()) if num_workers is None else max(1, num_workers)
+    depth = (tuning.prefetch or DEFAULT_PREFETCH) if prefetch is None else prefetch
+    return replace(tuning, num_threads=threads, prefetch=depth)
 
 
 def choose_target(target: str | None, mixes_labels: bool) -> str:

@@ -11,7 +11,8 @@ some WebP files that hold EXIF data.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 from dali_cutmix._dali import INT32, UINT16, DataNode, fn, merge, split
 
@@ -24,9 +25,12 @@ class Encoded:
         device: ``"cpu"``, or ``"gpu"`` for decoding on the GPU's engines.
         max_pixels: An image with more pixels, as its header says, fails the batch instead of being
             decoded. None takes all.
-        trusted: Makes the node that says whether an image is known to be whole though it does not
-            look so: a scalar boolean per sample, CPU. None trusts none.
-        always_whole: Decode no image in part, not on the CPU either.
+        trusted: Whether an image is known to be whole though it does not look so: a scalar boolean
+            per sample, CPU. None trusts none.
+        in_part: Decode the rectangle that is asked for and no more. On a GPU that fails on ordinary
+            files with some versions of the decoder, and can end the process (nvImageCodec 0.9, its
+            issue 55).
+        hints: Further arguments of the GPU's decoder.
     """
 
     def __init__(
@@ -34,12 +38,14 @@ class Encoded:
         encoded: DataNode,
         device: str,
         max_pixels: int | None = None,
-        trusted: Callable[[], DataNode] | None = None,
-        always_whole: bool = False,
+        trusted: DataNode | None = None,
+        in_part: bool = False,
+        hints: Mapping[str, Any] | None = None,
     ) -> None:
         self._device = device
         self._trusted = trusted
-        self._always_whole = always_whole
+        self._in_part = in_part
+        self._hints = dict(hints or {})
         self._shape = shape(encoded)
         self._encoded = _without_huge(encoded, self._shape, max_pixels)
 
@@ -49,14 +55,10 @@ class Encoded:
 
     def whole(self) -> DataNode:
         """The whole image: ``[height, width, 3]`` uint8 RGB per sample, on the device."""
-        return whole(self._encoded, self._device)
+        return whole(self._encoded, self._device, **self._hints)
 
     def window(self, anchor: DataNode, extent: DataNode) -> DataNode:
         """One rectangle of each image, bit-identical to the same rectangle of the whole.
-
-        The CPU decodes that rectangle alone. A GPU decodes the whole and cuts it out, since
-        decoding a region fails there on ordinary files and can end the process (nvImageCodec 0.9,
-        its issue 55).
 
         Args:
             anchor: Top left corner in pixels: ``[2]`` int32 (y, x) per sample, CPU.
@@ -65,14 +67,21 @@ class Encoded:
         Returns:
             ``[extent y, extent x, 3]`` uint8 RGB per sample, on the device.
         """
-        if self._device == "cpu" and not self._always_whole:
+        if self._in_part:
             # Decoding ends with the last row that is asked for: a file that is cut short below it
             # would be served, and fail in another epoch.
             whole = _ends_well(self._encoded)
             if self._trusted is not None:
-                whole = whole | self._trusted()
+                whole = whole | self._trusted
             encoded = _only(self._encoded, whole)
-            return fn.decoders.image_slice(encoded, start=anchor, shape=extent, axes=[0, 1])
+            return fn.decoders.image_slice(
+                encoded,
+                start=anchor,
+                shape=extent,
+                axes=[0, 1],
+                device="mixed" if self._device == "gpu" else "cpu",
+                **self._hints,
+            )
         return fn.slice(self.whole(), start=anchor, shape=extent, axes=[0, 1])
 
 
@@ -106,17 +115,18 @@ def shape(encoded: DataNode) -> DataNode:
     return fn.peek_image_shape(encoded)
 
 
-def whole(encoded: DataNode, device: str) -> DataNode:
+def whole(encoded: DataNode, device: str, **hints: Any) -> DataNode:
     """Decode whole images.
 
     Args:
         encoded: Bytes of an image file: ``[size]`` uint8 per sample, CPU.
         device: ``"cpu"``, or ``"gpu"`` for decoding on the GPU's engines.
+        hints: Further arguments of the GPU's decoder.
 
     Returns:
         ``[height, width, 3]`` uint8 RGB per sample, on ``device``.
     """
-    return fn.decoders.image(encoded, device="mixed" if device == "gpu" else "cpu")
+    return fn.decoders.image(encoded, device="mixed" if device == "gpu" else "cpu", **hints)
 
 
 def _without_huge(encoded: DataNode, size: DataNode, max_pixels: int | None) -> DataNode:

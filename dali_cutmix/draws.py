@@ -1,18 +1,18 @@
-"""The random numbers of one graph: one named stream per random operator.
+"""Random numbers of a batch: one named stream per draw, in a graph or on the host.
 
-DALI's random operators are stateful: what they draw depends on every batch drawn before, those
-prefetched and thrown away included, and two operators given equal seeds draw equal numbers. A
-stream here is named, and its numbers are derived from its name, so that adding an operator shifts
-no other.
+A stream's numbers are derived from its name, so that adding a draw shifts no other. There are two
+kinds. `GraphDraws` makes DALI's random operators, each with a seed of its own, for graphs that
+other people write. What those draw depends on every batch drawn before, those prefetched and thrown
+away included.
 
-There are two kinds. ``Draws(seed)`` gives each operator a seed of its own, for graphs that other
-people write. ``Draws(state=...)`` is what the loader uses: for every batch the host feeds the state
-of each generator, a hash of (seed, stream, epoch, batch, shard). A batch is then a pure function of
-those five: it does not depend on what ran before, on threads, or on the prefetch depth.
+`HostDraws` is what the loader uses: its numbers are a hash of (seed, stream, epoch, batch, shard).
+A batch is then a pure function of those five: it does not depend on what ran before, on threads, or
+on the prefetch depth.
 
-Fed states go through DALI's argument ``_random_state``, which its dynamic mode uses for every
-random operator (2.0 and later). It is not documented; ``test_draws.py`` holds what is relied on
-here.
+The crop alone is drawn in the loader's graph, where an image's size is known. The host feeds that
+operator the state of its generator, through DALI's argument ``_random_state``, which its dynamic
+mode uses for every random operator (2.0 and later). It is not documented; ``test_draws.py`` holds
+what is relied on here.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from dali_cutmix._checks import refuse
-from dali_cutmix._dali import DataNode, Pipeline
+from dali_cutmix._dali import INT32, Pipeline, fn
 
 STATE_WORDS = 7  # 28 bytes, of which DALI's Philox takes 25: key, counter, phase
 
@@ -35,30 +35,40 @@ _names_in_use: weakref.WeakKeyDictionary[Pipeline, set[tuple[int, str]]] = (
 )
 
 
-class Draws:
-    """Hands every random operator of a graph its own stream; call it with the stream's name.
+class Draws(Protocol):
+    """Where the numbers of a plan come from; each stream's name is used once.
 
-    Args:
-        seed: Base seed of a seeded source. Ignored when ``state`` is given.
-        state: Makes the node of the generators' states: ``[num_streams, 7]`` uint32 per sample,
-            CPU, equal for all samples of a batch, in the order in which streams are asked for.
-            Called when the first one is, so that a graph that draws nothing is fed nothing.
-
-    Calling ``draws(name)`` returns the keyword argument that the operator takes: ``seed`` or
-    ``_random_state``. A name can be asked for once.
+    Shapes are those of one sample; arrays have the batch axis in front.
     """
 
-    def __init__(self, seed: int = 0, state: Callable[[], DataNode] | None = None) -> None:
+    def uniform(self, name: str, shape: Sequence[int]) -> Any:
+        """Uniform numbers in [0, 1), float32."""
+
+    def beta(self, name: str, alpha: float, shape: Sequence[int]) -> Any:
+        """Numbers from Beta(alpha, alpha), in [0, 1], float32."""
+
+    def chance(self, name: str, prob: float) -> Any:
+        """1 with this probability, else 0: int32, scalar (``[B, 1]`` on the host)."""
+
+    def permutation(self, name: str, *, cycle: bool) -> Any:
+        """A random permutation of the batch, or one that is a single cycle: scalar int32
+        (``[B, 1]`` on the host).
+        """
+
+
+class GraphDraws:
+    """Draws by DALI's operators, on the CPU.
+
+    Args:
+        seed: Base of the operators' seeds.
+    """
+
+    def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._make_state = state
-        self._state: DataNode | None = None
-        self.names: list[str] = []
 
     @classmethod
-    def of(cls, where: str, seed: int | Draws | None) -> Draws:
-        """A source for one graph function: as given, or made of an integer or the graph's seed."""
-        if isinstance(seed, Draws):
-            return seed
+    def of(cls, where: str, seed: int | None) -> GraphDraws:
+        """The draws of one graph function, from an integer or the graph's own seed."""
         if seed is None:
             return cls._of_graph(where)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -74,7 +84,7 @@ class Draws:
         return cls(seed)
 
     @classmethod
-    def _of_graph(cls, where: str) -> Draws:
+    def _of_graph(cls, where: str) -> GraphDraws:
         pipeline = Pipeline.current()
         graph_seed = getattr(pipeline, "seed", None)
         if graph_seed is None or graph_seed < 0:
@@ -84,35 +94,82 @@ class Draws:
             turn += 1
         return cls(derive_seed(graph_seed, f"{where}/{turn}"))
 
-    def __call__(self, name: str) -> dict[str, Any]:
-        """The keyword argument that gives an operator the stream of this name."""
-        if name in self.names:
-            raise ValueError(
-                f"Draws: the stream {name!r} is taken: an operator needs its own name."
-            )
-        self.names.append(name)
-        if self._make_state is None:
-            return {"seed": derive_seed(self._seed, name)}
-        if self._state is None:
-            self._state = self._make_state()
-        return {"_random_state": self._state[len(self.names) - 1]}
+    def uniform(self, name: str, shape: Sequence[int]) -> Any:
+        """See `Draws`."""
+        return fn.random.uniform(range=[0.0, 1.0], shape=list(shape), seed=self._of(name))
 
-    def states(self, seed: int, epoch: int, batch: int, shard: int) -> np.ndarray:
-        """The states to feed for one batch: ``[num_streams, 7]`` uint32.
+    def beta(self, name: str, alpha: float, shape: Sequence[int]) -> Any:
+        """See `Draws`."""
+        return fn.random.beta(alpha=alpha, beta=alpha, shape=list(shape), seed=self._of(name))
 
-        Args:
-            seed: The run's seed.
-            epoch: Epoch, from 0.
-            batch: Number of the batch within its epoch, from 0.
-            shard: Index of this process's part of the data: ranks must not draw alike.
-        """
-        digests = (
-            hashlib.blake2b(
-                f"{seed}/{name}/{epoch}/{batch}/{shard}".encode(), digest_size=4 * STATE_WORDS
-            ).digest()
-            for name in self.names
-        )
-        return np.frombuffer(b"".join(digests), np.uint32).reshape(-1, STATE_WORDS)
+    def chance(self, name: str, prob: float) -> Any:
+        """See `Draws`."""
+        return fn.random.coin_flip(probability=prob, dtype=INT32, seed=self._of(name))
+
+    def permutation(self, name: str, *, cycle: bool) -> Any:
+        """See `Draws`."""
+        return fn.batch_permutation(no_fixed_points=cycle, seed=self._of(name))
+
+    def _of(self, name: str) -> int:
+        return derive_seed(self._seed, name)
+
+
+class HostDraws:
+    """Draws on the host, by NumPy, for one batch of a run.
+
+    The generators are NumPy's legacy ones, whose numbers never change (NEP 19).
+
+    Args:
+        num_samples: Samples in the batch.
+        seed: The run's seed.
+        epoch: Epoch, from 0.
+        batch: Number of the batch within its epoch, from 0.
+        shard: Index of this process's part of the data: ranks must not draw alike.
+    """
+
+    def __init__(self, num_samples: int, seed: int, epoch: int, batch: int, shard: int) -> None:
+        self._num_samples = num_samples
+        self._place = f"{epoch}/{batch}/{shard}"
+        self._seed = seed
+
+    def uniform(self, name: str, shape: Sequence[int]) -> np.ndarray:
+        """See `Draws`."""
+        return self._generator(name).random_sample(self._shape(shape)).astype(np.float32)
+
+    def beta(self, name: str, alpha: float, shape: Sequence[int]) -> np.ndarray:
+        """See `Draws`."""
+        return self._generator(name).beta(alpha, alpha, self._shape(shape)).astype(np.float32)
+
+    def chance(self, name: str, prob: float) -> np.ndarray:
+        """See `Draws`."""
+        drawn = self._generator(name).random_sample((self._num_samples, 1))
+        return (drawn < prob).astype(np.int32)
+
+    def permutation(self, name: str, *, cycle: bool) -> np.ndarray:
+        """See `Draws`."""
+        order = self._generator(name).permutation(self._num_samples).astype(np.int32)
+        if not cycle:
+            return order[:, None]
+        # A random order, walked in a circle: every cycle through the batch is equally likely.
+        partner = np.empty_like(order)
+        partner[order] = np.roll(order, -1)
+        return partner[:, None]
+
+    def state(self, name: str) -> np.ndarray:
+        """The state of a generator of DALI's, equal for all samples: ``[B, 7]`` uint32."""
+        words = np.frombuffer(self._digest(name), np.uint32)
+        return np.tile(words, (self._num_samples, 1))
+
+    def _shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return (self._num_samples, *shape)
+
+    def _digest(self, name: str) -> bytes:
+        whole = f"{self._seed}/{name}/{self._place}"
+        return hashlib.blake2b(whole.encode(), digest_size=4 * STATE_WORDS).digest()
+
+    def _generator(self, name: str) -> np.random.RandomState:
+        key = np.frombuffer(self._digest(name)[:16], np.uint64)
+        return np.random.RandomState(np.random.Philox(key=key))
 
 
 def derive_seed(seed: int, name: str) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix._dali import Pipeline, release_unused_memory
+from dali_cutmix.draws import HostDraws
 from dali_cutmix.errors import BadFileError
 from dali_cutmix.faults.diagnose import diagnose, reason_of
 from dali_cutmix.faults.spares import Spares
@@ -152,7 +153,7 @@ class Feed:
             _inherited.append(graph)
             return
         on_gpu = graph.pipeline.device_id is not None
-        graph.pipeline._shutdown()
+        graph.close()
         del graph
         if on_gpu:
             release_unused_memory()  # DALI's pool would keep it from torch
@@ -174,23 +175,18 @@ class Feed:
         except StopIteration:
             pass
 
-    def images(self, number: int, /) -> tuple[list[np.ndarray], np.ndarray]:
-        """Feed the graph a batch's images and labels; see `dali_cutmix.graph.Source`."""
-        batch = self._due(number)
-        return self._ahead.batch(batch), self._images.targets[self._indices(batch)]
-
-    def trusted(self, number: int, /) -> np.ndarray:
-        """Feed the graph which images are whole though they do not look so; see `Source`."""
-        indices = self._indices(self._due(number))
-        return np.fromiter((index in self._trusted for index in indices), bool, len(indices))
-
-    def states(self, number: int, /) -> np.ndarray:
-        """Feed the graph a batch's states of the generators; see `dali_cutmix.graph.Source`."""
+    def batch(self, number: int, /) -> list[Any]:
+        """Feed the graph one batch; see `dali_cutmix.graph.Source`."""
         batch = self._due(number)
         assert self._graph is not None
-        number = self._first + batch
-        states = self._graph.draws.states(self._seed, self._epoch, number, self._shard)
-        return np.repeat(states[None], len(self._indices(batch)), axis=0)
+        names, inputs = self._graph.names, self._graph.inputs
+        indices = self._indices(batch)
+        place = self._seed, self._epoch, self._first + batch, self._shard
+        fed = inputs.make(self._images.targets[indices], HostDraws(len(indices), *place))
+        fed["stored"] = self._ahead.batch(batch)
+        if "trusted" in names:
+            fed["trusted"] = np.fromiter((one in self._trusted for one in indices), bool)
+        return [fed[name] for name in names]
 
     def _due(self, number: int) -> int:
         """From the graph's count of batches to ours."""
@@ -254,8 +250,9 @@ class Feed:
         # The graph is made anew, since what a failed batch leaves in it is not to be relied on.
         # Batches are functions of their numbers, so that those after it come out as they would
         # have.
+        assert self._graph is not None
         on_gpu = self._pipeline().device_id is not None
-        self._pipeline()._shutdown()
+        self._graph.close()
         self._graph = None
         if on_gpu:
             release_unused_memory()

@@ -1,45 +1,35 @@
 """The graph of a loader: bytes to finished tensors, on either back end.
 
-    stored, label  ->  read  ->  decode, crop, resize  ->  mix  ->  normalize  ->  image
-                                                 plan  ->  labels  ->  target
+    stored  ->  read  ->  decode, crop, resize  ->  mix  ->  normalize  ->  image
+                                    host: draws, plan  ->  labels  ->  label, weight
 
-With ``device_id=None`` the same operators run on the CPU. Without a mix its operators are absent.
+With ``device_id=None`` the same graph runs on the CPU. Without a mix its operators are absent.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any, Protocol, cast
 
 from dali_cutmix._dali import DataNode, Pipeline, fn
 from dali_cutmix.augment import EvalTransform, TrainTransform
 from dali_cutmix.decode import Encoded, Pixels
-from dali_cutmix.draws import Draws
-from dali_cutmix.labels import mixed_target
+from dali_cutmix.inputs import Inputs, under
 from dali_cutmix.mixes import Mix
 from dali_cutmix.normalize import normalize
-from dali_cutmix.plan import MixPlan
 from dali_cutmix.readers import read
+from dali_cutmix.resample import Resampler
 from dali_cutmix.storage.stored import Kind
-
-PLAN_FIELDS = ("own", "partner", "lam", "kept", "anchor", "extent")
+from dali_cutmix.tuning import Tuning
 
 
 class Source(Protocol):
     """What a graph is fed: called with the number of the batch in its epoch, in any order."""
 
-    def images(self, number: int, /) -> tuple[list[np.ndarray], np.ndarray]:
-        """What is stored of each image, and labels, ``[B]`` int64; or StopIteration."""
-
-    def trusted(self, number: int, /) -> np.ndarray:
-        """Which images are known to be whole whatever they look like, ``[B]`` bool; or
-        StopIteration.
+    def batch(self, number: int, /) -> list[Any]:
+        """What the graph's `inputs` name: arrays with a batch axis in front, ``stored`` a list of
+        arrays; or StopIteration.
         """
-
-    def states(self, number: int, /) -> np.ndarray:
-        """States of the random generators, ``[B, num_streams, 7]`` uint32; or StopIteration."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +37,8 @@ class GraphSettings:
     """What a graph is made of; see `DataLoader` for the meaning of each."""
 
     batch_size: int
-    num_threads: int
     device_id: int | None
-    prefetch: int
+    tuning: Tuning
     transform: TrainTransform | EvalTransform
     mix: Mix | None
     dtype: str
@@ -58,6 +47,22 @@ class GraphSettings:
     kind: Kind
     max_pixels: int | None
 
+    @property
+    def num_threads(self) -> int:
+        """CPU threads, at least 1."""
+        return self.tuning.num_threads or 1
+
+    @property
+    def prefetch(self) -> int:
+        """Batches prepared ahead, at least 1."""
+        return self.tuning.prefetch or 1
+
+    @property
+    def decodes_in_part(self) -> bool:
+        """Whether the rectangle that is cut out of an image is all that is decoded of it."""
+        able = self.device_id is None or self.tuning.roi_decode
+        return able and self.kind != "pixels" and isinstance(self.transform, TrainTransform)
+
     def without_mix(self) -> GraphSettings:
         """The same with nothing mixed."""
         return replace(self, mix=None)
@@ -65,11 +70,28 @@ class GraphSettings:
 
 @dataclass(frozen=True)
 class Graph:
-    """A pipeline with the names of its outputs and of its random streams."""
+    """A pipeline with the names of what goes in and comes out.
+
+    Attributes:
+        pipeline: It.
+        names: What a batch is fed, in order: ``stored``, what is stored of each image; ``trusted``,
+            whether an image is known to be whole whatever it looks like (``[B]`` bool), where that
+            is asked; and what `inputs` makes.
+        inputs: Draws a batch.
+        outputs: Names of the outputs, in order.
+        resampler: Holds threads of its own on the CPU.
+    """
 
     pipeline: Pipeline
+    names: tuple[str, ...]
+    inputs: Inputs
     outputs: tuple[str, ...]
-    draws: Draws
+    resampler: Resampler
+
+    def close(self) -> None:
+        """Wait for what is under way and stop the threads."""
+        self.pipeline._shutdown()
+        self.resampler.close()
 
 
 def build_graph(settings: GraphSettings, source: Source, *, always_whole: bool = False) -> Graph:
@@ -86,36 +108,35 @@ def build_graph(settings: GraphSettings, source: Source, *, always_whole: bool =
         prefetch_queue_depth=settings.prefetch,
         exec_dynamic=True,
     )
-    device = "cpu" if settings.device_id is None else "gpu"
+    transform, mix = settings.transform, settings.mix
+    inputs = Inputs(transform, mix, with_plan=settings.with_plan)
+    asks = settings.decodes_in_part and not always_whole
+    resampler = Resampler(settings.num_threads if settings.device_id is None else None)
+    names = ("stored", *(("trusted",) if asks else ()), *inputs.names)
     with pipeline:
-        stored, label = fn.external_source(source=source.images, num_outputs=2, batch=True)
-        draws = Draws(state=lambda: fn.external_source(source=source.states, batch=True))
-        image = settings.transform(_images(stored, source, settings, device, always_whole), draws)
-        nodes = {"image": image, "label": label}
-        if settings.mix is not None:
-            plan = settings.mix.plan(settings.transform.output_size, seed=draws)
-            nodes["image"] = settings.mix.apply(image, plan)
-            if settings.mix.mixes_labels:
-                target = mixed_target(label, plan)
-                nodes |= {"label": target.label, "weight": target.weight}
-            if settings.with_plan:
-                nodes |= _plan_nodes(plan)
-        nodes["image"] = normalize(
-            nodes["image"],
-            settings.transform.mean,
-            settings.transform.std,
-            settings.dtype,
-            settings.layout,
-        )
-        if device == "gpu":
-            nodes |= {k: nodes[k].gpu() for k in ("label", "weight") if k in nodes}
+        fed = dict(zip(names, _external_source(source, len(names)), strict=True))
+        image = transform(_images(fed, settings, always_whole), fed, resampler)
+        if mix is not None:
+            image = mix.operate(image, under("mix/", fed))
+        image = normalize(image, transform.mean, transform.std, settings.dtype, settings.layout)
+        nodes = {"image": image, **{k: fed[k] for k in ("label", "weight") if k in fed}}
+        if settings.device_id is not None:
+            nodes |= {k: node.gpu() for k, node in nodes.items() if k != "image"}
+        nodes |= under("plan/", fed)
         pipeline.set_outputs(*nodes.values())
-    return Graph(pipeline, tuple(nodes), draws)
+    return Graph(pipeline, names, inputs, tuple(nodes), resampler)
+
+
+def _external_source(source: Source, num_outputs: int) -> list[DataNode]:
+    nodes = fn.external_source(source=source.batch, num_outputs=num_outputs, batch=True)
+    return cast(list[DataNode], nodes)
 
 
 def _images(
-    stored: DataNode, source: Source, settings: GraphSettings, device: str, always_whole: bool
+    fed: dict[str, DataNode], settings: GraphSettings, always_whole: bool
 ) -> Encoded | Pixels:
+    device = "cpu" if settings.device_id is None else "gpu"
+    stored = fed["stored"]
     if settings.kind == "pixels":
         return Pixels(stored, device)
     encoded = read(stored) if settings.kind == "path" else stored
@@ -123,12 +144,7 @@ def _images(
         encoded,
         device,
         settings.max_pixels,
-        lambda: fn.external_source(source=source.trusted, batch=True),
-        always_whole,
+        fed.get("trusted"),
+        in_part=settings.decodes_in_part and not always_whole,
+        hints=settings.tuning.decoder_arguments() if device == "gpu" else {},
     )
-
-
-def _plan_nodes(plan: MixPlan) -> dict[str, Any]:
-    """The plan's fields by name, those without a value left out."""
-    fields = {name: getattr(plan, name) for name in PLAN_FIELDS}
-    return {name: value for name, value in fields.items() if value is not None}

@@ -1,7 +1,8 @@
-"""A plan applied to labels: the small Python operator.
+"""A plan applied to labels: two classes and two weights per sample.
 
-DALI runs Python operators one at a time in the process, so this one is called once per batch and
-handles two numbers per sample. Dense rows are made from them later, on the device.
+The loader does it on the host, where it feeds them. `mixed_target` is the small Python operator for
+graphs of other people's: DALI runs those one at a time in the process, so this one is called once
+per batch and handles two numbers per sample. Dense rows are made from them later, on the device.
 """
 
 from __future__ import annotations
@@ -56,12 +57,27 @@ def _pair_labels(
                 "mixed_target: `label` must be one class index per sample, got "
                 f"{one.dtype} of shape {one.shape}. Class weights are made by dense_target, later."
             )
-    own = np.array(label, np.int64).reshape(-1)
-    index = np.array(partner, np.int64).reshape(-1)
-    share = np.array(kept, np.float32).reshape(-1)
-    share = np.where(index == np.arange(len(index)), np.float32(1), share)
-    # DALI takes a list of arrays per sample, not one array for the batch.
-    return (
-        list(np.stack([own, own[index]], axis=1)),
-        list(np.stack([share, 1 - share], axis=1)),
+    pairs, weights = pair_labels(
+        np.array(label, np.int64).reshape(-1),
+        np.array(partner, np.int64).reshape(-1),
+        np.array(kept, np.float32).reshape(-1),
     )
+    # DALI takes a list of arrays per sample, not one array for the batch.
+    return list(pairs), list(weights)
+
+
+def pair_labels(
+    label: np.ndarray, partner: np.ndarray, kept: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weigh each sample's class and its partner's, on the host; see `mixed_target`.
+
+    Args:
+        label: Class index of each sample: ``[B]`` int64.
+        partner: Index in the batch of each sample's partner: ``[B]`` integers.
+        kept: Kept fraction as realised: ``[B]`` float32.
+
+    Returns:
+        ``label`` ``[B, 2]`` int64 and ``weight`` ``[B, 2]`` float32.
+    """
+    share = np.where(partner == np.arange(len(partner)), np.float32(1), kept)
+    return np.stack([label, label[partner]], axis=1), np.stack([share, 1 - share], axis=1)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch.utils.data import BatchSampler
 
-from dali_cutmix._checks import check_choice, refuse
+from dali_cutmix._checks import check_choice
 from dali_cutmix.arguments import (
     GRAPH_DTYPES,
+    check_enough,
     check_mix,
     check_numbers,
     check_order,
     choose_target,
+    choose_tuning,
 )
 from dali_cutmix.augment import EvalTransform, TrainTransform
-from dali_cutmix.device import choose_device, num_cpus
+from dali_cutmix.device import choose_device
 from dali_cutmix.epoch import Epoch
 from dali_cutmix.faults.spares import BadFile, Spares
 from dali_cutmix.graph import GraphSettings
@@ -28,13 +31,14 @@ from dali_cutmix.order.sampler import EpochSampler, Remainder
 from dali_cutmix.order.shard import Shard
 from dali_cutmix.readers import open_source
 from dali_cutmix.serving import Serving
-from dali_cutmix.swap import check_torch_keywords, refuse_assignment
+from dali_cutmix.swap import FixedSettings, check_torch_keywords
 from dali_cutmix.tensors import Finish
+from dali_cutmix.tuning import Tuning
 
 Target = Literal["label", "dense", "pair"]
 
 
-class DataLoader:
+class DataLoader(FixedSettings):
     """Decodes, augments and mixes in a DALI graph, and yields tensors as torch's loader does.
 
     ``for image, target in loader`` gives ``image`` ``[B, 3, height, width]`` and ``target``, both
@@ -61,7 +65,7 @@ class DataLoader:
         batch_sampler: Lists of indices, all as long as the first but for the last.
         drop_last: Leave out a last batch that would be short. Otherwise every sample is served
             once.
-        num_workers: CPU threads; 0 means 1. None takes one per CPU this process may use, at most 8.
+        num_workers: CPU threads; 0 means 1. None takes the tuning's, else one per CPU, at most 8.
         target: ``"label"`` class indices ``[B]`` int64; ``"dense"`` class weights
             ``[B, num_classes]`` float32; ``"pair"`` a `MixedTarget`. None takes ``"dense"`` with a
             mix that changes labels and ``"label"`` without.
@@ -80,7 +84,11 @@ class DataLoader:
             dataset with its own label in its place, warns, and goes on; all others stay as they
             would have been. See `bad_files`.
         max_pixels: An image with more pixels, as its header says, is a bad file; None takes all.
-        prefetch: Batches prepared ahead, at least 1.
+        prefetch: Batches prepared ahead, at least 1. None takes the tuning's, else 2.
+        tuning: What ``dali-cutmix tune`` found: a `Tuning`, or its file. It changes how fast, never
+            which pixels (but for ``roi_decode`` on a GPU, whose decoder may round otherwise).
+        max_device_memory: Bytes it may take of a GPU's memory. Refused at once where its batches
+            alone take more, and with the first batch where its graph does.
         with_plan: Yield ``(image, target, plan)``: the `MixPlan` of the batch, CPU tensors; None
             for an epoch without mixing.
         pin_memory, persistent_workers: Taken for torch's sake, without effect.
@@ -94,14 +102,11 @@ class DataLoader:
             target keeps its form.
 
     Raises:
-        ValueError: An argument outside its range, named with its value.
+        ValueError, TypeError: An argument outside its range or of another kind, with its value.
         OSError: A source that is missing, empty, without classes, or cannot be read.
-        TypeError: A source of another kind, or a keyword of torch's that has no meaning here.
         BadFileError: While iterating: a file cannot be read or decoded. The iteration is over then,
             and asking it for more raises again; a new one starts afresh.
     """
-
-    _fixed: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -125,7 +130,9 @@ class DataLoader:
         remainder: Remainder | None = None,
         on_error: Literal["raise", "replace"] = "raise",
         max_pixels: int | None = 2**27,
-        prefetch: int = 2,
+        prefetch: int | None = None,
+        tuning: Tuning | str | os.PathLike[str] | None = None,
+        max_device_memory: int | None = None,
         with_plan: bool = False,
         pin_memory: bool = True,
         persistent_workers: bool = True,
@@ -147,6 +154,7 @@ class DataLoader:
             seed=seed,
             prefetch=prefetch,
             max_pixels=max_pixels,
+            max_device_memory=max_device_memory,
             dtype=dtype,
         )
         check_choice("DataLoader", "on_error", on_error, ("raise", "replace"))
@@ -167,25 +175,23 @@ class DataLoader:
         self.dataset = source if hasattr(source, "samples") else images
         self.batch_size = batch_size = int(batch_size)
         self.drop_last = drop_last = bool(drop_last)
-        self.num_workers = num_cpus() if num_workers is None else num_workers
+        tuning = choose_tuning(tuning, num_workers, prefetch)
+        self.num_workers = tuning.num_threads if num_workers is None else num_workers
         self.transform, self.mix = transform, mix
         self.mixup_enabled = mix is not None
-        self.with_plan = with_plan
+        self.with_plan, self.seed = with_plan, seed
         self.dtype, self.channels_last = dtype, channels_last
-        self.seed = seed
         self.pin_memory, self.persistent_workers = pin_memory, persistent_workers
         self.sampler = in_epochs if given is None else given.sampler
         if batch_sampler is None:
             batch_sampler = BatchSampler(self.sampler, batch_size, drop_last)
         self.batch_sampler = batch_sampler
-        if drop_last and given is None and len(in_epochs) < batch_size:
-            rule = f"be at most the {len(in_epochs)} samples of this shard with drop_last=True"
-            refuse("DataLoader", "batch_size", rule, batch_size, "No batch would be served.")
+        if drop_last and given is None:
+            check_enough(batch_size, len(in_epochs))
         settings = GraphSettings(
             batch_size=batch_size,
-            num_threads=max(1, self.num_workers),
             device_id=None if self.device.type == "cpu" else self.device.index,
-            prefetch=prefetch,
+            tuning=tuning,
             transform=transform,
             mix=mix,
             dtype=GRAPH_DTYPES[dtype],
@@ -202,6 +208,7 @@ class DataLoader:
             shard=shard.index,
             drop_last=drop_last,
             spares=Spares(images, seed) if on_error == "replace" else None,
+            max_device_memory=max_device_memory,
         )
         self._finish = Finish(
             device=self.device,
@@ -212,8 +219,7 @@ class DataLoader:
             with_plan=with_plan,
             size=transform.output_size,
         )
-        # The graph is made with these: changing one later would change nothing, or half of it.
-        self._fixed = frozenset(vars(self)) - {"mixup_enabled"}
+        self._fix({"mixup_enabled"})
 
     def __len__(self) -> int:
         """Batches in an epoch, exactly. Shards may differ by one with ``remainder="exact"``."""
@@ -274,11 +280,6 @@ class DataLoader:
     def __del__(self) -> None:
         if hasattr(self, "_serving"):
             self.close()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._fixed:
-            refuse_assignment(name)
-        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         serving = self._serving.copy()

@@ -1,19 +1,28 @@
 """The mixes a loader can be given, as settings: CutMix, MixUp, Cutout.
 
-Each names a plan and how pixels take it. A new one needs those two methods and nothing elsewhere.
+Each names a plan and how pixels take it. A new one needs those methods and nothing elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from dali_cutmix import plan as plans
 from dali_cutmix._checks import are_numbers, check_choice, is_number, refuse
 from dali_cutmix._dali import DataNode
 from dali_cutmix.draws import Draws
-from dali_cutmix.mix import blend, erase, paste
+from dali_cutmix.mix import (
+    blend,
+    blend_with,
+    erase,
+    erase_region,
+    paste,
+    paste_regions,
+    region,
+    regions,
+)
 from dali_cutmix.partner import Partner, Per
 from dali_cutmix.plan import MixPlan, Placement
 
@@ -25,10 +34,16 @@ class Mix(Protocol):
     mixes_labels: ClassVar[bool]
 
     def plan(self, size: tuple[int, int], *, seed: int | Draws | None = None) -> MixPlan:
-        """Draw the plan, in a graph, for images of ``size`` ``(height, width)`` in pixels."""
+        """Draw the plan for images of ``size`` ``(height, width)`` in pixels; see `cutmix_plan`."""
 
     def apply(self, image: DataNode, plan: MixPlan) -> DataNode:
         """Apply the plan to ``image``, ``[height, width, 3]`` uint8 per sample, CPU or GPU."""
+
+    def operands(self, plan: MixPlan) -> dict[str, Any]:
+        """What `operate` takes of a plan, by name; nodes or arrays, as the plan is."""
+
+    def operate(self, image: DataNode, operands: Mapping[str, DataNode]) -> DataNode:
+        """As `apply`, where the loader's host made the operands and images have the right size."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,14 @@ class CutMix:
         # A paste of nothing would still copy every image.
         return paste(image, plan) if self.prob > 0 else image
 
+    def operands(self, plan: MixPlan) -> dict[str, Any]:
+        """See `Mix`."""
+        return regions(plan) if self.prob > 0 else {}
+
+    def operate(self, image: DataNode, operands: Mapping[str, DataNode]) -> DataNode:
+        """See `Mix`."""
+        return paste_regions(image, **operands) if operands else image
+
 
 @dataclass(frozen=True)
 class MixUp:
@@ -162,6 +185,14 @@ class MixUp:
         """Apply the plan to pixels; see `Mix`."""
         return blend(image, plan) if self.prob > 0 else image
 
+    def operands(self, plan: MixPlan) -> dict[str, Any]:
+        """See `Mix`."""
+        return {"partner": plan.partner, "kept": plan.kept} if self.prob > 0 else {}
+
+    def operate(self, image: DataNode, operands: Mapping[str, DataNode]) -> DataNode:
+        """See `Mix`."""
+        return blend_with(image, **operands) if operands else image
+
 
 @dataclass(frozen=True)
 class Cutout:
@@ -196,6 +227,14 @@ class Cutout:
     def apply(self, image: DataNode, plan: MixPlan) -> DataNode:
         """Apply the plan to pixels; see `Mix`."""
         return erase(image, plan, fill=self.fill) if self.prob > 0 else image
+
+    def operands(self, plan: MixPlan) -> dict[str, Any]:
+        """See `Mix`."""
+        return region(plan) if self.prob > 0 else {}
+
+    def operate(self, image: DataNode, operands: Mapping[str, DataNode]) -> DataNode:
+        """See `Mix`."""
+        return erase_region(image, self.fill, **operands) if operands else image
 
 
 _TIMM_MODES: dict[str, Per] = {"batch": "batch", "pair": "pair", "elem": "sample"}

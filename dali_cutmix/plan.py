@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from dali_cutmix import cut
 from dali_cutmix._checks import (
     check_alpha,
@@ -18,8 +20,9 @@ from dali_cutmix._checks import (
     check_size,
     refuse,
 )
-from dali_cutmix._dali import FLOAT, INT32, fn
-from dali_cutmix.draws import Draws
+from dali_cutmix._dali import FLOAT, INT32
+from dali_cutmix.arithmetic import cast, row, scalar
+from dali_cutmix.draws import Draws, GraphDraws, HostDraws
 from dali_cutmix.partner import Partner, Per, check_partner, leader, pair_up, position, share
 
 Placement = Literal["clipped", "clipped_whole", "inside", "uniform"]
@@ -30,7 +33,8 @@ class MixPlan:
     """What is mixed with what, how much and where.
 
     In a graph the fields are nodes with the shapes below per sample; `DataLoader(with_plan=True)`
-    hands them out as CPU tensors with a batch axis in front.
+    hands them out as CPU tensors with a batch axis in front, and on the host, where the loader
+    draws, they are such arrays.
 
     Attributes:
         own: Index of the sample in its batch. Scalar int32.
@@ -90,6 +94,7 @@ def cutmix_plan(
         sides: ``(min, max)`` of the cut's sides as shares of the image's, drawn independently and
             uniformly in place of ``alpha``; always placed inside. timm's ``cutmix_minmax``.
         seed: Base of the seeds of all draws here, at least 0; None derives it from the graph's.
+            With the loader's draws on the host the plan is one of arrays.
 
     Returns:
         The plan; its ``kept`` counts pixels, so that it is the weight of the sample's own label.
@@ -113,31 +118,28 @@ def cutmix_plan(
         max_kept=max_kept,
         sides=sides,
     )
-    draws = Draws.of(where, seed)
+    draws = draws_of(where, seed)
     bounded = min_kept > 0 or max_kept < 1
     rows = [cut.NUM_CANDIDATES] if bounded else []
-    place = fn.random.uniform(range=[0.0, 1.0], shape=[*rows, 2], **draws("cutmix/place"))
+    place = draws.uniform("cutmix/place", [*rows, 2])
     if sides is None:
-        lam = fn.random.beta(alpha=alpha, beta=alpha, shape=[*rows, 1], **draws("cutmix/lam"))
+        lam = draws.beta("cutmix/lam", alpha, [*rows, 1])
         anchor, extent = cut.PLACEMENTS[placement](lam, place, size)
     else:
-        length = fn.random.uniform(range=[0.0, 1.0], shape=[*rows, 2], **draws("cutmix/sides"))
+        length = draws.uniform("cutmix/sides", [*rows, 2])
         anchor, extent = cut.between_sides(length, sides, place, size)
         lam = cut.kept(extent, size)
     if bounded:
         chosen = cut.first_within(cut.kept(extent, size), min_kept, max_kept)
-        lam, anchor, extent = lam[chosen], anchor[chosen], extent[chosen]
-    own, other = pair_up(partner, draws("cutmix/partner"))
+        lam, anchor, extent = (row(value, chosen) for value in (lam, anchor, extent))
+    own, other = pair_up(partner, draws, "cutmix/partner")
     first = leader(per, own, other)
     lam, anchor, extent = (share(value, per, first) for value in (lam, anchor, extent))
     # Without another sample nothing is cut: an image pasted on itself keeps all its pixels.
-    extent = extent * fn.cast(own != other, dtype=INT32)
+    extent = extent * cast(own != other, INT32)
     if prob < 1:
-        chance = fn.random.coin_flip(probability=prob, dtype=INT32, **draws("cutmix/prob"))
-        extent = extent * share(chance, per, first)
-    kept = cut.kept(extent, size)
-    lam, kept = (fn.reshape(value, shape=[]) for value in (lam, kept))
-    return MixPlan(own, other, lam, kept, anchor, extent, size)
+        extent = extent * share(draws.chance("cutmix/prob", prob), per, first)
+    return _plan(own, other, lam, cut.kept(extent, size), anchor, extent, size)
 
 
 def mixup_plan(
@@ -172,17 +174,16 @@ def mixup_plan(
     where = "mixup_plan"
     size = check_size(where, size)
     check_mixup(where, alpha=alpha, prob=prob, per=per, partner=partner)
-    draws = Draws.of(where, seed)
-    lam = fn.random.beta(alpha=alpha, beta=alpha, **draws("mixup/lam"))
-    own, other = pair_up(partner, draws("mixup/partner"))
+    draws = draws_of(where, seed)
+    lam = draws.beta("mixup/lam", alpha, [1])
+    own, other = pair_up(partner, draws, "mixup/partner")
     first = leader(per, own, other)
     lam = share(lam, per, first)
-    mixed = fn.cast(own != other, dtype=FLOAT)
+    mixed = cast(own != other, FLOAT)
     if prob < 1:
-        chance = fn.random.coin_flip(probability=prob, dtype=INT32, **draws("mixup/prob"))
-        mixed = mixed * share(chance, per, first)
+        mixed = mixed * cast(share(draws.chance("mixup/prob", prob), per, first), FLOAT)
     # Written so that a mixed sample keeps `lam` to the bit, and another one exactly 1.
-    return MixPlan(own, other, lam, lam * mixed + (1.0 - mixed), None, None, size)
+    return _plan(own, other, lam, lam * mixed + (1.0 - mixed), None, None, size)
 
 
 def cutout_plan(
@@ -214,15 +215,27 @@ def cutout_plan(
     where = "cutout_plan"
     size = check_size(where, size)
     check_cutout(where, side=side, prob=prob)
-    draws = Draws.of(where, seed)
-    place = fn.random.uniform(range=[0.0, 1.0], shape=[2], **draws("cutout/place"))
+    draws = draws_of(where, seed)
+    place = draws.uniform("cutout/place", [2])
     anchor, extent = cut.square(side, place, size)
     if prob < 1:
-        chance = fn.random.coin_flip(probability=prob, dtype=INT32, **draws("cutout/prob"))
-        extent = extent * chance
-    own = position(anchor)
-    kept = fn.reshape(cut.kept(extent, size), shape=[])
-    return MixPlan(own, own, kept, kept, anchor, extent, size)
+        extent = extent * draws.chance("cutout/prob", prob)
+    own, kept = position(anchor), cut.kept(extent, size)
+    return _plan(own, own, kept, kept, anchor, extent, size)
+
+
+def draws_of(where: str, seed: int | Draws | None) -> Draws:
+    """Where a graph function's numbers come from: as given, or from a seed or the graph's."""
+    if isinstance(seed, (GraphDraws, HostDraws)):
+        return seed
+    return GraphDraws.of(where, seed)  # type: ignore[arg-type]  # refuses what is no integer
+
+
+def _plan(own: Any, partner: Any, lam: Any, kept: Any, *rest: Any) -> MixPlan:
+    """A plan whose four numbers per sample are scalars."""
+    if isinstance(own, np.ndarray):
+        own, partner = scalar(own), scalar(partner)
+    return MixPlan(own, partner, scalar(lam), scalar(kept), *rest)
 
 
 def check_cutmix(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dali_cutmix.device_memory import DeviceMemory
 from dali_cutmix.faults.spares import Spares
 from dali_cutmix.feed import Feed
 from dali_cutmix.graph import GraphSettings, build_graph
@@ -27,6 +28,7 @@ class Serving:
         shard: Index of this process's part of the data.
         drop_last: Leave out a last batch that would be short.
         spares: Where bad images are noted; None raises at them.
+        max_device_memory: Bytes that a graph may take of the GPU's memory; None has no limit.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class Serving:
         shard: int,
         drop_last: bool,
         spares: Spares | None,
+        max_device_memory: int | None = None,
     ) -> None:
+        self._memory = DeviceMemory(max_device_memory, settings)
         self.progress = progress
         self.spares = spares
         self._images = images
@@ -121,6 +125,7 @@ class Serving:
             )
         try:
             batch = feed.next(cuda_stream)
+            self._memory.check()
         except StopIteration:
             self.progress.end()
             raise
@@ -137,6 +142,7 @@ class Serving:
 
     def _start_feed(self, settings: GraphSettings, position: Position, left: np.ndarray) -> None:
         if self._feed is None:
+            self._memory.begin()
             self._feed = Feed(
                 lambda source, whole: build_graph(settings, source, always_whole=whole),
                 self._images,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 #: By keyword: what torch has when it is not given, and what to do instead.
 _TORCH: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -32,9 +32,19 @@ def check_torch_keywords(given: dict[str, Any]) -> None:
             raise TypeError(f"DataLoader: `{name}` of torch's DataLoader is not taken. {instead}")
 
 
-def refuse_assignment(name: str) -> NoReturn:
-    """Refuse to change what the graph was made with."""
-    raise AttributeError(
-        f"DataLoader: `{name}` cannot be changed after the loader is made. Make another "
-        "DataLoader; `mixup_enabled` and `set_epoch` are what can be changed."
-    )
+class FixedSettings:
+    """Has attributes that say what a graph was made with, and refuses to change them."""
+
+    _fixed: frozenset[str] = frozenset()
+
+    def _fix(self, but: set[str]) -> None:
+        # Changing one later would change nothing, or half of it.
+        self._fixed = frozenset(vars(self)) - but
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed:
+            raise AttributeError(
+                f"DataLoader: `{name}` cannot be changed after the loader is made. Make another "
+                "DataLoader; `mixup_enabled` and `set_epoch` are what can be changed."
+            )
+        super().__setattr__(name, value)

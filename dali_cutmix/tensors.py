@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dali_cutmix.graph import PLAN_FIELDS
+from dali_cutmix.inputs import PLAN_FIELDS
 from dali_cutmix.labels import MixedTarget
 from dali_cutmix.loss import dense_target, own_target
 from dali_cutmix.plan import MixPlan

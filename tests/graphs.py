@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +12,13 @@ import numpy as np
 import pytest
 from nvidia.dali import Pipeline, fn
 
+from dali_cutmix.draws import HostDraws
+
 #: Where pixels are made: every test that makes some runs on both.
 BACK_ENDS = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
+
+#: Where plans are drawn: in a ``"graph"``, or on the ``"host"`` as the loader does.
+CARRIER = "graph"
 
 FIELDS = ("own", "partner", "lam", "kept", "anchor", "extent")
 
@@ -41,6 +48,18 @@ def run(
     return [tuple(map(to_array, pipeline.run())) for _ in batches]
 
 
+def run_on_both(
+    define: Callable[..., Sequence[Any]], batches: Sequence[Sequence[Any]]
+) -> list[tuple[np.ndarray, ...]]:
+    """As `run` on the CPU, for arithmetic on either carrier, which has to agree to the bit."""
+    by_nodes = run(define, batches)
+    for batch, wanted in zip(batches, by_nodes, strict=True):
+        for found, one in zip(define(*map(np.asarray, batch)), wanted, strict=True):
+            assert found.dtype == one.dtype
+            np.testing.assert_array_equal(found, one)
+    return by_nodes
+
+
 def draw(
     define: Callable[[], Any],
     batch_size: int,
@@ -53,7 +72,11 @@ def draw(
     Returns:
         The plan's fields as arrays ``[num_batches, batch_size, ...]``, None where the plan has
         None. What is not among ``only`` is not computed, which is faster.
+
+    With ``CARRIER`` set to ``"host"`` the plan is drawn as the loader does.
     """
+    if CARRIER == "host":
+        return _draw_on_host(define, batch_size, num_batches, seed, only)
     pipeline = _pipeline(batch_size, "cpu", seed)
     with pipeline:
         nodes = {name: node for name, node in fields(define()).items() if name in only}
@@ -61,6 +84,34 @@ def draw(
     runs = [tuple(map(to_array, pipeline.run())) for _ in range(num_batches)]
     drawn = {name: np.stack([one[i] for one in runs]) for i, name in enumerate(nodes)}
     return SimpleNamespace(**{name: drawn.get(name) for name in FIELDS})
+
+
+def _draw_on_host(
+    define: Callable[[], Any],
+    batch_size: int,
+    num_batches: int,
+    graph_seed: int | None,
+    only: Sequence[str],
+) -> SimpleNamespace:
+    drawn: list[dict[str, Any]] = []
+    for number in range(num_batches):
+        turns = itertools.count()
+
+        def draws_of(
+            where: str, seed: int | None, at: int = number, turns: Any = turns
+        ) -> HostDraws:
+            assert where.endswith("_plan")
+            own = f"{graph_seed}/{next(turns)}" if seed is None else seed
+            return HostDraws(batch_size, own, 0, at, 0)  # type: ignore[arg-type]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dali_cutmix.plan.draws_of", draws_of)
+            drawn.append(fields(define()))
+    for name, array in drawn[0].items():
+        assert array.dtype == (np.float32 if name in ("lam", "kept") else np.int32), name
+        assert array.shape[:1] == (batch_size,)
+    stacked = {name: np.stack([one[name] for one in drawn]) for name in drawn[0] if name in only}
+    return SimpleNamespace(**{name: stacked.get(name) for name in FIELDS})
 
 
 def cuts(
@@ -73,7 +124,7 @@ def cuts(
     def define(lam: Any, place: Any) -> Any:
         return function(lam, place, size)
 
-    ((anchor, extent),) = run(define, [([lam], [place])])
+    ((anchor, extent),) = run_on_both(define, [([lam], [place])])
     return anchor[0], extent[0]
 
 
@@ -81,6 +132,14 @@ def fields(plan: Any) -> dict[str, Any]:
     """A plan's fields by name, without those that are None."""
     values = {name: getattr(plan, name) for name in FIELDS}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def soon(happens: Callable[[], bool]) -> bool:
+    """Whether it happens within a few seconds: a thread that was joined ends a little later."""
+    end = time.monotonic() + 5
+    while not happens() and time.monotonic() < end:
+        time.sleep(0.01)
+    return happens()
 
 
 def on(back_end: str, node: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from graphs import cuts, run
+from graphs import cuts, run_on_both
 
 from dali_cutmix import cut
 
@@ -27,7 +27,7 @@ LAMS = [
 def squares(side: int, place: Any, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Anchors and extents ``[n, 2]`` of squares at ``n`` places."""
     place = np.asarray(place, np.float32)
-    ((anchor, extent),) = run(lambda place: cut.square(side, place, size), [([place],)])
+    ((anchor, extent),) = run_on_both(lambda place: cut.square(side, place, size), [([place],)])
     return anchor[0], extent[0]
 
 
@@ -147,7 +147,9 @@ def test_one_cut_and_many_candidates_are_the_same_arithmetic(placement: str) -> 
     generator = np.random.default_rng(1)
     lam, place = generator.random((50, 1), np.float32), generator.random((50, 2), np.float32)
     size = (24, 40)
-    single = run(lambda lam, place: cut.PLACEMENTS[placement](lam, place, size), [(lam, place)])[0]
+    single = run_on_both(
+        lambda lam, place: cut.PLACEMENTS[placement](lam, place, size), [(lam, place)]
+    )[0]
     np.testing.assert_array_equal(single, cuts(cut.PLACEMENTS[placement], lam, place, size))
 
 
@@ -263,7 +265,7 @@ def test_sides_between_shares_are_whole_and_stay_below_the_larger(size: tuple[in
     grid, lengths = every_centre(counts)
     for place in (0.0, 0.5, np.nextafter(np.float32(1), np.float32(0))):
         places = np.full((len(grid), 2), place, np.float32)
-        ((anchor, extent),) = run(
+        ((anchor, extent),) = run_on_both(
             lambda length, place: cut.between_sides(length, sides, place, size),
             [([lengths.astype(np.float32)], [places])],
         )
@@ -277,8 +279,8 @@ def test_kept_is_a_correctly_rounded_quotient_of_two_counts(size: tuple[int, int
     generator = np.random.default_rng(0)
     extent = generator.integers(0, np.add(size, 1), (5000, 2), dtype=np.int32)
     extent[0], extent[1] = 0, size
-    ((single,),) = run(lambda extent: [cut.kept(extent, size)], [(extent,)])
-    ((many,),) = run(lambda extent: [cut.kept(extent, size)], [([extent],)])
+    ((single,),) = run_on_both(lambda extent: [cut.kept(extent, size)], [(extent,)])
+    ((many,),) = run_on_both(lambda extent: [cut.kept(extent, size)], [([extent],)])
     wanted = [
         np.float32(Fraction(size[0] * size[1] - int(h) * int(w), size[0] * size[1]))
         for h, w in extent
@@ -306,5 +308,5 @@ def test_first_cut_within_the_bounds_is_taken_and_else_the_nearest(
     kept = np.full((1, cut.NUM_CANDIDATES, 1), 1.0, np.float32)
     for index, value in values.items():
         kept[0, index] = value
-    ((found,),) = run(lambda kept: [cut.first_within(kept, 0.3, 0.7)], [(kept,)])
+    ((found,),) = run_on_both(lambda kept: [cut.first_within(kept, 0.3, 0.7)], [(kept,)])
     assert found.tolist() == [wanted]

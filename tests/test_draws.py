@@ -11,93 +11,97 @@ from nvidia.dali import Pipeline, fn
 from scipy.stats import kstest
 
 from dali_cutmix import cutmix_plan, cutout_plan, mixup_plan
-from dali_cutmix.draws import Draws, derive_seed
+from dali_cutmix.draws import HostDraws, derive_seed
 
 BATCH = 256
 
 
-def run_fed(
-    define: Callable[[Draws], Any], states: list[np.ndarray], sizes: list[int]
-) -> list[Any]:
-    """Outputs of a graph fed the given states, one after another."""
+def crops_of(states: list[np.ndarray], sizes: list[int]) -> list[tuple[np.ndarray, ...]]:
+    """What DALI's crop generator draws when it is fed these states, one after another."""
     pipeline = Pipeline(batch_size=BATCH, num_threads=2, device_id=None)
     with pipeline:
-        feed = [np.repeat(s[None], n, axis=0) for s, n in zip(states, sizes, strict=True)]
-        draws = Draws(state=lambda: fn.external_source(source=feed, batch=True, cycle=False))
-        pipeline.set_outputs(*define(draws))
-    return [[np.array(out.as_array()) for out in pipeline.run()] for _ in states]
+        shapes = [np.tile([600, 800, 3], (size, 1)) for size in sizes]
+        shape = fn.external_source(source=shapes, batch=True, cycle=False)
+        fed: dict[str, Any] = {
+            "_random_state": fn.external_source(source=states, batch=True, cycle=False)
+        }
+        pipeline.set_outputs(*fn.random_crop_generator(shape, **fed))
+    return [tuple(np.array(out.as_array()) for out in pipeline.run()) for _ in states]
 
 
-def every_operator(draws: Draws) -> list[Any]:
-    """One of each random operator the library uses."""
-    shape = fn.external_source(source=lambda _: np.tile([60, 80, 3], (BATCH, 1)), batch=True)
+def state_of(epoch: int, batch: int, size: int = BATCH) -> np.ndarray:
+    return HostDraws(size, 0, epoch, batch, 0).state("crop")
+
+
+def every_draw(draws: HostDraws, suffix: str = "") -> list[np.ndarray]:
+    """One of each draw of the host's."""
     return [
-        fn.random.uniform(range=[0.0, 1.0], shape=[2], **draws("uniform")),
-        fn.random.beta(alpha=0.7, beta=0.7, **draws("beta")),
-        fn.random.coin_flip(probability=0.4, **draws("coin")),
-        fn.batch_permutation(no_fixed_points=True, **draws("permutation")),
-        *fn.random_crop_generator(shape, **draws("crop")),
+        draws.uniform("uniform" + suffix, [2]),
+        draws.beta("beta" + suffix, 0.7, [1]),
+        draws.chance("chance" + suffix, 0.4),
+        draws.permutation("permutation" + suffix, cycle=False),
+        draws.permutation("cycle" + suffix, cycle=True),
+        draws.state("state" + suffix),
     ]
 
 
-def states_of(epoch: int, batch: int, seed: int = 0, shard: int = 0) -> np.ndarray:
-    draws = Draws()
-    draws.names = ["uniform", "beta", "coin", "permutation", "crop"]
-    return draws.states(seed, epoch, batch, shard)
-
-
-def test_a_fed_state_gives_the_same_numbers_whatever_was_drawn_before() -> None:
-    wanted, other = states_of(3, 5), states_of(0, 0)
+def test_a_fed_state_gives_the_same_crops_whatever_was_drawn_before() -> None:
+    wanted, other = state_of(3, 5), state_of(0, 0)
     full = [BATCH] * 3
-    first = run_fed(every_operator, [wanted, other, wanted], full)
-    second = run_fed(every_operator, [other, wanted, wanted], full)
+    first = crops_of([wanted, other, wanted], full)
+    second = crops_of([other, wanted, wanted], full)
     for a, b, c in zip(first[0], first[2], second[1], strict=True):
         assert (a == b).all()
         assert (a == c).all()
     assert all((a != b).any() for a, b in zip(first[0], first[1], strict=True))
 
 
-def test_seed_epoch_batch_and_shard_each_change_every_stream() -> None:
-    reference = states_of(1, 2, 3, 4)
+def test_samples_of_one_fed_state_are_cropped_independently() -> None:
+    batches = crops_of([state_of(epoch, 0) for epoch in range(20)], [BATCH] * 20)
+    extents = np.concatenate([extent for _, extent in batches])
+    area = extents.prod(axis=1) / (600 * 800)
+    assert len(np.unique(area)) > 0.8 * len(area)
+    # A correlation of n independent pairs has the standard error 1 / sqrt(n): four of them.
+    assert abs(np.corrcoef(area[:-1], area[1:])[0, 1]) < 4 / np.sqrt(len(area))
+
+
+def test_a_short_batch_is_cropped_as_the_start_of_a_whole_one() -> None:
+    whole, short = crops_of([state_of(0, 0), state_of(0, 0, 3)], [BATCH, 3])
+    for a, b in zip(whole, short, strict=True):
+        assert (a[:3] == b).all()
+
+
+def test_seed_epoch_batch_and_shard_each_change_every_draw() -> None:
+    reference = every_draw(HostDraws(BATCH, 1, 2, 3, 4))
+    again = every_draw(HostDraws(BATCH, 1, 2, 3, 4))
+    assert all((a == b).all() for a, b in zip(reference, again, strict=True))
     for changed in [(0, 2, 3, 4), (1, 0, 3, 4), (1, 2, 0, 4), (1, 2, 3, 0)]:
-        assert (states_of(*changed) != reference).any(axis=1).all()
-    assert reference.shape == (5, 7)
-    assert len({row.tobytes() for row in reference}) == 5
+        drawn = every_draw(HostDraws(BATCH, *changed))
+        assert all((a != b).any() for a, b in zip(reference, drawn, strict=True))
 
 
-def test_a_stream_depends_on_its_name_and_not_on_its_neighbours() -> None:
-    few, many = Draws(), Draws()
-    few.names, many.names = ["b"], ["a", "b", "c"]
-    assert (few.states(1, 2, 3, 4)[0] == many.states(1, 2, 3, 4)[1]).all()
+def test_a_stream_depends_on_its_name_and_not_on_what_else_was_drawn() -> None:
+    draws = HostDraws(BATCH, 1, 2, 3, 4)
+    others = every_draw(draws, "/other")
+    after = every_draw(draws)
+    fresh = every_draw(HostDraws(BATCH, 1, 2, 3, 4))
+    assert all((a == b).all() for a, b in zip(after, fresh, strict=True))
+    assert all((a != b).any() for a, b in zip(after, others, strict=True))
 
 
-def test_samples_of_one_fed_state_draw_independently_and_uniformly() -> None:
-    states = [states_of(epoch, 0) for epoch in range(20)]
-    batches = run_fed(every_operator, states, [BATCH] * 20)
-    uniform = np.concatenate([batch[0] for batch in batches])
+def test_the_host_draws_uniform_numbers_beta_numbers_and_coins() -> None:
+    drawn = [every_draw(HostDraws(BATCH, 5, epoch, 0, 0)) for epoch in range(40)]
+    uniform, beta, chance, *_ = (np.concatenate(column) for column in zip(*drawn, strict=True))
     # Fixed seeds: at this threshold right numbers fail for one seed in 1000.
     assert kstest(uniform.ravel(), "uniform").pvalue > 0.001
-    # A correlation of n independent pairs has the standard error 1 / sqrt(n): four of them.
+    assert kstest(beta.ravel(), "beta", args=(0.7, 0.7)).pvalue > 0.001
+    assert uniform.dtype == beta.dtype == np.float32
+    # 10 240 coin flips: 4.5 standard errors of sqrt(.4 * .6 / 10240).
+    assert abs(chance.mean() - 0.4) < 4.5 * 0.0049
     bound = 4 / np.sqrt(len(uniform))
     assert abs(np.corrcoef(uniform[:, 0], uniform[:, 1])[0, 1]) < bound
     assert abs(np.corrcoef(uniform[:-1, 0], uniform[1:, 0])[0, 1]) < bound
-    beta = np.concatenate([batch[1] for batch in batches])
-    assert kstest(beta, "beta", args=(0.7, 0.7)).pvalue > 0.001
-
-
-def test_a_short_batch_draws_too() -> None:
-    def define(draws: Draws) -> list[Any]:
-        return [fn.random.uniform(range=[0.0, 1.0], **draws("uniform"))]
-
-    (whole,), (short,) = run_fed(define, [states_of(0, 0)[:1]] * 2, [BATCH, 3])
-    assert (short == whole[:3]).all()
-
-
-def test_a_stream_can_be_asked_for_once() -> None:
-    draws = Draws(3)
-    draws("a")
-    with pytest.raises(ValueError, match=r"^Draws: the stream 'a' is taken: an operator"):
-        draws("a")
+    assert abs(np.corrcoef(uniform[:, 0], beta[:, 0])[0, 1]) < bound
 
 
 def test_derived_seeds_differ_and_fit_dali() -> None:

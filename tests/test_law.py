@@ -254,6 +254,7 @@ def test_loader_from_files_weighs_each_class_by_the_pixels_it_shows(
         target="pair",
         device=device,
         num_workers=1,
+        seed=1,
     ) as loader:
         seen: list[int] = []
         foreign = 0

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from graphs import soon
 from torch.utils.data.distributed import DistributedSampler
 from torchvision.transforms import v2
 
@@ -352,11 +353,11 @@ def operators(loader: DataLoader) -> set[str]:
 def test_mix_operators_are_absent_without_mixing(photo_folder: Path) -> None:
     settings = {"batch_size": 4, "transform": CROP}
     mixed = DataLoader(photo_folder, **settings, mix=CutMix())
-    assert {"MultiPaste", "Beta", "BatchPermutation", "PythonFunction"} <= operators(mixed)
     plain = operators(DataLoader(photo_folder, **settings))
+    # Partners, cuts and labels come from the host: all that mixing adds is the paste.
+    assert operators(mixed) - plain == {"MultiPaste"}
     mixed.mixup_enabled = False
     assert operators(mixed) == plain
-    assert plain.isdisjoint({"MultiPaste", "Beta", "BatchPermutation", "PythonFunction"})
     never = DataLoader(photo_folder, **settings, mix=CutMix(prob=0.0))
     assert "MultiPaste" not in operators(never)
 
@@ -445,7 +446,7 @@ def test_closing_ends_the_threads_and_a_later_iteration_starts_again(
     with numbered(numbered_folder, num_workers=3) as loader:
         next(iter(loader))
         assert num_threads() > before
-    assert num_threads() <= before
+    assert soon(lambda: num_threads() <= before)
     assert served(loader) == list(range(23))
 
 
@@ -458,7 +459,7 @@ def test_dropping_the_loader_ends_its_threads(numbered_folder: Path) -> None:
     next(iter(loader))
     del loader
     gc.collect()
-    assert num_threads() <= before
+    assert soon(lambda: num_threads() <= before)
 
 
 def test_using_the_loader_leaves_global_random_state_alone(photo_folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from dali_cutmix._checks import is_whole
 
 #: Of the state and of what it stands for: raised when an order or a draw changes.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,134 @@
+"""Images of any size to one size: bilinear, antialiased, mirrored where asked for.
+
+On a GPU DALI's kernel resizes, from right to left where it mirrors, which costs no pass of its own.
+
+On the CPU torch's kernel for bytes does, called by a Python operator on a few threads: it takes a
+fifth of the time of DALI's, which was half of all work there, and its pixels are torchvision's to
+the bit. DALI's differ from them by 1 of 255 at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from math import ceil
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from dali_cutmix._dali import DataNode, python_image, resize
+
+#: Parts per thread that a batch is cut into: images differ in size, and threads finish together.
+PARTS_PER_THREAD = 4
+
+#: Bytes that are mirrored at a time: with 2**15 or more torch starts threads of its own.
+MIRRORED_BYTES = 30_000
+
+OneImage = Callable[[np.ndarray, bool], np.ndarray]
+
+
+class Resampler:
+    """Resizes in one graph.
+
+    Args:
+        num_threads: CPU threads to resize with; None resizes on the GPU.
+    """
+
+    def __init__(self, num_threads: int | None) -> None:
+        self._num_threads = num_threads or 0
+        self._threads = (
+            ThreadPoolExecutor(num_threads, thread_name_prefix="resize") if num_threads else None
+        )
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether images are resized on the CPU."""
+        return self._threads is not None
+
+    def resize(
+        self, image: DataNode, size: tuple[int, int], start: DataNode | None = None
+    ) -> DataNode:
+        """Resize whole images.
+
+        Args:
+            image: ``[y, x, 3]`` uint8 RGB per sample, on the device.
+            size: ``(height, width)`` of the result, in pixels.
+            start: The corner of the image that the result starts from: ``[2]`` float32 (y, x) per
+                sample, CPU. (0, 0), or (0, 1) to mirror left to right. None mirrors none.
+
+        Returns:
+            ``[height, width, 3]`` uint8 RGB per sample, on the device.
+        """
+        if self.is_on_cpu:
+            return self._on_threads(lambda one, turn: _resized(one, size, turn), image, start)
+        if start is None:
+            return resize(image, size=list(size))
+        turn = {"roi_start": start, "roi_end": 1.0 - start, "roi_relative": True}
+        return resize(image, size=list(size), **turn)
+
+    def resize_centre(self, image: DataNode, short_side: int, size: tuple[int, int]) -> DataNode:
+        """Resize so that the short side has a length, and cut out the centre, on the CPU.
+
+        Args:
+            image: ``[y, x, 3]`` uint8 RGB per sample, CPU.
+            short_side: Of the resized image, in pixels. The long side is rounded down.
+            size: ``(height, width)`` of the centre, in pixels, none above ``short_side``.
+
+        Returns:
+            ``[height, width, 3]`` uint8 RGB per sample, CPU: what torchvision's ``Resize`` and
+            ``CenterCrop`` make, bit for bit.
+        """
+        return self._on_threads(lambda one, _: _centre(one, short_side, size), image, None)
+
+    def close(self) -> None:
+        """Stop the threads. To be called when the graph has stopped."""
+        if self._threads is not None:
+            self._threads.shutdown()
+
+    def _on_threads(self, function: OneImage, image: DataNode, start: DataNode | None) -> DataNode:
+        """Call a function for each image, as many at once as there are threads."""
+        threads, num_parts = self._threads, self._num_threads * PARTS_PER_THREAD
+        assert threads is not None
+
+        def resize_batch(
+            images: list[np.ndarray], starts: list[np.ndarray] | None = None
+        ) -> list[np.ndarray]:
+            none = [False] * len(images)
+            mirrored = none if starts is None else [bool(one[1] > 0) for one in starts]
+            length = ceil(len(images) / num_parts)
+
+            def part(first: int) -> list[np.ndarray]:
+                last = first + length
+                return list(map(function, images[first:last], mirrored[first:last]))
+
+            return [
+                one for done in threads.map(part, range(0, len(images), length)) for one in done
+            ]
+
+        return python_image(resize_batch, *([image] if start is None else [image, start]))
+
+
+def _centre(image: np.ndarray, short_side: int, size: tuple[int, int]) -> np.ndarray:
+    height, width, _ = image.shape
+    short = min(height, width)
+    sides = int(short_side * height / short), int(short_side * width / short)
+    # Half to even, as torchvision rounds.
+    top, left = (round((side - wanted) / 2) for side, wanted in zip(sides, size, strict=True))
+    whole = _resized(image, sides, False)
+    return np.ascontiguousarray(whole[top : top + size[0], left : left + size[1]])
+
+
+def _resized(image: np.ndarray, size: tuple[int, int], mirrored: bool) -> np.ndarray:
+    # Laid out as channels_last, which the kernel takes and gives without a copy.
+    given = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+    made = interpolate(given, size=size, mode="bilinear", antialias=True)
+    return (_mirrored(made) if mirrored else made)[0].permute(1, 2, 0).numpy()
+
+
+def _mirrored(image: torch.Tensor) -> torch.Tensor:
+    made = torch.empty_like(image)
+    rows = max(1, MIRRORED_BYTES // (3 * image.shape[3]))
+    for first in range(0, image.shape[2], rows):
+        made[:, :, first : first + rows] = image[:, :, first : first + rows].flip(3)
+    return made
