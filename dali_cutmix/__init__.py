@@ -16,6 +16,8 @@ from dali_cutmix.storage.arrays import ImageArrays
 from dali_cutmix.storage.files import FileList
 from dali_cutmix.storage.tar import TarShards
 from dali_cutmix.storage.tfrecord import TFRecords
+from dali_cutmix.tuning import Tuning
+from dali_cutmix.waits import Waits
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -35,6 +37,8 @@ __all__ = [
     "TFRecords",
     "TarShards",
     "TrainTransform",
+    "Tuning",
+    "Waits",
     "__version__",
     "blend",
     "contact_sheet",

@@ -1,4 +1,4 @@
-"""The command line ``dali-cutmix``: try it on digits, look at a batch, check and pack images."""
+"""The command line ``dali-cutmix``: try it, look at a batch, check, pack, measure and tune."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from dali_cutmix import (
     __version__,
     contact_sheet,
 )
+from dali_cutmix.commands.bench_command import bench
 from dali_cutmix.commands.check_command import check
 from dali_cutmix.commands.console import errors_as_one_sentence, make_folder, print_path
 from dali_cutmix.commands.demo import Demo, DemoSettings, need_extra, run_demo
 from dali_cutmix.commands.pack_command import pack
 from dali_cutmix.commands.report import ROWS, mean_and_spread, write_report
 from dali_cutmix.commands.trial import TrialSettings
+from dali_cutmix.commands.tune_command import tune
 
 app = typer.Typer(
     help="CutMix inside an NVIDIA DALI graph: try it, look at what it does, check and pack data.",
@@ -157,8 +159,10 @@ def show(
     print_path(Console(), out)
 
 
+app.command()(bench)
 app.command()(check)
 app.command()(pack)
+app.command()(tune)
 
 
 def _choose_mix(
@@ -216,3 +220,7 @@ def _table(found: Demo) -> Table:
         pair = ([value(trial) for trial in trials] for trials in (found.without, found.mixed))
         table.add_row(name, *(mean_and_spread(values, write) for values in pair))
     return table
+
+
+if __name__ == "__main__":
+    app()

@@ -180,6 +180,7 @@ class Feed:
         batch = self._due(number)
         assert self._graph is not None
         names, inputs = self._graph.names, self._graph.inputs
+        self._graph.resampler.expect()
         indices = self._indices(batch)
         place = self._seed, self._epoch, self._first + batch, self._shard
         fed = inputs.make(self._images.targets[indices], HostDraws(len(indices), *place))

@@ -282,8 +282,7 @@ class DataLoader(FixedSettings):
             self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        serving = self._serving.copy()
-        own: dict[str, Any] = {"_serving": serving}
+        own: dict[str, Any] = {"_serving": (serving := self._serving.copy())}
         order = serving.progress.order
         if isinstance(order, EpochSampler):
             batches = BatchSampler(order, self.batch_size, self.drop_last)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torchvision.datasets.folder import default_loader  # type: ignore[import-untyped]
 
 from dali_cutmix._dali import DataNode, fn
 from dali_cutmix.faults.findings import Report
@@ -132,6 +131,9 @@ def _from_report(path: str) -> StoredImages:
 def _from_dataset(dataset: Any) -> FileList:
     name = type(dataset).__name__
     _refuse_own_transforms(dataset)
+    # Imported here: it takes a second, and who gives a dataset of torchvision's has it already.
+    from torchvision.datasets.folder import default_loader  # type: ignore[import-untyped]
+
     if getattr(dataset, "loader", default_loader) is not default_loader:
         raise ValueError(
             f"{WHERE}: the {name} given as `source` has a `loader` of its own, and DALI decodes "

@@ -9,6 +9,9 @@ the bit. DALI's differ from them by 1 of 255 at most.
 
 from __future__ import annotations
 
+import os
+import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
@@ -25,6 +28,11 @@ PARTS_PER_THREAD = 4
 #: Bytes that are mirrored at a time: with 2**15 or more torch starts threads of its own.
 MIRRORED_BYTES = 30_000
 
+#: How long a fork waits for a batch that is being resized.
+FORK_PATIENCE_S = 5.0
+
+_live: weakref.WeakSet[Resampler] = weakref.WeakSet()
+
 OneImage = Callable[[np.ndarray, bool], np.ndarray]
 
 
@@ -40,11 +48,22 @@ class Resampler:
         self._threads = (
             ThreadPoolExecutor(num_threads, thread_name_prefix="resize") if num_threads else None
         )
+        self._num_due = self._num_done = 0
+        _live.add(self)
 
     @property
     def is_on_cpu(self) -> bool:
         """Whether images are resized on the CPU."""
         return self._threads is not None
+
+    def expect(self) -> None:
+        """Note that the graph was fed a batch, which will be resized."""
+        self._num_due += 1
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a batch that was fed is still to be resized on the CPU."""
+        return self._threads is not None and self._num_done < self._num_due
 
     def resize(
         self, image: DataNode, size: tuple[int, int], start: DataNode | None = None
@@ -83,6 +102,7 @@ class Resampler:
 
     def close(self) -> None:
         """Stop the threads. To be called when the graph has stopped."""
+        self._num_due = self._num_done
         if self._threads is not None:
             self._threads.shutdown()
 
@@ -107,6 +127,23 @@ class Resampler:
             ]
 
         return python_image(resize_batch, *([image] if start is None else [image, start]))
+
+
+def _wait_until_idle() -> None:
+    """Let Python operators finish before a fork.
+
+    DALI runs them under a lock of the whole process. A child that is forked meanwhile inherits it
+    locked, and every Python operator of the child's would wait for ever.
+    """
+    end = time.monotonic() + FORK_PATIENCE_S
+    waited = [one for one in _live if one.is_busy]
+    while any(one.is_busy for one in waited) and time.monotonic() < end:
+        time.sleep(0.001)
+    if waited:
+        time.sleep(0.005)  # the lock is released a little after the operator's last line
+
+
+os.register_at_fork(before=_wait_until_idle)
 
 
 def _centre(image: np.ndarray, short_side: int, size: tuple[int, int]) -> np.ndarray:

@@ -402,8 +402,8 @@ def test_state_of_other_data_is_refused(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (
-            {"format": 2},
-            "load_state_dict: the state has format 2 and this version of dali_cutmix reads 1: what "
+            {"format": 1},
+            "load_state_dict: the state has format 1 and this version of dali_cutmix reads 2: what "
             "they stand for differs. Finish the run with the version that started it.",
         ),
         (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from dali_cutmix.commands.console import (
     errors_as_one_sentence,
     image_progress,
     make_folder,
+    native_messages_aside,
     print_path,
     tidy_when_terminated,
 )
@@ -67,7 +67,7 @@ def check(
         source = absolute(data)
         images = open_source(source, first_label=first_label)
         with (
-            _native_messages_aside() as screen,
+            native_messages_aside() as screen,
             image_progress("Checking", len(images), screen) as on_progress,
         ):
             report = check_images(
@@ -162,30 +162,6 @@ def _shown(text: str) -> str:
     """Text that any terminal can take: names are bytes, and need be neither UTF-8 nor one line."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
-@contextmanager
-def _native_messages_aside() -> Iterator[Console]:
-    """A console on the error stream, which the decoders' own messages do not reach.
-
-    DALI's decoders, libjpeg and libtiff write a line or two there for each bad file, through the
-    bar and without the file's name.
-    """
-    try:
-        is_stream = sys.stderr.fileno() == 2
-    except (AttributeError, OSError):  # replaced by something that is no file
-        is_stream = False
-    if not is_stream:
-        yield Console(stderr=True)
-        return
-    sys.stderr.flush()
-    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(2), "w") as screen:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield Console(file=screen)
-        finally:
-            screen.flush()
-            os.dup2(screen.fileno(), 2)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,3 +118,27 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"dali-cutmix: cannot use {error.filename}: {error.strerror}."
     return str(error)
+
+
+@contextmanager
+def native_messages_aside() -> Iterator[Console]:
+    """A console on the error stream, which the decoders' own messages do not reach.
+
+    DALI's decoders, libjpeg and libtiff write a line or two there for each bad file, through the
+    bar and without the file's name.
+    """
+    try:
+        is_stream = sys.stderr.fileno() == 2
+    except (AttributeError, OSError):  # replaced by something that is no file
+        is_stream = False
+    if not is_stream:
+        yield Console(stderr=True)
+        return
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(2), "w") as screen:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield Console(file=screen)
+        finally:
+            screen.flush()
+            os.dup2(screen.fileno(), 2)

@@ -1,0 +1,51 @@
+"""A GPU's clocks, power and use while something else runs, as nvidia-smi has them."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+from typing import Any
+
+#: MHz, W and percent.
+QUERY = ("clocks.sm", "clocks.mem", "clocks.video", "power.draw", "utilization.gpu")
+
+
+class Clocks:
+    """Clocks, power and use of the first GPU as nvidia-smi has them, twice a second."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        command = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(QUERY)}"]
+        try:
+            self._process = subprocess.Popen(
+                [*command, "--format=csv,noheader,nounits", "-lms", "500"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        except OSError:  # no GPU
+            return
+
+    def end(self) -> dict[str, Any] | None:
+        """Least, median and most of each since the start; None without a GPU."""
+        if self._process is None:
+            return None
+        self._process.terminate()
+        rows = map(_numbers, self._process.communicate()[0].splitlines())
+        whole = [row for row in rows if len(row) == len(QUERY)]  # the last line may be cut short
+        found = {}
+        for name, column in zip(QUERY, zip(*whole, strict=True), strict=False):
+            values = [value for value in column if value is not None]
+            if values:
+                found[name] = [min(values), statistics.median(values), max(values)]
+        return found
+
+
+def _numbers(line: str) -> list[float | None]:
+    def number(text: str) -> float | None:
+        try:
+            return float(text)
+        except ValueError:  # "[N/A]"
+            return None
+
+    return [number(text) for text in line.split(",")]

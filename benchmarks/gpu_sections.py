@@ -1,0 +1,102 @@
+"""The sections on a GPU, each from a part of the result of ``gpu.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import sections
+from measured import number, ran, rate, table
+
+TITLES = {
+    "peers": "Loaders against each other",
+    "training": "Training",
+    "decode": "Decoding, by the load of the hardware engines",
+    "engines": "Engines",
+}
+ALONE = "decode only"
+
+
+def parts(result: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Title and lines of each part that there is, those of `TITLES` first."""
+    found = result["parts"]
+    for name, title in TITLES.items():
+        yield title, [*_part(result, name), *_clocks(found.get(name))]
+    for name in found:
+        if name not in TITLES and name != "loader":  # which stands beside the peers
+            yield name.replace("_", " ").capitalize(), _part(result, name)
+
+
+def engine_rate(result: dict[str, Any]) -> float | None:
+    """Images per second of one JPEG engine: the rate with nearly all work on them, over their
+    number; None where either is not known.
+    """
+    info = _found(result, "engines").get("jpeg_engines") or {}
+    count = info.get("engines", 0) * info.get("cores_per_engine", 1)
+    rows = ran(_found(result, "decode") or [], name="hw_decoder_load 0.99")
+    return rows[0]["median"] / count if rows and count else None
+
+
+def _found(result: dict[str, Any], name: str) -> Any:
+    return result["parts"].get(name, {}).get("found", {})
+
+
+def _part(result: dict[str, Any], name: str) -> list[str]:
+    part = result["parts"].get(name)
+    if part is None:
+        return ["Not yet measured."]
+    failed = [f"Failed: {part['failed']}"] if "failed" in part else []
+    if "found" not in part:
+        return failed
+    found = part["found"]
+    if name == "peers":
+        return [*failed, *_compare(result, found)]
+    if name == "training":
+        return [*failed, *sections.training({**result, "rows": found})]
+    if name == "decode":
+        return [*failed, *_decode(found)]
+    return [*failed, *table(["", "found"], [[key, value] for key, value in _flat(found)])]
+
+
+def _compare(result: dict[str, Any], peers: list[dict[str, Any]]) -> list[str]:
+    """This loader's part and the peers' as one comparison; each was a race of its own."""
+    ours = [
+        {"kind": "stage" if row["name"].startswith(ALONE) else "loader", **row}
+        for row in _found(result, "loader") or []
+    ]
+    lines = sections.compare({**result, "rows": [*ours, *peers]})
+    return [*lines, "", "This loader and decoding alone ran in one race, the peers in another."]
+
+
+def _decode(rows: list[dict[str, Any]]) -> list[str]:
+    lines = table(
+        ["decode only", "images per second", "CPU ms per image"],
+        [[row["name"], rate(row), f"{1e3 * row['cpu_s_per_image']:.3f}"] for row in ran(rows)],
+    )
+    best = max(ran(rows), key=lambda row: row["median"], default=None)
+    return lines if best is None else [*lines, "", f"Fastest: {best['name']}."]
+
+
+def _clocks(part: dict[str, Any] | None) -> list[str]:
+    if not part or not part.get("gpu"):
+        return []
+    said = [
+        f"{name} {number(low)} to {number(high)}, median {number(middle)}"
+        for name, (low, middle, high) in part["gpu"].items()
+    ]
+    return ["", f"<sub>As found meanwhile (MHz, W, %): {'; '.join(said)}.</sub>"]
+
+
+def _flat(found: Any, start: str = "") -> Iterator[tuple[str, str]]:
+    """What a check found, as names and texts; lists by their first three."""
+    if isinstance(found, dict):
+        for key, value in found.items():
+            yield from _flat(value, f"{start} / {key}" if start else str(key))
+        return
+    if isinstance(found, list):
+        short = ", ".join(map(str, found[:3])) + (", ..." if len(found) > 3 else "")
+    elif isinstance(found, float):
+        short = number(found)
+    else:
+        short = str(found)
+    yield start, short[:300].replace("|", "/").replace("\n", " ")

@@ -1,0 +1,257 @@
+"""What the graphs of some loaders are made of: a guard against slowness that reads no clock.
+
+    python benchmarks/operation_counts.py                  # print the counts
+    python benchmarks/operation_counts.py --check          # differences; fails where one rose
+    python benchmarks/operation_counts.py --update         # make these counts the reference
+    python benchmarks/operation_counts.py --check --instructions    # under valgrind, two minutes
+
+Counted per loader, on 32 files made on the spot, and the same on every machine:
+
+- operators of the graph;
+- calls from DALI into Python per batch;
+- bytes per image that operators write. What is handed on without being copied counts nothing.
+
+With ``--instructions``: instructions per image of a loader with CutMix, relative to one without,
+counted by callgrind. It takes ``valgrind``, and depends a little on the processor.
+
+``bytes_moved.py`` writes the bytes down for one's own files, beside the fewest that could be moved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import io
+import itertools
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import nvidia.dali
+import torch
+from instructions import instructions_per_image
+from PIL import Image
+from recording import recording
+from rich.console import Console
+from rich.table import Table
+
+import dali_cutmix as dc
+
+REFERENCE = Path(__file__).with_suffix(".json")
+SIZE = 224
+TRAIN = dc.TrainTransform(size=SIZE)
+#: By name, the settings that make a loader another one.
+LOADERS: dict[str, dict[str, Any]] = {
+    "without mixing": {"transform": TRAIN},
+    "CutMix": {"transform": TRAIN, "mix": dc.CutMix()},
+    "CutMix, prob 0.5": {"transform": TRAIN, "mix": dc.CutMix(prob=0.5)},
+    "CutMix.torchvision": {"transform": TRAIN, "mix": dc.CutMix.torchvision()},
+    "CutMix.timm": {"transform": TRAIN, "mix": dc.CutMix.timm()},
+    "CutMix, uint8": {"transform": TRAIN, "mix": dc.CutMix(), "dtype": torch.uint8},
+    "CutMix, channels_last": {"transform": TRAIN, "mix": dc.CutMix(), "channels_last": True},
+    "MixUp": {"transform": TRAIN, "mix": dc.MixUp()},
+    "Cutout": {"transform": TRAIN, "mix": dc.Cutout(side=112)},
+    "evaluation": {"transform": dc.EvalTransform(resize=256, size=SIZE)},
+}
+#: What may not rise. The kinds of operators may change places.
+GUARDED = ("operators", "python_calls_per_batch", "bytes_per_image")
+#: The loaders whose instructions are compared, and the one that they are compared with.
+INSTRUCTIONS = ("CutMix", "without mixing")
+FILE_BYTES = 20_000
+SMALL = 1_024  # bytes per image: what writes less is no work on pixels
+#: Instructions of one build differ this much between processors and runs, relatively.
+INSTRUCTIONS_TOLERANCE = 0.01
+
+
+def write_files(root: Path, num_files: int = 32) -> None:
+    """JPEGs of 200 x 150 px in 4 classes, of equal numbers of bytes whatever encodes them."""
+    rng = np.random.default_rng(0)
+    for number in range(num_files):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        encoded = io.BytesIO()
+        coarse.resize((200, 150), Image.Resampling.BICUBIC).save(encoded, "jpeg", quality=80)
+        data = encoded.getvalue()
+        # A comment behind the start marker fills up what is missing.
+        missing = FILE_BYTES - len(data) - 2
+        comment = b"\xff\xfe" + missing.to_bytes(2, "big") + bytes(missing - 2)
+        path = root / f"class{number % 4}" / f"{number:03d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data[:2] + comment + data[2:])
+
+
+def loader_of(name: str, data: Path, batch_size: int, **settings: Any) -> dc.DataLoader:
+    """One of the loaders, on the CPU unless told otherwise, which serves whole batches only.
+
+    Args:
+        name: Of `LOADERS`.
+        data: ImageFolder root.
+        batch_size: Samples per batch.
+        **settings: More arguments of `DataLoader`.
+    """
+    fixed = {"shuffle": True, "drop_last": True, "num_workers": 1, "prefetch": 1, "device": "cpu"}
+    own = {"shard": dc.Shard(0, 1), **LOADERS[name]}
+    return dc.DataLoader(data, batch_size, **{**fixed, **own, **settings})
+
+
+def count(name: str, data: Path, batch_size: int = 8, device: str = "cpu") -> dict[str, Any]:
+    """Counts of one loader over one epoch; see the top of this file.
+
+    Returns:
+        ``operators`` and ``python_calls_per_batch``; ``bytes_per_image``; ``kinds``, operators by
+        kind; ``bytes_by_kind``, bytes per image by the operator that writes them. Kinds that write
+        less than 1 KiB are left out: paths among them are as long as the folder's name.
+    """
+    with recording() as found, loader_of(name, data, batch_size, device=device) as loader:
+        num_batches = sum(1 for _ in loader)
+    num_images = num_batches * batch_size
+    by_kind = {kind: round(size / num_images) for kind, size in found.bytes.items()}
+    pixels = {kind: size for kind, size in sorted(by_kind.items()) if size >= SMALL}
+    return {
+        "operators": found.kinds.total(),
+        "python_calls_per_batch": round(found.calls / num_batches, 2),
+        "bytes_per_image": sum(pixels.values()),
+        "kinds": dict(sorted(found.kinds.items())),
+        "bytes_by_kind": pixels,
+    }
+
+
+def endless(loader: dc.DataLoader) -> Iterator[Any]:
+    """Batches of one epoch after another."""
+    return itertools.chain.from_iterable(itertools.repeat(loader))
+
+
+def instructions(data: Path) -> dict[str, float]:
+    """Instructions per image, and as a ratio, of the loaders in `INSTRUCTIONS`."""
+    mixing, plain = (instructions_per_image(name, data) for name in INSTRUCTIONS)
+    return {"ratio": round(mixing / plain, 4), "per_image_without_mixing": round(plain)}
+
+
+def differences(found: dict[str, Any], reference: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Where counts are not those of the reference.
+
+    Args:
+        found: ``{loader: counts}``, counts as `count` returns them.
+        reference: Likewise.
+
+    Returns:
+        Rows of loader, what was counted, its count in the reference, its count now, and what that
+        means: ``"rose"`` where the check fails, ``"fell"``, ``"moved"`` for a kind of operator
+        or for what has no reference, ``"gone"`` for a loader that is no longer counted.
+    """
+    rows = []
+    for name in {**reference, **found}:
+        if name not in found:
+            rows.append((name, "", "", "", "gone"))
+            continue
+        old, new = _flat(reference.get(name, {})), _flat(found[name])
+        for what in {**old, **new}:
+            before, now = old.get(what), new.get(what)
+            if before == now:
+                continue
+            verdict = "moved"
+            if what in GUARDED and before is not None and now is not None:
+                verdict = "rose" if now > before else "fell"
+            texts = ("-" if n is None else f"{n:,}" for n in (before, now))
+            rows.append((name, what, *texts, verdict))
+    return rows
+
+
+def _flat(counts: dict[str, Any]) -> dict[str, float]:
+    """Counts by name; those by kind as ``kinds/Resize``."""
+    flat: dict[str, float] = {}
+    for what, value in counts.items():
+        if isinstance(value, dict):
+            flat |= {f"{what}/{kind}": number for kind, number in value.items()}
+        else:
+            flat[what] = value
+    return flat
+
+
+def check(found: dict[str, Any], reference: dict[str, Any], console: Console) -> bool:
+    """Print what differs from the reference; whether nothing rose."""
+    rows = differences(found, reference)
+    if not rows:
+        console.print(f"The counts of {len(found)} loaders are those of the reference.")
+        return True
+    table = Table("loader", "count", title="Differences from operation_counts.json")
+    for column in ("reference", "now"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    risen = [row for row in rows if row[-1] == "rose"]
+    # Kinds matter where a count rose.
+    told = {row[0] for row in risen}
+    for row in rows:
+        if row[-1] != "moved" or row[0] in told:
+            table.add_row(*row)
+    console.print(table)
+    if risen:
+        console.print(f"{len(risen)} counts rose. Where that is meant to be, say why and run:")
+    else:
+        console.print("No count rose. To make these counts the reference:")
+    console.print("    python benchmarks/operation_counts.py --update", highlight=False)
+    return not risen
+
+
+def check_instructions(found: dict[str, float], reference: Any, console: Console) -> bool:
+    """Print the ratio of instructions; whether it is no higher than the reference's."""
+    console.print(f"Instructions per image, CutMix over none: {found['ratio']:.4f}")
+    if reference is None:
+        console.print("The reference has none: --update --instructions puts it there.")
+        return True
+    console.print(f"In the reference: {reference['ratio']:.4f}")
+    return bool(found["ratio"] <= reference["ratio"] * (1 + INSTRUCTIONS_TOLERANCE))
+
+
+def table_of(found: dict[str, Any]) -> Table:
+    """The guarded counts of every loader."""
+    table = Table("loader", title="Operation counts")
+    for what in GUARDED:
+        table.add_column(what.replace("_", " "), justify="right")
+    for name, counts in found.items():
+        table.add_row(name, *(f"{counts[what]:,}" for what in GUARDED))
+    return table
+
+
+def main() -> int:
+    """Count, then print, compare or write; 1 where a count rose."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail where a count rose")
+    parser.add_argument("--update", action="store_true", help="write operation_counts.json")
+    parser.add_argument("--instructions", action="store_true", help="under valgrind too")
+    parser.add_argument("--reference", type=Path, default=REFERENCE, help="another reference")
+    options = parser.parse_args()
+    console = Console()
+    reference: dict[str, Any] = {}
+    if options.reference.exists():
+        reference = json.loads(options.reference.read_text())
+    elif options.check:
+        console.print(f"--check: {options.reference} is missing; --update writes it.")
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(Path(folder))
+        found = {name: count(name, Path(folder)) for name in LOADERS}
+        executed = instructions(Path(folder)) if options.instructions else None
+    if not options.check:
+        console.print(table_of(found))
+    fine = not options.check or check(found, reference["loaders"], console)
+    if executed is not None:
+        fine &= check_instructions(executed, reference.get("instructions"), console)
+    if options.update:
+        # Instructions of a graph that was another one are no reference.
+        same = found == reference.get("loaders")
+        written = {
+            "date": datetime.date.today().isoformat(),
+            "dali": nvidia.dali.__version__,
+            "loaders": found,
+            "instructions": executed or (reference.get("instructions") if same else None),
+        }
+        options.reference.write_text(json.dumps(written, indent=1) + "\n")
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

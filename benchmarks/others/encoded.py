@@ -1,0 +1,60 @@
+"""Data rewritten in a loader's own format, once for all contestants of a race."""
+
+# Read by interpreters without this library: no import of it.
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable  # noqa: UP035
+
+if TYPE_CHECKING:
+    from dali_cutmix.measuring.work import Work
+
+
+def encode_once(work: Work, name: str, write: Callable[[Path], None]) -> tuple[Path, dict]:
+    """Where ``write`` put the data, now or when another contestant asked for it, and its price.
+
+    Args:
+        work: ``work.extra["folder"]`` is where to write.
+        name: Of the data in that folder.
+        write: Called with the path to write, a file or a folder.
+
+    Returns:
+        The path, and ``encode_s`` (seconds it took to write), ``encoded_bytes``,
+        ``source_bytes`` (of the JPEGs it was made from).
+
+    Raises:
+        ValueError: ``work.extra`` has no ``"folder"``.
+    """
+    if "folder" not in work.extra:
+        raise ValueError(
+            'Work: `extra` must have "folder", where the data is written in the format of this '
+            f"loader; got {work.extra!r}."
+        )
+    folder = Path(work.extra["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    path, price = folder / name, folder / f"{name}.json"
+    with open(folder / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the same data with and without a mix
+        if not price.exists():
+            part = folder / f"{name}.part"
+            begin = time.perf_counter()
+            write(part)
+            seconds = time.perf_counter() - begin
+            os.replace(part, path)
+            found: dict[str, Any] = {
+                "encode_s": seconds,
+                "encoded_bytes": _bytes(path),
+                "source_bytes": _bytes(Path(work.data)),
+            }
+            price.write_text(json.dumps(found))
+    return path, json.loads(price.read_text())
+
+
+def _bytes(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())

@@ -1,0 +1,81 @@
+"""A loader in several processes at once, as one contestant: each serves its shard."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from dali_cutmix.measuring.work import Work
+
+
+def processes(work: Work) -> _Processes:
+    """This loader in ``work.extra["processes"]`` processes, which share ``work.threads``.
+
+    Yields numbers of images, as they come from any of them. What they make is thrown away there, as
+    a training process would keep it to itself.
+    """
+    return _Processes(work)
+
+
+class _Processes:
+    """Starts them, and lets each run at most ``AHEAD`` batches ahead of what is taken."""
+
+    AHEAD = 2
+
+    def __init__(self, work: Work) -> None:
+        count = work.extra["processes"]
+        if work.threads % count:
+            raise ValueError(
+                f"processes: {count} processes cannot share {work.threads} threads evenly. "
+                "Take a number of threads that they divide."
+            )
+        # Spawned, since DALI's threads do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        self._ends: list[Connection] = []
+        for index in range(count):
+            own, other = context.Pipe()
+            process = context.Process(target=_serve, args=(work, index, count, other), daemon=True)
+            process.start()
+            other.close()
+            self._ends.append(own)
+            for _ in range(self.AHEAD):
+                own.send(None)
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            for end in wait(self._ends):
+                assert isinstance(end, Connection)
+                images = end.recv()
+                end.send(None)
+                yield images
+
+
+def _serve(work: Work, index: int, count: int, end: Connection) -> None:
+    """One process: a batch for each message that it receives."""
+    import dali_cutmix as dc
+
+    mixes: dict[str, Any] = {"cutmix": dc.CutMix(), "mixup": dc.MixUp(), "none": None}
+    own = replace(work, threads=work.threads // count)
+    loader = dc.DataLoader(
+        own.data,
+        own.batch_size,
+        shuffle=True,
+        drop_last=True,
+        transform=dc.TrainTransform(size=own.size),
+        mix=mixes[own.mix],
+        num_workers=own.threads,
+        num_classes=own.num_classes,
+        device=own.device,
+        seed=own.seed,
+        shard=dc.Shard(index, count),
+    )
+    try:
+        while True:
+            for image, _ in loader:
+                end.recv()
+                end.send(len(image))
+    except (EOFError, BrokenPipeError):  # the contestant is over
+        return

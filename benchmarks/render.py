@@ -1,0 +1,214 @@
+"""Renders ``benchmarks/README.md`` and its plots from ``results/``, and says when they are stale.
+
+    python benchmarks/render.py            # write
+    python benchmarks/render.py --check    # fail where what is there is not what would be written
+
+Nobody types a number into that file. Of each kind of result the newest file is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gpu_sections
+import sections
+from measured import FOLDER, RESULTS, Results, machine_of, or_not_yet, table
+from plots import Plot, memory_plot, scale_plots
+from scaling import curve, eight_gpus, fitted
+
+README = FOLDER / "README.md"
+PICTURES = FOLDER / "pictures"
+COUNTS = FOLDER / "operation_counts.json"
+OUT = "--data DIR --out benchmarks/results/DATE_MACHINE"
+GPU_COMMAND = "gpu.py --out benchmarks/results/DATE_MACHINE_gpu.json"
+
+INTRODUCTION = """\
+# Benchmarks
+
+<!-- Written by render.py from results/. Change that, or measure again; never this file. -->
+
+Same files, same work, same threads: crop at random (8 to 100 % of the area), resize to 224 px with
+antialiasing, mirror, mix, normalise to float32, CutMix in every batch unless it says "without".
+Loaders live in processes of their own and take turns within one run, so that a drift of the machine
+hits all; their batches are checked (shape, type, range, targets that sum to 1) before any time
+counts. Peers are written as their own authors write them, in [others/](others/). Losses stand
+beside wins. Times from few shared cores are good for ratios, and for nothing else.
+
+On your own files: `dali-cutmix bench DATA`. For the tables: `python benchmarks/images.py DIR` makes
+photograph-like JPEGs, each section names its script, and `python benchmarks/render.py` writes this.
+"""
+
+
+class Page:
+    """The README and the plots it shows."""
+
+    def __init__(self, results: Results, counts: dict[str, Any] | None) -> None:
+        self.plots: list[Plot] = []
+        self._results = results
+        self._lines = INTRODUCTION.splitlines()
+        self._add("Loaders against each other", "compare", f"compare.py {OUT}_compare.json")
+        self._add("Training", "training", f"training.py {OUT}_training.json")
+        self._add("Bytes that are moved", "bytes", f"bytes_moved.py {OUT}_bytes.json")
+        self._add_scale(on_gpu=False)
+        self._add("Memory", "memory", f"memory.py {OUT}_memory.json")
+        self._add("Reading files", "reading", "reading.py --out benchmarks/results/...json")
+        self._add_counts(counts)
+        self._add_gpu()
+
+    @property
+    def text(self) -> str:
+        """The README."""
+        return "\n".join(self._lines).rstrip() + "\n"
+
+    def _section(self, title: str, lines: list[str], level: int = 2) -> None:
+        self._lines += ["", f"{'#' * level} {title}", "", *lines]
+
+    def _add(self, title: str, what: str, command: str, *, on_gpu: bool = False) -> None:
+        writers: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+            "compare": sections.compare,
+            "training": sections.training,
+            "bytes": sections.moved,
+            "memory": self._memory,
+            "reading": sections.reading,
+        }
+        result = self._results.get(what, on_gpu)
+        self._section(title, or_not_yet(result, command, writers[what]), 3 if on_gpu else 2)
+
+    def _memory(self, result: dict[str, Any]) -> list[str]:
+        plot = memory_plot(result)
+        self.plots.append(plot)
+        return [plot.markdown, "", *sections.memory(result)]
+
+    def _add_scale(self, *, on_gpu: bool) -> None:
+        command = f"scale.py {OUT}_scale.json" + (" --device cuda" if on_gpu else "")
+        result = self._results.get("scale", on_gpu)
+        title = "Scale"
+        if result is None:
+            self._section(title, or_not_yet(None, command, list), 3 if on_gpu else 2)
+            return
+        base = result["method"]["base"]
+        said = (
+            f"Where nothing else is said: {base['size']} px, batches of {base['batch_size']}, "
+            f"{base['threads']} threads; medians of {result['method']['repeats']} interleaved "
+            "turns, with least and most. Larger sources are mosaics of the stored images."
+        )
+        self._section(title, [said, "", f"<sub>{machine_of(result)}</sub>"], 3 if on_gpu else 2)
+        for name, plot in scale_plots(result).items():
+            self.plots.append(plot)
+            self._section(f"By {name}", [plot.markdown, "", *curve(result, name)], 3)
+        if not on_gpu:
+            self._section("A model of it", fitted(result), 3)
+            gpu = self._results.get("gpu", on_gpu=True)
+            rate = None if gpu is None else gpu_sections.engine_rate(gpu)
+            self._section("What eight GPUs need", eight_gpus(result, rate), 3)
+
+    def _add_counts(self, counts: dict[str, Any] | None) -> None:
+        title = "Counts that read no clock"
+        if counts is None:
+            lines = ["Not yet counted. `python benchmarks/operation_counts.py --update` counts."]
+            self._section(title, lines)
+            return
+        rows = [
+            [
+                name,
+                f"{one['operators']:,}",
+                f"{one['python_calls_per_batch']:g}",
+                f"{one['bytes_per_image']:,}",
+            ]
+            for name, one in counts["loaders"].items()
+        ]
+        head = ["loader", "operators", "Python calls per batch", "bytes written per image"]
+        lines = [
+            "On 32 small files made on the spot; `operation_counts.py --check` fails where one "
+            "rises.",
+            "",
+            *table(head, rows),
+        ]
+        executed = counts.get("instructions")
+        if executed:
+            ratio = f"{100 * (executed['ratio'] - 1):+.1f} %"
+            lines += ["", f"Instructions per image with CutMix, under callgrind: {ratio}."]
+        lines += ["", f"<sub>DALI {counts['dali']}; {counts['date']}.</sub>"]
+        self._section(title, lines)
+
+    def _add_gpu(self) -> None:
+        result = self._results.get("gpu", on_gpu=True)
+        if result is None:
+            self._section("On a GPU", or_not_yet(None, GPU_COMMAND, list))
+            lines = ["Not yet measured."]
+            for title in gpu_sections.TITLES.values():
+                self._section(title, lines, 3)
+        else:
+            said = [
+                f"All by `python benchmarks/{GPU_COMMAND}`.",
+                "",
+                f"<sub>{machine_of(result)}</sub>",
+            ]
+            self._section("On a GPU", said)
+            for title, lines in gpu_sections.parts(result):
+                self._section(title, lines, 3)
+        for what, title in (("compare", "One race of all loaders"), ("training", "More training")):
+            if self._results.get(what, on_gpu=True) is not None:
+                self._add(title, what, "", on_gpu=True)
+        memory = f"memory.py {OUT}_memory.json --device cuda"
+        self._add("Memory of two loaders", "memory", memory, on_gpu=True)
+        self._add_scale(on_gpu=True)
+
+
+def page_of(results: Path = RESULTS, counts: Path = COUNTS) -> Page:
+    """The page that a folder of results makes.
+
+    Raises:
+        ValueError: A file is not what a benchmark writes.
+    """
+    read = json.loads(counts.read_text()) if counts.exists() else None
+    return Page(Results.read(results), read)
+
+
+def write(page: Page, readme: Path = README, pictures: Path = PICTURES) -> None:
+    """Write the README, and the plots that are not there as they should be."""
+    readme.write_text(page.text)
+    for plot in page.plots:
+        if not plot.is_drawn(pictures):
+            plot.draw(pictures)
+
+
+def stale(page: Page, readme: Path = README, pictures: Path = PICTURES) -> list[str]:
+    """What is there and is not what would be written: lines that say what."""
+    there = readme.read_text() if readme.exists() else ""
+    found = list(
+        difflib.unified_diff(
+            there.splitlines(), page.text.splitlines(), readme.name, "rendered", lineterm="", n=0
+        )
+    )
+    return found + [
+        f"{plot.name}.png was made from other data, or is missing"
+        for plot in page.plots
+        if not plot.is_drawn(pictures)
+    ]
+
+
+def main() -> int:
+    """Write, or check; 1 where something is stale."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, fail where stale")
+    page = page_of()
+    if not parser.parse_args().check:
+        write(page)
+        return 0
+    found = stale(page)
+    for line in found:
+        print(line)
+    if found:
+        print("benchmarks/README.md is stale: run `python benchmarks/render.py`.")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""How the rate scales: curves over batch size, threads, image size, source size and processes.
+
+    python benchmarks/scale.py --data DIR --out benchmarks/results/DATE_MACHINE_scale.json
+
+Each curve is one race (`dali_cutmix.measuring.race`): its points run in turn, five times, and each
+is a median with its spread. Beside this loader with CutMix run, where the model of ``model.py``
+needs them, decoding alone and decoding with resizing, and torch's loader as a baseline. About nine
+minutes on two cores; ``--curves`` takes some of them only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import json
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from sources import STORED, describe_files, write_sources
+
+from dali_cutmix.measuring.machine import describe_machine
+from dali_cutmix.measuring.race import Contestant, race
+from dali_cutmix.measuring.work import Work
+
+LOADERS = "dali_cutmix.measuring.loaders:"
+OURS, TORCH = "dali_cutmix", "torch DataLoader"
+DECODE, RESIZE = "decode only", "decode and resize"
+#: By name: opener, what is checked, and whether it mixes.
+KINDS = {
+    OURS: ("ours", "tensors", "cutmix"),
+    TORCH: ("torch_tensor", "tensors", "cutmix"),
+    DECODE: ("decode_roi", "count", "none"),
+    RESIZE: ("resize_only", "count", "none"),
+}
+BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
+SIZES = (128, 176, 224, 320, 416, 512)
+NUM_PROCESSES = (1, 2)
+CURVES = ("batch size", "threads", "image size", "source size", "processes")
+
+
+def contestant(kind: str, work: Work) -> Contestant:
+    """One of `KINDS` at a point."""
+    opener, checks, mix = KINDS[kind]
+    return Contestant(kind, LOADERS + opener, replace(work, mix=mix), checks=checks)
+
+
+def points_of(curve: str, base: Work, roots: dict[str, Path]) -> list[tuple[Any, Contestant]]:
+    """The points of a curve: the value on its axis, and who runs there.
+
+    Args:
+        curve: Of `CURVES`.
+        base: The work at the point that all curves share.
+        roots: ImageFolder roots by the name of their size, from `write_sources`.
+    """
+    here = os.fspath(Path(__file__).parent)
+    if curve == "batch size":
+        most = int(describe_files(Path(base.data))["num_files"])
+        # Fewer images than a batch make no batch.
+        sizes = [size for size in BATCH_SIZES if size <= most]
+        return [(size, contestant(OURS, replace(base, batch_size=size))) for size in sizes]
+    if curve == "threads":
+        counts = sorted({1, *(base.threads >> shift for shift in range(base.threads.bit_length()))})
+        return [
+            (threads, contestant(kind, replace(base, threads=threads)))
+            for threads, kind in itertools.product([n for n in counts if n], KINDS)
+        ]
+    if curve == "image size":
+        ours = [(size, contestant(OURS, replace(base, size=size))) for size in SIZES]
+        ends = (SIZES[0], SIZES[-1])
+        return ours + [(size, contestant(RESIZE, replace(base, size=size))) for size in ends]
+    if curve == "source size":
+        return [
+            (name, contestant(kind, replace(base, data=str(root))))
+            for (name, root), kind in itertools.product(roots.items(), (OURS, DECODE, RESIZE))
+        ]
+    one = contestant(OURS, base)
+    return [
+        (
+            count,
+            replace(
+                one,
+                opener="processes:processes",
+                path=(here,),
+                checks="count",
+                work=replace(base, extra={"processes": count}),
+            ),
+        )
+        for count in NUM_PROCESSES
+        if base.threads % count == 0
+    ]
+
+
+def run_curve(
+    curve: str, points: list[tuple[Any, Contestant]], *, repeats: int, seconds: float
+) -> list[dict[str, Any]]:
+    """Race the points of a curve; rows of a results file, with ``curve``, ``x`` and the work."""
+    # What a loader holds ready passes untimed: 2 batches of ours, 2 for each of torch's workers.
+    torches = [one.work.threads for _, one in points if one.name == TORCH]
+    standings = race(
+        [one for _, one in points],
+        repeats=repeats,
+        warmup=1 + 2 * max([1, *torches]),
+        num_batches=2,
+        seconds=seconds,
+        num_checked=2,
+    )
+    rows = []
+    for (x, one), standing in zip(points, standings, strict=True):
+        work = {
+            name: getattr(one.work, name)
+            for name in ("size", "batch_size", "threads", "device", "extra")
+        }
+        files = describe_files(Path(one.work.data))
+        rows.append({"curve": curve, "x": x, "work": work, "files": files} | standing.row())
+    return rows
+
+
+def main() -> None:
+    """Measure the curves and write one JSON file, anew after each curve."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="ImageFolder root of JPEGs")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--curves", nargs="+", choices=CURVES, default=CURVES)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--batch-size", type=int, default=64, help="of all curves but its own")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="timed in each turn, at least")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = parser.parse_args()
+    console = Console()
+    num_classes = sum(path.is_dir() for path in options.data.iterdir())
+    base = Work(
+        data=str(options.data),
+        num_classes=num_classes,
+        threads=options.threads,
+        batch_size=options.batch_size,
+        device=options.device,
+    )
+    results: dict[str, Any] = {
+        "what": "scale",
+        "date": datetime.date.today().isoformat(),
+        "machine": describe_machine(),
+        "method": {
+            "repeats": options.repeats,
+            "seconds": options.seconds,
+            "base": {"size": 224, "batch_size": options.batch_size, "threads": options.threads},
+            "device": options.device,
+        },
+        "rows": [],
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        roots = {STORED: options.data}
+        if "source size" in options.curves:
+            roots = write_sources(options.data, Path(folder))
+        for curve in options.curves:
+            points = points_of(curve, base, roots)
+            rows = run_curve(curve, points, repeats=options.repeats, seconds=options.seconds)
+            for row in rows:
+                rate = row.get("error") or f"{row['median']:,.0f} images/s"
+                console.print(f"{curve} {row['x']}: {row['name']}: {rate}", highlight=False)
+            results["rows"] += rows
+            options.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""The sections of the README of the benchmarks, each from its results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from measured import by_name, listed, mebibytes, number, ran, rate, share, table
+
+OURS = "dali_cutmix"
+TORCH = "torch DataLoader"
+FFCV = "FFCV, JPEG"
+REGION = "decode only, region"
+#: What is aimed at on a CPU: the least ratio to each, and the most that mixing may cost.
+TARGETS = {"torch": 1.6, "ffcv": 1.3, "decode": 0.65, "mixing": 0.03}
+#: Of a GPU, likewise; and of training, the share of the ceiling, and of torch's CPU time per image.
+GPU_TARGETS = {"torch": 8.0, "decode": 0.95, "mixing": 0.01}
+OF_CEILING, OF_CPU = 0.97, 0.1
+
+
+def compare(result: dict[str, Any]) -> list[str]:
+    """Loaders with mixing on and off, then the stages alone, then the reading."""
+    loaders = [row for row in result["rows"] if row["kind"] == "loader"]
+    mixed, plain = by_name(loaders, mix="cutmix"), by_name(loaders, mix="none")
+    torches = [name for name in mixed if name.startswith(TORCH)]
+    fastest = max(torches, key=lambda name: mixed[name]["median"], default=None)
+    names = list(dict.fromkeys(row["name"] for row in loaders))
+    # The baseline first, then by rate; last those that did not run.
+    names.sort(key=lambda n: (n != fastest, -mixed.get(n, {"median": 0})["median"]))
+    rows = []
+    for name in names:
+        on, off = mixed.get(name), plain.get(name)
+        if on is None and off is None:
+            rows.append([name, _why_not(loaders, name), *["-"] * 5])
+            continue
+        used = on or off or {}
+        cpu, memory = f"{1e3 * used['cpu_s_per_image']:.2f}", mebibytes(used["peak_memory"])
+        cost = share(1 - on["median"] / off["median"]) if on and off else "-"
+        times = _over(on, mixed[fastest]) if fastest is not None else "-"
+        texts = (rate(row) if row else "-" for row in (on, off))
+        rows.append([_ours(name), next(texts), times, next(texts), cost, cpu, memory])
+    head = ["images per second", "with CutMix", "times the first", "without", "mixing costs"]
+    lines = [*_method(result), "", *table([*head, "CPU ms per image", "memory, MiB"], rows), ""]
+    stages = [row for row in result["rows"] if row["kind"] == "stage"]
+    lines += table(
+        ["stages alone, nothing made of it", "images per second", f"{OURS} over it"],
+        [[row["name"], rate(row), _over(mixed.get(OURS), row)] for row in ran(stages)],
+    )
+    notes = [_note(row) for row in mixed.values() if _note(row)]
+    return [*lines, "", *notes, *([""] if notes else []), _reading(result, mixed, plain, fastest)]
+
+
+def _ours(name: str) -> str:
+    return f"**{name}**" if name == OURS else name
+
+
+def _over(one: dict[str, Any] | None, row: dict[str, Any]) -> str:
+    return "-" if one is None else f"{one['median'] / row['median']:.2f}"
+
+
+def _why_not(rows: list[dict[str, Any]], name: str) -> str:
+    failed = next((row for row in rows if row["name"] == name and "error" in row), None)
+    if failed is None:
+        return "ran with another mix only"
+    reason = failed["error"] if "install" not in failed else f"not there: `{failed['install']}`"
+    return "did not run: " + reason.replace("|", "/")
+
+
+def _note(row: dict[str, Any]) -> str:
+    """What a loader did before, and on which disk."""
+    info = row["info"]
+    if "encode_s" not in info:
+        return ""
+    said = f"encodes its data first: {info['encode_s']:,.0f} s"
+    if "encoded_bytes" in info:
+        said += f", {info['encoded_bytes'] / 2**20:,.0f} MiB"
+    return f"- {row['name']} {said}."
+
+
+def _method(result: dict[str, Any]) -> list[str]:
+    method = result["method"]
+    data, size = method["data"], method.get("size", 224)
+    return [
+        f"{data['num_files']:,} JPEGs of {data['mean_bytes'] / 1000:.0f} KB on average, "
+        f"{size} px out, batches of {method['batch_size']}, {method['threads']} worker "
+        f"processes or threads each; medians of {method['repeats']} interleaved turns of "
+        f"{method['seconds']:g} s, least and most in brackets."
+    ]
+
+
+def _reading(
+    result: dict[str, Any],
+    mixed: dict[str, dict[str, Any]],
+    plain: dict[str, dict[str, Any]],
+    fastest: str | None,
+) -> str:
+    """Ours against targets and peers, in a sentence or two."""
+    if OURS not in mixed or OURS not in plain:
+        return f"{OURS} did not run."
+    ours = mixed[OURS]["median"]
+    targets = GPU_TARGETS if result["method"]["device"] == "cuda" else TARGETS
+    stages = by_name(result["rows"], kind="stage")
+    decode = stages.get(REGION) or stages.get("decode only, whole")
+    found = []
+    if fastest is not None:
+        found.append(("torch", mixed[fastest], "the fastest torch loader's"))
+    if FFCV in mixed and "ffcv" in targets:
+        found.append(("ffcv", mixed[FFCV], "FFCV's on JPEGs"))
+    if decode is not None:
+        found.append(("decode", decode, f"that of {decode['name']}"))
+    texts = []
+    for key, row, what in found:
+        ratio = ours / row["median"]
+        met = "met" if ratio >= targets[key] else "missed"
+        texts.append(f"{ratio:.2f} times {what} (target {targets[key]:g}, {met})")
+    cost = 1 - ours / plain[OURS]["median"]
+    met = "met" if cost <= targets["mixing"] else "missed"
+    aim = f"target at most {targets['mixing']:.0%}, {met}"
+    text = f"With CutMix this loader's rate is {listed(texts)}; " if texts else ""
+    text += f"mixing costs it {share(cost)} ({aim})."
+    ahead = [
+        f"{name} {row['median'] / ours:.2f} times"
+        for name, row in mixed.items()
+        if row["median"] > ours
+    ]
+    return text + (f" Ahead of it: {listed(ahead)}." if ahead else " No loader is ahead of it.")
+
+
+def training(result: dict[str, Any]) -> list[str]:
+    """Training fed by loaders against the ceiling."""
+    rows = [
+        [
+            _ours(row["name"]),
+            rate(row),
+            share(row["of_ceiling"]),
+            share(row["wait_share"]),
+            f"{1e3 * row['cpu_s_per_image']:.2f}",
+        ]
+        for row in ran(result["rows"])
+    ]
+    rows += [
+        [row["name"], f"did not run: {row['error']}", "-", "-", "-"]
+        for row in result["rows"]
+        if "error" in row
+    ]
+    head = ["trained on", "images per second", "of the ceiling", "waiting", "CPU ms per image"]
+    found = by_name(result["rows"])
+    reading = f"{OURS} did not run."
+    if OURS in found:
+        ours = found[OURS]
+        reading = (
+            f"Fed by this loader, training runs at {share(ours['of_ceiling'])} of its rate on "
+            f"tensors in memory, and waits {share(ours['wait_share'])} of the time"
+        )
+        others = [row for name, row in found.items() if name.startswith(TORCH)]
+        reading += "".join(
+            f"; fed by torch's, {share(row['of_ceiling'])} and {share(row['wait_share'])}"
+            for row in others
+        )
+        reading += "."
+        if result["method"]["device"] == "cuda":
+            met = "met" if ours["of_ceiling"] >= OF_CEILING else "missed"
+            reading += f" Target: {OF_CEILING:.0%} of the ceiling, {met}."
+            for row in others:
+                used = ours["cpu_s_per_image"] / row["cpu_s_per_image"]
+                met = "met" if used < OF_CPU else "missed"
+                reading += f" It takes {used:.2f} of torch's CPU time (target {OF_CPU:g}, {met})."
+    step = result["method"].get("step")
+    said = [f"The step: {step}.", ""] if isinstance(step, str) else []
+    return [*said, *table(head, rows), "", reading]
+
+
+def moved(result: dict[str, Any]) -> list[str]:
+    """Bytes per image that stages write, and the fewest."""
+    names = [row["name"] for row in result["rows"]]
+    stages = list(result["rows"][0]["stages"])
+    rows = []
+    for stage in stages:
+        cells = [row["stages"][stage] for row in result["rows"]]
+        rows.append([stage, *(f"{c['moved']:,.0f} / {c['fewest']:,.0f}" for c in cells)])
+    totals = {
+        row["name"]: [sum(s[key] for s in row["stages"].values()) for key in ("moved", "fewest")]
+        for row in result["rows"]
+    }
+    rows.append(["all", *(f"{moved:,.0f} / {fewest:,.0f}" for moved, fewest in totals.values())])
+    ratios = [f"{moved / fewest:.2f} {name}" for name, (moved, fewest) in totals.items()]
+    return [
+        *table(["bytes per image, written / fewest", *names], rows),
+        "",
+        f"Times the fewest: {', '.join(ratios)}.",
+    ]
+
+
+def memory(result: dict[str, Any]) -> list[str]:
+    """Peak memory of two loaders by batch size."""
+    sizes = list(dict.fromkeys(row["batch_size"] for row in result["rows"]))
+    ours, torch = (
+        {row["batch_size"]: row for row in ran(result["rows"], name=name)} for name in (OURS, TORCH)
+    )
+
+    def cells(found: dict[int, Any], size: int) -> list[str]:
+        if size not in found:
+            return ["did not run", "-"]
+        row = found[size]
+        return [mebibytes(row["peak_memory"]), mebibytes(row["peak_memory"] - row["before"])]
+
+    rows = [
+        [
+            f"{size:,}",
+            *cells(torch, size),
+            *cells(ours, size),
+            mebibytes(ours.get(size, {}).get("device_memory")),
+        ]
+        for size in sizes
+    ]
+    head = ["batch size", "torch, all", "its loaders", f"{OURS}, all", "its loaders", "on the GPU"]
+    lines = ["MiB.", "", *table(head, rows), ""]
+    both = [size for size in sizes if size in ours and size in torch]
+    if len(both) < 2:
+        return lines
+    low, high = both[0], both[-1]
+    slope = (ours[high]["peak_memory"] - ours[low]["peak_memory"]) / (high - low)
+    image = 3 * 4 * result["method"]["size"] ** 2
+    ratio = ours[high]["peak_memory"] / torch[high]["peak_memory"]
+    text = (
+        f"Each image more in a batch takes {slope / image:.1f} times the {image / 2**20:.2f} MiB "
+        f"of its tensor; at {high:,} the process holds {ratio:.2f} times what torch's hold."
+    )
+    return [*lines, text]
+
+
+def reading(result: dict[str, Any]) -> list[str]:
+    """Files read per second, by the way they are read."""
+    kinds = result["files_per_s"]
+    names = list(next(iter(kinds.values())))
+    # DALI's own reader is the baseline.
+    names.sort(key=lambda name: name != "readers.file")
+    rows = [[name, *(rate(kinds[kind][name]) for kind in kinds)] for name in names]
+    settings = result["settings"]
+    parts = []
+    for kind, found in kinds.items():
+        best = max(found, key=lambda name: found[name]["median"])
+        ratio = found["index-fed"]["median"] / found["readers.file"]["median"]
+        parts.append(f"with files of {kind} {number(ratio)} times `readers.file`, {best} fastest")
+    return [
+        f"Batches of {settings['batch_size']}, {settings['threads']} threads, medians of "
+        f"{settings['repeats']}; files in the page cache.",
+        "",
+        *table(["files per second", *kinds], rows),
+        "",
+        f"Read by index, as the loader does: {'; '.join(parts)}.",
+    ]

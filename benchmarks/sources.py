@@ -1,0 +1,90 @@
+"""The same pictures stored otherwise: shrunk as `pack --resize` does, or in larger files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+QUALITY = 90
+TILE = (375, 500)  # (height, width) in pixels
+#: By name: tiles on a side of an image, and how many files are written.
+MOSAICS = {"500 x 375": (1, 512), "1,000 x 750": (2, 256), "2,000 x 1,500": (4, 128)}
+SHORT_SIDE = 256
+STORED, SHRUNK = "as stored", f"{SHORT_SIDE} px short side"
+
+
+def write_sources(data: Path, out: Path) -> dict[str, Path]:
+    """Write the pictures in other sizes, in the classes they have.
+
+    The larger ones are mosaics of the pictures at their own scale, and not enlargements, which
+    would have fewer bytes per pixel than photographs of that size.
+
+    Args:
+        data: ImageFolder root.
+        out: Folder to fill, with one ImageFolder root for each size.
+
+    Returns:
+        The roots by name, smaller images first; ``data`` itself is ``"as stored"``.
+
+    Raises:
+        FileNotFoundError: ``data`` has no JPEG.
+    """
+    paths = sorted(data.rglob("*.jpg"))
+    if not paths:
+        raise FileNotFoundError(f"{data} has no .jpg file. `images.py {data}` writes some.")
+    roots = {SHRUNK: out / "256", STORED: data}
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        written = pool.map(partial(_shrink, roots[SHRUNK]), paths, chunksize=16)
+        list(written)  # an error in a process is raised here
+        for name, (num_tiles, most) in MOSAICS.items():
+            roots[name] = out / f"{num_tiles}x"
+            wanted = range(min(most, len(paths)))
+            list(pool.map(partial(_tile, roots[name], num_tiles, paths), wanted, chunksize=4))
+    return roots
+
+
+def describe_files(root: Path, most: int = 500) -> dict[str, float]:
+    """Means over files of a folder, in a stride that takes at most ``most``.
+
+    Returns:
+        ``num_files``; ``bytes`` and ``pixels`` per file.
+    """
+    paths = sorted(root.rglob("*.jpg"))
+    looked_at = paths[:: max(1, len(paths) // most)]
+    sizes = [Image.open(path).size for path in looked_at]
+    return {
+        "num_files": len(paths),
+        "bytes": float(np.mean([path.stat().st_size for path in looked_at])),
+        "pixels": float(np.mean([width * height for width, height in sizes])),
+    }
+
+
+def _shrink(root: Path, path: Path) -> None:
+    picture = Image.open(path).convert("RGB")
+    scale = SHORT_SIDE / min(picture.size)
+    if scale < 1:
+        width, height = (round(scale * side) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
+    _save(picture, root / path.parent.name / path.name)
+
+
+def _tile(root: Path, num_tiles: int, paths: Sequence[Path], number: int) -> None:
+    height, width = TILE
+    whole = Image.new("RGB", (width * num_tiles, height * num_tiles))
+    for place in range(num_tiles**2):
+        picture: Any = Image.open(paths[(number + 97 * place) % len(paths)]).convert("RGB")
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        whole.paste(picture, (place % num_tiles * width, place // num_tiles * height))
+    _save(whole, root / paths[number].parent.name / f"{number:06d}.jpg")
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, "JPEG", quality=QUALITY, subsampling="4:2:0")

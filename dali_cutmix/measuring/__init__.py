@@ -1,0 +1,1 @@
+"""Loaders against each other: the same work, interleaved, each in a process of its own, checked."""

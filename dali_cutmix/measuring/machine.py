@@ -1,0 +1,128 @@
+"""What a measurement ran on, as far as it explains the numbers."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+#: Distributions whose versions are named; the first of a tuple that is installed.
+DISTRIBUTIONS = {
+    "dali": ("nvidia-dali-cuda120", "nvidia-dali-cuda130"),
+    "torch": ("torch",),
+    "torchvision": ("torchvision",),
+    "numpy": ("numpy",),
+    "pillow": ("pillow",),
+}
+#: Of nvidia-smi, by our names.
+GPU_QUERY = {
+    "name": "name",
+    "driver": "driver_version",
+    "memory_mib": "memory.total",
+    "clock_mhz": "clocks.sm",
+    "clock_max_mhz": "clocks.max.sm",
+    "power_limit_w": "power.limit",
+}
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, memory, GPUs, and versions.
+
+    Returns:
+        ``date`` (ISO), ``cpu`` (its own name), ``cores`` (usable by this process),
+        ``memory_gib``, ``gpus`` (a list, empty without one: name, driver, clocks in MHz as found,
+        power limit in W), ``os``, and ``versions`` of Python and of the packages that load. No
+        name of the machine, and no path.
+    """
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": _processor(),
+        "cores": num_cores(),
+        "memory_gib": round(_memory_bytes() / 2**30, 1),
+        "gpus": _gpus(),
+        "os": f"{platform.system()} {platform.release()}",
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def short_name(machine: dict[str, Any]) -> str:
+    """A machine's name in the name of a results file, such as ``epyc-2-cores``, ``h200-16-cores``.
+
+    Args:
+        machine: From `describe_machine`.
+    """
+    named = machine["gpus"][0]["name"] if machine["gpus"] else machine["cpu"]
+    vendors = r"\b(nvidia|amd|intel|\(r\)|\(tm\)|cpu|processor|\d+-core)\b|\(r\)|\(tm\)"
+    words = re.sub(vendors, " ", named.lower()).split("@")[0].split()
+    word = re.sub(r"[^a-z0-9]", "", words[0]) if words else ""
+    return f"{word or 'machine'}-{machine['cores']}-cores"
+
+
+def num_cores() -> int:
+    """CPUs that this process may use: its affinity, and its control group's share of time."""
+    try:
+        usable = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        usable = os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        usable = min(usable, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # none, another version, or "max"
+        pass
+    return usable
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return total
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name, distributions in DISTRIBUTIONS.items():
+        for distribution in distributions:
+            try:
+                found[name] = importlib.metadata.version(distribution)
+                break
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def _gpus() -> list[dict[str, Any]]:
+    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_QUERY.values())}"]
+    try:
+        result = subprocess.run(
+            [*command, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    if result.returncode:
+        return []
+    rows = csv.reader(result.stdout.splitlines(), skipinitialspace=True)
+    return [dict(zip(GPU_QUERY, map(_number, row), strict=False)) for row in rows if row]
+
+
+def _number(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
