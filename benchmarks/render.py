@@ -23,6 +23,9 @@ from plots import Plot, memory_plot, scale_plots
 from scaling import curve, eight_gpus, fitted
 
 README = FOLDER / "README.md"
+FRONT = FOLDER.parent / "README.md"
+#: Between these two lines of the front page stands a table of the comparison.
+BEGIN, END = "<!-- rendered by benchmarks/render.py -->", "<!-- end of what is rendered -->"
 PICTURES = FOLDER / "pictures"
 COUNTS = FOLDER / "operation_counts.json"
 OUT = "--data DIR --out benchmarks/results/DATE_MACHINE"
@@ -51,8 +54,12 @@ class Page:
     def __init__(self, results: Results, counts: dict[str, Any] | None) -> None:
         self.plots: list[Plot] = []
         self._results = results
+        compared = results.get("compare", False)
+        #: Lines for the front page.
+        self.in_short = [] if compared is None else sections.in_short(compared)
         self._lines = INTRODUCTION.splitlines()
         self._add("Loaders against each other", "compare", f"compare.py {OUT}_compare.json")
+        self._add("What was tried", "variants", f"variants.py {OUT}_variants.json")
         self._add("Training", "training", f"training.py {OUT}_training.json")
         self._add("Bytes that are moved", "bytes", f"bytes_moved.py {OUT}_bytes.json")
         self._add_scale(on_gpu=False)
@@ -73,6 +80,7 @@ class Page:
         writers: dict[str, Callable[[dict[str, Any]], list[str]]] = {
             "compare": sections.compare,
             "training": sections.training,
+            "variants": sections.variants,
             "bytes": sections.moved,
             "memory": self._memory,
             "reading": sections.reading,
@@ -171,6 +179,19 @@ def page_of(results: Path = RESULTS, counts: Path = COUNTS) -> Page:
     return Page(Results.read(results), read)
 
 
+def front_of(page: Page, front: str) -> str:
+    """The text of the front page with the table that the results make.
+
+    Raises:
+        ValueError: It has no place for one.
+    """
+    before, begin, rest = front.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md has no lines {BEGIN!r} and {END!r}: there the table goes.")
+    return "\n".join([before + begin, *page.in_short, end + after])
+
+
 def write(page: Page, readme: Path = README, pictures: Path = PICTURES) -> None:
     """Write the README, and the plots that are not there as they should be."""
     readme.write_text(page.text)
@@ -199,14 +220,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, fail where stale")
     page = page_of()
+    front = FRONT.read_text()
     if not parser.parse_args().check:
         write(page)
+        FRONT.write_text(front_of(page, front))
         return 0
     found = stale(page)
+    if front != front_of(page, front):
+        found.append("the table of the front page was made from other results")
     for line in found:
         print(line)
     if found:
-        print("benchmarks/README.md is stale: run `python benchmarks/render.py`.")
+        print("What is rendered is stale: run `python benchmarks/render.py`.")
     return 1 if found else 0
 
 

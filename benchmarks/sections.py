@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from measured import by_name, listed, mebibytes, number, ran, rate, share, table
+from measured import (
+    by_name,
+    listed,
+    machine_of,
+    mebibytes,
+    number,
+    ran,
+    rate,
+    share,
+    table,
+)
 
 OURS = "dali_cutmix"
 TORCH = "torch DataLoader"
@@ -47,6 +57,29 @@ def compare(result: dict[str, Any]) -> list[str]:
     )
     notes = [_note(row) for row in mixed.values() if _note(row)]
     return [*lines, "", *notes, *([""] if notes else []), _reading(result, mixed, plain, fastest)]
+
+
+def in_short(result: dict[str, Any]) -> list[str]:
+    """The loaders' rates in three columns, fastest first, and the reading, for the front page."""
+    loaders = ran(row for row in result["rows"] if row["kind"] == "loader")
+    mixed, plain = by_name(loaders, mix="cutmix"), by_name(loaders, mix="none")
+    names = sorted(mixed, key=lambda name: -mixed[name]["median"])
+    rows = [
+        [_ours(name), number(mixed[name]["median"]), number(plain[name]["median"])]
+        for name in names
+        if name in plain
+    ]
+    torches = [name for name in mixed if name.startswith(TORCH)]
+    fastest = max(torches, key=lambda name: mixed[name]["median"], default=None)
+    return [
+        "",
+        *table(["images per second", "with CutMix", "without"], rows),
+        "",
+        _reading(result, mixed, plain, fastest),
+        "",
+        f"<sub>{machine_of(result)}</sub>",
+        "",
+    ]
 
 
 def _ours(name: str) -> str:
@@ -167,6 +200,21 @@ def training(result: dict[str, Any]) -> list[str]:
     step = result["method"].get("step")
     said = [f"The step: {step}.", ""] if isinstance(step, str) else []
     return [*said, *table(head, rows), "", reading]
+
+
+def variants(result: dict[str, Any]) -> list[str]:
+    """The same work done in other ways, each over the first."""
+    first, *_ = rows = ran(result["rows"])
+    ranked = [first, *sorted(rows[1:], key=lambda row: -row["median"])]
+    lines = [[row["name"], rate(row), _over(row, first)] for row in ranked]
+    faster = [row["name"] for row in rows[1:] if row["min"] > first["max"]]
+    slower = [row["name"] for row in rows[1:] if row["max"] < first["min"]]
+    reading = (
+        f"Faster than the loader as it is in every turn: {listed(faster) if faster else 'none'}; "
+        f"slower in every turn: {listed(slower) if slower else 'none'}."
+    )
+    head = ["variant", "images per second", "ratio"]
+    return [*_method(result), "", *table(head, lines), "", reading]
 
 
 def moved(result: dict[str, Any]) -> list[str]:

@@ -5,8 +5,8 @@ user's next run with the same seed mixes other samples at other places, an inter
 with other draws than it would have had, and published results cannot be repeated.
 
 What they depend on: the names of random streams, how seeds and states are derived from these, which
-draws a plan is made of, DALI's generators, and in a loader NumPy's legacy ones. A release that changes any of them says
-so in its changelog.
+draws a plan is made of, DALI's generators, and in a loader NumPy's legacy ones. A release that
+changes any of them says so in its changelog.
 """
 
 from __future__ import annotations

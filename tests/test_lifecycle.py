@@ -194,6 +194,33 @@ def test_a_forked_process_can_iterate_and_drop_the_loader(numbered_folder: Path)
     assert result.returncode == 0, result.stderr
 
 
+FORKED_OFTEN = """
+import os, signal, sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+import dali_cutmix as dc
+images = dc.ImageArrays([np.zeros((1500, 1500, 3), np.uint8)] * 16, [0] * 16)
+loader = dc.DataLoader(images, 8, transform=dc.TrainTransform(400), device="cpu")
+for turn in range(8):
+    batches = iter(loader)
+    next(batches)                           # the next batch is being resized now
+    child = os.fork()
+    if child == 0:
+        signal.alarm(15)                    # ends a child that waits for ever
+        assert len(list(loader)) == 2
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status == 0, (turn, status)
+"""
+
+
+def test_a_process_forked_while_images_are_resized_can_resize_too() -> None:
+    """DALI runs Python operators under a lock, which a child would inherit locked."""
+    command = [sys.executable, "-c", FORKED_OFTEN]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_shallow_copy_counts_its_own_epochs(numbered_folder: Path) -> None:
     loader = DataLoader(numbered_folder, 4, True, transform=TINY)
     other = copy.copy(loader)

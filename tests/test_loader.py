@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from dali_cutmix import (
     MixUp,
     Shard,
     TrainTransform,
+    Tuning,
     dense_target,
 )
 
@@ -360,6 +362,60 @@ def test_mix_operators_are_absent_without_mixing(photo_folder: Path) -> None:
     assert operators(mixed) == plain
     never = DataLoader(photo_folder, **settings, mix=CutMix(prob=0.0))
     assert "MultiPaste" not in operators(never)
+
+
+# Tuning
+
+
+def test_tuning_sets_threads_and_prefetch_where_they_are_not_given(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    tuning = Tuning(num_threads=3, prefetch=5)
+    tuning.write(tmp_path / "tuning.json")
+    for given in (tuning, tmp_path / "tuning.json", str(tmp_path / "tuning.json")):
+        loader = DataLoader(photo_folder, 4, transform=CROP, tuning=given)
+        assert loader.num_workers == 3
+        graph = graph_of(loader)
+        assert (graph.num_threads, graph.prefetch_queue_depth) == (3, 5)
+    loader = DataLoader(photo_folder, 4, transform=CROP, tuning=tuning, num_workers=0, prefetch=1)
+    graph = graph_of(loader)
+    assert (loader.num_workers, graph.num_threads, graph.prefetch_queue_depth) == (0, 1, 1)
+
+
+def graph_of(loader: DataLoader) -> Any:
+    """The pipeline of a loader that is being iterated."""
+    next(iter(loader))
+    return loader._serving._feed._graph.pipeline  # type: ignore[union-attr]
+
+
+def test_tuning_changes_no_pixel(photo_folder: Path) -> None:
+    tunings = [None, Tuning(num_threads=1, prefetch=1), Tuning(4, 4, 0.9, 0, 100, 100, True)]
+    batches = [
+        next(iter(DataLoader(photo_folder, 8, True, transform=CROP, mix=CutMix(), tuning=tuning)))
+        for tuning in tunings
+    ]
+    for image, target in batches[1:]:
+        assert torch.equal(image, batches[0][0])
+        assert torch.equal(target, batches[0][1])
+
+
+def test_what_is_no_tuning_is_refused(photo_folder: Path) -> None:
+    message = (
+        "DataLoader: `tuning` must be a Tuning, or the path of one, got {'prefetch': 3}. "
+        "`dali-cutmix tune DATA` writes one."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        DataLoader(photo_folder, 4, transform=CROP, tuning={"prefetch": 3})  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+def test_the_gpus_decoder_takes_its_hints(photo_folder: Path) -> None:
+    tuning = Tuning(2, 2, hw_decoder_load=0.9, preallocate_width_hint=640)
+    plain, tuned = (
+        next(iter(DataLoader(photo_folder, 8, transform=EvalTransform(64, 64), tuning=one)))[0]
+        for one in (None, tuning)
+    )
+    assert (plain - tuned).abs().mean() < 0.05  # engines differ by small amounts
 
 
 # As torch's loader

@@ -78,6 +78,44 @@ def test_readme_of_the_benchmarks_is_what_the_results_say(render: ModuleType) ->
     assert render.stale(render.page_of()) == []
 
 
+def test_a_variant_is_called_faster_only_where_every_turn_was(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    def row(name: str, rates: list[float]) -> dict[str, Any]:
+        spread = {"median": rates[1], "min": rates[0], "max": rates[2]}
+        return {"name": name, "mix": "cutmix", "rates": rates, **spread}
+
+    rows = [row("as it is", [90, 100, 110]), row("a", [105, 120, 130]), row("b", [111, 115, 120])]
+    rows += [row("c", [50, 60, 89]), row("d", [50, 60, 91])]
+    data = {"num_files": 10, "mean_bytes": 1000}
+    method = {"data": data, "size": 224, "batch_size": 64, "threads": 2, "repeats": 3, "seconds": 1}
+    write(tmp_path, "variants", result("variants", rows, **method))
+    text = text_of(render, tmp_path)
+    assert "every turn: b; slower in every turn: c." in text
+    assert "| a | 120 (105 to 130) | 1.20 |" in text
+
+
+def test_front_page_shows_what_the_results_say(render: ModuleType) -> None:
+    front = (BENCHMARKS.parent / "README.md").read_text()
+    assert render.front_of(render.page_of(), front) == front
+
+
+def test_front_page_ranks_the_loaders_and_keeps_its_own_text(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    write(tmp_path, "compare", comparison(ffcv=1000, torch=400, timm=300))
+    front = f"above\n{render.BEGIN}\n| stale |\n{render.END}\nbelow\n"
+    made = render.front_of(render.page_of(tmp_path, tmp_path / "none"), front)
+    assert made.startswith("above\n")
+    assert made.endswith("\nbelow\n")
+    assert "stale" not in made
+    ranked = ("FFCV, JPEG", "**dali_cutmix**", "torch DataLoader, tensors", "timm")
+    places = [made.index(f"| {name}") for name in ranked]
+    assert places == sorted(places)
+    with pytest.raises(ValueError, match=r"^README\.md has no lines"):
+        render.front_of(render.page_of(tmp_path, tmp_path / "none"), "nothing")
+
+
 def test_a_number_that_changes_makes_the_readme_stale(render: ModuleType, tmp_path: Path) -> None:
     path = write(tmp_path / "results", "compare", comparison(torch=400))
     readme, pictures = tmp_path / "README.md", tmp_path / "pictures"
@@ -113,7 +151,16 @@ def test_a_picture_of_other_data_is_stale_and_is_drawn_anew(
 
 def test_what_was_not_measured_says_what_measures_it(render: ModuleType, tmp_path: Path) -> None:
     text = text_of(render, tmp_path)
-    for script in ("compare", "training", "bytes_moved", "scale", "memory", "reading", "gpu"):
+    for script in (
+        "compare",
+        "variants",
+        "training",
+        "bytes_moved",
+        "scale",
+        "memory",
+        "reading",
+        "gpu",
+    ):
         assert f"Not yet measured. `python benchmarks/{script}.py" in text, script
         assert script in ("gpu", "training") or (BENCHMARKS / f"{script}.py").exists()
 

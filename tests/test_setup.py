@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dali_cutmix import Tuning
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -55,6 +57,7 @@ def test_readme_code_runs(photo_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for part in ("train", "val"):
         (tmp_path / "data" / part).symlink_to(photo_folder, target_is_directory=True)
+    Tuning(num_threads=1).write(tmp_path / "tuning.json")
     assert len(python_blocks()) >= 3
     # The README speaks of real runs; 21 photos make one batch of 16.
     code = "\n".join(python_blocks()).replace("batch_size=256", "batch_size=16")
