@@ -6,6 +6,7 @@ Python operator: a pure function of a permutation that DALI drew, called once pe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -46,13 +47,12 @@ def pair_up(partner: Partner, draws: Draws, name: str) -> tuple[Any, Any]:
     """
     # A roll and a flip draw nothing: the permutation then only tells the size of the batch.
     drawn = draws.permutation(name, cycle=partner == "derangement")
-    function = {"roll": _rolled, "flip": _flipped}.get(partner, _as_drawn)
-    return _on_batch(function, drawn)
+    return _on_batch(_PARTNERS[partner], drawn)
 
 
 def position(value: Any) -> Any:
     """Index in the batch of each sample, scalar int32, CPU; ``value`` is anything of the batch."""
-    return _on_batch(_positions, value)[0]
+    return _on_batch(lambda drawn: drawn, value)[0]
 
 
 def leader(per: Per, own: Any, partner: Any) -> Any:
@@ -69,12 +69,22 @@ def share(value: Any, per: Per, leader: Any) -> Any:
     return value if per == "sample" else of_sample(value, leader)
 
 
-def _on_batch(function: Any, value: Any) -> tuple[Any, Any]:
-    """Call a function of a whole batch that makes two indices of each sample."""
+def _on_batch(partners: Callable[[np.ndarray], np.ndarray], value: Any) -> tuple[Any, Any]:
+    """Each sample's own index, and what a function of a whole batch's numbers makes of them.
+
+    Scalar int32 each: ``[B, 1]`` of an array, which is ``[B, 1]`` too.
+    """
     if isinstance(value, np.ndarray):
-        own, other = function(value)
-        return np.stack(own)[:, None], np.stack(other)[:, None]
-    return python_pair(function, value)
+        own = np.arange(len(value), dtype=np.int32)[:, None]
+        return own, partners(value)
+
+    def of_lists(drawn: Indices) -> tuple[Indices, Indices]:
+        own = np.arange(len(drawn), dtype=np.int32)
+        # What else is drawn than indices is of any shape, and not looked at.
+        numbers = np.array(drawn, np.int32) if np.ndim(drawn[0]) == 0 else own
+        return _scalars(own), _scalars(partners(numbers))
+
+    return python_pair(of_lists, value)
 
 
 def _scalars(indices: np.ndarray) -> Indices:
@@ -82,20 +92,21 @@ def _scalars(indices: np.ndarray) -> Indices:
     return [np.asarray(index, np.int32) for index in indices]
 
 
-def _as_drawn(drawn: Any) -> tuple[Indices, Indices]:
-    return _scalars(np.arange(len(drawn))), [np.asarray(index).reshape(()) for index in drawn]
+def _rolled(drawn: np.ndarray) -> np.ndarray:
+    return np.roll(_own(drawn), 1, axis=0)
 
 
-def _rolled(drawn: Any) -> tuple[Indices, Indices]:
-    own = np.arange(len(drawn))
-    return _scalars(own), _scalars(np.roll(own, 1))
+def _flipped(drawn: np.ndarray) -> np.ndarray:
+    return _own(drawn)[::-1]
 
 
-def _flipped(drawn: Any) -> tuple[Indices, Indices]:
-    own = np.arange(len(drawn))
-    return _scalars(own), _scalars(own[::-1])
+def _own(drawn: np.ndarray) -> np.ndarray:
+    return np.arange(len(drawn), dtype=np.int32).reshape(drawn.shape)
 
 
-def _positions(value: Any) -> tuple[Indices, Indices]:
-    own = _scalars(np.arange(len(value)))
-    return own, own
+_PARTNERS: dict[Partner, Callable[[np.ndarray], np.ndarray]] = {
+    "derangement": lambda drawn: drawn,
+    "permutation": lambda drawn: drawn,
+    "roll": _rolled,
+    "flip": _flipped,
+}
