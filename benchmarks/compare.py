@@ -33,8 +33,8 @@ from dali_cutmix.measuring.work import Work
 OTHERS = Path(__file__).parent / "others"
 LIBRARY = "dali_cutmix.measuring.loaders"
 MIXES = ("cutmix", "none")
-#: Batches that a loader may have ready while it waits for its turn, and some.
-WARMUP = 12
+#: Batches that any loader has ready while it waits for its turn, beside two for each worker.
+WARMUP = 8
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def compare(
         standings = race(
             [contestant for _, contestant in pairs],
             repeats=repeats,
-            warmup=WARMUP,
+            warmup=WARMUP + 2 * work.threads,
             seconds=seconds,
             on_round=on_round,
         )
@@ -233,7 +233,7 @@ def method_of(args: argparse.Namespace) -> dict[str, Any]:
     keys = ("batch_size", "size", "threads", "repeats", "seconds", "device")
     return {
         "data": describe_data(args.data),
-        "warmup_batches": WARMUP,
+        "warmup_batches": WARMUP + 2 * args.threads,
         **{key: getattr(args, key) for key in keys},
     }
 

@@ -127,7 +127,7 @@ def main() -> None:
         standings = race(
             contestants(work_of(args)),
             repeats=args.repeats,
-            warmup=WARMUP,
+            warmup=WARMUP + 2 * args.threads,
             seconds=args.seconds,
             on_round=shown_by(console, status),
         )

@@ -65,6 +65,15 @@ def python_image(function: Callable[..., Any], *nodes: DataNode) -> DataNode:
     return cast(DataNode, made)
 
 
+def take_operator_lock() -> None:
+    """Take the lock under which Python operators run, and let it go, by running one."""
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
+        pipeline.set_outputs(python_image(lambda: [np.zeros((1, 1, 1), np.uint8)]))
+    pipeline.run()
+    cast(Any, pipeline)._shutdown()
+
+
 def split(node: DataNode, predicate: DataNode) -> tuple[DataNode, DataNode]:
     """The samples for which a scalar boolean is true, and the others; what ``if`` is made of."""
     parts = cast(Any, fn)._conditional.split(node, predicate=predicate, _if_stmt=True)
@@ -96,5 +105,6 @@ __all__ = [
     "release_unused_memory",
     "resize",
     "split",
+    "take_operator_lock",
     "types",
 ]

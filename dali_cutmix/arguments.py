@@ -17,7 +17,11 @@ from dali_cutmix.tuning import Tuning
 
 WHERE = "DataLoader"
 
-DEFAULT_PREFETCH = 2
+#: What a mix has; see `dali_cutmix.mixes.Mix`.
+MIX_NAMES = ("mixes_labels", "plan", "operands", "operate")
+
+#: Batches prepared ahead, by kind of device: on the CPU by two graphs.
+DEFAULT_PREFETCH = {"cpu": 4, "cuda": 2}
 
 GRAPH_DTYPES = {
     torch.float32: "float32",
@@ -61,7 +65,7 @@ def check_mix(mix: Any, batch_size: int, transform: Any) -> bool:
         refuse(WHERE, "transform", "be a TrainTransform or EvalTransform", transform, way_out)
     if mix is None:
         return False
-    if isinstance(mix, type) or not all(hasattr(mix, name) for name in ("plan", "apply")):
+    if isinstance(mix, type) or not all(hasattr(mix, name) for name in MIX_NAMES):
         way_out = "Pass one of dali_cutmix's, such as `CutMix()`; others cannot run in the graph."
         refuse(WHERE, "mix", "be a CutMix, MixUp or Cutout", mix, way_out)
     if mix.mixes_labels and batch_size < 2:
@@ -80,7 +84,10 @@ def check_enough(batch_size: int, num_samples: int) -> None:
 
 
 def choose_tuning(
-    tuning: Tuning | str | os.PathLike[str] | None, num_workers: int | None, prefetch: int | None
+    tuning: Tuning | str | os.PathLike[str] | None,
+    num_workers: int | None,
+    prefetch: int | None,
+    device: torch.device,
 ) -> Tuning:
     """The tuning with its threads and prefetch depth filled in: as given, as tuned, by default."""
     if tuning is None:
@@ -91,7 +98,7 @@ def choose_tuning(
         way_out = "`dali-cutmix tune DATA` writes one."
         refuse(WHERE, "tuning", "be a Tuning, or the path of one", tuning, way_out)
     threads = (tuning.num_threads or num_cpus()) if num_workers is None else max(1, num_workers)
-    depth = (tuning.prefetch or DEFAULT_PREFETCH) if prefetch is None else prefetch
+    depth = (tuning.prefetch or DEFAULT_PREFETCH[device.type]) if prefetch is None else prefetch
     return replace(tuning, num_threads=threads, prefetch=depth)
 
 

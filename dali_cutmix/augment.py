@@ -120,9 +120,9 @@ class EvalTransform:
 
     The long side is rounded down and the centre rounded half to even, as torchvision's ``Resize``
     and ``CenterCrop`` do, so that the same pixels are looked at. On the CPU the result is bit for
-    bit that of torchvision's tensor back end, and within 1 of 255 that of its PIL back end. A GPU
-    computes only the pixels that are cut out, within 1 of 255 likewise, and its decoder differs by
-    itself. An EXIF-rotated file is turned upright here and is not there.
+    bit that of torchvision's tensor back end, and within 1 of 255 that of its PIL one. A GPU's
+    decoder and, at an image's edge, its resizing differ by themselves. An EXIF-rotated file is
+    turned upright here and is not there.
 
     A ``size`` above ``resize`` is refused; torchvision would pad the image with black.
 

@@ -31,7 +31,8 @@ from dali_cutmix.commands.trial import TrialSettings
 from dali_cutmix.commands.tune_command import tune
 
 app = typer.Typer(
-    help="CutMix inside an NVIDIA DALI graph: try it, look at what it does, check and pack data.",
+    help="CutMix inside an NVIDIA DALI graph: try it, look at what it does, check and pack "
+    "data, measure and tune.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     add_completion=False,

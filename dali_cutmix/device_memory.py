@@ -8,6 +8,9 @@ import torch
 
 from dali_cutmix.graph import GraphSettings
 
+#: Batches of a graph after which it is looked at: buffers grow with the images met.
+NUM_CHECKED = 16
+
 _BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 
 
@@ -26,37 +29,43 @@ class DeviceMemory:
         self._limit = None if settings.device_id is None else limit
         self._device = settings.device_id
         self._free: int | None = None
+        self._left = 0
         least = least_bytes(settings)
         if self._limit is not None and least > self._limit:
             raise ValueError(
                 f"DataLoader: `max_device_memory` must be at least {least} bytes for batches of "
                 f"{settings.batch_size} with prefetch={settings.prefetch}, got {limit}. "
-                "Smaller batches, dtype=torch.float16 or prefetch=1 take less."
+                "Smaller batches, a smaller dtype or a smaller prefetch take less."
             )
 
     def begin(self) -> None:
         """Note what is free before a graph is made."""
+        self._left = NUM_CHECKED
         if self._limit is not None:
-            self._free, _ = torch.cuda.mem_get_info(self._device)
+            self._free = self._free_but_for_torch()
 
     def check(self) -> None:
-        """Compare what was taken since with the limit; once per graph, after its first batch.
+        """Compare what was taken since with the limit, after each of a graph's first batches.
 
         What other programs took in the meantime counts too: the driver tells no more.
 
         Raises:
             RuntimeError: It is more.
         """
-        if self._limit is None or self._free is None:
+        if self._limit is None or self._free is None or self._left == 0:
             return
-        free, _ = torch.cuda.mem_get_info(self._device)
-        taken, self._free = self._free - free, None
+        self._left -= 1
+        taken = self._free - self._free_but_for_torch()
         if taken > self._limit:
             raise RuntimeError(
                 f"DataLoader: the graph took {taken} bytes of the GPU's memory with its first "
-                f"batch, more than max_device_memory={self._limit}. Smaller batches, prefetch=1, "
-                "`max_pixels`, or `dali-cutmix tune --max-memory` take less."
+                f"{NUM_CHECKED - self._left} batches, more than max_device_memory={self._limit}. "
+                "Smaller batches, a smaller prefetch, or `dali-cutmix tune --max-memory` take less."
             )
+
+    def _free_but_for_torch(self) -> int:
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return free + torch.cuda.memory_reserved(self._device)
 
 
 def least_bytes(settings: GraphSettings) -> int:

@@ -42,7 +42,7 @@ class Draws(Protocol):
     """
 
     def uniform(self, name: str, shape: Sequence[int]) -> Any:
-        """Uniform numbers in [0, 1), float32."""
+        """Uniform numbers in [0, 1), float32; one in 30 million is rounded up to 1 on the host."""
 
     def beta(self, name: str, alpha: float, shape: Sequence[int]) -> Any:
         """Numbers from Beta(alpha, alpha), in [0, 1], float32."""
@@ -131,6 +131,7 @@ class HostDraws:
         self._num_samples = num_samples
         self._place = f"{epoch}/{batch}/{shard}"
         self._seed = seed
+        self._names: set[str] = set()
 
     def uniform(self, name: str, shape: Sequence[int]) -> np.ndarray:
         """See `Draws`."""
@@ -164,6 +165,9 @@ class HostDraws:
         return (self._num_samples, *shape)
 
     def _digest(self, name: str) -> bytes:
+        if name in self._names:
+            raise ValueError(f"HostDraws: the stream {name!r} is taken: a draw needs its own name.")
+        self._names.add(name)
         whole = f"{self._seed}/{name}/{self._place}"
         return hashlib.blake2b(whole.encode(), digest_size=4 * STATE_WORDS).digest()
 

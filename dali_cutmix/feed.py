@@ -1,4 +1,4 @@
-"""Drives one graph through epochs: says which samples come next and hands out what comes back.
+"""Drives graphs through epochs: says which samples come next and hands out what comes back.
 
 The stock iterator of DALI continues in mid-epoch when iterated anew, loses a batch for each decode
 error, and ends an epoch early without a word after a few. Here an epoch always starts at its
@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix._dali import Pipeline, release_unused_memory
+from dali_cutmix._dali import release_unused_memory
 from dali_cutmix.draws import HostDraws
 from dali_cutmix.errors import BadFileError
 from dali_cutmix.faults.diagnose import diagnose, reason_of
 from dali_cutmix.faults.spares import Spares
 from dali_cutmix.graph import Graph, Source
+from dali_cutmix.lanes import Lanes
 from dali_cutmix.storage.ahead import ReadAhead
 from dali_cutmix.storage.stored import StoredImages
 
@@ -32,14 +33,16 @@ MAX_TRUSTED = 64
 
 #: Graphs that came with a fork. Their threads did not, so that stopping or freeing one would wait
 #: for ever: they are kept until the process ends.
-_inherited: list[Graph] = []
+_inherited: list[Lanes] = []
 
 
 class Feed:
-    """One graph and its position in an epoch. Not thread-safe.
+    """The graphs of a loader and their position in an epoch. Not thread-safe.
 
     Args:
-        build: Makes the graph around what feeds it, and decodes all images whole if told to.
+        build: Makes the graph of a lane around what feeds it, and decodes all images whole if told
+            to; see `Lanes`.
+        num_lanes: Number of graphs that take turns.
         images: The data.
         batch_size: Samples per batch.
         seed: Of the random numbers.
@@ -51,9 +54,10 @@ class Feed:
 
     def __init__(
         self,
-        build: Callable[[Source, bool], Graph],
+        build: Callable[[Source, bool, int], Graph],
         images: StoredImages,
         *,
+        num_lanes: int = 1,
         batch_size: int,
         seed: int,
         shard: int,
@@ -62,6 +66,7 @@ class Feed:
         trusted: set[int] | None = None,
     ) -> None:
         self._build = build
+        self._num_lanes = num_lanes
         self._images = images
         self._batch_size = batch_size
         self._seed = seed
@@ -72,15 +77,15 @@ class Feed:
         self._order = np.zeros(0, np.int64)
         self._first = 0  # number in the epoch of the batch that starts the order
         self._num_batches = 0
-        self._base = 0  # batches taken when the graph began to count its own from 0
-        self._fed = 0
+        self._base = 0  # batches taken when the lanes began to count theirs from 0
+        self._has_fed = False
         self._taken = 0
         self._retries = 0  # of the batch that is due
         self._trusted = set() if trusted is None else trusted
         self._replaced_now: list[int] = []  # not yet warned of
         self._process = os.getpid()
         self._ahead = ReadAhead(images, self._indices)
-        self._graph: Graph | None = build(self, len(self._trusted) > MAX_TRUSTED)
+        self._lanes: Lanes | None = self._build_lanes()
 
     def start(self, epoch: int, order: np.ndarray, *, drop_last: bool, first: int = 0) -> None:
         """Go to a place in an epoch, whatever is under way.
@@ -95,19 +100,19 @@ class Feed:
             RuntimeError: A batch under way, which would have been discarded, failed. The feed has
                 to be closed; another one starts afresh.
         """
-        pipeline = self._pipeline()
-        if self._fed:
-            self._num_batches = 0  # feed no more, and wait for what is in the graph
-            self._drain(pipeline)
-            pipeline.reset()
+        lanes = self._open_lanes()
+        if self._has_fed:
+            self._num_batches = 0  # feed no more, and wait for what is in the graphs
+            lanes.drain()
         self._ahead.forget()
         self._epoch = epoch
         self._order = order
         self._first = first
         self._num_batches = num_batches(len(order), self._batch_size, drop_last)
-        self._base = self._fed = self._taken = 0
+        self._base = self._taken = 0
+        self._has_fed = False
         if self._num_batches:
-            pipeline.schedule_run()
+            lanes.begin()
 
     def next(self, cuda_stream: Any = None) -> dict[str, Any]:
         """The next batch: DALI's lists of tensors by name of output.
@@ -119,9 +124,9 @@ class Feed:
         if self._taken == self._num_batches:
             raise StopIteration
         while True:
-            pipeline, graph = self._pipeline(), self._graph
+            lanes, number = self._open_lanes(), self._taken - self._base
             try:
-                outputs = pipeline.outputs(cuda_stream)
+                outputs = lanes.outputs(number, cuda_stream)
                 break
             except RuntimeError as error:
                 self._replace_bad(error)
@@ -133,28 +138,26 @@ class Feed:
         self._taken += 1
         self._retries = 0
         self._warn_of_replaced()
-        if self._fed < self._num_batches:
-            pipeline.schedule_run()
-        assert graph is not None
-        return dict(zip(graph.outputs, outputs, strict=True))
+        lanes.schedule(number)
+        return outputs
 
     def close(self) -> None:
         """Stop the graph's threads and free its memory. Batches handed out stay valid."""
-        graph, self._graph = self._graph, None
+        lanes, self._lanes = self._lanes, None
         own = self.is_own()
         self._ahead.close(wait=own)
         if hasattr(self, "_images"):
             # DALI's objects hold each other, and this through its callbacks, until the garbage
             # collector comes. The data need not wait for it.
             del self._images, self._order
-        if graph is None:
+        if lanes is None:
             return
         if not own:
-            _inherited.append(graph)
+            _inherited.append(lanes)
             return
-        on_gpu = graph.pipeline.device_id is not None
-        graph.close()
-        del graph
+        on_gpu = lanes.device_id is not None
+        lanes.close()
+        del lanes
         if on_gpu:
             release_unused_memory()  # DALI's pool would keep it from torch
 
@@ -162,25 +165,20 @@ class Feed:
         """Whether this process made the graph, and not the one it was forked from."""
         return self._process == os.getpid()
 
-    def _pipeline(self) -> Pipeline:
-        if self._graph is None:
+    def _open_lanes(self) -> Lanes:
+        if self._lanes is None:
             raise RuntimeError("Feed: the graph is closed.")
-        return self._graph.pipeline
+        return self._lanes
 
-    def _drain(self, pipeline: Pipeline) -> None:
-        try:
-            pipeline.schedule_run()  # meets the end of the feed
-            while True:
-                pipeline.outputs()
-        except StopIteration:
-            pass
+    def _build_lanes(self) -> Lanes:
+        whole = len(self._trusted) > MAX_TRUSTED
+        return Lanes(lambda lane, turn: self._build(lane, whole, turn), self, self._num_lanes)
 
     def batch(self, number: int, /) -> list[Any]:
         """Feed the graph one batch; see `dali_cutmix.graph.Source`."""
         batch = self._due(number)
-        assert self._graph is not None
-        names, inputs = self._graph.names, self._graph.inputs
-        self._graph.resampler.expect()
+        graph = self._open_lanes().first
+        names, inputs = graph.names, graph.inputs
         indices = self._indices(batch)
         place = self._seed, self._epoch, self._first + batch, self._shard
         fed = inputs.make(self._images.targets[indices], HostDraws(len(indices), *place))
@@ -190,11 +188,11 @@ class Feed:
         return [fed[name] for name in names]
 
     def _due(self, number: int) -> int:
-        """From the graph's count of batches to ours."""
+        """From the lanes' count of batches to ours."""
         batch = self._base + number
         if batch >= self._num_batches:
             raise StopIteration
-        self._fed = batch + 1
+        self._has_fed = True
         return batch
 
     def _indices(self, batch: int) -> list[int]:
@@ -209,8 +207,8 @@ class Feed:
         bad, trailing = diagnose(
             self._images,
             self._indices(self._taken),
-            num_threads=self._pipeline().num_threads,
-            device_id=self._pipeline().device_id,
+            num_threads=self._open_lanes().num_threads,
+            device_id=self._open_lanes().device_id,
             max_pixels=self._max_pixels,
         )
         if not bad and not trailing <= self._trusted:
@@ -251,16 +249,16 @@ class Feed:
         # The graph is made anew, since what a failed batch leaves in it is not to be relied on.
         # Batches are functions of their numbers, so that those after it come out as they would
         # have.
-        assert self._graph is not None
-        on_gpu = self._pipeline().device_id is not None
-        self._graph.close()
-        self._graph = None
+        lanes, self._lanes = self._open_lanes(), None
+        on_gpu = lanes.device_id is not None
+        lanes.close()
+        del lanes
         if on_gpu:
             release_unused_memory()
         self._ahead.forget()
-        self._base = self._fed = self._taken
-        self._graph = self._build(self, len(self._trusted) > MAX_TRUSTED)
-        self._graph.pipeline.schedule_run()
+        self._base = self._taken
+        self._lanes = self._build_lanes()
+        self._lanes.begin()
 
 
 def num_batches(num_samples: int, batch_size: int, drop_last: bool) -> int:

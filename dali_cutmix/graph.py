@@ -3,7 +3,8 @@
     stored  ->  read  ->  decode, crop, resize  ->  mix  ->  normalize  ->  image
                                     host: draws, plan  ->  labels  ->  label, weight
 
-With ``device_id=None`` the same graph runs on the CPU. Without a mix its operators are absent.
+With ``device_id=None`` it runs on the CPU, where torch resizes (`dali_cutmix.resample`) and the
+other operators are the same. Without a mix its operators are absent.
 """
 
 from __future__ import annotations
@@ -56,6 +57,21 @@ class GraphSettings:
     def prefetch(self) -> int:
         """Batches prepared ahead, at least 1."""
         return self.tuning.prefetch or 1
+
+    @property
+    def num_lanes(self) -> int:
+        """Graphs that take turns: two on the CPU, where threads and batches ahead allow it."""
+        several = self.num_threads > 1 and self.prefetch > 1
+        return 2 if self.device_id is None and several else 1
+
+    def of_lane(self, turn: int) -> GraphSettings:
+        """The settings of one of them, which share threads and batches ahead."""
+
+        def part(whole: int) -> int:
+            return whole // self.num_lanes + (turn < whole % self.num_lanes)
+
+        own = replace(self.tuning, num_threads=part(self.num_threads), prefetch=part(self.prefetch))
+        return replace(self, tuning=own)
 
     @property
     def decodes_in_part(self) -> bool:

@@ -65,7 +65,7 @@ class DataLoader(FixedSettings):
         batch_sampler: Lists of indices, all as long as the first but for the last.
         drop_last: Leave out a last batch that would be short. Otherwise every sample is served
             once.
-        num_workers: CPU threads; 0 means 1. None takes the tuning's, else one per CPU, at most 8.
+        num_workers: CPU threads at work; 0 means 1. None takes the tuning's, else all, at most 8.
         target: ``"label"`` class indices ``[B]`` int64; ``"dense"`` class weights
             ``[B, num_classes]`` float32; ``"pair"`` a `MixedTarget`. None takes ``"dense"`` with a
             mix that changes labels and ``"label"`` without.
@@ -84,14 +84,14 @@ class DataLoader(FixedSettings):
             dataset with its own label in its place, warns, and goes on; all others stay as they
             would have been. See `bad_files`.
         max_pixels: An image with more pixels, as its header says, is a bad file; None takes all.
-        prefetch: Batches prepared ahead, at least 1. None takes the tuning's, else 2.
+        prefetch: Batches prepared ahead, at least 1. None takes the tuning's, else 2 (CPU: 4).
         tuning: What ``dali-cutmix tune`` found: a `Tuning`, or its file. It changes how fast, never
             which pixels (but for ``roi_decode`` on a GPU, whose decoder may round otherwise).
         max_device_memory: Bytes it may take of a GPU's memory. Refused at once where its batches
             alone take more, and with the first batch where its graph does.
         with_plan: Yield ``(image, target, plan)``: the `MixPlan` of the batch, CPU tensors; None
             for an epoch without mixing.
-        pin_memory, persistent_workers: Taken for torch's sake, without effect.
+        pin_memory, persistent_workers: Taken for torch's sake.
 
     Attributes:
         dataset: The source as a `FileList` or another list of stored images, or the torchvision
@@ -175,7 +175,7 @@ class DataLoader(FixedSettings):
         self.dataset = source if hasattr(source, "samples") else images
         self.batch_size = batch_size = int(batch_size)
         self.drop_last = drop_last = bool(drop_last)
-        tuning = choose_tuning(tuning, num_workers, prefetch)
+        tuning = choose_tuning(tuning, num_workers, prefetch, self.device)
         self.num_workers = tuning.num_threads if num_workers is None else num_workers
         self.transform, self.mix = transform, mix
         self.mixup_enabled = mix is not None
@@ -279,7 +279,7 @@ class DataLoader(FixedSettings):
 
     def __del__(self) -> None:
         if hasattr(self, "_serving"):
-            self.close()
+            self._serving.drop()
 
     def __getstate__(self) -> dict[str, Any]:
         own: dict[str, Any] = {"_serving": (serving := self._serving.copy())}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from dali_cutmix.crew import is_a_graphs_thread
 from dali_cutmix.device_memory import DeviceMemory
 from dali_cutmix.faults.spares import Spares
 from dali_cutmix.feed import Feed
@@ -63,6 +65,7 @@ class Serving:
         twin.spares = None if self.spares is None else self.spares.copy()
         twin._trusted = set(self._trusted)
         twin._feed = twin._built = None
+        twin._memory = copy.copy(self._memory)
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
@@ -140,12 +143,28 @@ class Serving:
         if feed is not None:
             feed.close()
 
+    def drop(self) -> None:
+        """Close, from wherever the last reference went.
+
+        The garbage collector may call this on a thread that a graph waits for, which must not wait
+        for the graph.
+        """
+        if self._feed is None:
+            return
+        if is_a_graphs_thread():
+            threading.Thread(target=self.close, daemon=True).start()
+        else:
+            self.close()
+
     def _start_feed(self, settings: GraphSettings, position: Position, left: np.ndarray) -> None:
         if self._feed is None:
             self._memory.begin()
             self._feed = Feed(
-                lambda source, whole: build_graph(settings, source, always_whole=whole),
+                lambda source, whole, turn: build_graph(
+                    settings.of_lane(turn), source, always_whole=whole
+                ),
                 self._images,
+                num_lanes=settings.num_lanes,
                 batch_size=settings.batch_size,
                 seed=self._seed,
                 shard=self._shard,

@@ -45,27 +45,43 @@ def test_a_limit_below_what_batches_take_is_refused_at_once() -> None:
     DeviceMemory(least, settings())
     message = (
         f"DataLoader: `max_device_memory` must be at least {least} bytes for batches of 256 with "
-        f"prefetch=2, got {least - 1}. Smaller batches, dtype=torch.float16 or prefetch=1 take "
+        f"prefetch=2, got {least - 1}. Smaller batches, a smaller dtype or a smaller prefetch take "
         "less."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         DeviceMemory(least - 1, settings())
 
 
-def test_what_was_taken_with_the_first_batch_is_held_to_the_limit_once(
+def test_what_a_graph_takes_beside_torch_is_held_to_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    free = iter([20 * 2**30, 17 * 2**30, 20 * 2**30, 15 * 2**30, 0])
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (next(free), 80 * 2**30))
-    memory = DeviceMemory(4 * 2**30, settings())
+    gib = 2**30
+    free, reserved = iter([20, 17, 12, 11]), iter([1, 1, 6, 6])  # at first 3 GiB, then 5 of torch's
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (next(free) * gib, 80 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: next(reserved) * gib)
+    memory = DeviceMemory(int(3.5 * gib), settings())
     memory.begin()
-    memory.check()  # 3 GiB
-    memory.check()  # asks no more
-    memory.begin()
-    with pytest.raises(
-        RuntimeError, match=r"took 5368709120 bytes .* max_device_memory=4294967296"
-    ):
+    memory.check()
+    memory.check()
+    message = (
+        r"took 4294967296 bytes .* with its first 3 batches, more than max_device_memory=37580"
+    )
+    with pytest.raises(RuntimeError, match=message):
         memory.check()
+
+
+def test_memory_is_looked_at_for_the_first_batches_of_a_graph_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: asked.append(1) or (0, 0))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    memory = DeviceMemory(2**40, settings())
+    for _ in range(2):
+        memory.begin()
+        for _ in range(40):
+            memory.check()
+    assert len(asked) == 2 * 17
 
 
 def test_the_cpu_has_no_limit(numbered_folder: Any) -> None:
@@ -84,5 +100,5 @@ def test_a_graph_on_a_gpu_is_held_to_its_limit(photo_folder: Any) -> None:
             next(iter(loader))
 
     first(2**34)
-    with pytest.raises(RuntimeError, match="bytes of the GPU's memory with its first batch"):
+    with pytest.raises(RuntimeError, match="bytes of the GPU's memory with its first 1 batches"):
         first(16 * 3 * 224 * 224 * 14)

@@ -16,7 +16,7 @@ LIBRARY = ROOT / "dali_cutmix"
 
 # Lowest first. An import goes to a lower layer only; modules of one layer do not know each other.
 LAYERS = [
-    {"_version", "_checks", "_dali", "errors", "waits"},
+    {"_version", "_checks", "_dali", "errors", "waits", "crew"},
     {"arithmetic", "draws", "shard", "device", "decode", "resample", "stored"}
     | {"state", "jpeg", "findings", "tuning"},
     {"cut", "partner"},
@@ -29,6 +29,7 @@ LAYERS = [
     {"mixes", "loss"},
     {"inputs", "arguments"},
     {"graph"},
+    {"lanes"},
     {"feed", "tensors", "epoch", "swap"},
     {"device_memory"},
     {"serving"},
@@ -40,7 +41,16 @@ PROGRAMS = {"cli", *(path.stem for path in (LIBRARY / "commands").glob("*.py"))}
 # What measures loaders, this one and others, each in a process of its own.
 MEASURING = {path.stem for path in (LIBRARY / "measuring").glob("*.py")} - {"__init__"}
 # The public names, and what the commands are made of.
-BENEATH_PROGRAMS = {"__init__", "show", "errors", "_version", "readers", "pack", "tuning"} | {
+BENEATH_PROGRAMS = {
+    "__init__",
+    "show",
+    "errors",
+    "_version",
+    "readers",
+    "pack",
+    "tuning",
+    "device",
+} | {
     "check",
     "findings",
     "verdict",

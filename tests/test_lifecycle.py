@@ -64,14 +64,14 @@ def test_a_failure_does_not_use_up_the_epoch(numbered_folder: Path, tmp_path: Pa
 def test_a_graph_that_ends_early_is_an_error_and_no_end_of_epoch(
     numbered_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loader = DataLoader(numbered_folder, 4, transform=TINY)
+    loader = DataLoader(numbered_folder, 4, transform=TINY, num_workers=1)
     batches = iter(loader)
     next(batches)
 
     def stop(*_: Any) -> None:
         raise StopIteration
 
-    monkeypatch.setattr(loader._serving._feed._graph.pipeline, "outputs", stop)
+    monkeypatch.setattr(loader._serving._feed._lanes.first.pipeline, "outputs", stop)
     message = r"^DataLoader: the graph ended before batch 1 of epoch 0, 5 batches too early\.$"
     with pytest.raises(RuntimeError, match=message):
         next(batches)
@@ -195,22 +195,28 @@ def test_a_forked_process_can_iterate_and_drop_the_loader(numbered_folder: Path)
 
 
 FORKED_OFTEN = """
-import os, signal, sys, warnings
+import os, random, signal, sys, time, warnings
 warnings.simplefilter("ignore")
 import numpy as np
 import dali_cutmix as dc
-images = dc.ImageArrays([np.zeros((1500, 1500, 3), np.uint8)] * 16, [0] * 16)
-loader = dc.DataLoader(images, 8, transform=dc.TrainTransform(400), device="cpu")
-for turn in range(8):
-    batches = iter(loader)
-    next(batches)                           # the next batch is being resized now
-    child = os.fork()
-    if child == 0:
-        signal.alarm(15)                    # ends a child that waits for ever
-        assert len(list(loader)) == 2
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert status == 0, (turn, status)
+from dali_cutmix._dali import take_operator_lock
+images = dc.ImageArrays([np.zeros((600, 600, 3), np.uint8)] * 64, [0] * 64)
+loader = dc.DataLoader(images, 8, transform=dc.TrainTransform(200), device="cpu")
+random.seed(1)
+slowest, forks = 0.0, 0
+while forks < 60:
+    for _ in loader:
+        time.sleep(random.random() * 0.004)
+        begun = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)                # ends a child that waits for ever
+            take_operator_lock()
+            os._exit(0)
+        slowest, forks = max(slowest, time.monotonic() - begun), forks + 1
+        _, status = os.waitpid(child, 0)
+        assert status == 0, (forks, status)
+assert slowest < 2, slowest                 # it waits for a batch or two
 """
 
 
@@ -219,6 +225,60 @@ def test_a_process_forked_while_images_are_resized_can_resize_too() -> None:
     command = [sys.executable, "-c", FORKED_OFTEN]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 0, result.stderr
+
+
+COLLECTED = """
+import gc, sys
+import numpy as np
+import dali_cutmix as dc
+import dali_cutmix.resample as resample
+images = dc.ImageArrays([np.zeros((40, 40, 3), np.uint8)] * 32, [0] * 32)
+def loader():
+    return dc.DataLoader(images, 4, transform=dc.TrainTransform(32), device="cpu")
+resized = resample._resized
+def collecting(*given):
+    gc.collect()                            # as it may at any time, on any thread
+    return resized(*given)
+gc.disable()
+for which in ("own", "other"):
+    one = loader()
+    batches = iter(one)
+    next(batches)
+    cycle = [one, batches]
+    cycle.append(cycle)
+    resample._resized = collecting
+    if which == "own":
+        next(batches)
+    del cycle, one, batches
+    if which == "other":
+        assert len(list(loader())) == 8
+    resample._resized = resized
+assert len(list(loader())) == 8
+"""
+
+
+def test_a_loader_that_is_collected_on_a_graphs_thread_stops_no_graph() -> None:
+    command = [sys.executable, "-c", COLLECTED]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+AFTER_MAIN = """
+import threading, time
+import numpy as np
+import dali_cutmix as dc
+images = dc.ImageArrays([np.zeros((40, 40, 3), np.uint8)] * 32, [0] * 32)
+def served():
+    time.sleep(0.5)                         # the main thread is gone by then
+    print(len(list(dc.DataLoader(images, 4, transform=dc.TrainTransform(8), device="cpu"))))
+threading.Thread(target=served).start()
+"""
+
+
+def test_a_thread_that_outlives_the_main_one_can_iterate() -> None:
+    command = [sys.executable, "-c", AFTER_MAIN]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (result.returncode, result.stdout) == (0, "8\n"), result.stderr
 
 
 def test_a_shallow_copy_counts_its_own_epochs(numbered_folder: Path) -> None:
@@ -355,7 +415,7 @@ def test_plan_is_made_an_output_only_when_asked_for(photo_folder: Path) -> None:
     for with_plan in (False, True):
         loader = DataLoader(photo_folder, **settings, with_plan=with_plan)
         batch = next(iter(loader))
-        outputs[with_plan] = loader._serving._feed._graph.outputs
+        outputs[with_plan] = loader._serving._feed._lanes.first.outputs
         assert len(batch) == 2 + with_plan
     assert outputs[False] == ("image", "label", "weight")
     assert set(outputs[True]) - set(outputs[False]) == {

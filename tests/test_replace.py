@@ -276,7 +276,7 @@ def test_where_many_files_go_on_behind_their_end_one_cut_short_is_still_bad(
         assert torch.equal(image[kept], wanted[kept])
         assert torch.equal(label[kept], wanted_label[kept])
     # From here on images are decoded whole, which tells, and no graph is made for their ends.
-    operators = {type(op._op).__name__ for op in loader._serving._feed._graph.pipeline._ops}
+    operators = {type(op._op).__name__ for op in loader._serving._feed._lanes.first.pipeline._ops}
     assert "Image" in operators
     assert "ImageSlice" not in operators
     resumed = loader_of(listed, on_error="replace", **settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -13,6 +15,7 @@ from nvidia.dali import Pipeline, fn
 from torchvision.transforms import v2
 
 from dali_cutmix import EvalTransform
+from dali_cutmix.crew import NAME
 from dali_cutmix.decode import Pixels
 from dali_cutmix.resample import Resampler
 
@@ -42,7 +45,7 @@ def resized(define: Any, given: list[np.ndarray], num_threads: int | None = 2) -
 
 
 def as_tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 @pytest.mark.parametrize("size", [(224, 224), (5, 7), (1, 1), (96, 400)])
@@ -88,69 +91,84 @@ def test_any_number_of_threads_and_images_keeps_the_order(
     assert [one.min() for one in made] == list(range(num_images))
 
 
-def test_what_a_gpu_resizes_with_is_within_a_level_of_torchvision_and_mirrors_alike() -> None:
-    given = images()
-    mirrored = np.arange(len(given)) % 2 == 0
+def test_what_a_gpu_resizes_with_is_within_a_level_of_torchvision_but_at_the_edge(
+    photos: list[np.ndarray],
+) -> None:
+    given = [photos[0], np.array(photos[1][:, 31:500]), np.array(photos[2])]
+    mirrored = np.array([True, False, True])
     start = np.stack([0 * mirrored, mirrored], axis=1).astype(np.float32)
 
     def define(resampler: Resampler, image: Any) -> Any:
         assert not resampler.is_on_cpu
         return resampler.resize(image, (96, 80), fn.external_source(lambda _: start, batch=True))
 
+    edge = torch.from_numpy(ring((96, 80)))
     for image, turn, one in zip(given, mirrored, resized(define, given, None), strict=True):
         wanted = v2.functional.resize(as_tensor(image), [96, 80], antialias=True).int()
-        difference = as_tensor(one).int() - (wanted.flip(2) if turn else wanted)
-        assert difference.abs().max() <= 1
-        assert difference.abs().float().mean() < 0.3
+        difference = (as_tensor(one).int() - (wanted.flip(2) if turn else wanted)).abs()
+        assert difference[:, ~edge].max() <= 1
+        assert difference[:, edge].max() <= 16
+        assert difference.float().mean() < 0.3
 
 
-def test_the_centre_of_a_gpu_is_within_a_level_of_torchvisions() -> None:
-    given = [one for one in images() if min(one.shape[:2]) > 30]
+def test_the_centre_of_a_gpu_is_within_a_level_of_torchvisions(photos: list[np.ndarray]) -> None:
     transform = EvalTransform(resize=64, size=(48, 56))
 
     def define(resampler: Resampler, image: Any) -> Any:
         return transform(Pixels(image, "cpu"), {}, resampler)
 
     reference = v2.Compose([v2.Resize(64, antialias=True), v2.CenterCrop((48, 56))])
-    for image, one in zip(given, resized(define, given, None), strict=True):
-        difference = as_tensor(one).int() - reference(as_tensor(image)).int()
-        # Where a photograph is 1 apart, noise may be 2: the filter is cut off elsewhere.
-        assert difference.abs().max() <= 2
-        assert difference.abs().float().mean() < 0.4
+    for image, one in zip(photos, resized(define, photos, None), strict=True):
+        difference = (as_tensor(one).int() - reference(as_tensor(image)).int()).abs()
+        assert difference.max() <= 1
+        assert difference.float().mean() < 0.3
 
 
 def test_closing_ends_the_threads() -> None:
-    before = threading.active_count()
     for _ in range(3):
         resized(lambda resampler, image: resampler.resize(image, (4, 4)), images(), 3)
-    # Python lists a thread of DALI's that called it until that thread ends.
-    assert soon(lambda: threading.active_count() <= before + 3)
-    assert not [t for t in threading.enumerate() if t.name.startswith("resize")]
+    assert soon(lambda: not [t for t in threading.enumerate() if t.name == NAME])
 
 
-def test_mirroring_starts_no_threads_of_torchs_own() -> None:
+@pytest.mark.parametrize("size", [(512, 512), (600, 600)], ids=["resized", "of that size"])
+def test_resizing_and_mirroring_start_no_threads_of_torchs_own(size: tuple[int, int]) -> None:
     """Each would spin beside the graph's, and there would be some for every thread here."""
-    given = images() * 4
-    start = np.tile(np.float32([0, 1]), (len(given), 1))
-    seen: list[int] = []
-
-    def define(resampler: Resampler, image: Any) -> Any:
-        return resampler.resize(image, (512, 512), fn.external_source(lambda _: start, batch=True))
-
-    def count() -> int:
-        from pathlib import Path
-
-        return len(list(Path("/proc/self/task").iterdir()))
-
-    resampler = Resampler(2)
-    pipeline = Pipeline(batch_size=len(given), num_threads=1, device_id=None)
+    code = f"""
+import os
+import numpy as np
+from nvidia.dali import Pipeline, fn
+from dali_cutmix.resample import Resampler
+given = [np.zeros((600, 600, 3), np.uint8)] * 16
+def count(turn, size):
+    resampler, pipeline = Resampler(2), Pipeline(16, 1, None)
+    start = np.tile(np.float32([0, turn]), (16, 1))
     with pipeline:
         image = fn.external_source(source=lambda _: given, batch=True, layout="HWC")
-        pipeline.set_outputs(define(resampler, image))
-    pipeline.build()
-    for _ in range(5):
+        turned = fn.external_source(source=lambda _: start, batch=True)
+        pipeline.set_outputs(resampler.resize(image, size, turned))
+    for _ in range(3):
         pipeline.run()
-        seen.append(count())
+    found = len(os.listdir("/proc/self/task"))
     pipeline._shutdown()
     resampler.close()
-    assert seen[-1] == seen[0]
+    return found
+few = count(0, (8, 8))
+assert count(1, {size}) <= few, (count(1, {size}), few)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_middle_of_a_very_long_image_is_taken_without_resizing_the_whole() -> None:
+    given = [np.repeat(np.arange(4000, dtype=np.uint16), 2).reshape(4000, 2)]
+    image = [np.stack([given[0] // 16] * 3, axis=2).astype(np.uint8)]
+    (made,) = resized(lambda resampler, one: resampler.resize_centre(one, 64, (64, 64)), image)
+    # Two of 4,000 rows, enlarged 32 times: the two in the middle.
+    assert set(np.unique(made)) <= {1999 // 16, 2000 // 16}
+
+
+def ring(size: tuple[int, int]) -> np.ndarray:
+    """Which pixels are the outermost ones."""
+    outer = np.ones(size, bool)
+    outer[1:-1, 1:-1] = False
+    return outer

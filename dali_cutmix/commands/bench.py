@@ -18,9 +18,9 @@ TRAINING = ", in training"
 STAGES = {
     "reading": "read_only",
     "decoding the crop": "decode_roi",
-    "resizing": "resize_only",
+    "resizing": "ours_bytes",
 }
-REST = "mirroring, normalising"
+REST = "normalising"
 MIXING = "CutMix"
 #: More batches than either loader keeps ready, two for each worker and three.
 _WARMUP = 3
@@ -60,7 +60,7 @@ def run_bench(
     standings = race(
         _contestants(photos, settings),
         repeats=settings.repeats,
-        warmup=_WARMUP + (2 * settings.threads if settings.device == "cuda" else 1),
+        warmup=_WARMUP + 2 * settings.threads,
         seconds=settings.seconds,
         num_checked=2,
         at_once=settings.threads,

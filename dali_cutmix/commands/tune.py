@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dali_cutmix.commands.photos import Photos
+from dali_cutmix.device import num_cpus
 from dali_cutmix.measuring.machine import describe_machine, num_cores
 from dali_cutmix.measuring.probe import probe_roi_decode
 from dali_cutmix.measuring.race import Contestant, OnRound, Standing, race
@@ -99,9 +100,9 @@ def _against(point: Point, best: Point) -> float:
     return statistics.median(a / b for a, b in zip(point.rates, best.rates, strict=True))
 
 
-def default_tuning() -> Tuning:
+def default_tuning(device: str) -> Tuning:
     """What a loader does without one, as `DataLoader` has it."""
-    return Tuning(num_threads=min(8, num_cores()), prefetch=2)
+    return Tuning(num_threads=num_cpus(), prefetch=4 if device == "cpu" else 2)
 
 
 def run_tune(
@@ -127,7 +128,7 @@ def run_tune(
     Raises:
         ValueError: The loader does not run, or takes more memory than it may with any setting.
     """
-    default = tuning = default_tuning()
+    default = tuning = default_tuning(settings.device)
     memory = 0
     coordinates: list[tuple[str, Callable[[Tuning], list[tuple[str, Tuning]]]]] = [
         ("threads", _threads),

@@ -9,6 +9,7 @@ import math
 import os
 import runpy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,24 @@ def ours(work: Work) -> Any:
         shard=dc.Shard(0, 1),
         **extra,
     )
+
+
+def ours_bytes(work: Work) -> Any:
+    """This loader's images when they are resized and mirrored, neither mixed nor normalised."""
+    import torch
+
+    return _Counted(ours(replace(work, mix="none", extra={"dtype": torch.uint8})))
+
+
+class _Counted:
+    """Of each batch the number of its images."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[int]:
+        for image, *_ in self._loader:
+            yield len(image)
 
 
 def torch_tensor(work: Work) -> Any:

@@ -32,14 +32,17 @@ class ReadAhead:
         self._indices = indices
         self._threads: ThreadPoolExecutor | None = None
         self._begun: dict[int, list[Future[list[np.ndarray]]]] = {}
+        self._next: int | None = None  # the batch that is to be begun next
 
     def batch(self, number: int) -> list[np.ndarray]:
         """The stored images of one batch."""
         if not self._images.reads:
             return self._read(self._indices(number))
-        for ahead in range(number, number + DEPTH + 1):
-            if ahead not in self._begun:
-                self._begun[ahead] = self._begin(self._indices(ahead))
+        # The first that is asked for is the first of all; after it they may come out of order.
+        self._next = number if self._next is None else self._next
+        while self._next <= number + DEPTH:
+            self._begun[self._next] = self._begin(self._indices(self._next))
+            self._next += 1
         parts = self._begun.pop(number)
         return list(chain.from_iterable(part.result() for part in parts))
 
@@ -48,6 +51,7 @@ class ReadAhead:
         for part in chain.from_iterable(self._begun.values()):
             part.cancel()
         self._begun.clear()
+        self._next = None
 
     def close(self, *, wait: bool = True) -> None:
         """Stop the threads and let the data go; without ``wait`` where a fork left them behind."""
