@@ -89,6 +89,13 @@ def test_a_stream_depends_on_its_name_and_not_on_what_else_was_drawn() -> None:
     assert all((a != b).any() for a, b in zip(after, others, strict=True))
 
 
+def test_a_stream_can_be_asked_for_once() -> None:
+    draws = HostDraws(4, 1, 2, 3, 4)
+    draws.uniform("a", [2])
+    with pytest.raises(ValueError, match=r"^HostDraws: the stream 'a' is taken: a draw needs its"):
+        draws.chance("a", 0.5)
+
+
 def test_the_host_draws_uniform_numbers_beta_numbers_and_coins() -> None:
     drawn = [every_draw(HostDraws(BATCH, 5, epoch, 0, 0)) for epoch in range(40)]
     uniform, beta, chance, *_ = (np.concatenate(column) for column in zip(*drawn, strict=True))

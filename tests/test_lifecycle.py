@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -375,6 +376,11 @@ def test_torchs_keywords_that_say_nothing_are_taken(numbered_folder: Path) -> No
             {"mix": "cutmix"},
             "`mix` must be a CutMix, MixUp or Cutout, got 'cutmix'. Pass one of dali_cutmix's, "
             "such as `CutMix()`; others cannot run in the graph.",
+        ),
+        (
+            {"mix": SimpleNamespace(plan=None, apply=None)},
+            "`mix` must be a CutMix, MixUp or Cutout, got namespace(plan=None, apply=None). Pass "
+            "one of dali_cutmix's, such as `CutMix()`; others cannot run in the graph.",
         ),
         ({"mix": CutMix}, "`mix` must be a CutMix, MixUp or Cutout, got <class"),
         ({"shard": (0, 2)}, "`shard` must be a Shard, got (0, 2). Pass `Shard(index, count)`."),
