@@ -23,6 +23,9 @@ from dali_cutmix.resample import Resampler
 from dali_cutmix.storage.stored import Kind
 from dali_cutmix.tuning import Tuning
 
+#: Batches in an epoch from which two graphs are faster than one.
+LONG_EPOCH = 16
+
 
 class Source(Protocol):
     """What a graph is fed: called with the number of the batch in its epoch, in any order."""
@@ -47,6 +50,7 @@ class GraphSettings:
     with_plan: bool
     kind: Kind
     max_pixels: int | None
+    num_batches: int
 
     @property
     def num_threads(self) -> int:
@@ -60,8 +64,11 @@ class GraphSettings:
 
     @property
     def num_lanes(self) -> int:
-        """Graphs that take turns: two on the CPU, where threads and batches ahead allow it."""
-        several = self.num_threads > 1 and self.prefetch > 1
+        """Graphs that take turns: two on the CPU, where threads and batches ahead allow it.
+
+        At the end of an epoch one has nothing left to do, so that short epochs are slower with two.
+        """
+        several = self.num_threads > 1 and self.prefetch > 1 and self.num_batches >= LONG_EPOCH
         return 2 if self.device_id is None and several else 1
 
     def of_lane(self, turn: int) -> GraphSettings:

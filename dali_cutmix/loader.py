@@ -159,8 +159,7 @@ class DataLoader(FixedSettings):
         )
         check_choice("DataLoader", "on_error", on_error, ("raise", "replace"))
         given = GivenOrder.of(sampler, batch_sampler, seed)
-        if given is not None and given.batch_size is not None:
-            batch_size = given.batch_size
+        batch_size = (given and given.batch_size) or batch_size
         mixes_labels = check_mix(mix, batch_size, transform)
         self.target = choose_target(target, mixes_labels)
         self.device = choose_device(device)
@@ -199,6 +198,7 @@ class DataLoader(FixedSettings):
             with_plan=with_plan,
             kind=images.kind,
             max_pixels=max_pixels,
+            num_batches=len(batch_sampler),
         )
         self._serving = Serving(
             images,

@@ -25,6 +25,7 @@ def settings(**changed: Any) -> GraphSettings:
         "with_plan": False,
         "kind": "path",
         "max_pixels": None,
+        "num_batches": 100,
     }
     return GraphSettings(**(given | changed))
 

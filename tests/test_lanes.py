@@ -14,6 +14,11 @@ from dali_cutmix.lanes import Lanes
 TINY = EvalTransform(8, 8)
 
 
+@pytest.fixture(autouse=True)
+def _however_short_an_epoch_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dali_cutmix.graph.LONG_EPOCH", 1)
+
+
 def batches_of(source: Any, **settings: Any) -> list[Any]:
     given = {"transform": TrainTransform((24, 16)), "mix": CutMix(), "device": "cpu"}
     loader = DataLoader(source, 4, True, **(given | settings))
@@ -56,6 +61,41 @@ def test_an_epoch_that_is_broken_off_anywhere_is_followed_by_a_whole_one(
                 break
         levels = [int(one.max()) // 10 for image, _ in loader for one in image]
         assert levels == list(range(23))
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "prefetch", "graphs"),
+    [
+        (1, 6, [(1, 6)]),
+        (4, 1, [(4, 1)]),
+        (2, None, [(1, 2), (1, 2)]),
+        (5, 2, [(3, 1), (2, 1)]),
+        (3, 5, [(2, 3), (1, 2)]),
+    ],
+)
+def test_two_graphs_share_threads_and_batches_ahead(
+    numbered_folder: Path, num_workers: int, prefetch: int | None, graphs: list[tuple[int, int]]
+) -> None:
+    given: dict[str, Any] = {"num_workers": num_workers, "prefetch": prefetch}
+    loader = DataLoader(numbered_folder, 4, transform=TINY, device="cpu", **given)
+    assert graphs_of(loader) == graphs
+
+
+@pytest.mark.parametrize(("batch_size", "num_graphs"), [(1, 2), (2, 1)])
+def test_a_short_epoch_has_one_graph(
+    numbered_folder: Path, batch_size: int, num_graphs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dali_cutmix.graph.LONG_EPOCH", 16)
+    loader = DataLoader(numbered_folder, batch_size, transform=TINY, num_workers=2, device="cpu")
+    assert len(graphs_of(loader)) == num_graphs  # of 23 and of 12 batches
+
+
+def graphs_of(loader: DataLoader) -> list[tuple[int, int]]:
+    """Threads and batches ahead of the graphs of a loader that is being iterated."""
+    next(iter(loader))
+    lanes = loader._serving._feed._lanes  # type: ignore[union-attr]
+    found = [graph.pipeline for graph in lanes.graphs]  # type: ignore[union-attr]
+    return [(one.num_threads, one.prefetch_queue_depth) for one in found]
 
 
 def test_a_lane_that_cannot_be_built_leaves_none_open() -> None:

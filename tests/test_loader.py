@@ -375,34 +375,16 @@ def test_tuning_sets_threads_and_prefetch_where_they_are_not_given(
     for given in (tuning, tmp_path / "tuning.json", str(tmp_path / "tuning.json")):
         loader = DataLoader(photo_folder, 4, transform=CROP, tuning=given)
         assert loader.num_workers == 3
-        assert graphs_of(loader) == [(2, 3), (1, 2)]
+        assert graph_of(loader) == (3, 5)
     loader = DataLoader(photo_folder, 4, transform=CROP, tuning=tuning, num_workers=0, prefetch=1)
-    assert (loader.num_workers, graphs_of(loader)) == (0, [(1, 1)])
+    assert (loader.num_workers, graph_of(loader)) == (0, (1, 1))
 
 
-@pytest.mark.parametrize(
-    ("num_workers", "prefetch", "graphs"),
-    [
-        (1, 6, [(1, 6)]),
-        (4, 1, [(4, 1)]),
-        (2, None, [(1, 2), (1, 2)]),
-        (5, 2, [(3, 1), (2, 1)]),
-    ],
-)
-def test_two_graphs_share_threads_and_batches_ahead_on_the_cpu(
-    photo_folder: Path, num_workers: int, prefetch: int | None, graphs: list[tuple[int, int]]
-) -> None:
-    given: dict[str, Any] = {"num_workers": num_workers, "prefetch": prefetch}
-    loader = DataLoader(photo_folder, 4, transform=CROP, device="cpu", **given)
-    assert graphs_of(loader) == graphs
-
-
-def graphs_of(loader: DataLoader) -> list[tuple[int, int]]:
-    """Threads and batches ahead of the graphs of a loader that is being iterated."""
+def graph_of(loader: DataLoader) -> tuple[int, int]:
+    """Threads and batches ahead of the graph of a loader that is being iterated."""
     next(iter(loader))
-    lanes = loader._serving._feed._lanes  # type: ignore[union-attr]
-    found = [graph.pipeline for graph in lanes.graphs]  # type: ignore[union-attr]
-    return [(one.num_threads, one.prefetch_queue_depth) for one in found]
+    (graph,) = loader._serving._feed._lanes.graphs  # type: ignore[union-attr]
+    return graph.pipeline.num_threads, graph.pipeline.prefetch_queue_depth
 
 
 def test_tuning_changes_no_pixel(photo_folder: Path) -> None:
