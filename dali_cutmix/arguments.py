@@ -83,6 +83,14 @@ def check_enough(batch_size: int, num_samples: int) -> None:
         refuse(WHERE, "batch_size", rule, batch_size, "No batch would be served.")
 
 
+def count_batches(batch_sampler: Any) -> int:
+    """Batches in an epoch, or 0 where a given sampler does not know."""
+    try:
+        return len(batch_sampler)
+    except TypeError:
+        return 0
+
+
 def choose_tuning(
     tuning: Tuning | str | os.PathLike[str] | None,
     num_workers: int | None,

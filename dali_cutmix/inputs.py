@@ -49,16 +49,19 @@ class Inputs:
             named ``mix/...``; and the plan's fields, named ``plan/...``.
         """
         made: dict[str, Any] = {"label": label, **self._transform.draw(draws)}
-        if self._mix is None:
-            return made
-        plan = self._mix.plan(self._transform.output_size, seed=draws)
-        if self._mix.mixes_labels:
+        if self._mix is not None:
+            self._add_mix(made, self._mix, label, draws)
+        # DALI takes no strided arrays, such as partners by flipping.
+        return {name: np.ascontiguousarray(value) for name, value in made.items()}
+
+    def _add_mix(self, made: dict[str, Any], mix: Mix, label: np.ndarray, draws: HostDraws) -> None:
+        plan = mix.plan(self._transform.output_size, seed=draws)
+        if mix.mixes_labels:
             made["label"], made["weight"] = pair_labels(label, plan.partner, plan.kept)
-        made |= {f"mix/{name}": value for name, value in self._mix.operands(plan).items()}
+        made |= {f"mix/{name}": value for name, value in mix.operands(plan).items()}
         if self._with_plan:
             fields = {f"plan/{name}": getattr(plan, name) for name in PLAN_FIELDS}
             made |= {name: value for name, value in fields.items() if value is not None}
-        return made
 
 
 def under(prefix: str, nodes: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from dali_cutmix.arguments import (
     check_order,
     choose_target,
     choose_tuning,
+    count_batches,
 )
 from dali_cutmix.augment import EvalTransform, TrainTransform
 from dali_cutmix.device import choose_device
@@ -176,8 +177,7 @@ class DataLoader(FixedSettings):
         self.drop_last = drop_last = bool(drop_last)
         tuning = choose_tuning(tuning, num_workers, prefetch, self.device)
         self.num_workers = tuning.num_threads if num_workers is None else num_workers
-        self.transform, self.mix = transform, mix
-        self.mixup_enabled = mix is not None
+        self.transform, self.mix, self.mixup_enabled = transform, mix, mix is not None
         self.with_plan, self.seed = with_plan, seed
         self.dtype, self.channels_last = dtype, channels_last
         self.pin_memory, self.persistent_workers = pin_memory, persistent_workers
@@ -198,7 +198,7 @@ class DataLoader(FixedSettings):
             with_plan=with_plan,
             kind=images.kind,
             max_pixels=max_pixels,
-            num_batches=len(batch_sampler),
+            num_batches=count_batches(batch_sampler),
         )
         self._serving = Serving(
             images,

@@ -206,7 +206,7 @@ def test_version_is_printed() -> None:
 
 def test_help_describes_every_command_and_option() -> None:
     group = get_command(app)
-    assert sorted(group.commands) == ["check", "demo", "pack", "show"]
+    assert sorted(group.commands) == ["bench", "check", "demo", "pack", "show", "tune"]
     overview = call("--help").stdout
     for name, command in group.commands.items():
         assert name in overview

@@ -32,6 +32,11 @@ def draws(batch: int = 0) -> HostDraws:
             ("label", "crop", "start", "weight", "mix/in_ids", "mix/in_anchors", "mix/shapes"),
         ),
         (TRAIN, MixUp(), ("label", "crop", "start", "weight", "mix/partner", "mix/kept")),
+        (
+            TRAIN,
+            MixUp(partner="flip"),
+            ("label", "crop", "start", "weight", "mix/partner", "mix/kept"),
+        ),
         (TRAIN, Cutout(side=8), ("label", "crop", "start", "mix/anchor", "mix/shape")),
     ],
     ids=str,

@@ -85,12 +85,14 @@ def test_tune_writes_settings_that_were_measured_and_says_how_to_use_them(
     assert (result.exit_code, result.stderr) == (0, "")
     found = Tuning.read(out)
     assert found.num_threads in (1, 2)
-    assert found.prefetch == 2
+    assert found.prefetch in (2, 4)  # the one that is tried, or the loader's own
     assert found.machine["cores"] >= 1
     said = result.stdout
     assert said.startswith("21 images in 3 classes, ")
     assert re.search(r"^threads *$", said, re.MULTILINE)
-    kept = [line.split("│")[1].strip() for line in said.splitlines() if " kept" in line]
+    kept = [
+        line.split("│")[1].strip() for line in said.splitlines() if "│" in line and " kept" in line
+    ]
     assert kept[0] in ("1", "2")
     assert kept[-1] in ("1", "defaults", "tuned")
     assert said.endswith(f'Wrote {out}\nUse it: DataLoader(..., tuning="{out}")\n')
