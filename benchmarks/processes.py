@@ -6,8 +6,8 @@ import multiprocessing
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from typing import Any
 
+from dali_cutmix.measuring.loaders import ours
 from dali_cutmix.measuring.work import Work
 
 
@@ -57,21 +57,8 @@ def _serve(work: Work, index: int, count: int, end: Connection) -> None:
     """One process: a batch for each message that it receives."""
     import dali_cutmix as dc
 
-    mixes: dict[str, Any] = {"cutmix": dc.CutMix(), "mixup": dc.MixUp(), "none": None}
-    own = replace(work, threads=work.threads // count)
-    loader = dc.DataLoader(
-        own.data,
-        own.batch_size,
-        shuffle=True,
-        drop_last=True,
-        transform=dc.TrainTransform(size=own.size),
-        mix=mixes[own.mix],
-        num_workers=own.threads,
-        num_classes=own.num_classes,
-        device=own.device,
-        seed=own.seed,
-        shard=dc.Shard(index, count),
-    )
+    part = {"shard": dc.Shard(index, count)}
+    loader = ours(replace(work, threads=work.threads // count, extra=part))
     try:
         while True:
             for image, _ in loader:

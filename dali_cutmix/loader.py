@@ -89,10 +89,10 @@ class DataLoader(FixedSettings):
         tuning: What ``dali-cutmix tune`` found: a `Tuning`, or its file. It changes how fast, never
             which pixels (but for ``roi_decode`` on a GPU, whose decoder may round otherwise).
         max_device_memory: Bytes it may take of a GPU's memory. Refused at once where its batches
-            alone take more, and with the first batch where its graph does.
+            alone take more, and in one of the first batches where its graph does.
         with_plan: Yield ``(image, target, plan)``: the `MixPlan` of the batch, CPU tensors; None
             for an epoch without mixing.
-        pin_memory, persistent_workers: Taken for torch's sake.
+        pin_memory, persistent_workers: Taken for torch's sake, without effect.
 
     Attributes:
         dataset: The source as a `FileList` or another list of stored images, or the torchvision

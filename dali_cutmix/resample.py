@@ -161,13 +161,11 @@ os.register_at_fork(before=_wait_until_idle, after_in_child=_live.clear)
 
 
 def _centre(image: np.ndarray, short_side: int, size: tuple[int, int]) -> np.ndarray:
-    height, width, _ = image.shape
-    short = min(height, width)
-    # The middle is all that is looked at, and of a long image the whole may not fit into memory.
-    for axis in (0, 1):
-        over = (image.shape[axis] - LONGEST * short) // 2
-        if over > 0:
-            image = image.take(range(over, over + LONGEST * short), axis=axis)
+    short = min(image.shape[:2])
+    # The middle is all that is looked at, and of a long image the whole may not fit into memory. As
+    # much is cut from either end, so that the centre stays where it is.
+    y, x = (max(0, (side - LONGEST * short) // 2) for side in image.shape[:2])
+    image = np.ascontiguousarray(image[y : image.shape[0] - y, x : image.shape[1] - x])
     height, width, _ = image.shape
     sides = int(short_side * height / short), int(short_side * width / short)
     # Half to even, as torchvision rounds.

@@ -14,7 +14,7 @@ from graphs import soon
 from nvidia.dali import Pipeline, fn
 from torchvision.transforms import v2
 
-from dali_cutmix import EvalTransform
+from dali_cutmix import EvalTransform, resample
 from dali_cutmix.crew import NAME
 from dali_cutmix.decode import Pixels
 from dali_cutmix.resample import Resampler
@@ -159,12 +159,33 @@ assert count(1, {size}) <= few, (count(1, {size}), few)
     assert result.returncode == 0, result.stderr
 
 
-def test_the_middle_of_a_very_long_image_is_taken_without_resizing_the_whole() -> None:
-    given = [np.repeat(np.arange(4000, dtype=np.uint16), 2).reshape(4000, 2)]
-    image = [np.stack([given[0] // 16] * 3, axis=2).astype(np.uint8)]
-    (made,) = resized(lambda resampler, one: resampler.resize_centre(one, 64, (64, 64)), image)
-    # Two of 4,000 rows, enlarged 32 times: the two in the middle.
-    assert set(np.unique(made)) <= {1999 // 16, 2000 // 16}
+@pytest.mark.parametrize("shape", [(10, 160), (10, 161), (161, 10), (3, 101), (2, 4000)])
+def test_the_middle_of_a_very_long_image_is_torchvisions_within_a_level(
+    shape: tuple[int, int],
+) -> None:
+    # Levels rise along the image, so that a middle off by half a pixel shows.
+    levels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    given = [np.sort(levels, axis=int(np.argmax(shape)))]
+    (made,) = resized(lambda resampler, one: resampler.resize_centre(one, 64, (48, 48)), given)
+    reference = v2.Compose([v2.Resize(64, antialias=True), v2.CenterCrop(48)])
+    difference = as_tensor(made).int() - reference(as_tensor(given[0])).int()
+    assert difference.abs().max() <= 1
+
+
+def test_a_very_long_image_takes_no_more_memory_than_its_middle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[tuple[int, ...]] = []
+    whole = resample._resized
+
+    def seen(image: np.ndarray, size: tuple[int, int], mirrored: bool) -> np.ndarray:
+        sizes.append(size)
+        return whole(image, size, mirrored)
+
+    monkeypatch.setattr(resample, "_resized", seen)
+    image = [np.zeros((2, 40_001, 3), np.uint8)]
+    resized(lambda resampler, one: resampler.resize_centre(one, 256, (224, 224)), image)
+    assert set(sizes) == {(256, 256 * 17 // 2)}
 
 
 def ring(size: tuple[int, int]) -> np.ndarray:

@@ -26,7 +26,7 @@ def ours(work: Work) -> Any:
     """
     import dali_cutmix as dc
 
-    extra = dict(work.extra)
+    extra = {"shard": dc.Shard(0, 1), **work.extra}
     if isinstance(extra.get("tuning"), dict):
         extra["tuning"] = dc.Tuning(**extra["tuning"])
     mixes: dict[str, Any] = {"cutmix": dc.CutMix(), "mixup": dc.MixUp(), "none": None}
@@ -41,7 +41,6 @@ def ours(work: Work) -> Any:
         num_classes=work.num_classes,
         device=work.device,
         seed=work.seed,
-        shard=dc.Shard(0, 1),
         **extra,
     )
 
