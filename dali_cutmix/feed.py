@@ -141,6 +141,10 @@ class Feed:
         lanes.schedule(number)
         return outputs
 
+    def last_indices(self) -> list[int]:
+        """Which images the batch handed out last was made of; empty before the first one."""
+        return self._indices(self._taken - 1) if self._taken else []
+
     def close(self) -> None:
         """Stop the graph's threads and free its memory. Batches handed out stay valid."""
         lanes, self._lanes = self._lanes, None

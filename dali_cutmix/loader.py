@@ -60,12 +60,11 @@ class DataLoader(FixedSettings):
         shuffle: Serve a full random permutation, another one each epoch; else the order as listed.
             Mixing data sorted by class needs it, since partners come from the same batch.
         transform: `TrainTransform` or `EvalTransform`.
-        mix: `CutMix`, `MixUp`, `Cutout`, or None.
+        mix: `CutMix`, `MixUp`, `Cutout`, a `RandomChoice` of them, or None.
         sampler: Indices of this process's samples, in order: a torch ``Sampler``, or a list. One
             that draws and has no generator of its own is seeded by ``seed`` and epoch.
         batch_sampler: Lists of indices, all as long as the first but for the last.
-        drop_last: Leave out a last batch that would be short. Otherwise every sample is served
-            once.
+        drop_last: Leave out a last batch that would be short; else every sample is served once.
         num_workers: CPU threads at work; 0 means 1. None takes the tuning's, else all, at most 8.
         target: ``"label"`` class indices ``[B]`` int64; ``"dense"`` class weights
             ``[B, num_classes]`` float32; ``"pair"`` a `MixedTarget`. None takes ``"dense"`` with a
@@ -161,8 +160,7 @@ class DataLoader(FixedSettings):
         check_choice("DataLoader", "on_error", on_error, ("raise", "replace"))
         given = GivenOrder.of(sampler, batch_sampler, seed)
         batch_size = (given and given.batch_size) or batch_size
-        mixes_labels = check_mix(mix, batch_size, transform)
-        self.target = choose_target(target, mixes_labels)
+        self.target = choose_target(target, check_mix(mix, batch_size, transform))
         self.device = choose_device(device)
         images = open_source(source)
         shard = shard or Shard.current()
@@ -182,8 +180,7 @@ class DataLoader(FixedSettings):
         self.dtype, self.channels_last = dtype, channels_last
         self.pin_memory, self.persistent_workers = pin_memory, persistent_workers
         self.sampler = in_epochs if given is None else given.sampler
-        if batch_sampler is None:
-            batch_sampler = BatchSampler(self.sampler, batch_size, drop_last)
+        batch_sampler = batch_sampler or BatchSampler(self.sampler, batch_size, drop_last)
         self.batch_sampler = batch_sampler
         if drop_last and given is None:
             check_enough(batch_size, len(in_epochs))
@@ -235,16 +232,19 @@ class DataLoader(FixedSettings):
     @property
     def bad_files(self) -> list[BadFile]:
         """``(path, reason)`` of each file that was replaced so far, in the order met."""
-        spares = self._serving.spares
-        return [] if spares is None else spares.bad_files
+        return [] if self._serving.spares is None else self._serving.spares.bad_files
+
+    @property
+    def batch_indices(self) -> list[int]:
+        """Indices in the source of the batch handed out last, in its order; bad files replaced."""
+        return self._serving.last_indices()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands: numbers and strings, of which JSON can hold all.
 
-        It counts the batches that were handed out; those prefetched come again. Taken after the
-        last batch of an epoch and before the iteration noticed its end, it stands at that end: the
-        next iteration is empty. Any rank's state serves all ranks; beside the place it holds only
-        the bad files that this rank replaced, which keep being replaced.
+        It counts the batches handed out; those prefetched come again. Taken after an epoch's last
+        batch and before the iteration noticed its end, the next iteration is empty. Any rank's
+        state serves all ranks; beside the place it holds the bad files that this rank replaced.
         """
         return self._serving.state(self.mixup_enabled)
 

@@ -137,6 +137,10 @@ class Serving:
             raise
         return batch
 
+    def last_indices(self) -> list[int]:
+        """See `Feed.last_indices`; empty where no graph is open."""
+        return [] if self._feed is None else self._feed.last_indices()
+
     def close(self) -> None:
         """Stop the threads and free the memory of the graph."""
         feed, self._feed = self._feed, None
