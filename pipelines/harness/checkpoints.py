@@ -1,0 +1,64 @@
+"""A run's checkpoint: one file, whole at any time, and refused where it is another run's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Set
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.processes import stop
+from harness.settings import FREE_TO_CHANGE, RunSettings, as_plain
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint so that ``path`` is whole at any time: the old one, then the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def find_checkpoint(name: str, settings: RunSettings, out: Path) -> Path | None:
+    """The checkpoint to go on from, or None to start anew."""
+    own = out / "checkpoint.pt"
+    if settings.resume == "auto":
+        return own if own.exists() else None
+    if settings.resume is not None:
+        if not Path(settings.resume).is_file():
+            stop(name, f"`resume` must be a checkpoint or 'auto', got {settings.resume!r}.")
+        return Path(settings.resume)
+    if own.exists():
+        stop(name, f"{out} holds a checkpoint. Pass `--resume auto` to go on, or another `--out`.")
+    return None
+
+
+def load_checkpoint(
+    name: str, path: Path, settings: RunSettings, classes: list[str], free: Set[str] = frozenset()
+) -> dict[str, Any]:
+    """Read a checkpoint, and refuse one of another run.
+
+    Args:
+        name: The recipe's.
+        path: Its file.
+        settings: Of the run that goes on.
+        classes: Names of the classes of its data.
+        free: Settings that may differ, beside those that change nothing.
+    """
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    for setting, value in as_plain(settings).items():
+        saved = state["settings"].get(setting)
+        if setting not in FREE_TO_CHANGE | free and value != saved:
+            stop(
+                name,
+                f"`{setting}` must be {saved!r} to go on from {path}, got {value!r}. "
+                "Pass that value, or start anew with another `--out`.",
+            )
+    if state["classes"] != classes:
+        stop(name, f"{path} was trained on other classes than those of `data`.")
+    return state

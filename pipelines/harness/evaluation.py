@@ -1,0 +1,69 @@
+"""Loss and accuracy over every validation sample, counted once each over all processes."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchmetrics import MeanMetric, SumMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from dali_cutmix import DataLoader
+from harness.processes import Processes
+
+
+@torch.no_grad()
+def validate(
+    model: nn.Module,
+    loader: DataLoader,
+    processes: Processes,
+    autocast: torch.autocast,
+    max_batches: int | None = None,
+) -> dict[str, float]:
+    """Validate a model on what its processes' loaders serve.
+
+    Parts differ by up to one sample, so by up to one batch: no step waits for another process, and
+    ``model`` is the bare module, whose forward pass talks to nobody.
+
+    Args:
+        model: On the processes' device.
+        loader: This process's part, unshuffled and exact.
+        processes: Who validates. One that was asked to stop leaves at once: a checkpoint is there.
+        autocast: The context of a forward pass.
+        max_batches: After which it is cut short.
+
+    Returns:
+        ``val_loss``, ``top1`` and ``top5`` in percent, and ``num_val``, the samples counted.
+    """
+    was_training = model.training
+    model.eval()
+    hits = {
+        f"top{k}": MulticlassAccuracy(
+            loader.num_classes,
+            top_k=min(k, loader.num_classes),
+            average="micro",
+            validate_args=False,  # which would wait for the GPU at each batch
+        ).to(processes.device)
+        for k in (1, 5)
+    }
+    mean, count = MeanMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
+    mean, count = mean.set_dtype(torch.float64), count.set_dtype(torch.float64)
+    mean, count = mean.to(processes.device), count.to(processes.device)
+    for image, label in islice(loader, max_batches):
+        if processes.received is not None:
+            raise SystemExit(128 + processes.received)
+        with autocast:
+            logits = model(image)
+        logits = logits.float()
+        for metric in hits.values():
+            metric.update(logits, label)
+        mean.update(F.cross_entropy(logits, label, reduction="none").double())
+        count.update(len(label))
+    model.train(was_training)
+    # Here the processes' sums are added up.
+    row: dict[str, Any] = {"val_loss": mean.compute().item()}
+    row |= {name: 100 * metric.compute().item() for name, metric in hits.items()}
+    return {**row, "num_val": int(count.compute().item())}

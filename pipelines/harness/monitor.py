@@ -1,0 +1,142 @@
+"""What a run shows while it runs, and its watch over losses that are no numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from dali_cutmix import DataLoader, Waits, contact_sheet
+from harness.processes import CONSOLE, Processes
+
+#: Steps from one look at the losses to the next: reading them makes the host wait for the GPU.
+LOOK_EVERY = 50
+
+#: Images on the contact sheet.
+SHOWN = 16
+
+
+class Monitor:
+    """Progress bar and TensorBoard of the first process, and every process's losses.
+
+    Args:
+        processes: Who trains.
+        out: Folder of the run; TensorBoard's files go to ``tensorboard/`` in it.
+        num_steps: In the whole run.
+        step: Steps done before.
+    """
+
+    def __init__(self, processes: Processes, out: Path, num_steps: int, step: int) -> None:
+        self._processes = processes
+        self._out = out
+        self._losses: list[torch.Tensor] = []  # of the steps since the last look
+        self._indices: list[Sequence[int]] = []
+        self._step = step
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+        columns += [TextColumn("{task.fields[speed]}"), TimeRemainingColumn()]
+        hidden = not (processes.is_first and CONSOLE.is_terminal)
+        self._bar = Progress(*columns, console=CONSOLE, transient=True, disable=hidden)
+        self._task = self._bar.add_task("", total=num_steps, completed=step, speed="")
+        self._shown_s = 0.0
+        self._board: Any = None
+        if processes.is_first:
+            # What an interrupted run wrote after its checkpoint is hidden.
+            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
+
+    def __enter__(self) -> Monitor:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        if self._board is not None:
+            self._board.close()
+
+    def show_batch(self, loader: DataLoader, image: torch.Tensor, target: Any) -> None:
+        """Draw the first batch of a run, as the model is given it: labels can be checked by eye."""
+        if self._board is None:
+            return
+        transform = loader.transform
+        std, mean = (
+            torch.tensor(one, device=image.device).view(3, 1, 1)
+            for one in (transform.std, transform.mean)
+        )
+        shown = (image[:SHOWN].float() * std + mean) * 255
+        pixels = shown.round().clip(0, 255).to(torch.uint8).contiguous()
+        rows = (
+            target[:SHOWN]
+            if isinstance(target, torch.Tensor)
+            else target._make(field[:SHOWN] for field in target)
+        )
+        sheet = contact_sheet(pixels, rows, classes=loader.dataset.classes, title="first batch")
+        sheet.save(self._out / "first_batch.png")
+        self._board.add_image("first batch", np.asarray(sheet), 0, dataformats="HWC")
+
+    def step(self, loss: torch.Tensor, indices: Sequence[int], waits: Waits, title: str) -> None:
+        """Note a step: its mean loss on this process, and what its batches were made of."""
+        self._losses.append(loss)
+        self._indices.append(indices)
+        self._step += 1
+        now = time.monotonic()
+        if now - self._shown_s > 0.2:
+            self._shown_s = now
+            rate = waits.images_per_s * self._processes.count
+            speed = f"{rate:,.0f} images/s, waiting {waits.share:.0%}" if rate == rate else ""
+            self._bar.update(self._task, description=title, completed=self._step, speed=speed)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to look at the losses now: at the same step in every process."""
+        return len(self._losses) >= LOOK_EVERY
+
+    def look(self, loader: DataLoader, waits: Waits, lr: float) -> None:
+        """Read the losses since the last look, and stop at one that is no number.
+
+        Every process has to call it at the same step: with a gradient from elsewhere that is no
+        number, each one's next loss is none either, and what is to be named is the first.
+        """
+        losses = torch.stack(self._losses) if self._losses else torch.zeros(0)
+        values = losses.double().cpu()
+        bad = torch.nonzero(~values.isfinite())
+        first = int(bad[0]) if len(bad) else len(values)
+        rows = self._processes.gather(torch.tensor(first, device=self._processes.device))
+        if int(rows.min()) < len(values):
+            self._refuse(values, first if first == int(rows.min()) else None, loader, lr)
+        if self._board is not None and len(values):
+            rate = waits.images_per_s * self._processes.count
+            for name, value in (
+                ("loss", values.mean().item()),
+                ("learning rate", lr),
+                ("images per second", rate),
+                ("share of time waiting", waits.share),
+            ):
+                self._board.add_scalar(f"train/{name}", value, self._step)
+        self._losses.clear()
+        self._indices.clear()
+
+    def epoch(self, row: dict[str, float], step: int) -> None:
+        """Note what an epoch came to."""
+        if self._board is not None:
+            for name, value in row.items():
+                self._board.add_scalar(f"epoch/{name}", value, step)
+            self._board.flush()
+
+    def _refuse(
+        self, values: torch.Tensor, place: int | None, loader: DataLoader, lr: float
+    ) -> None:
+        if place is None:  # another process's batch came first, and that one tells
+            raise SystemExit(1)
+        step = self._step - len(values) + place
+        samples = loader.dataset.samples
+        files = "\n  ".join(str(samples[index][0]) for index in self._indices[place])
+        self._processes.stop(
+            f"the loss of step {step} is {values[place].item()} on rank {self._processes.rank}, at "
+            f"a learning rate of {lr:g}. The last checkpoint is from before. Lower `--lr`, pass "
+            f"`--clip-norm 1`, or look at the files of its batch:\n  {files}"
+        )

@@ -1,0 +1,397 @@
+"""The loop: epochs, checkpoints in mid-epoch, validation, and the results at the end."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nvidia.dali as dali
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from dali_cutmix import DataLoader, MixedTarget, Shard, Waits
+from harness.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from harness.evaluation import validate
+from harness.monitor import Monitor
+from harness.processes import NOTHING, SAVE, STOP, Processes, joined
+from harness.settings import RunSettings, as_plain
+
+Target = torch.Tensor | MixedTarget
+Loss = Callable[[torch.Tensor, Target], torch.Tensor]
+
+
+@dataclass
+class Training:
+    """What a recipe trains, and on what.
+
+    Args:
+        name: The recipe's.
+        settings: Of the run.
+        train: Makes the loader of an epoch's image size, in pixels.
+        val: The validation loader: this process's part, unshuffled.
+        model: On the device; not wrapped.
+        optimizer: Of its parameters.
+        loss: The mean over a batch, of logits ``[B, num_classes]`` and the loader's targets.
+        learning_rate: Of an epoch, from 0.
+        size: Side of the training images of an epoch, in pixels.
+        average: Of the model's weights, validated and saved beside it; None has none.
+        average_every: Steps from one update of the average to the next.
+        free_to_change: Settings with another value of which a run may be resumed.
+    """
+
+    name: str
+    settings: RunSettings
+    train: Callable[[int], DataLoader]
+    val: DataLoader
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: Loss
+    learning_rate: Callable[[int], float]
+    size: Callable[[int], int]
+    average: AveragedModel | None = None
+    average_every: int = 1
+    free_to_change: frozenset[str] = frozenset()
+
+
+class Run:
+    """One run of a `Training`, from its beginning or from a checkpoint."""
+
+    def __init__(self, training: Training, processes: Processes, out: Path) -> None:
+        self.training, self.processes, self.out = training, processes, out
+        self.settings = training.settings
+        self.history: list[dict[str, float]] = []  # a row per validated epoch
+        self.row: dict[str, float] | None = None  # of an epoch that is trained and not validated
+        self.step = 0  # of the optimizer, over all epochs
+        self.step_in_epoch = 0
+        # Losses times samples, and samples, of the epoch under way on this process.
+        self.sums = torch.zeros(2, dtype=torch.float64, device=processes.device)
+        self._saved_s = time.monotonic()
+        self._loader: DataLoader | None = None
+        self._parallel: nn.parallel.DistributedDataParallel | None = None
+
+    def execute(self) -> dict[str, Any]:
+        """Train, validate and save; gives what results.json holds."""
+        settings, processes = self.settings, self.processes
+        self._resume()
+        trained = self._wrapped()
+        loader = self._loader_of(len(self.history))
+        steps_per_epoch = self._count_steps(loader)
+        num_steps = settings.epochs * steps_per_epoch
+        with Monitor(processes, self.out, num_steps, self.step) as monitor, processes.listening():
+            for epoch in range(len(self.history), settings.epochs):
+                if self.row is None:
+                    loader = self._loader_of(epoch)
+                    self._train(epoch, loader, trained, monitor)
+                    self._save()  # validation may be interrupted, and takes its time
+                self._finish_epoch(epoch, monitor)
+                self._save()
+        results = self._describe()
+        if processes.is_first:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        if settings.smoke:
+            processes.say("Smoke run finished: every part works. These numbers are not results.")
+        loader.close()
+        self.training.val.close()
+        return results
+
+    def _wrapped(self) -> nn.Module:
+        model, device = self.training.model, self.processes.device
+        if dist.is_initialized():
+            ids = [device] if device.type == "cuda" else None
+            self._parallel = nn.parallel.DistributedDataParallel(model, device_ids=ids)
+            model = self._parallel
+        return torch.compile(model) if self.settings.compile else model
+
+    def _loader_of(self, epoch: int) -> DataLoader:
+        """The loader of an epoch; another one where the image size changes."""
+        size = self.training.size(epoch)
+        old = self._loader
+        if old is None or old.transform.output_size != (size, size):
+            self._loader = self.training.train(size)
+            if old is not None:
+                self._loader.load_state_dict(old.state_dict())  # its place, and its bad files
+                old.close()
+        assert self._loader is not None
+        return self._loader
+
+    def _count_steps(self, loader: DataLoader) -> int:
+        steps = -(-len(loader) // self.settings.accumulate)
+        return min(steps, self.settings.max_steps or steps)
+
+    # ---------------------------------------------------------------------------------- one epoch
+
+    def _train(self, epoch: int, loader: DataLoader, trained: nn.Module, monitor: Monitor) -> None:
+        training, settings = self.training, self.settings
+        trained.train()
+        loader.set_epoch(epoch)  # keeps the place in the epoch of a state that was loaded for it
+        lr = training.learning_rate(epoch)
+        for parameters in training.optimizer.param_groups:
+            parameters["lr"] = lr
+        waits = Waits(loader)
+        start_s, num_images = time.perf_counter(), 0
+        title = f"epoch {epoch + 1}/{settings.epochs}"
+        group: list[int] = []  # indices of a step's samples
+        losses: list[torch.Tensor] = []  # of its batches
+        begins = self.step == 0
+        # A resumed epoch may have nothing left.
+        steps_left = None if settings.max_steps is None else settings.max_steps - self.step_in_epoch
+        batches = ((*batch, loader.batch_indices) for batch in waits)
+        for image, target, indices, is_last in _in_groups(batches, settings.accumulate):
+            if steps_left is not None and steps_left <= 0:
+                break
+            if begins:
+                monitor.show_batch(loader, image, target)
+                begins = False
+            if not losses:
+                _seed(settings.seed, self.step, self.processes.rank)
+            group += indices
+            losses.append(self._backward(trained, image, target, is_last))
+            num_images += len(image) * self.processes.count
+            if not is_last:
+                continue
+            self._update(len(group))
+            monitor.step(torch.stack(losses).mean(), group, waits, title)
+            group, losses = [], []
+            if steps_left is not None:
+                steps_left -= 1
+            self._keep(monitor, loader, waits, lr)
+        monitor.look(loader, waits, lr)
+        for model in (training.model, training.average):
+            if model is not None:
+                self.processes.share(model)
+        total, count = self.processes.gather(self.sums).sum(0).tolist()
+        self.row = {
+            "epoch": epoch,
+            "size": training.size(epoch),
+            "lr": lr,
+            "train_loss": total / count,
+            "num_train": int(count),
+            "images_per_s": num_images / (time.perf_counter() - start_s),
+        }
+        if waits.share == waits.share:
+            self.row["waiting_share"] = waits.share
+        self.sums.zero_()
+        self.step_in_epoch = 0
+        loader.set_epoch(epoch + 1)  # where the state is to stand, also if it was cut short
+
+    def _backward(
+        self, trained: nn.Module, image: torch.Tensor, target: Target, is_last: bool
+    ) -> torch.Tensor:
+        """Add a batch's gradients; processes exchange them with the last of a step."""
+        apart = self._parallel if not is_last else None
+        with nullcontext() if apart is None else apart.no_sync():
+            with self._autocast():
+                loss = self.training.loss(trained(image), target)
+            # Each sample counts alike, also where an epoch's last batch is short.
+            (loss if self.settings.accumulate == 1 else loss * len(image)).backward()
+        # Summed on the device: reading the loss in every step would make the host wait for it.
+        self.sums[0] += loss.detach() * len(image)
+        self.sums[1] += len(image)
+        return loss.detach()
+
+    def _update(self, num_samples: int) -> None:
+        """Step by the gradients, where they were added up by their mean over samples."""
+        training = self.training
+        parameters = [p for p in training.model.parameters() if p.grad is not None]
+        if self.settings.accumulate > 1:
+            torch._foreach_div_([p.grad for p in parameters], num_samples)
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+        training.optimizer.step()
+        training.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.step_in_epoch += 1
+        if training.average is not None and self.step % training.average_every == 0:
+            training.average.update_parameters(training.model)
+
+    def _keep(self, monitor: Monitor, loader: DataLoader, waits: Waits, lr: float) -> None:
+        """Look at the losses and save, where one of the processes wants it or was asked to stop."""
+        wish = NOTHING
+        if self.processes.received is not None:
+            wish = STOP + self.processes.received
+        elif self.processes.is_first:
+            minutes = (time.monotonic() - self._saved_s) / 60
+            wish = SAVE if minutes >= self.settings.checkpoint_minutes else NOTHING
+        agreed = self.processes.agree(wish)
+        if agreed or monitor.is_due:
+            monitor.look(loader, waits, lr)  # before saving: a checkpoint has to be good
+        if agreed:
+            self._save()
+        if agreed >= STOP:
+            self.processes.say(
+                f"Stopped by signal {agreed - STOP} after step {self.step}, and saved: to go on, "
+                "add --resume auto."
+            )
+            raise SystemExit(128 + agreed - STOP)
+
+    def _finish_epoch(self, epoch: int, monitor: Monitor) -> None:
+        training, settings = self.training, self.settings
+        assert self.row is not None
+        row, self.row = self.row, None
+        limit = settings.max_steps
+        row |= validate(training.model, training.val, self.processes, self._autocast(), limit)
+        if training.average is not None:
+            of_average = validate(
+                training.average.module, training.val, self.processes, self._autocast(), limit
+            )
+            row |= {f"average_{name}": of_average[name] for name in ("val_loss", "top1", "top5")}
+        self.history.append(row)
+        monitor.epoch(row, self.step)
+        best = f"  averaged {row['average_top1']:.2f} %" if training.average is not None else ""
+        self.processes.say(
+            f"epoch {epoch + 1}/{settings.epochs}  lr {row['lr']:g}  loss {row['train_loss']:.4f}  "
+            f"top-1 {row['top1']:.2f} %{best}  top-5 {row['top5']:.2f} %  "
+            f"{row['images_per_s']:,.0f} images/s"
+        )
+
+    def _autocast(self) -> torch.autocast:
+        kind = self.processes.device.type
+        on = self.settings.precision == "bf16"
+        on |= self.settings.precision == "auto" and kind == "cuda"
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=on)
+
+    # -------------------------------------------------------------------------------- checkpoints
+
+    def _save(self) -> None:
+        training, loader = self.training, self._loader
+        assert loader is not None
+        sums = self.processes.gather(self.sums)
+        if self.processes.is_first:
+            average = training.average
+            save_checkpoint(
+                self.out / "checkpoint.pt",
+                {
+                    "model": training.model.state_dict(),
+                    "average": None if average is None else average.state_dict(),
+                    "optimizer": training.optimizer.state_dict(),
+                    "loader": loader.state_dict(),
+                    "step": self.step,
+                    "step_in_epoch": self.step_in_epoch,
+                    "sums": sums,
+                    "row": self.row,
+                    "history": self.history,
+                    "settings": as_plain(self.settings),
+                    "classes": training.val.dataset.classes,
+                },
+            )
+        self.processes.wait()  # nobody goes on, and perhaps down, before it is there
+        self._saved_s = time.monotonic()
+
+    def _resume(self) -> None:
+        training, processes = self.training, self.processes
+        path = find_checkpoint(training.name, self.settings, self.out)
+        processes.wait()  # each has looked before the first one writes
+        if path is None:
+            return
+        classes = training.val.dataset.classes
+        free = training.free_to_change
+        state = load_checkpoint(training.name, path, self.settings, classes, free)
+        training.model.load_state_dict(state["model"])
+        training.optimizer.load_state_dict(state["optimizer"])
+        if training.average is not None:
+            training.average.load_state_dict(state["average"])
+        self.step, self.step_in_epoch = state["step"], state["step_in_epoch"]
+        self.history, self.row = state["history"], state["row"]
+        sums = state["sums"]
+        if len(sums) == processes.count:
+            self.sums.copy_(sums[processes.rank])
+        elif processes.is_first:  # other processes than before: one of them carries on all sums
+            self.sums.copy_(sums.sum(0))
+        epoch = len(self.history)
+        if epoch < self.settings.epochs:
+            self._loader_of(epoch).load_state_dict(state["loader"])
+        processes.say(
+            f"Going on from {path}, after {epoch} of {self.settings.epochs} epochs and "
+            f"{self.step} steps."
+        )
+
+    def _describe(self) -> dict[str, Any]:
+        """What results.json holds: enough to render a table, and to tell a smoke run apart."""
+        device = self.processes.device
+        gpu = device.type == "cuda"
+        top1 = "top1" if self.training.average is None else "average_top1"
+        return {
+            "recipe": self.training.name,
+            "preset": self.settings.preset,
+            "smoke": self.settings.smoke,
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "machine": torch.cuda.get_device_name(device) if gpu else platform.processor() or "CPU",
+            "num_processes": self.processes.count,
+            "num_parameters": sum(p.numel() for p in self.training.model.parameters()),
+            "versions": {
+                "dali-cutmix": version("dali-cutmix"),
+                "dali": dali.__version__,
+                "torch": torch.__version__,
+            },
+            "settings": as_plain(self.settings),
+            "best_top1": max((row[top1] for row in self.history), default=None),
+            "last_top1": self.history[-1][top1] if self.history else None,
+            "bad_files": [path for path, _ in self._loader.bad_files] if self._loader else [],
+            "epochs": self.history,
+        }
+
+
+def run(name: str, settings: RunSettings, make: Callable[[Processes, Path], Training]) -> Any:
+    """Run a recipe in this process, beside the others that torchrun started.
+
+    Args:
+        name: The recipe's.
+        settings: Of the run.
+        make: Makes what is trained, given the processes and a folder that is removed at the end.
+
+    Returns:
+        What results.json holds.
+    """
+    # Each process makes its own pictures and, where no folder was named, throws its output away.
+    with tempfile.TemporaryDirectory() as temporary, joined(name) as processes:
+        out = settings.out or Path(temporary if settings.smoke else f"runs/{name}")
+        torch.manual_seed(settings.seed)  # the initial weights, the same in every process
+        training = make(processes, Path(temporary))
+        return Run(training, processes, out).execute()
+
+
+def shrunk(settings: RunSettings, **others: Any) -> dict[str, Any]:
+    """What a smoke run changes of the settings that all recipes have, and others of the recipe."""
+    small = {
+        "epochs": min(settings.epochs, 2),
+        # At least two samples in each process's batch, to be mixed.
+        "batch_size": max(4, 2 * Shard.current().count) * settings.accumulate,
+        "max_steps": 3 if settings.max_steps is None else settings.max_steps,
+    }
+    return small | others
+
+
+def _in_groups(batches: Iterable[tuple[Any, ...]], size: int) -> Iterator[tuple[Any, ...]]:
+    """Batches, each with whether it ends a group of ``size``, or the epoch's last, shorter one.
+
+    Looks one batch ahead within a group and never beyond it, so that between groups the loader's
+    state says what was trained on.
+    """
+    left = iter(batches)
+    for batch in left:
+        for _ in range(size - 1):
+            following = next(left, None)
+            if following is None:
+                break
+            yield (*batch, False)
+            batch = following
+        yield (*batch, True)
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Seed what a model draws in a step, so that a resumed run draws the same."""
+    digest = blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
