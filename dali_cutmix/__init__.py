@@ -7,7 +7,7 @@ from dali_cutmix.labels import MixedTarget, mixed_target
 from dali_cutmix.loader import DataLoader
 from dali_cutmix.loss import dense_target, mixed_cross_entropy
 from dali_cutmix.mix import blend, erase, paste
-from dali_cutmix.mixes import CutMix, Cutout, MixUp
+from dali_cutmix.mixes import CutMix, Cutout, MixUp, RandomChoice
 from dali_cutmix.order.sampler import EpochSampler
 from dali_cutmix.order.shard import Shard
 from dali_cutmix.plan import MixPlan, cutmix_plan, cutout_plan, mixup_plan
@@ -33,6 +33,7 @@ __all__ = [
     "MixPlan",
     "MixUp",
     "MixedTarget",
+    "RandomChoice",
     "Shard",
     "TFRecords",
     "TarShards",

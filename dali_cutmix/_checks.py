@@ -77,12 +77,12 @@ def check_size(where: str, size: object) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def check_size_or_side(where: str, size: object) -> tuple[int, int]:
+def check_size_or_side(where: str, size: object, name: str = "size") -> tuple[int, int]:
     """Refuse all but a side in pixels or ``(height, width)``, each at least 1."""
     if is_whole(size) and size >= 1:
         return int(size), int(size)
     if not _are_sides(size):
-        refuse(where, "size", "be a side or (height, width) in whole pixels, each above 0", size)
+        refuse(where, name, "be a side or (height, width) in whole pixels, each above 0", size)
     return int(size[0]), int(size[1])
 
 

@@ -40,9 +40,9 @@ def release_unused_memory() -> None:
     cast(Any, backend).ReleaseUnusedMemory()
 
 
-def constant(value: np.ndarray) -> DataNode:
-    """An array of the graph's, the same for every sample, on the CPU."""
-    return types.Constant(value, device="cpu")
+def constant(value: np.ndarray, beside: DataNode | None = None) -> DataNode:
+    """An array of the graph's, the same for every sample, on the device of another; None: CPU."""
+    return types.Constant(value, device="cpu" if beside is None else beside.device)
 
 
 def resize(image: DataNode, **arguments: Any) -> DataNode:

@@ -17,7 +17,7 @@ from dali_cutmix.tuning import Tuning
 
 WHERE = "DataLoader"
 
-#: What a mix has; see `dali_cutmix.mixes.Mix`.
+#: What a mix has; see `dali_cutmix.choice.Mix`.
 MIX_NAMES = ("mixes_labels", "plan", "operands", "operate")
 
 #: Batches prepared ahead, by kind of device: on the CPU by two graphs.

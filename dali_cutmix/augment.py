@@ -1,4 +1,4 @@
-"""From encoded bytes to images of one size, before mixing: crop, resize, mirror.
+"""From encoded bytes to images of one size, before mixing: crop, resize, mirror, augment.
 
 Resizing is bilinear and antialiased (a triangle filter as wide as the reduction), as torchvision's
 with ``antialias=True`` and Pillow's ``BILINEAR``.
@@ -8,7 +8,7 @@ What a transform draws is drawn on the host, per batch, by ``draw``, and fed to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf as INFINITY
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 
 from dali_cutmix._checks import (
     are_numbers,
+    check_count,
     check_prob,
     check_range,
     check_size_or_side,
@@ -25,7 +26,9 @@ from dali_cutmix._checks import (
 )
 from dali_cutmix._dali import FLOAT, FLOAT64, DataNode, fn, math, resize
 from dali_cutmix.decode import Encoded, Pixels
-from dali_cutmix.draws import HostDraws
+from dali_cutmix.draws import HostDraws, under
+from dali_cutmix.effects.frame import Augmentation, Frame
+from dali_cutmix.place import centre, middle, padded_crop
 from dali_cutmix.resample import Resampler
 
 Triple = tuple[float, float, float]
@@ -39,12 +42,16 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random resized crop and horizontal flip, drawn anew for every sample.
+    """Random crop, horizontal flip and augmentations, drawn anew for every sample.
 
-    Area, aspect ratio and place of the crop follow torchvision's ``RandomResizedCrop``. They
-    differ in two corners: an image so elongated that ten draws find no crop is cut at a random
-    place, where torchvision cuts its centre; and sides are rounded otherwise, which shows below
-    about 16 px.
+    By default the crop is resized: its area, aspect ratio and place follow torchvision's
+    ``RandomResizedCrop``. They differ in two corners: an image so elongated that ten draws find no
+    crop is cut at a random place, where torchvision cuts its centre; and sides are rounded
+    otherwise, which shows below about 16 px.
+
+    With ``pad`` the crop is as it is, and as torchvision's ``RandomCrop(size, padding=pad,
+    pad_if_needed=True)``: all places are equally likely, and an image that is too small is padded
+    further instead of being refused.
 
     Args:
         size: Side of the output in pixels, or ``(height, width)``.
@@ -53,9 +60,16 @@ class TrainTransform:
         flip: Probability of mirroring left to right, in [0, 1].
         mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end.
         std: Standard deviation per channel, R, G, B, above 0, divided by at the end.
+        augment: What is done next, in order: see `dali_cutmix.augmentations`.
+        pad: Pixels of black around the image, at least 0, of which ``size`` is then cut out at a
+            random place. None crops and resizes instead.
+        resize: With ``pad``: short side in pixels that the image is resized to before, as by
+            torchvision's ``Resize(resize)``. Of an image more than eight times as long as wide the
+            middle is taken. None leaves its size.
 
     Source:
-        Szegedy et al. 2015, arXiv:1409.4842, section 6; torchvision ``v2.RandomResizedCrop``.
+        Szegedy et al. 2015, arXiv:1409.4842, section 6; torchvision ``v2.RandomResizedCrop`` and
+        ``v2.RandomCrop``.
     """
 
     size: int | tuple[int, int] = 224
@@ -64,6 +78,9 @@ class TrainTransform:
     flip: float = 0.5
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+    augment: Sequence[Augmentation] = ()
+    pad: int | None = None
+    resize: int | None = None
 
     def __post_init__(self) -> None:
         where = "TrainTransform"
@@ -76,24 +93,53 @@ class TrainTransform:
             refuse(where, "ratio", "start above 0", self.ratio)
         check_prob(where, self.flip, "flip")
         _check_mean_std(where, self.mean, self.std)
+        _check_augment(where, self.augment)
+        # Kept as a tuple: a list that is changed later would change nothing, or half of it.
+        object.__setattr__(self, "augment", tuple(self.augment))
+        if self.pad is not None:
+            check_count(where, "pad", self.pad, at_least=0)
+        if self.resize is not None:
+            if self.pad is None:
+                way_out = "`pad=0` crops without resizing the crop."
+                refuse(where, "resize", "be left out without `pad`", self.resize, way_out)
+            check_count(where, "resize", self.resize, at_least=1)
 
     @property
     def output_size(self) -> tuple[int, int]:
         """``(height, width)`` of every output, in pixels."""
         return check_size_or_side("TrainTransform", self.size)
 
+    @property
+    def takes_part(self) -> bool:
+        """Whether one rectangle of an image is all that is looked at."""
+        return self.pad is None
+
+    @property
+    def _frame(self) -> Frame:
+        return Frame(self.output_size, self.mean)
+
     def draw(self, draws: HostDraws) -> dict[str, np.ndarray]:
         """Draw what one batch needs, by name: arrays with a batch axis in front."""
-        drawn = {"crop": draws.state("transform/crop")}
+        if self.pad is None:
+            drawn = {"crop": draws.state("transform/crop")}
+        else:
+            drawn = {"place": draws.uniform("transform/place", [2])}
         if self.flip > 0:
             mirrored = draws.chance("transform/flip", self.flip)
-            drawn["start"] = np.concatenate([0 * mirrored, mirrored], axis=1).astype(np.float32)
+            if self.pad is None:
+                drawn["start"] = np.concatenate([0 * mirrored, mirrored], axis=1).astype(np.float32)
+            else:
+                drawn["mirrored"] = mirrored[:, 0]
+        for place, augmentation in enumerate(self.augment):
+            prefix = f"augment/{place}/"
+            made = augmentation.draw(draws.under(prefix), self._frame)
+            drawn |= {prefix + name: value for name, value in made.items()}
         return drawn
 
     def __call__(
         self, stored: Encoded | Pixels, drawn: Mapping[str, DataNode], resampler: Resampler
     ) -> DataNode:
-        """Decode, crop, resize and mirror.
+        """Decode, crop, resize, mirror and augment.
 
         Args:
             stored: The images.
@@ -103,6 +149,25 @@ class TrainTransform:
         Returns:
             ``[height, width, 3]`` uint8 RGB per sample, on the images' device.
         """
+        if self.pad is None:
+            image = self._resized_crop(stored, drawn, resampler)
+        else:
+            image = stored.whole() if self.resize is None else middle(stored)
+            if self.resize is not None:
+                image = resampler.resize_short(image, self.resize)
+            image = padded_crop(image, drawn["place"], self.output_size, self.pad)
+            if self.flip > 0:
+                image = fn.flip(image, horizontal=drawn["mirrored"])
+        if self.augment:
+            image = fn.reshape(image, layout="HWC")  # which arrays do not tell
+        for place, augmentation in enumerate(self.augment):
+            own = under(f"augment/{place}/", drawn)
+            image = augmentation.operate(image, own, self._frame)
+        return image
+
+    def _resized_crop(
+        self, stored: Encoded | Pixels, drawn: Mapping[str, DataNode], resampler: Resampler
+    ) -> DataNode:
         fed: dict[str, Any] = {"_random_state": drawn["crop"]}  # missing from the stubs
         anchor, extent = fn.random_crop_generator(
             stored.shape(),
@@ -116,7 +181,7 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resize the short side, then cut out the centre.
+    """Resize the short side, or the whole image to a size, then cut out the centre.
 
     The long side is rounded down and the centre rounded half to even, as torchvision's ``Resize``
     and ``CenterCrop`` do, so that the same pixels are looked at. On the CPU the result is bit for
@@ -127,13 +192,14 @@ class EvalTransform:
     A ``size`` above ``resize`` is refused; torchvision would pad the image with black.
 
     Args:
-        resize: Short side after resizing, in pixels.
+        resize: Short side after resizing, in pixels; or ``(height, width)``, which changes the
+            image's shape, as torchvision's ``Resize((height, width))``.
         size: Side of the output in pixels, or ``(height, width)``, none above ``resize``.
         mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end.
         std: Standard deviation per channel, R, G, B, above 0, divided by at the end.
     """
 
-    resize: int = 256
+    resize: int | tuple[int, int] = 256
     size: int | tuple[int, int] = 224
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
@@ -141,7 +207,11 @@ class EvalTransform:
     def __post_init__(self) -> None:
         where = "EvalTransform"
         height, width = check_size_or_side(where, self.size)
-        if not is_whole(self.resize) or self.resize < max(height, width):
+        if isinstance(self.resize, (tuple, list)):
+            tall, wide = check_size_or_side(where, self.resize, "resize")
+            if tall < height or wide < width:
+                refuse(where, "resize", f"be at least size={self.size}", self.resize)
+        elif not is_whole(self.resize) or self.resize < max(height, width):
             way_out = f"`resize={max(height, width)}` takes the whole short side."
             refuse(where, "resize", f"be at least size={self.size}", self.resize, way_out)
         _check_mean_std(where, self.mean, self.std)
@@ -151,6 +221,11 @@ class EvalTransform:
         """``(height, width)`` of every output, in pixels."""
         return check_size_or_side("EvalTransform", self.size)
 
+    @property
+    def takes_part(self) -> bool:
+        """Whether one rectangle of an image is all that is looked at."""
+        return False
+
     def draw(self, _draws: HostDraws) -> dict[str, np.ndarray]:
         """Nothing: see `TrainTransform.draw`."""
         return {}
@@ -159,6 +234,9 @@ class EvalTransform:
         self, stored: Encoded | Pixels, _drawn: Mapping[str, DataNode], resampler: Resampler
     ) -> DataNode:
         """Decode, resize and cut out the centre; arguments and result as ``TrainTransform``'s."""
+        if not isinstance(self.resize, int):
+            image = resampler.resize(stored.whole(), (self.resize[0], self.resize[1]))
+            return centre(image, self.resize, self.output_size)
         if resampler.is_on_cpu:
             return resampler.resize_centre(stored.whole(), self.resize, self.output_size)
         shape = stored.shape()
@@ -181,6 +259,18 @@ class EvalTransform:
             roi_start=fn.cast(fn.stack(*start), dtype=FLOAT),
             roi_end=fn.cast(fn.stack(*end), dtype=FLOAT),
         )
+
+
+def _check_augment(where: str, augment: object) -> None:
+    if not isinstance(augment, (tuple, list)):
+        way_out = "A single one goes into a list: `augment=[TrivialAugment()]`."
+        refuse(where, "augment", "be a list of augmentations", augment, way_out)
+    for one in augment:
+        if isinstance(one, type) or not all(hasattr(one, name) for name in ("draw", "operate")):
+            way_out = (
+                "Take those of dali_cutmix.augmentations; torchvision's cannot run in a graph."
+            )
+            refuse(where, "augment", "hold augmentations of the graph", one, way_out)
 
 
 def _check_mean_std(where: str, mean: object, std: object) -> None:

@@ -17,10 +17,11 @@ what is relied on here.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import secrets
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +55,9 @@ class Draws(Protocol):
         """A random permutation of the batch, or one that is a single cycle: scalar int32
         (``[B, 1]`` on the host).
         """
+
+    def under(self, prefix: str) -> Draws:
+        """The same, for a part that names its streams itself: their names start with ``prefix``."""
 
 
 class GraphDraws:
@@ -110,6 +114,10 @@ class GraphDraws:
         """See `Draws`."""
         return fn.batch_permutation(no_fixed_points=cycle, seed=self._of(name))
 
+    def under(self, prefix: str) -> GraphDraws:
+        """See `Draws`."""
+        return GraphDraws(self._of(prefix))
+
     def _of(self, name: str) -> int:
         return derive_seed(self._seed, name)
 
@@ -131,6 +139,7 @@ class HostDraws:
         self._num_samples = num_samples
         self._place = f"{epoch}/{batch}/{shard}"
         self._seed = seed
+        self._prefix = ""
         self._names: set[str] = set()
 
     def uniform(self, name: str, shape: Sequence[int]) -> np.ndarray:
@@ -161,10 +170,17 @@ class HostDraws:
         words = np.frombuffer(self._digest(name), np.uint32)
         return np.tile(words, (self._num_samples, 1))
 
+    def under(self, prefix: str) -> HostDraws:
+        """See `Draws`."""
+        part = copy.copy(self)  # of the same names, none of which is used twice
+        part._prefix = self._prefix + prefix
+        return part
+
     def _shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return (self._num_samples, *shape)
 
     def _digest(self, name: str) -> bytes:
+        name = self._prefix + name
         if name in self._names:
             raise ValueError(f"HostDraws: the stream {name!r} is taken: a draw needs its own name.")
         self._names.add(name)
@@ -174,6 +190,13 @@ class HostDraws:
     def _generator(self, name: str) -> np.random.RandomState:
         key = np.frombuffer(self._digest(name)[:16], np.uint64)
         return np.random.RandomState(np.random.Philox(key=key))
+
+
+def under(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Those whose names start with this, without it."""
+    return {
+        name.removeprefix(prefix): one for name, one in named.items() if name.startswith(prefix)
+    }
 
 
 def derive_seed(seed: int, name: str) -> int:

@@ -1,10 +1,10 @@
 """The graph of a loader: bytes to finished tensors, on either back end.
 
-    stored  ->  read  ->  decode, crop, resize  ->  mix  ->  normalize  ->  image
+    stored  ->  read  ->  decode, crop, resize, augment  ->  mix  ->  normalize  ->  image
                                     host: draws, plan  ->  labels  ->  label, weight
 
 With ``device_id=None`` it runs on the CPU, where torch resizes (`dali_cutmix.resample`) and the
-other operators are the same. Without a mix its operators are absent.
+other operators are the same. Without a mix or an augmentation its operators are absent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, Protocol, cast
 from dali_cutmix._dali import DataNode, Pipeline, fn
 from dali_cutmix.augment import EvalTransform, TrainTransform
 from dali_cutmix.decode import Encoded, Pixels
-from dali_cutmix.inputs import Inputs, under
+from dali_cutmix.draws import under
+from dali_cutmix.inputs import Inputs
 from dali_cutmix.mixes import Mix
 from dali_cutmix.normalize import normalize
 from dali_cutmix.readers import read
@@ -84,7 +85,7 @@ class GraphSettings:
     def decodes_in_part(self) -> bool:
         """Whether the rectangle that is cut out of an image is all that is decoded of it."""
         able = self.device_id is None or self.tuning.roi_decode
-        return able and self.kind != "pixels" and isinstance(self.transform, TrainTransform)
+        return able and self.kind != "pixels" and self.transform.takes_part
 
     def without_mix(self) -> GraphSettings:
         """The same with nothing mixed."""

@@ -62,8 +62,3 @@ class Inputs:
         if self._with_plan:
             fields = {f"plan/{name}": getattr(plan, name) for name in PLAN_FIELDS}
             made |= {name: value for name, value in fields.items() if value is not None}
-
-
-def under(prefix: str, nodes: dict[str, Any]) -> dict[str, Any]:
-    """Those whose names start with this, without it."""
-    return {k.removeprefix(prefix): node for k, node in nodes.items() if k.startswith(prefix)}

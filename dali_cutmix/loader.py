@@ -32,14 +32,14 @@ from dali_cutmix.order.sampler import EpochSampler, Remainder
 from dali_cutmix.order.shard import Shard
 from dali_cutmix.readers import open_source
 from dali_cutmix.serving import Serving
-from dali_cutmix.swap import FixedSettings, check_torch_keywords
+from dali_cutmix.swap import FixedSettings, FromTorch, check_torch_keywords
 from dali_cutmix.tensors import Finish
 from dali_cutmix.tuning import Tuning
 
 Target = Literal["label", "dense", "pair"]
 
 
-class DataLoader(FixedSettings):
+class DataLoader(FixedSettings, FromTorch):
     """Decodes, augments and mixes in a DALI graph, and yields tensors as torch's loader does.
 
     ``for image, target in loader`` gives ``image`` ``[B, 3, height, width]`` and ``target``, both

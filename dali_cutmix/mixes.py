@@ -1,4 +1,4 @@
-"""The mixes a loader can be given, as settings: CutMix, MixUp, Cutout.
+"""The mixes a loader can be given, as settings: CutMix, MixUp, Cutout, one of several by chance.
 
 Each names a plan and how pixels take it. A new one needs those methods and nothing elsewhere.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from math import inf as INFINITY
+from typing import Any, ClassVar, Literal
 
 from dali_cutmix import plan as plans
 from dali_cutmix._checks import are_numbers, check_choice, is_number, refuse
 from dali_cutmix._dali import DataNode
+from dali_cutmix.choice import MIX_NAMES, ChosenPlan, Mix, choose_plan, of_size, operate_chosen
 from dali_cutmix.draws import Draws
 from dali_cutmix.mix import (
     blend,
@@ -25,25 +27,6 @@ from dali_cutmix.mix import (
 )
 from dali_cutmix.partner import Partner, Per
 from dali_cutmix.plan import MixPlan, Placement
-
-
-class Mix(Protocol):
-    """What a loader asks of a mix."""
-
-    #: Whether labels change, so that targets are weights of classes and a batch needs two samples.
-    mixes_labels: ClassVar[bool]
-
-    def plan(self, size: tuple[int, int], *, seed: int | Draws | None = None) -> MixPlan:
-        """Draw the plan for images of ``size`` ``(height, width)`` in pixels; see `cutmix_plan`."""
-
-    def apply(self, image: DataNode, plan: MixPlan) -> DataNode:
-        """Apply the plan to ``image``, ``[height, width, 3]`` uint8 per sample, CPU or GPU."""
-
-    def operands(self, plan: MixPlan) -> dict[str, Any]:
-        """What `operate` takes of a plan, by name; nodes or arrays, as the plan is."""
-
-    def operate(self, image: DataNode, operands: Mapping[str, DataNode]) -> DataNode:
-        """As `apply`, where the loader's host made the operands and images have the right size."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +50,7 @@ class CutMix:
     sides: tuple[float, float] | None = None
 
     mixes_labels: ClassVar[bool] = True
+    makes_float: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         plans.check_cutmix("CutMix", **vars(self))
@@ -153,6 +137,11 @@ class MixUp:
 
     mixes_labels: ClassVar[bool] = True
 
+    @property
+    def makes_float(self) -> bool:
+        """See `Mix`."""
+        return self.prob > 0
+
     def __post_init__(self) -> None:
         plans.check_mixup("MixUp", **vars(self))
 
@@ -213,6 +202,7 @@ class Cutout:
     fill: float | Sequence[float] = (124, 116, 104)
 
     mixes_labels: ClassVar[bool] = False
+    makes_float: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         plans.check_cutout("Cutout", side=self.side, prob=self.prob)
@@ -236,5 +226,72 @@ class Cutout:
         """See `Mix`."""
         return erase_region(image, self.fill, **operands) if operands else image
 
+
+@dataclass(frozen=True)
+class RandomChoice:
+    """One of several mixes for each batch, as ``torchvision.transforms.v2.RandomChoice`` of them.
+
+    Args:
+        mixes: At least one, of any kinds; ``CutMix(prob=0)`` is one that mixes nothing. Pixels are
+            float32 where one of them blends, else bytes.
+        weights: How likely each is, at least 0 and not all 0; their sum does not matter. None makes
+            all equally likely.
+    """
+
+    mixes: Sequence[Mix]
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        where = "RandomChoice"
+        if not isinstance(self.mixes, (tuple, list)) or not self.mixes:
+            refuse(where, "mixes", "be a list of at least one mix", self.mixes)
+        for one in self.mixes:
+            if isinstance(one, type) or not all(hasattr(one, name) for name in MIX_NAMES):
+                way_out = "Pass mixes of dali_cutmix, such as `CutMix()`."
+                refuse(where, "mixes", "hold mixes", one, way_out)
+        object.__setattr__(self, "mixes", tuple(self.mixes))
+        if self.weights is None:
+            return
+        is_fine = are_numbers(self.weights, len(self.mixes))
+        if not is_fine or min(self.weights) < 0 or not 0 < sum(self.weights) < INFINITY:
+            rule = f"be {len(self.mixes)} numbers of at least 0, one for each mix, and not all 0"
+            refuse(where, "weights", rule, self.weights)
+        object.__setattr__(self, "weights", tuple(self.weights))
+
+    @property
+    def mixes_labels(self) -> bool:
+        """See `Mix`."""
+        return any(mix.mixes_labels for mix in self.mixes)
+
+    @property
+    def makes_float(self) -> bool:
+        """See `Mix`."""
+        return any(mix.makes_float for mix in self.mixes)
+
+    def plan(self, size: tuple[int, int], *, seed: int | Draws | None = None) -> ChosenPlan:
+        """Draw the plan; see `Mix`. Its fields are those of the mix that was chosen."""
+        weights = self.weights or [1.0] * len(self.mixes)
+        shares = [weight / sum(weights) for weight in weights]
+        return choose_plan(self.mixes, shares, size, plans.draws_of("RandomChoice", seed))
+
+    def apply(self, image: DataNode, plan: MixPlan) -> DataNode:
+        """Apply the plan, which is one of this mix's, to pixels; see `Mix`."""
+        return self.operate(of_size(image, plan.size), self.operands(plan))
+
+    def operands(self, plan: MixPlan) -> dict[str, Any]:
+        """See `Mix`."""
+        if not isinstance(plan, ChosenPlan):
+            refuse("RandomChoice", "plan", "be one of its own, by `plan`", type(plan).__name__)
+        found = {"choice": plan.choice}
+        for place, (mix, own) in enumerate(zip(self.mixes, plan.plans, strict=True)):
+            found |= {f"{place}/{name}": one for name, one in mix.operands(own).items()}
+        return found
+
+    def operate(self, image: DataNode, operands: Mapping[str, DataNode]) -> DataNode:
+        """See `Mix`."""
+        return operate_chosen(self.mixes, image, operands, to_float=self.makes_float)
+
+
+__all__ = ["CutMix", "Cutout", "Mix", "MixUp", "RandomChoice"]
 
 _TIMM_MODES: dict[str, Per] = {"batch": "batch", "pair": "pair", "elem": "sample"}

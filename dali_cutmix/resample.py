@@ -25,7 +25,16 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from dali_cutmix._dali import DataNode, python_image, resize, take_operator_lock
+from dali_cutmix._dali import (
+    FLOAT,
+    FLOAT64,
+    DataNode,
+    fn,
+    math,
+    python_image,
+    resize,
+    take_operator_lock,
+)
 from dali_cutmix.crew import Crew
 
 #: Parts per thread that a batch is cut into: images differ in size, and threads finish together.
@@ -55,6 +64,7 @@ class Resampler:
 
     def __init__(self, num_threads: int | None) -> None:
         self._crew = Crew(num_threads) if num_threads else None
+        self._is_used = False
         self._num_due = self._num_done = 0
         if num_threads:
             _live.add(self)
@@ -65,8 +75,8 @@ class Resampler:
         return self._crew is not None
 
     def expect(self) -> None:
-        """Note that the graph was fed a batch, which will be resized."""
-        self._num_due += 1
+        """Note that the graph was fed a batch, which will be resized if the graph resizes any."""
+        self._num_due += self._is_used
 
     @property
     def is_busy(self) -> bool:
@@ -109,6 +119,23 @@ class Resampler:
         """
         return self._on_threads(lambda one, _: _centre(one, short_side, size), image, None)
 
+    def resize_short(self, image: DataNode, short_side: int) -> DataNode:
+        """Resize so that the short side has a length. Sizes of images may differ.
+
+        Args:
+            image: ``[y, x, 3]`` uint8 RGB per sample, on the device.
+            short_side: Of the resized image, in pixels. The long side is rounded down.
+
+        Returns:
+            ``[height, width, 3]`` uint8 RGB per sample, on the device: what torchvision's
+            ``Resize`` makes, bit for bit on the CPU.
+        """
+        if self.is_on_cpu:
+            return self._on_threads(lambda one, _: _with_short(one, short_side), image, None)
+        shape = fn.cast(image.shape()[:2], dtype=FLOAT64)
+        sides = math.floor(short_side * shape / fn.reductions.min(shape))
+        return resize(image, size=fn.cast(sides, dtype=FLOAT))
+
     def close(self) -> None:
         """Stop the threads. To be called when the graph has stopped."""
         _live.discard(self)
@@ -119,6 +146,7 @@ class Resampler:
         """Call a function for each image, as many at once as there are threads."""
         crew = self._crew
         assert crew is not None
+        self._is_used = True
 
         def resize_batch(
             images: list[np.ndarray], starts: list[np.ndarray] | None = None
@@ -166,12 +194,17 @@ def _centre(image: np.ndarray, short_side: int, size: tuple[int, int]) -> np.nda
     # much is cut from either end, so that the centre stays where it is.
     y, x = (max(0, (side - LONGEST * short) // 2) for side in image.shape[:2])
     image = np.ascontiguousarray(image[y : image.shape[0] - y, x : image.shape[1] - x])
-    height, width, _ = image.shape
-    sides = int(short_side * height / short), int(short_side * width / short)
+    whole = _with_short(image, short_side)
     # Half to even, as torchvision rounds.
-    top, left = (round((side - wanted) / 2) for side, wanted in zip(sides, size, strict=True))
-    whole = _resized(image, sides, False)
+    top, left = (round((side - want) / 2) for side, want in zip(whole.shape, size, strict=False))
     return np.ascontiguousarray(whole[top : top + size[0], left : left + size[1]])
+
+
+def _with_short(image: np.ndarray, short_side: int) -> np.ndarray:
+    height, width, _ = image.shape
+    short = min(height, width)
+    sides = int(short_side * height / short), int(short_side * width / short)
+    return _resized(image, sides, False)
 
 
 def _resized(image: np.ndarray, size: tuple[int, int], mirrored: bool) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.stats import ks_2samp
+from scipy.stats import chi2_contingency, chisquare, ks_2samp
 from torchvision.transforms import v2
 
-from dali_cutmix import IMAGENET_MEAN, IMAGENET_STD, DataLoader, EvalTransform, TrainTransform
+from dali_cutmix import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DataLoader,
+    EvalTransform,
+    ImageArrays,
+    TrainTransform,
+    resample,
+)
 
 BACKENDS = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -82,7 +91,142 @@ def test_eval_rounds_the_long_side_down_as_torchvision(tmp_path: Path) -> None:
     assert (got - expected)[1].mean().abs() < 0.1
 
 
-# TrainTransform
+@pytest.mark.parametrize("device", BACKENDS)
+@pytest.mark.parametrize(("resize", "size"), [((96, 130), (80, 101)), ((64, 48), (64, 48))])
+def test_eval_resizes_the_whole_image_to_a_height_and_a_width(
+    photos: list[np.ndarray],
+    tmp_path: Path,
+    resize: tuple[int, int],
+    size: tuple[int, int],
+    device: str,
+) -> None:
+    paths = [save(tmp_path / f"{i}.png", photo) for i, photo in enumerate(photos)]
+    got = first(paths, EvalTransform(resize, size), device=device).float()
+    reference = v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size)])
+    expected = torch.stack([reference(torch.tensor(photo).permute(2, 0, 1)) for photo in photos])
+    if device == "cpu":
+        assert torch.equal(got, expected.float())
+    else:
+        assert (got - expected).abs().mean() < 0.5
+
+
+# TrainTransform: crops of the padded image
+
+
+def places(image: torch.Tensor, pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column in the padded image where crops of `coordinates` start, unmirrored."""
+    inside = image[:, 2] > 0
+    rows, columns = image[:, 0].int(), image[:, 1].int()
+    grid_y, grid_x = np.mgrid[: image.shape[2], : image.shape[3]]
+    top = (rows - torch.from_numpy(grid_y))[inside] + pad
+    left = (columns - torch.from_numpy(grid_x))[inside] + pad
+    of = torch.nonzero(inside)[:, 0]
+    firsts = torch.searchsorted(of, torch.arange(len(image)))
+    # Every pixel of a crop says the same of where it starts.
+    assert torch.equal(top, top[firsts][of])
+    assert torch.equal(left, left[firsts][of])
+    return top[firsts].numpy(), left[firsts].numpy()
+
+
+@pytest.mark.parametrize("device", BACKENDS)
+@pytest.mark.parametrize(
+    ("height", "width", "pad", "size"),
+    [(32, 32, 4, (32, 32)), (20, 32, 3, (24, 17)), (30, 20, 0, (9, 20))],
+)
+def test_padded_crops_start_at_every_place_equally_often(
+    height: int, width: int, pad: int, size: tuple[int, int], device: str
+) -> None:
+    num = 8000
+    source = ImageArrays(np.stack([coordinates(height, width)] * num), np.zeros(num, int))
+    with DataLoader(
+        source,
+        num,
+        transform=TrainTransform(size, pad=pad, flip=0),
+        dtype=torch.uint8,
+        device=device,
+    ) as loader:
+        image = next(iter(loader))[0].cpu()
+    top, left = places(image, pad)
+    rooms = height + 2 * pad - size[0] + 1, width + 2 * pad - size[1] + 1
+    counts = np.zeros(rooms, int)
+    np.add.at(counts, (top, left), 1)
+    # A right implementation fails for one seed in 1000.
+    assert counts.size == 1 or chisquare(counts.ravel()).pvalue > 0.001
+    padded = np.pad(coordinates(height, width), ((pad, pad), (pad, pad), (0, 0)))
+    for one, y, x in zip(image[:50].permute(0, 2, 3, 1).numpy(), top, left, strict=False):
+        np.testing.assert_array_equal(one, padded[y : y + size[0], x : x + size[1]])
+
+
+@pytest.mark.parametrize("device", BACKENDS)
+def test_padded_crops_are_mirrored_with_their_probability(device: str) -> None:
+    num = 2000
+    source = ImageArrays(np.stack([coordinates(24, 24)] * num), np.zeros(num, int))
+    settings: dict[str, Any] = {"dtype": torch.uint8, "device": device}
+    images = []
+    for flip in (0, 0.3):
+        transform = TrainTransform(24, pad=2, flip=flip)
+        with DataLoader(source, num, transform=transform, **settings) as loader:
+            images.append(next(iter(loader))[0].cpu())
+    plain, flipped = images
+    is_mirrored = (flipped[:, 1, 12, 3] > flipped[:, 1, 12, -4]).numpy()
+    assert torch.equal(flipped[~is_mirrored], plain[~is_mirrored])
+    assert torch.equal(flipped[is_mirrored], plain[is_mirrored].flip(3))
+    assert abs(is_mirrored.mean() - 0.3) < 4 * math.sqrt(0.21 / num)
+
+
+def test_an_image_below_the_size_is_padded_further_as_torchvisions_pad_if_needed() -> None:
+    num, pad, size = 4000, 1, (16, 9)
+    source = ImageArrays(np.stack([coordinates(10, 20)] * num), np.zeros(num, int))
+    with DataLoader(
+        source, num, transform=TrainTransform(size, pad=pad, flip=0), dtype=torch.uint8
+    ) as loader:
+        image = next(iter(loader))[0]
+    theirs = v2.RandomCrop(size, padding=pad, pad_if_needed=True)
+    picture = torch.tensor(coordinates(10, 20)).permute(2, 0, 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        reference = torch.stack([theirs(picture) for _ in range(num // 2)])
+    ours, wanted = (Counter(zip(*places(one, pad), strict=True)) for one in (image, reference))
+    assert set(ours) == set(wanted)
+    assert chi2_contingency([[one[key] for key in ours] for one in (ours, wanted)]).pvalue > 0.001
+    # Nothing of the image is lost where it fits.
+    assert ((image[:, 2] > 0).any(dim=2).sum(dim=1) == 10).all()
+
+
+@pytest.mark.parametrize("device", BACKENDS)
+def test_crops_of_a_resized_image_are_torchvisions_pixels(
+    photos: list[np.ndarray], tmp_path: Path, device: str
+) -> None:
+    paths = [save(tmp_path / f"{i}.png", photo) for i, photo in enumerate(photos)]
+    transform = TrainTransform((40, 56), pad=6, resize=61, flip=0)
+    got = first(paths * 4, transform, device=device)
+    for one, photo in zip(got, photos * 4, strict=True):
+        resized = v2.functional.resize(torch.tensor(photo).permute(2, 0, 1), [61])
+        padded = v2.functional.pad(resized, [6])
+        windows = padded.unfold(1, 40, 1).unfold(2, 56, 1).permute(1, 2, 0, 3, 4)
+        apart = (windows.int() - one.int()).abs().float().mean(dim=(2, 3, 4))
+        assert apart.min() == 0 if device == "cpu" else apart.min() < 0.5
+
+
+def test_of_a_very_long_image_the_middle_is_resized_and_cropped(tmp_path: Path) -> None:
+    image = np.zeros((4, 400, 3), np.uint8)
+    image[:, 184:216] = 255  # the middle eight times as long as the short side
+    path = save(tmp_path / "long.png", image)
+    got = first([path] * 40, TrainTransform(8, pad=0, resize=8, flip=0))
+    assert (got == 255).all()
+
+
+def test_a_graph_that_resizes_nothing_holds_no_fork_up() -> None:
+    source = ImageArrays(np.zeros((8, 16, 16, 3), np.uint8), np.zeros(8, int))
+    before = set(resample._live)
+    with DataLoader(source, 4, transform=TrainTransform(16, pad=2), device="cpu") as loader:
+        for _ in loader:
+            made = set(resample._live) - before
+            assert made
+            assert not any(one.is_busy for one in made)
+
+
+# TrainTransform: crops that are resized
 
 
 def boxes(image: torch.Tensor, mirrored: bool = False) -> np.ndarray:
@@ -238,6 +382,24 @@ def test_normalisation_uses_the_documented_mean_and_deviation(tmp_path: Path) ->
             lambda: EvalTransform(resize=200, size=224),
             "EvalTransform: `resize` must be at least size=224, got 200. `resize=224` takes the "
             "whole short side.",
+        ),
+        (
+            lambda: EvalTransform(resize=(224, 200), size=224),
+            "EvalTransform: `resize` must be at least size=224, got (224, 200).",
+        ),
+        (
+            lambda: EvalTransform(resize=(224, 0.5), size=224),
+            "EvalTransform: `resize` must be a side or (height, width) in whole pixels, each above "
+            "0, got (224, 0.5).",
+        ),
+        (
+            lambda: TrainTransform(pad=-1),
+            "TrainTransform: `pad` must be a whole number of at least 0, got -1.",
+        ),
+        (
+            lambda: TrainTransform(resize=256),
+            "TrainTransform: `resize` must be left out without `pad`, got 256. `pad=0` crops "
+            "without resizing the crop.",
         ),
     ],
 )

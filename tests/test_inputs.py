@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dali_cutmix import CutMix, Cutout, EvalTransform, MixUp, TrainTransform
-from dali_cutmix.draws import HostDraws
-from dali_cutmix.inputs import Inputs, under
+from dali_cutmix import CutMix, Cutout, EvalTransform, MixUp, RandomChoice, TrainTransform
+from dali_cutmix.augmentations import ColorJitter, Grayscale
+from dali_cutmix.draws import HostDraws, under
+from dali_cutmix.inputs import Inputs
 
 TRAIN = TrainTransform((24, 32))
 LABEL = np.array([3, 1, 4, 1, 5], np.int64)
@@ -38,6 +39,21 @@ def draws(batch: int = 0) -> HostDraws:
             ("label", "crop", "start", "weight", "mix/partner", "mix/kept"),
         ),
         (TRAIN, Cutout(side=8), ("label", "crop", "start", "mix/anchor", "mix/shape")),
+        (TrainTransform(24, pad=4), None, ("label", "place", "mirrored")),
+        (TrainTransform(24, pad=0, flip=0), None, ("label", "place")),
+        (
+            TrainTransform(24, flip=0, augment=[Grayscale(0.1), ColorJitter(hue=0.1)]),
+            None,
+            ("label", "crop", "augment/0/is_gray", "augment/1/0/is_hue", "augment/1/0/turn"),
+        ),
+        (
+            TrainTransform(24, flip=0),
+            RandomChoice([MixUp(), Cutout(side=8)]),
+            (
+                *("label", "crop", "weight", "mix/choice", "mix/0/partner", "mix/0/kept"),
+                *("mix/1/anchor", "mix/1/shape"),
+            ),
+        ),
     ],
     ids=str,
 )

@@ -25,6 +25,7 @@ from dali_cutmix import (
     DataLoader,
     EvalTransform,
     MixUp,
+    RandomChoice,
     TrainTransform,
     dense_target,
     mixed_target,
@@ -62,10 +63,19 @@ MIXUPS = [
     MixUp.torchvision(),
     *(MixUp.timm(mode=mode) for mode in ("batch", "pair", "elem")),
 ]
+CHOICES = [
+    RandomChoice([CutMix.torchvision(), MixUp.torchvision()]),
+    RandomChoice([CutMix(), MixUp(prob=0.5), CutMix(prob=0.0)], weights=[0.5, 0.3, 0.2]),
+    RandomChoice([CutMix(per="pair", partner="flip"), RandomChoice([CutMix.inside(), MixUp()])]),
+    RandomChoice([CutMix(), CutMix.composer_uniform()]),
+    RandomChoice([MixUp(), MixUp.paper(0.2)]),
+]
 
 
 def named(mix: Any) -> str:
     """A mix by the settings that differ from its class's own."""
+    if isinstance(mix, RandomChoice):
+        return f"RandomChoice-{'-or-'.join(map(named, mix.mixes))}"
     usual = type(mix)() if type(mix) is not Cutout else Cutout(side=2)
     given = {name: value for name, value in vars(mix).items() if value != getattr(usual, name)}
     return type(mix).__name__ + "".join(f"-{name}={value}" for name, value in given.items())
@@ -175,6 +185,40 @@ def test_every_label_weight_equals_the_share_of_each_blended_pixel(
         np.testing.assert_array_equal(kept[~alone], lam[~alone])
         blended += (~alone).sum()
     assert (blended > 0) == (mix.prob > 0)
+
+
+def owner_channels() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Batches whose images have one channel per sample, at level 200 in its own and 0 in others."""
+    given = []
+    for batch_size in BATCH_SIZES:
+        images = np.zeros((batch_size, 6, 10, max(BATCH_SIZES)), np.uint8)
+        for owner in range(batch_size):
+            images[owner, ..., owner] = 200
+        given.append((images, np.arange(batch_size)))
+    return given
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("mix", CHOICES, ids=named)
+def test_whichever_mix_is_chosen_weights_are_the_mean_shares_of_pixels(
+    mix: RandomChoice, back_end: str
+) -> None:
+    def define(image: Any, label: Any) -> Any:
+        plan = mix.plan((6, 10))
+        mixed = mix.apply(on(back_end, image), plan)
+        return mixed, *mixed_target(label, plan), plan.kept, plan.own, plan.partner
+
+    for _ in range(3):
+        for mixed, label, weight, kept, own, partner in run(
+            define, owner_channels(), back_end, seed=mix.mixes_labels
+        ):
+            target = np.zeros((len(mixed), max(BATCH_SIZES)))
+            np.add.at(target, (np.arange(len(mixed))[:, None], label), weight)
+            shares = mixed.astype(np.float64).mean(axis=(1, 2)) / 200
+            # Two roundings of a weight, and three of each blended value.
+            np.testing.assert_allclose(shares, target, rtol=0, atol=5 * 2**-24)
+            np.testing.assert_array_equal(own, np.arange(len(mixed)))
+            np.testing.assert_array_equal(weight[:, 0], np.where(partner == own, 1, kept))
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
@@ -360,6 +404,29 @@ def test_loader_from_files_weighs_each_class_as_it_weighs_its_colour(
             # As bytes a pixel is rounded once, to the nearest.
             torch.testing.assert_close(bytes_ / 255, image, rtol=0, atol=0.501 / 255)
             torch.testing.assert_close(row, same_row, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("batch_size", [2, 3, 5])
+@pytest.mark.parametrize("mix", CHOICES, ids=named)
+def test_loader_from_files_weighs_classes_alike_whichever_mix_is_chosen(
+    coloured: list[str], mix: RandomChoice, batch_size: int, device: str
+) -> None:
+    settings: dict[str, Any] = {
+        "transform": TrainTransform((12, 20), mean=(0, 0, 0), std=(1, 1, 1)),
+        "device": device,
+        "num_workers": 1,
+    }
+    source = [(path, number) for number, path in enumerate(coloured)]
+    with DataLoader(source, 13, **settings) as plain:
+        ((image, _),) = plain
+        decoded = image[:, :, 0, 0].double()
+    with DataLoader(source, batch_size, shuffle=True, mix=mix, **settings) as loader:
+        for _ in range(2):
+            for image, row in loader:
+                shown = image.double().mean(dim=(2, 3))
+                # Half a dozen roundings of numbers up to 1.
+                torch.testing.assert_close(shown, row.double() @ decoded, rtol=0, atol=6 * 2**-24)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,36 +15,16 @@ from typing import Any
 import pytest
 import torch
 import tyro
+from runs import ON_HARNESS, PIPELINES, RECIPES, STANDALONE, assert_same_run, recipe, start
 
 import dali_cutmix
+from harness.pictures import make_pictures
+from harness.settings import parse
 
-PIPELINES = Path(__file__).parents[1] / "pipelines"
-RECIPES = sorted(PIPELINES.glob("*.py"))
-IMAGENET, CIFAR = "imagenet_resnet50", "cifar_resnet18"
+IMAGENET = "imagenet_resnet50"
 
-every_recipe = pytest.mark.parametrize("name", [path.stem for path in RECIPES])
-
-
-def recipe(name: str) -> ModuleType:
-    """A recipe as a module, made anew."""
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", PIPELINES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-def start(*command: str | Path, **env: str) -> str:
-    """Run Python on a command line, as a user would; gives what it printed."""
-    # One thread: two per process spin against each other where cores are few.
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **env}
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+every_recipe = pytest.mark.parametrize("name", RECIPES)
+on_harness = pytest.mark.parametrize("name", ON_HARNESS)
 
 
 @pytest.fixture
@@ -60,6 +37,19 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def run(module: ModuleType, **settings: Any) -> Any:
+    """A recipe's smoke run in this process."""
+    main = module.run if module.__name__.endswith(STANDALONE) else module.main
+    return main(module.Settings(smoke=True, **settings))
+
+
+def take(module: ModuleType, flags: str) -> Any:
+    """Settings as a recipe makes them of its command line."""
+    if module.__name__.endswith(STANDALONE):
+        return tyro.cli(module.Settings, args=flags.split())
+    return parse(module.PRESETS, flags.split())
+
+
 # A few steps of everything
 
 
@@ -70,7 +60,10 @@ def test_smoke_run_trains_validates_and_leaves_a_checkpoint_and_results(
     said = start(PIPELINES / f"{name}.py", "--smoke", "--out", tmp_path)
 
     assert re.search(r"epoch 2/2 .* top-1 .* images/s", said)
-    assert sorted(os.listdir(tmp_path)) == ["checkpoint.pt", "results.json"]
+    left = {"checkpoint.pt", "results.json"}
+    if name != STANDALONE:
+        left |= {"first_batch.png", "tensorboard"}
+    assert set(os.listdir(tmp_path)) == left
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["recipe"] == name
     assert results["smoke"] is True
@@ -83,53 +76,28 @@ def test_smoke_run_trains_validates_and_leaves_a_checkpoint_and_results(
 
 
 @pytest.mark.usefixtures("on_the_cpu")
-def test_two_processes_count_every_validation_sample_exactly_once(tmp_path: Path) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    smoke = [PIPELINES / f"{IMAGENET}.py", "--smoke", "--out", tmp_path]
-    said = start(*torchrun, *smoke, CUDA_VISIBLE_DEVICES="")
-    results = json.loads((tmp_path / "results.json").read_text())
-
-    # 9 samples: one process has 5 in 3 batches, the other 4 in 2. Together they must find what one
-    # process finds with the saved weights. Each sample's loss differs, so that none can stand in
-    # for another, and so would the loss under each process's own running statistics.
+def test_modern_preset_runs_with_all_its_parts_and_both_depths(tmp_path: Path) -> None:
     module = recipe(IMAGENET)
-    settings = module.shrink(module.Settings())
-    module.make_pictures(tmp_path / "train", 11)
-    module.make_pictures(tmp_path / "val", 9)
-    _, val = module.make_loaders(settings, tmp_path, torch.device("cpu"))
-    model = module.make_model(settings, val.num_classes, torch.device("cpu"))
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    model.load_state_dict(state["model"])
-    alone = module.validate(settings, model, val)
-
-    together = results["epochs"][-1]
-    assert results["num_processes"] == 2
-    assert together["num_val"] == alone["num_val"] == 9
-    assert together["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-3)
-    assert (together["top1"], together["top5"]) == (alone["top1"], alone["top5"])
-    assert said.count("epoch 2/2") == said.count("Smoke run finished") == 1
-
-
-def test_batch_that_does_not_divide_over_the_processes_is_refused() -> None:
-    module = recipe(IMAGENET)
-    assert module.split_batch(256, 8) == 32
-    with pytest.raises(SystemExit) as refused:
-        module.split_batch(256, 3)
-    assert str(refused.value) == (
-        "imagenet_resnet50: `batch_size` must divide by the number of processes, 3, got 256. Pass "
-        "`--batch-size 255`, or start another number of processes."
-    )
+    modern = dataclasses.replace(module.PRESETS["modern"], smoke=True, out=tmp_path)
+    results = module.main(dataclasses.replace(modern, sizes=(24, 32), size_milestones=(1,)))
+    assert [row["size"] for row in results["epochs"]] == [24, 32]
+    assert [row["lr"] for row in results["epochs"]] == pytest.approx([0.5 / 64 / 100, 0.5 / 64])
+    assert results["preset"] == "modern"
+    # As torchvision counts them for 1000 classes, less those of the classes that are not there.
+    for arch, published in (("resnet50", 25_557_032), ("resnet101", 44_549_160)):
+        settings = dataclasses.replace(modern, arch=arch)
+        model = module.make_model(settings, 7, torch.device("cpu"))
+        assert sum(p.numel() for p in model.parameters()) == published - 2049 * (1000 - 7)
 
 
 @pytest.mark.usefixtures("on_the_cpu")
 def test_mix_settings_are_one_cut_per_batch_one_per_sample_and_none(tmp_path: Path) -> None:
     module = recipe(IMAGENET)
-    module.make_pictures(tmp_path / "train", 11)
-    module.make_pictures(tmp_path / "val", 9)
+    make_pictures(tmp_path / "train", 11)
     cuts = {}
     for mix in ("paper", "cutmix", "none"):
         settings = module.shrink(module.Settings(mix=mix))
-        train, _ = module.make_loaders(settings, tmp_path, torch.device("cpu"))
+        train = module.make_train_loader(settings, tmp_path, torch.device("cpu"), 32)
         batches = [target.weight[:, 0] for _, target in train]
         assert [len(batch) for batch in batches] == [4, 4, 3]
         # Weights below 1 that differ within a batch; 1 is nothing cut, or one's own partner.
@@ -146,73 +114,46 @@ def test_learning_rate_is_the_authors_in_every_epoch() -> None:
     assert ours == pytest.approx([0.1 * 0.1 ** (epoch // 75) for epoch in range(300)])
 
 
+def test_sizes_without_their_milestones_are_refused() -> None:
+    module = recipe(IMAGENET)
+    with pytest.raises(SystemExit, match="`sizes` must be one more than `size_milestones`"):
+        module.main(module.Settings(smoke=True, sizes=(128, 224)))
+
+
 # Checkpoints
 
 
-@every_recipe
 @pytest.mark.usefixtures("on_the_cpu")
-def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_resumed_standalone_run_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = recipe(name)
-    module.run(module.Settings(smoke=True, out=tmp_path / "straight"))
+    """For the recipes on the harness see test_training_faults.py."""
+    module = recipe(STANDALONE)
+    run(module, out=tmp_path / "straight")
 
-    validate, calls = module.validate, []
+    validated, calls = module.validate, []
 
     def killed_in_the_second_epoch(*arguments: Any) -> dict[str, float]:
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        result: dict[str, float] = validate(*arguments)
+        result: dict[str, float] = validated(*arguments)
         return result
 
-    settings = module.Settings(smoke=True, out=tmp_path / "resumed")
     with monkeypatch.context() as patched:
         patched.setattr(module, "validate", killed_in_the_second_epoch)
         with pytest.raises(KeyboardInterrupt):
-            module.run(settings)
-    module.run(dataclasses.replace(settings, resume="auto" if name == IMAGENET else True))
-
-    straight, resumed = (
-        torch.load(tmp_path / run / "checkpoint.pt", weights_only=True)
-        for run in ("straight", "resumed")
-    )
-    torch.testing.assert_close(resumed["model"], straight["model"], rtol=0, atol=0)
-    momentum = [state["optimizer"]["state"] for state in (resumed, straight)]
-    torch.testing.assert_close(*momentum, rtol=0, atol=0)
-    for state in (straight, resumed):
-        for row in state["history"]:
-            del row["images_per_s"]
-    assert resumed["history"] == straight["history"]
+            run(module, out=tmp_path / "resumed")
+    run(module, out=tmp_path / "resumed", resume=True)
+    assert_same_run(tmp_path / "resumed", tmp_path / "straight")
 
 
-def test_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
-    module = recipe(IMAGENET)
-    settings = module.Settings()
-    path = tmp_path / "checkpoint.pt"
-    state = {"settings": module.as_plain(settings), "classes": ["cat", "dog"], "history": []}
-    module.save_checkpoint(path, state)
-
-    moved = dataclasses.replace(settings, data=tmp_path, out=tmp_path, epochs=310, workers=3)
-    assert module.load_checkpoint(path, moved, ["cat", "dog"]) == state
-
-    with pytest.raises(SystemExit) as refused:
-        module.load_checkpoint(path, dataclasses.replace(settings, mix="none"), ["cat", "dog"])
-    assert str(refused.value) == (
-        f"imagenet_resnet50: `mix` must be 'paper' to go on from {path}, got 'none'. Pass that "
-        "value, or start anew with another `--out`."
-    )
-    with pytest.raises(SystemExit) as refused:
-        module.load_checkpoint(path, settings, ["cat", "cow"])
-    assert str(refused.value) == (
-        f"imagenet_resnet50: {path} was trained on other classes than those of `data`."
-    )
-
-    module = recipe(CIFAR)
+def test_standalone_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+    module, path = recipe(STANDALONE), tmp_path / "checkpoint.pt"
     module.save(path, {"settings": {"lr": 0.1, "seed": 0}, "history": []})
     with pytest.raises(SystemExit) as refused:
         module.load(path, {"lr": 0.1, "seed": 1}, resume=True)
-    assert str(refused.value) == (f"cifar_resnet18: `seed` must be 0 to go on from {path}, got 1.")
+    assert str(refused.value) == f"{STANDALONE}: `seed` must be 0 to go on from {path}, got 1."
 
 
 @every_recipe
@@ -220,57 +161,46 @@ def test_run_without_resume_never_replaces_a_checkpoint(name: str, tmp_path: Pat
     module = recipe(name)
     (tmp_path / "checkpoint.pt").write_bytes(b"300 epochs")
     with pytest.raises(SystemExit, match=re.escape("`--resume")):
-        module.run(module.Settings(smoke=True, out=tmp_path))
+        run(module, out=tmp_path)
     assert (tmp_path / "checkpoint.pt").read_bytes() == b"300 epochs"
-
-
-@every_recipe
-def test_process_killed_while_it_saves_leaves_the_last_whole_checkpoint(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = recipe(name)
-    save = module.save_checkpoint if name == IMAGENET else module.save
-    path = tmp_path / "checkpoint.pt"
-    save(path, {"history": [1]})
-
-    def half_written(_: Any, target: Any) -> None:
-        if isinstance(target, Path):
-            target.write_bytes(b"half")
-        else:
-            target.write(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch, "save", half_written)
-    with pytest.raises(KeyboardInterrupt):
-        save(path, {"history": [1, 2]})
-    assert torch.load(path, weights_only=True) == {"history": [1]}
 
 
 # What they say
 
 
-@every_recipe
+@pytest.mark.parametrize("name", [name for name in RECIPES if "shards" not in name])
 def test_missing_data_is_one_clear_sentence(name: str, tmp_path: Path) -> None:
     module = recipe(name)
     (tmp_path / "half" / "train").mkdir(parents=True)
     for data in (None, tmp_path, tmp_path / "half"):
         with pytest.raises(SystemExit) as refused:
-            module.run(module.Settings(data=data))
+            (module.run if name == STANDALONE else module.main)(module.Settings(data=data))
         assert str(refused.value) == (
             f"{name}: `data` must be a folder with train/ and val/ in it, got {data}. Pass "
             "`--data DIR`, or `--smoke` alone to try the recipe on made-up pictures."
         )
 
 
-@every_recipe
+def test_missing_shards_are_one_clear_sentence() -> None:
+    module = recipe("imagenet_shards_resnet50")
+    with pytest.raises(SystemExit) as refused:
+        module.main(module.Settings(train="s3://bucket/{00..99}.tar"))
+    assert str(refused.value) == (
+        "imagenet_shards_resnet50: `train` and `val` must be tar shards, got "
+        "s3://bucket/{00..99}.tar and None. Pass `--data DIR` with train/ and val/ in it, or "
+        "`--train` and `--val`, or `--smoke` alone to see it work."
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "shards" not in name])
 @pytest.mark.usefixtures("on_the_cpu")
 def test_differing_class_folders_are_refused(name: str, tmp_path: Path) -> None:
     module = recipe(name)
-    module.make_pictures(tmp_path / "train", 11)
-    module.make_pictures(tmp_path / "val", 9)
+    make_pictures(tmp_path / "train", 11, side=32)
+    make_pictures(tmp_path / "val", 9, side=32)
     (tmp_path / "val" / "class_0").rename(tmp_path / "val" / "class_9")  # later labels shift by one
     with pytest.raises(SystemExit, match="must hold the same class folders"):
-        module.run(module.Settings(smoke=True, data=tmp_path))
+        run(module, data=tmp_path)
 
 
 @every_recipe
@@ -285,7 +215,7 @@ def test_header_says_what_to_expect_and_its_commands_are_taken(name: str) -> Non
     assert [command for command in commands if "--smoke" in command]
     assert [command for command in commands if "--data DIR" in command]
     for command in [*commands, "--data DIR --mix none"]:
-        tyro.cli(module.Settings, args=command.split())
+        take(module, command)
 
 
 @every_recipe
@@ -295,18 +225,21 @@ def test_readme_lists_the_recipe_with_commands_that_are_taken(name: str) -> None
     commands = re.findall(rf"pipelines/{name}\.py([^`\n]*)", text)
     assert len(commands) >= 3
     for command in commands:
-        tyro.cli(recipe(name).Settings, args=command.split())
+        take(recipe(name), command)
 
 
 @every_recipe
 def test_every_setting_says_what_it_is(name: str) -> None:
-    tree = ast.parse((PIPELINES / f"{name}.py").read_text())
-    (settings,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Settings")
-    body = settings.body[1:]
-    assert len(body) == 2 * len(dataclasses.fields(recipe(name).Settings))
-    for field, docstring in zip(body[::2], body[1::2], strict=True):
-        assert isinstance(field, ast.AnnAssign)
-        assert isinstance(docstring, ast.Expr)
+    found: dict[str, str] = {}
+    for path in (PIPELINES / "harness" / "settings.py", PIPELINES / f"{name}.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name in ("RunSettings", "Settings"):
+                body = node.body[1:]
+                for field, docstring in zip(body[::2], body[1::2], strict=True):
+                    assert isinstance(field, ast.AnnAssign)
+                    assert isinstance(docstring, ast.Expr)
+                    found[ast.unparse(field.target)] = ast.unparse(docstring)
+    assert {field.name for field in dataclasses.fields(recipe(name).Settings)} <= set(found)
 
 
 @every_recipe
@@ -321,5 +254,6 @@ def test_recipe_uses_public_names_only_and_no_other_recipe(name: str) -> None:
             taken += [f"{node.module}.{alias.name}" for alias in node.names]
     ours = [full for full in taken if full.split(".")[0] == "dali_cutmix"]
     assert ours
-    assert {full.removeprefix("dali_cutmix.") for full in ours} <= set(dali_cutmix.__all__)
-    assert not {full.split(".")[0] for full in taken} & {path.stem for path in RECIPES}
+    public = {full.removeprefix("dali_cutmix.") for full in ours}
+    assert {one for one in public if "augmentations." not in one} <= set(dali_cutmix.__all__)
+    assert not {full.split(".")[0] for full in taken} & set(RECIPES)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +42,30 @@ def make_pictures(folder: Path, num_pictures: int, side: int = 100, num_classes:
             files are JPEG, and are equal below, where they are PNG.
         num_classes: How many folders.
     """
+    for name, label, data in _pictures(num_pictures, side, num_classes):
+        path = folder / f"class_{label}" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def make_shards(folder: Path, num_pictures: int, side: int = 100, num_classes: int = 7) -> None:
+    """The same in two tar shards, as WebDataset has them: ``.jpg`` and ``.cls`` for each."""
+    folder.mkdir(parents=True)
+    with ExitStack() as stack:
+        shards = [
+            stack.enter_context(tarfile.open(folder / f"{number:04}.tar", "w"))
+            for number in range(2)
+        ]
+        for index, (name, label, data) in enumerate(_pictures(num_pictures, side, num_classes)):
+            label_name = f"{name.split('.')[0]}.cls"
+            for member, content in ((name, data), (label_name, str(label).encode())):
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                shards[index % 2].addfile(info, io.BytesIO(content))
+
+
+def _pictures(num_pictures: int, side: int, num_classes: int) -> Iterator[tuple[str, int, bytes]]:
+    """Name, class and bytes of each file."""
     for index in range(num_pictures):
         rng = np.random.default_rng(index)
         label = index % num_classes
@@ -49,6 +77,7 @@ def make_pictures(folder: Path, num_pictures: int, side: int = 100, num_classes:
         image = 128 + 60 * wave[..., None] * rng.uniform(0.3, 1, 3) + rng.normal(0, 8, 3)
         cy, cx = rng.uniform(0.2, 0.6, 2)
         image[(y - cy) ** 2 + (x - cx) ** 2 < 0.03] = rng.uniform(0, 255, 3)
-        path = folder / f"class_{label}" / f"{index:04}.{'jpg' if spread else 'png'}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        written = io.BytesIO()
+        kind = "jpeg" if spread else "png"
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(written, kind, quality=90)
+        yield f"{index:04}.{'jpg' if spread else 'png'}", label, written.getvalue()

@@ -70,7 +70,7 @@ class RunSettings:
 
 #: What a run may be resumed with another value of: none of them changes what is computed.
 FREE_TO_CHANGE = frozenset(
-    {"data", "out", "resume", "workers", "tuning", "compile", "checkpoint_minutes"}
+    {"data", "out", "resume", "preset", "workers", "tuning", "compile", "checkpoint_minutes"}
 )
 
 Settings = TypeVar("Settings", bound=RunSettings)

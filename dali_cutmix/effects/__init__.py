@@ -1,0 +1,1 @@
+"""What augmentations draw on the host, and what they do to images in the graph."""

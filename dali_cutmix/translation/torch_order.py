@@ -1,0 +1,117 @@
+"""The order of a torch loader's samples, as arguments of `DataLoader`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from dali_cutmix._checks import is_whole
+from dali_cutmix.order.shard import Shard
+from dali_cutmix.translation.translated import Translation, named, written
+
+_SAME = "the same"
+
+
+def translate_order(
+    loader: TorchLoader[Any], num_samples: int, settings: dict[str, Any], into: Translation
+) -> int:
+    """Translate what says which samples come, in which order and in how large batches.
+
+    Args:
+        loader: torch's.
+        num_samples: In its dataset.
+        settings: Where arguments of `DataLoader` go; those that are there stay as they are.
+        into: Where lines and refusals go.
+
+    Returns:
+        The epoch that the loader's sampler was set to.
+    """
+    for name in ("pin_memory", "persistent_workers"):
+        settings.setdefault(name, getattr(loader, name))
+    if loader.generator is not None:
+        settings.setdefault("seed", _seed_of(loader.generator))
+    batches, sampler = loader.batch_sampler, loader.sampler
+    if "batch_sampler" in settings:
+        into.became("sampler", named(sampler), "as given by `batch_sampler`")
+        return 0
+    if batches is None:
+        into.refuse("batch_size", "None", "torch makes no batches then. Pass a `batch_size`.")
+        return 0
+    if loader.batch_size is None or type(batches) is not BatchSampler:
+        into.became("batch_sampler", named(batches), "batch_sampler, the same object")
+        settings["batch_sampler"] = batches
+        return _epoch_of(batches) or _epoch_of(getattr(batches, "sampler", None))
+    into.became(
+        "batch_size", f"batch_size={loader.batch_size}, drop_last={loader.drop_last}", _SAME
+    )
+    settings.setdefault("batch_size", loader.batch_size)
+    settings.setdefault("drop_last", loader.drop_last)
+    if "sampler" in settings:
+        into.became("sampler", named(sampler), "as given by `sampler`")
+        return 0
+    known = _known_order(sampler, num_samples, loader.drop_last)
+    if known is None and "shuffle" in settings:
+        into.became("sampler", named(sampler), "as given by `shuffle`")
+        return 0
+    if known is None:
+        settings["sampler"] = sampler
+        into.became("sampler", named(sampler), "sampler, the same object")
+        return _epoch_of(sampler)
+    for name, value in known.items():
+        settings.setdefault(name, value)
+    text = ", ".join(f"{name}={written(settings[name])}" for name in known)
+    into.became("sampler", named(sampler), text)
+    if type(sampler) is RandomSampler:
+        into.note("The order of each epoch is another permutation, drawn from `seed` and epoch.")
+    if known["shard"].count == 1 < (count := Shard.current().count):
+        into.note(
+            f"Each of {count} processes serves everything, as before, but with equal draws: pass "
+            "`shard=Shard.current()`, or give the torch loader a DistributedSampler."
+        )
+    return _epoch_of(sampler)
+
+
+def _epoch_of(sampler: Any) -> int:
+    """The epoch that was set on it; 0 where it knows none."""
+    epoch = getattr(sampler, "epoch", None)
+    return int(epoch) if is_whole(epoch) else 0
+
+
+def _seed_of(generator: torch.Generator) -> int:
+    return generator.initial_seed() % 2**63
+
+
+def _known_order(sampler: Any, num_samples: int, drop_last: bool) -> dict[str, Any] | None:
+    """The arguments that make the order of one of torch's samplers; None for another one."""
+    if type(sampler) is SequentialSampler:
+        return {"shuffle": False, "shard": Shard()}
+    if type(sampler) is RandomSampler:
+        if sampler.replacement or sampler.num_samples != num_samples:
+            return None
+        own = sampler.generator
+        seed = {} if own is None else {"seed": _seed_of(own)}
+        return {"shuffle": True, **seed, "shard": Shard()}
+    if type(sampler) is DistributedSampler:
+        if sampler.drop_last and not drop_last:
+            return None  # ours leaves samples out only where it leaves short batches out
+        return {
+            "shuffle": sampler.shuffle,
+            "seed": sampler.seed,
+            "shard": Shard(sampler.rank, sampler.num_replicas),
+            "remainder": "drop" if sampler.drop_last else "pad",
+        }
+    return None
+
+
+def batch_sizes_of(loader: TorchLoader[Any]) -> list[int]:
+    """Numbers of samples in the loader's batches."""
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 4
+    try:
+        short = 0 if loader.drop_last else len(loader.sampler) % size  # type: ignore[arg-type]
+    except TypeError:  # a sampler without a length
+        short = 0
+    return [size, short] if short else [size]

@@ -1,0 +1,149 @@
+"""Turn an official CIFAR archive into folders of images, one per class, as recipes and ImageFolder
+take them.
+
+    python pipelines/data/prepare_cifar.py cifar-100-python.tar.gz --out cifar100
+
+Archives are the "python versions" of CIFAR-100 and CIFAR-10, as www.cs.toronto.edu/~kriz/cifar.html
+has them. You download them; this never does. Out of CIFAR-100 come
+
+    cifar100/train/CLASS/NUMBER.png     50,000 images
+    cifar100/val/CLASS/NUMBER.png       10,000 images: what the archive calls its test data
+
+where CLASS is one of the 100 fine classes, whose alphabetical order is the official one, so that
+labels are the official numbers; NUMBER is the image's place in the archive, from 0. PNG keeps every
+pixel. The folder appears when it is complete: an interrupted run leaves none of its name.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.utils import check_integrity
+
+CONSOLE = Console(highlight=False, soft_wrap=True)
+KINDS = (CIFAR100, CIFAR10)
+LISTS = ("train_list", "test_list")  # where torchvision names the files of an archive
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is turned into what."""
+
+    archive: Annotated[Path, tyro.conf.Positional]
+    """cifar-100-python.tar.gz or cifar-10-python.tar.gz."""
+
+    out: Path
+    """Folder that is made, for train/ and val/. One with something in it is refused."""
+
+    format: Literal["png", "jpeg"] = "png"
+    """Of the files: PNG without loss, or JPEG, which changes pixels."""
+
+    quality: int = 95
+    """Of JPEG, from 1 to 100; colours keep their resolution."""
+
+    check: bool = True
+    """Refuse an archive whose MD5 is not the official one. It holds pickles, which can run any code
+    when they are read: leave it on for what you have from others."""
+
+
+def main(settings: Settings) -> None:
+    """Make the folders; ends the run with one sentence where it cannot."""
+    kind = find_kind(settings.archive)
+    if settings.check and not check_integrity(settings.archive, kind.tgz_md5):
+        stop(
+            f"`archive` must have the official MD5 {kind.tgz_md5}, and {settings.archive} has "
+            "another. Download it again, or pass `--no-check` if you trust it."
+        )
+    out = settings.out.resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        stop(
+            f"`out` must be a folder that is new or empty, got {settings.out}. Name another "
+            "`--out`."
+        )
+    if not 1 <= settings.quality <= 100:
+        stop(f"`quality` must be from 1 to 100, got {settings.quality}.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its target, on the same disk, so that the last step is a rename.
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        unpacked, made = Path(temporary, "unpacked"), Path(temporary, "made")
+        unpack(settings.archive, kind, unpacked)
+        for part, is_train in (("train", True), ("val", False)):
+            data = unchecked(kind)(unpacked, train=is_train)
+            num_images = write(data, made / part, settings)
+            CONSOLE.print(f"{out / part}: {num_images:,} images in {len(data.classes)} classes")
+        os.replace(made, out)
+
+
+def find_kind(archive: Path) -> type[CIFAR10]:
+    """Which of the data sets an archive holds, told by the names in it and not by its own."""
+    if not archive.is_file():
+        stop(f"`archive` must be a file, got {archive}. This script downloads nothing.")
+    try:
+        with tarfile.open(archive) as tar:
+            names = set(tar.getnames())
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        stop(f"`archive` must be a whole tar archive, and {archive} is not: {error}")
+    for kind in KINDS:
+        if set(members(kind)) <= names:
+            return kind
+    wanted = " or ".join(kind.base_folder for kind in KINDS)
+    stop(f"`archive` must hold all files of {wanted}, and {archive} does not.")
+
+
+def members(kind: type[CIFAR10]) -> list[str]:
+    """Names of the files in an archive that are read."""
+    names = [file for name in LISTS for file, _ in getattr(kind, name)]
+    return [f"{kind.base_folder}/{file}" for file in [*names, kind.meta["filename"]]]
+
+
+def unpack(archive: Path, kind: type[CIFAR10], folder: Path) -> None:
+    """Copy the files that are read out of an archive, and nothing else, wherever it points."""
+    with tarfile.open(archive) as tar:
+        for name in members(kind):
+            file = tar.extractfile(name)
+            if file is None:
+                stop(f"`archive` must hold {name} as a file, and in {archive} it is none.")
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file.read())
+
+
+def unchecked(kind: type[CIFAR10]) -> type[CIFAR10]:
+    """Torchvision's reader without MD5s of single files: the archive's was looked at before."""
+    lists = {name: [(file, None) for file, _ in getattr(kind, name)] for name in LISTS}
+    return type(kind.__name__, (kind,), {**lists, "meta": {**kind.meta, "md5": None}})
+
+
+def write(data: CIFAR10, folder: Path, settings: Settings) -> int:
+    """Write each image into its class's folder; gives how many."""
+    suffix, options = "png", {}
+    if settings.format == "jpeg":
+        suffix, options = "jpg", {"quality": settings.quality, "subsampling": 0}
+    for name in data.classes:
+        (folder / name).mkdir(parents=True)
+    images = track(
+        data, folder.name, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal
+    )
+    for index, (image, label) in enumerate(images):
+        path = folder / data.classes[label] / f"{index:05}.{suffix}"
+        image.save(path, settings.format, **options)
+    return len(data)
+
+
+def stop(problem: str) -> NoReturn:
+    """End the run with one sentence instead of a traceback."""
+    raise SystemExit(f"prepare_cifar: {problem}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,72 @@
+"""Recipes as modules and as commands, and what two runs have in common."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+PIPELINES = Path(__file__).parents[1] / "pipelines"
+RECIPES = sorted(path.stem for path in PIPELINES.glob("*.py"))
+STANDALONE = "cifar_resnet18"  # the smallest complete recipe, without the harness
+ON_HARNESS = [name for name in RECIPES if name != STANDALONE]
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def recipe(name: str) -> ModuleType:
+    """A recipe as a module, made anew."""
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", PIPELINES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def command(*words: str | Path) -> subprocess.Popen[str]:
+    """Start Python on a command line, as a user would, without a GPU."""
+    # One thread: two per process spin against each other where cores are few.
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start(*words: str | Path) -> str:
+    """Run Python on a command line to its end; gives what it printed."""
+    process = command(*words)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    return said
+
+
+def checkpoint_of(out: Path) -> dict[str, Any]:
+    """A run's checkpoint without what depends on the clock."""
+    state: dict[str, Any] = torch.load(out / "checkpoint.pt", weights_only=True)
+    for row in state["history"]:
+        row.pop("images_per_s")
+        row.pop("waiting_share", None)
+    return state
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    """Two runs ended with the same weights, momentum and history, bit for bit."""
+    one, other = checkpoint_of(found), checkpoint_of(expected)
+    assert one["history"] == other["history"]
+    torch.testing.assert_close(one["model"], other["model"], rtol=0, atol=0)
+    states = [state["optimizer"]["state"] for state in (one, other)]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+    assert one.get("loader") == other.get("loader")
+    assert one.get("step") == other.get("step")
