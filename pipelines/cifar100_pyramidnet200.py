@@ -39,7 +39,7 @@ github.com/owruby/shake-drop_pytorch, which the authors name in issue 12.
 Differs: bfloat16 autocast on a GPU. The authors had two GPUs: batch norm over 32 samples each, as
 under torchrun with two processes here, which draw one cut each, where DataParallel drew one for
 both; one process normalises over all 64. Cutout is done on bytes, and fills with the mean rounded
-to a level. What the baselines' probabilities were is not published: MixUp mixes every batch here,
+to a level. What the baselines' probabilities were is stated nowhere: MixUp mixes every batch here,
 and Cutout cuts every image.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from dali_cutmix.draws import HostDraws
 from dali_cutmix.effects import automatic, enhance
 from dali_cutmix.effects.operations import OPERATIONS, SIGNED, apply, levels, numbers
 from dali_cutmix.effects.policies import POLICIES
+from dali_cutmix.effects.warp import WARPS
 
 SIZES = [(60, 84), (33, 32)]
 MEAN = (0.485, 0.456, 0.406)
@@ -52,6 +54,9 @@ TOLERANCES = {
     "Sharpness": (1, 0.01),
     "Equalize": (2, 0.5),
 }
+
+# The same of warps that interpolate: halves of a level are rounded otherwise.
+BILINEAR_TOLERANCES = {"ShearX": (1, 0.04), "ShearY": (1, 0.04), "Rotate": (1, 0.01)}
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +113,22 @@ def difference(found: np.ndarray, wanted: np.ndarray) -> tuple[int, float]:
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("size", SIZES, ids=repr)
-@pytest.mark.parametrize("name", [*OPERATIONS, "Invert"])
+@pytest.mark.parametrize(
+    ("name", "interpolation"),
+    [
+        *((name, "nearest") for name in [*OPERATIONS, "Invert"]),
+        *((name, "bilinear") for name in WARPS),
+    ],
+)
 def test_operation_makes_torchvisions_pixels_at_every_strength(
-    name: str, size: tuple[int, int], back_end: str, pictures: dict[Any, np.ndarray]
+    name: str,
+    interpolation: Any,
+    size: tuple[int, int],
+    back_end: str,
+    pictures: dict[Any, np.ndarray],
 ) -> None:
     images = pictures[size]
-    theirs = v2.TrivialAugmentWide()
+    theirs, mode = v2.TrivialAugmentWide(), v2.InterpolationMode(interpolation)
     strengths = [
         sign * levels(31, size, wide=wide)[name][bin_]
         for wide in (True, False)
@@ -122,13 +137,15 @@ def test_operation_makes_torchvisions_pixels_at_every_strength(
     ]
     all_of_it = np.zeros(len(images), int)
     named = [numbers([name], all_of_it, np.full(len(images), one), size) for one in strengths]
-    found = by_graph(lambda image, fed: apply(image, [name], fed, size), images, named, back_end)
+    found = by_graph(
+        lambda image, fed: apply(image, [name], fed, size, interpolation), images, named, back_end
+    )
     for strength, made in zip(strengths, found, strict=True):
         wanted = np.stack(
             [
                 by_torch(
                     lambda one, strength=strength: theirs._apply_image_or_video_transform(
-                        one, name, float(strength), v2.InterpolationMode.NEAREST, {}
+                        one, name, float(strength), mode, {}
                     ),
                     image,
                 )
@@ -136,13 +153,29 @@ def test_operation_makes_torchvisions_pixels_at_every_strength(
             ]
         )
         assert made.dtype == np.uint8
-        most, share = TOLERANCES.get(name, (0, 0.0))
-        if name == "Rotate" and abs(strength) == 135:
+        tolerances = BILINEAR_TOLERANCES if interpolation == "bilinear" else TOLERANCES
+        most, share = tolerances.get(name, (0, 0.0))
+        if name == "Rotate" and abs(strength) == 135 and interpolation == "nearest":
             # Places that are as far from two pixels, where float32 decides, are many here.
             most, share = 255, 0.02
         found_most, found_share = difference(made, wanted)
         assert found_most <= most, strength
         assert found_share <= share, strength
+        if name in WARPS and strength == 0:
+            np.testing.assert_array_equal(made, images)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_bilinear_warps_take_in_black_from_beyond_the_border(back_end: str) -> None:
+    """As torchvision's tensors do; Pillow, and DALI without a fill, repeat the outermost pixel."""
+    size = (40, 30)
+    images = np.full((1, *size, 3), 200, np.uint8)
+    fed = [numbers(["ShearX"], np.zeros(1, int), np.full(1, 0.3), size)]
+    (found,) = by_graph(
+        lambda image, fed: apply(image, ["ShearX"], fed, size, "bilinear"), images, fed, back_end
+    )
+    # Row 10, whose middle is at 10.5, comes from 3.15 pixels to the right.
+    assert found[0, 10, 25:, 0].tolist() == [200, 0.85 * 200, 0, 0, 0]
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
@@ -219,7 +252,10 @@ def test_gray_is_torchvisions(back_end: str, pictures: dict[Any, np.ndarray]) ->
         assert (most, apart) == (0, 0.0) or (most <= 1 and apart < 0.001)
 
 
-def test_what_is_neutral_leaves_every_byte(pictures: dict[Any, np.ndarray]) -> None:
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_what_is_neutral_leaves_every_byte(
+    interpolation: Any, pictures: dict[Any, np.ndarray]
+) -> None:
     size = SIZES[0]
     images = pictures[size]
     names = [name for name in OPERATIONS if name not in ("AutoContrast", "Equalize")]
@@ -230,7 +266,9 @@ def test_what_is_neutral_leaves_every_byte(pictures: dict[Any, np.ndarray]) -> N
         strength = np.full(len(images), neutral.get(name, 0.0))
         named.append(numbers(names, chosen, strength, size))
     named.append(numbers(names, np.full(len(images), -1), np.ones(len(images)), size))
-    for made in by_graph(lambda image, fed: apply(image, names, fed, size), images, named, "cpu"):
+    for made in by_graph(
+        lambda image, fed: apply(image, names, fed, size, interpolation), images, named, "cpu"
+    ):
         np.testing.assert_array_equal(made, images)
 
 
@@ -440,6 +478,32 @@ def test_operations_strengths_and_signs_come_as_often_as_torchvisions(
         same_distribution(Counter(map(view, found)), Counter(map(view, reference)))
 
 
+@pytest.mark.parametrize(
+    "augment",
+    [TrivialAugment, RandAugment, partial(AutoAugment, "svhn"), partial(AutoAugment, "imagenet")],
+    ids=["trivial", "rand", "svhn", "imagenet"],
+)
+def test_interpolation_changes_those_images_that_are_sheared_or_turned(
+    augment: Any, recorded: list[Any]
+) -> None:
+    """In each of the turns, and no others."""
+    size, num = (20, 31), 200  # not both even: a quarter turn would move pixels onto pixels
+    images = np.random.default_rng(0).integers(0, 256, (num, *size, 3)).astype(np.uint8)
+    drawn = augment().draw(HostDraws(num, 8, 0, 0, 0), frame(size))
+
+    def made(interpolation: str) -> np.ndarray:
+        one = augment(interpolation=interpolation)
+        return by_graph(lambda i, fed: one.operate(i, fed, frame(size)), images, [drawn], "cpu")[0]
+
+    changed = (made("nearest") != made("bilinear")).any(axis=(1, 2, 3))
+    wanted = [
+        any(one and one[0] in ("ShearX", "ShearY", "Rotate") and one[1] for one in row)
+        for row in zip(*recorded, strict=True)
+    ]
+    assert changed.tolist() == wanted
+    assert 0.1 < np.mean(wanted) < 0.9
+
+
 def test_erased_rectangles_are_distributed_as_torchvisions() -> None:
     size, num = (40, 64), 6000
     settings: dict[str, Any] = {"scale": (0.05, 0.9), "ratio": (0.3, 1.5)}
@@ -488,7 +552,7 @@ ALL = [
     ColorJitter(0.4, 0.4, 0.4, 0.1),
     Grayscale(0.3),
     TrivialAugment(),
-    RandAugment(),
+    RandAugment(interpolation="bilinear"),
     AutoAugment(),
     RandomErasing(),
 ]
@@ -584,6 +648,12 @@ def test_erasing_with_0_is_0_after_normalisation_within_half_a_level(arrays: Ima
     assert (is_erased.flatten(1).sum(dim=1) < 15 * 15 + 10).all()
 
 
+def test_no_operations_change_nothing(arrays: ImageArrays) -> None:
+    """torchvision's RandAugment takes 0 as well."""
+    for one, same in zip(served(arrays, [RandAugment(num_ops=0)]), served(arrays, ()), strict=True):
+        assert torch.equal(one, same)
+
+
 def test_augmentations_apply_in_the_order_given(arrays: ImageArrays) -> None:
     black = RandomErasing(1.0, value=(255, 0, 0))
     first, last = (
@@ -651,8 +721,16 @@ def test_a_gpu_augments_as_the_cpu_does(arrays: ImageArrays, augment: Any) -> No
             "RandAugment: `magnitude` must be a whole number from 0 to num_bins - 1 = 30, got 31.",
         ),
         (
-            lambda: RandAugment(num_ops=0),
-            "RandAugment: `num_ops` must be a whole number of at least 1, got 0.",
+            lambda: RandAugment(num_ops=-1),
+            "RandAugment: `num_ops` must be a whole number of at least 0, got -1.",
+        ),
+        *(
+            (
+                lambda one=one: one(interpolation="bicubic"),
+                f"{one.__name__}: `interpolation` must be one of 'nearest', 'bilinear', got "
+                "'bicubic'.",
+            )
+            for one in (TrivialAugment, RandAugment, AutoAugment)
         ),
         (
             lambda: AutoAugment("imagenette"),  # type: ignore[arg-type]
@@ -677,7 +755,7 @@ def test_a_gpu_augments_as_the_cpu_does(arrays: ImageArrays, augment: Any) -> No
         (
             lambda: TrainTransform(augment=TrivialAugment()),  # type: ignore[arg-type]
             "TrainTransform: `augment` must be a list of augmentations, got "
-            "TrivialAugment(num_bins=31). A single one goes into a list: "
+            "TrivialAugment(num_bins=31, interpolation='nearest'). A single one goes into a list: "
             "`augment=[TrivialAugment()]`.",
         ),
         (

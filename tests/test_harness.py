@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from torchvision.models import resnet18
 from torchvision.ops._utils import split_normalization_params
 
-from dali_cutmix import DataLoader, EvalTransform, Shard, TarShards, mixed_cross_entropy
+from dali_cutmix import (
+    DataLoader,
+    EpochSampler,
+    EvalTransform,
+    Shard,
+    TarShards,
+    mixed_cross_entropy,
+)
 from harness import schedule
 from harness.checkpoints import load_checkpoint, save_checkpoint
 from harness.evaluation import validate
@@ -152,6 +160,50 @@ def test_images_grow_without_a_restart_and_a_resumed_run_knows_their_size(
     _, results = run_small(data, longer, **changes)
     assert [row["size"] for row in results["epochs"]] == [8, 12, 16]
     assert [row["num_train"] for row in results["epochs"]] == [22, 22, 22]
+
+
+@pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
+def test_bad_files_are_remembered_when_images_grow(data: Path, tmp_path: Path) -> None:
+    """The file is due in the first epoch alone, which is cut short, as is the second."""
+    shutil.copytree(data, tmp_path / "data")
+    files = sorted((tmp_path / "data" / "train").rglob("*.jpg"))
+    order = [EpochSampler(22, shuffle=True, seed=0, shard=Shard(0, 1)).order(e) for e in (0, 1)]
+    bad = files[next(index for index in order[0][:8] if index not in order[1][:16])]
+    bad.write_bytes(b"no image")
+
+    def loader(size: int) -> DataLoader:
+        centre = EvalTransform(16, size)
+        return DataLoader(
+            tmp_path / "data" / "train", 8, True, transform=centre, device="cpu", on_error="replace"
+        )
+
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 7))
+    _, results = run_small(
+        tmp_path / "data",
+        RunSettings(out=tmp_path / "out", epochs=2, batch_size=8, max_steps=1),
+        train=loader,
+        size=lambda epoch: schedule.size_of(epoch, (8, 16), (1,)),
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=1),
+    )
+    assert [(row["size"], row["num_train"]) for row in results["epochs"]] == [(8, 8), (16, 8)]
+    assert results["bad_files"] == [str(bad)]
+
+
+def test_epoch_that_was_cut_short_is_over_when_the_run_goes_on(data: Path, tmp_path: Path) -> None:
+    def run_of(epochs: int, out: str) -> list[dict[str, float]]:
+        torch.manual_seed(5)
+        settings = RunSettings(
+            out=tmp_path / out, epochs=epochs, batch_size=8, max_steps=2, resume="auto"
+        )
+        _, results = run_small(data, settings, free_to_change=frozenset({"epochs"}))
+        kept = ("epoch", "train_loss", "num_train", "val_loss")
+        return [{name: row[name] for name in kept} for row in results["epochs"]]
+
+    straight = run_of(3, "straight")
+    assert [row["num_train"] for row in straight] == [16, 16, 16]
+    run_of(1, "resumed")
+    assert run_of(3, "resumed") == straight
 
 
 def test_average_follows_the_weights_by_its_decay_and_is_validated(

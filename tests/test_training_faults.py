@@ -219,19 +219,30 @@ while True:
 """
 
 
+def _is_half_written(path: Path) -> bool:
+    try:
+        return 0 < path.stat().st_size < 100_000_000
+    except FileNotFoundError:  # renamed meanwhile
+        return False
+
+
 def test_process_killed_while_it_writes_a_checkpoint_leaves_a_whole_one(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     for _ in range(3):
         env = {**os.environ, "PYTHONPATH": str(PIPELINES)}
-        with subprocess.Popen(
+        writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, env=env
-        ) as writer:
+        )
+        try:
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"first\n"
-            partial = path.with_suffix(".partial")
-            while not (partial.exists() and 0 < partial.stat().st_size < 100_000_000):
+            deadline = time.monotonic() + 30
+            while not _is_half_written(path.with_suffix(".partial")):
+                assert time.monotonic() < deadline
                 time.sleep(0.001)
-            writer.send_signal(signal.SIGKILL)
+        finally:
+            writer.kill()
+            writer.communicate()
         state = torch.load(path, weights_only=True)
         assert state["step"] in (1, 2)
         assert torch.equal(state["weights"], torch.arange(20_000_000))

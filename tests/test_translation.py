@@ -132,6 +132,20 @@ POLICIES = [
     (v2.AutoAugment(), colours.AutoAugment()),
     (v1.AutoAugment(v1.AutoAugmentPolicy.CIFAR10), colours.AutoAugment("cifar10")),
     (v2.AutoAugment(v2.AutoAugmentPolicy.SVHN, fill=0), colours.AutoAugment("svhn")),
+    (v2.RandAugment(0), colours.RandAugment(0)),
+    (
+        v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR),
+        colours.TrivialAugment(interpolation="bilinear"),
+    ),
+    (
+        v1.RandAugment(interpolation=v1.InterpolationMode.BILINEAR),
+        colours.RandAugment(interpolation="bilinear"),
+    ),
+    (v2.RandAugment(1, interpolation=2), colours.RandAugment(1, interpolation="bilinear")),
+    (
+        v2.AutoAugment(v2.AutoAugmentPolicy.SVHN, interpolation="bilinear"),
+        colours.AutoAugment("svhn", interpolation="bilinear"),
+    ),
     (
         v2.RandomErasing(0.1, (0.1, 0.2), (0.5, 2)),
         colours.RandomErasing(0.1, (0.1, 0.2), (0.5, 2), (0, 0, 0)),
@@ -579,9 +593,9 @@ REFUSED = [
     (0, [v2.RandAugment(fill=128)], "the graph fills with black, got fill=128."),
     (
         0,
-        [v1.AutoAugment(interpolation=v1.InterpolationMode.BILINEAR)],
-        "the graph turns and shears to the nearest pixel, got interpolation='bilinear'. Leave"
-        " `interpolation` out.",
+        [v1.AutoAugment(interpolation=v1.InterpolationMode.BICUBIC)],
+        "the graph turns and shears to the nearest pixel or bilinearly, got "
+        "interpolation='bicubic'. Pass `interpolation=InterpolationMode.BILINEAR`.",
     ),
     (
         2,
@@ -765,3 +779,58 @@ def test_object_that_calls_a_list_it_holds_is_that_list(photo_folder: Path) -> N
     assert refusal(over(photo_folder, darkened)).splitlines()[1:] == [
         f"  - `darkened (test_translation.py:{line})` at transform: {UNSEEN}"
     ]
+
+
+class Recipe:
+    """The list that torchvision's references build for their newest ImageNet weights."""
+
+    def __init__(self, version: Any, back_end: str, policy: Any) -> None:
+        bilinear, parts = v2.InterpolationMode.BILINEAR, []
+        to_tensor = [version.PILToTensor()]
+        to_float = version.ConvertImageDtype(torch.float)
+        if version is v2:
+            to_float = v2.ToDtype(torch.float, scale=True)
+        parts += to_tensor if back_end == "tensor" else []
+        parts += [version.RandomResizedCrop(176, interpolation=bilinear, antialias=True)]
+        parts += [version.RandomHorizontalFlip(0.5), policy(interpolation=bilinear)]
+        parts += to_tensor if back_end == "pil" else []
+        parts += [to_float, version.Normalize(MEAN, STD), version.RandomErasing(p=0.1)]
+        parts += [v2.ToPureTensor()] if version is v2 else []
+        self.transforms = version.Compose(parts)
+
+    def __call__(self, image: Any) -> Any:
+        return self.transforms(image)
+
+
+@pytest.mark.parametrize(
+    ("version", "back_end", "policy", "expected"),
+    [
+        (v2, "pil", v2.TrivialAugmentWide, colours.TrivialAugment),
+        (v2, "tensor", v2.RandAugment, colours.RandAugment),
+        (v1, "pil", v1.AutoAugment, colours.AutoAugment),
+        (v1, "tensor", v1.TrivialAugmentWide, colours.TrivialAugment),
+    ],
+    ids=["v2-pil", "v2-tensor", "v1-pil", "v1-tensor"],
+)
+def test_torchvisions_own_recipe_is_translated_as_a_whole(
+    photo_folder: Path, version: Any, back_end: str, policy: Any, expected: Any
+) -> None:
+    mixes = v2.RandomChoice([v2.MixUp(alpha=0.2, num_classes=3), v2.CutMix(num_classes=3)])
+    theirs = over(
+        photo_folder, Recipe(version, back_end, policy), collate_fn=closure(mixes), shuffle=True
+    )
+    lines: list[str] = []
+    ours = DataLoader.from_torch(theirs, report=lines.append)
+    erased = colours.RandomErasing(0.1, value=(124, 116, 104))
+    augment = (expected(interpolation="bilinear"), erased)
+    assert ours.transform == TrainTransform(176, flip=0.5, mean=MEAN, std=STD, augment=augment)
+    assert ours.mix == RandomChoice((TV_MIXUP, TV_CUTMIX))
+    image, target = next(iter(ours))
+    wanted_image, wanted_target = next(iter(theirs))
+    assert (image.shape, image.dtype) == (wanted_image.shape, wanted_image.dtype)
+    assert (target.shape, target.dtype) == (wanted_target.shape, wanted_target.dtype)
+    named = {line.split("  ->  ")[0].strip(): line.split("  ->  ")[-1] for line in lines}
+    (policies,) = (name for name in named if f"{policy.__name__}(" in name)
+    assert named[policies] == f"augment: {expected.__name__}(interpolation='bilinear')"
+    if version is v2:
+        assert named["transform[7]  ToPureTensor()"] == "nothing to do"

@@ -14,6 +14,7 @@ from dali_cutmix.draws import HostDraws, under
 from dali_cutmix.effects.frame import Frame
 from dali_cutmix.effects.operations import OPERATIONS, SIGNED, apply, levels, numbers
 from dali_cutmix.effects.policies import POLICIES
+from dali_cutmix.effects.warp import INTERPOLATIONS, Interpolation
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class TrivialAugment:
 
     Args:
         num_bins: Strengths to choose from, at least 2.
+        interpolation: How shears and turns make a pixel: of the nearest one, or of the four around
+            its place (``"bilinear"``).
 
     Source:
         Müller and Hutter 2021, TrivialAugment, arXiv:2103.10158; torchvision
@@ -29,9 +32,11 @@ class TrivialAugment:
     """
 
     num_bins: int = 31
+    interpolation: Interpolation = "nearest"
 
     def __post_init__(self) -> None:
         check_count("TrivialAugment", "num_bins", self.num_bins, at_least=2)
+        check_choice("TrivialAugment", "interpolation", self.interpolation, INTERPOLATIONS)
 
     def draw(self, draws: HostDraws, frame: Frame) -> dict[str, np.ndarray]:
         """See `Augmentation`."""
@@ -42,7 +47,7 @@ class TrivialAugment:
 
     def operate(self, image: DataNode, drawn: Mapping[str, DataNode], frame: Frame) -> DataNode:
         """See `Augmentation`."""
-        return apply(image, OPERATIONS, drawn, frame.size)
+        return apply(image, OPERATIONS, drawn, frame.size, self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,10 @@ class RandAugment:
     """Some operations in turn for each sample, of 14, all of one strength.
 
     Args:
-        num_ops: Operations for each sample, at least 1.
+        num_ops: Operations for each sample; 0 changes nothing.
         magnitude: Which strength, from 0, below ``num_bins``.
         num_bins: Strengths there are, at least 2.
+        interpolation: As `TrivialAugment`'s.
 
     Source:
         Cubuk et al. 2019, RandAugment, arXiv:1909.13719; torchvision ``v2.RandAugment``, with black
@@ -62,11 +68,13 @@ class RandAugment:
     num_ops: int = 2
     magnitude: int = 9
     num_bins: int = 31
+    interpolation: Interpolation = "nearest"
 
     def __post_init__(self) -> None:
         where = "RandAugment"
-        check_count(where, "num_ops", self.num_ops, at_least=1)
+        check_count(where, "num_ops", self.num_ops, at_least=0)
         check_count(where, "num_bins", self.num_bins, at_least=2)
+        check_choice(where, "interpolation", self.interpolation, INTERPOLATIONS)
         if not is_whole(self.magnitude) or not 0 <= self.magnitude < self.num_bins:
             rule = f"be a whole number from 0 to num_bins - 1 = {self.num_bins - 1}"
             refuse(where, "magnitude", rule, self.magnitude)
@@ -86,7 +94,8 @@ class RandAugment:
     def operate(self, image: DataNode, drawn: Mapping[str, DataNode], frame: Frame) -> DataNode:
         """See `Augmentation`."""
         for turn in range(self.num_ops):
-            image = apply(image, OPERATIONS, under(f"{turn}/", drawn), frame.size)
+            own = under(f"{turn}/", drawn)
+            image = apply(image, OPERATIONS, own, frame.size, self.interpolation)
         return image
 
 
@@ -96,6 +105,7 @@ class AutoAugment:
 
     Args:
         policy: ``"imagenet"``, ``"cifar10"`` or ``"svhn"``: the data set.
+        interpolation: As `TrivialAugment`'s.
 
     Source:
         Cubuk et al. 2018, AutoAugment, arXiv:1805.09501; torchvision ``v2.AutoAugment``, with black
@@ -103,9 +113,11 @@ class AutoAugment:
     """
 
     policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
+    interpolation: Interpolation = "nearest"
 
     def __post_init__(self) -> None:
         check_choice("AutoAugment", "policy", self.policy, tuple(POLICIES))
+        check_choice("AutoAugment", "interpolation", self.interpolation, INTERPOLATIONS)
 
     def _names(self, turn: int) -> tuple[str, ...]:
         return tuple(dict.fromkeys(pair[turn].operation for pair in POLICIES[self.policy]))
@@ -131,7 +143,8 @@ class AutoAugment:
     def operate(self, image: DataNode, drawn: Mapping[str, DataNode], frame: Frame) -> DataNode:
         """See `Augmentation`."""
         for turn in (0, 1):
-            image = apply(image, self._names(turn), under(f"{turn}/", drawn), frame.size)
+            names, own = self._names(turn), under(f"{turn}/", drawn)
+            image = apply(image, names, own, frame.size, self.interpolation)
         return image
 
 

@@ -8,13 +8,14 @@ takes none stays as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
 from dali_cutmix._dali import DataNode, merge, split
 from dali_cutmix.effects.enhance import blend_colours, equalize, flip_bits, ring, sharpen, stretch
-from dali_cutmix.effects.warp import WARPS, matrices, warp
+from dali_cutmix.effects.warp import WARPS, Interpolation, matrices, warp
 
 #: Operations that are one operator with different numbers. The place in the list is the kind.
 _KINDS: tuple[tuple[str, ...], ...] = (
@@ -134,7 +135,11 @@ def numbers(
 
 
 def apply(
-    image: DataNode, names: Sequence[str], fed: Mapping[str, DataNode], size: tuple[int, int]
+    image: DataNode,
+    names: Sequence[str],
+    fed: Mapping[str, DataNode],
+    size: tuple[int, int],
+    interpolation: Interpolation = "nearest",
 ) -> DataNode:
     """Apply one operation to each sample.
 
@@ -143,6 +148,7 @@ def apply(
         names: As `numbers` was given them.
         fed: What `numbers` made, as nodes on the CPU.
         size: ``(height, width)`` in pixels.
+        interpolation: Of shears, shifts and turns; see `warp`.
 
     Returns:
         As ``image``.
@@ -154,7 +160,10 @@ def apply(
             taken |= ring(image, size)
         part, others = split(image, chosen)
         own = {name: split(node, chosen)[0] for name, node in taken.items()}
-        image = merge(_OPERATE[kind](part, **own), others, chosen)
+        operate = _OPERATE[kind]
+        if operate is warp:
+            operate = partial(warp, interpolation=interpolation)
+        image = merge(operate(part, **own), others, chosen)
     return image
 
 

@@ -1,4 +1,4 @@
-"""Shears, shifts and turns: one affine map for each sample, the nearest pixel of each place.
+"""Shears, shifts and turns: one affine map for each sample.
 
 Matrices are made on the host. They map places of the result to places of the image, in pixels from
 the top left corner, x first, where the centre of the first pixel is at one half.
@@ -6,12 +6,25 @@ the top left corner, x first, where the centre of the first pixel is at one half
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from dali_cutmix._dali import DataNode, fn, types
 
 #: What a level is of each: share, pixels, or degrees.
 WARPS = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+
+#: How a pixel is made of those around its place.
+Interpolation = Literal["nearest", "bilinear"]
+
+_DALI_TYPES = {
+    "nearest": types.DALIInterpType.INTERP_NN,
+    "bilinear": types.DALIInterpType.INTERP_LINEAR,
+}
+
+#: Names of `Interpolation`.
+INTERPOLATIONS = tuple(_DALI_TYPES)
 
 
 def matrices(name: str, level: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -48,15 +61,19 @@ def matrices(name: str, level: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return found.astype(np.float32)
 
 
-def warp(image: DataNode, matrix: DataNode) -> DataNode:
+def warp(image: DataNode, matrix: DataNode, interpolation: Interpolation = "nearest") -> DataNode:
     """Move pixels; places without one become black.
 
-    The pixels are those of torchvision's tensor back end, but for turns, at places that are as far
-    from two pixels, where float32 decides: at 2 of 100 for 135 degrees, below 1 of 1000 for others.
+    The pixels are those of torchvision's tensor back end, which take in black from beyond the
+    border as well, but for these. Of the nearest pixel, turns differ at places that are as far from
+    two pixels, where float32 decides: at 2 of 100 for 135 degrees, below 1 of 1000 for others. Of
+    four pixels, shears and turns differ by one level where it is halfway between two: at up to 4 of
+    100 values. Shifts are the same.
 
     Args:
         image: ``[height, width, 3]`` uint8 per sample, CPU or GPU.
         matrix: Of `matrices`: ``[2, 3]`` float32 per sample, CPU.
+        interpolation: The nearest pixel, or the four around a place weighed by their distances.
 
     Returns:
         As ``image``.
@@ -65,6 +82,6 @@ def warp(image: DataNode, matrix: DataNode) -> DataNode:
         image,
         matrix=matrix,
         fill_value=0,
-        interp_type=types.DALIInterpType.INTERP_NN,
+        interp_type=_DALI_TYPES[interpolation],
         inverse_map=True,
     )

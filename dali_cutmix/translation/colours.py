@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dali_cutmix import augmentations as ours
+from dali_cutmix.effects.warp import INTERPOLATIONS
 from dali_cutmix.translation.levels import Levels
 from dali_cutmix.translation.translated import (
     NoCounterpartError,
@@ -63,16 +64,17 @@ def _automatic(part: Any, name: str | None) -> Any:
     fill = part.fill if isinstance(part.fill, (tuple, list)) else [part.fill]
     if any(one not in (0, None) for one in fill):
         raise NoCounterpartError(f"the graph fills with black, got fill={part.fill!r}.")
-    if (way := mode_of(part)) != "nearest":
+    way: Any = mode_of(part)
+    if way not in INTERPOLATIONS:
         raise NoCounterpartError(
-            f"the graph turns and shears to the nearest pixel, got interpolation={way!r}. Leave "
-            "`interpolation` out."
+            "the graph turns and shears to the nearest pixel or bilinearly, got interpolation="
+            f"{way!r}. Pass `interpolation=InterpolationMode.BILINEAR`."
         )
     if name == "AutoAugment":
-        return ours.AutoAugment(part.policy.value)
+        return ours.AutoAugment(part.policy.value, way)
     if name == "RandAugment":
-        return ours.RandAugment(part.num_ops, part.magnitude, part.num_magnitude_bins)
-    return ours.TrivialAugment(part.num_magnitude_bins)
+        return ours.RandAugment(part.num_ops, part.magnitude, part.num_magnitude_bins, way)
+    return ours.TrivialAugment(part.num_magnitude_bins, way)
 
 
 def _erasing(part: Any, levels: Levels, prob: float, into: Translation) -> Any:

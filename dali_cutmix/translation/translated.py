@@ -95,8 +95,10 @@ def shown(part: Any) -> str:
     text = " ".join(repr(part).split())
     if text.startswith("<"):
         return named(part)
-    for usual in (", interpolation=InterpolationMode.BILINEAR", ", interpolation=bilinear"):
-        text = text.replace(usual, "")
+    text = text.replace("InterpolationMode.", "")
+    if hasattr(part, "antialias"):  # resizes, which is bilinear unless it says so
+        for usual in (", interpolation=BILINEAR", ", interpolation=bilinear"):
+            text = text.replace(usual, "")
     text = text.replace(", antialias=True", "").replace("( ", "(").replace(" )", ")")
     return textwrap.shorten(text, WIDTH, placeholder=" ...")
 

@@ -136,7 +136,7 @@ class Run:
     def _train(self, epoch: int, loader: DataLoader, trained: nn.Module, monitor: Monitor) -> None:
         training, settings = self.training, self.settings
         trained.train()
-        loader.set_epoch(epoch)  # keeps the place in the epoch of a state that was loaded for it
+        loader.set_epoch(epoch)  # keeps the place of a state that was loaded for this very epoch
         lr = training.learning_rate(epoch)
         for parameters in training.optimizer.param_groups:
             parameters["lr"] = lr
@@ -185,7 +185,6 @@ class Run:
             self.row["waiting_share"] = waits.share
         self.sums.zero_()
         self.step_in_epoch = 0
-        loader.set_epoch(epoch + 1)  # where the state is to stand, also if it was cut short
 
     def _backward(
         self, trained: nn.Module, image: torch.Tensor, target: Target, is_last: bool
