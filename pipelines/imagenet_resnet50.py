@@ -44,7 +44,6 @@ from typing import Literal
 
 import torch
 import torchvision
-from dali_cutmix.augmentations import RandomErasing, TrivialAugment
 from torch import nn
 
 from dali_cutmix import (
@@ -58,6 +57,7 @@ from dali_cutmix import (
     TrainTransform,
     mixed_cross_entropy,
 )
+from dali_cutmix.augmentations import RandomErasing, TrivialAugment
 from harness import schedule
 from harness.pictures import find_data
 from harness.processes import Processes, split_batch, stop
