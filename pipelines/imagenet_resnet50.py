@@ -214,7 +214,7 @@ def make_train_loader(
         "mixup_or_cutmix": RandomChoice([MixUp.torchvision(settings.mixup_alpha), cutmix]),
         "none": None,
     }
-    augment = [TrivialAugment()] if settings.trivial_augment else []
+    augment = [TrivialAugment(interpolation="bilinear")] if settings.trivial_augment else []
     augment += [RandomErasing(settings.erase)] if settings.erase else []
     files, shard = FileList.from_folder(data / "train"), Shard.current()
     sampler = None

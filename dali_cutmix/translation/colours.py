@@ -52,13 +52,13 @@ def translate_colour(part: Any, levels: Levels, prob: float, into: Translation) 
         names = ("brightness", "contrast", "saturation", "hue")
         ranges = {key: tuple(given) for key in names if (given := getattr(part, key)) is not None}
         return ours.ColorJitter(**ranges) if ranges else None
-    ours_of = _automatic(part, name)
-    if ours_of.interpolation == "bilinear" and not levels.is_tensor:
+    augmentation = _automatic(part, name)
+    if augmentation.interpolation == "bilinear" and not levels.is_tensor:
         into.note(
             "What is sheared or turned fades to black over a pixel, as tensors do; Pillow's images "
             "do not."
         )
-    return ours_of
+    return augmentation
 
 
 def commutes_with_crops(augmentation: Any) -> bool:
