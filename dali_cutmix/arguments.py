@@ -61,13 +61,13 @@ def check_numbers(
 def check_mix(mix: Any, batch_size: int, transform: Any) -> bool:
     """Whether labels are mixed; refuse what is no mix, and a transform that is none."""
     if not isinstance(transform, (TrainTransform, EvalTransform)):
-        way_out = "torchvision's transforms cannot run inside the graph."
+        way_out = "torchvision's cannot run in the graph: `DataLoader.from_torch` translates them."
         refuse(WHERE, "transform", "be a TrainTransform or EvalTransform", transform, way_out)
     if mix is None:
         return False
     if isinstance(mix, type) or not all(hasattr(mix, name) for name in MIX_NAMES):
         way_out = "Pass one of dali_cutmix's, such as `CutMix()`; others cannot run in the graph."
-        refuse(WHERE, "mix", "be a CutMix, MixUp or Cutout", mix, way_out)
+        refuse(WHERE, "mix", "be a CutMix, MixUp, Cutout or RandomChoice", mix, way_out)
     if mix.mixes_labels and batch_size < 2:
         way_out = "Partners come from the same batch; `mix=None` mixes nothing."
         refuse(WHERE, "batch_size", "be at least 2 with `mix`", batch_size, way_out)

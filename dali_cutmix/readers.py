@@ -153,7 +153,8 @@ def _refuse_own_transforms(dataset: Any) -> None:
         own = getattr(dataset, attribute, None)
         if own is not None:
             instead = (
-                "pass `transform=TrainTransform(...)` or `EvalTransform(...)` to the loader"
+                "pass `transform=TrainTransform(...)` or `EvalTransform(...)` to the loader, or "
+                "give a torch loader of it to `DataLoader.from_torch`, which translates"
                 if attribute == "transform"
                 else "pass a list of (path, class) with the classes you want"
             )

@@ -13,7 +13,7 @@ Made = TypeVar("Made", bound="FromTorch")
 #: By keyword: what torch has when it is not given, and what to do instead.
 _TORCH: dict[str, tuple[tuple[Any, ...], str]] = {
     "dataset": ((), "Pass the folder or list first, without a name."),
-    "collate_fn": ((None,), "Batches are made in the graph; for a mix, pass `mix=CutMix()`."),
+    "collate_fn": ((None,), "For a mix, pass `mix=CutMix()`; `from_torch` translates."),
     "timeout": ((0,), "There are no worker processes to wait for: leave it out."),
     "worker_init_fn": ((None,), "There are no worker processes: leave it out."),
     "multiprocessing_context": ((None,), "There are no worker processes: leave it out."),

@@ -344,7 +344,7 @@ def test_memory_is_flat_over_epochs_broken_off_and_finished(photo_folder: Path) 
 @pytest.mark.parametrize(
     ("keyword", "value", "instead"),
     [
-        ("collate_fn", print, "Batches are made in the graph; for a mix, pass `mix=CutMix()`."),
+        ("collate_fn", print, "For a mix, pass `mix=CutMix()`; `from_torch` translates."),
         ("generator", torch.Generator(), "Pass `seed=`, from which every random number comes."),
         ("prefetch_factor", 4, "Pass `prefetch=`, the number of batches made ahead in all."),
         ("worker_init_fn", print, "There are no worker processes: leave it out."),
@@ -374,15 +374,15 @@ def test_torchs_keywords_that_say_nothing_are_taken(numbered_folder: Path) -> No
     [
         (
             {"mix": "cutmix"},
-            "`mix` must be a CutMix, MixUp or Cutout, got 'cutmix'. Pass one of dali_cutmix's, "
-            "such as `CutMix()`; others cannot run in the graph.",
+            "`mix` must be a CutMix, MixUp, Cutout or RandomChoice, got 'cutmix'. Pass one of "
+            "dali_cutmix's, such as `CutMix()`; others cannot run in the graph.",
         ),
         (
             {"mix": SimpleNamespace(plan=None, apply=None)},
-            "`mix` must be a CutMix, MixUp or Cutout, got namespace(plan=None, apply=None). Pass "
-            "one of dali_cutmix's, such as `CutMix()`; others cannot run in the graph.",
+            "`mix` must be a CutMix, MixUp, Cutout or RandomChoice, got namespace(plan=None, "
+            "apply=None). Pass one of dali_cutmix's, such as `CutMix()`; others cannot run in the graph.",
         ),
-        ({"mix": CutMix}, "`mix` must be a CutMix, MixUp or Cutout, got <class"),
+        ({"mix": CutMix}, "`mix` must be a CutMix, MixUp, Cutout or RandomChoice, got <class"),
         ({"shard": (0, 2)}, "`shard` must be a Shard, got (0, 2). Pass `Shard(index, count)`."),
         ({"seed": 2**63}, "`seed` must be below 2**63, got 9223372036854775808."),
         ({"device": "gpu"}, "`device` must be 'cuda', 'cuda:<index>' or 'cpu', got 'gpu'."),

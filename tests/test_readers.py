@@ -90,7 +90,8 @@ def test_dataset_with_its_own_transform_is_refused_with_what_to_pass(
     assert str(error_of(folder)) == (
         "DataLoader: the ImageFolder given as `source` carries its own `transform` (ToImage), "
         "which cannot run inside the graph. Build it without one, and pass "
-        "`transform=TrainTransform(...)` or `EvalTransform(...)` to the loader."
+        "`transform=TrainTransform(...)` or `EvalTransform(...)` to the loader, or give a torch "
+        "loader of it to `DataLoader.from_torch`, which translates."
     )
     folder = torchvision.datasets.ImageFolder(str(numbered_folder), target_transform=abs)
     assert "carries its own `target_transform`" in str(error_of(folder))
