@@ -380,7 +380,8 @@ def test_torchs_keywords_that_say_nothing_are_taken(numbered_folder: Path) -> No
         (
             {"mix": SimpleNamespace(plan=None, apply=None)},
             "`mix` must be a CutMix, MixUp, Cutout or RandomChoice, got namespace(plan=None, "
-            "apply=None). Pass one of dali_cutmix's, such as `CutMix()`; others cannot run in the graph.",
+            "apply=None). Pass one of dali_cutmix's, such as `CutMix()`; others cannot run in the "
+            "graph.",
         ),
         ({"mix": CutMix}, "`mix` must be a CutMix, MixUp, Cutout or RandomChoice, got <class"),
         ({"shard": (0, 2)}, "`shard` must be a Shard, got (0, 2). Pass `Shard(index, count)`."),
