@@ -54,31 +54,38 @@ def gray(image: DataNode) -> DataNode:
     )
 
 
-def blend_colours(
-    image: DataNode,
-    factor: DataNode,
-    own_gray: DataNode | None = None,
-    mean_gray: DataNode | None = None,
-) -> DataNode:
-    """Weigh each image with black, with its gray, or with the mean of its gray.
-
-    ``image * factor + gray * own_gray + mean * mean_gray``, clipped: torchvision's
-    ``adjust_brightness``, ``adjust_saturation`` and ``adjust_contrast``, within one level.
+def brighten(image: DataNode, factor: DataNode) -> DataNode:
+    """Multiply: torchvision's ``adjust_brightness``, within one level.
 
     Args:
         image: See above.
         factor: At least 0. Scalar float32.
-        own_gray: ``1 - factor`` for saturation, else 0. Scalar float32; None for 0.
-        mean_gray: ``1 - factor`` for contrast, else 0. Scalar float32; None for 0.
     """
-    other: DataNode | float = _CUT
-    if own_gray is not None or mean_gray is not None:
-        level = gray_level(image)
-        if mean_gray is not None:
-            mean = fn.reductions.mean(level, axes=[0, 1], keep_dims=True, dtype=FLOAT)
-            other = mean * mean_gray + other
-        if own_gray is not None:
-            other = level * own_gray + other
+    return fn.brightness_contrast(image, brightness=factor, brightness_shift=_CUT / 255)
+
+
+def stand_out(image: DataNode, factor: DataNode) -> DataNode:
+    """Weigh each image with the mean of its gray: ``adjust_contrast``, within one level.
+
+    Args:
+        image: See above.
+        factor: At least 0, the share of the image itself. Scalar float32.
+    """
+    mean = fn.reductions.mean(gray_level(image), axes=[0, 1], keep_dims=True, dtype=FLOAT)
+    other = mean * (1.0 - factor) + _CUT
+    if image.device == "gpu":  # where what was counted is no argument: those are on the CPU
+        return fn.cast(image * factor + other, dtype=UINT8)
+    return fn.brightness_contrast(image, brightness=factor, brightness_shift=other / 255.0)
+
+
+def saturate(image: DataNode, factor: DataNode) -> DataNode:
+    """Weigh each pixel with its gray: torchvision's ``adjust_saturation``, within one level.
+
+    Args:
+        image: See above.
+        factor: At least 0, the share of the image itself. Scalar float32.
+    """
+    other = gray_level(image) * (1.0 - factor) + _CUT
     return fn.cast(image * factor + other, dtype=UINT8)
 
 
@@ -89,24 +96,23 @@ def shift_hue(image: DataNode, turn: DataNode) -> DataNode:
         image: See above.
         turn: Share of the circle, in [-0.5, 0.5]. Scalar float32. 0 changes nothing.
     """
-    high = fn.reductions.max(image, axes=[2], keep_dims=True)
-    low = fn.reductions.min(image, axes=[2], keep_dims=True)
-    red, green, blue = (
-        fn.cast(fn.slice(image, start=[i], shape=[1], axes=[2]), dtype=FLOAT) for i in range(3)
-    )
-    high = fn.cast(high, dtype=FLOAT)
-    chroma = high - low
+    red, green, blue = (fn.slice(image, start=[i], shape=[1], axes=[2]) for i in range(3))
+    high = math.max(math.max(red, green), blue)
+    chroma = high - math.min(math.min(red, green), blue)
     is_red = red == high
     is_green = (green == high) & (is_red ^ True)
     is_blue = (is_red | is_green) ^ True
+    red, green, blue = (fn.cast(one, dtype=FLOAT) for one in (red, green, blue))
     # Gray pixels have no hue: whatever is divided by, their chroma is 0.
     slope = (green - blue) * is_red + (blue - red) * is_green + (red - green) * is_blue
-    sixth = slope / math.max(chroma, 1.0) + (is_green * 2.0 + is_blue * 4.0) + turn * 6.0
+    sixth = slope / math.max(chroma, 1.0) + (is_green * 2.0 + is_blue * 4.0)
+    # From -1 to 5 before it is turned, and after. Sixths are counted once, for all channels.
+    sixth = sixth + ((turn < 0.0) + turn) * 6.0
+    sixth = sixth - (sixth >= 5.0) * 6.0
     # Each channel is a trapezoid of the hue, a third of the circle from the next.
-    place = fn.coord_transform(sixth, M=[1.0, 1.0, 1.0], T=[5.0, 3.0, 1.0])
-    place = place - 6.0 * math.floor(place / 6.0)
-    share = math.clamp(math.min(place, 4.0 - place), 0.0, 1.0)
-    return fn.cast((high - chroma * share) * _TO_LEVELS + _CUT, dtype=UINT8)
+    place = math.abs(fn.coord_transform(sixth, M=[1.0, 1.0, 1.0], T=[0.0, -2.0, -4.0]))
+    share = math.clamp(math.min(place - 1.0, 5.0 - place), 0.0, 1.0)
+    return fn.cast((high * _TO_LEVELS + _CUT) - (chroma * _TO_LEVELS) * share, dtype=UINT8)
 
 
 def flip_bits(image: DataNode, threshold: DataNode, mask: DataNode) -> DataNode:
@@ -122,18 +128,18 @@ def flip_bits(image: DataNode, threshold: DataNode, mask: DataNode) -> DataNode:
     return (image ^ ((image >= threshold) * _WHOLE)) & mask
 
 
-def sharpen(image: DataNode, sharpness: DataNode, kernel: DataNode, inside: DataNode) -> DataNode:
+def sharpen(image: DataNode, factor: DataNode, kernel: DataNode, inside: DataNode) -> DataNode:
     """Weigh each image with its blurred self, but for the outermost ring of pixels.
 
     torchvision's ``adjust_sharpness``, within one level.
 
     Args:
         image: See above.
-        sharpness: 0 blurs, 1 changes nothing, above 1 sharpens. Scalar float32.
+        factor: 0 blurs, 1 changes nothing, above 1 sharpens. Scalar float32.
         kernel: Of `ring`.
         inside: Of `ring`.
     """
-    other = inside * (1.0 - sharpness)
+    other = inside * (1.0 - factor)
     blurred = fn.filter(image, kernel)
     return fn.cast(image * (1.0 - other) + (blurred * other + _CUT), dtype=UINT8)
 

@@ -11,10 +11,17 @@ import numpy as np
 from dali_cutmix._checks import check_prob, check_range, is_number, refuse
 from dali_cutmix._dali import DataNode, merge, split
 from dali_cutmix.draws import HostDraws
-from dali_cutmix.effects.enhance import blend_colours, gray, shift_hue
+from dali_cutmix.effects.enhance import brighten, gray, saturate, shift_hue, stand_out
 from dali_cutmix.effects.frame import Frame
 
 Range = tuple[float, float]
+
+_OPERATE = {
+    "brightness": brighten,
+    "contrast": stand_out,
+    "saturation": saturate,
+    "hue": shift_hue,
+}
 
 
 @dataclass(frozen=True)
@@ -71,40 +78,23 @@ class ColorJitter:
         order = draws.uniform("order", [len(names)]).argsort(axis=1)
         low, high = np.array(list(ranges.values())).T
         factors = low + shares * (high - low)
-        for turn in range(len(names)):
-            taken = order[:, turn : turn + 1]
-            number = np.take_along_axis(factors, taken, axis=1)[:, 0]
-            is_of = {name: taken[:, 0] == place for place, name in enumerate(names)}
-            if "hue" in ranges:
-                drawn[f"{turn}/is_hue"] = is_of["hue"]
-                drawn[f"{turn}/turn"] = np.where(is_of["hue"], number, 0).astype(np.float32)
-                number = np.where(is_of["hue"], 1, number)
-            if len(ranges) > ("hue" in ranges):
-                drawn[f"{turn}/factor"] = number.astype(np.float32)
-            for name, share in (("saturation", "own_gray"), ("contrast", "mean_gray")):
-                if name in ranges:
-                    other = np.where(is_of[name], 1 - number, 0)
-                    drawn[f"{turn}/{share}"] = other.astype(np.float32)
+        numbers = np.take_along_axis(factors, order, axis=1).astype(np.float32)
+        for turn, taken in enumerate(order.T):
+            drawn[f"{turn}/number"] = numbers[:, turn].copy()  # graphs take no strides
+            for place, name in enumerate(names):
+                drawn[f"{turn}/is_{name}"] = taken == place
         return drawn
 
     def operate(self, image: DataNode, drawn: Mapping[str, DataNode], _frame: Frame) -> DataNode:
         """See `Augmentation`."""
-        for turn in range(len(self.ranges)):
-            own = {
-                name: drawn[f"{turn}/{name}"]
-                for name in ("factor", "own_gray", "mean_gray")
-                if f"{turn}/{name}" in drawn
-            }
-            if "hue" not in self.ranges:
-                image = blend_colours(image, **own)
-                continue
-            is_hue = drawn[f"{turn}/is_hue"]
-            part, others = split(image, is_hue)
-            part = shift_hue(part, split(drawn[f"{turn}/turn"], is_hue)[0])
-            if own:
-                own = {name: split(node, is_hue)[1] for name, node in own.items()}
-                others = blend_colours(others, **own)
-            image = merge(part, others, is_hue)
+        names = list(self.ranges)
+        for turn in range(len(names)):
+            for name in names:
+                # Each operator sees the samples whose turn it is: some cost five times others.
+                is_it = drawn[f"{turn}/is_{name}"]
+                part, others = split(image, is_it)
+                number, _ = split(drawn[f"{turn}/number"], is_it)
+                image = merge(_OPERATE[name](part, number), others, is_it)
         return image
 
 

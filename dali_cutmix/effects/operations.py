@@ -14,14 +14,25 @@ import numpy as np
 import torch
 
 from dali_cutmix._dali import DataNode, merge, split
-from dali_cutmix.effects.enhance import blend_colours, equalize, flip_bits, ring, sharpen, stretch
+from dali_cutmix.effects.enhance import (
+    brighten,
+    equalize,
+    flip_bits,
+    ring,
+    saturate,
+    sharpen,
+    stand_out,
+    stretch,
+)
 from dali_cutmix.effects.warp import WARPS, Interpolation, matrices, warp
 
 #: Operations that are one operator with different numbers. The place in the list is the kind.
 _KINDS: tuple[tuple[str, ...], ...] = (
     ("Identity",),
     WARPS,
-    ("Brightness", "Color", "Contrast"),
+    ("Brightness",),
+    ("Color",),
+    ("Contrast",),
     ("Sharpness",),
     ("Posterize", "Solarize", "Invert"),
     ("AutoContrast",),
@@ -29,14 +40,14 @@ _KINDS: tuple[tuple[str, ...], ...] = (
 )
 _KIND_OF = {name: kind for kind, names in enumerate(_KINDS) for name in names}
 
+#: Operations that take a factor, which is 1 where nothing changes.
+_BLENDS = ("Brightness", "Color", "Contrast", "Sharpness")
+
 #: What TrivialAugment and RandAugment choose from, in torchvision's order.
 OPERATIONS = (
     "Identity",
     *WARPS,
-    "Brightness",
-    "Color",
-    "Contrast",
-    "Sharpness",
+    *_BLENDS,
     "Posterize",
     "Solarize",
     "AutoContrast",
@@ -44,7 +55,7 @@ OPERATIONS = (
 )
 
 #: Those whose level is negated for half of the samples.
-SIGNED = {*WARPS, "Brightness", "Color", "Contrast", "Sharpness"}
+SIGNED = {*WARPS, *_BLENDS}
 
 
 def levels(num_bins: int, size: tuple[int, int], *, wide: bool) -> dict[str, np.ndarray]:
@@ -119,13 +130,9 @@ def numbers(
             made["matrix"] = np.where(
                 where(name)[:, None, None], matrices(name, level, size), made["matrix"]
             )
-    if _KIND_OF["Color"] in found:
-        factor = np.where(kind == _KIND_OF["Color"], 1 + level, 1.0)
-        made["factor"] = factor.astype(np.float32)
-        for name, operation in (("own_gray", "Color"), ("mean_gray", "Contrast")):
-            made[name] = np.where(where(operation), 1 - factor, 0.0).astype(np.float32)
-    if _KIND_OF["Sharpness"] in found:
-        made["sharpness"] = np.where(where("Sharpness"), 1 + level, 1.0).astype(np.float32)
+    if found & {_KIND_OF[name] for name in _BLENDS}:
+        is_blend = np.isin(kind, [_KIND_OF[name] for name in _BLENDS])
+        made["factor"] = np.where(is_blend, 1 + level, 1.0).astype(np.float32)
     if _KIND_OF["Solarize"] in found:
         threshold = np.where(where("Solarize"), np.ceil((255 * level).astype(np.float32)), 256)
         made["threshold"] = np.where(where("Invert"), 0, threshold).astype(np.int32)
@@ -171,8 +178,10 @@ def apply(
 _NUMBERS: tuple[tuple[str, ...], ...] = (
     (),
     ("matrix",),
-    ("factor", "own_gray", "mean_gray"),
-    ("sharpness",),
+    ("factor",),
+    ("factor",),
+    ("factor",),
+    ("factor",),
     ("threshold", "mask"),
     (),
     (),
@@ -182,7 +191,9 @@ _NUMBERS: tuple[tuple[str, ...], ...] = (
 _OPERATE: tuple[Callable[..., DataNode], ...] = (
     lambda image: image,
     warp,
-    blend_colours,
+    brighten,
+    saturate,
+    stand_out,
     sharpen,
     flip_bits,
     stretch,
