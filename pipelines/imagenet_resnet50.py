@@ -14,7 +14,7 @@ Run, where DIR holds train/ and val/, each with one folder of images per class:
     torchrun --nproc-per-node 8 pipelines/imagenet_resnet50.py --data DIR --preset modern
 
 The baseline is one flag away: --mix none. On several machines: imagenet_resnet50.sbatch beside this
-file. --resume auto goes on after an interruption, in mid-epoch, also with other processes.
+file. --resume auto goes on after an interruption, in mid-epoch, mostly also with other processes.
 To see every part work on pictures made up on the spot, in seconds, GPU or not:
 
     python pipelines/imagenet_resnet50.py --smoke
@@ -31,7 +31,9 @@ TrivialAugment, erasing, smoothing, repeated augmentation, averaged weights, 176
 Differs: no colour jitter and no PCA lighting, which the authors' code has; bfloat16 autocast on a
 GPU; several processes draw one cut each, where the authors' DataParallel drew one for the whole
 batch. Every epoch's accuracy is kept, and the best one's is what the paper reports. In the modern
-preset erased pixels are mixed as bytes before normalisation, which is the same within rounding.
+preset erased pixels are mixed as bytes before normalisation, which is the same within rounding, and
+partners come by a random permutation instead of from the place before. With repeated images a run
+goes on with another number of processes only from the end of an epoch.
 """
 
 from __future__ import annotations
@@ -137,7 +139,7 @@ class Settings(RunSettings):
     is reported; rescaled with batch size and epochs. None keeps no average."""
 
     average_every: int = 32
-    """Steps from one update of the average to the next."""
+    """Steps from one update of the average to the next; it begins after the warmup."""
 
     sizes: tuple[int, ...] = (224,)
     """Side of the training images in pixels: the first, then another from each of `size_milestones`
@@ -207,11 +209,12 @@ def make_train_loader(
     settings: Settings, data: Path, device: torch.device, size: int
 ) -> DataLoader:
     """The training graph for images of a size, on this process's part of the data."""
-    cutmix = CutMix.torchvision(settings.alpha)
+    # By a permutation, since with fewer processes than repeats neighbours are copies of one image.
+    one_of = [MixUp.paper(settings.mixup_alpha), CutMix.paper(settings.alpha)]
     mixes = {
         "paper": CutMix.paper(alpha=settings.alpha, prob=settings.prob),
         "cutmix": CutMix(alpha=settings.alpha, prob=settings.prob),
-        "mixup_or_cutmix": RandomChoice([MixUp.torchvision(settings.mixup_alpha), cutmix]),
+        "mixup_or_cutmix": RandomChoice(one_of),
         "none": None,
     }
     augment = [TrivialAugment(interpolation="bilinear")] if settings.trivial_augment else []
@@ -302,6 +305,7 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
         size=partial(schedule.size_of, sizes=settings.sizes, milestones=settings.size_milestones),
         average=average,
         average_every=settings.average_every,
+        average_from=settings.warmup_epochs,
         # A longer run begins like a shorter one, unless its schedule knows the end.
         free_to_change=frozenset({"epochs"} if settings.decay == "steps" and not average else ()),
     )

@@ -47,7 +47,7 @@ from dali_cutmix import (
     mixed_cross_entropy,
 )
 from harness import schedule
-from harness.pictures import make_shards
+from harness.pictures import make_shards, num_pictures
 from harness.processes import Processes, split_batch, stop
 from harness.settings import RunSettings, from_flags, named
 from harness.training import Training, run, shrunk
@@ -116,7 +116,7 @@ def find_shards(settings: Settings, temporary: Path) -> tuple[TarShards, TarShar
         train, val = train or str(settings.data / "train"), val or str(settings.data / "val")
     if settings.smoke and train is None and val is None:
         train, val = str(temporary / "train"), str(temporary / "val")
-        make_shards(Path(train), 11)
+        make_shards(Path(train), num_pictures())
         make_shards(Path(val), 9)
     if train is None or val is None:
         stop(

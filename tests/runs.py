@@ -68,5 +68,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
     torch.testing.assert_close(one["model"], other["model"], rtol=0, atol=0)
     states = [state["optimizer"]["state"] for state in (one, other)]
     torch.testing.assert_close(*states, rtol=0, atol=0)
+    if one.get("average") is not None:
+        torch.testing.assert_close(one["average"], other["average"], rtol=0, atol=0)
     assert one.get("loader") == other.get("loader")
     assert one.get("step") == other.get("step")

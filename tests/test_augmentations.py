@@ -200,20 +200,21 @@ def test_equalize_is_right_for_small_and_for_uneven_images(back_end: str) -> Non
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("size", SIZES, ids=repr)
-@pytest.mark.parametrize("operation", ["brightness", "saturation", "contrast"])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (enhance.brighten, F.adjust_brightness),
+        (enhance.saturate, F.adjust_saturation),
+        (enhance.raise_contrast, F.adjust_contrast),
+    ],
+    ids=["brightness", "saturation", "contrast"],
+)
 def test_blends_are_within_a_level_of_torchvisions(
-    operation: str, size: tuple[int, int], back_end: str, pictures: dict[Any, np.ndarray]
+    ours: Any, theirs: Any, size: tuple[int, int], back_end: str, pictures: dict[Any, np.ndarray]
 ) -> None:
     images, factors = pictures[size], [0.0, 0.31, 0.9, 1.0, 1.37, 2.0]
-    share = {"saturation": "own_gray", "contrast": "mean_gray"}.get(operation)
-    named = []
-    for factor in factors:
-        one = {"factor": np.full(len(images), factor, np.float32)}
-        named.append(one | ({share: 1 - one["factor"]} if share else {}))
-    found = by_graph(
-        lambda image, fed: enhance.blend_colours(image, **fed), images, named, back_end
-    )
-    theirs = getattr(F, f"adjust_{operation}")
+    named = [{"factor": np.full(len(images), factor, np.float32)} for factor in factors]
+    found = by_graph(lambda image, fed: ours(image, **fed), images, named, back_end)
     for factor, made in zip(factors, found, strict=True):
         wanted = np.stack([by_torch(theirs, image, factor) for image in images])
         most, apart = difference(made, wanted)
@@ -315,20 +316,9 @@ def test_jitter_applies_all_that_was_drawn_in_the_order_drawn(
     for place, image in enumerate(images):
         wanted, order = image, []
         for turn in range(4):
-            own = {
-                name: float(drawn[f"{turn}/{name}"][place])
-                for name in ("is_hue", "turn", "factor", "own_gray", "mean_gray")
-            }
-            if own["is_hue"]:
-                name, number = "hue", own["turn"]
-            else:
-                number = own["factor"]
-                name = (
-                    "saturation"
-                    if own["own_gray"]
-                    else ("contrast" if own["mean_gray"] else "brightness")
-                )
+            (name,) = (one for one in jitter.ranges if drawn[f"{turn}/is_{one}"][place])
             order.append(name)
+            number = float(drawn[f"{turn}/number"][place])
             wanted = by_torch(getattr(F, f"adjust_{name}"), wanted, number)
         assert sorted(order) == ["brightness", "contrast", "hue", "saturation"]
         orders.add(tuple(order))
@@ -362,16 +352,10 @@ def test_jitter_draws_factors_and_orders_as_torchvision_does() -> None:
     taken: dict[str, np.ndarray] = {}
     firsts = Counter()
     for turn in range(4):
-        one = {name.split("/")[1]: drawn[name] for name in drawn if name.startswith(f"{turn}/")}
-        is_contrast, is_saturation = one["mean_gray"] != 0, one["own_gray"] != 0
-        is_of = {
-            "hue": one["is_hue"],
-            "contrast": is_contrast,
-            "saturation": is_saturation,
-            "brightness": ~(one["is_hue"] | is_contrast | is_saturation),
-        }
+        is_of = {name: drawn[f"{turn}/is_{name}"] for name in settings}
+        assert (sum(mask.astype(int) for mask in is_of.values()) == 1).all()
         for name, mask in is_of.items():
-            values = one["turn" if name == "hue" else "factor"]
+            values = drawn[f"{turn}/number"]
             taken[name] = np.concatenate([taken.get(name, np.zeros(0)), values[mask]])
             if turn == 0:
                 firsts[name] = int(mask.sum())

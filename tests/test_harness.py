@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import assert_same_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from torch.utils.tensorboard import SummaryWriter
 from torchvision.models import resnet18
 from torchvision.ops._utils import split_normalization_params
 
@@ -30,10 +35,11 @@ from dali_cutmix import (
     mixed_cross_entropy,
 )
 from harness import schedule
-from harness.checkpoints import load_checkpoint, save_checkpoint
+from harness.checkpoints import load_checkpoint, save_checkpoint, write_json
 from harness.evaluation import validate
+from harness.monitor import Monitor
 from harness.pictures import make_pictures, make_shards
-from harness.processes import NOTHING, SAVE, STOP, Processes, split_batch
+from harness.processes import NOTHING, SAVE, STOP, Processes, joined, split_batch
 from harness.sampling import RepeatedAugmentation
 from harness.settings import RunSettings, as_plain, named, parse
 from harness.training import Run, Training, run
@@ -204,6 +210,160 @@ def test_epoch_that_was_cut_short_is_over_when_the_run_goes_on(data: Path, tmp_p
     assert [row["num_train"] for row in straight] == [16, 16, 16]
     run_of(1, "resumed")
     assert run_of(3, "resumed") == straight
+
+
+def test_stopped_in_an_epochs_short_last_step_it_is_not_trained_twice(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """22 images by 8 in parts of 2: the third step looks for a fourth part, and finds the end."""
+    settings = RunSettings(out=tmp_path / "straight", epochs=2, batch_size=8, accumulate=4)
+    run_small(data, settings)
+    out = tmp_path / "stopped"
+    settings = dataclasses.replace(settings, out=out, resume="auto")
+    with monkeypatch.context() as patched:
+        step, made = Monitor.step, []
+
+        def told(self: Monitor, *arguments: Any) -> None:
+            step(self, *arguments)
+            made.append(arguments)
+            if len(made) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        patched.setattr(Monitor, "step", told)
+        with pytest.raises(SystemExit):
+            run_small(data, settings)
+    _, results = run_small(data, settings)
+    assert [row["num_train"] for row in results["epochs"]] == [22, 22]
+    assert_same_run(out, tmp_path / "straight")
+
+
+def test_weights_that_are_no_numbers_are_never_saved(data: Path, tmp_path: Path) -> None:
+    """The loss of the step that lost them was a number."""
+
+    class Overflowing(torch.optim.SGD):
+        made = 0
+
+        def step(self, closure: Any = None) -> Any:
+            self.made += 1
+            if self.made == 2:
+                self.param_groups[0]["params"][0].grad.fill_(float("inf"))
+            return super().step(closure)
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7))
+    settings = RunSettings(out=tmp_path, epochs=1, batch_size=8, checkpoint_minutes=0)
+    with pytest.raises(SystemExit) as stopped:
+        run_small(data, settings, model=model, optimizer=Overflowing(model.parameters(), lr=1))
+    said = str(stopped.value)
+    assert said.startswith(
+        "small: weights are no numbers after step 1, whose loss was one, on rank"
+    )
+    assert f"{tmp_path / 'checkpoint.pt'} is from before." in said
+    assert said.count(".jpg") == 8
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 1
+    assert state["model"]["1.weight"].isfinite().all()
+
+
+def test_average_is_a_copy_until_the_warmup_is_over(data: Path, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7))
+    average = schedule.averaged(model, 0.999, batch_size=8, every=1, epochs=2)
+    settings = RunSettings(out=tmp_path, epochs=2, batch_size=8)
+    changes = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=1)}
+    _, results = run_small(data, settings, average=average, average_from=1, **changes)
+    first, last = results["epochs"]
+    assert first["average_val_loss"] == pytest.approx(first["val_loss"], rel=1e-6)
+    assert abs(last["average_val_loss"] - last["val_loss"]) > 1e-4
+
+
+def test_average_lies_wholly_on_the_models_device() -> None:
+    """Its counter too: a group of GPUs exchanges nothing that lies elsewhere."""
+    average = schedule.averaged(nn.Linear(2, 2).to("meta"), 0.9, batch_size=8, every=1, epochs=2)
+    places = {one.device.type for one in (*average.parameters(), *average.buffers())}
+    assert places == {"meta"}
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "accumulate", "max_steps"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_counts_below_one_are_refused(name: str, value: int) -> None:
+    with pytest.raises(SystemExit) as refused:
+        RunSettings(**{name: value})
+    assert str(refused.value) == f"`{name}` must be at least 1, got {value}."
+
+
+def test_processes_that_torchrun_did_not_start_do_not_train_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with (
+        pytest.raises(SystemExit, match=r"one of 2 processes .* Start it by torchrun"),
+        joined("small"),
+    ):
+        pass
+
+
+def test_repeated_images_go_on_with_other_processes_from_an_epochs_end_only(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_on(count: int, epochs: int, **more: Any) -> Any:
+        shard = Shard(0, count)
+
+        def loader(size: int) -> DataLoader:
+            with monkeypatch.context() as patched:
+                patched.setattr(Shard, "current", lambda: shard)  # as under torchrun
+                return DataLoader(
+                    data / "train",
+                    4,
+                    sampler=RepeatedAugmentation(22, 4, 0, shard),
+                    transform=EvalTransform(16, size),
+                    device="cpu",
+                )
+
+        settings = RunSettings(
+            out=tmp_path, epochs=epochs, batch_size=8, resume="auto", accumulate=2, **more
+        )
+        return run_small(data, settings, train=loader, free_to_change=frozenset({"epochs"}))
+
+    run_on(2, 1)
+    _, results = run_on(1, 2)
+    assert [row["num_train"] for row in results["epochs"]] == [11, 22]
+    with monkeypatch.context() as patched:
+        step = Monitor.step
+
+        def told(self: Monitor, *arguments: Any) -> None:
+            step(self, *arguments)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        patched.setattr(Monitor, "step", told)
+        with pytest.raises(SystemExit):
+            run_on(1, 3)
+    with pytest.raises(SystemExit, match=r"cannot go on in mid-epoch: .* Start as many processes"):
+        run_on(2, 3)
+
+
+def test_scalars_of_a_resumed_run_are_those_of_its_checkpoint_and_what_followed(
+    data: Path, tmp_path: Path
+) -> None:
+    def run_of(epochs: int) -> None:
+        settings = RunSettings(out=tmp_path, epochs=epochs, batch_size=8, resume="auto")
+        run_small(data, settings, free_to_change=frozenset({"epochs"}))
+
+    run_of(1)
+    stray = SummaryWriter(str(tmp_path / "tensorboard"))  # of a run that was killed
+    stray.add_scalar("train/loss", 9.0, 5)
+    stray.close()
+    time.sleep(1.1)  # files are told apart by their second
+    run_of(2)
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("epoch/top1")] == [3, 6]
+    assert [event.step for event in board.Scalars("train/loss")] == [3, 6]
+
+
+def test_results_are_json_also_where_a_number_is_none(tmp_path: Path) -> None:
+    write_json(tmp_path / "a" / "results.json", {"loss": float("nan"), "top1": 50.0})
+    assert json.loads((tmp_path / "a" / "results.json").read_text()) == {"loss": None, "top1": 50}
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["results.json"]
 
 
 def test_average_follows_the_weights_by_its_decay_and_is_validated(

@@ -44,7 +44,7 @@ def draws(batch: int = 0) -> HostDraws:
         (
             TrainTransform(24, flip=0, augment=[Grayscale(0.1), ColorJitter(hue=0.1)]),
             None,
-            ("label", "crop", "augment/0/is_gray", "augment/1/0/is_hue", "augment/1/0/turn"),
+            ("label", "crop", "augment/0/is_gray", "augment/1/0/number", "augment/1/0/is_hue"),
         ),
         (
             TrainTransform(24, flip=0),

@@ -198,7 +198,7 @@ def test_loss_that_is_no_number_stops_the_run_with_its_batchs_files(
 def test_learning_rate_that_explodes_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     module = recipe(IMAGENET)
     settings = module.Settings(smoke=True, out=tmp_path, checkpoint_minutes=0, lr=1e30)
-    with pytest.raises(SystemExit, match=r"is (nan|inf) on rank 0"):
+    with pytest.raises(SystemExit, match=r"is (nan|inf) on rank 0|weights are no numbers"):
         module.main(settings)
     state = checkpoint_of(tmp_path)
     assert state["step"] < 3

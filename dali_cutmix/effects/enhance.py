@@ -64,7 +64,7 @@ def brighten(image: DataNode, factor: DataNode) -> DataNode:
     return fn.brightness_contrast(image, brightness=factor, brightness_shift=_CUT / 255)
 
 
-def stand_out(image: DataNode, factor: DataNode) -> DataNode:
+def raise_contrast(image: DataNode, factor: DataNode) -> DataNode:
     """Weigh each image with the mean of its gray: ``adjust_contrast``, within one level.
 
     Args:
@@ -72,10 +72,10 @@ def stand_out(image: DataNode, factor: DataNode) -> DataNode:
         factor: At least 0, the share of the image itself. Scalar float32.
     """
     mean = fn.reductions.mean(gray_level(image), axes=[0, 1], keep_dims=True, dtype=FLOAT)
-    other = mean * (1.0 - factor) + _CUT
-    if image.device == "gpu":  # where what was counted is no argument: those are on the CPU
-        return fn.cast(image * factor + other, dtype=UINT8)
-    return fn.brightness_contrast(image, brightness=factor, brightness_shift=other / 255.0)
+    if image.device == "gpu":  # arguments of operators are on the CPU, and the mean is not
+        return _weigh(image, factor, mean)
+    shift = (mean * (1.0 - factor) + _CUT) / 255.0
+    return fn.brightness_contrast(image, brightness=factor, brightness_shift=shift)
 
 
 def saturate(image: DataNode, factor: DataNode) -> DataNode:
@@ -83,10 +83,14 @@ def saturate(image: DataNode, factor: DataNode) -> DataNode:
 
     Args:
         image: See above.
-        factor: At least 0, the share of the image itself. Scalar float32.
+        factor: At least 0, the share of the image itself. Scalar float32. Above 2 a gray that
+            float32 cuts off otherwise, at one pixel of 1000, makes more of a difference.
     """
-    other = gray_level(image) * (1.0 - factor) + _CUT
-    return fn.cast(image * factor + other, dtype=UINT8)
+    return _weigh(image, factor, gray_level(image))
+
+
+def _weigh(image: DataNode, factor: DataNode, other: DataNode) -> DataNode:
+    return fn.cast(image * factor + (other * (1.0 - factor) + _CUT), dtype=UINT8)
 
 
 def shift_hue(image: DataNode, turn: DataNode) -> DataNode:

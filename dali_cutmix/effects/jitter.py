@@ -11,14 +11,14 @@ import numpy as np
 from dali_cutmix._checks import check_prob, check_range, is_number, refuse
 from dali_cutmix._dali import DataNode, merge, split
 from dali_cutmix.draws import HostDraws
-from dali_cutmix.effects.enhance import brighten, gray, saturate, shift_hue, stand_out
+from dali_cutmix.effects.enhance import brighten, gray, raise_contrast, saturate, shift_hue
 from dali_cutmix.effects.frame import Frame
 
 Range = tuple[float, float]
 
 _OPERATE = {
     "brightness": brighten,
-    "contrast": stand_out,
+    "contrast": raise_contrast,
     "saturation": saturate,
     "hue": shift_hue,
 }

@@ -18,18 +18,19 @@ from dali_cutmix.effects.enhance import (
     brighten,
     equalize,
     flip_bits,
+    raise_contrast,
     ring,
     saturate,
     sharpen,
-    stand_out,
     stretch,
 )
-from dali_cutmix.effects.warp import WARPS, Interpolation, matrices, warp
+from dali_cutmix.effects.warp import WARPS, Interpolation, matrices, shift, warp
 
 #: Operations that are one operator with different numbers. The place in the list is the kind.
 _KINDS: tuple[tuple[str, ...], ...] = (
     ("Identity",),
-    WARPS,
+    ("ShearX", "ShearY", "Rotate"),
+    ("TranslateX", "TranslateY"),
     ("Brightness",),
     ("Color",),
     ("Contrast",),
@@ -124,7 +125,7 @@ def numbers(
     def where(name: str) -> np.ndarray:
         return taken.get(name, np.zeros(num, bool))
 
-    if _KIND_OF["Rotate"] in found:
+    if found & {_KIND_OF[name] for name in WARPS}:
         made["matrix"] = matrices("ShearX", np.zeros(num), size)
         for name in WARPS:
             made["matrix"] = np.where(
@@ -178,6 +179,7 @@ def apply(
 _NUMBERS: tuple[tuple[str, ...], ...] = (
     (),
     ("matrix",),
+    ("matrix",),
     ("factor",),
     ("factor",),
     ("factor",),
@@ -191,9 +193,10 @@ _NUMBERS: tuple[tuple[str, ...], ...] = (
 _OPERATE: tuple[Callable[..., DataNode], ...] = (
     lambda image: image,
     warp,
+    shift,
     brighten,
     saturate,
-    stand_out,
+    raise_contrast,
     sharpen,
     flip_bits,
     stretch,

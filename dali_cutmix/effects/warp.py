@@ -61,6 +61,11 @@ def matrices(name: str, level: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return found.astype(np.float32)
 
 
+def shift(image: DataNode, matrix: DataNode) -> DataNode:
+    """Move images by whole pixels, where every interpolation gives the same; see `warp`."""
+    return warp(image, matrix)
+
+
 def warp(image: DataNode, matrix: DataNode, interpolation: Interpolation = "nearest") -> DataNode:
     """Move pixels; places without one become black.
 

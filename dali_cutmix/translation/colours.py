@@ -9,6 +9,7 @@ from dali_cutmix.effects.warp import INTERPOLATIONS
 from dali_cutmix.translation.levels import Levels
 from dali_cutmix.translation.translated import (
     NoCounterpartError,
+    OutOfPlaceError,
     Translation,
     mode_of,
     torchvision_name,
@@ -36,7 +37,7 @@ def translate_colour(part: Any, levels: Levels, prob: float, into: Translation) 
     if name == "RandomErasing":
         return _erasing(part, levels, prob, into)
     if not levels.are_plain or (name in _AUTOMATIC and not levels.are_whole):
-        raise NoCounterpartError(
+        raise OutOfPlaceError(
             "the graph changes colours of uint8 levels. Move it before ToTensor, ToDtype and "
             "Normalize."
         )

@@ -1,7 +1,8 @@
-"""A run's checkpoint: one file, whole at any time, and refused where it is another run's."""
+"""What a run writes: files that are whole at any time, and refused where they are another run's."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Set
 from pathlib import Path
@@ -21,6 +22,15 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_json(path: Path, results: dict[str, Any]) -> None:
+    """Write results, whole or not at all; what is no number, such as a lost loss, as null."""
+    plain = json.loads(json.dumps(results), parse_constant=lambda _: None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
     os.replace(partial, path)
 
 

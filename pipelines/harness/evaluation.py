@@ -54,6 +54,7 @@ def validate(
     mean, count = mean.to(processes.device), count.to(processes.device)
     for image, label in islice(loader, max_batches):
         if processes.received is not None:
+            processes.say("Stopped in validation, which is done again after --resume auto.")
             raise SystemExit(128 + processes.received)
         with autocast:
             logits = model(image)

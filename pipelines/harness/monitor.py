@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from dali_cutmix import DataLoader, Waits, contact_sheet
@@ -47,7 +48,7 @@ class Monitor:
         self._board: Any = None
         if processes.is_first:
             # What an interrupted run wrote after its checkpoint is hidden.
-            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
+            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> Monitor:
         self._bar.start()
@@ -95,8 +96,10 @@ class Monitor:
         """Whether to look at the losses now: at the same step in every process."""
         return len(self._losses) >= LOOK_EVERY
 
-    def look(self, loader: DataLoader, waits: Waits, lr: float) -> None:
+    def look(self, model: nn.Module, loader: DataLoader, waits: Waits, lr: float) -> None:
         """Read the losses since the last look, and stop at one that is no number.
+
+        Or at weights that are none, which follow from the last step: the loss after it would tell.
 
         Every process has to call it at the same step: with a gradient from elsewhere that is no
         number, each one's next loss is none either, and what is to be named is the first.
@@ -108,6 +111,9 @@ class Monitor:
         rows = self._processes.gather(torch.tensor(first, device=self._processes.device))
         if int(rows.min()) < len(values):
             self._refuse(values, first if first == int(rows.min()) else None, loader, lr)
+        norms = torch._foreach_norm([p.detach() for p in model.parameters()], float("inf"))
+        if len(values) and not bool(torch.stack(norms).isfinite().all()):
+            self._refuse(values, len(values) - 1, loader, lr, of_weights=True)
         if self._board is not None and len(values):
             rate = waits.images_per_s * self._processes.count
             for name, value in (
@@ -128,15 +134,26 @@ class Monitor:
             self._board.flush()
 
     def _refuse(
-        self, values: torch.Tensor, place: int | None, loader: DataLoader, lr: float
+        self,
+        values: torch.Tensor,
+        place: int | None,
+        loader: DataLoader,
+        lr: float,
+        *,
+        of_weights: bool = False,
     ) -> None:
         if place is None:  # another process's batch came first, and that one tells
             raise SystemExit(1)
         step = self._step - len(values) + place
         samples = loader.dataset.samples
         files = "\n  ".join(str(samples[index][0]) for index in self._indices[place])
+        what = f"the loss of step {step} is {values[place].item()}"
+        if of_weights:
+            what = f"weights are no numbers after step {step}, whose loss was one,"
+        kept = self._out / "checkpoint.pt"
         self._processes.stop(
-            f"the loss of step {step} is {values[place].item()} on rank {self._processes.rank}, at "
-            f"a learning rate of {lr:g}. The last checkpoint is from before. Lower `--lr`, pass "
-            f"`--clip-norm 1`, or look at the files of its batch:\n  {files}"
+            f"{what} on rank {self._processes.rank}, at a learning rate of {lr:g}. "
+            + (f"{kept} is from before. " if kept.exists() else "")
+            + "Lower `--lr`, pass `--clip-norm 1`, or look at the files of its batch:"
+            + f"\n  {files}"
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dali_cutmix import Shard
 from harness.processes import stop
 from harness.settings import RunSettings
 
@@ -19,7 +20,7 @@ from harness.settings import RunSettings
 def find_data(name: str, settings: RunSettings, temporary: Path, side: int = 100) -> Path:
     """The folder with train/ and val/; in a smoke run without one, pictures made up on the spot."""
     if settings.data is None and settings.smoke:
-        make_pictures(temporary / "train", 11, side)
+        make_pictures(temporary / "train", num_pictures(), side)
         make_pictures(temporary / "val", 9, side)  # of two processes one has 3 batches, one has 2
         return temporary
     data = settings.data
@@ -32,23 +33,31 @@ def find_data(name: str, settings: RunSettings, temporary: Path, side: int = 100
     return data
 
 
-def make_pictures(folder: Path, num_pictures: int, side: int = 100, num_classes: int = 7) -> None:
+def num_pictures() -> int:
+    """Pictures to train on in a smoke run: three batches for each process, of two samples or more.
+
+    One less than would come out even, so that one comes twice, or a batch is short.
+    """
+    return 6 * max(2, Shard.current().count) - 1
+
+
+def make_pictures(folder: Path, count: int, side: int = 100, num_classes: int = 7) -> None:
     """Image files of stripes behind a disc, a folder per class: the class is the stripes' angle.
 
     Args:
         folder: The ImageFolder root, which is made.
-        num_pictures: How many.
+        count: How many.
         side: Of an image in pixels, on average; sides differ by up to a fifth from 64 px on, where
             files are JPEG, and are equal below, where they are PNG.
         num_classes: How many folders.
     """
-    for name, label, data in _pictures(num_pictures, side, num_classes):
+    for name, label, data in _pictures(count, side, num_classes):
         path = folder / f"class_{label}" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
 
-def make_shards(folder: Path, num_pictures: int, side: int = 100, num_classes: int = 7) -> None:
+def make_shards(folder: Path, count: int, side: int = 100, num_classes: int = 7) -> None:
     """The same in two tar shards, as WebDataset has them: ``.jpg`` and ``.cls`` for each."""
     folder.mkdir(parents=True)
     with ExitStack() as stack:
@@ -56,7 +65,7 @@ def make_shards(folder: Path, num_pictures: int, side: int = 100, num_classes: i
             stack.enter_context(tarfile.open(folder / f"{number:04}.tar", "w"))
             for number in range(2)
         ]
-        for index, (name, label, data) in enumerate(_pictures(num_pictures, side, num_classes)):
+        for index, (name, label, data) in enumerate(_pictures(count, side, num_classes)):
             label_name = f"{name.split('.')[0]}.cls"
             for member, content in ((name, data), (label_name, str(label).encode())):
                 info = tarfile.TarInfo(member)
@@ -64,9 +73,9 @@ def make_shards(folder: Path, num_pictures: int, side: int = 100, num_classes: i
                 shards[index % 2].addfile(info, io.BytesIO(content))
 
 
-def _pictures(num_pictures: int, side: int, num_classes: int) -> Iterator[tuple[str, int, bytes]]:
+def _pictures(count: int, side: int, num_classes: int) -> Iterator[tuple[str, int, bytes]]:
     """Name, class and bytes of each file."""
-    for index in range(num_pictures):
+    for index in range(count):
         rng = np.random.default_rng(index)
         label = index % num_classes
         spread = side // 5 if side >= 64 else 0

@@ -17,6 +17,9 @@ from dali_cutmix import Shard
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
 
+#: Signals at which a run saves and ends: preemption, Ctrl-C, a terminal that is gone.
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 #: What a process asks the others for. The greatest wish wins.
 NOTHING, SAVE, STOP = 0, 1, 2
 
@@ -87,8 +90,19 @@ class Processes:
         dist.all_gather(rows, own)
         return torch.stack(rows).cpu()
 
+    def collect(self, own: list[str]) -> list[str]:
+        """Strings of all processes, in the order of ranks."""
+        if self._wishes is None:
+            return own
+        rows: list[Any] = [None] * self.count
+        dist.all_gather_object(rows, own, group=self._wishes)
+        return [one for row in rows for one in row]
+
     def share(self, model: torch.nn.Module) -> None:
-        """Give every process the first one's buffers: running statistics are each one's own."""
+        """Give every process the first one's buffers, which lie on the processes' device.
+
+        Running statistics are each one's own.
+        """
         if dist.is_initialized():
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
@@ -109,8 +123,12 @@ class Processes:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note SIGTERM and SIGINT instead of dying of them; a second SIGINT interrupts at once."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Note SIGTERM, SIGINT and SIGHUP instead of dying of them.
+
+        A second SIGINT interrupts at once. What was ignored before, as SIGHUP by nohup, stays so.
+        """
+        before = {number: signal.getsignal(number) for number in STOPPING}
+        before = {number: old for number, old in before.items() if old != signal.SIG_IGN}
 
         def note(number: int, _: FrameType | None) -> None:
             if number == signal.SIGINT and self._signal is not None:
@@ -137,6 +155,12 @@ def joined(name: str) -> Iterator[Processes]:
     if "RANK" in os.environ:
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", **_own_store(), **_own_device(device)
+        )
+    elif Shard.current().count > 1:
+        stop(
+            name,
+            f"this is one of {Shard.current().count} processes that Slurm or MPI started, which "
+            "would train apart. Start it by torchrun, of which srun starts one on each machine.",
         )
     try:
         yield Processes(name, device)

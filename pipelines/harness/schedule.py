@@ -75,4 +75,5 @@ def averaged(
     """
     alpha = min(1.0, (1 - decay) * batch_size * every / epochs)
     update = get_ema_multi_avg_fn(1 - alpha)
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    device = next(model.parameters()).device  # also of its counter, which ranks may exchange
+    return AveragedModel(model, device=device, multi_avg_fn=update, use_buffers=True)

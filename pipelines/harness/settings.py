@@ -67,10 +67,27 @@ class RunSettings:
     seed: int = 0
     """Of initial weights, order, crops and mixing."""
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "max_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SystemExit(f"`{name}` must be at least 1, got {value}.")
 
-#: What a run may be resumed with another value of: none of them changes what is computed.
+
+#: What a run may be resumed with another value of. `accumulate` goes with the number of processes,
+#: which may change as well.
 FREE_TO_CHANGE = frozenset(
-    {"data", "out", "resume", "preset", "workers", "tuning", "compile", "checkpoint_minutes"}
+    {
+        "data",
+        "out",
+        "resume",
+        "preset",
+        "accumulate",
+        "workers",
+        "tuning",
+        "compile",
+        "checkpoint_minutes",
+    }
 )
 
 Settings = TypeVar("Settings", bound=RunSettings)

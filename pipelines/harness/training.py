@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import tempfile
 import time
@@ -22,7 +21,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from dali_cutmix import DataLoader, MixedTarget, Shard, Waits
-from harness.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from harness.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, write_json
 from harness.evaluation import validate
 from harness.monitor import Monitor
 from harness.processes import NOTHING, SAVE, STOP, Processes, joined
@@ -48,6 +47,7 @@ class Training:
         size: Side of the training images of an epoch, in pixels.
         average: Of the model's weights, validated and saved beside it; None has none.
         average_every: Steps from one update of the average to the next.
+        average_from: Epoch from which on it averages; before, an update copies the weights.
         free_to_change: Settings with another value of which a run may be resumed.
     """
 
@@ -62,6 +62,7 @@ class Training:
     size: Callable[[int], int]
     average: AveragedModel | None = None
     average_every: int = 1
+    average_from: int = 0
     free_to_change: frozenset[str] = frozenset()
 
 
@@ -75,6 +76,7 @@ class Run:
         self.row: dict[str, float] | None = None  # of an epoch that is trained and not validated
         self.step = 0  # of the optimizer, over all epochs
         self.step_in_epoch = 0
+        self.bad_files: list[str] = []  # of all processes, as known at the end of an epoch
         # Losses times samples, and samples, of the epoch under way on this process.
         self.sums = torch.zeros(2, dtype=torch.float64, device=processes.device)
         self._saved_s = time.monotonic()
@@ -99,8 +101,7 @@ class Run:
                 self._save()
         results = self._describe()
         if processes.is_first:
-            self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+            write_json(self.out / "results.json", results)
         if settings.smoke:
             processes.say("Smoke run finished: every part works. These numbers are not results.")
         loader.close()
@@ -136,6 +137,8 @@ class Run:
     def _train(self, epoch: int, loader: DataLoader, trained: nn.Module, monitor: Monitor) -> None:
         training, settings = self.training, self.settings
         trained.train()
+        # Where groups are short of batches the loader notices its end before the last step is done.
+        is_over = loader.state_dict()["epoch"] > epoch
         loader.set_epoch(epoch)  # keeps the place of a state that was loaded for this very epoch
         lr = training.learning_rate(epoch)
         for parameters in training.optimizer.param_groups:
@@ -148,7 +151,7 @@ class Run:
         begins = self.step == 0
         # A resumed epoch may have nothing left.
         steps_left = None if settings.max_steps is None else settings.max_steps - self.step_in_epoch
-        batches = ((*batch, loader.batch_indices) for batch in waits)
+        batches = ((*batch, loader.batch_indices) for batch in (() if is_over else waits))
         for image, target, indices, is_last in _in_groups(batches, settings.accumulate):
             if steps_left is not None and steps_left <= 0:
                 break
@@ -168,10 +171,12 @@ class Run:
             if steps_left is not None:
                 steps_left -= 1
             self._keep(monitor, loader, waits, lr)
-        monitor.look(loader, waits, lr)
-        for model in (training.model, training.average):
-            if model is not None:
-                self.processes.share(model)
+        monitor.look(training.model, loader, waits, lr)
+        self.processes.share(training.model)
+        if training.average is not None:
+            self.processes.share(training.average.module)
+        bad_files = [path for path, _ in loader.bad_files]
+        self.bad_files = sorted({*self.bad_files, *self.processes.collect(bad_files)})
         total, count = self.processes.gather(self.sums).sum(0).tolist()
         self.row = {
             "epoch": epoch,
@@ -214,6 +219,8 @@ class Run:
         self.step += 1
         self.step_in_epoch += 1
         if training.average is not None and self.step % training.average_every == 0:
+            if len(self.history) < training.average_from:
+                training.average.n_averaged.zero_()  # so that it is a copy
             training.average.update_parameters(training.model)
 
     def _keep(self, monitor: Monitor, loader: DataLoader, waits: Waits, lr: float) -> None:
@@ -226,13 +233,14 @@ class Run:
             wish = SAVE if minutes >= self.settings.checkpoint_minutes else NOTHING
         agreed = self.processes.agree(wish)
         if agreed or monitor.is_due:
-            monitor.look(loader, waits, lr)  # before saving: a checkpoint has to be good
+            # Before saving: a checkpoint has to be good.
+            monitor.look(self.training.model, loader, waits, lr)
         if agreed:
             self._save()
         if agreed >= STOP:
             self.processes.say(
-                f"Stopped by signal {agreed - STOP} after step {self.step}, and saved: to go on, "
-                "add --resume auto."
+                f"Stopped by signal {agreed - STOP} after step {self.step}, and saved: add "
+                "--resume auto to go on."
             )
             raise SystemExit(128 + agreed - STOP)
 
@@ -281,6 +289,7 @@ class Run:
                     "step_in_epoch": self.step_in_epoch,
                     "sums": sums,
                     "row": self.row,
+                    "bad_files": self.bad_files,
                     "history": self.history,
                     "settings": as_plain(self.settings),
                     "classes": training.val.dataset.classes,
@@ -292,7 +301,7 @@ class Run:
     def _resume(self) -> None:
         training, processes = self.training, self.processes
         path = find_checkpoint(training.name, self.settings, self.out)
-        processes.wait()  # each has looked before the first one writes
+        self._check_that_all_see(path)  # before the first one writes
         if path is None:
             return
         classes = training.val.dataset.classes
@@ -304,6 +313,7 @@ class Run:
             training.average.load_state_dict(state["average"])
         self.step, self.step_in_epoch = state["step"], state["step_in_epoch"]
         self.history, self.row = state["history"], state["row"]
+        self.bad_files = state["bad_files"]
         sums = state["sums"]
         if len(sums) == processes.count:
             self.sums.copy_(sums[processes.rank])
@@ -311,11 +321,31 @@ class Run:
             self.sums.copy_(sums.sum(0))
         epoch = len(self.history)
         if epoch < self.settings.epochs:
-            self._loader_of(epoch).load_state_dict(state["loader"])
+            self._find_place(self._loader_of(epoch), state)
         processes.say(
             f"Going on from {path}, after {epoch} of {self.settings.epochs} epochs and "
             f"{self.step} steps."
         )
+
+    def _check_that_all_see(self, path: Path | None) -> None:
+        """Stop where processes see different checkpoints: they would train apart unnoticed."""
+        written = -1 if path is None else path.stat().st_mtime_ns
+        seen = self.processes.gather(torch.tensor(written, device=self.processes.device))
+        if len(set(seen.tolist())) > 1:
+            self.processes.stop(
+                f"the processes do not see the same checkpoint in {self.out}. Pass an `--out` on a "
+                "disk that all of them share, or wait until they see the last one."
+            )
+
+    def _find_place(self, loader: DataLoader, state: dict[str, Any]) -> None:
+        try:
+            loader.load_state_dict(state["loader"])
+        except ValueError as error:
+            if state["step_in_epoch"]:
+                self.processes.stop(
+                    f"this run cannot go on in mid-epoch: {error} Start as many processes as "
+                    "before, at least to the end of an epoch."
+                )
 
     def _describe(self) -> dict[str, Any]:
         """What results.json holds: enough to render a table, and to tell a smoke run apart."""
@@ -338,7 +368,7 @@ class Run:
             "settings": as_plain(self.settings),
             "best_top1": max((row[top1] for row in self.history), default=None),
             "last_top1": self.history[-1][top1] if self.history else None,
-            "bad_files": [path for path, _ in self._loader.bad_files] if self._loader else [],
+            "bad_files": self.bad_files,
             "epochs": self.history,
         }
 
@@ -367,7 +397,7 @@ def shrunk(settings: RunSettings, **others: Any) -> dict[str, Any]:
     small = {
         "epochs": min(settings.epochs, 2),
         # At least two samples in each process's batch, to be mixed.
-        "batch_size": max(4, 2 * Shard.current().count) * settings.accumulate,
+        "batch_size": max(4, 2 * Shard.current().count * settings.accumulate),
         "max_steps": 3 if settings.max_steps is None else settings.max_steps,
     }
     return small | others
@@ -377,7 +407,7 @@ def _in_groups(batches: Iterable[tuple[Any, ...]], size: int) -> Iterator[tuple[
     """Batches, each with whether it ends a group of ``size``, or the epoch's last, shorter one.
 
     Looks one batch ahead within a group and never beyond it, so that between groups the loader's
-    state says what was trained on.
+    state says what was trained on; but after a short group, where it stands at the next epoch.
     """
     left = iter(batches)
     for batch in left:
