@@ -183,17 +183,22 @@ def test_bad_files_are_remembered_when_images_grow(data: Path, tmp_path: Path) -
             tmp_path / "data" / "train", 8, True, transform=centre, device="cpu", on_error="replace"
         )
 
-    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 7))
-    _, results = run_small(
-        tmp_path / "data",
-        RunSettings(out=tmp_path / "out", epochs=2, batch_size=8, max_steps=1),
-        train=loader,
-        size=lambda epoch: schedule.size_of(epoch, (8, 16), (1,)),
-        model=model,
-        optimizer=torch.optim.SGD(model.parameters(), lr=1),
-    )
+    def run_again() -> Any:
+        model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 7))
+        _, results = run_small(
+            tmp_path / "data",
+            RunSettings(out=tmp_path / "out", epochs=2, batch_size=8, max_steps=1, resume="auto"),
+            train=loader,
+            size=lambda epoch: schedule.size_of(epoch, (8, 16), (1,)),
+            model=model,
+            optimizer=torch.optim.SGD(model.parameters(), lr=1),
+        )
+        return results
+
+    results = run_again()
     assert [(row["size"], row["num_train"]) for row in results["epochs"]] == [(8, 8), (16, 8)]
     assert results["bad_files"] == [str(bad)]
+    assert run_again()["bad_files"] == [str(bad)]  # a run that was finished, and has nothing left
 
 
 def test_epoch_that_was_cut_short_is_over_when_the_run_goes_on(data: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -290,6 +291,19 @@ def test_rank_that_is_killed_is_brought_back_and_the_run_ends_as_an_uninterrupte
     assert going_on is not None, said
     assert 1 <= int(going_on[2]) < 6
     assert_same_run(tmp_path, two_ranks)
+
+
+def test_ranks_that_see_different_checkpoints_do_not_train_apart(
+    two_ranks: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "0").mkdir()
+    shutil.copy(two_ranks / "checkpoint.pt", tmp_path / "0")
+    program = Path(__file__).parent / "trainers" / "apart.py"
+    process = command(*TORCHRUN, program, tmp_path)
+    said, _ = process.communicate()
+    assert process.returncode != 0
+    assert "the processes do not see the same checkpoint in" in said, said
+    assert not (tmp_path / "1").exists()
 
 
 def test_torchrun_told_to_stop_saves_and_one_process_goes_on_with_what_was_left(
