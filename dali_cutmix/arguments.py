@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from dali_cutmix._checks import check_choice, check_count, refuse
 from dali_cutmix.augment import EvalTransform, TrainTransform
+from dali_cutmix.choice import MIX_NAMES
 from dali_cutmix.device import num_cpus
 from dali_cutmix.draws import HostDraws
 from dali_cutmix.order.shard import Shard
 from dali_cutmix.tuning import Tuning
 
 WHERE = "DataLoader"
-
-#: What a mix has; see `dali_cutmix.choice.Mix`.
-MIX_NAMES = ("mixes_labels", "plan", "operands", "operate")
 
 #: Batches prepared ahead, by kind of device: on the CPU by two graphs.
 DEFAULT_PREFETCH = {"cpu": 4, "cuda": 2}
@@ -65,6 +63,8 @@ def check_mix(mix: Any, batch_size: int, transform: Any) -> bool:
         refuse(WHERE, "transform", "be a TrainTransform or EvalTransform", transform, way_out)
     if mix is None:
         return False
+    if type(mix).__module__.startswith("torchvision."):
+        _refuse_torchvisions(mix)
     if isinstance(mix, type) or not all(hasattr(mix, name) for name in MIX_NAMES):
         way_out = "Pass one of dali_cutmix's, such as `CutMix()`; others cannot run in the graph."
         refuse(WHERE, "mix", "be a CutMix, MixUp, Cutout or RandomChoice", mix, way_out)
@@ -74,6 +74,14 @@ def check_mix(mix: Any, batch_size: int, transform: Any) -> bool:
     # Drawn once for nothing, so that what it refuses is refused before the first batch.
     mix.plan(transform.output_size, seed=HostDraws(2, 0, 0, 0, 0))
     return bool(mix.mixes_labels)
+
+
+def _refuse_torchvisions(mix: Any) -> NoReturn:
+    name, way_out = type(mix).__name__, "`DataLoader.from_torch` translates a loader that has it."
+    if name in ("CutMix", "MixUp"):
+        way_out = f"Pass `dali_cutmix.{name}.torchvision({mix.alpha:g})`, which does the same."
+    got = f"torchvision's {name}"
+    refuse(WHERE, "mix", "be a CutMix, MixUp, Cutout or RandomChoice of dali_cutmix", got, way_out)
 
 
 def check_enough(batch_size: int, num_samples: int) -> None:

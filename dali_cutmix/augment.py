@@ -49,9 +49,10 @@ class TrainTransform:
     crop is cut at a random place, where torchvision cuts its centre; and sides are rounded
     otherwise, which shows below about 16 px.
 
-    With ``pad`` the crop is as it is, and as torchvision's ``RandomCrop(size, padding=pad,
+    With ``pad`` the crop is not resized, and is torchvision's ``RandomCrop(size, padding=pad,
     pad_if_needed=True)``: all places are equally likely, and an image that is too small is padded
-    further instead of being refused.
+    further instead of being refused. With ``pad=0`` and ``resize=(height, width)`` of the same
+    ``size``, whole images are resized and nothing is cut off. ``scale`` and ``ratio`` are left out.
 
     Args:
         size: Side of the output in pixels, or ``(height, width)``.
@@ -63,9 +64,9 @@ class TrainTransform:
         augment: What is done next, in order: see `dali_cutmix.augmentations`.
         pad: Pixels of black around the image, at least 0, of which ``size`` is then cut out at a
             random place. None crops and resizes instead.
-        resize: With ``pad``: short side in pixels that the image is resized to before, as by
-            torchvision's ``Resize(resize)``. Of an image more than eight times as long as wide the
-            middle is taken. None leaves its size.
+        resize: With ``pad``: what the image is resized to before, as by torchvision's ``Resize``:
+            its short side in pixels, where of an image more than eight times as long as wide the
+            middle is taken; or ``(height, width)``, which changes its shape. None leaves its size.
 
     Source:
         Szegedy et al. 2015, arXiv:1409.4842, section 6; torchvision ``v2.RandomResizedCrop`` and
@@ -80,7 +81,7 @@ class TrainTransform:
     std: Triple = IMAGENET_STD
     augment: Sequence[Augmentation] = ()
     pad: int | None = None
-    resize: int | None = None
+    resize: int | tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         where = "TrainTransform"
@@ -96,13 +97,21 @@ class TrainTransform:
         _check_augment(where, self.augment)
         # Kept as a tuple: a list that is changed later would change nothing, or half of it.
         object.__setattr__(self, "augment", tuple(self.augment))
+        self._check_pad(where)
+
+    def _check_pad(self, where: str) -> None:
         if self.pad is not None:
             check_count(where, "pad", self.pad, at_least=0)
+            for name in ("scale", "ratio"):
+                if tuple(given := getattr(self, name)) != getattr(TrainTransform, name):
+                    refuse(where, name, "be left out with `pad`", given, "It resizes no crop.")
         if self.resize is not None:
             if self.pad is None:
                 way_out = "`pad=0` crops without resizing the crop."
                 refuse(where, "resize", "be left out without `pad`", self.resize, way_out)
-            check_count(where, "resize", self.resize, at_least=1)
+            sides = check_size_or_side(where, self.resize, "resize")
+            if not is_whole(self.resize):
+                object.__setattr__(self, "resize", sides)
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -115,14 +124,19 @@ class TrainTransform:
         return self.pad is None
 
     @property
+    def _cuts_nothing(self) -> bool:
+        return self.pad == 0 and self.resize == self.output_size
+
+    @property
     def _frame(self) -> Frame:
         return Frame(self.output_size, self.mean)
 
     def draw(self, draws: HostDraws) -> dict[str, np.ndarray]:
         """Draw what one batch needs, by name: arrays with a batch axis in front."""
+        drawn: dict[str, np.ndarray] = {}
         if self.pad is None:
             drawn = {"crop": draws.state("transform/crop")}
-        else:
+        elif not self._cuts_nothing:
             drawn = {"place": draws.uniform("transform/place", [2])}
         if self.flip > 0:
             mirrored = draws.chance("transform/flip", self.flip)
@@ -152,10 +166,9 @@ class TrainTransform:
         if self.pad is None:
             image = self._resized_crop(stored, drawn, resampler)
         else:
-            image = stored.whole() if self.resize is None else middle(stored)
-            if self.resize is not None:
-                image = resampler.resize_short(image, self.resize)
-            image = padded_crop(image, drawn["place"], self.output_size, self.pad)
+            image = self._resized(stored, resampler)
+            if not self._cuts_nothing:
+                image = padded_crop(image, drawn["place"], self.output_size, self.pad)
             if self.flip > 0:
                 image = fn.flip(image, horizontal=drawn["mirrored"])
         if self.augment:
@@ -164,6 +177,13 @@ class TrainTransform:
             own = under(f"augment/{place}/", drawn)
             image = augmentation.operate(image, own, self._frame)
         return image
+
+    def _resized(self, stored: Encoded | Pixels, resampler: Resampler) -> DataNode:
+        if self.resize is None:
+            return stored.whole()
+        if isinstance(self.resize, tuple):
+            return resampler.resize(stored.whole(), self.resize)
+        return resampler.resize_short(middle(stored), self.resize)
 
     def _resized_crop(
         self, stored: Encoded | Pixels, drawn: Mapping[str, DataNode], resampler: Resampler

@@ -16,7 +16,7 @@ from dali_cutmix.plan import MixPlan
 
 _FIELDS = ("own", "partner", "lam", "kept", "anchor", "extent")
 
-#: What a mix has.
+#: What a mix has; see `Mix`.
 MIX_NAMES = ("mixes_labels", "makes_float", "plan", "operands", "operate")
 
 

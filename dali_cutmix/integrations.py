@@ -9,6 +9,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,8 +28,9 @@ class AccelerateLoader(torch.utils.data.DataLoader[Any]):
     repeated samples of the last ones change ranks, so that they can be cut off). Gradients are
     synchronised at the end of an epoch, ``gather_for_metrics`` leaves out repeated samples,
     ``save_state`` and ``load_state`` keep the place in the epoch, and ``skip_first_batches`` reads
-    nothing of what it skips. One batch more than usual is held, to know the last one. Make the
-    loader after the ``Accelerator``, which chooses this process's GPU.
+    nothing of what it skips, which counts from the epoch's start: called after ``load_state``, it
+    skips nothing twice. To skip all of an epoch uses it up. One batch more than usual is held, to
+    know the last one. Make the loader after the ``Accelerator``, which chooses the process's GPU.
 
     Args:
         loader: What to serve; on several ranks with ``remainder="pad"`` or ``"drop"``.
@@ -79,7 +81,7 @@ class _Place(Dataset[Any]):
     def __init__(self, outer: AccelerateLoader) -> None:
         self.outer = outer
         self.state: dict[str, Any] | None = None
-        self._batches: Iterator[Any] | None = None
+        self.batches: Iterator[Any] | None = None
         self._held: Any = None
         self._num_repeated = 0
 
@@ -95,22 +97,21 @@ class _Place(Dataset[Any]):
 
     def leave(self) -> None:
         """No iteration is under way."""
-        self._batches = self._held = self.state = None
+        self.batches = self._held = self.state = None
         self.outer.gradient_state._remove_dataloader(self.outer)
 
     def __getitems__(self, numbers: list[int]) -> Any:
         loader = self.outer.loader
-        if self._batches is None:
-            if numbers[0]:  # batches that were skipped
-                state = loader.state_dict()
-                loader.load_state_dict({**state, "batch": state["batch"] + numbers[0]})
-            self._batches = iter(loader)
-            self._held = next(self._batches, None)
+        if self.batches is None:
+            if (state := loader.state_dict())["batch"] < numbers[0]:  # the first not skipped
+                loader.load_state_dict({**state, "batch": numbers[0]})
+            self.batches = iter(loader)
+            self._held = next(self.batches, None)
             if self._held is None:
                 self.leave()
                 raise StopIteration  # the state's epoch had nothing left
         batch, self.state = self._held, loader.state_dict()
-        self._held = next(self._batches, None)
+        self._held = next(self.batches, None)
         if self._held is None:
             self.outer.end_of_dataloader, self.state = True, None  # the loader's: the next epoch
             if self._num_repeated > 1 and loader.mix is None:  # one is where it should be
@@ -130,6 +131,8 @@ class _Numbers(BatchSampler):
             yield [number]
             if self._place.outer.end_of_dataloader:  # earlier, where the epoch was resumed
                 break
+        if self._place.batches is None:  # all were skipped
+            self.set_epoch(self._place.outer.loader.state_dict()["epoch"] + 1)
         self._place.leave()
 
     def __len__(self) -> int:
@@ -176,22 +179,23 @@ def _dealt_out_in_turn(part: torch.Tensor) -> torch.Tensor:
 
 
 def trainer_loss(
-    outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None, label_smoothing: float = 0.0
 ) -> torch.Tensor:
     """Cross entropy against mixed targets, as ``compute_loss_func`` of Hugging Face's ``Trainer``.
 
-    Image models there take weights of classes for independent labels, and compute another loss.
+    Image models take weights of classes for independent labels there, and compute another loss.
 
     Args:
         outputs: A model's, with ``logits`` ``[B, num_classes]`` float.
         labels: Class weights ``[B, num_classes]`` float, or class indices ``[B]`` int64.
-        num_items_in_batch: How many numbers the ``labels`` of all batches are whose gradients are
-            accumulated, as the ``Trainer`` counts them; None stands for those of this batch.
+        num_items_in_batch: How many numbers the ``labels`` of all accumulated batches are, as the
+            ``Trainer`` counts them: int, or scalar tensor; None stands for those of this batch.
+        label_smoothing: Share of each target spread evenly over all classes, in [0, 1].
 
     Returns:
         Scalar: the sum over the batches that are accumulated is the mean over their samples.
     """
-    loss = mixed_cross_entropy(outputs["logits"], labels)
+    loss = mixed_cross_entropy(outputs["logits"], labels, label_smoothing)
     return loss if num_items_in_batch is None else loss * labels.numel() / num_items_in_batch
 
 
@@ -200,18 +204,19 @@ class LoaderTrainer:
 
     ``class ImageTrainer(LoaderTrainer, Trainer): ...`` takes loaders as ``train_dataset``, as
     ``eval_dataset`` and for ``evaluate`` and ``predict``. Models get ``pixel_values``
-    ``[B, 3, height, width]`` and ``labels``; the loss is `trainer_loss` unless another
-    ``compute_loss_func`` is given. A run that goes on from a checkpoint gets the batches that would
-    have come. Other datasets are served as without this class.
+    ``[B, 3, height, width]`` and ``labels``; the loss is `trainer_loss`, smoothed as the arguments
+    say in evaluation too, unless another ``compute_loss_func`` is given. A run that goes on from a
+    checkpoint gets the batches that would have come. Other datasets are served as ever.
 
     Raises:
         ValueError: While a loader is taken: its batch size is not that of the ``args``, by which
-            the ``Trainer`` weighs losses; its target is ``"pair"``; or see `AccelerateLoader`.
+            losses are weighed; its target is ``"pair"``; or see `AccelerateLoader`.
     """
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        settings.setdefault("compute_loss_func", trainer_loss)
+    def __init__(self: Any, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        loss = partial(trainer_loss, label_smoothing=self.args.label_smoothing_factor)
+        self.compute_loss_func = self.compute_loss_func or loss
 
     def get_train_dataloader(self: Any) -> Any:
         """The loader that was given as ``train_dataset``, or torch's."""
@@ -240,14 +245,10 @@ class LoaderTrainer:
                 f"arguments, got {loader.batch_size}. Pass `per_device_{part}_batch_size=`."
             )
         if loader.target == "pair":
-            raise ValueError(
-                "LoaderTrainer: `target` must not be 'pair'. Pass `target='dense'` to the loader."
-            )
-        return self.accelerator.prepare(AccelerateLoader(loader, _named))
-
-
-def _named(batch: tuple[Any, ...]) -> dict[str, Any]:
-    return dict(zip(("pixel_values", "labels"), batch, strict=False))  # no plan
+            way_out = "Pass `target='dense'` to the loader."
+            raise ValueError(f"LoaderTrainer: `target` must not be 'pair'. {way_out}")
+        named = AccelerateLoader(loader, lambda one: {"pixel_values": one[0], "labels": one[1]})
+        return self.accelerator.prepare(named)
 
 
 @contextmanager
@@ -287,8 +288,8 @@ def timm_loader(
     finally:
         data.create_loader = original
     if not made:
-        problem = "nobody called `timm.data.create_loader`. Import the script in the `with`."
-        raise RuntimeError(f"timm_loader: {problem}")
+        way_out = "Import the script in the `with`."
+        raise RuntimeError(f"timm_loader: nobody called `timm.data.create_loader`. {way_out}")
 
 
 def _import(name: str) -> Any:

@@ -53,9 +53,13 @@ class FromTorch:
 
         Taken over are the dataset, what its ``transform`` holds, the order of samples, the sizes of
         batches, and the mix in ``collate_fn``. That mix is found in what the function holds, and
-        proved: the function is called with about a hundred made-up batches, and has to do to the
-        bit what the mix does. Draws have the distribution they had; the draws themselves are
-        others, and come from ``seed``.
+        tried: the function is called with 100 made-up batches for each mix that it holds, until it
+        does to the bit what that mix does in all of them. A ``transform`` that is a function or an
+        object of the user's is called alike with 60 made-up images, of sizes from 1 to 2 million
+        pixels, for each transform that it holds. So counters of their own move on, and what they
+        do with other data, or seldom, is not seen; torch's, NumPy's and Python's generators are put
+        back. Draws have the distribution they had; the draws themselves are others, and come from
+        ``seed``.
 
         Args:
             loader: Over torchvision's ``ImageFolder``, ``DatasetFolder``, ``CIFAR10`` or

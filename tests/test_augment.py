@@ -208,6 +208,42 @@ def test_crops_of_a_resized_image_are_torchvisions_pixels(
         assert apart.min() == 0 if device == "cpu" else apart.min() < 0.5
 
 
+@pytest.mark.parametrize("device", BACKENDS)
+@pytest.mark.parametrize("flip", [0, 1])
+@pytest.mark.parametrize("resize", [(40, 56), [40, 56]])
+def test_whole_images_are_resized_to_a_height_and_a_width_and_flipped(
+    photos: list[np.ndarray], tmp_path: Path, resize: Any, flip: int, device: str
+) -> None:
+    paths = [save(tmp_path / f"{i}.png", photo) for i, photo in enumerate(photos)]
+    transform = TrainTransform((40, 56), pad=0, resize=resize, flip=flip)
+    assert transform == TrainTransform((40, 56), pad=0, resize=(40, 56), flip=flip)
+    got = first(paths, transform, device=device)
+    for one, photo in zip(got, photos, strict=True):
+        expected = v2.functional.resize(torch.tensor(photo).permute(2, 0, 1), [40, 56])
+        apart = (expected.flip(2) if flip else expected).int() - one.int()
+        assert not apart.any() if device == "cpu" else apart.abs().float().mean() < 0.5
+
+
+def test_windows_of_an_image_of_another_shape_are_torchvisions_in_every_place(
+    tmp_path: Path,
+) -> None:
+    """Resized to 10 x 14, with a border of 1: 5 x 5 places of 8 x 12 pixels."""
+    photo = np.random.default_rng(0).integers(1, 256, (30, 20, 3), np.uint8)
+    path = save(tmp_path / "photo.png", photo)
+    transform = TrainTransform((8, 12), pad=1, resize=(10, 14), flip=0)
+    got = first([path] * 500, transform, device="cpu")
+    resized = v2.functional.resize(torch.tensor(photo).permute(2, 0, 1), [10, 14])
+    padded = v2.functional.pad(resized, [1])
+    found = Counter(
+        next(
+            (y, x) for y in range(5) for x in range(5) if padded[:, y : y + 8, x : x + 12].equal(i)
+        )
+        for i in got
+    )
+    assert len(found) == 25
+    assert chisquare(list(found.values())).pvalue > 0.001
+
+
 def test_of_a_very_long_image_the_middle_is_resized_and_cropped(tmp_path: Path) -> None:
     image = np.zeros((4, 400, 3), np.uint8)
     image[:, 184:216] = 255  # the middle eight times as long as the short side
@@ -400,6 +436,20 @@ def test_normalisation_uses_the_documented_mean_and_deviation(tmp_path: Path) ->
             lambda: TrainTransform(resize=256),
             "TrainTransform: `resize` must be left out without `pad`, got 256. `pad=0` crops "
             "without resizing the crop.",
+        ),
+        (
+            lambda: TrainTransform(pad=4, resize=(32, 0)),
+            "TrainTransform: `resize` must be a side or (height, width) in whole pixels, each "
+            "above 0, got (32, 0).",
+        ),
+        (
+            lambda: TrainTransform(pad=4, scale=(0.5, 1)),
+            "TrainTransform: `scale` must be left out with `pad`, got (0.5, 1). It resizes no "
+            "crop.",
+        ),
+        (
+            lambda: TrainTransform(pad=0, ratio=[1, 1]),
+            "TrainTransform: `ratio` must be left out with `pad`, got [1, 1]. It resizes no crop.",
         ),
     ],
 )

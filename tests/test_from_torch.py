@@ -16,6 +16,7 @@ from torch.utils.data import (
     ConcatDataset,
     DistributedSampler,
     RandomSampler,
+    SequentialSampler,
     Subset,
     WeightedRandomSampler,
     default_collate,
@@ -36,6 +37,7 @@ from torch_loaders import (
     labels,
     mixup,
     over,
+    refusal,
     silently,
 )
 from torchvision import models
@@ -82,6 +84,49 @@ def test_evaluation_yields_the_torch_loaders_batches(
         assert levels.max() < (1.01 if back_end == "PIL" else 1e-3)
 
 
+@pytest.mark.parametrize("size", [(32, 48), 64])
+def test_flipped_whole_images_are_the_torch_loaders(photo_folder: Path, size: Any) -> None:
+    """The list of most tutorials: each image is one of the two that torchvision draws from."""
+    size = (size, size) if isinstance(size, int) else size
+    parts = [v1.Resize(size), v1.RandomHorizontalFlip(), v1.ToTensor()]
+    ours = silently(over(photo_folder, v1.Compose(parts), batch_size=21), seed=1)
+    plain = over(photo_folder, v1.Compose([parts[0], parts[2]]), batch_size=21)
+    expected = next(iter(plain))[0]
+    flipped = []
+    for _ in range(4):
+        image = next(iter(ours))[0]
+        apart = [(image - one).abs().amax((1, 2, 3)) * 255 for one in (expected, expected.flip(3))]
+        assert torch.minimum(*apart).max() < 1.01
+        flipped += (apart[1] < apart[0]).tolist()
+    # Of 84 flips, the number has a standard deviation of 4.6.
+    assert abs(sum(flipped) - 42) < 4 * 4.6
+
+
+def test_code_of_the_report_has_the_root_only_where_it_lists_the_same(
+    numbered_folder: Path,
+) -> None:
+    root, transform = str(numbered_folder), v2.Compose([v2.Resize((8, 8)), *RAW])
+
+    def source(data: ImageFolder) -> str:
+        said: list[str] = []
+        DataLoader.from_torch(TorchLoader(data), report=said.append)
+        return said[said.index("    DataLoader(") + 1].strip()
+
+    class Quoted(ImageFolder):
+        def find_classes(self, directory: str) -> Any:
+            classes, index = super().find_classes(directory)
+            return classes, {name: len(classes) - 1 - index[name] for name in classes}
+
+    assert source(ImageFolder(root, transform)) == f"{root!r},"
+    filtered = ImageFolder(root, transform, is_valid_file=lambda path: "0" in Path(path).name)
+    assert 0 < len(filtered) < 23
+    assert source(filtered) == "dataset,"
+    shortened = ImageFolder(root, transform)
+    shortened.samples = shortened.samples[:9]
+    assert source(shortened) == "dataset,"
+    assert source(Quoted(root, transform)) == "dataset,"
+
+
 def test_pretrained_weights_preset_yields_its_pixels(photo_folder: Path) -> None:
     preset = models.ResNet18_Weights.IMAGENET1K_V1.transforms()
     theirs = over(photo_folder, preset)
@@ -125,6 +170,27 @@ def test_ranks_get_what_distributed_sampler_gave_them(
         if epoch != 2:  # the first is the epoch that the sampler stood at
             ours.set_epoch(epoch)
         assert [image[:, 0, 0, 0].tolist() for image, _ in ours] == expected
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_ranks_that_seed_their_loaders_apart_get_each_sample_once(
+    numbered_folder: Path, shuffle: bool
+) -> None:
+    """As torch's, whose generator says nothing about the order of a DistributedSampler."""
+    served = []
+    for rank in range(2):
+        data = ImageFolder(str(numbered_folder), v2.Compose(RAW))
+        sampler = DistributedSampler(data, 2, rank, shuffle, seed=5)
+        own = torch.Generator().manual_seed(100 + rank)
+        theirs = over_with_size(TorchLoader(data, 2, sampler=sampler, generator=own))
+        ours = silently(theirs)
+        assert ours.seed == 5
+        found = [image[:, 0, 0, 0].tolist() for image, _ in ours]
+        assert found == [image[:, 0, 0, 0].tolist() for image, _ in theirs]
+        served += [level for batch in found for level in batch]
+        assert silently(theirs, seed=7).seed == 7
+    assert len(served) == 24
+    assert len(set(served)) == 23
 
 
 def over_with_size(loader: TorchLoader[Any]) -> TorchLoader[Any]:
@@ -332,6 +398,66 @@ def test_every_process_serves_everything_where_it_did(
     assert len(silently(theirs, shard=Shard.current())) == 3
 
 
+@pytest.mark.parametrize(
+    "sampler",
+    [SequentialSampler(range(10)), RandomSampler(range(40)), DistributedSampler(range(10), 1, 0)],
+    ids=lambda one: type(one).__name__,
+)
+def test_sampler_of_other_data_is_refused(numbered_folder: Path, sampler: Any) -> None:
+    parts = [v2.Resize((8, 8)), *RAW]
+    num = 40 if isinstance(sampler, RandomSampler) else 10
+    why = (
+        f"it orders {num} samples, and the data has 23. Make it of the data, or pass `sampler=`, "
+        "such as a list of indices."
+    )
+    name = type(sampler).__name__
+    assert refusal(over(numbered_folder, parts, sampler=sampler)).splitlines()[1:] == [
+        f"  - `{name}` at sampler: {why}"
+    ]
+    batches = BatchSampler(sampler, 2, drop_last=False)
+    given = over(numbered_folder, parts, batch_size=1, batch_sampler=batches)
+    assert refusal(given).splitlines()[1:] == [f"  - `{name}` at batch_sampler.sampler: {why}"]
+    assert len(silently(given, batch_sampler=[[0, 1], [2]])) == 2
+
+
+def notes(loader: TorchLoader[Any], about: str) -> list[str]:
+    """What the report notes about it."""
+    said: list[str] = []
+    DataLoader.from_torch(loader, report=said.append)
+    return [one.strip(" *") for one in said if one.startswith("  * ") and about in one]
+
+
+def test_report_says_what_a_sampler_object_cannot_do(
+    numbered_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [v2.Resize((8, 8)), *RAW]
+    weights = [1.0] * 23
+
+    def of(sampler: Any, about: str = "Sampler") -> list[str]:
+        return notes(over(numbered_folder, parts, sampler=sampler), about)
+
+    own = WeightedRandomSampler(weights, 8, generator=torch.Generator().manual_seed(1))
+    assert of(WeightedRandomSampler(weights, 8)) == []
+    no_state = (
+        "WeightedRandomSampler draws from a generator of its own, so that no run can go on in "
+        "mid-epoch: make it without `generator=`, and pass `seed=`."
+    )
+    assert of(own) == [no_state]
+    batches = over(numbered_folder, parts, batch_size=1, batch_sampler=BatchSampler(own, 2, False))
+    assert notes(batches, "Sampler") == [no_state]
+    assert of(DistributedSampler(range(23), 2, 0)) == [
+        "Epochs follow one another; to choose one, call `set_epoch` of the loader, which does not "
+        "ask the DistributedSampler."
+    ]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert of(WeightedRandomSampler(weights, 8)) == [
+        "Each of 2 processes is given the same samples by WeightedRandomSampler, unless it knows "
+        "its rank or `seed` differs."
+    ]
+    assert of(DistributedSampler(range(23), 2, 0, drop_last=True), "Each of") == []
+
+
 # Changes and the report
 
 
@@ -384,8 +510,12 @@ def test_report_says_what_became_what_and_its_code_makes_the_same(photo_folder: 
         "num_workers num_workers=1 -> as many threads",
         "* Files are turned upright by their EXIF tags, which Pillow does not do.",
         "* The order of each epoch is another permutation, drawn from `seed` and epoch.",
+        "* An image in which ten draws find no crop is cut at a random place, where torchvision "
+        "cuts its centre.",
         "* Erased pixels become (124, 116, 104) of 255, which shows as 0 but for rounding.",
         "* What is drawn has the distribution it had; the draws are others.",
+        f"* collate (torch_loaders.py:{line}) was tried on 100 made-up batches: no proof for "
+        "others.",
         "* Images are mixed before they are normalised, in whole levels.",
         "Yields image [B, 3, 32, 32] float32 and target [B, 3] float32, weights of classes, on "
         "cpu.",

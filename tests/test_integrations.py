@@ -218,6 +218,37 @@ def test_accelerate_skips_batches_without_reading_them(
         next(iter(train))
 
 
+@pytest.mark.parametrize(("served", "skipped"), [(3, 3), (3, 2), (2, 4)])
+def test_accelerate_skips_no_batch_twice_after_its_state_was_loaded(
+    photo_folder: Path, tmp_path: Path, accelerator: Any, served: int, skipped: int
+) -> None:
+    """Scripts load the state, and then skip as many batches as its checkpoint has steps."""
+    expected = alone(make_train(photo_folder), 2)
+    train = accelerator.prepare(AccelerateLoader(make_train(photo_folder)))
+    for _ in zip(range(served), train, strict=False):
+        pass
+    accelerator.save_state(str(tmp_path / "state"))
+    accelerator.free_memory()
+    again = accelerator.prepare(AccelerateLoader(make_train(photo_folder)))
+    accelerator.load_state(str(tmp_path / "state"))
+    rest = accelerator.skip_first_batches(again, skipped)
+    assert_same(list(rest) + list(again), expected[max(served, skipped) :])
+
+
+@pytest.mark.parametrize("served", [0, 2])
+def test_accelerate_uses_an_epoch_up_by_skipping_all_of_it(
+    photo_folder: Path, accelerator: Any, served: int
+) -> None:
+    first = make_train(photo_folder)
+    state = first.state_dict()
+    for _ in zip(range(served), first, strict=False):
+        state = first.state_dict()
+    train = accelerator.prepare(AccelerateLoader(make_train(photo_folder)))
+    train.load_state_dict(state)
+    assert list(accelerator.skip_first_batches(train, 6)) == []
+    assert_same(list(train), alone(make_train(photo_folder), 2)[6:])
+
+
 def test_accelerate_loader_that_was_left_begins_the_next_epoch(
     photo_folder: Path, accelerator: Any
 ) -> None:
@@ -344,6 +375,24 @@ def test_hf_trainer_takes_the_cross_entropy_with_mixed_targets(
     image, target = next(iter(make_train(photo_folder)))
     loss = trainer.compute_loss(trainer.model, {"pixel_values": image, "labels": target})
     torch.testing.assert_close(loss, cross_entropy(trainer.model(image).logits, target))
+
+
+def test_hf_trainer_smooths_labels_as_its_arguments_say(photo_folder: Path, tmp_path: Path) -> None:
+    """In training, and in evaluation, as it smooths them without a loader."""
+    val = make_val(Subset(ImageFolder(str(photo_folder)), range(8)))
+    trainer = hf_trainer(photo_folder, tmp_path, val=val, label_smoothing_factor=0.3)
+    image, target = next(iter(make_train(photo_folder)))
+    loss = trainer.compute_loss(trainer.model, {"pixel_values": image, "labels": target})
+    expected = cross_entropy(trainer.model(image).logits, target, label_smoothing=0.3)
+    torch.testing.assert_close(loss, expected)
+    found = trainer.evaluate()["eval_loss"]
+    plain = [
+        {"pixel_values": image, "labels": int(label)}
+        for images, labels in val
+        for image, label in zip(images, labels, strict=True)
+    ]
+    trainer.compute_loss_func = None  # the Trainer's own
+    assert found == pytest.approx(trainer.evaluate(plain)["eval_loss"], rel=1e-5)
 
 
 def test_hf_trainer_evaluates_every_sample_once(photo_folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -41,8 +42,9 @@ from torch_loaders import (
 )
 from torchvision import transforms as v1
 from torchvision import tv_tensors
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import DatasetFolder, ImageFolder
 from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
 
 from dali_cutmix import (
     CutMix,
@@ -60,6 +62,8 @@ from dali_cutmix import augmentations as colours
 def scaled(*before: Any) -> list[Any]:
     return [*before, CROP, *SCALED]
 
+
+PRESET = ImageClassification(crop_size=32, resize_size=40)
 
 FLOAT_IMAGES = {tv_tensors.Image: torch.float32, "others": None}
 
@@ -85,6 +89,12 @@ GEOMETRY = [
     ([v2.RandomCrop(32, padding=4), *SCALED], train(pad=4)),
     ([v2.RandomCrop(32, pad_if_needed=True), *SCALED], train(pad=0)),
     ([v1.RandomCrop(32, padding=(4, 4)), *SCALED], train(pad=4)),
+    ([v2.Resize((40, 50)), v2.RandomCrop(32), *SCALED], train(resize=(40, 50), pad=0)),
+    (
+        [v1.Resize((32, 32)), v1.RandomHorizontalFlip(), v1.ToTensor()],
+        train(resize=(32, 32), pad=0, flip=0.5),
+    ),
+    ([v1.PILToTensor(), PRESET], EvalTransform(40, 32, mean=MEAN, std=STD)),
     ([v2.Pad(3), v2.RandomCrop(32, padding=[1]), *SCALED], train(pad=4)),
     ([v1.Resize(40), v1.CenterCrop((32, 24)), *SCALED], EvalTransform(40, (32, 24), **PLAIN)),
     ([v2.Resize([40]), v2.CenterCrop(32), *SCALED], EvalTransform(40, 32, **PLAIN)),
@@ -112,7 +122,9 @@ def test_images_of_a_known_size_are_taken_whole() -> None:
     assert of([v2.Resize(20), *SCALED], (24, 43)) == EvalTransform((20, 35), (20, 35), **PLAIN)
     flips = v2.RandomHorizontalFlip()
     assert of([flips, *SCALED]) == train(pad=0, flip=0.5)
-    assert of([v2.Resize((64, 64)), flips, *SCALED]) == train(size=64, pad=0, resize=64, flip=0.5)
+    assert of([v2.Resize((64, 64)), flips, *SCALED]) == train(
+        size=64, pad=0, resize=(64, 64), flip=0.5
+    )
     assert of([v2.RandomCrop(30, pad_if_needed=True), *SCALED]) == train(size=30, pad=0)
 
 
@@ -163,11 +175,11 @@ def test_colours_and_policies_become_augmentations(
 
 
 def test_augmentations_keep_their_order(photo_folder: Path) -> None:
-    """What commutes with the crop may stand before it; flips may stand anywhere."""
+    """What commutes with the crop may stand before it; flips behind all that shears nothing."""
     gray, jitter = v2.RandomGrayscale(0.2), v2.ColorJitter(0.5)
-    parts = [gray, CROP, v2.TrivialAugmentWide(), jitter, v2.RandomHorizontalFlip(), *FLOATS]
+    parts = [gray, CROP, jitter, v2.RandomHorizontalFlip(), v2.TrivialAugmentWide(), *FLOATS]
     ours = silently(over(photo_folder, parts)).transform
-    expected = (colours.Grayscale(0.2), colours.TrivialAugment(), colours.ColorJitter((0.5, 1.5)))
+    expected = (colours.Grayscale(0.2), colours.ColorJitter((0.5, 1.5)), colours.TrivialAugment())
     assert ours == train(*expected, flip=0.5, mean=MEAN, std=STD)
     assert silently(over(photo_folder, [CROP, v2.ColorJitter(), *SCALED])).transform == train()
 
@@ -219,6 +231,13 @@ def test_erased_pixels_have_the_colour_that_torchvisions_have(
         ([*FLOATS, v2.ConvertImageDtype(torch.float16)], MEAN, STD, torch.float16),
         ([*RAW, v2.ConvertImageDtype(torch.float16)], (0.0,) * 3, (1.0,) * 3, torch.float16),
         ([*RAW, v2.ToDtype(FLOAT_IMAGES, True)], (0.0,) * 3, (1.0,) * 3, torch.float32),
+        (
+            [v2.ToPILImage(), v2.ToPureTensor(), v2.ToTensor()],
+            (0.0,) * 3,
+            (1.0,) * 3,
+            torch.float32,
+        ),
+        ([v2.PILToTensor(), v2.ToDtype(FLOAT_IMAGES, True)], (0.0,) * 3, (1.0,) * 3, torch.float32),
         ([*RAW, v2.ToPureTensor(), v2.ToDtype(FLOAT_IMAGES, True)], None, None, torch.uint8),
         ([*RAW, v2.ToDtype({"others": None, torch.Tensor: torch.uint8})], None, None, torch.uint8),
     ],
@@ -464,6 +483,104 @@ def test_all_that_cannot_be_translated_is_named_at_once(photo_folder: Path) -> N
     )
 
 
+@pytest.mark.parametrize("bounds", [(0, 1), (-2.2, 2.7), (-1, None), (None, 1)])
+def test_collate_function_is_tried_on_images_as_the_transform_makes_them(
+    photo_folder: Path, bounds: Any
+) -> None:
+    """Normalised, they are from -2.12 to 2.64."""
+
+    def clamped(batch: Any) -> Any:
+        image, target = mixed(batch)
+        return image.clamp(*bounds), target
+
+    theirs = over(photo_folder, [v2.Resize((16, 16)), *FLOATS], collate_fn=clamped)
+    if bounds == (-2.2, 2.7):
+        assert silently(theirs).mix == TV_CUTMIX
+    else:
+        assert HOLDS_ONE in refusal(theirs)
+    plain = over(photo_folder, [v2.Resize((16, 16)), *SCALED], collate_fn=clamped)
+    if bounds == (0, 1):
+        assert silently(plain).mix == TV_CUTMIX
+
+
+def test_collate_function_is_tried_with_as_many_samples_as_batches_have(photo_folder: Path) -> None:
+    """Also where a batch sampler of the user's does not say how many."""
+
+    class Batches:
+        def __iter__(self) -> Any:
+            return iter([[0, 1, 2, 3, 4, 5]] * 3)
+
+    def of_six(batch: Any) -> Any:
+        return mixed(batch) if len(batch) == 6 else default_collate(batch)
+
+    data = ImageFolder(str(photo_folder), v2.Compose([v2.Resize((16, 16)), *SCALED]))
+    ours = silently(TorchLoader(data, batch_sampler=Batches(), collate_fn=of_six))
+    assert (ours.mix, ours.batch_size) == (TV_CUTMIX, 6)
+
+
+def test_only_the_cause_of_a_refusal_is_named(photo_folder: Path) -> None:
+    """What makes no tensor here may be what the own class is for."""
+    parts = [CROP, Own(), v2.Normalize(MEAN, STD), v2.GaussianBlur(3)]
+    message = refusal(over(photo_folder, parts))
+    assert message.splitlines() == [
+        "from_torch: cannot translate 2 of the loader's 9 parts:",
+        "  - `Own` at transform[1]: it is no transform of torchvision's, and the graph runs no "
+        "other code. Pass `transform=`.",
+        f"  - `GaussianBlur` at transform[3]: {NO_OPERATOR}",
+    ]
+    parts = [CROP, v2.GaussianBlur(3), v2.Normalize(MEAN, STD)]
+    assert "it takes floats. Put ToTensor" in refusal(over(photo_folder, parts))
+
+
+def test_mix_of_torchvisions_is_refused_with_ours(photo_folder: Path) -> None:
+    theirs = over(photo_folder, [CROP, *SCALED])
+    rule = "DataLoader: `mix` must be a CutMix, MixUp, Cutout or RandomChoice of dali_cutmix, got "
+    for mix, rest in [
+        (
+            v2.CutMix(alpha=0.5, num_classes=3),
+            '"torchvision\'s CutMix". Pass `dali_cutmix.CutMix.torchvision(0.5)`, which does the '
+            "same.",
+        ),
+        (
+            choice,
+            '"torchvision\'s RandomChoice". `DataLoader.from_torch` translates a loader that has '
+            "it.",
+        ),
+    ]:
+        with pytest.raises(ValueError, match="`mix` must be") as refused:
+            silently(theirs, mix=mix)
+        assert str(refused.value) == rule + rest
+
+
+@pytest.mark.parametrize(
+    ("scale", "ratio"),
+    [((0.08, 1), (3 / 4, 4 / 3)), ((0.9, 1), (3 / 4, 4 / 3)), ((0.5, 1), (1, 1))],
+)
+def test_report_says_how_many_images_random_resized_crop_finds_no_crop_in(
+    photo_folder: Path, scale: Any, ratio: Any
+) -> None:
+    said: list[str] = []
+    theirs = over(photo_folder, [v2.RandomResizedCrop(32, scale, ratio), *SCALED])
+    DataLoader.from_torch(theirs, report=said.append)
+    (note,) = [one for one in said if "ten draws" in one]
+    start = (
+        "  * An image in which ten draws find no crop is cut at a random place, where torchvision "
+        "cuts its centre"
+    )
+    assert note.startswith(start + ("." if scale[0] < 0.1 else "; so are "))
+    shares = {name: int(share) / 100 for share, name in re.findall(r"(\d+)% of (\d+:\d+)", note)}
+    torch.manual_seed(0)
+    for name in ("1:1", "4:3", "3:2", "16:9", "3:4", "2:3"):
+        width, height = (300 * int(side) for side in name.split(":"))
+        image = [torch.empty(3, height, width)]
+        # torchvision's own draws; five times the image's area fits nowhere.
+        centre = v2.RandomResizedCrop(32, (5, 5), ratio).make_params(image)
+        crop = v2.RandomResizedCrop(32, scale, ratio)
+        found = np.mean([crop.make_params(image) == centre for _ in range(500)])
+        # A standard error is at most 0.022; what is below 5 % is left out.
+        assert abs(shares.get(name, 0.025) - found) < 0.03 + 4 * 0.022, name
+
+
 def test_refusal_reads_no_image(tmp_path: Path, photo_folder: Path) -> None:
     root = shutil.copytree(photo_folder, tmp_path / "gone")
     loader = over(root, [v2.GaussianBlur(3), CROP, *SCALED], collate_fn=as_dict)
@@ -577,10 +694,10 @@ REFUSED = [
         "what it pads with after Normalize is not black. Move it before.",
     ),
     (
-        1,
-        [v2.Resize((40, 50)), v2.RandomCrop(32)],
-        "Resize to (40, 50) before it changes the shape of images, which the graph does for "
-        "evaluation only. Use Resize(40), which keeps the shape.",
+        2,
+        [CROP, v2.RandAugment(), v2.RandomHorizontalFlip()],
+        "it comes after RandAugment at transform[1]; the graph flips first, which gives other "
+        "images where RandAugment shears. Move it before RandAugment.",
     ),
     (1, [v2.ColorJitter(0.1), CROP], NOT_BEFORE),
     (1, [v2.ColorJitter(0.1), v2.Resize(32)], NOT_BEFORE),
@@ -680,8 +797,15 @@ def test_part_without_a_counterpart_is_refused_by_its_place(
         ),
         (
             [v2.Resize(40), v2.CenterCrop(32), v2.RandomHorizontalFlip(), *SCALED],
-            "flips and colours are drawn where crops are, and CenterCrop draws none. Use "
-            "RandomCrop or RandomResizedCrop instead, or leave flips and colours out.",
+            "CenterCrop with flips has no counterpart: the graph cuts centres out for evaluation "
+            "only, without flips. Use RandomCrop or RandomResizedCrop instead of CenterCrop, or "
+            "pass `transform=`.",
+        ),
+        (
+            [v2.Resize(40), v2.CenterCrop(32), v2.ColorJitter(0.1), *SCALED],
+            "CenterCrop with colours has no counterpart: the graph cuts centres out for evaluation "
+            "only, without colours. Use RandomCrop or RandomResizedCrop instead of CenterCrop, or "
+            "pass `transform=`.",
         ),
         (
             [v2.Pad(4), v2.RandomHorizontalFlip(), *SCALED],
@@ -702,6 +826,16 @@ def test_list_without_a_counterpart_is_refused_as_a_whole(
 class Weighed(ImageFolder):
     def __getitem__(self, index: int) -> Any:
         return super().__getitem__(index)
+
+
+class Halved(ImageFolder):
+    def __len__(self) -> int:
+        return super().__len__() // 2
+
+
+class Several(DatasetFolder):
+    def __getitems__(self, indices: list[int]) -> Any:
+        return [self[0] for _ in indices]
 
 
 class Endless(IterableDataset[Any]):
@@ -733,6 +867,18 @@ def test_data_that_the_graph_cannot_read_is_refused(photo_folder: Path) -> None:
             Subset(Weighed(root, transform), [0, 1]),
             "`Weighed` at dataset.dataset",
             "it has a `__getitem__` of its own, which the graph does not call. Pass a plain "
+            "ImageFolder.",
+        ),
+        (
+            Halved(root, transform),
+            "`Halved` at dataset",
+            "it has a `__len__` of its own, which the graph does not call. Pass a plain "
+            "ImageFolder.",
+        ),
+        (
+            Several(root, opened, (".jpg",)),
+            "`Several` at dataset",
+            "it has a `__getitems__` of its own, which the graph does not call. Pass a plain "
             "DatasetFolder.",
         ),
         (
@@ -775,10 +921,48 @@ def test_object_that_calls_a_list_it_holds_is_that_list(photo_folder: Path) -> N
     def darkened(image: Any) -> Any:
         return listed(image) * (1 if random.random() < 0.9 else 0.5)
 
+    said: list[str] = []
+    DataLoader.from_torch(over(photo_folder, Preset()), report=said.append)
+    assert "  * Preset was tried on 60 made-up images: no proof for others." in said
     line = darkened.__code__.co_firstlineno
     assert refusal(over(photo_folder, darkened)).splitlines()[1:] == [
         f"  - `darkened (test_translation.py:{line})` at transform: {UNSEEN}"
     ]
+
+
+@pytest.mark.parametrize(
+    "differs",
+    [
+        lambda width, height: min(width, height) < 64,
+        lambda width, height: width * height > 2_000_000,
+        lambda width, height: max(width, height) > 4 * min(width, height),
+        lambda width, height: width == height,
+    ],
+    ids=["small", "large", "long", "square"],
+)
+def test_object_that_treats_some_sizes_otherwise_is_refused(
+    photo_folder: Path, differs: Any
+) -> None:
+    crop, whole = v2.Compose([CROP, *SCALED]), v2.Compose([v2.Resize((32, 32)), *SCALED])
+
+    def by_size(image: Any) -> Any:
+        return whole(image) if differs(*image.size) else crop(image)
+
+    line = by_size.__code__.co_firstlineno
+    assert refusal(over(photo_folder, by_size)).splitlines()[1:] == [
+        f"  - `by_size (test_translation.py:{line})` at transform: {UNSEEN}"
+    ]
+
+
+def test_object_is_seen_through_though_its_list_fails_on_small_images(photo_folder: Path) -> None:
+    listed = v2.Compose([v2.RandomCrop(32), *SCALED])
+    ours = silently(over(photo_folder, lambda image: listed(image)))
+    assert ours.transform == train(pad=0)
+
+    def padded(image: Any) -> Any:
+        return listed(v2.functional.pad(image, [40]) if min(image.size) < 32 else image)
+
+    assert UNSEEN in refusal(over(photo_folder, padded))
 
 
 class Recipe:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
+from dali_cutmix.augment import Triple
 from dali_cutmix.mixes import CutMix, Mix, MixUp, RandomChoice
 from dali_cutmix.translation.proof import are_equal, generators_at, held
 from dali_cutmix.translation.translated import NoCounterpartError, torchvision_name
@@ -57,11 +58,13 @@ def translate_collate(
     batch_sizes: Sequence[int],
     size: tuple[int, int],
     dtype: torch.dtype,
+    mean: Triple = (0.0, 0.0, 0.0),
+    std: Triple = (1.0, 1.0, 1.0),
 ) -> Collated:
-    """Find the mix in a function, and prove that it is all the function does.
+    """Find the mix in a function, and try whether it is all the function does.
 
-    The function is called about a hundred times. The states of torch's, NumPy's and Python's
-    generators are put back.
+    The function is called up to a hundred times for each mix in it. The states of torch's, NumPy's
+    and Python's generators are put back.
 
     Args:
         collate: Takes a list of ``(image, label)``.
@@ -69,6 +72,8 @@ def translate_collate(
         batch_sizes: Numbers of samples that it is going to be given, at least one.
         size: ``(height, width)`` of the images that it is going to be given.
         dtype: Of the images that it is going to be given.
+        mean: Subtracted from them, where they are floats, per channel in units of the full range.
+        std: They were divided by it afterwards.
 
     Raises:
         NoCounterpartError: No mix was found in it that does the same.
@@ -77,8 +82,16 @@ def translate_collate(
         return Collated()
     found = held(collate, _is_mix)
     most = max(2, MOST_NUMBERS // (3 * size[0] * size[1]))
-    real = _samples(min(batch_sizes[0], most), size, num_classes, dtype)
-    trials = [_samples(n, (TRIED_SIDE, TRIED_SIDE), num_classes, dtype) for n in batch_sizes]
+
+    def samples(number: int, size: tuple[int, int]) -> Samples:
+        levels = _levels(number, size)
+        if dtype != torch.uint8:
+            levels = levels / 255 - torch.tensor(mean).view(3, 1, 1)
+            levels /= torch.tensor(std).view(3, 1, 1)
+        return levels.to(dtype), [7 * index % num_classes for index in range(number)]
+
+    real = samples(min(batch_sizes[0], most), size)
+    trials = [samples(number, (TRIED_SIDE, TRIED_SIDE)) for number in batch_sizes]
     reason = ""
     for one in [*found, None]:
         try:
@@ -166,14 +179,11 @@ def _is_mix(one: Any) -> bool:
     return name in ("CutMix", "MixUp")
 
 
-def _samples(number: int, size: tuple[int, int], num_classes: int, dtype: torch.dtype) -> Samples:
-    """Images without two equal pixels nearby, and labels of several classes."""
-    levels = (
-        torch.arange(number * 3 * size[0] * size[1], dtype=torch.int32).mul_(97).remainder_(251)
-    )
-    levels = levels.reshape(number, 3, *size).to(dtype)
-    images = levels if dtype == torch.uint8 else levels / 251
-    return images, [7 * index % num_classes for index in range(number)]
+def _levels(number: int, size: tuple[int, int]) -> torch.Tensor:
+    """Images of all levels from 0 to 255, without two equal pixels nearby."""
+    count = number * 3 * size[0] * size[1]
+    levels = torch.arange(count, dtype=torch.int32).mul_(97).remainder_(256)
+    return levels.reshape(number, 3, *size)
 
 
 def _check_same(

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from dali_cutmix.augment import EvalTransform, TrainTransform, Triple
 from dali_cutmix.translation.translated import NoCounterpartError
 
 Size = tuple[int, int]
+
+#: Shapes that photographs have, width / height.
+_SHAPES = {"1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "3:4": 3 / 4, "2:3": 2 / 3}
 
 _ONE_CROP = (
     "the graph resizes and cuts an image once, and it was cut before. Leave one of the two out."
@@ -39,7 +44,7 @@ class Crops:
         return any(cut is not None for cut in (self._area, self._crop, self._centre))
 
     def flip(self, prob: float) -> None:
-        """``RandomHorizontalFlip``; it commutes with all else, and two of them make one."""
+        """``RandomHorizontalFlip``; it commutes with crops, and two of them make one."""
         self._flip = self._flip * (1 - prob) + prob * (1 - self._flip)
 
     def resized(self, side_or_size: int | Size) -> Size | None:
@@ -82,7 +87,6 @@ class Crops:
         """``RandomCrop`` of what was padded."""
         if self.is_cut:
             raise NoCounterpartError(_ONE_CROP)
-        self._short_side()
         self._crop = self.size = size
 
     def cut_centre(self, size: Size) -> None:
@@ -128,15 +132,17 @@ class Crops:
             )
         if self._flip or augment:
             if self._centre is not None:
+                what = "flips" if self._flip else "colours"
                 raise NoCounterpartError(
-                    "flips and colours are drawn where crops are, and CenterCrop draws none. Use "
-                    "RandomCrop or RandomResizedCrop instead, or leave flips and colours out."
+                    f"CenterCrop with {what} has no counterpart: the graph cuts centres out for "
+                    f"evaluation only, without {what}. Use RandomCrop or RandomResizedCrop instead "
+                    "of CenterCrop, or pass `transform=`."
                 )
             return self._placed(self.size, drawn)
         return self._evaluation(scaling)
 
     def _placed(self, size: Size, drawn: dict[str, Any]) -> TrainTransform:
-        return TrainTransform(size=_side(size), pad=self._pad, resize=self._short_side(), **drawn)
+        return TrainTransform(size=_side(size), pad=self._pad, resize=self._resize, **drawn)
 
     def _evaluation(self, scaling: dict[str, Triple]) -> EvalTransform:
         assert self.size is not None
@@ -150,23 +156,35 @@ class Crops:
             resize = self.size
         return EvalTransform(resize=resize, size=_side(self.size), **scaling)
 
-    def _short_side(self) -> int | None:
-        """The short side after resizing: all that is said of a resize before a random crop."""
-        if not isinstance(self._resize, tuple):
-            return self._resize
-        side = min(self._resize)
-        if self._source_size is None or _scaled(self._source_size, side) != self._resize:
-            raise NoCounterpartError(
-                f"Resize to {self._resize} before it changes the shape of images, which the graph "
-                f"does for evaluation only. Use Resize({side}), which keeps the shape."
-            )
-        return side
-
 
 def _scaled(size: Size, side: int) -> Size:
     """Sides after a resize of the short one, the long one rounded down as torchvision does."""
     short = min(size)
     return int(side * size[0] / short), int(side * size[1] / short)
+
+
+def on_long_images(scale: Any, ratio: Any) -> str:
+    """What differs from ``RandomResizedCrop`` in a corner, and how often images come there.
+
+    Args:
+        scale: Smallest and largest share of an image's area.
+        ratio: Smallest and largest width / height.
+    """
+    shares = {name: _share_without_crop(scale, ratio, one) for name, one in _SHAPES.items()}
+    often = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items() if share >= 0.05)
+    return (
+        "An image in which ten draws find no crop is cut at a random place, where torchvision cuts "
+        f"its centre{often and '; so are '}{often}."
+    )
+
+
+def _share_without_crop(scale: Any, ratio: Any, shape: float) -> float:
+    """How many images of this width / height get no crop in ten draws, in [0, 1]."""
+    middles = (np.arange(200) + 0.5) / 200
+    area = shape * (scale[0] + (scale[1] - scale[0]) * middles)[:, None]
+    aspect = np.exp(np.log(ratio[0]) + np.log(ratio[1] / ratio[0]) * middles)
+    fits = (area * aspect <= shape**2) & (area / aspect <= 1)
+    return float((1 - fits.mean()) ** 10)
 
 
 def _side(size: Size | None) -> int | Size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,19 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader as TorchLoader
-from torch.utils.data import IterableDataset, Subset
+from torch.utils.data import IterableDataset, Subset, default_collate
 from torchvision.datasets import (  # type: ignore[import-untyped]
     CIFAR10,
     DatasetFolder,
     ImageFolder,
 )
 from torchvision.datasets.folder import (  # type: ignore[import-untyped]
-    IMG_EXTENSIONS,
     default_loader,
     pil_loader,
 )
 
-from dali_cutmix.translation.collate import translate_collate
+from dali_cutmix.storage.files import FileList
+from dali_cutmix.translation.collate import NUM_TRIALS, translate_collate
 from dali_cutmix.translation.crops import Size
 from dali_cutmix.translation.torch_order import batch_sizes_of, translate_order
 from dali_cutmix.translation.transform_list import translate_transform
@@ -43,6 +44,8 @@ _WITHOUT_EFFECT = {
     "pin_memory_device": "",
     "in_order": True,
 }
+#: What says which samples a dataset has.
+_SERVES = ("__getitem__", "__getitems__", "__len__")
 #: What the code for the same loader leaves out.
 _SILENT = {
     "shuffle": (False,),
@@ -182,10 +185,14 @@ def _stripped(dataset: Any) -> Any:
             "only ImageFolder, DatasetFolder, CIFAR10, CIFAR100 and Subsets of them can be "
             "translated. Pass `source=`, such as a folder or a list of (path, class)."
         )
-    if type(dataset).__getitem__ is not kind.__getitem__ or hasattr(dataset, "__getitems__"):
+    plain = next(one for one in type(dataset).__mro__ if one.__module__.startswith("torchvision."))
+    own = [
+        name for name in _SERVES if getattr(type(dataset), name, None) is not vars(kind).get(name)
+    ]
+    if own:
         raise NoCounterpartError(
-            "it has a `__getitem__` of its own, which the graph does not call. Pass a plain "
-            f"{kind.__name__}."
+            f"it has a `{own[0]}` of its own, which the graph does not call. Pass a plain "
+            f"{plain.__name__}."
         )
     twin = copy.copy(dataset)
     twin.transform = twin.target_transform = twin.transforms = None
@@ -200,10 +207,19 @@ def _stripped(dataset: Any) -> Any:
 
 
 def _source_text(source: Any) -> str:
-    # Only then has the folder's listing no filter of its own.
-    if type(source) is ImageFolder and source.extensions == IMG_EXTENSIONS:
+    if isinstance(source, ImageFolder) and _is_listing(source):
         return repr(str(source.root))
     return repr(source) if isinstance(source, str) else "dataset"
+
+
+def _is_listing(data: Any) -> bool:
+    """Whether the folder itself, listed again, has the same samples."""
+    try:
+        found = FileList.from_folder(data.root)
+    except OSError:
+        return False
+    samples = [(os.fspath(path), int(target)) for path, target in data.samples]
+    return list(found.samples) == samples
 
 
 def _translate_images(loader: TorchLoader[Any], dataset: Any, found: Found) -> None:
@@ -231,12 +247,16 @@ def _translate_images(loader: TorchLoader[Any], dataset: Any, found: Found) -> N
             collate,
             num_classes=len(getattr(dataset, "classes", "ab")),
             batch_sizes=batch_sizes_of(loader),
-            size=getattr(transform, "output_size", (32, 32)),  # none where it was refused
             dtype=dtype,
+            **_images_of(transform),
         )
     except NoCounterpartError as error:
         into.refuse("collate_fn", collate, error)
         return
+    if collate is not default_collate:
+        into.note(
+            f"{named(collate)} was tried on {NUM_TRIALS} made-up batches: no proof for others."
+        )
     if made.channels_last:
         settings.setdefault("channels_last", True)
     if made.mix is None:
@@ -247,6 +267,12 @@ def _translate_images(loader: TorchLoader[Any], dataset: Any, found: Found) -> N
     into.note("Images are mixed before they are normalised, in whole levels.")
     if not made.always_mixes:
         into.note("Batches that are not mixed have rows of class weights too, with a single 1.")
+
+
+def _images_of(transform: Any) -> dict[str, Any]:
+    """What images are like behind a transform; made up where it was refused."""
+    found = {name: getattr(transform, name) for name in ("mean", "std") if hasattr(transform, name)}
+    return {"size": getattr(transform, "output_size", (32, 32)), **found}
 
 
 def _size_of(dataset: Any) -> Size | None:

@@ -9,7 +9,7 @@ import torch
 from torchvision import tv_tensors  # type: ignore[import-untyped]
 
 from dali_cutmix.augment import Triple
-from dali_cutmix.translation.translated import NoCounterpartError, written
+from dali_cutmix.translation.translated import NoCounterpartError, OutOfPlaceError, written
 
 LEVEL = 1 / 255  # of a stored pixel, in units of the full range
 
@@ -68,10 +68,21 @@ class Levels:
         self.kind = tv_tensors.Image
         return NO_CHANGE
 
-    def to_pure(self, _: Any) -> str:
-        """``PILToTensor``, ``ToPureTensor``."""
-        self.kind = torch.Tensor
+    def pil_to_tensor(self, _: Any) -> str:
+        """``PILToTensor``, which leaves tensors what they are."""
+        self.kind = self.kind or torch.Tensor
         return NO_CHANGE
+
+    def to_pure(self, _: Any) -> str:
+        """``ToPureTensor``, which leaves Pillow's images what they are."""
+        self.kind = torch.Tensor if self.is_tensor else None
+        return NO_CHANGE
+
+    def to_float(self, part: Any) -> None:
+        """What presets do before ``Normalize``."""
+        self.pil_to_tensor(part)
+        if self.dtype != torch.float32:
+            self._scale_to(torch.float32)
 
     def to_pil(self, part: Any) -> str:
         """``ToPILImage``."""
@@ -101,7 +112,7 @@ class Levels:
     def normalize(self, part: Any) -> str:
         """``Normalize``; several make one."""
         if self.are_whole:
-            raise NoCounterpartError("it takes floats. Put ToTensor, or ToDtype, before it.")
+            raise OutOfPlaceError("it takes floats. Put ToTensor, or ToDtype, before it.")
         mean, std = (_triple(one) for one in (part.mean, part.std))
         m0, m1, m2 = (a + s * b for a, s, b in zip(self.mean, self.std, mean, strict=True))
         s0, s1, s2 = (a * b for a, b in zip(self.std, std, strict=True))
@@ -111,7 +122,7 @@ class Levels:
     def _scale_to(self, dtype: torch.dtype) -> str:
         if dtype.is_floating_point != self.dtype.is_floating_point:
             if not self.are_plain:
-                raise NoCounterpartError("its pixels are not in [0, 1]. Move it before Normalize.")
+                raise OutOfPlaceError("its pixels are not in [0, 1]. Move it before Normalize.")
             std = 1.0 if dtype.is_floating_point else LEVEL
             self.std = (std, std, std)
         self.dtype = dtype

@@ -2,7 +2,8 @@
 
 Nobody can read off a function what it does. So it is called with made-up data, and what was found
 in it is called with the same data, from the same states of the random generators. Where all results
-agree to the bit, the one stands for the other.
+agree to the bit, the one stands for the other. That is no proof: what a function does with data
+that it was not tried with stays unknown.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dis
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -18,8 +19,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 MOST_HELD = 5000  # objects that are looked at; a trainer may hold everything
+
+#: Images that a function on images is tried with.
+NUM_IMAGES = 60
+
+#: Their (height, width) where the data's is not known: as ImageNet's, squares, long ones, small
+#: ones and large ones.
+SIZES = (
+    *((375, 500), (500, 333), (300, 400), (224, 224), (512, 512), (90, 1000), (800, 100)),
+    *((32, 32), (24, 17), (1, 1), (1300, 1700), (1700, 1300)),
+)
 
 _READS = ("LOAD_GLOBAL", "LOAD_NAME")
 _LEAVES = (
@@ -69,6 +81,40 @@ def are_equal(one: Any, other: Any) -> bool:
     both = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
     alike = both and one.dtype == other.dtype and one.device == other.device
     return alike and torch.equal(one, other)
+
+
+def same_on_images(function: Any, one: Any, sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether both make the same of made-up images; where one fails, the other has to fail too.
+
+    Args:
+        function: Takes an RGB image of Pillow's.
+        one: What might do the same.
+        sizes: ``(height, width)`` of images, at most `NUM_IMAGES`.
+    """
+    num_same = 0
+    for number in range(NUM_IMAGES):
+        image = _image(number, sizes[number % len(sizes)])
+        results = [_called(each, image.copy(), number) for each in (function, one)]
+        failed = [isinstance(result, Exception) for result in results]
+        if not all(failed) and not are_equal(*results):
+            return False
+        num_same += not any(failed)
+    return num_same > NUM_IMAGES // 2
+
+
+def _called(function: Any, image: Image.Image, number: int) -> Any:
+    try:
+        with generators_at(number):
+            return function(image)
+    except Exception as error:  # whatever the user's code raises
+        return error
+
+
+def _image(number: int, size: tuple[int, int]) -> Image.Image:
+    """One without two equal pixels nearby; each fifth is darker than the others."""
+    levels = np.arange(number, number + size[0] * size[1] * 3, dtype=np.uint32) * 97 % 256
+    levels //= 1 if number % 5 else 8
+    return Image.fromarray(levels.astype(np.uint8).reshape(*size, 3))
 
 
 def _inside(one: Any) -> Iterator[Any]:

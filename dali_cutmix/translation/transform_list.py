@@ -5,27 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from dali_cutmix.augment import EvalTransform, TrainTransform
+from dali_cutmix.augmentations import AutoAugment, RandAugment, TrivialAugment
 from dali_cutmix.translation.colours import COLOURS, commutes_with_crops, translate_colour
-from dali_cutmix.translation.crops import Crops, Size
+from dali_cutmix.translation.crops import Crops, Size, on_long_images
 from dali_cutmix.translation.levels import NO_CHANGE, Levels
-from dali_cutmix.translation.proof import are_equal, generators_at, held
+from dali_cutmix.translation.proof import NUM_IMAGES, SIZES, held, same_on_images
 from dali_cutmix.translation.translated import (
     NoCounterpartError,
+    OutOfPlaceError,
     Translation,
     mode_of,
     named,
     torchvision_name,
     written,
 )
-
-#: Images that a transform of the user's own is tried with, and their (height, width).
-NUM_TRIALS = 50
-TRIED_SIZE = (300, 400)
 
 _NO_OPERATOR = "the graph has no such operator. Leave it out, or pass `transform=`."
 _OWN = "it is no transform of torchvision's, and the graph runs no other code. Pass `transform=`."
@@ -56,7 +52,10 @@ def translate_transform(
     walk = _Walk(size, into)
     num_refused = len(into.refusals)
     if torchvision_name(transform) is None and (inside := _unwrapped(transform, size)) is not None:
-        into.became("transform", named(transform), "what it holds, which makes the same images")
+        into.became("transform", named(transform), "what it holds, which made the same images")
+        into.note(
+            f"{named(transform)} was tried on {NUM_IMAGES} made-up images: no proof for others."
+        )
         transform = inside
     for place, part in _each("transform", transform) if transform is not None else ():
         walk.take(place, part)
@@ -66,21 +65,9 @@ def translate_transform(
 
 def _unwrapped(function: Any, size: Size | None) -> Any:
     """The transform that a function or object of the user's holds and calls, and nothing else."""
-    sizes = [size] if size else [TRIED_SIZE, TRIED_SIZE[::-1]]
-
-    def called(one: Any, number: int) -> Any:
-        height, width = sizes[number % len(sizes)]
-        levels = np.arange(number, number + height * width * 3) * 97 % 251
-        image = Image.fromarray(levels.astype(np.uint8).reshape(height, width, 3))
-        with generators_at(number):
-            return one(image)
-
     for one in held(function, lambda part: torchvision_name(part) is not None):
-        try:
-            if all(are_equal(called(function, n), called(one, n)) for n in range(NUM_TRIALS)):
-                return one
-        except Exception:  # whatever the user's code raises: not the same
-            continue
+        if same_on_images(function, one, [size] if size else SIZES):
+            return one
     return None
 
 
@@ -104,6 +91,7 @@ class _Walk:
     def __init__(self, size: Size | None, into: Translation) -> None:
         self._into = into
         self._crops = Crops(size)
+        self._is_lost = False  # whether what an image is here depends on a part that was refused
         self._colours: list[tuple[str, Any, Any]] = []  # place, torchvision's, the graph's
         self.levels = levels = Levels()
         self._takes: dict[str, Callable[[Any], str]] = {
@@ -114,7 +102,7 @@ class _Walk:
             "RandomCrop": self._random_crop,
             "Pad": self._pad,
             "ToTensor": levels.to_tensor,
-            "PILToTensor": levels.to_pure,
+            "PILToTensor": levels.pil_to_tensor,
             "ToPureTensor": levels.to_pure,
             "ToImage": levels.to_image,
             "ToPILImage": levels.to_pil,
@@ -126,10 +114,15 @@ class _Walk:
 
     def take(self, place: str, part: Any) -> None:
         """Translate one part, or note why not."""
+        name = torchvision_name(part)
         try:
-            became = self._translate(place, part, torchvision_name(part), 1.0)
+            became = self._translate(place, part, name, 1.0)
         except (NoCounterpartError, ValueError) as error:
+            if self._is_lost and isinstance(error, OutOfPlaceError):
+                self._into.num_parts += 1  # the part that was refused may be what is missing
+                return
             self._into.refuse(place, part, error)
+            self._is_lost |= name in (None, "Lambda") or name in self._takes
         else:
             self._into.became(place, part, became)
 
@@ -165,6 +158,7 @@ class _Walk:
         if name == "RandomApply":
             return self._random_apply(place, part, prob)
         if name == "RandomHorizontalFlip":
+            self._check_nothing_sheared()
             self._crops.flip(prob * part.p)
             return f"flip={written(prob * part.p)}"
         if name not in self._takes or prob != 1:
@@ -188,7 +182,7 @@ class _Walk:
         self._check_resizing(part)
         self._crops.resize(sides[0] if len(sides) == 1 else (sides[0], sides[1]))
         self._crops.cut_centre(_sides(part.crop_size))
-        self.levels.to_tensor(part)
+        self.levels.to_float(part)
         self.levels.normalize(part)
         return "resize, centre, float32, mean and std"
 
@@ -197,6 +191,7 @@ class _Walk:
         self._check_no_colours()
         size = _sides(part.size)
         self._crops.cut_area(size, part.scale, part.ratio)
+        self._into.note(on_long_images(part.scale, part.ratio))
         usual = TrainTransform()
         given = {"scale": tuple(map(float, part.scale)), "ratio": tuple(map(float, part.ratio))}
         text = [f"size={written(size[0] if size[0] == size[1] else size)}"]
@@ -261,12 +256,22 @@ class _Walk:
         if (way := mode_of(part)) != "bilinear":
             raise NoCounterpartError(f"the graph resizes bilinearly, got interpolation={way!r}.")
         if self.levels.is_tensor and not part.antialias:
-            raise NoCounterpartError(
+            raise OutOfPlaceError(
                 "the graph resizes with antialiasing. Pass `antialias=True`, or resize before the "
                 "image becomes a tensor."
             )
         if not self.levels.are_whole:
             self._into.note("Resized pixels are rounded to levels of uint8.")
+
+    def _check_nothing_sheared(self) -> None:
+        """The graph flips first, which commutes with all but shears: they hold a corner fast."""
+        for place, theirs, ours in self._colours:
+            if isinstance(ours, (AutoAugment, RandAugment, TrivialAugment)):
+                name = type(theirs).__name__
+                raise NoCounterpartError(
+                    f"it comes after {name} at {place}; the graph flips first, which gives other "
+                    f"images where {name} shears. Move it before {name}."
+                )
 
     def _check_no_colours(self) -> None:
         """Colours are changed after the crop; what commutes with it may stand before."""

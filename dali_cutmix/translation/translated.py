@@ -20,6 +20,10 @@ class NoCounterpartError(Exception):
     """A part has no counterpart; the text says why, and the way out."""
 
 
+class OutOfPlaceError(NoCounterpartError):
+    """A part has none behind what stands before it, so that another refusal may be its cause."""
+
+
 @dataclass
 class Translation:
     """Collects lines and refusals, so that all of the latter are told at once.
