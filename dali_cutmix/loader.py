@@ -180,8 +180,8 @@ class DataLoader(FixedSettings, FromTorch):
         self.dtype, self.channels_last = dtype, channels_last
         self.pin_memory, self.persistent_workers = pin_memory, persistent_workers
         self.sampler = in_epochs if given is None else given.sampler
-        batch_sampler = batch_sampler or BatchSampler(self.sampler, batch_size, drop_last)
-        self.batch_sampler = batch_sampler
+        in_batches = BatchSampler(self.sampler, batch_size, drop_last)
+        self.batch_sampler = in_batches if batch_sampler is None else batch_sampler
         if drop_last and given is None:
             check_enough(batch_size, len(in_epochs))
         settings = GraphSettings(
@@ -195,7 +195,7 @@ class DataLoader(FixedSettings, FromTorch):
             with_plan=with_plan,
             kind=images.kind,
             max_pixels=max_pixels,
-            num_batches=count_batches(batch_sampler),
+            num_batches=count_batches(self.batch_sampler),
         )
         self._serving = Serving(
             images,
