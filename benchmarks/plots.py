@@ -82,7 +82,7 @@ class Plot:
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(length=0, labelcolor=INK)
-        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_major_formatter("{x:,g}")  # whole numbers would hide halves
         # Beside the lines, which would run through it.
         figure.legend(frameon=False, fontsize=8, loc="outside right upper")
         folder.mkdir(parents=True, exist_ok=True)

@@ -341,3 +341,22 @@ def test_curves_are_drawn_with_every_loader_and_point(model: ModuleType, tmp_pat
         assert not plot.is_drawn(tmp_path)
         plot.draw(tmp_path)
         assert plot.is_drawn(tmp_path)
+
+
+@pytest.mark.parametrize("most", [0.9, 3.7, 1600.0, 250_000.0])
+def test_an_axis_is_labelled_with_the_values_of_its_lines(
+    most: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    points = [(1, most / 2, most / 2, most / 2), (2, most, most, most)]
+    importlib.import_module("plots").Plot("name", "title", "x", "y", {"ours": points}).draw(
+        tmp_path
+    )
+    (figure,) = figures
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    labels = [label.get_text().replace(",", "") for label in axes.get_yticklabels()]
+    assert [float(label) for label in labels] == pytest.approx(list(axes.get_yticks()))
