@@ -220,24 +220,24 @@ class LoaderTrainer:
 
     def get_train_dataloader(self: Any) -> Any:
         """The loader that was given as ``train_dataset``, or torch's."""
-        found = self._adapt(self.train_dataset, "train")
-        return found or super().get_train_dataloader()  # type: ignore[misc]
+        theirs = super().get_train_dataloader  # type: ignore[misc]
+        return self._adapt(self.train_dataset, "train", theirs)
 
     def get_eval_dataloader(self: Any, eval_dataset: Any = None) -> Any:
         """The loader that was given as ``eval_dataset``, here or before, or torch's."""
         chosen = self.eval_dataset if eval_dataset is None else eval_dataset
         chosen = self.eval_dataset[chosen] if isinstance(chosen, str) else chosen
-        found = self._adapt(chosen, "eval")
-        return found or super().get_eval_dataloader(eval_dataset)  # type: ignore[misc]
+        theirs = super().get_eval_dataloader  # type: ignore[misc]
+        return self._adapt(chosen, "eval", theirs, eval_dataset)
 
     def get_test_dataloader(self: Any, test_dataset: Any) -> Any:
         """The loader that was given, or torch's."""
-        found = self._adapt(test_dataset, "eval")
-        return found or super().get_test_dataloader(test_dataset)  # type: ignore[misc]
+        theirs = super().get_test_dataloader  # type: ignore[misc]
+        return self._adapt(test_dataset, "eval", theirs, test_dataset)
 
-    def _adapt(self: Any, loader: Any, part: str) -> Any:
+    def _adapt(self: Any, loader: Any, part: str, theirs: Any, *asked: Any) -> Any:
         if not isinstance(loader, DataLoader):
-            return None
+            return theirs(*asked)
         expected = getattr(self.args, f"{part}_batch_size")
         if loader.batch_size != expected:
             raise ValueError(

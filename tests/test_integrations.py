@@ -448,6 +448,17 @@ def test_hf_trainer_refuses_loaders_that_it_would_weigh_wrongly(
         trainer.evaluate()
 
 
+def test_hf_trainer_takes_a_loader_without_batches_for_what_it_is(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    """One has no length, and so is false."""
+    val = make_val(photo_folder, sampler=[])
+    trainer = hf_trainer(photo_folder, tmp_path, val=val)
+    assert len(val) == 0
+    assert trainer.get_eval_dataloader().loader is val
+    assert trainer.get_test_dataloader(val).loader is val
+
+
 def test_hf_trainer_serves_other_datasets_as_ever(photo_folder: Path, tmp_path: Path) -> None:
     trainer = hf_trainer(photo_folder, tmp_path)
     dataset = [{"pixel_values": torch.zeros(3, 16, 16), "labels": 1}] * 5
