@@ -20,9 +20,9 @@ from typing import Any
 from operation_counts import SIZE, SMALL, loader_of
 from recording import recording
 from rich.console import Console
-from sources import describe_files
 
-from dali_cutmix.measuring.machine import describe_machine
+from dali_cutmix.tools.bench.machine import describe_machine
+from sources import describe_files
 
 LOADERS = ("without mixing", "CutMix", "MixUp")
 STAGES = ("read", "decode and crop", "resize", "mix", "normalise", "draws and labels")

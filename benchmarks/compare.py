@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from dali_cutmix.measuring.machine import describe_machine, num_cores
-from dali_cutmix.measuring.race import Contestant, OnRound, Standing, race
-from dali_cutmix.measuring.work import Work
+from dali_cutmix.tools.bench.machine import describe_machine, num_cores
+from dali_cutmix.tools.bench.race import Contestant, OnRound, Standing, race
+from dali_cutmix.tools.bench.work import Work
 
 OTHERS = Path(__file__).parent / "others"
-LIBRARY = "dali_cutmix.measuring.loaders"
+LIBRARY = "dali_cutmix.tools.bench.loaders"
 MIXES = ("cutmix", "none")
 #: Batches that any loader has ready while it waits for its turn, beside two for each worker.
 WARMUP = 8

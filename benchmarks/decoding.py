@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dali_cutmix.measuring.work import Work
+    from dali_cutmix.tools.bench.work import Work
 
 
 def decode_at_load(work: Work) -> Decode:

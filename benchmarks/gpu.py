@@ -39,9 +39,9 @@ from gpu_behaviour import CHECKS
 from images import write_images
 from training import train
 
-from dali_cutmix.measuring.machine import describe_machine, num_cores
-from dali_cutmix.measuring.race import Contestant, race
-from dali_cutmix.measuring.work import Work
+from dali_cutmix.tools.bench.machine import describe_machine, num_cores
+from dali_cutmix.tools.bench.race import Contestant, race
+from dali_cutmix.tools.bench.work import Work
 
 HERE = str(Path(__file__).parent)
 LOADS = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 0.99)
@@ -92,8 +92,8 @@ def decode(settings: Settings) -> list[dict[str, Any]]:
 
 def loader(settings: Settings) -> list[dict[str, Any]]:
     """This loader, mixing on and off, beside decoding alone with DALI's own settings."""
-    ours = "dali_cutmix.measuring.loaders:ours"
-    whole = "dali_cutmix.measuring.loaders:decode_whole"
+    ours = "dali_cutmix.tools.bench.loaders:ours"
+    whole = "dali_cutmix.tools.bench.loaders:decode_whole"
     mixes = ("cutmix", "none") if settings.smoke else ("cutmix", "mixup", "none")
     entries = [Contestant("dali_cutmix", ours, replace(settings.work, mix=mix)) for mix in mixes]
     if not settings.smoke:

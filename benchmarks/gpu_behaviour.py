@@ -254,7 +254,7 @@ def memory(root: Path, device: torch.device, batch_size: int, *_: Any) -> dict[s
 def demo(_: Path, __: torch.device, ___: int, smoke: bool) -> dict[str, Any]:
     """The demonstration as a user runs it; as short as it can be for a smoke test."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "dali_cutmix.cli"]
+        command = [sys.executable, "-m", "dali_cutmix.tools.cli"]
         command += ["demo", "--out", folder, *(["--runs", "1", "--epochs", "1"] if smoke else [])]
         begin = time.perf_counter()
         result = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -27,10 +27,10 @@ import torch
 from rich.console import Console
 
 import dali_cutmix as dc
-from dali_cutmix.measuring.contestant import memory_bytes
-from dali_cutmix.measuring.loaders import ours, torch_tensor
-from dali_cutmix.measuring.machine import describe_machine
-from dali_cutmix.measuring.work import Work
+from dali_cutmix.tools.bench.contestant import memory_bytes
+from dali_cutmix.tools.bench.loaders import ours, torch_tensor
+from dali_cutmix.tools.bench.machine import describe_machine
+from dali_cutmix.tools.bench.work import Work
 
 OURS, TORCH = "dali_cutmix", "torch DataLoader"
 BATCH_SIZES = (32, 64, 128, 256, 512, 1024)

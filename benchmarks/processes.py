@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
-from dali_cutmix.measuring.loaders import ours
-from dali_cutmix.measuring.work import Work
+from dali_cutmix.tools.bench.loaders import ours
+from dali_cutmix.tools.bench.work import Work
 
 
 def processes(work: Work) -> _Processes:

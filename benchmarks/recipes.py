@@ -35,7 +35,7 @@ from sklearn.datasets import load_digits
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from dali_cutmix import DataLoader, EvalTransform
-from dali_cutmix.measuring.machine import describe_machine
+from dali_cutmix.tools.bench.machine import describe_machine
 
 RECIPE = Path(__file__).parents[1] / "pipelines" / "imagenet_resnet50.py"
 SEEDS = (0, 1, 2)

@@ -2,8 +2,8 @@
 
     python benchmarks/scale.py --data DIR --out benchmarks/results/DATE_MACHINE_scale.json
 
-Each curve is one race (`dali_cutmix.measuring.race`): its points run in turn, five times, and each
-is a median with its spread. Beside this loader with CutMix run, where the model of ``model.py``
+Each curve is one race (`dali_cutmix.tools.bench.race`): its points run in turn, five times, and
+each is a median with its spread. Beside this loader with CutMix run, where the model of ``model.py``
 needs them, decoding alone and decoding with resizing, and torch's loader as a baseline. About nine
 minutes on two cores; ``--curves`` takes some of them only.
 """
@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+
+from dali_cutmix.tools.bench.machine import describe_machine
+from dali_cutmix.tools.bench.race import Contestant, race
+from dali_cutmix.tools.bench.work import Work
 from sources import STORED, describe_files, write_sources
 
-from dali_cutmix.measuring.machine import describe_machine
-from dali_cutmix.measuring.race import Contestant, race
-from dali_cutmix.measuring.work import Work
-
-LOADERS = "dali_cutmix.measuring.loaders:"
+LOADERS = "dali_cutmix.tools.bench.loaders:"
 OURS, TORCH = "dali_cutmix", "torch DataLoader"
 DECODE, RESIZE = "decode only", "decode and resize"
 #: By name: opener, what is checked, and whether it mixes.

@@ -17,6 +17,7 @@ from model import (
     base_points,
     model_of,
 )
+
 from sources import SHRUNK, STORED
 
 

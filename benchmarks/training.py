@@ -27,10 +27,10 @@ from compare import (
 from rich.console import Console
 from rich.table import Table
 
-from dali_cutmix.measuring import loaders
-from dali_cutmix.measuring.race import Contestant, OnRound, race
-from dali_cutmix.measuring.steps import describe_step, name_of_step
-from dali_cutmix.measuring.work import Work
+from dali_cutmix.tools.bench import loaders
+from dali_cutmix.tools.bench.race import Contestant, OnRound, race
+from dali_cutmix.tools.bench.steps import describe_step, name_of_step
+from dali_cutmix.tools.bench.work import Work
 
 HERE = str(Path(__file__).parent)
 CEILING = "tensors in memory"

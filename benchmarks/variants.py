@@ -27,10 +27,10 @@ from compare import (
 from rich.console import Console
 
 import dali_cutmix as dc
-from dali_cutmix.measuring.race import Contestant, race
-from dali_cutmix.measuring.work import Work
+from dali_cutmix.tools.bench.race import Contestant, race
+from dali_cutmix.tools.bench.work import Work
 
-OURS = "dali_cutmix.measuring.loaders:ours"
+OURS = "dali_cutmix.tools.bench.loaders:ours"
 OPERATORS = "variants:operators"
 #: By name: who opens it, with which mix, and its settings. The baseline comes first.
 VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {

@@ -1,22 +1,22 @@
 """CutMix and its relatives inside an NVIDIA DALI graph, handed to PyTorch by a drop-in loader."""
 
 from dali_cutmix._version import __version__
-from dali_cutmix.augment import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
-from dali_cutmix.errors import BadFileError
-from dali_cutmix.labels import MixedTarget, mixed_target
+from dali_cutmix.contact_sheet import contact_sheet
+from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.loader import DataLoader
-from dali_cutmix.loss import dense_target, mixed_cross_entropy
-from dali_cutmix.mix import blend, erase, paste
-from dali_cutmix.mixes import CutMix, Cutout, MixUp, RandomChoice
+from dali_cutmix.mixing.labels import MixedTarget, mixed_target
+from dali_cutmix.mixing.loss import dense_target, mixed_cross_entropy
+from dali_cutmix.mixing.mixes import CutMix, Cutout, MixUp, RandomChoice
+from dali_cutmix.mixing.paste import blend, erase, paste
+from dali_cutmix.mixing.plan import MixPlan, cutmix_plan, cutout_plan, mixup_plan
 from dali_cutmix.order.sampler import EpochSampler
 from dali_cutmix.order.shard import Shard
-from dali_cutmix.plan import MixPlan, cutmix_plan, cutout_plan, mixup_plan
-from dali_cutmix.show import contact_sheet
-from dali_cutmix.storage.arrays import ImageArrays
-from dali_cutmix.storage.files import FileList
-from dali_cutmix.storage.tar import TarShards
-from dali_cutmix.storage.tfrecord import TFRecords
-from dali_cutmix.tuning import Tuning
+from dali_cutmix.serving.settings import Tuning
+from dali_cutmix.sources.arrays import ImageArrays
+from dali_cutmix.sources.files import FileList
+from dali_cutmix.sources.tar import TarShards
+from dali_cutmix.sources.tfrecord import TFRecords
+from dali_cutmix.transforms.crop import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
 from dali_cutmix.waits import Waits
 
 __all__ = [

@@ -8,10 +8,10 @@ does; where pixels differ from that, the functions that make them say by how muc
 
 from __future__ import annotations
 
-from dali_cutmix.effects.automatic import AutoAugment, RandAugment, TrivialAugment
-from dali_cutmix.effects.erasing import RandomErasing
-from dali_cutmix.effects.frame import Augmentation, Frame
-from dali_cutmix.effects.jitter import ColorJitter, Grayscale
+from dali_cutmix.core.frame import Augmentation, Frame
+from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
+from dali_cutmix.transforms.color import ColorJitter, Grayscale
+from dali_cutmix.transforms.erasing import RandomErasing
 
 __all__ = [
     "Augmentation",

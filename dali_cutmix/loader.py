@@ -9,8 +9,15 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import BatchSampler
 
-from dali_cutmix._checks import check_choice
-from dali_cutmix.arguments import (
+from dali_cutmix.core.checks import check_choice
+from dali_cutmix.core.device import choose_device
+from dali_cutmix.from_torch.swap import FixedSettings, FromTorch, check_torch_keywords
+from dali_cutmix.mixing.mixes import Mix
+from dali_cutmix.order.progress import Progress
+from dali_cutmix.order.sampler import EpochSampler, Remainder
+from dali_cutmix.order.shard import Shard
+from dali_cutmix.order.user_sampler import GivenOrder
+from dali_cutmix.serving.arguments import (
     GRAPH_DTYPES,
     check_enough,
     check_mix,
@@ -20,21 +27,14 @@ from dali_cutmix.arguments import (
     choose_tuning,
     count_batches,
 )
-from dali_cutmix.augment import EvalTransform, TrainTransform
-from dali_cutmix.device import choose_device
-from dali_cutmix.epoch import Epoch
-from dali_cutmix.faults.spares import BadFile, Spares
-from dali_cutmix.graph import GraphSettings
-from dali_cutmix.mixes import Mix
-from dali_cutmix.order.given import GivenOrder
-from dali_cutmix.order.progress import Progress
-from dali_cutmix.order.sampler import EpochSampler, Remainder
-from dali_cutmix.order.shard import Shard
-from dali_cutmix.readers import open_source
-from dali_cutmix.serving import Serving
-from dali_cutmix.swap import FixedSettings, FromTorch, check_torch_keywords
-from dali_cutmix.tensors import Finish
-from dali_cutmix.tuning import Tuning
+from dali_cutmix.serving.epoch import Epoch
+from dali_cutmix.serving.graph import GraphSettings
+from dali_cutmix.serving.outputs import Finish
+from dali_cutmix.serving.replacements import BadFile, Spares
+from dali_cutmix.serving.session import Serving
+from dali_cutmix.serving.settings import Tuning
+from dali_cutmix.sources.open import open_source
+from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
 
 Target = Literal["label", "dense", "pair"]
 

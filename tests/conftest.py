@@ -11,7 +11,7 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from dali_cutmix._dali import num_gpus
+from dali_cutmix.core.dali import num_gpus
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -69,5 +69,5 @@ def numbered_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _no_gpu_unless_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that is not marked ``gpu`` runs on the CPU also where there is a GPU."""
     if request.node.get_closest_marker("gpu") is None:
-        monkeypatch.setattr("dali_cutmix.device.num_gpus", lambda: 0)
+        monkeypatch.setattr("dali_cutmix.core.device.num_gpus", lambda: 0)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the processes that a test starts

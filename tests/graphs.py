@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from nvidia.dali import Pipeline, fn
 
-from dali_cutmix.draws import HostDraws
+from dali_cutmix.core.draws import HostDraws
 
 #: Where pixels are made: every test that makes some runs on both.
 BACK_ENDS = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
@@ -105,7 +105,7 @@ def _draw_on_host(
             return HostDraws(batch_size, own, 0, at, 0)  # type: ignore[arg-type]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("dali_cutmix.plan.draws_of", draws_of)
+            patch.setattr("dali_cutmix.mixing.plan.draws_of", draws_of)
             drawn.append(fields(define()))
     for name, array in drawn[0].items():
         assert array.dtype == (np.float32 if name in ("lam", "kept") else np.int32), name

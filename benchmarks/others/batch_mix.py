@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Callable  # noqa: UP035
 
 if TYPE_CHECKING:
-    from dali_cutmix.measuring.work import Work
+    from dali_cutmix.tools.bench.work import Work
 
 #: ImageNet's, of values between 0 and 1.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from batch_mix import MEAN, STD, batch_mix
 
 if TYPE_CHECKING:
-    from dali_cutmix.measuring.work import Work
+    from dali_cutmix.tools.bench.work import Work
 
 INSTALL = "pip install nvidia-dali-cuda120 (or nvidia-dali-cuda130)"
 

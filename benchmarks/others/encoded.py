@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable  # noqa: UP035
 
 if TYPE_CHECKING:
-    from dali_cutmix.measuring.work import Work
+    from dali_cutmix.tools.bench.work import Work
 
 
 def encode_once(work: Work, name: str, write: Callable[[Path], None]) -> tuple[Path, dict]:

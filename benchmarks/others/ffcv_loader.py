@@ -14,7 +14,7 @@ from batch_mix import MEAN, STD, batch_mix
 from encoded import encode_once
 
 if TYPE_CHECKING:
-    from dali_cutmix.measuring.work import Work
+    from dali_cutmix.tools.bench.work import Work
 
 INSTALL = (
     "apt-get install libopencv-dev libturbojpeg0-dev pkg-config; in an environment of its own: "

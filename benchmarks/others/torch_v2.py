@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dali_cutmix.measuring.loaders import torch_pil, torch_tensor
+from dali_cutmix.tools.bench.loaders import torch_pil, torch_tensor
 
 if TYPE_CHECKING:
-    from dali_cutmix.measuring.work import Work
+    from dali_cutmix.tools.bench.work import Work
 
 INSTALL = "pip install torch torchvision"
 

@@ -11,7 +11,7 @@ from batch_mix import MEAN, STD, batch_mix
 from encoded import encode_once
 
 if TYPE_CHECKING:
-    from dali_cutmix.measuring.work import Work
+    from dali_cutmix.tools.bench.work import Work
 
 INSTALL = "pip install webdataset"
 #: Files per shard: every worker needs shards of its own.

@@ -1,1 +1,1 @@
-"""Whose samples come, in which order, and where a run stands."""
+"""Which sample comes when, and where a run stands."""

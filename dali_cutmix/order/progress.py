@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.order.given import GivenOrder
 from dali_cutmix.order.sampler import EpochSampler
 from dali_cutmix.order.state import Position, Run
+from dali_cutmix.order.user_sampler import GivenOrder
 
 
 class Progress:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from dali_cutmix._checks import check_choice, check_count
+from dali_cutmix.core.checks import check_choice, check_count
 from dali_cutmix.order.shard import Shard
 
 Remainder = Literal["pad", "drop", "exact"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
-from dali_cutmix._checks import check_count, refuse
+from dali_cutmix.core.checks import check_count, refuse
 
 #: Who starts processes, and the variables in which each of them finds its number and their count.
 #: Slurm's count is that of the step, since a batch script that is not started by `srun` runs once

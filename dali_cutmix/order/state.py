@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NoReturn
 
-from dali_cutmix._checks import is_whole
+from dali_cutmix.core.checks import is_whole
 
 #: Of the state and of what it stands for: raised when an order or a draw changes.
 FORMAT = 2

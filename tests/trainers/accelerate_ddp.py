@@ -18,7 +18,7 @@ from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 
 from dali_cutmix import CutMix, DataLoader, EvalTransform, TrainTransform
-from dali_cutmix.integrations import AccelerateLoader
+from dali_cutmix.trainers import AccelerateLoader
 
 ROOT, OUT, COUNTS = sys.argv[1], Path(sys.argv[2]), [int(count) for count in sys.argv[3:]]
 

@@ -1,1 +1,0 @@
-"""Files that are broken: found, named, and stood in for."""

@@ -1,0 +1,1 @@
+"""Graphs at work: from the number of a batch to its tensors."""

@@ -1,0 +1,64 @@
+"""What the host feeds a graph with every batch, beside the images: labels, draws and the plan.
+
+All of it is fed by one call per batch, so that a graph waits for Python once. The plan is drawn
+here and not by operators, of which it would take some sixty: see `dali_cutmix.core.math`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.mixing.labels import pair_labels
+from dali_cutmix.mixing.mixes import Mix
+from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
+
+PLAN_FIELDS = ("own", "partner", "lam", "kept", "anchor", "extent")
+
+
+class Inputs:
+    """Names and makes what is fed.
+
+    Args:
+        transform: What happens to each image.
+        mix: What happens between them; None mixes nothing.
+        with_plan: Feed all fields of the plan, to be handed out.
+    """
+
+    def __init__(
+        self, transform: TrainTransform | EvalTransform, mix: Mix | None, *, with_plan: bool
+    ) -> None:
+        self._transform = transform
+        self._mix = mix
+        self._with_plan = with_plan
+        #: What `make` gives, in its order.
+        self.names = tuple(self.make(np.zeros(2, np.int64), HostDraws(2, 0, 0, 0, 0)))
+
+    def make(self, label: np.ndarray, draws: HostDraws) -> dict[str, Any]:
+        """Draw one batch.
+
+        Args:
+            label: Class of each sample: ``[B]`` int64.
+            draws: Where the numbers come from.
+
+        Returns:
+            Arrays with a batch axis in front: ``label``, and ``weight`` with a mix that changes
+            labels, as in `MixedTarget`; the transform's draws; what the mix needs of the plan,
+            named ``mix/...``; and the plan's fields, named ``plan/...``.
+        """
+        made: dict[str, Any] = {"label": label, **self._transform.draw(draws)}
+        if self._mix is not None:
+            self._add_mix(made, self._mix, label, draws)
+        # DALI takes no strided arrays, such as partners by flipping.
+        return {name: np.ascontiguousarray(value) for name, value in made.items()}
+
+    def _add_mix(self, made: dict[str, Any], mix: Mix, label: np.ndarray, draws: HostDraws) -> None:
+        plan = mix.plan(self._transform.output_size, seed=draws)
+        if mix.mixes_labels:
+            made["label"], made["weight"] = pair_labels(label, plan.partner, plan.kept)
+        made |= {f"mix/{name}": value for name, value in mix.operands(plan).items()}
+        if self._with_plan:
+            fields = {f"plan/{name}": getattr(plan, name) for name in PLAN_FIELDS}
+            made |= {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,91 @@
+"""Images in memory: decoded, as one array, or as the bytes of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from dali_cutmix.core.checks import refuse
+from dali_cutmix.sources.base import StoredImages, check_labels
+
+_SAMPLED = 256  # images that the fingerprint looks into; all would take seconds for a large array
+
+
+class ImageArrays(StoredImages):
+    """Images that are in memory already, and the class of each.
+
+    Args:
+        images: ``[N, height, width, 3]`` RGB or ``[N, height, width]`` gray uint8, an array or a
+            CPU tensor, which is not copied; or N images of sizes of their own, each
+            ``[height, width, 3]`` or ``[height, width]`` uint8; or N image files, each as ``bytes``
+            or ``[size]`` uint8.
+        labels: Class index of every image, each at least 0: ``[N]``.
+        classes: Names of the classes, in the order of their indices. None numbers them.
+
+    Raises:
+        ValueError: Another shape or type, or not as many labels as images.
+    """
+
+    def __init__(self, images: Any, labels: Any, classes: Sequence[str] | None = None) -> None:
+        if hasattr(images, "numpy"):  # a tensor
+            images = images.numpy()
+        if hasattr(labels, "numpy"):
+            labels = labels.numpy()
+        self._images: Any = images
+        self.kind = "encoded" if len(images) and _is_encoded(images[0]) else "pixels"
+        targets = np.asarray(labels)
+        if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
+            got = f"shape {targets.shape} of {targets.dtype}"
+            refuse("ImageArrays", "labels", "be class indices, [N] of whole numbers", got)
+        if len(images) != len(targets):
+            got = f"{len(targets)} labels for {len(images)} images"
+            refuse("ImageArrays", "labels", "be as many as `images`", got)
+        check_labels("ImageArrays", targets)
+        if classes is None:
+            classes = [str(i) for i in range(int(targets.max()) + 1)]
+        super().__init__(targets, classes)
+        if self.kind == "pixels":
+            self._check_pixels()
+
+    @property
+    def reads(self) -> bool:
+        """Nothing waits: all is in memory."""
+        return False
+
+    def path(self, index: int) -> str:
+        """The image as messages name it, by its index."""
+        return f"images[{range(len(self))[index]}]"
+
+    def stored(self, index: int) -> np.ndarray:
+        """Pixels, ``[height, width, 3]`` uint8 RGB, or bytes of an image file, ``[size]`` uint8."""
+        image = self._images[index]
+        if self.kind == "encoded":
+            return np.frombuffer(image, np.uint8)
+        pixels = np.ascontiguousarray(image)  # DALI takes no views with strides
+        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+
+    def _describe(self) -> Iterable[bytes]:
+        for index in np.linspace(0, len(self) - 1, min(len(self), _SAMPLED)).astype(int):
+            yield blake2b(self.stored(int(index)).tobytes()).digest()
+
+    def _check_pixels(self) -> None:
+        whole = getattr(self._images, "dtype", None) == np.uint8  # and no array of arrays
+        for number, image in enumerate([self._images[0]] if whole else self._images):
+            pixels = np.asarray(image)
+            right = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+            if not right or pixels.dtype != np.uint8:
+                way_out = (
+                    "Channels come last: `images.permute(0, 2, 3, 1)`."
+                    if pixels.ndim == 3 and pixels.shape[0] in (1, 3)
+                    else ""
+                )
+                rule = "be [height, width, 3] RGB or [height, width] gray, uint8"
+                got = f"shape {pixels.shape} of {pixels.dtype}"
+                refuse("ImageArrays", f"images[{number}]", rule, got, way_out)
+
+
+def _is_encoded(image: Any) -> bool:
+    return isinstance(image, (bytes, bytearray, memoryview)) or getattr(image, "ndim", 0) == 1

@@ -1,0 +1,217 @@
+"""Images as they are stored, and the class of each: what every kind of source offers the loader."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from hashlib import blake2b
+from typing import Literal, overload
+
+import numpy as np
+
+from dali_cutmix.core.checks import check_count, refuse
+
+WHERE = "DataLoader"
+
+MAX_CLASSES = (
+    2**24
+)  # beyond it a label is an id, or nonsense; names of classes would fill the memory
+
+Kind = Literal["path", "encoded", "pixels"]
+
+
+class StoredImages(ABC):
+    """A data source: so many images, each with a class. Holds no decoded images, arrays apart.
+
+    Args:
+        targets: Class index of every image, each at least 0.
+        classes: Names of the classes, in the order of their indices.
+
+    Attributes:
+        kind: What `stored` gives: the ``"path"`` of a file, which the graph reads; ``"encoded"``
+            bytes of an image file; or ``"pixels"``.
+        classes: Names of the classes, in the order of their indices.
+        class_to_idx: Index of each class name.
+        targets: Class index of every image: ``[len(self)]`` int64.
+        samples: ``(path, class index)`` of every image, as in torchvision's ``ImageFolder``; a
+            read-only sequence that makes its pairs when asked.
+    """
+
+    kind: Kind = "encoded"
+
+    def __init__(self, targets: Sequence[int] | np.ndarray, classes: Iterable[str]) -> None:
+        self.targets = np.asarray(targets, np.int64)
+        check_labels(type(self).__name__, self.targets)
+        self.classes = list(classes)
+        self.class_to_idx = {label: index for index, label in enumerate(self.classes)}
+
+    @abstractmethod
+    def path(self, index: int) -> str:
+        """Where one image is stored, as messages name it."""
+
+    @abstractmethod
+    def stored(self, index: int) -> np.ndarray:
+        """What the graph is fed for one image; see ``kind``.
+
+        Returns:
+            ``[size]`` uint8: a path or the bytes of an image file; or ``[height, width, 3]`` uint8
+            RGB. May be a view: not to be written to.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+
+    def encoded(self, index: int) -> np.ndarray:
+        """Bytes of one image file: ``[size]`` uint8.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        return self.stored(index)
+
+    @property
+    def reads(self) -> bool:
+        """Whether `stored` waits for a disk or a network, so that reading ahead pays."""
+        return self.kind == "encoded"
+
+    def _describe(self) -> Iterable[bytes]:
+        """What tells this data from other data, beside the targets; without where it lies."""
+        return ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with the images' names, their order or classes."""
+        digest = blake2b(digest_size=8)
+        digest.update(np.ascontiguousarray(self.targets, "<i8").tobytes())
+        for part in self._describe():
+            digest.update(part)
+        return digest.hexdigest()
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> StoredImages:
+        """The images of these indices, in their order, with the same classes."""
+        return Selection(self, indices)
+
+    def count_classes(self, num_classes: int | None) -> int:
+        """Columns of a dense target: as asked for, if above every label, or one per class."""
+        largest = int(self.targets.max())
+        if num_classes is None:
+            return max(len(self.classes), largest + 1)
+        check_count(WHERE, "num_classes", num_classes, at_least=1)
+        if largest >= num_classes:
+            first = self.path(int(self.targets.argmax()))
+            way_out = f"`num_classes={largest + 1}` or more, or None to have it counted."
+            rule = f"be above every label, and {first} has {largest}"
+            refuse(WHERE, "num_classes", rule, num_classes, way_out)
+        return num_classes
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} images, {len(self.classes)} classes)"
+
+    @property
+    def samples(self) -> Sequence[tuple[str, int]]:
+        """``(path, class index)`` of every image."""
+        return _Samples(self)
+
+
+def check_labels(where: str, labels: np.ndarray, path: Callable[[int], str] | None = None) -> None:
+    """Refuse what are no class indices.
+
+    Args:
+        where: Who asks, for messages.
+        labels: ``[N]`` int64.
+        path: Names an image by its index.
+    """
+    if not len(labels):
+        refuse(where, "targets", "hold at least one class index", [])
+    for bad in (int(labels.argmin()), int(labels.argmax())):
+        label = int(labels[bad])
+        if 0 <= label < MAX_CLASSES:
+            continue
+        name = f"targets[{bad}]" if path is None else f"the label of {path(bad)}"
+        if label < 0:
+            refuse(where, name, "be a class index of at least 0", label)
+        way_out = "Ids have to be mapped to 0, 1, 2, ... first."
+        refuse(where, name, f"be a class index below {MAX_CLASSES}", label, way_out)
+
+
+class Selection(StoredImages):
+    """Some images of another source, in an order of their own."""
+
+    def __init__(self, images: StoredImages, indices: Sequence[int] | np.ndarray) -> None:
+        self._images = images
+        self._indices = np.asarray(indices, np.int64).reshape(-1)
+        self.kind = images.kind
+        super().__init__(images.targets[self._indices], images.classes)
+
+    def path(self, index: int) -> str:
+        """Where one image is stored, as messages name it."""
+        return self._images.path(int(self._indices[index]))
+
+    def stored(self, index: int) -> np.ndarray:
+        """What the graph is fed for one image; see `StoredImages`."""
+        return self._images.stored(int(self._indices[index]))
+
+    def encoded(self, index: int) -> np.ndarray:
+        """Bytes of one image file: ``[size]`` uint8."""
+        return self._images.encoded(int(self._indices[index]))
+
+    def _describe(self) -> Iterable[bytes]:
+        yield from self._images._describe()
+        yield np.ascontiguousarray(self._indices, "<i8").tobytes()
+
+
+class Names:
+    """Many strings as one block of bytes, since a million Python strings are slow and large."""
+
+    def __init__(self, names: Sequence[bytes]) -> None:
+        self._ends = np.cumsum(np.fromiter(map(len, names), np.int64, len(names)))
+        self._bytes = np.frombuffer(b"".join(names), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def bytes_of(self, index: int) -> np.ndarray:
+        """One name: ``[length]`` uint8, a view."""
+        index = range(len(self))[index]  # so that negative ones count from the end
+        start = self._ends[index - 1] if index else 0
+        return self._bytes[start : self._ends[index]]
+
+    def __getitem__(self, index: int) -> str:
+        return os.fsdecode(self.bytes_of(index).tobytes())
+
+    def describe(self, without: int = 0) -> Iterator[bytes]:
+        """For a fingerprint: all names, ``without`` so many bytes in front, and their lengths."""
+        lengths = np.diff(self._ends, prepend=0)
+        for first in range(0, len(self), 1 << 16):
+            part = lengths[first : first + (1 << 16)]
+            start, end = int(self._ends[first] - part[0]), int(self._ends[first + len(part) - 1])
+            # Which bytes of the block are no one's front, by how far each is from its name's start.
+            place = np.arange(end - start) - np.repeat(np.cumsum(part) - part, part)
+            yield self._bytes[start:end][place >= without].tobytes()
+        yield (lengths - without).astype("<i8").tobytes()
+
+
+class _Samples(Sequence[tuple[str, int]]):
+    def __init__(self, images: StoredImages) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[str, int]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[str, int] | list[tuple[str, int]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        return self._images.path(position), int(self._images.targets[position])
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return (self[index] for index in range(len(self)))

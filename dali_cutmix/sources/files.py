@@ -1,0 +1,235 @@
+"""Image files and the class of each: a folder, a list in memory, or a list in a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+from torchvision.datasets.folder import (  # type: ignore[import-untyped]
+    IMG_EXTENSIONS,
+    find_classes,
+)
+
+from dali_cutmix.core.checks import refuse
+from dali_cutmix.sources.base import MAX_CLASSES, WHERE, Names, StoredImages
+
+
+class FileList(StoredImages):
+    """Files and the class of each: what ``loader.dataset`` is for a folder or a list.
+
+    Args:
+        paths: Paths of the files.
+        targets: Class index of every file, each at least 0.
+        classes: Names of the classes, in the order of their indices.
+        root: The folder that all paths lie in, if there is one. Only what lies below it counts in
+            the fingerprint, so that data may be moved as a whole.
+
+    Attributes:
+        root: The folder it was listed from, or that of the list file if all paths lie in it; None
+            when made from a list.
+        classes: Names of the classes, in the order of their indices.
+        class_to_idx: Index of each class name.
+        samples: ``(path, class index)`` of every file, as in torchvision's ``ImageFolder``; a
+            read-only sequence that makes its pairs when asked.
+        targets: Class index of every file: ``[len(self)]`` int64.
+    """
+
+    kind = "path"
+
+    def __init__(
+        self,
+        paths: Sequence[str | bytes],
+        targets: Sequence[int] | np.ndarray,
+        classes: Sequence[str],
+        root: str | None = None,
+    ) -> None:
+        self.root = root
+        self._paths = Names([os.fsencode(path) for path in paths])
+        if not len(paths) or len(paths) != len(targets):
+            got = (len(paths), len(targets))
+            refuse("FileList", "paths", "be as many as `targets`, and at least one", got)
+        super().__init__(targets, classes)
+
+    @classmethod
+    def from_folder(cls, root: str | os.PathLike[str]) -> FileList:
+        """List an ImageFolder root: one folder per class, images at any depth below it.
+
+        Files and classes are those of torchvision's ``ImageFolder``, in its order.
+
+        Raises:
+            FileNotFoundError: No such folder, no class folders, or a class without images.
+            PermissionError: The folder or one of its classes cannot be read.
+        """
+        root = os.fspath(root)
+        listing = f"{WHERE}: `source` must be a folder with one subfolder per class"
+        if not os.path.isdir(root):
+            problem = "is a file" if os.path.exists(root) else "does not exist"
+            raise FileNotFoundError(
+                f"{listing}, but {root!r} {problem}. A list of (path, class) is taken as well."
+            )
+        try:
+            classes, class_to_idx = find_classes(root)
+        except PermissionError as error:
+            _refuse_unreadable(error)
+        except FileNotFoundError:
+            images = sum(name.lower().endswith(IMG_EXTENSIONS) for name in os.listdir(root))
+            holds = f"holds images ({images}) and no subfolder" if images else "is empty"
+            raise FileNotFoundError(
+                f"{listing}, but {root!r} {holds}. Move the images of each class into a folder of "
+                "their own, as torchvision's ImageFolder has them, or pass a list of (path, class)."
+            ) from None
+        encoded: list[bytes] = []
+        targets: list[np.ndarray] = []
+        for name in classes:
+            folder = os.path.join(root, name)
+            found = _images_below(folder)
+            if not found:
+                raise FileNotFoundError(
+                    f"{WHERE}: class folder {folder!r} holds no images (names ending in "
+                    f"{', '.join(IMG_EXTENSIONS)}). Add some, or remove the folder."
+                )
+            encoded.extend(found)
+            targets.append(np.full(len(found), class_to_idx[name], np.int64))
+        return cls(encoded, np.concatenate(targets), classes, root)
+
+    @classmethod
+    def from_pairs(cls, pairs: Sequence[tuple[str | os.PathLike[str], int | str]]) -> FileList:
+        """Take ``(path, class)`` pairs; a class is an index, or a name (indexed as sorted)."""
+        if not pairs:
+            raise ValueError(f"{WHERE}: `source` must hold at least one (path, class), got [].")
+        for number, pair in enumerate(pairs):
+            _check_pair(number, pair)
+        paths = [os.fspath(path) for path, _ in pairs]
+        labels = [label for _, label in pairs]
+        named = sum(isinstance(label, str) for label in labels)
+        if 0 < named < len(labels):
+            rule = "name all classes or index all of them"
+            refuse(WHERE, "source", rule, f"{named} names and {len(labels) - named} indices")
+        if named:
+            classes = sorted({str(label) for label in labels})
+            index = {name: i for i, name in enumerate(classes)}
+            return cls(paths, [index[str(label)] for label in labels], classes)
+        return cls(paths, *_numbered([int(label) for label in labels]))
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> FileList:
+        """Read a list file: a path and a class on each line, parted by a tab or the last space.
+
+        A class is an index, as in DALI's ``file_list``, or a name (indexed as sorted). Paths that
+        are not absolute start in the folder of the list. Empty lines are skipped.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: A line without a class, named with its number; or no line at all.
+        """
+        path = os.fspath(path)
+        folder = os.path.dirname(path)
+        paths: list[str] = []
+        labels: list[str] = []
+        kinds: dict[bool, int] = {}  # first line of each kind of class: whether it is an index
+        with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+            for number, line in enumerate(lines, 1):
+                text = line.strip()
+                if not text:
+                    continue
+                name, parting, label = text.rpartition("\t" if "\t" in text else " ")
+                if not parting:
+                    raise ValueError(
+                        f"{WHERE}: line {number} of the list {path} must be a path and a class, "
+                        f"parted by a tab or a space, got {text!r}."
+                    )
+                paths.append(os.path.join(folder, name.rstrip()))
+                labels.append(label)
+                kinds.setdefault(label.lstrip("+-").isdecimal(), number)
+        if not paths:
+            raise ValueError(f"{WHERE}: the list {path} is empty.")
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{WHERE}: the list {path} must name all classes or index all of them, and line "
+                f"{kinds[True]} has an index and line {kinds[False]} none."
+            )
+        inside = os.path.join(folder, "")
+        root = folder if folder and all(path.startswith(inside) for path in paths) else None
+        if True in kinds:
+            return cls(paths, *_numbered([int(label) for label in labels]), root)
+        classes = sorted(set(labels))
+        index = {name: i for i, name in enumerate(classes)}
+        return cls(paths, [index[label] for label in labels], classes, root)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> FileList:
+        """The files of these indices, in their order, with the same classes."""
+        chosen = np.asarray(indices, np.int64).reshape(-1)
+        paths = [self.stored(int(index)).tobytes() for index in chosen]
+        return FileList(paths, self.targets[chosen], self.classes, self.root)
+
+    def __repr__(self) -> str:
+        at = f", root={self.root!r}" if self.root else ""
+        return f"FileList({len(self)} files, {len(self.classes)} classes{at})"
+
+    def path(self, index: int) -> str:
+        """Path of one file."""
+        return self._paths[index]
+
+    def stored(self, index: int) -> np.ndarray:
+        """Path of one file as the graph is fed it: ``[length]`` uint8, a view."""
+        return self._paths.bytes_of(index)
+
+    def encoded(self, index: int) -> np.ndarray:
+        """Bytes of one file: ``[size]`` uint8.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        try:
+            return np.fromfile(self.path(index), np.uint8)
+        except ValueError as error:  # a path that no file can have
+            raise OSError(str(error)) from None
+
+    def _describe(self) -> Iterable[bytes]:
+        if not self.root:
+            return self._paths.describe()
+        return self._paths.describe(len(os.fsencode(os.path.join(self.root, ""))))
+
+
+def _numbered(labels: Sequence[int]) -> tuple[np.ndarray, list[str]]:
+    """Class indices, and the names of classes that have none."""
+    largest = max(labels)
+    if largest >= MAX_CLASSES:  # said here, since it may be too large for an array
+        rule = f"have class indices below {MAX_CLASSES}"
+        refuse(WHERE, "source", rule, largest, "Ids have to be mapped to 0, 1, 2, ... first.")
+    if min(labels) < 0:
+        refuse(WHERE, "source", "have class indices of at least 0", min(labels))
+    targets = np.array(labels, np.int64)
+    return targets, [str(index) for index in range(largest + 1)]
+
+
+def _images_below(folder: str) -> list[bytes]:
+    """Paths in torchvision's order; a folder that cannot be read is not taken for empty."""
+    walk = os.walk(folder, followlinks=True, onerror=_refuse_unreadable)
+    paths: list[str] = []
+    for parent, _, names in sorted(walk):
+        prefix = os.path.join(parent, "")
+        paths += [prefix + n for n in sorted(names) if n.lower().endswith(IMG_EXTENSIONS)]
+    # Encoded all at once, which is faster than one by one; no path holds a zero.
+    return os.fsencode("\0".join(paths)).split(b"\0") if paths else []
+
+
+def _refuse_unreadable(error: OSError) -> NoReturn:
+    raise type(error)(
+        f"{WHERE}: `source` must be readable, but {error.filename!r} is not: {error.strerror}. "
+        "Change its permissions, or pass a list of (path, class) without it."
+    ) from None
+
+
+def _check_pair(number: int, pair: Any) -> None:
+    ok = isinstance(pair, (tuple, list)) and len(pair) == 2
+    ok = ok and isinstance(pair[0], (str, os.PathLike))
+    label = pair[1] if ok else None
+    ok = ok and not isinstance(label, bool) and isinstance(label, (int, np.integer, str))
+    if not ok or (not isinstance(label, str) and label < 0):  # type: ignore[operator]
+        raise ValueError(
+            f"{WHERE}: `source[{number}]` must be (path, class) with a class index of at least 0 "
+            f"or a class name, got {pair!r}."
+        )

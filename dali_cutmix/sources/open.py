@@ -1,0 +1,180 @@
+"""What a loader was given as its source, and its stored bytes as a graph node."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dali_cutmix.core.dali import DataNode, fn
+from dali_cutmix.sources.arrays import ImageArrays
+from dali_cutmix.sources.base import WHERE, StoredImages
+from dali_cutmix.sources.bucket import Bucket, BucketFiles, is_url, split_url
+from dali_cutmix.sources.files import FileList
+from dali_cutmix.sources.report import Report
+from dali_cutmix.sources.tar import TarShards
+from dali_cutmix.sources.tfrecord import TFRecords
+
+_LISTS = (".txt", ".tsv", ".lst")  # endings of list files
+_TAR = re.compile(r"\.tar(\.\w+)?$")
+_TFRECORD = re.compile(r"\.tfrecords?(\.\w+)?$|-of-[\d*?{}.,]+$")
+
+
+def open_source(source: Any, *, first_label: int | None = None) -> StoredImages:
+    """List whatever a loader can be given: see ``source`` of `DataLoader`.
+
+    Args:
+        source: What to list.
+        first_label: Of TFRecords given as a path; see `TFRecords`.
+    """
+    if first_label is not None:
+        return TFRecords(source, first_label=first_label)
+    if isinstance(source, StoredImages):
+        return source
+    if isinstance(source, (str, Path)) or hasattr(source, "__fspath__"):
+        return _from_path(os.fspath(source))
+    if hasattr(source, "samples"):
+        return _from_dataset(source)
+    if hasattr(source, "indices") and hasattr(source, "dataset"):  # a torch Subset
+        if not len(source.indices):
+            raise ValueError(f"{WHERE}: the Subset given as `source` has no samples.")
+        return open_source(source.dataset).take(source.indices)
+    if hasattr(source, "data") and hasattr(source, "targets"):  # torchvision's CIFAR and MNIST
+        _refuse_own_transforms(source)
+        return ImageArrays(source.data, source.targets, getattr(source, "classes", None))
+    if isinstance(source, Sequence) and not isinstance(source, bytes):
+        if any(isinstance(one, (str, Path)) and _is_shard(str(one)) for one in source):
+            return _from_shards([str(one) for one in source])
+        return FileList.from_pairs(source)
+    raise TypeError(
+        f"{WHERE}: `source` must be a folder, a list of (path, class), tar shards, TFRecords, "
+        "ImageArrays, or a torchvision ImageFolder or a Subset of one, got "
+        f"{type(source).__name__}."
+    )
+
+
+def _from_path(path: str) -> StoredImages:
+    if is_url(path):
+        return _from_shards([path]) if _is_shard(path) else _from_bucket(path)
+    if os.path.isdir(path):
+        return _from_folder(path)
+    if path.endswith(".json"):
+        return _from_report(path)
+    if path.endswith(_LISTS):
+        return FileList.from_file(path)
+    return _from_shards([path]) if _is_shard(path) else FileList.from_folder(path)
+
+
+def _from_folder(path: str) -> StoredImages:
+    """An ImageFolder if it has folders in it, as torchvision takes it; else one of shards."""
+    try:
+        with os.scandir(path) as entries:
+            found = {entry.name: entry.is_dir() for entry in entries}
+    except OSError:  # said better by whoever lists it
+        found = {}
+    if not any(found.values()):
+        if any(map(_TAR.search, found)):
+            return TarShards(path)
+        if any(map(_TFRECORD.search, found)):
+            return TFRecords(path)
+    return FileList.from_folder(path)
+
+
+def _from_bucket(url: str) -> StoredImages:
+    name, key = split_url(url)
+    prefix = key.rstrip("/") + "/" if key.rstrip("/") else ""
+    folders, keys = Bucket(name).list_folder(prefix)
+    if not folders:
+        if any(map(_TAR.search, keys)):
+            return TarShards(f"{url.rstrip('/')}/")
+        if any(map(_TFRECORD.search, keys)):
+            return TFRecords(f"{url.rstrip('/')}/")
+    return BucketFiles(url)
+
+
+def _is_shard(path: str) -> bool:
+    return bool(_TAR.search(path) or _TFRECORD.search(path))
+
+
+def _from_shards(paths: list[str]) -> StoredImages:
+    if all(map(_TAR.search, paths)):
+        return TarShards(paths)
+    if all(map(_TFRECORD.search, paths)):
+        return TFRecords(paths)
+    raise ValueError(
+        f"{WHERE}: `source` must be paths of tar shards only, or of TFRecords only, or (path, "
+        f"class) pairs, got {paths!r:.200}."
+    )
+
+
+def _from_report(path: str) -> StoredImages:
+    report = Report.read(path)
+    images = open_source(report.source, first_label=report.first_label)
+    if images.fingerprint != report.fingerprint:
+        raise ValueError(
+            f"{WHERE}: {report.source} is not what it was when {path} was written: its images, "
+            f"their names or classes differ ({len(images)} images now, {report.num_images} then). "
+            f"Run `dali-cutmix check {report.source} --out {path}` again."
+        )
+    if not report.bad:
+        return images
+    good = report.good_indices()
+    if not len(good):
+        raise ValueError(f"{WHERE}: by {path}, every image of {report.source} is bad.")
+    return images.take(good)
+
+
+def _from_dataset(dataset: Any) -> FileList:
+    name = type(dataset).__name__
+    _refuse_own_transforms(dataset)
+    # Imported here: it takes a second, and who gives a dataset of torchvision's has it already.
+    from torchvision.datasets.folder import default_loader  # type: ignore[import-untyped]
+
+    if getattr(dataset, "loader", default_loader) is not default_loader:
+        raise ValueError(
+            f"{WHERE}: the {name} given as `source` has a `loader` of its own, and DALI decodes "
+            "the files instead. Build it with torchvision's default_loader if they are images."
+        )
+    if not len(dataset.samples):
+        raise ValueError(f"{WHERE}: the {name} given as `source` has no samples.")
+    paths = [os.fspath(path) for path, *_ in dataset.samples]
+    targets = np.array([int(target) for _, target, *_ in dataset.samples], np.int64)
+    classes = getattr(dataset, "classes", None) or range(int(targets.max()) + 1)
+    return FileList(paths, targets, [str(c) for c in classes], getattr(dataset, "root", None))
+
+
+def _refuse_own_transforms(dataset: Any) -> None:
+    name = type(dataset).__name__
+    for attribute in ("transform", "target_transform"):
+        own = getattr(dataset, attribute, None)
+        if own is not None:
+            instead = (
+                "pass `transform=TrainTransform(...)` or `EvalTransform(...)` to the loader, or "
+                "give a torch loader of it to `DataLoader.from_torch`, which translates"
+                if attribute == "transform"
+                else "pass a list of (path, class) with the classes you want"
+            )
+            raise ValueError(
+                f"{WHERE}: the {name} given as `source` carries its own `{attribute}` "
+                f"({type(own).__name__}), which cannot run inside the graph. Build it without one, "
+                f"and {instead}."
+            )
+
+
+def read(path: DataNode) -> DataNode:
+    """Stored bytes of the files named by the graph's input.
+
+    Args:
+        path: Path of the file: ``[length]`` uint8 per sample, CPU.
+
+    Returns:
+        The file's bytes: ``[size]`` uint8 per sample, CPU.
+    """
+    # Read instead of mapped: twice as fast for files in the page cache, and a file that is cut
+    # short while it is mapped kills the process with SIGBUS.
+    read_file: Any = fn.io.file.read  # type: ignore[attr-defined]  # missing from the stubs
+    return read_file(path, dont_use_mmap=True)

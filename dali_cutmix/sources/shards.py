@@ -1,0 +1,224 @@
+"""Images that lie inside larger files: which bytes of which shard, and an index to find them by."""
+
+from __future__ import annotations
+
+import io
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from dali_cutmix.core.checks import refuse
+from dali_cutmix.sources.base import StoredImages, check_labels
+from dali_cutmix.sources.bucket import NUM_REQUESTS, is_url, split_url
+from dali_cutmix.sources.shard_files import ShardFiles
+
+INDEX_ENDING = ".index.npz"
+INDEX_VERSION = 2
+# Scanning holds the GIL but for its reads, so that more threads help only where those have to wait.
+NUM_SCANS = 4
+
+
+class Index(NamedTuple):
+    """Where the images of one shard lie. Each column is ``[number of images]`` int64.
+
+    Args:
+        offset: First byte of the image in the shard.
+        size: Bytes of the image.
+        label: Class of the image as the shard has it.
+        head: Bytes that lie before the image and name it.
+    """
+
+    offset: np.ndarray
+    size: np.ndarray
+    label: np.ndarray
+    head: np.ndarray
+
+
+class PackedImages(StoredImages):
+    """Images that lie as byte ranges in shards: larger files, on a disk or in a bucket.
+
+    A shard is scanned from end to end the first time. What is found is kept beside it in
+    ``<shard>.index.npz``, and taken from there as long as the shard has the same size and time of
+    change; where that place cannot be written, as in a bucket, it is kept in memory only. Beside a
+    shard in a bucket an index is taken that was put there, if the sizes agree. Images are read by
+    index, several at once if need be.
+
+    Args:
+        shards: Paths or URLs of the shards, in order.
+        classes: Names of the classes, in the order of their indices; None for the indices as text.
+        first_label: What the shards have as the label of class 0.
+        index_dir: Another local folder to keep the indexes in, made if missing.
+        progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
+
+    Raises:
+        FileNotFoundError: A shard does not exist.
+        OSError: A shard cannot be read, or ``index_dir`` cannot be written.
+        ValueError: A shard is damaged or holds something else, or a label has no class.
+    """
+
+    kind = "encoded"
+    layout: str
+    """What the shards are. An index made for another layout is not taken."""
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        classes: Sequence[str] | None,
+        *,
+        first_label: int = 0,
+        index_dir: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+    ) -> None:
+        where = type(self).__name__
+        self._files = ShardFiles(where, shards)
+        indexes = self._open_indexes(index_dir, progress)
+        counts = [len(index.offset) for index in indexes]
+        self._first = np.cumsum([0, *counts[:-1]])
+        self._shard = np.repeat(np.arange(len(indexes), dtype=np.int32), counts)
+        columns = [np.concatenate(column) for column in zip(*indexes, strict=True)]
+        self._offset, self._size, label, self._head = columns
+        if label.min() < first_label:
+            bad = int(label.argmin())
+            rule = f"be at most every label, and {self.path(bad)} has {label[bad]}"
+            refuse(where, "first_label", rule, first_label, f"Pass `first_label={label[bad]}`.")
+        label -= first_label
+        check_labels(where, label, self.path)
+        num_classes = int(label.max()) + 1
+        if classes is not None and num_classes > len(classes):
+            rule = f"name every class, and {self.path(int(label.argmax()))} is of class "
+            refuse(where, "classes", f"{rule}{num_classes - 1}", f"{len(classes)} names")
+        super().__init__(label, map(str, range(num_classes)) if classes is None else classes)
+
+    @abstractmethod
+    def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
+        """Find the images of a shard of ``size`` bytes; ``ValueError`` when it is damaged."""
+
+    @abstractmethod
+    def _member(self, index: int) -> str:
+        """Name of an image in its shard, with what parts it from the name of the shard."""
+
+    def path(self, index: int) -> str:
+        """Shard of one image and its place there, as messages name it."""
+        index = range(len(self._shard))[index]
+        return self._files.names[self._shard[index]] + self._member(index)
+
+    def stored(self, index: int) -> np.ndarray:
+        """Bytes of one image file: ``[size]`` uint8, not to be written to.
+
+        Raises:
+            FileNotFoundError: The shard is not there any more.
+            OSError: It cannot be read, has changed since it was indexed, or is cut short.
+        """
+        offset, size = int(self._offset[index]), int(self._size[index])
+        return self._files.read(int(self._shard[index]), offset, size)
+
+    def _describe(self) -> Iterable[bytes]:
+        yield from (os.fsencode(name.rpartition("/")[2]) for name in self._files.names)
+        for column in (self._shard, self._offset, self._size):
+            yield np.ascontiguousarray(column, "<i8").tobytes()
+
+    def _record(self, index: int) -> int:
+        """How many images lie before this one in its shard."""
+        return index - int(self._first[self._shard[index]])
+
+    def _open_indexes(
+        self, index_dir: str | os.PathLike[str] | None, progress: bool
+    ) -> list[Index]:
+        folder = None if index_dir is None else os.path.abspath(os.fspath(index_dir))
+        if folder is not None:
+            os.makedirs(folder, exist_ok=True)
+        numbers = range(len(self._files))
+        found = self._files.find_out(lambda number: self._load(number, folder), numbers)
+        missing = [number for number in numbers if found[number] is None]
+        if missing:
+            workers = NUM_REQUESTS if self._files.buckets else NUM_SCANS
+            with ThreadPoolExecutor(workers) as pool, _bar(len(missing), progress) as advance:
+                made = pool.map(lambda number: self._make(number, folder), missing)
+                for number, index in zip(missing, made, strict=True):
+                    found[number] = index
+                    advance()
+        return [index for index in found if index is not None]
+
+    def _index_path(self, number: int, folder: str | None) -> str:
+        shard = self._files.names[number]
+        if folder is None:
+            return shard + INDEX_ENDING
+        parent, _, name = (shard if is_url(shard) else os.path.abspath(shard)).rpartition("/")
+        # Shards of several folders may have one name, as train/0000.tar and val/0000.tar.
+        digest = blake2b(os.fsencode(parent), digest_size=4).hexdigest()
+        return os.path.join(folder, f"{name}.{digest}{INDEX_ENDING}")
+
+    def _load(self, number: int, folder: str | None) -> Index | None:
+        path, stat = self._index_path(number, folder), self._files.stats[number]
+        try:
+            file: Any = path
+            if is_url(path):
+                bucket, key = split_url(path)
+                file = io.BytesIO(self._files.buckets[bucket].read(key).tobytes())
+            with np.load(file, allow_pickle=False) as saved:
+                index = Index(*(saved[column] for column in Index._fields))
+                made_for = saved["layout"].item(), saved["version"].item()
+                size, tag = saved["shard_size"].item(), saved["shard_tag"].item()
+                changed = saved["shard_changed"].item()
+        except Exception:  # missing, denied, or damaged in one of many ways: it is made anew
+            return None
+        if made_for != (self.layout, INDEX_VERSION) or size != stat.size:
+            return None
+        if stat.changed and changed != stat.changed:
+            return None
+        return index if tag in ("", stat.tag) and _is_sound(index, size) else None
+
+    def _make(self, number: int, folder: str | None) -> Index:
+        shard, stat = self._files.names[number], self._files.stats[number]
+        with self._files.scan(number) as file:
+            index = self._scan(file, stat.size, shard)
+        path = self._index_path(number, folder)
+        if is_url(path):
+            return index
+        temporary = f"{path}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "wb") as out:
+                columns: dict[str, Any] = index._asdict()
+                columns |= {"layout": self.layout, "version": INDEX_VERSION}
+                columns |= {"shard_size": stat.size, "shard_tag": stat.tag}
+                columns |= {"shard_changed": stat.changed}
+                np.savez(out, **columns)
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(temporary)
+            if folder is not None:
+                raise
+        return index
+
+
+def _is_sound(index: Index, shard_size: int) -> bool:
+    offset, size, _, head = index
+    shapes = {(column.shape, column.dtype) for column in index}
+    if shapes != {((len(offset),), np.dtype(np.int64))} or not len(offset):
+        return False
+    inside = (head >= 0) & (offset >= head) & (size >= 0) & (offset + size <= shard_size)
+    return bool(inside.all())
+
+
+@contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[], None]]:
+    if not shown:
+        yield lambda: None
+        return
+    # Here, since most processes never show one.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("Indexing shards"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    hidden = not console.is_terminal  # rich would end it with an empty line
+    with Progress(*columns, transient=True, console=console, disable=hidden) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,279 @@
+"""Images in tar shards, as WebDataset writes them."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import BinaryIO, NamedTuple, NoReturn
+
+import numpy as np
+
+from dali_cutmix.sources.bucket import Bucket, is_url, split_url
+from dali_cutmix.sources.shard_files import find_shards
+from dali_cutmix.sources.shards import Index, PackedImages
+
+WHERE = "TarShards"
+IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm")
+LABEL = "cls"
+
+_BLOCK = 512  # bytes; a tar is made of these
+_COMPRESSED = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ": "unxz",
+    b"(\xb5/\xfd": "unzstd",
+}
+
+
+class TarShards(PackedImages):
+    """Images and labels in tar files, as WebDataset writes them.
+
+    A sample is a run of members with one key: their path up to the first dot of the name. Its image
+    is the member that has jpg, jpeg, png, webp, bmp, tif, tiff, ppm or pgm after that dot, in
+    either case, and its label the ``cls`` member, a class index in digits. Further members are left
+    alone, and nothing is ever extracted. See `PackedImages` for the indexes.
+
+    Args:
+        shards: A path or an ``s3://`` URL, or several. Each may hold ``{0000..0127}`` and
+            ``{a,b}``, or ``*`` and ``?``, or be a folder of ``*.tar``.
+        classes: Names of the classes, in the order of their indices; None for the lines of
+            ``classes.txt`` beside the first shard, or the indices as text where there is none.
+        index_dir: Local folder to keep the indexes in, made if missing; None for beside the shards.
+        progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
+
+    Raises:
+        FileNotFoundError: A shard does not exist, or a pattern matches none.
+        OSError: A shard cannot be read, or ``index_dir`` cannot be written.
+        ValueError: A shard is damaged, cut short or compressed, or a sample has no image or no
+            class.
+    """
+
+    layout = "tar"
+
+    def __init__(
+        self,
+        shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        classes: Sequence[str] | None = None,
+        index_dir: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+    ) -> None:
+        found = find_shards(WHERE, shards, r"[^.].*\.tar")
+        if isinstance(shards, (str, os.PathLike)) and not is_url(os.fspath(shards)):
+            _check_finished(os.fspath(shards), len(found))
+        if classes is None:
+            classes = _read_classes(found[0].rpartition("/"))
+        super().__init__(found, classes, index_dir=index_dir, progress=progress)
+
+    def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
+        members = _members(file, size, shard)
+        runs = ((key, list(run)) for key, run in groupby(members, _key))
+        samples = [_sample(key, run, shard) for key, run in runs if _is_sample(run)]
+        columns = np.array(samples, np.int64).reshape(-1, len(Index._fields))
+        return Index(*np.ascontiguousarray(columns.T))
+
+    def _member(self, index: int) -> str:
+        head = int(self._head[index])
+        try:
+            found = self._files.read(
+                int(self._shard[index]), int(self._offset[index]) - head, head
+            ).tobytes()
+            with tarfile.open(fileobj=io.BytesIO(found), mode="r:") as tar:
+                info = tar.next()
+        except (OSError, tarfile.TarError):  # messages have to name it, whatever has happened
+            info = None
+        return f", sample {self._record(index)}" if info is None else f"/{info.name}"
+
+
+class _Member(NamedTuple):
+    """A file in a tar: its name up to the first dot and after it, and where it lies."""
+
+    key: str
+    ending: str
+    info: tarfile.TarInfo
+    text: bytes | None
+    """What it holds, if it is a label."""
+
+
+def write_wds_index(shard: str | os.PathLike[str], index_path: str | os.PathLike[str]) -> None:
+    """Write the index that DALI's ``fn.readers.webdataset(paths=, index_paths=)`` takes.
+
+    One is made for each shard, in the format v1.2 of DALI's ``wds2idx``: a line per sample with the
+    ending, offset, size and name of each of its members. That reader parts the fields at white
+    space, so in names it is written as ``_``; they only serve its messages.
+
+    Args:
+        shard: Path of a tar file.
+        index_path: Path of the text file to write.
+
+    Raises:
+        OSError: The shard cannot be read, or the index cannot be written.
+        ValueError: The shard is damaged, cut short or compressed.
+    """
+    shard = os.fspath(shard)
+    with open(shard, "rb") as file:
+        members = _members(file, os.fstat(file.fileno()).st_size, shard)
+        samples = [list(run) for _, run in groupby(members, _key)]
+    with open(index_path, "w", encoding="utf-8", errors="surrogateescape") as out:
+        out.write(f"v1.2 {len(samples)}\n")
+        for sample in samples:
+            fields = (
+                (member.ending, member.info.offset_data, member.info.size, member.info.name)
+                for member in sample
+            )
+            line = " ".join(re.sub(r"\s", "_", str(field)) for parts in fields for field in parts)
+            out.write(f"{line}\n")
+
+
+def _key(member: _Member) -> str:
+    return member.key
+
+
+def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
+    """Files in a tar that belong to samples. The standard library ends quietly at damage."""
+    start = file.read(6)
+    for magic, way_out in _COMPRESSED.items():
+        if start.startswith(magic):
+            raise ValueError(
+                f"{WHERE}: {shard} is compressed, so that no image in it can be read by itself. "
+                f"Decompress it with {way_out}: images are compressed already."
+            )
+    file.seek(0)
+    found = False
+    with _damage_refused(shard):
+        tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - its end is checked below
+    while True:
+        with _damage_refused(shard):
+            info = tar.next()
+        if info is None:
+            break
+        tar.members.clear()  # type: ignore[attr-defined]  # they would all be kept
+        if info.size < 0 or (info.isreg() and info.offset_data + info.size > size):
+            _refuse_damaged(shard, f"{info.name} ends beyond it")
+        folder, slash, name = info.name.rpartition("/")
+        stem, _, ending = name.partition(".")
+        if not info.isreg() or not stem or not ending:
+            continue
+        if info.issparse():
+            raise ValueError(
+                f"{WHERE}: {info.name} in {shard} is stored as a sparse file, with holes left out. "
+                "Pack the shard without tar's option -S."
+            )
+        text = None
+        if ending.lower() == LABEL:
+            file.seek(info.offset_data)
+            text = file.read(min(info.size, 64))
+        found = True
+        yield _Member(folder + slash + stem, ending, info, text)
+    _check_end(file, tar.offset, shard)
+    if not found:
+        _refuse_damaged(shard, "it holds no files")
+
+
+@contextmanager
+def _damage_refused(shard: str) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        _refuse_damaged(shard, str(error))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # Python 3.10 goes where the number in a damaged header says, below 0 too.
+        _refuse_damaged(shard, "invalid header")
+
+
+def _check_end(file: BinaryIO, end: int, shard: str) -> None:
+    file.seek(end)
+    block = file.read(_BLOCK)
+    if len(block) < _BLOCK:
+        _refuse_damaged(shard, "the zeros at its end are missing")
+    while block:
+        if block.strip(b"\0"):
+            _refuse_damaged(shard, f"something else than a header follows at byte {end}")
+        block = file.read(1 << 20)
+
+
+def _is_sample(run: Sequence[_Member]) -> bool:
+    """Whether a run of members means to be a sample; files like README.md lie there, too."""
+    return any(member.ending.lower() in (*IMAGES, LABEL) for member in run)
+
+
+def _sample(key: str, run: Sequence[_Member], shard: str) -> tuple[int, int, int, int]:
+    """Offset and size of the image, the label, and the size of the image's header."""
+    endings = ", ".join(f".{member.ending}" for member in run)
+    images = [member for member in run if member.ending.lower() in IMAGES]
+    if len(images) != 1:
+        what = "several images" if images else "no image"
+        way_out = (
+            f"Give it one member that is named {key}.jpg (or .png, .webp, ...); others may be kept "
+            "with a further dot, as in .mask.png."
+        )
+        _refuse_sample(key, shard, f"has {what} among its members {endings}", way_out)
+    labels = [member for member in run if member.ending.lower() == LABEL]
+    if len(labels) != 1:
+        what = "no label" if not labels else "several labels"
+        way_out = (
+            f"Give it one member {key}.{LABEL} that holds the class index in digits, next to the "
+            "image: `tar --sort=name` keeps the members of a sample together."
+        )
+        _refuse_sample(key, shard, f"has {what} among its members {endings}", way_out)
+    text = (labels[0].text or b"").strip()
+    if not re.fullmatch(rb"[0-9]{1,18}", text):
+        way_out = "It must be a class index in digits, at least 0."
+        _refuse_sample(key, shard, f"has the label {text.decode(errors='replace')!r}", way_out)
+    info = images[0].info
+    return info.offset_data, info.size, int(text), info.offset_data - info.offset
+
+
+def _check_finished(folder: str, num_shards: int) -> None:
+    """Refuse a folder that `dali-cutmix pack` has not finished."""
+    try:
+        with open(os.path.join(folder, "pack.json"), encoding="utf-8") as file:
+            whole = json.load(file)["num_shards"]
+    except (OSError, ValueError, KeyError, TypeError):  # no folder, or not one of a pack
+        return
+    if whole != num_shards:
+        raise ValueError(
+            f"{WHERE}: {folder} holds {num_shards} of the {whole} shards of its pack. Run "
+            "`dali-cutmix pack` again to finish it, or pass "
+            f"{os.path.join(folder, '*.tar')!r} to take it as it is."
+        )
+
+
+def _refuse_sample(key: str, shard: str, problem: str, way_out: str) -> NoReturn:
+    raise ValueError(f"{WHERE}: the sample {key!r} in {shard} {problem}. {way_out}")
+
+
+def _refuse_damaged(shard: str, problem: str) -> NoReturn:
+    raise ValueError(
+        f"{WHERE}: {shard} is no tar file, damaged or cut short: {problem}. Copy it again, or make "
+        "it anew."
+    ) from None
+
+
+def _read_classes(first_shard: tuple[str, str, str]) -> list[str] | None:
+    path = "".join(first_shard[:2]) + "classes.txt"
+    try:
+        if is_url(path):
+            name, key = split_url(path)
+            bucket = Bucket(name)
+            bucket.stat(key)
+            text = bucket.read(key).tobytes()
+        else:
+            with open(path, "rb") as file:
+                text = file.read()
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        if is_url(path):  # said of what is missing, too, by a bucket that may not be listed
+            return None
+        raise
+    return os.fsdecode(text).splitlines()

@@ -1,0 +1,203 @@
+"""Images in TFRecord shards, as ImageNet is usually written for TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+
+from dali_cutmix.core.checks import check_count
+from dali_cutmix.sources.shard_files import find_shards
+from dali_cutmix.sources.shards import Index, PackedImages
+
+WHERE = "TFRecords"
+IMAGE = "image/encoded"
+LABEL = "image/class/label"
+
+_HEADER = struct.Struct("<QI")  # length of the data, and the masked checksum of that length
+_FOOTER = 4  # bytes: the checksum of the data
+
+
+class TFRecords(PackedImages):
+    """Images and labels in TFRecord files with ImageNet's usual features.
+
+    Each record is a ``tf.train.Example`` with one image file in ``image/encoded`` and one integer
+    in ``image/class/label``. Needs ``pip install 'dali-cutmix[tfrecord]'``, and no TensorFlow. The
+    checksums of the records' lengths are checked, those of their data are not. See `PackedImages`
+    for the indexes.
+
+    Args:
+        shards: A path or an ``s3://`` URL, or several. Each may hold ``{00000..01023}`` and
+            ``{a,b}``, or ``*`` and ``?``, or be a folder with names like
+            ``train-00000-of-01024``, ``*.tfrecord`` or ``*.tfrecords``.
+        classes: Names of the classes, in the order of their indices; None for the indices as text.
+        first_label: The label of class 0. ImageNet's usual labels are 1 to 1000; pass 0 where they
+            start at 0.
+        index_dir: Local folder to keep the indexes in, made if missing; None for beside the shards.
+        progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
+
+    Raises:
+        ImportError: protobuf is missing.
+        FileNotFoundError: A shard does not exist, or a pattern matches none.
+        OSError: A shard cannot be read, or ``index_dir`` cannot be written.
+        ValueError: A shard is damaged, cut short or compressed, a record has no image or label, or
+            a label is below ``first_label``.
+    """
+
+    layout = "tfrecord"
+
+    def __init__(
+        self,
+        shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        classes: Sequence[str] | None = None,
+        first_label: int = 1,
+        index_dir: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+    ) -> None:
+        check_count(WHERE, "first_label", first_label, at_least=0)
+        _example_class()
+        found = find_shards(WHERE, shards, r".+-\d{5}-of-\d{5}|.+\.tfrecords?")
+        super().__init__(
+            found, classes, first_label=first_label, index_dir=index_dir, progress=progress
+        )
+
+    def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
+        example = _example_class()()
+        rows: list[tuple[int, int, int, int]] = []
+        start = 0
+        while start < size:
+            place = f"record {len(rows)} at byte {start}"
+            header = file.read(_HEADER.size)
+            if not start and header.startswith(b"\x1f\x8b"):
+                raise ValueError(
+                    f"{WHERE}: {shard} is compressed, so that no image in it can be read by "
+                    "itself. Decompress it with gunzip: images are compressed already."
+                )
+            if len(header) < _HEADER.size:
+                _refuse_damaged(shard, f"{place} is cut short")
+            length, checksum = _HEADER.unpack(header)
+            if checksum != _masked_crc(header[:8]):
+                _refuse_damaged(shard, f"the length of {place} does not match its checksum")
+            data_start = start + _HEADER.size
+            start = data_start + length + _FOOTER
+            if start > size:
+                _refuse_damaged(shard, f"{place} is cut short")
+            data = file.read(length)
+            if len(data) < length or len(file.read(_FOOTER)) < _FOOTER:
+                _refuse_damaged(shard, f"{place} is cut short")
+            image, label = _parse(example, data, f"{place} of {shard}")
+            head = _find(data, image)
+            rows.append((data_start + head, len(image), label, head))
+        if not rows:
+            _refuse_damaged(shard, "it is empty")
+        return Index(*np.ascontiguousarray(np.array(rows, np.int64).T))
+
+    def _member(self, index: int) -> str:
+        return f", record {self._record(index)}"
+
+
+def _refuse_damaged(shard: str, problem: str) -> NoReturn:
+    raise ValueError(
+        f"{WHERE}: {shard} is no TFRecord file, damaged or cut short: {problem}. Copy it again, or "
+        "make it anew."
+    )
+
+
+def _find(data: bytes, image: bytes) -> int:
+    """Where the image begins. Python's search prepares itself for all of what it looks for."""
+    start = data.find(image[:64])
+    while not data.startswith(image, start):
+        start = data.find(image[:64], start + 1)
+    return start
+
+
+def _parse(example: Any, data: bytes, place: str) -> tuple[bytes, int]:
+    """The image and the label of a record."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        example.ParseFromString(data)
+    except DecodeError as error:
+        raise ValueError(f"{WHERE}: {place} is no tf.train.Example ({error}).") from None
+    features = example.features.feature
+    images = features[IMAGE].bytes_list.value if IMAGE in features else []
+    labels = features[LABEL].int64_list.value if LABEL in features else []
+    for name, kind, values in ((IMAGE, "bytes", images), (LABEL, "int64", labels)):
+        if len(values) != 1:
+            has = ", ".join(sorted(features)[:10]) or "none"
+            raise ValueError(
+                f"{WHERE}: {place} must have one {kind} value in {name!r}, got {len(values)}. Its "
+                f"features are: {has}."
+            )
+    if labels[0] < 0:
+        raise ValueError(f"{WHERE}: {place} has the label {labels[0]}, and labels are at least 0.")
+    return images[0], labels[0]
+
+
+@cache
+def _example_class() -> Any:
+    """The message ``tf.train.Example``, in a pool of its own: TensorFlow may bring its own, too."""
+    try:
+        from google.protobuf import (  # type: ignore[import-untyped]
+            descriptor_pb2,
+            descriptor_pool,
+            message_factory,
+        )
+    except ImportError as error:
+        raise ImportError(
+            f"{WHERE}: protobuf cannot be imported ({error}). Install it with "
+            "`pip install 'dali-cutmix[tfrecord]'`."
+        ) from error
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="example.proto", package="tensorflow", syntax="proto3"
+    )
+
+    def add(
+        message: Any, number: int, name: str, kind: int, of: str = "", *, repeated: bool = False
+    ) -> None:
+        label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
+        type_name = f".tensorflow.{of}" if of else None
+        message.field.add(name=name, number=number, type=kind, label=label, type_name=type_name)
+
+    # Source: tensorflow/core/example/feature.proto. Lists of floats are left out, and so skipped.
+    for name, kind in (("BytesList", field.TYPE_BYTES), ("Int64List", field.TYPE_INT64)):
+        add(file.message_type.add(name=name), 1, "value", kind, repeated=True)
+    feature = file.message_type.add(name="Feature")
+    add(feature, 1, "bytes_list", field.TYPE_MESSAGE, "BytesList")
+    add(feature, 3, "int64_list", field.TYPE_MESSAGE, "Int64List")
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    add(entry, 1, "key", field.TYPE_STRING)
+    add(entry, 2, "value", field.TYPE_MESSAGE, "Feature")
+    add(features, 1, "feature", field.TYPE_MESSAGE, "Features.FeatureEntry", repeated=True)
+    add(file.message_type.add(name="Example"), 1, "features", field.TYPE_MESSAGE, "Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+
+
+@cache
+def _crc_table() -> list[int]:
+    """Of CRC-32C, whose polynomial is 0x1EDC6F41, here with its bits in reverse."""
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+def _masked_crc(data: bytes) -> int:
+    """Source: ``tensorflow/core/lib/hash/crc32c.h`` and ``lib/io/record_writer.h``."""
+    table, crc = _crc_table(), 0xFFFFFFFF
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,1 +1,0 @@
-"""Where images lie: folders, shards, buckets, memory; and how they are packed."""

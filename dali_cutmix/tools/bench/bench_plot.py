@@ -1,0 +1,107 @@
+"""What ``dali-cutmix bench`` found, as a picture."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from PIL import Image
+
+from dali_cutmix.tools.bench.bench import MIXING, OURS, REST, STAGES, TORCH, row_of, stages_of
+from dali_cutmix.tools.report import GRAY, INK, RED
+
+LIGHT = {RED: "#f3b3a7", GRAY: "#ccd1d5"}
+#: From stored bytes to what is handed over.
+STAGE_COLOURS = dict(
+    zip(
+        (*STAGES, REST, MIXING),
+        ("#c9ced3", "#7d868f", "#4a5259", "#f3b3a7", "#e23d1e"),
+        strict=True,
+    )
+)
+
+
+def draw_bench(results: dict[str, Any]) -> Image.Image:
+    """Draw the rates of both loaders with mixing on and off, and where the time goes.
+
+    Args:
+        results: From `run_bench`.
+
+    Returns:
+        RGB.
+    """
+    # Without pyplot, which would keep the figure in global state and may open a window.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.6, 4.6), dpi=180, layout="constrained")
+    above, below = figure.subplots(2, 1, height_ratios=(2.6, 1))
+    _draw_rates(above, results)
+    _draw_stages(below, results)
+    method, machine = results["method"], results["machine"]
+    where = machine["gpus"][0]["name"] if method["device"] == "cuda" else machine["cpu"]
+    figure.suptitle(
+        f"{where}, {method['threads']} threads or workers, {method['size']} px, batches of "
+        f"{method['batch_size']}; n = {method['repeats']}, {results['date']}",
+        fontsize=9,
+        color=INK,
+    )
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    return Image.open(data).convert("RGB")
+
+
+def _draw_rates(axes: Any, results: dict[str, Any]) -> None:
+    bars = [
+        (f"{name}\n{words}", row_of(results, name, mix), RED if name == OURS else GRAY, mix)
+        for name in (OURS, TORCH)
+        for mix, words in (("cutmix", "CutMix"), ("none", "no mixing"))
+    ]
+    places = [0.0, 1.0, 2.4, 3.4]
+    most = max((row.get("max", 0.0) for _, row, _, _ in bars), default=0.0) or 1.0
+    for place, (_, row, colour, mix) in zip(places, bars, strict=True):
+        if "median" not in row:
+            axes.text(0.01 * most, place, "did not run", va="center", color=INK)
+            continue
+        median = row["median"]
+        error = [[median - row["min"]], [row["max"] - median]]
+        face = colour if mix == "cutmix" else LIGHT[colour]
+        axes.barh(place, median, 0.82, color=face, xerr=error, error_kw={"ecolor": INK, "lw": 1})
+        text = f"{median:,.0f}"
+        axes.text(row["max"] + 0.012 * most, place, text, va="center", color=INK)
+    decoded = row_of(results, "decoding the crop", "none")
+    right = 1.12 * most
+    if "median" in decoded:
+        right = max(right, 1.03 * decoded["median"])
+        axes.axvline(decoded["median"], color=INK, lw=1.2, ls=(0, (4, 3)))
+        label = f"decoding alone: {decoded['median']:,.0f} "
+        axes.text(decoded["median"], 3.9, label, ha="right", va="bottom", color=INK, fontsize=9)
+    axes.set_xlim(0, right)
+    axes.set_ylim(4.35, -0.55)
+    axes.set_yticks(places, [label for label, _, _, _ in bars])
+    axes.set_xlabel("images per second; lines span the lowest and highest turn", color=INK)
+    axes.grid(axis="x", color="#e6e6e6", lw=0.8)
+    _tidy(axes)
+
+
+def _draw_stages(axes: Any, results: dict[str, Any]) -> None:
+    left = 0.0
+    for name, _, each in stages_of(results):
+        # A stage of the loader can be faster than DALI's own, on which it seems to build.
+        width = max(0.0, each)
+        axes.barh(0, width, 0.6, left=left, color=STAGE_COLOURS[name], label=f"{name} {width:.2f}")
+        left += width
+    axes.set_yticks([0], [OURS])
+    axes.set_xlabel("milliseconds per image, where they go", color=INK)
+    axes.set_ylim(-0.4, 0.4)
+    axes.set_xlim(0, left or 1)
+    axes.legend(
+        frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=5, fontsize=8,
+        handlelength=1, columnspacing=1.2,
+    )  # fmt: skip
+    _tidy(axes)
+
+
+def _tidy(axes: Any) -> None:
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0, labelcolor=INK)

@@ -1,0 +1,81 @@
+"""Whether the batches of a contestant are what it was asked for; looked at before it is timed."""
+
+# No import of this package: read in interpreters that do not have it.
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dali_cutmix.tools.bench.work import Work
+
+#: Black and white, normalised with ImageNet's mean and deviation, and a margin for resampling.
+LOWEST, HIGHEST = -2.2, 2.7
+TOLERANCE = 1e-3  # of the sum of a row of class weights
+
+
+def check_batches(batches: list[tuple[Any, Any]], work: Work) -> None:
+    """Refuse batches that are not what was asked for.
+
+    Args:
+        batches: ``(image, target)`` each: ``[B, 3, size, size]`` float32, normalised, and
+            ``[B, num_classes]`` float32 with a mix, else ``[B]`` int64, on ``work.device``.
+        work: What was asked for.
+
+    Raises:
+        ValueError: It says what is wrong.
+    """
+    for image, target in batches:
+        _check_image(image, work)
+        _check_target(target, work)
+    if work.mix != "none":
+        _check_mixed([target for _, target in batches])
+
+
+def _check_image(image: Any, work: Work) -> None:
+    import torch
+
+    _equal("shape of image", tuple(image.shape), (work.batch_size, 3, work.size, work.size))
+    _equal("dtype of image", image.dtype, torch.float32)
+    _equal("device of image", image.device.type, work.device)
+    if not bool(torch.isfinite(image).all()):
+        raise ValueError("image: not all values are finite")
+    low, high = float(image.min()), float(image.max())
+    if low < LOWEST or high > HIGHEST:
+        raise ValueError(
+            f"image: values from {low:.3g} to {high:.3g}, outside [{LOWEST}, {HIGHEST}]"
+        )
+    if low >= 0:
+        raise ValueError(f"image: the least value is {low:.3g}: the mean was not subtracted")
+    if len(image) > 1 and bool((image == image[:1]).all()):
+        raise ValueError("image: all images of a batch are the same")
+
+
+def _check_target(target: Any, work: Work) -> None:
+    import torch
+
+    _equal("device of target", target.device.type, work.device)
+    if work.mix == "none":
+        _equal("shape of target", tuple(target.shape), (work.batch_size,))
+        _equal("dtype of target", target.dtype, torch.int64)
+        if int(target.min()) < 0 or int(target.max()) >= work.num_classes:
+            raise ValueError(f"target: classes outside [0, {work.num_classes})")
+        return
+    _equal("shape of target", tuple(target.shape), (work.batch_size, work.num_classes))
+    _equal("dtype of target", target.dtype, torch.float32)
+    if bool((target < 0).any()):
+        raise ValueError("target: weights below 0")
+    worst = float((target.sum(1) - 1).abs().max())
+    if not worst <= TOLERANCE:
+        raise ValueError(f"target: the weights of an image sum to 1 within {worst:.3g} only")
+
+
+def _check_mixed(targets: list[Any]) -> None:
+    """Of many images of several classes, some have to own weight in two."""
+    classes = {int(one) for target in targets for one in target.argmax(1)}
+    if len(classes) > 1 and not any(bool((target.max(1).values < 1).any()) for target in targets):
+        raise ValueError("target: no image is mixed with one of another class")
+
+
+def _equal(what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise ValueError(f"{what}: {found}, and {expected} was asked for")

@@ -1,0 +1,210 @@
+"""Openers for a race: this loader, torch's as its own documentation writes it, and single stages.
+
+Each takes a `Work`. Imports are inside, so that a contestant holds only what it uses.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import runpy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dali_cutmix.tools.bench.work import Work
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def ours(work: Work) -> Any:
+    """`DataLoader` with `TrainTransform`; ``work.extra`` holds more arguments of it.
+
+    Its ``"tuning"`` may be a dictionary of the fields of a `Tuning`.
+    """
+    import dali_cutmix as dc
+
+    extra = {"shard": dc.Shard(0, 1), **work.extra}
+    if isinstance(extra.get("tuning"), dict):
+        extra["tuning"] = dc.Tuning(**extra["tuning"])
+    mixes: dict[str, Any] = {"cutmix": dc.CutMix(), "mixup": dc.MixUp(), "none": None}
+    return dc.DataLoader(
+        work.data,
+        work.batch_size,
+        shuffle=True,
+        drop_last=True,
+        transform=dc.TrainTransform(size=work.size),
+        mix=mixes[work.mix],
+        num_workers=work.threads,
+        num_classes=work.num_classes,
+        device=work.device,
+        seed=work.seed,
+        **extra,
+    )
+
+
+def ours_bytes(work: Work) -> Any:
+    """This loader's images when they are resized and mirrored, neither mixed nor normalised."""
+    import torch
+
+    return _Counted(ours(replace(work, mix="none", extra={"dtype": torch.uint8})))
+
+
+class _Counted:
+    """Of each batch the number of its images."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[int]:
+        for image, *_ in self._loader:
+            yield len(image)
+
+
+def torch_tensor(work: Work) -> Any:
+    """Torch's loader on torchvision v2's tensor back end: ``decode_image``, then uint8 tensors."""
+    from torchvision.io import ImageReadMode, decode_image  # type: ignore[import-untyped]
+
+    return _Torch(work, [], loader=lambda path: decode_image(path, mode=ImageReadMode.RGB))
+
+
+def torch_pil(work: Work) -> Any:
+    """Torch's loader on Pillow images, the default of ``ImageFolder``."""
+    from torchvision.transforms import v2  # type: ignore[import-untyped]
+
+    return _Torch(work, [v2.PILToTensor()])
+
+
+class _Torch:
+    """Torch's loader with torchvision v2, and the mix in the collate function.
+
+    With ``"mix_after": True`` in ``work.extra`` the mix comes after the loader instead, on the
+    device of the batch; the documentation shows both.
+
+    Source:
+        torchvision's documentation: "How to use CutMix and MixUp"; "Transforms v2: getting
+        started", of which the order of the transforms is.
+    """
+
+    def __init__(self, work: Work, to_tensor: list[Any], **dataset: Any) -> None:
+        import torch
+        from torch.utils.data import DataLoader, default_collate
+        from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
+        from torchvision.transforms import v2
+
+        torch.manual_seed(work.seed)
+        transform = v2.Compose(
+            [
+                v2.RandomResizedCrop(work.size, antialias=True),
+                v2.RandomHorizontalFlip(),
+                *to_tensor,
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(MEAN, STD),
+            ]
+        )
+        mixes = {"cutmix": v2.CutMix, "mixup": v2.MixUp}
+        mix: Any = mixes[work.mix](num_classes=work.num_classes) if work.mix in mixes else None
+
+        def collate(batch: Any) -> Any:
+            return mix(*default_collate(batch))
+
+        extra = dict(work.extra)
+        self._after: Any = mix if extra.pop("mix_after", False) else None
+        self._device = work.device
+        self._loader = DataLoader(
+            ImageFolder(work.data, transform, **dataset),
+            work.batch_size,
+            shuffle=True,
+            num_workers=work.threads,
+            collate_fn=None if mix is None or self._after is not None else collate,
+            drop_last=True,
+            pin_memory=work.device == "cuda",
+            persistent_workers=True,
+            **extra,
+        )
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for batch in self._loader:
+            image, target = (part.to(self._device, non_blocking=True) for part in batch)
+            yield (image, target) if self._after is None else self._after(image, target)
+
+
+def read_only(work: Work) -> Any:
+    """Files read into a DALI graph, nothing decoded."""
+    return _Stage(work, lambda _fn, encoded, _gpu: encoded)
+
+
+def decode_roi(work: Work) -> Any:
+    """The random crop decoded on the CPU; on a GPU the whole image, as the loader does there."""
+    return _Stage(work, _decode)
+
+
+def decode_whole(work: Work) -> Any:
+    """The whole image decoded."""
+    return _Stage(
+        work,
+        lambda fn, encoded, gpu: fn.decoders.image(encoded, device="mixed" if gpu else "cpu"),
+    )
+
+
+def resize_only(work: Work) -> Any:
+    """The random crop decoded and resized with DALI's stock operators: uint8 images of one size."""
+    size = [work.size, work.size]
+
+    def node(fn: Any, encoded: Any, gpu: bool) -> Any:
+        if gpu:
+            return fn.random_resized_crop(_decode(fn, encoded, gpu), size=size, seed=1)
+        return fn.resize(_decode(fn, encoded, gpu), size=size)
+
+    return _Stage(work, node)
+
+
+def _decode(fn: Any, encoded: Any, gpu: bool) -> Any:
+    if gpu:
+        return fn.decoders.image(encoded, device="mixed")
+    return fn.decoders.image_random_crop(encoded, seed=1)
+
+
+class _Stage:
+    """A part of the graph, as an iterable of the numbers of images done."""
+
+    def __init__(self, work: Work, node: Callable[[Any, Any, bool], Any]) -> None:
+        import numpy as np
+
+        # By its path: the package around it would import torch, which takes seconds.
+        dali = runpy.run_path(str(Path(__file__).parents[2] / "core" / "dali.py"))
+        fn, gpu = dali["fn"], work.device == "cuda"
+        files = sorted(
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(work.data, followlinks=True)
+            for name in names
+        )
+        self._files = [np.frombuffer(os.fsencode(path), np.uint8) for path in files]
+        self._batch_size = work.batch_size
+        self._num_batches = len(files) // work.batch_size
+        self._pipeline = dali["Pipeline"](
+            batch_size=work.batch_size,
+            num_threads=work.threads,
+            device_id=0 if gpu else None,
+            prefetch_queue_depth=work.extra.get("prefetch", 2),
+            exec_dynamic=True,
+        )
+        with self._pipeline:
+            paths = fn.external_source(source=self._paths, batch=True)
+            encoded = fn.io.file.read(paths, dont_use_mmap=True)
+            self._pipeline.set_outputs(node(fn, encoded, gpu))
+
+    def _paths(self, number: int) -> Any:
+        """Files far apart, as shuffled ones are, each once before any comes again."""
+        count = len(self._files)
+        stride = next(one for one in range(int(0.618 * count) + 1, 2 * count + 2)
+                      if math.gcd(one, count) == 1)  # fmt: skip
+        first = number * self._batch_size
+        places = range(first, first + self._batch_size)
+        return [self._files[place * stride % count] for place in places]
+
+    def __iter__(self) -> Iterator[int]:
+        for _ in range(self._num_batches):
+            yield len(self._pipeline.run()[0])

@@ -1,0 +1,299 @@
+"""One tar shard: images read, encoded anew where asked for, written, and verified."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dali_cutmix.core.errors import BadFileError
+from dali_cutmix.sources.base import Selection, StoredImages
+from dali_cutmix.sources.read_ahead import NOTHING, ReadAhead
+from dali_cutmix.sources.shards import PackedImages
+from dali_cutmix.sources.tar import write_wds_index
+
+# How files begin that DALI decodes, by the ending that they get, which is one that TarShards takes.
+_BEGINNINGS = {
+    "jpg": rb"\xff\xd8\xff",
+    "png": rb"\x89PNG\r\n\x1a\n",
+    "webp": rb"RIFF....WEBP",
+    "bmp": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+    "tif": rb"II\*\0|MM\0\*",
+    "ppm": rb"P[1-6]\s",
+}
+# Pillow's names of these. Others stay closed: it would start Ghostscript for PostScript.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
+_READ_AT_ONCE = 32
+
+
+class BadImageError(BadFileError):
+    """An image that cannot be packed: it cannot be read, is none, or cannot be decoded."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        way_out = "Run `dali-cutmix check DATA --out report.json`, then pack report.json into a"
+        self.args = (f"pack: cannot pack {path}: {reason}. {way_out} new folder.",)
+
+
+class Sample(NamedTuple):
+    """One image as it was given to a shard to be written.
+
+    Attributes:
+        name: Of the member that holds the image; that of its label ends in ``.cls`` instead.
+        label: Class index.
+        digest: blake2b of the image's bytes, 16 bytes long.
+        size: ``(width, height)`` in pixels where encoded anew; None where left as it was.
+    """
+
+    name: str
+    label: int
+    digest: bytes
+    size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Makes one shard after another; handed to each worker process once.
+
+    Args:
+        images: The data.
+        order: Their indices in the order to be packed: ``[len(images)]`` int64.
+        folder: Where the shards go.
+        per_shard: Images in each shard but the last.
+        resize: Shorter side in pixels, or None: see `pack_images`.
+        quality: Of JPEG.
+    """
+
+    images: StoredImages
+    order: np.ndarray
+    folder: Path
+    per_shard: int
+    resize: int | None
+    quality: int
+
+    def pack(self, number: int, on_image: Callable[[], None]) -> tuple[int, bool]:
+        """Make one shard unless it is there.
+
+        Args:
+            number: Of the shard, from 0.
+            on_image: Called for each of its images; what it raises ends the work, without a trace.
+
+        Returns:
+            Size of the shard in bytes, and whether it was there. Of one that was, the names of its
+            members and its size are compared, and not its pixels.
+
+        Raises:
+            ValueError: The shard is there, and is not what it should be.
+            BadImageError: An image cannot be read, is none, or cannot be decoded.
+            OSError: The shard cannot be written, or does not read back as it was written.
+        """
+        shard = self.folder / f"{number:06d}.tar"
+        index = shard.with_suffix(".idx")
+        part, index_part = (path.with_name(f".{path.name}.part") for path in (shard, index))
+        positions = range(len(self.order))[number * self.per_shard :][: self.per_shard]
+        with writing(shard):
+            try:
+                was_there = shard.exists()
+                if was_there:
+                    self._check(shard, positions)
+                    for _ in positions:
+                        on_image()
+                else:
+                    verify_shard(part, self._write(part, positions, on_image))
+                num_lines = index.read_bytes().count(b"\n") if index.exists() else 0
+                if not was_there or num_lines != len(positions) + 1:
+                    write_wds_index(shard if was_there else part, index_part)
+                    os.replace(index_part, index)
+                if not was_there:
+                    os.replace(part, shard)  # last: a shard with its name has its index
+                return shard.stat().st_size, was_there
+            finally:
+                part.unlink(missing_ok=True)
+                index_part.unlink(missing_ok=True)
+
+    def _key(self, position: int) -> str:
+        """Cannot leave a folder, holds no dot, and is unique through its number."""
+        index = int(self.order[position])
+        label = int(self.images.targets[index])
+        known = label < len(self.images.classes)
+        name = self.images.classes[label] if known else str(label)
+        if _lie_in_shards(self.images):
+            stem = str(index)  # a name would have to be read from the shard
+        else:
+            stem = os.path.splitext(os.path.basename(self.images.path(index)))[0]
+        slugs = [re.sub(r"[^A-Za-z0-9_-]", "_", text[:32]) for text in (name, stem)]
+        return "_".join([f"{position:08d}", *slugs])
+
+    def _check(self, shard: Path, positions: range) -> None:
+        keys = [self._key(position) for position in positions]
+        try:
+            with tarfile.open(shard, "r:") as tar:
+                found = [member.name.partition(".")[0] for member in tar]
+                num_records = -(-(tar.offset + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE)
+        except tarfile.TarError:
+            found, num_records = [], 0
+        whole = shard.stat().st_size == num_records * tarfile.RECORDSIZE
+        if not whole or found[::2] != keys or found[1::2] != keys:
+            raise ValueError(
+                f"pack: {shard} was there, and does not hold its {len(keys)} samples: it was "
+                "damaged or changed. Remove it, and run the same command again."
+            )
+
+    def _write(self, part: Path, positions: range, on_image: Callable[[], None]) -> list[Sample]:
+        samples = []
+        indices = self.order[positions.start : positions.stop].tolist()
+        with (
+            open(part, "wb") as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            for position, (index, stored) in zip(positions, self._stored(indices), strict=True):
+                data, ending, size = self._prepare(index, stored)
+                key, label = self._key(position), int(self.images.targets[index])
+                digest = blake2b(data, digest_size=16).digest()
+                samples.append(Sample(f"{key}.{ending}", label, digest, size))
+                _add(tar, samples[-1].name, data)
+                _add(tar, f"{key}.cls", b"%d" % label)
+                on_image()
+            tar.close()
+            file.flush()
+            os.fsync(file.fileno())
+            # Out of the page cache, so that it is verified as the disk gives it back.
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return samples
+
+    def _stored(self, indices: list[int]) -> Iterator[tuple[int, bytes]]:
+        ahead = ReadAhead(self.images, lambda n: indices[n * _READ_AT_ONCE :][:_READ_AT_ONCE])
+        batch = [NOTHING] * _READ_AT_ONCE
+        try:
+            for number, index in enumerate(indices):
+                turn, place = divmod(number, _READ_AT_ONCE)
+                if self.images.reads and not place:
+                    batch = ahead.batch(turn)
+                try:
+                    # What could not be read ahead is nothing: read again, to say why.
+                    stored = batch[place] if batch[place].size else self.images.encoded(index)
+                except OSError as error:
+                    reason = error.strerror or str(error)
+                    raise BadImageError(self.images.path(index), reason) from error
+                yield index, stored.tobytes()
+        finally:
+            ahead.close()
+
+    def _prepare(self, index: int, data: bytes) -> tuple[bytes, str, tuple[int, int] | None]:
+        """Bytes to write, their ending, and ``(width, height)`` where encoded anew."""
+        kinds = (k for k, begins in _BEGINNINGS.items() if re.match(begins, data, re.DOTALL))
+        ending = next(kinds, None)
+        if ending is None:
+            reason = "no image, or of a kind that is not supported" if data else "the file is empty"
+            raise BadImageError(self.images.path(index), reason)
+        if self.resize is None:
+            return data, ending, None
+        try:
+            return encode_anew(data, self.resize, self.quality)
+        except Exception as error:  # Pillow raises nearly anything on a broken file
+            raise BadImageError(self.images.path(index), str(error)) from error
+
+
+def _lie_in_shards(images: StoredImages) -> bool:
+    while isinstance(images, Selection):
+        images = images._images
+    return isinstance(images, PackedImages)
+
+
+def encode_anew(data: bytes, resize: int, quality: int) -> tuple[bytes, str, tuple[int, int]]:
+    """Encode an image file as a baseline JPEG: RGB, 4:2:0, upright, without metadata.
+
+    Args:
+        data: The image file.
+        resize: What the shorter side is shrunk to, in pixels, where it is longer.
+        quality: Of JPEG, 1 to 100.
+
+    Returns:
+        The new file, its ending ``"jpg"``, and its ``(width, height)`` in pixels.
+
+    Raises:
+        Exception: Pillow cannot decode it, with whatever Pillow raises.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as stored:
+            image = ImageOps.exif_transpose(stored)
+    if image.mode[0] in "IF":  # Pillow would clip these at 255
+        pixels = np.asarray(image)
+        if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError("pixels of more than 16 bits")
+        image = Image.fromarray(((pixels.astype(np.int64) + 128) // 257).astype(np.uint8))
+    image = image.convert("RGB")
+    short = min(image.size)
+    if short > resize:
+        width, height = (round(side * resize / short) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    image.info = {}  # or its comment would be written
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    return file.getvalue(), "jpg", image.size
+
+
+def verify_shard(path: str | os.PathLike[str], expected: Sequence[Sample]) -> None:
+    """Read a shard from its file and compare it with what it was written from.
+
+    Args:
+        path: The shard.
+        expected: Its samples, in their order.
+
+    Raises:
+        OSError: It cannot be read, or holds something else: says which sample.
+    """
+    with tarfile.open(path, "r:") as tar:
+        for sample in expected:
+            label = f"{sample.name.partition('.')[0]}.cls"
+            image = _next_member(tar, sample.name)
+            if blake2b(image, digest_size=16).digest() != sample.digest:
+                raise OSError(f"{sample.name} does not read back as it was written")
+            if _next_member(tar, label) != b"%d" % sample.label:
+                raise OSError(f"{label} does not read back as it was written")
+            if sample.size is not None:
+                with Image.open(io.BytesIO(image), formats=("JPEG",)) as decoded:
+                    decoded.load()
+                    if decoded.size != sample.size:
+                        raise OSError(f"{sample.name} is decoded to another size")
+        if tar.next() is not None:
+            raise OSError("it holds more than was written")
+
+
+def _next_member(tar: tarfile.TarFile, name: str) -> bytes:
+    member = tar.next()
+    file = tar.extractfile(member) if member is not None else None
+    if member is None or member.name != name or file is None:
+        raise OSError(f"{name} does not read back as it was written")
+    return file.read()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)  # of no user, no time, and mode 0644
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in an `OSError` what could not be written, and that the same command goes on."""
+    try:
+        yield
+    except (OSError, tarfile.TarError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(
+            f"pack: cannot write {path}: {reason}. Finished shards are kept: put this right, and "
+            "run the same command again to go on."
+        ) from error

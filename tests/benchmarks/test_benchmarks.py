@@ -1,0 +1,236 @@
+"""The benchmarks' own parts: data, peers, comparison, and the script for a GPU."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, JpegImagePlugin
+
+from dali_cutmix.tools.bench.inspection import check_batches
+from dali_cutmix.tools.bench.work import Work
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "others")]
+
+import clocks  # noqa: E402
+import compare  # noqa: E402
+import encoded  # noqa: E402
+import gpu  # noqa: E402
+import training  # noqa: E402
+from images import paint, write_images  # noqa: E402
+
+NUM_CLASSES = 3
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ImageFolder root of 36 made pictures in 3 classes."""
+    root = tmp_path_factory.mktemp("pictures")
+    write_images(root, 36, num_classes=NUM_CLASSES, num_processes=2)
+    return root
+
+
+@pytest.fixture
+def work(pictures: Path) -> Work:
+    return Work(data=str(pictures), num_classes=NUM_CLASSES, size=64, batch_size=8, threads=1)
+
+
+def test_pictures_are_the_same_bytes_from_one_seed_on_any_number_of_processes(
+    pictures: Path, tmp_path: Path
+) -> None:
+    again = write_images(tmp_path / "again", 36, num_classes=NUM_CLASSES, num_processes=1)
+    other = write_images(tmp_path / "other", 3, num_classes=NUM_CLASSES, seed=1)
+    first = sorted(pictures.rglob("*.jpg"))
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in first]
+    assert len({path.read_bytes() for path in first}) == 36
+    assert not {path.read_bytes() for path in other} & {path.read_bytes() for path in first}
+
+
+def test_pictures_have_the_bytes_per_pixel_of_photographs_in_baseline_420(pictures: Path) -> None:
+    num_bytes = num_pixels = 0
+    for path in pictures.rglob("*.jpg"):
+        with Image.open(path) as image:
+            assert "progressive" not in image.info
+            assert JpegImagePlugin.get_sampling(image) == 2  # 4:2:0
+            num_bytes += path.stat().st_size
+            num_pixels += image.width * image.height
+    # ImageNet has 0.55 on average; with 36 pictures of uneven content the mean moves by 0.1.
+    assert 0.35 < num_bytes / num_pixels < 0.75
+
+
+def test_amplitude_of_pictures_falls_with_frequency_as_that_of_photographs() -> None:
+    slopes = []
+    for seed in range(3):
+        gray = paint(np.random.default_rng(seed), 512).mean(-1)
+        window = np.hanning(512)
+        spectrum = np.abs(np.fft.fft2((gray - gray.mean()) * window * window[:, None]))
+        frequency = np.hypot(np.fft.fftfreq(512)[:, None], np.fft.fftfreq(512)[None])
+        edges = np.geomspace(0.01, 0.2, 12)
+        bins = np.digitize(frequency, edges)
+        levels = [np.log(spectrum[bins == one].mean()) for one in range(1, len(edges))]
+        slopes.append(np.polyfit(np.log(edges[:-1]), levels, 1)[0])
+    # Photographs: about -1 to -1.5 (white noise: 0).
+    assert -1.8 < np.mean(slopes) < -0.9
+
+
+def test_arguments_that_make_no_picture_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`scale` above 0, got 3, 10 and 0\.0\."):
+        write_images(tmp_path, 3, scale=0.0)
+
+
+PEERS = [
+    ("timm_loader", "timm_prefetcher", "timm"),
+    ("dali_plain", "dali_then_torch", "nvidia.dali"),
+    ("webdataset_loader", "webdataset_tensor", "webdataset"),
+    ("spdl_loader", "spdl_ffmpeg", "spdl"),
+    ("ffcv_loader", "ffcv_half_raw", "ffcv"),
+]
+
+
+@pytest.mark.parametrize("mix", ["cutmix", "none"])
+@pytest.mark.parametrize(("module", "opener", "needs"), PEERS)
+def test_every_peer_that_is_installed_does_the_work_asked_for(
+    work: Work, tmp_path: Path, module: str, opener: str, needs: str, mix: str
+) -> None:
+    pytest.importorskip(needs)
+    peer = importlib.import_module(module)
+    extra = {"folder": str(tmp_path)} if "encode_once" in vars(peer) else {}
+    asked = Work(**vars(work) | {"mix": mix, "extra": extra})
+    assert getattr(peer, f"{opener}_info")(asked)["version"]
+    loader = getattr(peer, opener)(asked)
+
+    def epochs() -> Iterator[Any]:
+        while True:
+            yield from loader
+
+    check_batches(list(islice(epochs(), 6)), asked)  # more than an epoch
+    if module == "spdl_loader":
+        return
+    first, second = (next(iter(loader))[0] for _ in range(2))
+    assert not bool((first == second).all())
+
+
+def test_a_peer_for_a_gpu_says_so_on_a_cpu(work: Work) -> None:
+    peer = importlib.import_module("torchvision_cuda")
+    with pytest.raises(RuntimeError, match="needs one: device is 'cpu', not 'cuda'"):
+        peer.torchvision_cuda(work)
+
+
+def test_data_is_rewritten_once_for_all_and_its_price_is_told(work: Work, tmp_path: Path) -> None:
+    written = []
+
+    def write(path: Path) -> None:
+        written.append(path)
+        path.write_bytes(bytes(1000))
+
+    asked = Work(**vars(work) | {"extra": {"folder": str(tmp_path / "new")}})
+    first, second = (encoded.encode_once(asked, "data", write) for _ in range(2))
+    assert len(written) == 1
+    assert first == second
+    assert first[0].read_bytes() == bytes(1000)
+    assert first[1]["encoded_bytes"] == 1000
+    assert first[1]["source_bytes"] == sum(p.stat().st_size for p in Path(work.data).rglob("*.jpg"))
+    with pytest.raises(ValueError, match='`extra` must have "folder"'):
+        encoded.encode_once(work, "data", write)
+
+
+def test_a_comparison_has_loaders_stages_and_the_way_to_install_what_is_missing(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "absent_peer.py").write_text(
+        'INSTALL = "pip install absent"\n\ndef absent(work):\n    import nothing_of_this_name\n'
+    )
+    monkeypatch.setattr(compare, "OTHERS", tmp_path)
+    entrants = (
+        compare.Entrant("absent", "absent_peer:absent"),
+        *(one for one in compare.ENTRANTS if one.name in ("dali_cutmix", "read only")),
+    )
+    rows = compare.compare(entrants, work, repeats=2, seconds=0.05, mixes=("cutmix",))
+    absent, ours, read = rows
+    assert absent["install"] == "pip install absent"
+    assert absent["error"].startswith("ModuleNotFoundError: No module named 'nothing_of_this_name'")
+    assert (ours["kind"], ours["mix"], len(ours["rates"])) == ("loader", "cutmix", 2)
+    assert (read["kind"], read["mix"], len(read["rates"])) == ("stage", "none", 2)
+    out = tmp_path / "results" / "compare.json"
+    compare.write_results(out, "compare", {}, rows)
+    assert set(json.loads(out.read_text())) == {"what", "date", "machine", "method", "rows"}
+    assert compare.table_of(rows).row_count == 3
+
+
+def test_every_entrant_runs_with_and_without_a_mix_and_only_where_it_can(work: Work) -> None:
+    pairs = compare.contestants_of(
+        compare.ENTRANTS, work, folder="elsewhere", ffcv_python="other-python"
+    )
+    mixes: dict[str, list[str]] = {}
+    for entrant, contestant in pairs:
+        mixes.setdefault(entrant.name, []).append(contestant.work.mix)
+        assert (contestant.python == "other-python") == entrant.name.startswith("FFCV")
+        assert ("folder" in contestant.work.extra) == entrant.writes
+        assert entrant.install()
+        module, _, opener = entrant.opener.partition(":")
+        assert callable(getattr(importlib.import_module(module), opener))
+    assert "torchvision on CUDA" not in mixes
+    stages = {one.name for one in compare.ENTRANTS if one.stage}
+    assert {name: ["none"] if name in stages else ["cutmix", "none"] for name in mixes} == mixes
+
+
+def test_the_ceiling_trains_on_different_real_batches_again_and_again(work: Work) -> None:
+    ceiling = training.in_memory(work)
+    first, second = list(ceiling), list(ceiling)
+    check_batches(first, work)
+    assert len(first) == training.NUM_KEPT
+    assert all(one[0] is two[0] for one, two in zip(first, second, strict=True))
+    assert not bool((first[0][0] == first[1][0]).all())
+    names = [one.name for one in training.contestants_of(work)]
+    assert names == ["tensors in memory", "dali_cutmix", "torch DataLoader, tensors"]
+
+
+def test_a_part_that_crashes_or_takes_too_long_is_recorded() -> None:
+    crashed = gpu.run_part("recovery", "{}", 60)
+    assert crashed["failed"].startswith("ended with status 1: ")
+    assert "KeyError: 'work'" in crashed["failed"]
+    assert gpu.run_part("recovery", "{}", 0.05)["failed"] == "not done after 0 s"
+
+
+def test_clocks_and_power_are_those_of_the_whole_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool, said = tmp_path / "nvidia-smi", tmp_path / "said"
+    lines = r"345, 3201, [N/A], 80.5, 0\n1980, 3201, [N/A], 500, 99\n1"
+    tool.write_text(f"#!/bin/sh\nprintf '{lines}'\n: > {said}\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    watched = clocks.Clocks()
+    while not said.exists():
+        time.sleep(0.01)
+    assert watched.end() == {
+        "clocks.sm": [345.0, 1162.5, 1980.0],
+        "clocks.mem": [3201.0, 3201.0, 3201.0],
+        "power.draw": [80.5, 290.25, 500.0],
+        "utilization.gpu": [0.0, 49.5, 99.0],
+    }
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert clocks.Clocks().end() is None
+
+
+def test_the_script_for_a_gpu_writes_what_each_part_found(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "gpu.json"
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--out", str(out), "--smoke"]
+    command += ["--device", "cpu", "--data", str(pictures), "--only", "empty_cuts"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    results = json.loads(out.read_text())
+    assert results["what"] == "gpu"
+    assert results["method"]["data"]["num_files"] == 36
+    empty_cuts = results["parts"]["empty_cuts"]
+    assert empty_cuts["found"] == {"extents_are_zero": True, "pixels_are_equal": True}
+    assert "failed" not in empty_cuts

@@ -1,0 +1,362 @@
+"""The README of the benchmarks: rendered from results, and stale when they change."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+MACHINE = {"cpu": "a processor", "cores": 2, "gpus": [], "versions": {"dali": "2.4.0"}}
+
+
+@pytest.fixture(autouse=True)
+def _in_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+@pytest.fixture
+def render() -> ModuleType:
+    return importlib.import_module("render")
+
+
+@pytest.fixture
+def model() -> ModuleType:
+    return importlib.import_module("model")
+
+
+def result(what: str, rows: list[dict[str, Any]], **method: Any) -> dict[str, Any]:
+    return {
+        "what": what,
+        "date": "2026-01-02",
+        "machine": MACHINE,
+        "method": {"device": "cpu", **method},
+        "rows": rows,
+    }
+
+
+def rates(name: str, median: float, **more: Any) -> dict[str, Any]:
+    spread = {"median": median, "min": median * 0.9, "max": median * 1.1}
+    measured = {"cpu_s_per_image": 0.002, "peak_memory": 2**30, "wait_share": None}
+    return {"name": name, "info": {}, **spread, **measured, **more}
+
+
+def comparison(**medians: float) -> dict[str, Any]:
+    """A comparison in which this loader makes 800 images/s, and others what is given."""
+    names = {"torch": "torch DataLoader, tensors", "ffcv": "FFCV, JPEG", "timm": "timm"}
+    rows = []
+    for name, median in {"dali_cutmix": 800.0, **medians}.items():
+        for mix, factor in (("cutmix", 1.0), ("none", 1.25)):
+            row = rates(names.get(name, name), median * factor, mix=mix, kind="loader")
+            rows.append(row)
+    rows.append(rates("decode only, region", 1000, mix="none", kind="stage"))
+    data = {"num_files": 2000, "mean_bytes": 110_000}
+    return result(
+        "compare", rows, data=data, size=224, batch_size=64, threads=2, repeats=5, seconds=3.0
+    )
+
+
+def write(folder: Path, name: str, content: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"2026-01-02_test_{name}.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def text_of(render: ModuleType, folder: Path) -> str:
+    folder.mkdir(exist_ok=True)
+    return str(render.page_of(folder, folder / "no counts").text)
+
+
+def test_readme_of_the_benchmarks_is_what_the_results_say(render: ModuleType) -> None:
+    assert render.stale(render.page_of()) == []
+
+
+def test_a_variant_is_called_faster_only_where_every_turn_was(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    def row(name: str, rates: list[float]) -> dict[str, Any]:
+        spread = {"median": rates[1], "min": rates[0], "max": rates[2]}
+        return {"name": name, "mix": "cutmix", "rates": rates, **spread}
+
+    rows = [row("as it is", [90, 100, 110]), row("a", [105, 120, 130]), row("b", [111, 115, 120])]
+    rows += [row("c", [50, 60, 89]), row("d", [50, 60, 91])]
+    data = {"num_files": 10, "mean_bytes": 1000}
+    method = {"data": data, "size": 224, "batch_size": 64, "threads": 2, "repeats": 3, "seconds": 1}
+    write(tmp_path, "variants", result("variants", rows, **method))
+    text = text_of(render, tmp_path)
+    assert "every turn: b; slower in every turn: c." in text
+    assert "| a | 120 (105 to 130) | 1.20 |" in text
+
+
+def test_front_page_shows_what_the_results_say(render: ModuleType) -> None:
+    front = (BENCHMARKS.parent / "README.md").read_text()
+    assert render.front_of(render.page_of(), front) == front
+
+
+def test_front_page_ranks_the_loaders_and_keeps_its_own_text(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    write(tmp_path, "compare", comparison(ffcv=1000, torch=400, timm=300))
+    front = f"above\n{render.BEGIN}\n| stale |\n{render.END}\nbelow\n"
+    made = render.front_of(render.page_of(tmp_path, tmp_path / "none"), front)
+    assert made.startswith("above\n")
+    assert made.endswith("\nbelow\n")
+    assert "stale" not in made
+    ranked = ("FFCV, JPEG", "**dali_cutmix**", "torch DataLoader, tensors", "timm")
+    places = [made.index(f"| {name}") for name in ranked]
+    assert places == sorted(places)
+    with pytest.raises(ValueError, match=r"^README\.md has no lines"):
+        render.front_of(render.page_of(tmp_path, tmp_path / "none"), "nothing")
+
+
+def test_a_number_that_changes_makes_the_readme_stale(render: ModuleType, tmp_path: Path) -> None:
+    path = write(tmp_path / "results", "compare", comparison(torch=400))
+    readme, pictures = tmp_path / "README.md", tmp_path / "pictures"
+    render.write(render.page_of(path.parent), readme, pictures)
+    assert render.stale(render.page_of(path.parent), readme, pictures) == []
+    path.write_text(json.dumps(comparison(torch=401)))
+    changed = render.stale(render.page_of(path.parent), readme, pictures)
+    assert any(line.startswith("+") and "401 (361 to 441)" in line for line in changed)
+
+
+def test_a_picture_of_other_data_is_stale_and_is_drawn_anew(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    rows = [
+        {"name": "dali_cutmix", "batch_size": size, "peak_memory": size * 2**20, "before": 0}
+        for size in (32, 64)
+    ]
+    content = result("memory", rows, size=224, threads=2)
+    path = write(tmp_path / "results", "memory", content)
+    readme, pictures = tmp_path / "README.md", tmp_path / "pictures"
+    render.write(render.page_of(path.parent), readme, pictures)
+    shutil.copy(pictures / "memory.png", tmp_path / "old.png")
+    rows[0]["peak_memory"] += 1
+    path.write_text(json.dumps(content))
+    page = render.page_of(path.parent)
+    render.write(page, readme, pictures)
+    assert render.stale(page, readme, pictures) == []
+    shutil.copy(tmp_path / "old.png", pictures / "memory.png")
+    assert render.stale(page, readme, pictures) == [
+        "memory.png was made from other data, or is missing"
+    ]
+
+
+def test_what_was_not_measured_says_what_measures_it(render: ModuleType, tmp_path: Path) -> None:
+    text = text_of(render, tmp_path)
+    for script in (
+        "compare",
+        "variants",
+        "training",
+        "bytes_moved",
+        "scale",
+        "memory",
+        "reading",
+        "gpu",
+    ):
+        assert f"Not yet measured. `python benchmarks/{script}.py" in text, script
+        assert script in ("gpu", "training") or (BENCHMARKS / f"{script}.py").exists()
+
+
+def test_the_baseline_is_in_the_first_row_and_who_is_ahead_is_told(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    write(tmp_path, "compare", comparison(ffcv=1000, torch=400, timm=300))
+    lines = text_of(render, tmp_path).splitlines()
+    head = next(n for n, line in enumerate(lines) if line.startswith("| images per second"))
+    names = [line.split("|")[1].strip() for line in lines[head + 2 : head + 6]]
+    assert names == ["torch DataLoader, tensors", "FFCV, JPEG", "**dali_cutmix**", "timm"]
+    reading = next(line for line in lines if line.startswith("With CutMix this loader's rate"))
+    assert reading == (
+        "With CutMix this loader's rate is 2.00 times the fastest torch loader's (target 1.6, "
+        "met), 0.80 times FFCV's on JPEGs (target 1.3, missed) and 0.80 times that of decode "
+        "only, region (target 0.65, met); mixing costs it 20.0 % (target at most 3%, missed). "
+        "Ahead of it: FFCV, JPEG 1.25 times and FFCV, JPEG 1.25 times without mixing."
+    )
+
+
+def test_a_loader_that_did_not_run_is_shown_with_the_reason(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    content = comparison(torch=400)
+    missing = {"name": "SPDL", "kind": "loader", "error": "ModuleNotFoundError: spdl", "info": {}}
+    broken = {"name": "timm", "kind": "loader", "error": "ValueError: a | b", "info": {}}
+    for mix in ("cutmix", "none"):
+        content["rows"] += [missing | {"mix": mix, "install": "pip install spdl"}]
+        content["rows"] += [broken | {"mix": mix}]
+    write(tmp_path, "compare", content)
+    text = text_of(render, tmp_path)
+    assert "| SPDL | did not run: not there: `pip install spdl` |" in text
+    assert "| timm | did not run: ValueError: a / b |" in text
+
+
+def test_a_loader_that_ran_with_one_mix_only_is_shown_as_far_as_it_ran(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    content = comparison(torch=400)
+    content["rows"].append(rates("deep", 600, mix="cutmix", kind="loader"))
+    content["rows"].append(rates("other", 600, mix="mixup", kind="loader"))
+    write(tmp_path, "compare", content)
+    text = text_of(render, tmp_path)
+    assert "| deep | 600 (540 to 660) | 1.50 | - | - |" in text
+    assert "| other | ran with another mix only | - |" in text
+
+
+def test_the_newest_result_of_a_kind_is_shown(render: ModuleType, tmp_path: Path) -> None:
+    write(tmp_path, "compare", comparison(torch=400))
+    newer = tmp_path / "2026-01-03_test_compare.json"
+    newer.write_text(json.dumps(comparison(torch=500)))
+    assert "1.60 times the fastest torch loader's (target 1.6, met)" in text_of(render, tmp_path)
+
+
+def test_a_result_of_a_gpu_does_not_take_the_place_of_one_of_the_cpu(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    content = comparison(torch=400)
+    content["method"]["device"] = "cuda"
+    write(tmp_path, "compare", content)
+    cpu, gpu = text_of(render, tmp_path).split("## On a GPU")
+    assert "Not yet measured. `python benchmarks/compare.py" in cpu
+    assert "2.00 times the fastest torch loader's (target 8, missed)" in gpu
+
+
+def test_a_file_that_is_no_result_is_named(render: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "2026-01-02_test_compare.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"2026-01-02_test_compare\.json: no result"):
+        render.page_of(tmp_path)
+
+
+def test_parts_of_a_gpu_run_are_shown_and_those_that_failed_say_why(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    rows = comparison(torch=100)["rows"]
+    found = {
+        "engines": {"found": {"jpeg_engines": {"engines": 7, "cores_per_engine": 1}}},
+        "loader": {"found": [r for r in rows if r["name"] != "torch DataLoader, tensors"]},
+        "peers": {"found": [r for r in rows if r["name"] == "torch DataLoader, tensors"]},
+        "decode": {
+            "found": [rates("hw_decoder_load 0.99", 7000)],
+            "gpu": {"power.draw": [1, 2, 3]},
+        },
+        "training": {"failed": "not done after 150 s"},
+    }
+    content = result("gpu", []) | {"parts": found}
+    content["method"] |= comparison()["method"] | {"device": "cuda"}
+    write(tmp_path, "gpu", content)
+    text = text_of(render, tmp_path).split("## On a GPU")[1]
+    assert "8.00 times the fastest torch loader's (target 8, met)" in text
+    assert "| hw_decoder_load 0.99 | 7,000 (6,300 to 7,700) |" in text
+    assert "power.draw 1.00 to 3.00, median 2.00" in text
+    assert "### Training\n\nFailed: not done after 150 s" in text
+    gpu_sections = importlib.import_module("gpu_sections")
+    assert gpu_sections.engine_rate(content) == 1000
+
+
+def curves(model: ModuleType, costs: tuple[float, ...], exponent: float) -> dict[str, Any]:
+    """A scale result whose rates follow the model's law to the digit."""
+    law = model.Model(costs, exponent)
+    files = {
+        "small": {"bytes": 30_000.0, "pixels": 90_000.0},
+        "stored": {"bytes": 110_000.0, "pixels": 190_000.0},
+        "larger": {"bytes": 300_000.0, "pixels": 750_000.0},
+        "largest": {"bytes": 1_100_000.0, "pixels": 3_000_000.0},
+    }
+    base = {"size": 224, "batch_size": 64, "threads": 2, "device": "cpu", "extra": {}}
+    points = [
+        *(("batch size", n, "stored", base | {"batch_size": n}) for n in (32, 64, 128, 256)),
+        *(("image size", n, "stored", base | {"size": n}) for n in (128, 176, 224, 512)),
+        *(("threads", n, "stored", base | {"threads": n}) for n in (1, 2)),
+        *(("source size", name, name, base) for name in files),
+    ]
+    rows = []
+    for curve, x, name, work in points:
+        for kind in (model.OURS, model.DECODE, model.RESIZE):
+            row = {"curve": curve, "x": x, "files": files[name], "work": work}
+            point = model.Point.of(row | {"name": kind}, 2)
+            rows.append(row | rates(kind, law.rate(point)))
+    return result("scale", rows, base=base, repeats=5)
+
+
+COSTS = (3e-9, 1e-9, 5e-9, 4e-9, 2e-3, 3e-5, 2e-9)
+
+
+def test_the_model_predicts_points_it_has_not_seen_where_its_law_holds(model: ModuleType) -> None:
+    found, predictions = model.model_of(curves(model, COSTS, 0.8))
+    assert len(predictions) >= 8
+    assert max(abs(one.error) for one in predictions) < 0.01
+    assert found.exponent == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_point_that_is_off_its_law_is_told(model: ModuleType) -> None:
+    scaling = importlib.import_module("scaling")
+    content = curves(model, COSTS, 0.8)
+    _, unseen = model.split(content["rows"])
+    next(row for row in unseen if row["name"] == model.DECODE)["median"] *= 2
+    _, predictions = model.model_of(content)
+    said = scaling.read_predictions(predictions)
+    near = len(predictions) - 1
+    assert said.startswith(f"Not all within 15%: {near} of {near + 1} points")
+    assert "off by 50.0 %" in said
+
+
+def test_no_point_is_both_fitted_and_predicted(model: ModuleType) -> None:
+    rows = curves(model, COSTS, 0.8)["rows"]
+    fitted, predicted = model.split(rows)
+    assert fitted
+    assert predicted
+    keys = [
+        {json.dumps([row["name"], row["work"], row["files"]], sort_keys=True) for row in half}
+        for half in (fitted, predicted)
+    ]
+    assert not keys[0] & keys[1]
+
+
+def test_eight_gpus_need_eight_times_the_cores_of_one(model: ModuleType) -> None:
+    result = curves(model, COSTS, 1.0)
+    law = model.Model((*COSTS[:4], 0.0, 0.0, 0.0), 1.0)
+    point = model.base_points(result)["stored"]
+    per_core = law.rate(replace(point, threads=1))
+    assert law.cores(8 * per_core - 1e-6, point) == 8
+    assert law.cores(80 * per_core - 1e-6, point) == 80
+
+
+def test_too_few_points_make_no_model(model: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"fit: `points` must be at least 7, got 1\."):
+        model.fit([model.Point(model.OURS, 1.0, 1.0, 224, 64, 2)], [1.0])
+
+
+def test_curves_are_drawn_with_every_loader_and_point(model: ModuleType, tmp_path: Path) -> None:
+    plots = importlib.import_module("plots")
+    drawn = plots.scale_plots(curves(model, COSTS, 0.8))
+    assert list(drawn) == ["batch size", "image size", "threads", "source size"]
+    assert [point[0] for point in drawn["batch size"].lines[model.OURS]] == [32, 64, 128, 256]
+    for plot in drawn.values():
+        assert not plot.is_drawn(tmp_path)
+        plot.draw(tmp_path)
+        assert plot.is_drawn(tmp_path)
+
+
+@pytest.mark.parametrize("most", [0.9, 3.7, 1600.0, 250_000.0])
+def test_an_axis_is_labelled_with_the_values_of_its_lines(
+    most: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    points = [(1, most / 2, most / 2, most / 2), (2, most, most, most)]
+    importlib.import_module("plots").Plot("name", "title", "x", "y", {"ours": points}).draw(
+        tmp_path
+    )
+    (figure,) = figures
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    labels = [label.get_text().replace(",", "") for label in axes.get_yticklabels()]
+    assert [float(label) for label in labels] == pytest.approx(list(axes.get_yticks()))

@@ -1,0 +1,163 @@
+"""The mixed loss: equal to PyTorch's on dense rows, without making them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import reference
+from dali_cutmix import MixedTarget, dense_target, mixed_cross_entropy
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+SMOOTHINGS = [0.0, 0.1, 1.0]
+# Rounding of the result of a few dozen sums of numbers below 16, relative to the type's precision.
+TOLERANCES = {
+    torch.float64: 1e-13,
+    torch.float32: 2e-6,
+    torch.float16: 2e-6,  # computed in float32
+    torch.bfloat16: 2e-6,
+}
+
+
+def some_target(batch_size: int, num_classes: int, device: str = "cpu") -> MixedTarget:
+    """Random classes, some pairs equal; weights of 0 and 1 among others."""
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(num_classes, (batch_size, 2), generator=generator)
+    label[::4, 1] = label[::4, 0]
+    kept = torch.rand(batch_size, generator=generator)
+    kept[:2] = torch.tensor([0.0, 1.0])
+    return MixedTarget(label.to(device), torch.stack([kept, 1 - kept], dim=1).to(device))
+
+
+def some_logits(
+    batch_size: int, num_classes: int, dtype: torch.dtype, device: str = "cpu"
+) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    logits = 4 * torch.randn(batch_size, num_classes, generator=generator)
+    return logits.to(device, dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_pair_and_dense_targets_give_the_loss_and_gradients_of_torch_on_dense_rows(
+    dtype: torch.dtype, smoothing: float, device: str
+) -> None:
+    pair = some_target(64, 10, device)
+    rows = dense_target(pair, 10)
+    precise = torch.float64 if dtype == torch.float64 else torch.float32
+    results = []
+    for target in (pair, rows, None):
+        logits = some_logits(64, 10, dtype, device)
+        if target is None:  # what is promised
+            loss = F.cross_entropy(logits.to(precise), rows.to(precise), label_smoothing=smoothing)
+        else:
+            loss = mixed_cross_entropy(logits, target, label_smoothing=smoothing)
+            assert loss.shape == ()
+            assert loss.dtype == precise
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert gradient.dtype == dtype
+        results.append((loss.item(), gradient.double().cpu()))
+    *found, (loss, gradient) = results
+    for one_loss, one_gradient in found:
+        assert one_loss == pytest.approx(loss, rel=TOLERANCES[dtype])
+        # Gradients are at most 1 / 64, and rounded to the logits' own type.
+        atol = max(TOLERANCES[dtype], torch.finfo(dtype).eps) / 64
+        torch.testing.assert_close(one_gradient, gradient, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_loss_is_the_formula_of_cross_entropy(smoothing: float) -> None:
+    pair = some_target(32, 7)
+    logits = some_logits(32, 7, torch.float64).detach()
+    rows = np.zeros((32, 7))
+    for row, classes, weights in zip(rows, pair.label, pair.weight.double(), strict=True):
+        for one, weight in zip(classes, weights, strict=True):
+            row[one] += weight
+    wanted = reference.cross_entropy(logits.numpy(), rows, smoothing)
+    assert mixed_cross_entropy(logits, pair, smoothing).item() == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_class_indices_are_taken_as_torch_takes_them(dtype: torch.dtype, smoothing: float) -> None:
+    logits = some_logits(16, 5, dtype).detach()
+    label = torch.arange(16) % 5
+    wanted = F.cross_entropy(
+        logits if dtype == torch.float64 else logits.float(), label, label_smoothing=smoothing
+    )
+    torch.testing.assert_close(
+        mixed_cross_entropy(logits, label, smoothing), wanted, rtol=0, atol=0
+    )
+
+
+def test_smoothing_applies_to_samples_that_were_not_mixed_too() -> None:
+    logits = some_logits(16, 5, torch.float64).detach()
+    label = torch.arange(16) % 5
+    unmixed = MixedTarget(label[:, None].expand(-1, 2), torch.tensor([[1.0, 0.0]]).expand(16, 2))
+    found = mixed_cross_entropy(logits, unmixed, label_smoothing=0.1)
+    wanted = F.cross_entropy(logits, label, label_smoothing=0.1)
+    torch.testing.assert_close(found, wanted, rtol=1e-13, atol=0)
+    assert not torch.isclose(found, F.cross_entropy(logits, label))
+
+
+@pytest.mark.parametrize("form", ["pair", "dense"])
+def test_half_precision_loses_nothing_to_the_weights(form: str) -> None:
+    # In bfloat16 a weight of .999 would be 1, and 100 such losses could not be told apart.
+    pair = MixedTarget(torch.tensor([[0, 1]] * 100), torch.tensor([[0.999, 0.001]] * 100))
+    logits = torch.tensor([[8.0, -8.0]] * 100, dtype=torch.bfloat16)
+    target = pair if form == "pair" else dense_target(pair, 2)
+    assert mixed_cross_entropy(logits, target).item() == pytest.approx(0.016, rel=1e-4)
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the storages of one size that operators return anew."""
+
+    def __init__(self, numel: int, known: torch.Tensor) -> None:
+        super().__init__()
+        self.numel = numel
+        self.seen = {known.untyped_storage().data_ptr()}
+        self.held: list[torch.Tensor] = []  # kept, so that no address is given out twice
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for one in tree_leaves(result):
+            storage = one.untyped_storage() if isinstance(one, torch.Tensor) else None
+            # Half of the float32 size, to see one in half precision too.
+            if storage is not None and storage.size() >= self.numel * 2:
+                if storage.data_ptr() not in self.seen:
+                    self.held.append(one)
+                self.seen.add(storage.data_ptr())
+        return result
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_pair_form_of_many_classes_makes_no_dense_target(smoothing: float) -> None:
+    # ImageNet-21k: a dense target of float32 would be 89 MB, and as much again for what reads it.
+    batch_size, num_classes = 1024, 21_841
+    logits = torch.zeros(batch_size, num_classes, requires_grad=True)
+    pair = some_target(batch_size, num_classes)
+    counts = []
+    for target in (pair, pair.label[:, 0]):
+        with Allocations(batch_size * num_classes, logits) as seen:
+            if target is pair:
+                mixed_cross_entropy(logits, target, smoothing)
+            else:
+                F.cross_entropy(logits, target, label_smoothing=smoothing)
+        counts.append(len(seen.held))
+    # The logarithm of the softmax, which any cross entropy needs for its gradient.
+    assert counts == [1, 1]
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.5, float("nan"), "0.1"], ids=repr)
+def test_smoothing_that_is_no_share_is_refused(smoothing: Any) -> None:
+    message = f"mixed_cross_entropy: `label_smoothing` must be in [0, 1], got {smoothing!r}."
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        mixed_cross_entropy(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), smoothing)

@@ -1,0 +1,232 @@
+"""One of several mixes for each batch: which, and all of it, as torchvision's ``RandomChoice``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ks_2samp
+from torchvision.transforms import v2
+
+from dali_cutmix import (
+    CutMix,
+    Cutout,
+    DataLoader,
+    EvalTransform,
+    ImageArrays,
+    MixUp,
+    RandomChoice,
+    TrainTransform,
+    contact_sheet,
+)
+from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.mixing.choice import ChosenPlan
+from graphs import BACK_ENDS, on, run
+
+SIZE = (16, 24)
+BOTH = RandomChoice([CutMix.torchvision(), MixUp.torchvision(0.4)])
+
+
+def plans(mix: RandomChoice, num: int, batch_size: int = 4, seed: int = 0) -> list[ChosenPlan]:
+    """As many plans as the loader would draw in an epoch."""
+    return [mix.plan(SIZE, seed=HostDraws(batch_size, seed, 0, at, 0)) for at in range(num)]
+
+
+@pytest.mark.parametrize("weights", [None, (0.2, 0.8), (3, 1), (1, 0)])
+def test_mixes_come_as_often_and_keep_as_much_as_torchvisions(weights: Any) -> None:
+    num = 3000
+    found = plans(RandomChoice(BOTH.mixes, weights), num)
+    probs = None if weights is None else list(weights)
+    theirs = v2.RandomChoice(
+        [v2.CutMix(num_classes=4), v2.MixUp(num_classes=4, alpha=0.4)], p=probs
+    )
+    images = torch.zeros(4, 4, *SIZE)
+    images[range(4), range(4)] = 1  # one channel per sample
+    kept: dict[bool, list[float]] = {True: [], False: []}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(1000):
+            mixed, target = theirs(images, torch.arange(4))
+            is_pasted = bool(((mixed == 0) | (mixed == 1)).all())
+            kept[is_pasted].append(float(target[0, 0]))
+    chosen = np.array([one.choice[0] for one in found])
+    share = 0.5 if weights is None else weights[0] / sum(weights)
+    for measured, count in ((np.mean(chosen == 0), num), (len(kept[True]) / 1000, 1000)):
+        # Four and a half standard errors of a share of coins, of torchvision's as of ours; and
+        # one in a thousand of its pastes fills the image or nothing, as a blend may.
+        assert abs(measured - share) <= 4.5 * (share * (1 - share) / count) ** 0.5 + 0.001
+    for which, is_pasted in ((0, True), (1, False)):
+        ours = [float(one.kept[0]) for one, c in zip(found, chosen, strict=True) if c == which]
+        assert bool(ours) == bool(kept[is_pasted])
+        if ours:
+            assert ks_2samp(ours, kept[is_pasted]).pvalue > 0.001
+
+
+def test_all_samples_of_a_batch_take_the_same_mix_and_its_plan() -> None:
+    mix = RandomChoice([CutMix(), MixUp(), Cutout(side=4)])
+    seen = set()
+    for one in plans(mix, 60, batch_size=5):
+        assert len(set(one.choice.tolist())) == 1
+        which = int(one.choice[0])
+        seen.add(which)
+        for name in ("own", "partner", "lam", "kept"):
+            value = getattr(one, name)
+            np.testing.assert_array_equal(value, getattr(one.plans[which], name))
+            assert value.dtype == getattr(one.plans[which], name).dtype
+        for name in ("anchor", "extent"):
+            wanted = getattr(one.plans[which], name)
+            wanted = np.zeros((5, 2)) if wanted is None else wanted
+            np.testing.assert_array_equal(getattr(one, name), wanted)
+            assert getattr(one, name).dtype == np.int32
+    assert seen == {0, 1, 2}
+    assert plans(RandomChoice([MixUp(), MixUp(0.2)]), 1)[0].extent is None
+
+
+def test_two_mixes_of_one_kind_draw_apart() -> None:
+    (one,) = plans(RandomChoice([CutMix(), CutMix()]), 1)
+    assert (one.plans[0].lam != one.plans[1].lam).all()
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_chosen_mix_makes_the_pixels_that_it_makes_alone(back_end: str) -> None:
+    """Fed to a graph, the operands of the choice do what those of the chosen mix do."""
+    mix = RandomChoice([CutMix(), MixUp(), Cutout(side=6, fill=9)])
+    images = np.random.default_rng(0).integers(0, 256, (5, *SIZE, 3)).astype(np.uint8)
+    seen = set()
+    for plan in plans(mix, 12, batch_size=5):
+        which = int(plan.choice[0])
+        seen.add(which)
+        alone = mix.mixes[which]
+        made = []
+        for one, own in ((mix, plan), (alone, plan.plans[which])):
+            operands = one.operands(own)
+
+            def define(image: Any, *fed: Any, one: Any = one, names: Any = tuple(operands)) -> Any:
+                named = dict(zip(names, fed, strict=True))
+                return [one.operate(on(back_end, image), named)]
+
+            ((pixels,),) = run(define, [(images, *operands.values())], back_end)
+            made.append(pixels)
+        assert made[0].dtype == np.float32
+        np.testing.assert_array_equal(*made)
+    assert seen == {0, 1, 2}
+
+
+def test_bytes_stay_bytes_where_no_mix_blends() -> None:
+    for mixes, is_float in (
+        ([CutMix(), Cutout(side=4)], False),
+        ([CutMix(), MixUp(prob=0.0)], False),
+        ([CutMix(), MixUp()], True),
+    ):
+        mix = RandomChoice(mixes)
+        assert mix.makes_float == is_float
+
+        def define(image: Any, mix: Any = mix) -> Any:
+            return [mix.apply(image, mix.plan(SIZE))]
+
+        ((made,),) = run(define, [(np.zeros((3, *SIZE, 3), np.uint8),)])
+        assert (made.dtype == np.float32) == is_float
+
+
+@pytest.mark.parametrize("size", [(15, 24), (17, 24), (16, 23), (20, 30)])
+def test_images_of_another_size_than_the_plans_fail_in_the_first_batch(
+    size: tuple[int, int],
+) -> None:
+    def define(image: Any) -> Any:
+        return [BOTH.apply(image, BOTH.plan(SIZE))]
+
+    with pytest.raises(RuntimeError, match=r"\bslice\b"):
+        run(define, [(np.zeros((3, *size, 3), np.uint8),)])
+
+
+def test_a_choice_of_what_only_erases_leaves_labels_alone() -> None:
+    source = ImageArrays(np.full((9, 16, 16, 3), 200, np.uint8), np.arange(9))
+    mix = RandomChoice([Cutout(side=4, fill=0), Cutout(side=8, fill=0)])
+    assert not mix.mixes_labels
+    with DataLoader(
+        source, 3, transform=EvalTransform(16, 16), mix=mix, dtype=torch.uint8, with_plan=True
+    ) as loader:
+        for image, label, plan in loader:
+            assert label.dtype == torch.int64
+            assert torch.equal((image[:, 0] == 200).float().mean(dim=(1, 2)), plan.kept)
+
+
+def test_a_batch_that_is_erased_keeps_its_labels_beside_others_that_are_mixed() -> None:
+    source = ImageArrays(np.full((64, 16, 16, 3), 200, np.uint8), np.arange(64))
+    mix = RandomChoice([CutMix(), Cutout(side=8, fill=0)])
+    seen = set()
+    with DataLoader(
+        source, 4, transform=TrainTransform(16, pad=0), mix=mix, dtype=torch.uint8, target="pair"
+    ) as loader:
+        for image, target in loader:
+            is_erased = bool((image == 0).any())
+            seen.add(is_erased)
+            if is_erased:
+                assert torch.equal(target.weight, torch.tensor([[1.0, 0.0]]).expand(4, 2))
+                assert torch.equal(target.label[:, 0], target.label[:, 1])
+            else:
+                assert (target.label[:, 0] != target.label[:, 1]).all()
+    assert seen == {True, False}
+
+
+def test_loader_serves_the_same_choices_whatever_the_threads_and_shows_them() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3)).astype(np.uint8)
+    source = ImageArrays(images, np.arange(24) % 3)
+    mix = RandomChoice([CutMix(), MixUp()])
+    runs = []
+    for num_workers, prefetch in ((1, 1), (3, 4)):
+        with DataLoader(
+            source,
+            4,
+            shuffle=True,
+            transform=TrainTransform(16, pad=2),
+            mix=mix,
+            with_plan=True,
+            num_workers=num_workers,
+            prefetch=prefetch,
+            dtype=torch.uint8,
+        ) as loader:
+            runs.append(list(loader))
+    for one, other in zip(*runs, strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+    for image, target, plan in runs[0][:3]:
+        contact_sheet(image, target, plan, classes=list("abc"))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: RandomChoice([]),
+            "RandomChoice: `mixes` must be a list of at least one mix, got [].",
+        ),
+        (
+            lambda: RandomChoice(CutMix()),  # type: ignore[arg-type]
+            f"RandomChoice: `mixes` must be a list of at least one mix, got {CutMix()!r}.",
+        ),
+        (
+            lambda: RandomChoice([CutMix(), v2.MixUp(num_classes=3)]),
+            f"RandomChoice: `mixes` must hold mixes, got {v2.MixUp(num_classes=3)!r}. Pass mixes "
+            "of dali_cutmix, such as `CutMix()`.",
+        ),
+        *(
+            (
+                lambda weights=weights: RandomChoice([CutMix(), MixUp()], weights),
+                "RandomChoice: `weights` must be 2 numbers of at least 0, one for each mix, and "
+                f"not all 0, got {weights!r}.",
+            )
+            for weights in ([1], [1, -1], [0, 0], [1, float("inf")], 0.5)
+        ),
+        (
+            lambda: BOTH.operands(CutMix().plan(SIZE, seed=HostDraws(2, 0, 0, 0, 0))),
+            "RandomChoice: `plan` must be one of its own, by `plan`, got 'MixPlan'.",
+        ),
+    ],
+)
+def test_bad_choices_are_refused_with_the_way_out(make: Any, message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
+        make()
+    assert str(caught.value) == message

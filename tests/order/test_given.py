@@ -1,0 +1,373 @@
+"""Samplers of one's own: what they yield is what is served."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    RandomSampler,
+    Sampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+from torch.utils.data.distributed import DistributedSampler
+
+from dali_cutmix import CutMix, DataLoader, EvalTransform, Shard, TrainTransform
+
+TINY = EvalTransform(resize=8, size=8)
+
+
+def numbered(root: Path, **settings: Any) -> DataLoader:
+    return DataLoader(root, **{"transform": TINY, "dtype": torch.uint8, **settings})
+
+
+def batches(loader: DataLoader) -> list[list[int]]:
+    """The numbers that the images tell, batch by batch."""
+    return [(image[:, 0, 0, 0] // 10).tolist() for image, _ in loader]
+
+
+def served(loader: DataLoader) -> list[int]:
+    return [number for batch in batches(loader) for number in batch]
+
+
+class Repeated(Sampler[int]):
+    """Four samples, three times each, as repeated augmentation has them; others each epoch."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return 12
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([(4 * self.epoch + i // 3) % 23 for i in range(12)])
+
+
+def test_indices_are_served_in_the_order_given(numbered_folder: Path) -> None:
+    order = [22, 0, 7, 7, 3]
+    assert batches(numbered(numbered_folder, sampler=order, batch_size=2)) == [[22, 0], [7, 7], [3]]
+    loader = numbered(numbered_folder, sampler=torch.tensor(order), batch_size=2, drop_last=True)
+    assert batches(loader) == [[22, 0], [7, 7]]
+    assert len(loader) == 2
+
+
+def test_torchs_samplers_serve_what_they_stand_for(numbered_folder: Path) -> None:
+    weights = [0.0] * 20 + [1.0] * 3
+    weighted = served(numbered(numbered_folder, sampler=WeightedRandomSampler(weights, 50)))
+    assert len(weighted) == 50
+    assert set(weighted) == {20, 21, 22}
+    subset = served(numbered(numbered_folder, sampler=SubsetRandomSampler([3, 5, 8, 13])))
+    assert sorted(subset) == [3, 5, 8, 13]
+    everything = served(numbered(numbered_folder, sampler=RandomSampler(range(23))))
+    assert sorted(everything) == list(range(23))
+    assert everything != list(range(23))
+
+
+def test_samplers_that_draw_follow_the_loaders_seed_and_the_epoch(numbered_folder: Path) -> None:
+    def epochs(seed: int) -> list[list[int]]:
+        loader = numbered(numbered_folder, sampler=RandomSampler(range(23)), seed=seed)
+        return [served(loader), served(loader)]
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = epochs(seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first[0] != first[1]
+    torch.manual_seed(2)
+    assert epochs(seed=0) == first
+    assert epochs(seed=1) != first
+
+
+def test_sampler_with_a_generator_of_its_own_uses_it(numbered_folder: Path) -> None:
+    def order() -> RandomSampler:
+        return RandomSampler(range(23), generator=torch.Generator().manual_seed(5))
+
+    assert served(numbered(numbered_folder, sampler=order())) == list(order())
+
+
+def test_samplers_epoch_is_set_by_the_loader_and_may_be_set_on_it(numbered_folder: Path) -> None:
+    loader = numbered(numbered_folder, sampler=Repeated(), batch_size=3)
+    assert batches(loader) == [[0] * 3, [1] * 3, [2] * 3, [3] * 3]
+    assert served(loader)[0] == 4
+    loader.set_epoch(4)
+    assert served(loader)[0] == 16
+    loader.sampler.set_epoch(2)  # as trainers do, which know the sampler only
+    assert served(loader)[0] == 8
+    assert served(loader)[0] == 12
+
+
+def test_distributed_sampler_of_torchs_is_served_as_it_is(numbered_folder: Path) -> None:
+    reference = DistributedSampler(range(23), 4, 1, shuffle=True, seed=3)
+    loader = numbered(numbered_folder, sampler=DistributedSampler(range(23), 4, 1, seed=3))
+    for epoch in (0, 2):
+        reference.set_epoch(epoch)
+        loader.set_epoch(epoch)
+        assert served(loader) == list(reference)
+
+
+def test_batches_are_served_as_the_batch_sampler_makes_them(numbered_folder: Path) -> None:
+    made = [[1, 2, 3], [9, 8, 7], [4]]
+    loader = numbered(numbered_folder, batch_sampler=made)
+    assert batches(loader) == made
+    assert (len(loader), loader.batch_size, loader.batch_sampler) == (3, 3, made)
+    inside = DistributedSampler(range(23), 2, 0, seed=3)
+    loader = numbered(numbered_folder, batch_sampler=BatchSampler(inside, 5, drop_last=True))
+    assert loader.sampler is inside
+    for epoch in (0, 1):
+        inside.set_epoch(epoch)
+        expected = list(inside)
+        inside.set_epoch(0)
+        loader.set_epoch(epoch)
+        assert served(loader) == expected[:10]
+    drawn = BatchSampler(RandomSampler(range(23)), 5, drop_last=False)
+    loader = numbered(numbered_folder, batch_sampler=drawn)
+    assert served(loader) != served(loader)
+
+
+def test_partners_of_a_batch_samplers_batches_come_from_the_batch(numbered_folder: Path) -> None:
+    crop = TrainTransform(size=8, scale=(1, 1))
+    loader = DataLoader(
+        numbered_folder,
+        batch_sampler=[[0, 1, 2, 3], [8, 9, 10, 11]],
+        transform=crop,
+        mix=CutMix(),
+        with_plan=True,
+    )
+    for image, target, plan in loader:
+        assert image.shape[0] == plan.partner.shape[0] == 4
+        assert target.sum(1).tolist() == pytest.approx([1] * 4)
+
+
+@pytest.mark.parametrize("kind", ["weighted", "repeated", "list", "batches"])
+def test_run_with_a_sampler_goes_on_where_it_stood(numbered_folder: Path, kind: str) -> None:
+    def make() -> DataLoader:
+        orders: dict[str, dict[str, Any]] = {
+            "weighted": {"sampler": WeightedRandomSampler([1.0] * 23, 17), "batch_size": 3},
+            "repeated": {"sampler": Repeated(), "batch_size": 3},
+            "list": {"sampler": list(range(10, 22)), "batch_size": 3},
+            "batches": {"batch_sampler": BatchSampler(RandomSampler(range(23)), 3, False)},
+        }
+        crop = TrainTransform(size=8)
+        return DataLoader(numbered_folder, transform=crop, mix=CutMix(), **orders[kind])
+
+    whole = make()
+    list(whole)
+    expected = list(whole)
+    first = make()
+    list(first)
+    epoch = iter(first)
+    next(epoch), next(epoch)
+    second = make()
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    left = list(second)
+    assert len(left) == len(expected) - 2
+    for (image, target), (wanted, wanted_target) in zip(left, expected[2:], strict=True):
+        assert torch.equal(image, wanted)
+        assert torch.equal(target, wanted_target)
+
+
+def test_sampler_that_cannot_repeat_its_order_is_not_resumed(numbered_folder: Path) -> None:
+    def make() -> DataLoader:
+        generator = torch.Generator().manual_seed(torch.randint(10**6, ()).item())
+        return numbered(numbered_folder, sampler=RandomSampler(range(23), generator=generator))
+
+    first = make()
+    next(iter(first))
+    second = make()
+    second.load_state_dict(first.state_dict())
+    message = (
+        "DataLoader: `sampler` (RandomSampler) serves another order in epoch 0 than it did when "
+        "the state was taken, so that what is left of it is unknown. Make it without `generator=`, "
+        "or give it a `set_epoch` that decides its order."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        next(iter(second))
+
+
+def test_sampler_that_draws_on_is_not_resumed_with_another_batch_size_either(
+    numbered_folder: Path,
+) -> None:
+    def make(batch_size: int) -> DataLoader:
+        generator = torch.Generator().manual_seed(5)
+        order = RandomSampler(range(23), generator=generator)
+        return numbered(numbered_folder, sampler=order, batch_size=batch_size)
+
+    first = make(4)
+    list(first)
+    next(iter(first))
+    second = make(3)
+    second.load_state_dict(first.state_dict())
+    with pytest.raises(ValueError, match="serves another order in epoch 1"):
+        next(iter(second))
+    # In its first epoch its generator stands where it stood.
+    first = make(4)
+    epoch = iter(first)
+    before = (next(epoch)[0][:, 0, 0, 0] // 10).tolist()
+    second = make(3)
+    second.load_state_dict(first.state_dict())
+    assert sorted(before + served(second)) == list(range(23))
+
+
+def test_epoch_set_on_the_sampler_inside_a_batch_sampler_counts(numbered_folder: Path) -> None:
+    inside = DistributedSampler(range(23), 2, 0, seed=3)
+    loader = numbered(numbered_folder, batch_sampler=BatchSampler(inside, 5, drop_last=False))
+    inside.set_epoch(5)
+    expected = list(inside)
+    assert served(loader) == expected
+    inside.set_epoch(6)
+    expected = list(inside)
+    inside.set_epoch(5)
+    assert served(loader) == expected
+
+
+def test_sampler_without_an_end_is_refused(
+    numbered_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Endless:
+        def __iter__(self) -> Iterator[int]:
+            while True:
+                yield 1
+
+    class EndlessWithLength(Endless):
+        def __len__(self) -> int:
+            return 23
+
+    monkeypatch.setattr("dali_cutmix.order.user_sampler.MAX_INDICES", 1000)
+    message = (
+        "DataLoader: `sampler` must have an end, got 'Endless with 1001 indices and more'. Its "
+        "indices of one epoch are drawn at its start."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        next(iter(numbered(numbered_folder, sampler=Endless())))
+    for settings in (
+        {"sampler": EndlessWithLength()},
+        {"batch_sampler": BatchSampler(Endless(), 4, drop_last=False)},  # type: ignore[arg-type]
+        {"batch_sampler": BatchSampler(EndlessWithLength(), 4, drop_last=False)},  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ValueError, match="must have an end, got"):
+            next(iter(numbered(numbered_folder, **settings)))
+
+
+ALONE = "It alone says which samples come, in this process too: leave"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"sampler": [1], "shuffle": True},
+            f"`shuffle` must be left out with `sampler`, got True. {ALONE} `shuffle` out.",
+        ),
+        (
+            {"sampler": [1], "shard": Shard(0, 2)},
+            f"`shard` must be left out with `sampler`, got Shard(index=0, count=2). {ALONE} "
+            "`shard` out.",
+        ),
+        (
+            {"sampler": [1], "remainder": "pad"},
+            f"`remainder` must be left out with `sampler`, got 'pad'. {ALONE} `remainder` out.",
+        ),
+        (
+            {"batch_sampler": [[1]], "batch_size": 2},
+            f"`batch_size` must be left out with `batch_sampler`, got 2. {ALONE} `batch_size` out.",
+        ),
+        (
+            {"batch_sampler": [[1]], "drop_last": True},
+            "`drop_last` must be left out with `batch_sampler`, got True. "
+            f"{ALONE} `drop_last` out.",
+        ),
+        (
+            {"sampler": [1], "batch_sampler": [[1]]},
+            "`sampler` must be left out with `batch_sampler`, got [1].",
+        ),
+        (
+            {"batch_sampler": [[1]], "mix": CutMix()},
+            "`batch_size` must be at least 2 with `mix`, got 1. Partners come from the same batch; "
+            "`mix=None` mixes nothing.",
+        ),
+        ({"batch_sampler": [1, 2]}, "`batch_sampler` must yield lists of indices, got 1."),
+        ({"batch_sampler": []}, "`batch_sampler` must yield lists of indices, got None."),
+        (
+            {"sampler": 3},
+            "`sampler` must be something that can be iterated anew in each epoch, got 3. An "
+            "iterator can be used once only: pass a list or a torch Sampler.",
+        ),
+        (
+            {"remainder": "drop"},
+            "`remainder` must go with drop_last=True, got 'drop'. It leaves samples out, as only "
+            "`drop_last=True` allows.",
+        ),
+    ],
+)
+def test_orders_that_contradict_each_other_are_refused(
+    numbered_folder: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape('DataLoader: ' + message)}$"):
+        numbered(numbered_folder, **settings)
+
+
+def test_an_iterator_that_can_be_used_once_is_refused(numbered_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"An iterator can be used once only: pass a list"):
+        numbered(numbered_folder, sampler=iter([1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (
+            {"sampler": [0, 23]},
+            ValueError,
+            "`sampler` must yield indices from 0 to 22, the number of samples less one, got '23 in "
+            "place 1'.",
+        ),
+        (
+            {"sampler": [-1]},
+            ValueError,
+            "`sampler` must yield indices from 0 to 22, the number of samples less one, got '-1 in "
+            "place 0'.",
+        ),
+        (
+            {"sampler": [0.5]},
+            TypeError,
+            "`sampler` must yield indices: 'float' object cannot be interpreted as an integer.",
+        ),
+        (
+            {"batch_sampler": [[1, 2], [3], [4, 5]]},
+            ValueError,
+            "`batch_sampler` must yield batches of one size, here 2, except for the last, got '1 "
+            "indices in batch 1'.",
+        ),
+        (
+            {"batch_sampler": [[1, 2], [3, 4, 5]]},
+            ValueError,
+            "`batch_sampler` must yield batches of one size, here 2, except for the last, got '3 "
+            "indices in batch 1'.",
+        ),
+    ],
+)
+def test_what_is_no_index_or_no_even_batch_is_refused_when_the_epoch_starts(
+    numbered_folder: Path, settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"^{re.escape('DataLoader: ' + message)}$"):
+        next(iter(numbered(numbered_folder, **settings)))
+
+
+def test_length_of_a_sampler_without_one_is_torchs_error(numbered_folder: Path) -> None:
+    class Endless:
+        def __iter__(self) -> Iterator[int]:
+            return iter([1, 2])
+
+    loader = numbered(numbered_folder, sampler=Endless())
+    assert served(loader) == [1, 2]
+    with pytest.raises(TypeError, match=r"has no len\(\)"):
+        len(loader)

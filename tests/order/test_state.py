@@ -1,0 +1,446 @@
+"""A run that goes on where it stood: bit-identical batches, or a refusal that says why not."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dali_cutmix import CutMix, DataLoader, EvalTransform, MixUp, Shard, TrainTransform
+
+CROP = TrainTransform(size=(24, 16))
+
+
+def train(root: Path, **settings: Any) -> DataLoader:
+    defaults = {"batch_size": 4, "shuffle": True, "transform": CROP, "mix": CutMix(), "seed": 3}
+    return DataLoader(root, **{**defaults, **settings})
+
+
+def endless(loader: DataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    while True:
+        yield from loader
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    assert len(found) == len(expected)
+    for (image, target), (wanted, wanted_target) in zip(found, expected, strict=True):
+        assert torch.equal(image, wanted)
+        assert torch.equal(target, wanted_target)
+
+
+def through_json(state: dict[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(state, allow_nan=False)))
+
+
+@pytest.mark.parametrize("served", [0, 1, 5, 6, 9, 12, 14])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_resumed_loader_serves_the_batches_it_would_have_served(
+    photo_folder: Path, served: int, drop_last: bool
+) -> None:
+    """21 files in batches of 4: six batches an epoch, or five with drop_last."""
+    expected = list(islice(endless(train(photo_folder, drop_last=drop_last)), 18))
+    first = train(photo_folder, drop_last=drop_last, num_workers=2, prefetch=3)
+    found = list(islice(endless(first), served))
+    second = train(photo_folder, drop_last=drop_last, num_workers=1, prefetch=1)
+    second.load_state_dict(through_json(first.state_dict()))
+    assert_same(found + list(islice(endless(second), 18 - served)), expected)
+
+
+@pytest.mark.gpu
+def test_resumed_gpu_loader_serves_the_crops_and_mixes_it_would_have_served(
+    photo_folder: Path,
+) -> None:
+    expected = list(train(photo_folder, device="cuda"))
+    first = train(photo_folder, device="cuda")
+    next(iter(first))
+    second = train(photo_folder, device="cuda", num_workers=1, prefetch=1)
+    second.load_state_dict(through_json(first.state_dict()))
+    for (image, target), (wanted, wanted_target) in zip(second, expected[1:], strict=True):
+        assert torch.equal(target, wanted_target)
+        assert (image - wanted).abs().mean() < 0.05  # engines need not agree to the last level
+
+
+@pytest.mark.parametrize("mix", [CutMix(), MixUp(), None], ids=repr)
+def test_every_mix_goes_on_with_the_draws_it_would_have_made(photo_folder: Path, mix: Any) -> None:
+    expected = list(train(photo_folder, mix=mix))
+    first = train(photo_folder, mix=mix)
+    next(iter(first))
+    second = train(photo_folder, mix=mix)
+    second.load_state_dict(first.state_dict())
+    assert_same(list(second), expected[1:])
+
+
+def test_prefetched_batches_count_as_undelivered(photo_folder: Path) -> None:
+    loader = train(photo_folder, prefetch=4)
+    epoch = iter(loader)
+    for delivered in range(1, 6):
+        next(epoch)
+        assert loader.state_dict()["batch"] == delivered
+
+
+def test_state_is_small_numbers_and_strings(photo_folder: Path) -> None:
+    loader = train(photo_folder, on_error="replace")
+    next(iter(loader))
+    state = loader.state_dict()
+    assert through_json(state) == state
+    assert len(json.dumps(state)) < 500
+
+
+def test_state_before_the_first_batch_is_the_beginning(photo_folder: Path) -> None:
+    loader = train(photo_folder)
+    loader.set_epoch(7)
+    state = loader.state_dict()
+    assert (state["epoch"], state["batch"]) == (7, 0)
+    other = train(photo_folder)
+    other.load_state_dict(state)
+    assert_same(list(other), list(loader))
+
+
+def test_state_after_the_last_batch_stands_at_the_end_and_after_the_epoch_at_the_next(
+    photo_folder: Path,
+) -> None:
+    first = train(photo_folder)
+    epoch = iter(first)
+    for _ in range(len(first)):
+        next(epoch)
+    at_end = first.state_dict()
+    assert (at_end["epoch"], at_end["batch"]) == (0, 6)
+    with pytest.raises(StopIteration):
+        next(epoch)
+    after = first.state_dict()
+    assert (after["epoch"], after["batch"]) == (1, 0)
+    second = train(photo_folder)
+    second.load_state_dict(at_end)
+    assert list(second) == []
+    assert_same(list(second), list(first))
+
+
+def test_state_of_an_epoch_that_was_broken_off_is_in_its_middle_until_another_is_chosen(
+    photo_folder: Path,
+) -> None:
+    loader = train(photo_folder)
+    for number, _ in enumerate(loader):
+        if number == 2:
+            break
+    assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (0, 3)
+    loader.set_epoch(1)
+    assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (1, 0)
+
+
+def test_setting_the_states_own_epoch_keeps_the_place_and_another_drops_it(
+    photo_folder: Path,
+) -> None:
+    first = train(photo_folder)
+    first.set_epoch(2)
+    expected = list(first)
+    first.set_epoch(2)
+    next(iter(first))
+    state = first.state_dict()
+    for choose in (DataLoader.set_epoch, lambda loader, epoch: loader.sampler.set_epoch(epoch)):
+        second = train(photo_folder)
+        second.load_state_dict(state)
+        choose(second, 2)  # as training loops do before each epoch
+        assert_same(list(second), expected[1:])
+        second.load_state_dict(state)
+        choose(second, 5)
+        assert second.state_dict()["batch"] == 0
+        assert len(list(second)) == 6
+        choose(second, 2)
+        assert_same(list(second), expected)
+    third = train(photo_folder)
+    third.load_state_dict(state)
+    third.set_epoch(7)
+    third.set_epoch(2)
+    assert_same(list(third), expected)
+
+
+def test_loading_again_takes_the_last_state_also_in_mid_epoch(photo_folder: Path) -> None:
+    loader = train(photo_folder)
+    epoch = iter(loader)
+    expected = [next(epoch) for _ in range(2)]
+    state = loader.state_dict()
+    expected += list(epoch)
+    epoch = iter(loader)
+    next(epoch)
+    loader.load_state_dict(state)
+    assert loader.state_dict() == state
+    assert_same(list(loader), expected[2:])
+
+
+def test_state_can_be_taken_again_before_the_resumed_epoch_starts(photo_folder: Path) -> None:
+    first = train(photo_folder)
+    next(iter(first))
+    state = first.state_dict()
+    second = train(photo_folder)
+    second.load_state_dict(state)
+    assert second.state_dict() == state
+
+
+def test_resume_keeps_the_length_of_the_whole_epoch(photo_folder: Path) -> None:
+    first = train(photo_folder)
+    next(iter(first))
+    second = train(photo_folder)
+    second.load_state_dict(first.state_dict())
+    assert len(second) == 6
+    assert len(list(second)) == 5
+
+
+def test_numpys_numbers_leave_the_state_json_safe(photo_folder: Path) -> None:
+    shard = Shard(np.int64(0), np.int64(2))  # type: ignore[arg-type]
+    loader = train(photo_folder, seed=np.int64(3), shard=shard, batch_size=np.int32(4))
+    assert through_json(loader.state_dict()) == loader.state_dict()
+
+
+def test_a_batch_that_did_not_arrive_is_not_counted(
+    photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError("of the device")
+
+    loader = train(photo_folder)
+    epoch = iter(loader)
+    next(epoch)
+    with monkeypatch.context() as patched:
+        patched.setattr("dali_cutmix.serving.outputs.dense_target", fail)
+        with pytest.raises(MemoryError):
+            next(epoch)
+    assert loader.state_dict()["batch"] == 1
+
+
+def test_a_run_that_stopped_mixing_goes_on_without(photo_folder: Path) -> None:
+    first = train(photo_folder)
+    first.mixup_enabled = False
+    expected = list(first)
+    first.set_epoch(0)
+    next(iter(first))
+    second = train(photo_folder)
+    second.load_state_dict(through_json(first.state_dict()))
+    assert not second.mixup_enabled
+    assert_same(list(second), expected[1:])
+    # What counts is the epoch under way, not what was set for the next one.
+    third = train(photo_folder)
+    whole = list(third)
+    third.set_epoch(0)
+    next(iter(third))
+    third.mixup_enabled = False
+    fourth = train(photo_folder)
+    fourth.load_state_dict(third.state_dict())
+    assert_same(list(fourth), whole[1:])
+
+
+def test_a_state_of_a_run_without_a_mix_does_not_turn_one_off(photo_folder: Path) -> None:
+    state = train(photo_folder, mix=None, target="dense").state_dict()
+    loader = train(photo_folder)
+    loader.load_state_dict(through_json(state))
+    assert loader.mixup_enabled
+    without = train(photo_folder, mix=None, target="dense")
+    without.load_state_dict(train(photo_folder).state_dict())
+    assert not without.mixup_enabled
+
+
+def test_loading_a_state_ends_the_iteration_under_way(photo_folder: Path) -> None:
+    loader = train(photo_folder)
+    state = loader.state_dict()
+    epoch = iter(loader)
+    next(epoch)
+    loader.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="was closed while this iteration was under way"):
+        next(epoch)
+
+
+def test_epoch_set_on_the_sampler_after_a_break_is_where_the_run_stands(
+    photo_folder: Path,
+) -> None:
+    loader = train(photo_folder)
+    next(iter(loader))
+    loader.sampler.set_epoch(9)
+    assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (9, 0)
+
+
+@pytest.mark.parametrize("made", ["copy", "pickle"])
+def test_a_copy_goes_on_from_the_same_place(photo_folder: Path, made: str) -> None:
+    first = train(photo_folder)
+    next(iter(first))
+    state = first.state_dict()
+    loader = train(photo_folder)
+    loader.load_state_dict(state)
+    twin = copy.copy(loader) if made == "copy" else pickle.loads(pickle.dumps(loader))
+    assert twin.state_dict() == state
+    assert_same(list(twin), list(loader))
+
+
+def numbers(loader: DataLoader) -> list[int]:
+    return [n for image, _ in loader for n in (image[:, 0, 0, 0] // 10).tolist()]
+
+
+@pytest.mark.parametrize("remainder", ["pad", "exact"])
+def test_run_of_two_ranks_goes_on_with_three_and_serves_what_is_left_once(
+    numbered_folder: Path, remainder: Any
+) -> None:
+    def ranks(world: int, batch_size: int) -> list[DataLoader]:
+        return [
+            DataLoader(
+                numbered_folder,
+                batch_size,
+                shuffle=True,
+                transform=EvalTransform(8, 8),
+                dtype=torch.uint8,
+                shard=Shard(rank, world),
+                remainder=remainder,
+            )
+            for rank in range(world)
+        ]
+
+    before: list[int] = []
+    two = ranks(2, 4)
+    for loader in two:
+        image, _ = next(iter(loader))
+        before += (image[:, 0, 0, 0] // 10).tolist()
+    assert two[0].state_dict() == two[1].state_dict()
+    after = []
+    for loader in ranks(3, 2):
+        loader.load_state_dict(through_json(two[0].state_dict()))
+        after.append(numbers(loader))
+    served = [n for part in after for n in part]
+    left = set(range(23)) - set(before)
+    assert len(before) == 8
+    assert set(served) >= left
+    assert all(served.count(number) == 1 for number in left)
+    assert len(served) == 15  # nothing to pad: 15 divide by 3
+    # The epoch after it is an ordinary one.
+    three = ranks(3, 2)
+    three[0].load_state_dict(two[0].state_dict())
+    list(three[0])
+    fresh = ranks(3, 2)
+    fresh[0].set_epoch(1)
+    assert numbers(three[0]) == numbers(fresh[0])
+
+
+def test_another_batch_size_goes_on_at_the_sample_where_the_state_stands(
+    numbered_folder: Path,
+) -> None:
+    def make(batch_size: int) -> DataLoader:
+        tiny = EvalTransform(8, 8)
+        return DataLoader(numbered_folder, batch_size, transform=tiny, dtype=torch.uint8)
+
+    first = make(4)
+    epoch = iter(first)
+    next(epoch), next(epoch)
+    second = make(3)
+    second.load_state_dict(first.state_dict())
+    again = iter(second)
+    image, _ = next(again)
+    assert (image[:, 0, 0, 0] // 10).tolist() == [8, 9, 10]
+    third = make(5)
+    third.load_state_dict(second.state_dict())
+    assert numbers(third) == list(range(11, 23))
+
+
+REFUSED = "load_state_dict: the state is that of another run: "
+WAY_OUT = ". Make the loader as it was made then, or go on without the state."
+
+
+@pytest.mark.parametrize(
+    ("settings", "differs"),
+    [
+        ({"seed": 4}, "seed is 4 here and 3 in the state"),
+        ({"shuffle": False, "remainder": "pad"}, "shuffle is False here and True in the state"),
+        ({"remainder": "exact"}, "remainder is 'exact' here and 'pad' in the state"),
+        ({"drop_last": True}, "drop_last is True here and False in the state"),
+        (
+            {"drop_last": True, "seed": 0},
+            "seed is 0 here and 3 in the state; drop_last is True here and False in the state",
+        ),
+        (
+            {"sampler": [1, 2, 3], "shuffle": False},
+            "shuffle is False here and True in the state; sampler is 'list' here and None in the "
+            "state; remainder is 'exact' here and 'pad' in the state",
+        ),
+    ],
+)
+def test_state_of_another_run_is_refused_with_what_differs(
+    photo_folder: Path, settings: dict[str, Any], differs: str
+) -> None:
+    state = train(photo_folder).state_dict()
+    loader = train(photo_folder, **settings)
+    with pytest.raises(ValueError, match=f"^{re.escape(REFUSED + differs + WAY_OUT)}$"):
+        loader.load_state_dict(state)
+
+
+def test_state_of_other_data_is_refused(tmp_path: Path) -> None:
+    def folder(name: str, files: list[str]) -> Path:
+        for file in files:
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / name / file)
+        return tmp_path / name
+
+    files = ["a/1.png", "a/2.png", "b/3.png", "b/4.png"]
+    state = train(folder("here", files)).state_dict()
+    train(folder("moved as a whole", files)).load_state_dict(state)
+    with pytest.raises(
+        ValueError, match=r"other run: num_samples is 3 here and 4 in the state\. Make"
+    ):
+        train(folder("fewer", files[1:])).load_state_dict(state)
+    match = r"run: data is '[0-9a-f]{16}' here and '[0-9a-f]{16}' in the state\. Make"
+    with pytest.raises(ValueError, match=match):
+        train(folder("renamed", [*files[:3], "b/5.png"])).load_state_dict(state)
+    with pytest.raises(ValueError, match=match):
+        train(folder("other class", [*files[:2], "a/3.png", "b/4.png"])).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"format": 1},
+            "load_state_dict: the state has format 1 and this version of dali_cutmix reads 2: what "
+            "they stand for differs. Finish the run with the version that started it.",
+        ),
+        (
+            {"batch": -1},
+            "load_state_dict: 'batch' in the state must be a whole number from 0, got -1.",
+        ),
+        (
+            {"epoch": None},
+            "load_state_dict: 'epoch' in the state must be a whole number from 0, got None.",
+        ),
+    ],
+)
+def test_state_of_another_version_or_with_nonsense_is_refused(
+    photo_folder: Path, change: dict[str, Any], message: str
+) -> None:
+    loader = train(photo_folder)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        loader.load_state_dict({**loader.state_dict(), **change})
+
+
+def test_what_is_no_state_is_refused(photo_folder: Path) -> None:
+    loader = train(photo_folder)
+    message = "load_state_dict: this is no state of a DataLoader: {'epoch': 3}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        loader.load_state_dict({"epoch": 3})
+    state = loader.state_dict()
+    del state["seed"], state["shuffle"]
+    with pytest.raises(ValueError, match=r"^load_state_dict: the state lacks 'seed', 'shuffle'\.$"):
+        loader.load_state_dict(state)
+
+
+def test_a_refused_state_leaves_the_loader_as_it_was(photo_folder: Path) -> None:
+    expected = list(train(photo_folder))
+    loader = train(photo_folder)
+    epoch = iter(loader)
+    found = [next(epoch), next(epoch)]
+    with pytest.raises(ValueError, match="another run"):
+        loader.load_state_dict({**loader.state_dict(), "seed": 99, "epoch": 5})
+    assert loader.state_dict()["batch"] == 2
+    assert_same(found + list(epoch), expected)

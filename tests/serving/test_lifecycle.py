@@ -1,0 +1,445 @@
+"""A loader's life: broken-off epochs, errors nobody waits for, forks, copies, and its end."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dali_cutmix import BadFileError, CutMix, DataLoader, EvalTransform, Shard, TrainTransform
+from graphs import soon
+
+TINY = EvalTransform(resize=8, size=8)
+
+
+def num_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def pairs_with_a_bad_one(numbered_folder: Path, tmp_path: Path, at: int) -> list[tuple[str, int]]:
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    pairs = [(str(path), 0) for path in sorted(numbered_folder.rglob("*.png"))]
+    pairs[at] = (str(tmp_path / "bad.jpg"), 0)
+    return pairs
+
+
+@pytest.mark.parametrize("prefetch", [1, 2, 4])
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])
+def test_bad_file_met_only_by_prefetching_does_not_touch_the_next_epoch(
+    numbered_folder: Path, tmp_path: Path, prefetch: int, taken: int
+) -> None:
+    pairs = pairs_with_a_bad_one(numbered_folder, tmp_path, at=13)
+    loader = DataLoader(pairs, 4, transform=TINY, prefetch=prefetch)
+    for epoch in range(3):
+        assert loader.sampler.epoch == epoch
+        batches = iter(loader)
+        for _ in range(taken):
+            next(batches)
+        loader.set_epoch(epoch + 1)
+    batches = iter(loader)
+    for _ in range(3):
+        next(batches)
+    with pytest.raises(BadFileError, match=re.escape(str(tmp_path / "bad.jpg"))):
+        next(batches)
+
+
+def test_a_failure_does_not_use_up_the_epoch(numbered_folder: Path, tmp_path: Path) -> None:
+    pairs = pairs_with_a_bad_one(numbered_folder, tmp_path, at=5)
+    loader = DataLoader(pairs, 4, True, transform=TrainTransform(8), prefetch=4)
+    next(iter(loader))
+    next(iter(loader))
+    assert loader.sampler.epoch == 2
+
+
+def test_a_graph_that_ends_early_is_an_error_and_no_end_of_epoch(
+    numbered_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = DataLoader(numbered_folder, 4, transform=TINY, num_workers=1)
+    batches = iter(loader)
+    next(batches)
+
+    def stop(*_: Any) -> None:
+        raise StopIteration
+
+    monkeypatch.setattr(loader._serving._feed._lanes.first.pipeline, "outputs", stop)
+    message = r"^DataLoader: the graph ended before batch 1 of epoch 0, 5 batches too early\.$"
+    with pytest.raises(RuntimeError, match=message):
+        next(batches)
+
+
+def test_interrupting_a_batch_closes_the_graph_and_the_next_epoch_is_whole(
+    numbered_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = DataLoader(numbered_folder, 4, transform=TINY)
+    batches = iter(loader)
+    next(batches)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loader._serving._feed, "next", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        next(batches)
+    assert loader._serving._feed is None
+    message = r"^DataLoader: the iteration was ended by KeyboardInterrupt\. Start a new one\.$"
+    with pytest.raises(RuntimeError, match=message):
+        next(batches)
+    assert len(list(loader)) == 6
+
+
+def test_an_error_that_cannot_be_copied_is_raised_as_it_is(
+    numbered_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OddError(Exception):
+        def __init__(self, *, code: int) -> None:
+            super().__init__(f"code {code}")
+
+    loader = DataLoader(numbered_folder, 4, transform=TINY)
+    batches = iter(loader)
+    next(batches)
+
+    def fail(*_: Any) -> None:
+        raise OddError(code=3)
+
+    monkeypatch.setattr(loader._serving._feed, "next", fail)
+    with pytest.raises(OddError, match="code 3"):
+        next(batches)
+    with pytest.raises((OddError, RuntimeError)):
+        next(batches)
+
+
+@pytest.mark.parametrize("left", ["finished", "broken off", "failed"])
+def test_dropping_a_loader_frees_it_at_once(
+    numbered_folder: Path, tmp_path: Path, left: str
+) -> None:
+    """Without the garbage collector's help: on a GPU the graph's memory hangs on it."""
+    before = num_threads()
+    source: Any = numbered_folder
+    if left == "failed":
+        source = pairs_with_a_bad_one(numbered_folder, tmp_path, at=0)
+    gc.collect()
+    gc.disable()
+    try:
+        loader = DataLoader(source, 4, transform=TINY)
+        batches = iter(loader)
+        if left == "finished":
+            assert len(list(batches)) == 6
+        elif left == "broken off":
+            next(batches)
+        else:
+            with pytest.raises(BadFileError):
+                next(batches)
+        del batches, loader
+        assert soon(lambda: num_threads() <= before)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("made", ["fresh", "used", "in use"])
+def test_copies_and_pickles_serve_the_same_batches(numbered_folder: Path, made: str) -> None:
+    loader = DataLoader(
+        numbered_folder, 4, True, transform=TrainTransform(8), mix=CutMix(), device="cpu"
+    )
+    batches = iter(loader)
+    if made == "used":
+        list(batches)
+    elif made == "in use":
+        next(batches)
+    for other in (copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
+        loader.set_epoch(3)
+        other.set_epoch(3)
+        for (image, target), (other_image, other_target) in zip(loader, other, strict=True):
+            assert torch.equal(image, other_image)
+            assert torch.equal(target, other_target)
+
+
+FORKED = """
+import gc, os, sys, time, warnings
+warnings.simplefilter("ignore")
+import dali_cutmix as dc
+loader = dc.DataLoader(sys.argv[1], 4, transform=dc.EvalTransform(8, 8), device="cpu")
+batches = iter(loader)
+next(batches)
+child = os.fork()
+if child == 0:
+    assert len(list(loader)) == 6           # a graph of its own
+    try:
+        next(batches)
+        os._exit(3)
+    except RuntimeError as error:
+        assert "while this iteration was under way" in str(error), error
+    loader.close()
+    del loader, batches
+    gc.collect()
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+assert status == 0, status
+assert len(list(batches)) == 5              # the parent goes on undisturbed
+"""
+
+
+def test_a_forked_process_can_iterate_and_drop_the_loader(numbered_folder: Path) -> None:
+    command = [sys.executable, "-c", FORKED, str(numbered_folder)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+FORKED_OFTEN = """
+import os, random, signal, sys, time, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+import dali_cutmix as dc
+from dali_cutmix.core.dali import take_operator_lock
+images = dc.ImageArrays([np.zeros((600, 600, 3), np.uint8)] * 64, [0] * 64)
+loader = dc.DataLoader(images, 8, transform=dc.TrainTransform(200), device="cpu")
+random.seed(1)
+slowest, forks = 0.0, 0
+while forks < 60:
+    for _ in loader:
+        time.sleep(random.random() * 0.004)
+        begun = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)                # ends a child that waits for ever
+            take_operator_lock()
+            os._exit(0)
+        slowest, forks = max(slowest, time.monotonic() - begun), forks + 1
+        _, status = os.waitpid(child, 0)
+        assert status == 0, (forks, status)
+assert slowest < 2, slowest                 # it waits for a batch or two
+"""
+
+
+def test_a_process_forked_while_images_are_resized_can_resize_too() -> None:
+    """DALI runs Python operators under a lock, which a child would inherit locked."""
+    command = [sys.executable, "-c", FORKED_OFTEN]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+COLLECTED = """
+import gc, sys
+import numpy as np
+import dali_cutmix as dc
+import dali_cutmix.transforms.resample as resample
+images = dc.ImageArrays([np.zeros((40, 40, 3), np.uint8)] * 32, [0] * 32)
+def loader():
+    return dc.DataLoader(images, 4, transform=dc.TrainTransform(32), device="cpu")
+resized = resample._resized
+def collecting(*given):
+    gc.collect()                            # as it may at any time, on any thread
+    return resized(*given)
+gc.disable()
+for which in ("own", "other"):
+    one = loader()
+    batches = iter(one)
+    next(batches)
+    cycle = [one, batches]
+    cycle.append(cycle)
+    resample._resized = collecting
+    if which == "own":
+        next(batches)
+    del cycle, one, batches
+    if which == "other":
+        assert len(list(loader())) == 8
+    resample._resized = resized
+assert len(list(loader())) == 8
+"""
+
+
+def test_a_loader_that_is_collected_on_a_graphs_thread_stops_no_graph() -> None:
+    command = [sys.executable, "-c", COLLECTED]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+AFTER_MAIN = """
+import threading, time
+import numpy as np
+import dali_cutmix as dc
+images = dc.ImageArrays([np.zeros((40, 40, 3), np.uint8)] * 32, [0] * 32)
+def served():
+    time.sleep(0.5)                         # the main thread is gone by then
+    print(len(list(dc.DataLoader(images, 4, transform=dc.TrainTransform(8), device="cpu"))))
+threading.Thread(target=served).start()
+"""
+
+
+def test_a_thread_that_outlives_the_main_one_can_iterate() -> None:
+    command = [sys.executable, "-c", AFTER_MAIN]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (result.returncode, result.stdout) == (0, "8\n"), result.stderr
+
+
+def test_a_shallow_copy_counts_its_own_epochs(numbered_folder: Path) -> None:
+    loader = DataLoader(numbered_folder, 4, True, transform=TINY)
+    other = copy.copy(loader)
+    list(loader)
+    assert (loader.sampler.epoch, other.sampler.epoch) == (1, 0)
+    assert len(other.batch_sampler) == len(list(other)) == 6
+
+
+def test_whole_numbers_of_numpy_are_taken(numbered_folder: Path) -> None:
+    loader = DataLoader(numbered_folder, np.int64(4), transform=TINY, num_workers=np.int32(1))
+    assert len(list(loader)) == 6
+
+
+def test_what_the_graph_was_made_with_cannot_be_changed(numbered_folder: Path) -> None:
+    loader = DataLoader(numbered_folder, 4, transform=TINY)
+    for name in ("batch_size", "drop_last", "target", "mix", "device", "sampler", "num_classes"):
+        with pytest.raises(AttributeError, match=f"^DataLoader: `{name}` cannot be changed after"):
+            setattr(loader, name, getattr(loader, name))
+    loader.mixup_enabled = False
+
+
+def test_torch_settings_of_the_process_do_not_leak_in(numbered_folder: Path) -> None:
+    loader = DataLoader(
+        numbered_folder, 8, True, transform=TrainTransform(8), target="dense", device="cpu"
+    )
+    expected = [target for _, target in loader]
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            loader.set_epoch(0)
+            got = [target for _, target in loader]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert all(target.dtype == torch.float32 for target in got)
+
+
+def test_memory_is_flat_over_epochs_broken_off_and_finished(photo_folder: Path) -> None:
+    """Resident memory after warm-up: a batch kept in each of 60 epochs would be 70 MB more."""
+
+    def resident_mb() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE") / 1e6
+
+    loader = DataLoader(photo_folder, 7, True, transform=TrainTransform(224), mix=CutMix())
+
+    def epochs(count: int) -> None:
+        for number in range(count):
+            for _ in loader:
+                if number % 2:
+                    break
+
+    epochs(10)
+    before = resident_mb()
+    epochs(60)
+    # One batch is 7 * 3 * 224 * 224 * 4 bytes, 4.2 MB; allocators may hold on to a few.
+    assert resident_mb() - before < 40
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "instead"),
+    [
+        ("collate_fn", print, "For a mix, pass `mix=CutMix()`; `from_torch` translates."),
+        ("generator", torch.Generator(), "Pass `seed=`, from which every random number comes."),
+        ("prefetch_factor", 4, "Pass `prefetch=`, the number of batches made ahead in all."),
+        ("worker_init_fn", print, "There are no worker processes: leave it out."),
+    ],
+)
+def test_torchs_keywords_that_ask_for_something_are_answered(
+    numbered_folder: Path, keyword: str, value: Any, instead: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        DataLoader(numbered_folder, transform=TINY, **{keyword: value})
+    expected = f"DataLoader: `{keyword}` of torch's DataLoader is not taken. {instead}"
+    assert str(caught.value) == expected
+
+
+def test_torchs_keywords_that_say_nothing_are_taken(numbered_folder: Path) -> None:
+    silent = {"sampler": None, "collate_fn": None, "timeout": 0, "generator": None}
+    loader = DataLoader(
+        numbered_folder, transform=TINY, pin_memory=True, persistent_workers=True, **silent
+    )
+    assert len(loader) == 23
+    with pytest.raises(TypeError, match=r"^DataLoader: got an unexpected keyword argument 'bach'"):
+        DataLoader(numbered_folder, transform=TINY, bach=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"mix": "cutmix"},
+            "`mix` must be a CutMix, MixUp, Cutout or RandomChoice, got 'cutmix'. Pass one of "
+            "dali_cutmix's, such as `CutMix()`; others cannot run in the graph.",
+        ),
+        (
+            {"mix": SimpleNamespace(plan=None, apply=None)},
+            "`mix` must be a CutMix, MixUp, Cutout or RandomChoice, got namespace(plan=None, "
+            "apply=None). Pass one of dali_cutmix's, such as `CutMix()`; others cannot run in the "
+            "graph.",
+        ),
+        ({"mix": CutMix}, "`mix` must be a CutMix, MixUp, Cutout or RandomChoice, got <class"),
+        ({"shard": (0, 2)}, "`shard` must be a Shard, got (0, 2). Pass `Shard(index, count)`."),
+        ({"seed": 2**63}, "`seed` must be below 2**63, got 9223372036854775808."),
+        ({"device": "gpu"}, "`device` must be 'cuda', 'cuda:<index>' or 'cpu', got 'gpu'."),
+    ],
+)
+def test_what_is_no_mix_shard_seed_or_device_is_refused(
+    numbered_folder: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is compared
+        DataLoader(numbered_folder, 4, transform=TINY, **settings)
+    assert str(caught.value).startswith(f"DataLoader: {message}")
+
+
+def test_what_a_mix_refuses_for_this_size_is_refused_before_the_first_batch(
+    numbered_folder: Path,
+) -> None:
+    with pytest.raises(ValueError, match=r"`sides` must differ by at least one pixel of size=\(8,"):
+        DataLoader(numbered_folder, 4, transform=TINY, mix=CutMix(sides=(0.3, 0.31)))
+
+
+def test_choosing_the_cpu_does_not_ask_for_a_gpu(
+    numbered_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> int:
+        raise AssertionError("asked for a GPU")
+
+    monkeypatch.setattr("dali_cutmix.core.device.num_gpus", fail)
+    monkeypatch.setattr(torch.cuda, "is_available", fail)
+    loader = DataLoader(numbered_folder, 4, transform=TINY, device="cpu", shard=Shard())
+    assert len(list(loader)) == 6
+
+
+def test_plan_is_made_an_output_only_when_asked_for(photo_folder: Path) -> None:
+    settings: dict[str, Any] = {"batch_size": 4, "transform": TrainTransform(16), "mix": CutMix()}
+    outputs = {}
+    for with_plan in (False, True):
+        loader = DataLoader(photo_folder, **settings, with_plan=with_plan)
+        batch = next(iter(loader))
+        outputs[with_plan] = loader._serving._feed._lanes.first.outputs
+        assert len(batch) == 2 + with_plan
+    assert outputs[False] == ("image", "label", "weight")
+    assert set(outputs[True]) - set(outputs[False]) == {
+        "own",
+        "partner",
+        "lam",
+        "kept",
+        "anchor",
+        "extent",
+    }
+
+
+def test_plan_tensors_are_copies_of_their_own(photo_folder: Path) -> None:
+    loader = DataLoader(photo_folder, 4, transform=TrainTransform(16), mix=CutMix(), with_plan=True)
+    plans = [plan for _, _, plan in loader]
+    kept = [plan.kept.clone() for plan in plans]
+    list(loader)
+    loader.close()
+    assert all(torch.equal(plan.kept, k) for plan, k in zip(plans, kept, strict=True))
+    assert all(np.isfinite(k.numpy()).all() for k in kept)

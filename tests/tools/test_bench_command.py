@@ -1,0 +1,262 @@
+"""``dali-cutmix bench``: any folder of photos, what is measured, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from dali_cutmix import FileList
+from dali_cutmix.tools.bench.bench import OURS, STAGES, TORCH, reading, stages_of
+from dali_cutmix.tools.bench.bench_plot import draw_bench
+from dali_cutmix.tools.bench.photos import Photos, photos
+from dali_cutmix.tools.cli import app
+
+
+def call(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+# The folder
+
+
+def chosen(data: Path, batch_size: int | None = 4, seconds: float = 60.0) -> Any:
+    return photos(
+        str(data),
+        device="cpu",
+        batch_size=batch_size,
+        seconds=seconds,
+        num_threads=1,
+        on_progress=lambda *_: None,
+    )
+
+
+def linked(found: Photos) -> list[str]:
+    return sorted(str(path.resolve()) for path in Path(found.root).rglob("*.*"))
+
+
+def test_class_folders_stay_classes_and_every_image_is_read_once(photo_folder: Path) -> None:
+    with chosen(photo_folder) as found:
+        assert (found.num_images, found.num_found, found.num_classes) == (21, 21, 3)
+        assert linked(found) == sorted(map(str, photo_folder.rglob("*.jpg")))
+        root = found.root
+        assert len(FileList.from_folder(root).classes) == 3
+        assert found.sentences()[0].startswith("21 images in 3 classes, ")
+        assert len(found.sentences()) == 1
+        assert {Path(path).resolve() for path in found.files()} == set(photo_folder.rglob("*.jpg"))
+    assert not Path(root).exists()
+
+
+def test_a_folder_without_class_folders_is_one_class(photo_folder: Path) -> None:
+    with chosen(photo_folder / "china") as found:
+        assert (found.num_images, found.num_classes) == (7, 1)
+        assert len(FileList.from_folder(found.root)) == found.repeats * 7
+        assert found.sentences()[1] == (
+            "With one class, CutMix mixes pixels as always, and labels stay as they are."
+        )
+
+
+def test_images_are_found_at_any_depth_and_other_files_are_passed_over(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    deep = tmp_path / "2024" / "summer" / "lake"
+    deep.mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    shutil.copy(photo_folder / "china" / "00.jpg", deep / "A.JPG")
+    shutil.copy(photo_folder / "china" / "01.jpg", tmp_path / "2024" / "A.jpg")
+    for other in ("notes.txt", ".hidden.jpg", "clip.mp4"):
+        (deep / other).write_bytes(b"no picture")
+    with chosen(tmp_path, batch_size=2) as found:
+        assert (found.num_images, found.num_classes, found.bad) == (2, 1, ())
+        assert set(linked(found)) == {str(deep / "A.JPG"), str(tmp_path / "2024" / "A.jpg")}
+
+
+def test_images_fewer_than_some_batches_are_repeated_and_it_is_said(photo_folder: Path) -> None:
+    with chosen(photo_folder, batch_size=16) as found:
+        assert found.repeats == 4  # 4 batches of 16 are 64, and 21 images go 3.05 times into it
+        assert len(FileList.from_folder(found.root)) == 84
+        assert found.sentences()[1] == (
+            "They are fewer than 4 batches of 16: an epoch has each 4 times."
+        )
+
+
+def test_bad_images_are_left_out_and_named(photo_folder: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(photo_folder, tmp_path / "data")
+    bad = data / "china" / "03.jpg"
+    bad.write_bytes(bad.read_bytes()[:3000])
+    with chosen(data) as found:
+        assert [path for path, _ in found.bad] == [str(bad)]
+        assert (found.num_images, found.num_found) == (20, 21)
+        assert str(bad) not in linked(found)
+        assert found.sentences()[0].startswith("20 of 21 images in 3 classes, ")
+        said = found.sentences()[1]
+        assert said.startswith(f"1 bad image was left out, {bad}: ")
+        assert said.endswith("stop at such a file; `dali-cutmix check` finds them all.")
+
+
+def test_no_more_images_are_looked_at_than_there_is_time_for(
+    photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dali_cutmix.tools.bench.photos._LOOKED_AT", 5)
+    with chosen(photo_folder, seconds=0.0) as found:
+        assert (found.num_images, found.num_found, found.num_classes) == (5, 21, 3)
+
+
+def test_batches_are_smaller_where_images_take_long(
+    photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with chosen(photo_folder, batch_size=None) as found:
+        assert found.batch_size in (8, 16, 32, 64)
+    monkeypatch.setattr("dali_cutmix.tools.bench.photos._LONGEST_BATCH_S", 0.0)
+    with chosen(photo_folder, batch_size=None) as found:
+        assert found.batch_size == 8
+
+
+@pytest.mark.parametrize("what", ["missing", "file", "empty", "all bad"])
+def test_what_is_no_folder_of_photos_is_refused_in_a_sentence(what: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    if what == "file":
+        data.write_bytes(b"")
+    elif what != "missing":
+        data.mkdir()
+    if what == "all bad":
+        (data / "bad.jpg").write_bytes(b"no picture")
+    result = call("bench", data)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("dali-cutmix: ")
+    assert result.stderr.count("\n") == 1
+    says = {
+        "missing": f"DATA must be a folder of image files, but '{data}' does not exist. ",
+        "file": f"DATA must be a folder of image files, but '{data}' is a file. ",
+        "empty": f"no image in '{data}' or below it: no .jpg, ",
+        "all bad": f"none of the 1 images in {data} can be decoded, the first because: ",
+    }
+    assert says[what] in result.stderr
+
+
+# What is said
+
+
+def results(
+    ours: tuple[float, float], torch: tuple[float, float], stages: tuple[float, ...] = ()
+) -> dict[str, Any]:
+    """Rates with CutMix and without; of reading, decoding, resizing."""
+    stages = stages or (10_000.0, 1_000.0, 800.0)
+    named = [(OURS, "cutmix", ours[0]), (OURS, "none", ours[1])]
+    named += [(TORCH, "cutmix", torch[0]), (TORCH, "none", torch[1])]
+    named += [(name, "none", rate) for name, rate in zip(STAGES, stages, strict=True)]
+    rows = [
+        {"name": name, "mix": mix, "median": rate, "min": 0.99 * rate, "max": 1.01 * rate}
+        for name, mix, rate in named
+    ]
+    method = {"device": "cpu", "threads": 2, "size": 224, "batch_size": 64, "repeats": 3}
+    machine = {"cpu": "a CPU", "gpus": []}
+    return {"rows": rows, "method": method, "machine": machine, "date": "2026-01-01"}
+
+
+def test_reading_says_who_wins_and_what_mixing_costs() -> None:
+    assert reading(results((450, 500), (300, 301))) == (
+        "With CutMix this loader serves 450 images/s, 1.50 times torch's 300; mixing costs here "
+        "10.0% and there less than the repeats differ; most of its time goes into decoding the "
+        "crop (40%)."
+    )
+
+
+def test_reading_says_so_when_this_loader_loses() -> None:
+    assert reading(results((300, 301), (600, 601))).startswith(
+        "With CutMix this loader serves 300 images/s and loses to torch's 600, being 0.50 times as "
+        "fast; "
+    )
+
+
+def test_reading_claims_nothing_where_repeats_overlap() -> None:
+    assert reading(results((305, 305), (300, 300))).startswith(
+        "With CutMix this loader serves 305 images/s, no clear difference from torch's 300: the "
+        "repeats overlap; "
+    )
+
+
+def test_reading_goes_on_without_what_did_not_run() -> None:
+    found = results((450, 500), (300, 300))
+    found["rows"][2] = {"name": TORCH, "mix": "cutmix", "error": "no"}
+    assert reading(found).startswith(
+        "With CutMix this loader serves 450 images/s; torch's did not run (no); mixing costs here "
+        "10.0%; "
+    )
+    found["rows"][0] = {"name": OURS, "mix": "cutmix", "error": "nothing"}
+    assert reading(found) == "This loader did not run: nothing."
+
+
+def test_reading_does_not_say_where_the_time_goes_where_stages_contradict_each_other() -> None:
+    assert reading(results((450, 450), (300, 300), (10_000, 1_000, 300))) == (
+        "With CutMix this loader serves 450 images/s, 1.50 times torch's 300; mixing costs both "
+        "less than the repeats differ."
+    )
+
+
+def test_stages_add_up_to_the_time_of_an_image() -> None:
+    stages = stages_of(results((450, 500), (300, 300)))
+    assert sum(each for _, _, each in stages) == pytest.approx(1e3 / 450)
+    assert [rate for _, rate, _ in stages] == [10_000, 1_000, 800, 500, 450]
+
+
+def test_plot_shows_more_for_more_and_goes_on_without_what_did_not_run() -> None:
+    found = results((450, 500), (300, 300))
+    picture = draw_bench(found)
+    assert picture.mode == "RGB"
+    assert len(picture.getcolors(1 << 24) or []) > 100
+    found["rows"][2] = {"name": TORCH, "mix": "cutmix", "error": "no"}
+    assert draw_bench(found).tobytes() != picture.tobytes()
+
+
+# The command
+
+
+def test_bench_measures_all_it_shows_on_a_folder_of_photos(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    out, plot = tmp_path / "new" / "bench.json", tmp_path / "bench.png"
+    result = call("bench", photo_folder, "--size", "32", "--batch-size", "4", "--threads", "2",
+                  "--seconds", "0.1", "--repeats", "1", "--device", "cpu", "--out", out,
+                  "--plot", plot)  # fmt: skip
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = json.loads(out.read_text())
+    assert [len(row["rates"]) for row in found["rows"]] == [1] * 9
+    assert {row["mix"] for row in found["rows"] if row["name"] in (OURS, TORCH)} == {
+        "cutmix",
+        "none",
+    }
+    waiting = [row["wait_share"] for row in found["rows"] if row["wait_share"] is not None]
+    assert len(waiting) == 2
+    assert all(0 <= share <= 1 for share in waiting)
+    assert str(photo_folder) not in out.read_text()
+    with Image.open(plot) as picture:
+        assert picture.format == "PNG"
+    said = result.stdout
+    assert found["reading"] in said
+    assert said.endswith(f"Wrote {out}\nWrote {plot}\n")
+
+
+def test_bench_refuses_files_that_it_could_not_write(photo_folder: Path) -> None:
+    for options in (("--out", "bench.txt"), ("--plot", "bench.pdf")):
+        result = call("bench", photo_folder, *options)
+        assert result.exit_code == 2
+        assert f"{options[0]}: must be a file that ends in" in " ".join(
+            result.stderr.replace("│", " ").split()
+        )
+
+
+def test_bench_says_what_to_install_for_a_plot(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    result = call("bench", photo_folder, "--plot", tmp_path / "bench.png")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "dali-cutmix: `--plot` needs matplotlib: pip install 'dali-cutmix[demo]'.\n"
+    )

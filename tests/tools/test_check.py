@@ -1,0 +1,752 @@
+"""Checking a source: every kind of bad file gets its verdict, and no good one is called bad."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from rich.console import Console
+from test_bad_files import odd_files
+from test_tfrecord import write_records
+from typer.testing import CliRunner
+
+import damage
+from dali_cutmix.serving.diagnose import find_undecodable
+from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.sources.files import FileList
+from dali_cutmix.sources.open import open_source
+from dali_cutmix.sources.report import BadImage, Report, Spread
+from dali_cutmix.tools import check_command
+from dali_cutmix.tools.check import check_images
+from dali_cutmix.tools.check_command import check
+from dali_cutmix.tools.console import image_progress
+
+app = typer.Typer()
+app.command()(check)
+
+
+class InMemory(StoredImages):
+    """Files by name, held in memory."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.names = list(files)
+        self.files = files
+        super().__init__([0] * len(files), ["only"])
+
+    def path(self, index: int) -> str:
+        return self.names[index]
+
+    def stored(self, index: int) -> np.ndarray:
+        return np.frombuffer(self.files[self.names[index]], np.uint8)
+
+
+def checked(files: dict[str, bytes], max_pixels: int | None = 2**27) -> Report:
+    return check_images(InMemory(files), num_threads=2, max_pixels=max_pixels)
+
+
+def verdicts(files: dict[str, bytes], **settings: Any) -> dict[str, str]:
+    return {image.path: image.kind for image in checked(files, **settings).bad}
+
+
+def as_file(picture: np.ndarray | Image.Image, kind: str = "JPEG", **settings: Any) -> bytes:
+    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    stream = io.BytesIO()
+    picture.save(stream, kind, **settings)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def jpeg(photos: list[np.ndarray]) -> bytes:
+    return as_file(photos[0][:200, :300], quality=90)
+
+
+def folder_of(root: Path, files: dict[str, bytes]) -> Path:
+    (root / "only").mkdir(parents=True)
+    for name, data in files.items():
+        (root / "only" / name).write_bytes(data)
+    return root
+
+
+# Verdicts
+
+SHORT = "Premature end of JPEG file"
+IN_SILENCE = "; DALI decodes it without a word"
+NO_IMAGE = "no image, or of a kind that is not supported (nvImageCodec failure: '#4')"
+LEFT_OVER = "Corrupt JPEG data: 99 extraneous bytes before marker 0xd9"
+TOO_FEW = "Corrupt JPEG data: premature end of data segment"
+VERDICTS = {
+    damage.empty: ("empty", "the file is empty"),
+    damage.huge: ("too large", "60000 x 60000 pixels are more than max_pixels=134217728"),
+    damage.one_byte: ("no image", NO_IMAGE),
+    damage.text: ("no image", NO_IMAGE),
+    damage.with_leading_junk: ("no image", f"{NO_IMAGE}; a JPEG starts at byte 16"),
+    damage.gif: ("unsupported", "GIF is not decoded by DALI"),
+    damage.twelve_bits: ("unsupported", "Unsupported JPEG data precision 12"),
+    damage.cut_in_the_middle: ("cut short", SHORT),
+    damage.without_end_marker: ("cut short", SHORT),
+    damage.with_bad_huffman_table: ("damaged", "broken data stream when reading image file"),
+    damage.damaged_in_silence: ("damaged", LEFT_OVER + IN_SILENCE),
+    damage.with_pixels_missing: ("damaged", TOO_FEW + IN_SILENCE),
+}
+
+
+@pytest.mark.parametrize("break_", VERDICTS, ids=lambda function: function.__name__)
+def test_each_kind_of_bad_file_gets_its_verdict(
+    jpeg: bytes, break_: Callable[[bytes], bytes]
+) -> None:
+    report = checked({"0.jpg": jpeg, "1.jpg": break_(jpeg), "2.jpg": jpeg})
+    assert report.bad == (BadImage(1, "1.jpg", *VERDICTS[break_]),)
+    assert report.odd == {}
+
+
+def test_dali_passes_in_silence_what_only_the_strict_decode_finds(jpeg: bytes) -> None:
+    broken = [damage.damaged_in_silence(jpeg), damage.with_pixels_missing(jpeg)]
+    assert find_undecodable([np.frombuffer(b, np.uint8) for b in broken], num_threads=1) == {}
+    assert not any(np.array_equal(damage.pixels(b), damage.pixels(jpeg)) for b in broken)
+
+
+def test_files_that_cannot_be_read_are_bad_by_the_systems_reason(
+    tmp_path: Path, jpeg: bytes
+) -> None:
+    images = FileList.from_folder(
+        folder_of(tmp_path, {"0.jpg": jpeg, "1.jpg": jpeg, "2.jpg": jpeg})
+    )
+    (tmp_path / "only/0.jpg").unlink()
+    (tmp_path / "only/2.jpg").unlink()
+    (tmp_path / "only/2.jpg").mkdir()
+    found = check_images(images, num_threads=2, max_pixels=None).bad
+    assert [(image.index, image.kind, image.reason) for image in found] == [
+        (0, "unreadable", "No such file or directory"),
+        (2, "unreadable", "Is a directory"),
+    ]
+    assert found[0].path == str(tmp_path / "only/0.jpg")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_file_without_permission_is_unreadable(tmp_path: Path, jpeg: bytes) -> None:
+    images = FileList.from_folder(folder_of(tmp_path, {"0.jpg": jpeg}))
+    (tmp_path / "only/0.jpg").chmod(0)
+    (found,) = check_images(images, num_threads=2, max_pixels=None).bad
+    assert (found.kind, found.reason) == ("unreadable", "Permission denied")
+
+
+def test_broken_files_of_other_formats_are_told_apart(photos: list[np.ndarray]) -> None:
+    picture = photos[0][:96, :128]
+    files = {kind: as_file(picture, kind) for kind in ("PNG", "WEBP", "BMP", "TIFF", "PPM")}
+    cut = {f"{kind} cut": data[: len(data) * 2 // 3] for kind, data in files.items()}
+    cut["PNG without its last chunk"] = files["PNG"][:-12]
+    middle = len(files["PNG"]) // 2
+    zeros = files["PNG"][:middle] + bytes(64) + files["PNG"][middle + 64 :]
+    start = files["PNG"].index(b"IHDR") + 13
+    flipped = files["PNG"][:start] + b"\0" + files["PNG"][start + 1 :]
+    end = files["PNG"].index(b"IEND") - 5
+    changed = files["PNG"][:end] + bytes([files["PNG"][end] ^ 1]) + files["PNG"][end + 1 :]
+    damaged = {"PNG with zeros": zeros, "wrong checksum": flipped, "of pixels": changed}
+    assert verdicts(files | cut | damaged) == dict.fromkeys(cut, "cut short") | dict.fromkeys(
+        damaged, "damaged"
+    )
+
+
+def test_formats_that_dali_does_not_decode_are_unsupported_and_no_text(
+    photos: list[np.ndarray],
+) -> None:
+    picture = photos[0][:96, :128]
+    files = {kind: as_file(picture, kind) for kind in ("GIF", "AVIF", "ICO", "PCX")}
+    files["a.heic"] = b"\0\0\0\x18ftypheic" + bytes(200)
+    files["a.jxl"] = b"\xff\x0a" + bytes(200)
+    files["GIF cut"] = files["GIF"][:9]
+    assert verdicts(files) == dict.fromkeys(files, "unsupported")
+
+
+def test_size_limit_counts_pixels_and_none_takes_all(photos: list[np.ndarray]) -> None:
+    picture = photos[0][:96, :128]
+    files = {"a.jpg": as_file(picture), "a.png": as_file(picture, "PNG")}
+    reason = "96 x 128 pixels are more than max_pixels=12287"
+    assert [image.reason for image in checked(files, 96 * 128 - 1).bad] == [reason, reason]
+    assert checked(files, 96 * 128).bad == checked(files, None).bad == ()
+
+
+# No false alarm
+
+
+def test_odd_but_fine_files_are_not_bad_and_are_told(photos: list[np.ndarray]) -> None:
+    files = {name: data for name, (data, _) in odd_files(photos[0]).items()}
+    report = checked(files)
+    assert report.bad == ()
+    turned = tuple(f"turned {orientation}.jpg" for orientation in range(2, 9))
+    assert {kind: tuple(path for _, path in found) for kind, found in report.odd.items()} == {
+        "CMYK": ("cmyk.jpg",),
+        "turned by EXIF": turned,
+        "progressive": ("progressive.jpg",),
+        "format differs from name": ("a png.jpg", "a webp.jpg"),
+    }
+    assert {files_[0] for files_ in report.odd["CMYK"]} == {list(files).index("cmyk.jpg")}
+
+
+def pillow_jpegs(photo: np.ndarray) -> dict[str, bytes]:
+    """A JPEG by each setting that Pillow has."""
+    image = Image.fromarray(photo[:61, :83])
+    rough = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8))
+    files = {}
+    for quality in range(1, 101):
+        files[f"quality {quality}"] = as_file(image, quality=quality)
+        files[f"noise {quality}"] = as_file(rough, quality=quality, progressive=quality % 2 == 0)
+    for mode in ("RGB", "L", "CMYK"):
+        for progressive in (False, True):
+            for name, settings in {
+                "4:4:4": {"subsampling": 0},
+                "4:2:2": {"subsampling": 1},
+                "4:2:0": {"subsampling": 2},
+                "optimize": {"optimize": True},
+                "restart rows": {"restart_marker_rows": 1},
+                "restart blocks": {"restart_marker_blocks": 3},
+                "smooth": {"smooth": 50},
+                "keep RGB": {"keep_rgb": True},
+                "comment": {"comment": b"\xff\xd9 is no end"},
+                "dots": {"dpi": (300, 300)},
+                "profile": {"icc_profile": bytes(range(256)) * 300},
+                "tables": {"qtables": [[16] * 64]},
+            }.items():
+                if mode != "RGB" and name == "keep RGB":
+                    continue
+                data = as_file(image.convert(mode), progressive=progressive, **settings)
+                files[f"{mode} {name} {progressive}"] = data
+    for side in (1, 7, 8, 9, 16, 17):
+        files[f"{side} pixels"] = as_file(image.crop((0, 0, side, side)))
+    return files
+
+
+def test_no_jpeg_that_pillow_writes_is_called_bad_or_strange(photos: list[np.ndarray]) -> None:
+    report = checked(pillow_jpegs(photos[0]))
+    assert report.bad == ()
+    assert set(report.odd) == {"CMYK", "progressive"}
+
+
+def test_end_of_a_thumbnail_is_no_end_of_the_file(photos: list[np.ndarray]) -> None:
+    """A JPEG in the header of another ends with the same marker."""
+    exif = b"Exif\0\0" + as_file(photos[0][:40, :60])
+    whole = as_file(photos[0][:96, :128], exif=exif)
+    assert verdicts(
+        {"whole": whole, "cut": whole[:-2], "in the header": whole[: whole.index(b"\xff\xd9") + 9]}
+    ) == {
+        "cut": "cut short",
+        "in the header": "cut short",
+    }
+
+
+def harmless(jpeg: bytes) -> dict[str, tuple[bytes, str | None]]:
+    """Files that no one need leave out, and how each is odd."""
+    body, end = jpeg[:-2], jpeg[-2:]
+    scan = jpeg.index(b"\xff\xda")
+    return {
+        "newline": (jpeg + b"\n", "trailing bytes"),
+        "second image": (jpeg + jpeg[: len(jpeg) // 2], "trailing bytes"),
+        "zeros after": (jpeg + bytes(1000), "trailing bytes"),
+        "zeros before the end": (body + bytes(100) + end, "trailing bytes"),
+        "more zeros before the end": (body + bytes(9) + end, "trailing bytes"),
+        "filled before the end": (body + b"\xff" * 20 + end, None),
+        "JFIF 0.00": (jpeg[:11] + b"\0\0" + jpeg[13:], "unusual header"),
+        "scan parameters": (jpeg[: scan + 11] + bytes(3) + jpeg[scan + 14 :], "unusual header"),
+    }
+
+
+def test_what_does_not_touch_pixels_is_odd_and_not_bad(jpeg: bytes) -> None:
+    files = harmless(jpeg)
+    report = checked({name: data for name, (data, _) in files.items()})
+    assert report.bad == ()
+    odd = {path: kind for kind, found in report.odd.items() for _, path in found}
+    assert odd == {name: kind for name, (_, kind) in files.items() if kind is not None}
+    for data, _ in files.values():
+        assert np.array_equal(damage.pixels(data), damage.pixels(jpeg))
+
+
+def test_harmless_oddities_do_not_hide_damage(jpeg: bytes) -> None:
+    broken = harmless(damage.damaged_in_silence(jpeg))
+    assert set(verdicts({name: data for name, (data, _) in broken.items()})) == set(broken)
+    both = harmless(harmless(jpeg)["JFIF 0.00"][0])["zeros before the end"][0]
+    report = checked({"both": both})
+    assert (report.bad, set(report.odd)) == ((), {"trailing bytes", "unusual header"})
+
+
+def test_pixels_that_were_blanked_up_to_the_end_are_damage_and_not_padding(jpeg: bytes) -> None:
+    blanked = {
+        str(count): jpeg[: -2 - count] + bytes(count) + jpeg[-2:] for count in (200, 2000, 3000)
+    }
+    assert verdicts(blanked) == dict.fromkeys(blanked, "damaged")
+
+
+def test_zeros_after_what_is_no_picture_are_damage(jpeg: bytes) -> None:
+    left_over = jpeg[:-2] + b"left over" + bytes(100) + jpeg[-2:]
+    assert verdicts({"a": left_over}) == {"a": "damaged"}
+
+
+def test_lossless_jpeg_is_good() -> None:
+    report = checked({"a.jpg": damage.LOSSLESS})
+    assert (report.bad, report.odd) == ((), {})
+
+
+def test_arithmetic_coding_is_odd_and_decoded_by_dali_as_by_pillow(jpeg: bytes) -> None:
+    report = checked({"a.jpg": damage.arithmetic_coded(jpeg)})
+    assert (report.bad, report.odd) == ((), {"arithmetic coding": ((0, "a.jpg"),)})
+    assert damage.pixels(damage.ARITHMETIC_CODED).std() > 50
+
+
+def test_chroma_layout_that_the_strict_decoder_does_not_know_is_left_to_pillow(
+    jpeg: bytes,
+) -> None:
+    frame = jpeg.index(b"\xff\xc0")
+    odd_layout = jpeg[: frame + 11] + b"\x31" + jpeg[frame + 12 :]  # 3 x 1 in place of 2 x 2
+    assert "subsampling level" in str(damage.strict_complaint(odd_layout))
+    assert verdicts({"whole": odd_layout, "cut": odd_layout[:-300]}) == {"cut": "cut short"}
+
+
+# Damage at random
+
+
+def test_of_200_damaged_files_those_not_found_are_those_that_no_decoder_warns_of(
+    photos: list[np.ndarray],
+) -> None:
+    """A flipped bit can leave a stream that is as good as any: no checker can know."""
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(photos[0][:120, :160])
+    whole = {
+        "plain": as_file(picture, quality=90),
+        "progressive": as_file(picture, quality=90, progressive=True),
+        "gray": as_file(picture.convert("L"), quality=90),
+        "restarts": as_file(picture, quality=90, restart_marker_rows=1),
+    }
+    files, origin = {}, {}
+    for number in range(200):
+        name = list(whole)[number % len(whole)]
+        kind, data = damage.random_damage(whole[name], rng)
+        files[f"{number} {kind}"] = data
+        origin[f"{number} {kind}"] = whole[name]
+    found = verdicts(files)
+    refused = {
+        name
+        for name, data in files.items()
+        if find_undecodable([np.frombuffer(data, np.uint8)], num_threads=1)
+    }
+    assert refused <= set(found)
+    strict = {name for name, data in files.items() if damage.strict_complaint(data)}
+    for name in strict - set(found):  # a bit of the header that stands for nothing
+        assert np.array_equal(damage.pixels(files[name]), damage.pixels(origin[name]))
+    differing = Counter(
+        name.split()[1]
+        for name, data in files.items()
+        if name not in found
+        and not np.array_equal(damage.pixels(data), damage.pixels(origin[name]))
+    )
+    counts = len(refused), len(found), len(strict - set(found)), dict(differing)
+    assert counts == (87, 182, 1, {"flip": 15, "blank": 1})
+
+
+def test_flipped_bit_that_no_decoder_notices_is_not_found(jpeg: bytes) -> None:
+    assert verdicts({"a": damage.with_flipped_bit_that_nobody_notices(jpeg)}) == {}
+
+
+def test_many_files_that_dali_cannot_read_are_found_among_many_good_ones(jpeg: bytes) -> None:
+    """DALI 2.4.0 ends the process at such a file in a batch of 32 or more."""
+    gif = damage.gif(jpeg)  # without a complaint, so that it goes into a batch
+    files = {str(number): gif if number % 40 == 7 else jpeg for number in range(100)}
+    assert verdicts(files) == dict.fromkeys(("7", "47", "87"), "unsupported")
+
+
+# The report
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, jpeg: bytes) -> Path:
+    """A folder with 23 files, of which 2 are bad, 1 has a newline at its end and 1 is a PNG."""
+    files = {f"{number:02d}.jpg": jpeg for number in range(23)}
+    files["03.jpg"] = jpeg[:-2]
+    files["05.jpg"] = b"text"
+    files["07.jpg"] = jpeg + b"\n"
+    files["08.jpg"] = as_file(Image.open(io.BytesIO(jpeg)), "PNG")
+    return folder_of(tmp_path / "data", files)
+
+
+def test_report_survives_json_and_gives_the_good_indices(mixed: Path) -> None:
+    images = FileList.from_folder(mixed)
+    report = check_images(images, num_threads=2, max_pixels=None, source=str(mixed))
+    assert Report.from_json(report.to_json()) == report
+    fields = json.loads(report.to_json())
+    assert [fields[key] for key in ("format", "source", "fingerprint", "num_images")] == [
+        1,
+        str(mixed),
+        images.fingerprint,
+        23,
+    ]
+    path = str(mixed / "only/03.jpg")
+    assert fields["bad"][0] == {"index": 3, "path": path, "kind": "cut short", "reason": SHORT}
+    assert fields["odd"] == {
+        "format differs from name": [[8, str(mixed / "only/08.jpg")]],
+        "trailing bytes": [[7, str(mixed / "only/07.jpg")]],
+    }
+    good = report.good_indices()
+    assert good.dtype == np.int64
+    assert good.tolist() == [0, 1, 2, 4, *range(6, 23)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "r.json is no report of `dali-cutmix check`."),
+        ("[]", "r.json is no report of `dali-cutmix check`."),
+        ('{"a": 1}', "r.json is no report of `dali-cutmix check`."),
+        ('{"format": 2}', "r.json must be a report of format 1, got 2."),
+        ("9" * 5000, "r.json is no report of `dali-cutmix check`."),
+        ("[" * 100_000, "r.json is a damaged report: it is nested too deeply."),
+        ('{"format": 1}', "r.json is a damaged report: `source` is missing."),
+    ],
+)
+def test_what_is_no_report_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r"r\.json") as caught:
+        Report.from_json(text, "r.json")
+    way_out = "Write it anew with `dali-cutmix check DATA --out report.json`."
+    assert str(caught.value) == f"{message} {way_out}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("num_images", 2**31 + 1, "`num_images` must be a whole number in [1, 2147483648]"),
+        ("num_images", True, "`num_images` must be a whole number in [1, 2147483648]"),
+        ("source", 3, "`source` must be text"),
+        ("fingerprint", None, "`fingerprint` must be text"),
+        ("first_label", -1, "`first_label` must be a whole number in [0, 2147483648]"),
+        ("bad", {}, "`bad` must be a list"),
+        ("bad.0", 7, "`bad[0]` must be an object"),
+        ("bad.0.index", -1, "`bad[0].index` must be a whole number in [0, 22]"),
+        ("bad.1.index", 23, "`bad[1].index` must be a whole number in [0, 22]"),
+        ("bad.1.index", 3, "`bad[1].index` must not be there twice"),
+        ("bad.1.index", 5.0, "`bad[1].index` must be a whole number in [0, 22]"),
+        ("bad.0.reason", [], "`bad[0].reason` must be text"),
+        ("odd", [], "`odd` must be an object"),
+        ("odd.trailing bytes", 1, "`odd['trailing bytes']` must be a list"),
+        (
+            "odd.trailing bytes.0",
+            [7],
+            "`odd['trailing bytes']` must hold pairs of an index and a path",
+        ),
+        (
+            "odd.trailing bytes.0.0",
+            10**400,
+            "`odd['trailing bytes']` must be a whole number in [0, 22]",
+        ),
+        ("sizes.count", 24, "`sizes.count` must be a whole number in [0, 23]"),
+        ("sizes.width", 4, "`sizes.width` must be an object"),
+        ("sizes.width.max", "4", "`sizes.width.max` must be a finite number of at least 0"),
+        (
+            "sizes.width.max",
+            float("nan"),
+            "`sizes.width.max` must be a finite number of at least 0",
+        ),
+    ],
+)
+def test_damaged_field_of_a_report_is_named_with_what_it_holds(
+    field: str, value: Any, problem: str
+) -> None:
+    spread = {"min": 1, "median": 2.5, "max": 4}
+    names = ("width", "height", "megapixels", "file_bytes")
+    whole = {
+        "format": 1,
+        "source": "data",
+        "fingerprint": "0" * 16,
+        "num_images": 23,
+        "bad": [{"index": index, "path": "a", "kind": "b", "reason": "c"} for index in (3, 5)],
+        "odd": {"trailing bytes": [[7, "a"]]},
+        "sizes": {"count": 22, "num_small": 0, **{name: dict(spread) for name in names}},
+    }
+    report = Report.from_json(json.dumps(whole))
+    assert (report.first_label, [image.index for image in report.bad]) == (None, [3, 5])
+    holder: Any = whole
+    *path, last = (int(key) if key.isdecimal() else key for key in field.split("."))
+    for key in path:
+        holder = holder[key]
+    holder[last] = value
+    with pytest.raises(ValueError, match="damaged") as caught:
+        Report.from_json(json.dumps(whole), "r.json")
+    way_out = "Write it anew with `dali-cutmix check DATA --out report.json`."
+    got = f"{value!r:.80}"
+    assert str(caught.value) == f"r.json is a damaged report: {problem}, got {got}. {way_out}"
+
+
+def test_field_that_is_missing_inside_is_named(mixed: Path) -> None:
+    report = check_images(FileList.from_folder(mixed), num_threads=2, max_pixels=None)
+    fields = json.loads(report.to_json())
+    del fields["sizes"]["height"]["median"]
+    with pytest.raises(ValueError, match=r"report: `sizes\.height\.median` is missing\. Write it"):
+        Report.from_json(json.dumps(fields))
+
+
+def test_file_that_is_no_text_is_no_report(mixed: Path, tmp_path: Path) -> None:
+    report = check_images(FileList.from_folder(mixed), num_threads=2, max_pixels=None)
+    path = tmp_path / "r.json"
+    path.write_text(report.to_json())
+    assert Report.read(path) == report
+    path.write_bytes(b"\xff\xfe\0")
+    with pytest.raises(ValueError, match="is no report") as caught:
+        Report.read(path)
+    assert str(caught.value) == (
+        f"{path} is no report of `dali-cutmix check`. Write it anew with `dali-cutmix check DATA "
+        "--out report.json`."
+    )
+    with pytest.raises(FileNotFoundError):
+        Report.read(tmp_path / "nowhere.json")
+
+
+def test_sizes_are_those_of_the_headers(photos: list[np.ndarray]) -> None:
+    sides = [(100, 300), (224, 224), (427, 640), (223, 500)]
+    files = {str(n): as_file(photos[0][:h, :w]) for n, (h, w) in enumerate(sides)}
+    sizes = checked(files | {"bad": b"text"}).sizes
+    assert (sizes.count, sizes.num_small) == (4, 2)
+    assert sizes.height == Spread(100, 223.5, 427)
+    assert sizes.width == Spread(224, 400, 640)
+    assert sizes.megapixels.max == pytest.approx(0.27328)
+    lengths = sorted(map(len, files.values()))
+    assert (sizes.file_bytes.min, sizes.file_bytes.max) == (lengths[0], lengths[-1])
+    assert checked({"bad": b"text"}).sizes.width == Spread(0, 0, 0)
+
+
+def test_progress_counts_up_to_the_number_of_images(jpeg: bytes) -> None:
+    seen: list[int] = []
+    images = InMemory({str(number): jpeg for number in range(100)})
+    check_images(images, num_threads=2, max_pixels=None, on_progress=seen.append)
+    assert seen == sorted(set(seen))
+    assert seen[-1] == 100
+    assert len(seen) > 2
+
+
+def test_counts_below_one_are_refused(jpeg: bytes) -> None:
+    for name, way_out in (("num_threads", ""), ("max_pixels", " None takes all.")):
+        settings: dict[str, Any] = {"num_threads": 1, "max_pixels": None} | {name: 0}
+        with pytest.raises(ValueError, match=name) as caught:
+            check_images(InMemory({"a": jpeg}), **settings)
+        message = f"check_images: `{name}` must be a whole number of at least 1, got 0.{way_out}"
+        assert str(caught.value) == message
+
+
+# The command
+
+
+def call(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_command_says_that_all_is_well(numbered_folder: Path) -> None:
+    result = call(numbered_folder)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[0] == "23 images, 23 with a side below 224 px"
+    assert result.stdout.endswith("All 23 images are fine.\n")
+
+
+def test_command_lists_what_is_bad_and_odd_and_ends_with_status_1(
+    mixed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "made" / "report.json"
+    result = call(mixed, "--out", out)
+    assert (result.exit_code, result.stderr) == (1, "")
+    only = mixed / "only"
+    assert result.stdout.splitlines()[-10:] == [
+        "Odd but fine, format differs from name: 1",
+        f"  {only / '08.jpg'}",
+        "Odd but fine, trailing bytes: 1",
+        f"  {only / '07.jpg'}",
+        "Bad, no image: 1",
+        f"  {only / '05.jpg'}: {NO_IMAGE}",
+        "Bad, cut short: 1",
+        f"  {only / '03.jpg'}: {SHORT}",
+        f"Wrote {out}",
+        f'2 of 23 images are bad. `DataLoader("{out}")` leaves them out.',
+    ]
+    assert Report.from_json(out.read_text()).source == str(mixed)
+    assert [path.name for path in out.parent.iterdir()] == ["report.json"]
+
+
+def test_command_says_how_to_leave_bad_images_out(mixed: Path) -> None:
+    (mixed / "only/05.jpg").unlink()
+    assert call(mixed).stdout.splitlines()[-1] == (
+        "1 of 22 images is bad. "
+        'With `--out report.json`, `DataLoader("report.json")` leaves them out.'
+    )
+
+
+def test_command_names_20_bad_files_of_a_kind_and_counts_the_rest(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "data", {f"{n:02d}.jpg": b"text" for n in range(51)})
+    lines = call(root).stdout.splitlines()
+    assert lines[-23] == "Bad, no image: 51"
+    assert lines[-3].startswith(f"  {root / 'only/19.jpg'}: ")
+    assert lines[-2] == "  and 31 more, see --out"
+
+
+def test_rest_of_the_odd_files_is_in_the_report_that_was_written(
+    tmp_path: Path, jpeg: bytes
+) -> None:
+    root = folder_of(tmp_path / "data", {f"{n}.jpg": jpeg + b"\n" for n in range(7)})
+    out = tmp_path / "r.json"
+    for options, where in (((), "--out"), (("--out", out), str(out))):
+        lines = call(root, *options).stdout.splitlines()
+        start = lines.index("Odd but fine, trailing bytes: 7")
+        assert lines[start + 4] == f"  and 4 more, see {where}"
+
+
+def test_line_above_the_sizes_is_not_wrapped(tmp_path: Path, jpeg: bytes) -> None:
+    root = folder_of(tmp_path, {"0.jpg": jpeg, "1.jpg": b"text"})
+    first = call(root).stdout.splitlines()[0]
+    assert first == "1 of 2 images, 1 with a side below 224 px"
+    (root / "only/1.jpg").unlink()
+    assert call(root).stdout.startswith("1 image, 1 with a side below 224 px\n")
+
+
+def test_names_that_no_terminal_can_show_are_escaped(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, {os.fsdecode(b"\xff\x1b[2J\n[red].jpg"): b"text"})
+    result = call(root)
+    assert result.exit_code == 1
+    assert rf"{root}/only/\udcff\x1b[2J\n[red].jpg: " in result.stdout
+
+
+def test_source_is_made_absolute_and_limits_are_passed_on(
+    mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(mixed.parent)
+    assert call(mixed.name, "--out", "r.json", "--max-pixels", "59999").exit_code == 1
+    report = Report.from_json(Path("r.json").read_text())
+    assert report.source == str(mixed)
+    assert Counter(image.kind for image in report.bad)["too large"] == 22
+    assert call(mixed.name, "--out", "r.json", "--max-pixels", "0").exit_code == 1
+    assert len(Report.from_json(Path("r.json").read_text()).bad) == 2
+
+
+def test_paths_in_the_report_are_absolute_and_not_led_astray_by_links(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/link").symlink_to(mixed)
+    monkeypatch.chdir(tmp_path / "here")
+    for data in ("../data", "link/../data"):  # there is no here/data
+        call(data, "--out", "r.json")
+        report = Report.read("r.json")
+        assert report.source == str(tmp_path / "here" / data)
+        assert [image.path for image in report.bad] == [
+            f"{report.source}/only/{name}.jpg" for name in ("03", "05")
+        ]
+        assert report.odd["trailing bytes"] == ((7, f"{report.source}/only/07.jpg"),)
+        assert report.fingerprint == open_source(report.source).fingerprint
+    Path("list.txt").write_text("link/only/05.jpg 0\n")
+    call("list.txt", "--out", "r.json")
+    (found,) = Report.read("r.json").bad
+    assert found.path == str(tmp_path / "here/link/only/05.jpg")
+    assert "but '' does not exist" in call("").stderr
+
+
+def test_labels_of_records_may_start_at_0(tmp_path: Path, jpeg: bytes) -> None:
+    records = [{"image/encoded": jpeg, "image/class/label": label} for label in (0, 1)]
+    data = write_records(tmp_path / "a.tfrecord", records)
+    assert call(data).exit_code == 1
+    out = tmp_path / "r.json"
+    assert call(data, "--out", out, "--first-label", "0").exit_code == 0
+    assert json.loads(out.read_text())["first_label"] == 0
+    assert Report.read(out).first_label == 0
+    assert open_source(out).targets.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--out", "report.txt"), "must be a file that ends in .json, got 'report.txt'."),
+        (("--num-workers", "0"), "Invalid value for '--num-workers'"),
+        (("--max-pixels", "-1"), "Invalid value for '--max-pixels'"),
+    ],
+)
+def test_wrong_options_are_usage_errors(mixed: Path, arguments: tuple[str, ...], said: str) -> None:
+    result = call(mixed, *arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_what_cannot_be_used_is_one_sentence(mixed: Path, tmp_path: Path) -> None:
+    result = call(tmp_path / "nowhere")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "does not exist" in result.stderr
+    (tmp_path / "file").touch()
+    result = call(mixed, "--out", tmp_path / "file" / "r.json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    folder = tmp_path / "file"
+    said = f"dali-cutmix: cannot make the folder {folder} for `--out`: File exists.\n"
+    assert result.stderr == said
+
+
+def test_report_over_the_data_is_refused(mixed: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "1.json", tmp_path / "2.json"
+    call(mixed, "--out", first)
+    assert call(first, "--out", second).exit_code == 0
+    before = first.read_bytes()
+    result = call(first, "--out", first)
+    assert result.exit_code == 2
+    assert "must be another file than DATA" in " ".join(result.stderr.replace("│", " ").split())
+    assert first.read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_report_of_a_check_that_was_stopped_is_not_there(
+    number: signal.Signals, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "report.json"
+    out.write_text("old")
+
+    @contextmanager
+    def stopping(*_: Any) -> Iterator[Any]:
+        yield lambda _: signal.raise_signal(number)
+
+    monkeypatch.setattr(check_command, "image_progress", stopping)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert call(mixed, "--out", out).exit_code == 128 + number
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert out.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["report.json"]
+
+
+def test_progress_tells_count_speed_and_time_left_on_a_terminal_only() -> None:
+    said = {}
+    for is_terminal in (True, False):
+        screen = Console(
+            file=io.StringIO(), width=100, force_terminal=is_terminal, color_system=None
+        )
+        with image_progress("Checking", 40, screen) as on_progress:
+            for done in (5, 13):
+                on_progress(done)
+        assert isinstance(screen.file, io.StringIO)
+        said[is_terminal] = screen.file.getvalue()
+    assert re.search(r"Checking ━+ +13/40 \d+ images/s \d:\d\d:\d\d", said[True])
+    assert said[False] == ""
+
+
+def test_decoders_do_not_write_through_the_screen(tmp_path: Path, jpeg: bytes) -> None:
+    """libjpeg and nvImageCodec write to the process's error stream, past Python."""
+    root = folder_of(
+        tmp_path, {"0.jpg": jpeg[:-2], "1.jpg": damage.damaged_in_silence(jpeg), "2.jpg": jpeg}
+    )
+    code = (
+        "import sys, typer; from dali_cutmix.tools.check_command import check\n"
+        "sys.argv = ['check', sys.argv[1]]; typer.run(check)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "2 of 3 images are bad." in result.stdout

@@ -1,0 +1,272 @@
+"""The contact sheet: what is drawn where, found again in the pixels of the sheet."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from dali_cutmix import MixedTarget, MixPlan, dense_target
+from dali_cutmix.contact_sheet import FONT_SIZE, INK, OTHER, OWN, class_weights, contact_sheet
+
+NAMES = ("coffee", "cat", "dog")
+
+
+def telling(num: int, size: tuple[int, int]) -> torch.Tensor:
+    """Images whose channels are owner, row and column: ``[num, 3, height, width]`` uint8."""
+    height, width = size
+    owner, row, column = np.meshgrid(
+        100 + 20 * np.arange(num), 5 * np.arange(height), 5 * np.arange(width), indexing="ij"
+    )
+    return torch.from_numpy(np.stack([owner, row, column], 1).astype(np.uint8))
+
+
+def plan(size: tuple[int, int], cuts: list[tuple[int, int, int, int]]) -> MixPlan:
+    """A plan with the given cuts, ``(top, left, height, width)``, from the next sample."""
+    own = torch.arange(len(cuts), dtype=torch.int32)
+    anchor = torch.tensor([cut[:2] for cut in cuts], dtype=torch.int32)
+    extent = torch.tensor([cut[2:] for cut in cuts], dtype=torch.int32)
+    kept = 1 - extent.prod(1) / (size[0] * size[1])
+    return MixPlan(own, own.roll(-1), kept, kept, anchor, extent, size)
+
+
+def pair(labels: list[tuple[int, int]], kept: list[float]) -> MixedTarget:
+    weight = torch.tensor([(share, 1 - share) for share in kept])
+    return MixedTarget(torch.tensor(labels), weight)
+
+
+def pixels(sheet: Image.Image) -> np.ndarray:
+    return np.asarray(sheet).astype(int)
+
+
+def places(sheet: Image.Image, image: torch.Tensor) -> list[tuple[int, int]]:
+    """Top left corner on the sheet of every image, told by the colour of its first pixel."""
+    at = pixels(sheet)
+    found = (np.argwhere((at == one[:, 0, 0].numpy()).all(2)) for one in image)
+    return [tuple(points[0].tolist()) for points in found]
+
+
+def written(sheet: Image.Image, text: str, colour: tuple[int, int, int] = INK) -> list[list[int]]:
+    """Places ``[y, x]`` on the sheet where this text stands, to the pixel."""
+    font = ImageFont.load_default(size=FONT_SIZE)
+    left, top, right, bottom = (int(side) for side in font.getbbox(text))
+    stamp = Image.new("RGB", (right - left, bottom - top), "white")
+    ImageDraw.Draw(stamp).text((-left, -top), text, colour, font)
+    windows = np.lib.stride_tricks.sliding_window_view(pixels(sheet), pixels(stamp).shape)
+    return np.argwhere((windows[:, :, 0] == pixels(stamp)).all((2, 3, 4))).tolist()
+
+
+# Pixels
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 16), (9, 30), (170, 200)])
+def test_images_are_shown_whole_and_enlarged_without_smoothing(size: tuple[int, int]) -> None:
+    image = telling(5, (min(size[0], 50), min(size[1], 50)))
+    if size[0] > 50:  # no more than 50 values of 5 fit in a byte
+        image = torch.nn.functional.pad(image, (0, size[1] - 50, 0, size[0] - 50))
+    sheet = contact_sheet(image, torch.zeros(5, dtype=torch.int64), classes=NAMES)
+    factor = max(1, -(-160 // max(size)))
+    for one, (top, left) in zip(image, places(sheet, image), strict=True):
+        large = one.permute(1, 2, 0).numpy().repeat(factor, 0).repeat(factor, 1)
+        shown = pixels(sheet)[top : top + factor * size[0], left : left + factor * size[1]]
+        assert np.array_equal(shown, large)
+
+
+def test_images_stand_in_reading_order_on_a_white_margin() -> None:
+    image = telling(5, (32, 32))
+    sheet = contact_sheet(image, torch.zeros(5, dtype=torch.int64), classes=NAMES, columns=2)
+    assert places(sheet, image) == sorted(places(sheet, image))
+    assert len({left for _, left in places(sheet, image)}) == 2
+    frame = pixels(sheet).copy()
+    frame[12:-12, 12:-12] = 255
+    assert (frame == 255).all()
+
+
+@pytest.mark.parametrize("size", [(24, 16), (40, 48)])
+def test_outline_runs_around_the_plans_cut_and_covers_none_of_it(size: tuple[int, int]) -> None:
+    height, width = size
+    cuts = [(5, 3, 8, 6), (0, 0, 7, 9), (height - 6, width - 5, 6, 5), (0, 0, *size), (4, 0, 1, 1)]
+    image, with_cuts = telling(5, size), plan(size, cuts)
+    target = torch.zeros(5, dtype=torch.int64)
+    empty = MixPlan(**{**vars(with_cuts), "extent": torch.zeros(5, 2, dtype=torch.int32)})
+    sheet = contact_sheet(image, target, with_cuts, classes=NAMES)
+    bare = contact_sheet(image, target, empty, classes=NAMES)
+    changed = (pixels(sheet) != pixels(bare)).any(2)
+    factor = -(-160 // max(size))
+    for (y, x, cut_height, cut_width), (top, left) in zip(cuts, places(bare, image), strict=True):
+        y0, x0 = top + factor * y, left + factor * x
+        y1, x1 = y0 + factor * cut_height, x0 + factor * cut_width
+        assert not changed[y0:y1, x0:x1].any()
+        # The second and third pixel outside are the coloured line, on all four sides.
+        ring = np.zeros_like(changed)
+        ring[y0 - 3 : y1 + 3, x0 - 3 : x1 + 3] = True
+        ring[y0 - 1 : y1 + 1, x0 - 1 : x1 + 1] = False
+        assert changed[ring].all()
+        changed[y0 - 4 : y1 + 4, x0 - 4 : x1 + 4] = False
+    assert not changed.any()
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (128, 128, 128), OTHER])
+def test_outline_stands_out_from_any_background(colour: tuple[int, int, int]) -> None:
+    image = torch.tensor(colour, dtype=torch.uint8)[None, :, None, None].repeat(2, 1, 32, 32)
+    target = torch.zeros(2, dtype=torch.int64)
+    sheet = contact_sheet(image, target, plan((32, 32), [(8, 8, 16, 16)] * 2), classes=NAMES)
+    bare = contact_sheet(image, target, plan((32, 32), [(0, 0, 0, 0)] * 2), classes=NAMES)
+    contrast = np.abs(pixels(sheet) - pixels(bare)).max(2)
+    lines = contrast[: contrast.shape[0] // 2 + 60]
+    assert lines.max() >= 125
+    rows, columns = np.nonzero(lines >= 125)
+    assert np.ptp(rows) >= 5 * 16
+    assert np.ptp(columns) >= 5 * 16
+
+
+def test_blended_and_unmixed_batches_have_no_outline() -> None:
+    image, target = telling(3, (32, 32)), pair([(0, 1)] * 3, [0.7] * 3)
+    cut = plan((32, 32), [(0, 0, 0, 0)] * 3)
+    kept = torch.full((3,), 0.7)
+    blended = MixPlan(**{**vars(cut), "kept": kept, "anchor": None, "extent": None})
+    empty = MixPlan(**{**vars(cut), "kept": kept})
+    sheets = [contact_sheet(image, target, one, classes=NAMES) for one in (blended, empty, None)]
+    assert sheets[0] == sheets[1] == sheets[2]
+
+
+# Weights
+
+
+def test_weights_of_both_classes_are_written_under_their_image() -> None:
+    image = telling(2, (32, 32))
+    target = pair([(0, 1), (2, 0)], [0.68, 0.25])
+    sheet = contact_sheet(image, target, plan((32, 32), [(4, 4, 9, 9)] * 2), classes=NAMES)
+    for (top, left), own, other in zip(
+        places(sheet, image), (("coffee", "0.68"), ("dog", "0.25")), ("0.32", "0.75"), strict=True
+    ):
+        under = sheet.crop((left, top + 160, left + 160, sheet.height))
+        assert written(under, own[0])
+        assert written(under, own[1])
+        assert written(under, other, OTHER)
+
+
+def test_bar_is_divided_as_the_weights_are() -> None:
+    image = telling(3, (32, 32))
+    kept = [0.68, 0.25, 0.999]
+    target = pair([(0, 1)] * 3, kept)
+    sheet = contact_sheet(image, target, plan((32, 32), [(4, 4, 9, 9)] * 3), classes=NAMES)
+    for (top, left), share in zip(places(sheet, image), kept, strict=True):
+        bar = pixels(sheet)[top + 160 + 10, left : left + 160]
+        own, other = (bar == OWN).all(1), (bar == OTHER).all(1)
+        assert (own | other).all()
+        assert abs(own.mean() - share) <= 0.5 / 160 + 1e-6
+        assert not (np.diff(own.astype(int)) > 0).any()
+
+
+def test_weight_of_one_class_in_both_places_is_added_up() -> None:
+    assert class_weights(pair([(1, 1)], [0.75]), NAMES) == [[("cat", 1.0)]]
+
+
+def test_class_without_weight_is_not_written() -> None:
+    assert class_weights(pair([(1, 2), (1, 2)], [1.0, 0.0]), NAMES) == [
+        [("cat", 1.0)],
+        [("dog", 1.0)],
+    ]
+
+
+def test_every_form_of_target_draws_the_same_sheet() -> None:
+    image = telling(2, (32, 32))
+    cuts = plan((32, 32), [(4, 4, 9, 9)] * 2)
+    target = pair([(2, 1), (0, 0)], [0.75, 0.6])
+    dense = dense_target(target, 3)
+    sheets = [contact_sheet(image, form, cuts, classes=NAMES) for form in (target, dense)]
+    assert sheets[0] == sheets[1]
+    label = torch.tensor([2, 0])
+    alone = dense_target(pair([(2, 2), (0, 0)], [1.0, 1.0]), 3)
+    assert contact_sheet(image, label, classes=NAMES) == contact_sheet(image, alone, classes=NAMES)
+
+
+def test_unmixed_sample_has_its_class_without_a_number() -> None:
+    image, label = telling(1, (32, 32)), torch.tensor([1])
+    unmixed = contact_sheet(image, label, plan((32, 32), [(0, 0, 0, 0)]), classes=NAMES)
+    assert written(unmixed, "cat")
+    assert not written(unmixed, "1.00")
+    cut = contact_sheet(image, label, plan((32, 32), [(0, 0, 9, 9)]), classes=NAMES)
+    assert written(cut, "1.00")
+
+
+def test_class_with_a_part_never_reads_as_none_nor_as_all() -> None:
+    image, target = telling(1, (32, 32)), pair([(0, 1)], [0.999])
+    sheet = contact_sheet(image, target, plan((32, 32), [(0, 0, 1, 1)]), classes=NAMES)
+    assert written(sheet, "> 0.99")
+    assert written(sheet, "< 0.01", OTHER)
+
+
+def test_long_class_names_stay_under_their_own_image() -> None:
+    image = telling(3, (32, 32))
+    target = pair([(0, 1)] * 3, [0.5] * 3)
+    settings = {"classes": NAMES, "columns": 3}
+    short = contact_sheet(image, target, **settings)
+    long = contact_sheet(
+        image, target, **{**settings, "classes": ("w" * 200, "two\nlines and more " * 20)}
+    )
+    assert long.size == short.size
+    changed = (pixels(long) != pixels(short)).any(2)
+    under = np.zeros_like(changed)
+    for top, left in places(short, image):
+        under[top + 160 :, left : left + 160] = True
+        values = slice(left + 160 - 30, left + 160)
+        assert not changed[:, values].any()
+    under[-30:] = False  # a name of two lines would reach into the margin
+    assert changed.any()
+    assert not changed[~under].any()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("image", "got"),
+    [
+        (torch.zeros(2, 3, 8, 8), "'torch.float32 [2, 3, 8, 8]'"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), "'torch.uint8 [3, 8, 8]'"),
+        (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), "'torch.uint8 [2, 8, 8, 3]'"),
+        (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), "'torch.uint8 [0, 3, 8, 8]'"),
+    ],
+)
+def test_images_of_another_type_or_shape_are_refused(image: torch.Tensor, got: str) -> None:
+    message = (
+        f"contact_sheet: `image` must be uint8 [B, 3, height, width], got {got}. "
+        "Make the loader with `dtype=torch.uint8`."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        contact_sheet(image, torch.zeros(len(image), dtype=torch.int64), classes=NAMES)
+
+
+def test_class_without_a_name_is_refused() -> None:
+    message = "contact_sheet: `classes` must name every class, and class 3 occurs, got '3 names'."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        contact_sheet(telling(2, (8, 8)), torch.tensor([0, 3]), classes=NAMES)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_target_of_another_batch_is_refused(num_rows: int) -> None:
+    message = f"contact_sheet: `target` must have one row for each of 2 images, got {num_rows}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        contact_sheet(telling(2, (8, 8)), torch.zeros(num_rows, dtype=torch.int64), classes=NAMES)
+
+
+def test_plan_of_another_batch_is_refused() -> None:
+    message = "contact_sheet: `plan` must be of 2 samples, got 3."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        contact_sheet(
+            telling(2, (8, 8)),
+            torch.zeros(2, dtype=torch.int64),
+            plan((8, 8), [(0, 0, 1, 1)] * 3),
+            classes=NAMES,
+        )
+
+
+def test_row_of_more_than_two_classes_is_refused() -> None:
+    message = "contact_sheet: `target` must have one or two classes with weight per row, got 3."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        contact_sheet(telling(1, (8, 8)), torch.tensor([[0.5, 0.3, 0.2]]), classes=NAMES)

@@ -1,0 +1,767 @@
+"""Augmentations: torchvision's pixels for the same numbers, and its distributions of numbers."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nvidia.dali import fn
+from PIL import Image
+from scipy.stats import chi2_contingency, ks_2samp
+from torchvision.transforms import AutoAugmentPolicy, v2
+from torchvision.transforms.v2 import functional as F
+
+from dali_cutmix import (
+    IMAGENET_STD,
+    CutMix,
+    DataLoader,
+    ImageArrays,
+    Shard,
+    TrainTransform,
+)
+from dali_cutmix.augmentations import (
+    AutoAugment,
+    ColorJitter,
+    Frame,
+    Grayscale,
+    RandAugment,
+    RandomErasing,
+    TrivialAugment,
+)
+from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.transforms import automatic, color_ops
+from dali_cutmix.transforms.affine import WARPS
+from dali_cutmix.transforms.operations import OPERATIONS, SIGNED, apply, levels, numbers
+from dali_cutmix.transforms.policies import POLICIES
+from graphs import BACK_ENDS, on, run
+
+SIZES = [(60, 84), (33, 32)]
+MEAN = (0.485, 0.456, 0.406)
+
+# By operation: the most levels a value may differ by, and the share of values that may differ.
+TOLERANCES = {
+    "Rotate": (255, 0.001),
+    "Brightness": (1, 0.01),
+    "Color": (1, 0.05),
+    "Contrast": (1, 0.01),
+    "Sharpness": (1, 0.01),
+    "Equalize": (2, 0.5),
+}
+
+# The same of warps that interpolate: halves of a level are rounded otherwise.
+BILINEAR_TOLERANCES = {"ShearX": (1, 0.04), "ShearY": (1, 0.04), "Rotate": (1, 0.01)}
+
+
+@pytest.fixture(scope="module")
+def pictures(photos: list[np.ndarray]) -> dict[tuple[int, int], np.ndarray]:
+    """By size a batch of photographs, noise, one level, a gray ramp, and dark and pale noise."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for height, width in SIZES:
+        noise = rng.integers(0, 256, (height, width, 3))
+        ramp = np.arange(height * width).reshape(height, width, 1) * 256 // (height * width)
+        found[height, width] = np.stack(
+            [
+                photos[0][100 : 100 + height, 100 : 100 + width],
+                photos[1][200 : 200 + height, 300 : 300 + width],
+                photos[2][150 : 150 + height, 200 : 200 + width],
+                noise,
+                np.full_like(noise, 77),
+                np.repeat(ramp, 3, axis=2),
+                noise // 8,
+                200 + noise // 8,
+            ]
+        ).astype(np.uint8)
+    return found
+
+
+def by_torch(function: Any, image: np.ndarray, *arguments: Any) -> np.ndarray:
+    """What torchvision makes of one HWC image."""
+    made = function(torch.from_numpy(image.copy()).permute(2, 0, 1), *arguments)
+    return made.permute(1, 2, 0).numpy()
+
+
+def by_graph(
+    function: Any, images: np.ndarray, named: list[dict[str, np.ndarray]], back_end: str
+) -> list[np.ndarray]:
+    """What a graph function makes of one batch, once for each dictionary of numbers."""
+    names = list(named[0])
+
+    def define(image: Any, *fed: Any) -> Any:
+        image = fn.reshape(on(back_end, image), layout="HWC")
+        return [fn.copy(function(image, dict(zip(names, fed, strict=True))))]
+
+    batches = [(images, *(one[name] for name in names)) for one in named]
+    return [made[0] for made in run(define, batches, back_end)]
+
+
+def difference(found: np.ndarray, wanted: np.ndarray) -> tuple[int, float]:
+    """The most levels by which two differ, and the share of values that do."""
+    apart = np.abs(found.astype(int) - wanted)
+    return int(apart.max()), float((apart > 0).mean())
+
+
+# --- Pixels -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("size", SIZES, ids=repr)
+@pytest.mark.parametrize(
+    ("name", "interpolation"),
+    [
+        *((name, "nearest") for name in [*OPERATIONS, "Invert"]),
+        *((name, "bilinear") for name in WARPS),
+    ],
+)
+def test_operation_makes_torchvisions_pixels_at_every_strength(
+    name: str,
+    interpolation: Any,
+    size: tuple[int, int],
+    back_end: str,
+    pictures: dict[Any, np.ndarray],
+) -> None:
+    images = pictures[size]
+    theirs, mode = v2.TrivialAugmentWide(), v2.InterpolationMode(interpolation)
+    strengths = [
+        sign * levels(31, size, wide=wide)[name][bin_]
+        for wide in (True, False)
+        for bin_ in (0, 1, 7, 15, 22, 30)
+        for sign in ((1, -1) if name in SIGNED else (1,))
+    ]
+    all_of_it = np.zeros(len(images), int)
+    named = [numbers([name], all_of_it, np.full(len(images), one), size) for one in strengths]
+    found = by_graph(
+        lambda image, fed: apply(image, [name], fed, size, interpolation), images, named, back_end
+    )
+    for strength, made in zip(strengths, found, strict=True):
+        wanted = np.stack(
+            [
+                by_torch(
+                    lambda one, strength=strength: theirs._apply_image_or_video_transform(
+                        one, name, float(strength), mode, {}
+                    ),
+                    image,
+                )
+                for image in images
+            ]
+        )
+        assert made.dtype == np.uint8
+        tolerances = BILINEAR_TOLERANCES if interpolation == "bilinear" else TOLERANCES
+        most, share = tolerances.get(name, (0, 0.0))
+        if name == "Rotate" and abs(strength) == 135 and interpolation == "nearest":
+            # Places that are as far from two pixels, where float32 decides, are many here.
+            most, share = 255, 0.02
+        found_most, found_share = difference(made, wanted)
+        assert found_most <= most, strength
+        assert found_share <= share, strength
+        if name in WARPS and strength == 0:
+            np.testing.assert_array_equal(made, images)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_bilinear_warps_take_in_black_from_beyond_the_border(back_end: str) -> None:
+    """As torchvision's tensors do; Pillow, and DALI without a fill, repeat the outermost pixel."""
+    size = (40, 30)
+    images = np.full((1, *size, 3), 200, np.uint8)
+    fed = [numbers(["ShearX"], np.zeros(1, int), np.full(1, 0.3), size)]
+    (found,) = by_graph(
+        lambda image, fed: apply(image, ["ShearX"], fed, size, "bilinear"), images, fed, back_end
+    )
+    # Row 10, whose middle is at 10.5, comes from 3.15 pixels to the right.
+    assert found[0, 10, 25:, 0].tolist() == [200, 0.85 * 200, 0, 0, 0]
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_equalize_is_right_for_small_and_for_uneven_images(back_end: str) -> None:
+    """Few pixels per step, and levels that many pixels share, are where formulas differ."""
+    rng = np.random.default_rng(1)
+    images = np.stack(
+        [
+            rng.integers(0, 256, (32, 32, 3)),
+            np.where(rng.random((32, 32, 3)) < 0.7, 30, rng.integers(0, 256, (32, 32, 3))),
+            np.where(rng.random((32, 32, 3)) < 0.7, 250, rng.integers(0, 256, (32, 32, 3))),
+            np.where(rng.random((32, 32, 3)) < 0.9, 250, 3),
+            np.full((32, 32, 3), 0),
+        ]
+    ).astype(np.uint8)
+    (found,) = by_graph(
+        lambda image, _: color_ops.equalize(image), images, [{"none": np.zeros(5)}], back_end
+    )
+    wanted = np.stack([by_torch(F.equalize, image) for image in images])
+    assert difference(found, wanted)[0] <= 2
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("size", SIZES, ids=repr)
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (color_ops.brighten, F.adjust_brightness),
+        (color_ops.saturate, F.adjust_saturation),
+        (color_ops.raise_contrast, F.adjust_contrast),
+    ],
+    ids=["brightness", "saturation", "contrast"],
+)
+def test_blends_are_within_a_level_of_torchvisions(
+    ours: Any, theirs: Any, size: tuple[int, int], back_end: str, pictures: dict[Any, np.ndarray]
+) -> None:
+    images, factors = pictures[size], [0.0, 0.31, 0.9, 1.0, 1.37, 2.0]
+    named = [{"factor": np.full(len(images), factor, np.float32)} for factor in factors]
+    found = by_graph(lambda image, fed: ours(image, **fed), images, named, back_end)
+    for factor, made in zip(factors, found, strict=True):
+        wanted = np.stack([by_torch(theirs, image, factor) for image in images])
+        most, apart = difference(made, wanted)
+        # A gray picture blended with its gray is whole but for rounding: torchvision may cut a
+        # level off there, in no more than some of the pictures.
+        assert most <= 1, factor
+        assert apart <= 0.05, factor
+        if factor == 1:
+            np.testing.assert_array_equal(made, images)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("size", SIZES, ids=repr)
+def test_hues_are_within_a_level_of_torchvisions(
+    size: tuple[int, int], back_end: str, pictures: dict[Any, np.ndarray]
+) -> None:
+    images, turns = pictures[size], [-0.5, -0.3, -0.01, 0.0, 0.1, 1 / 3, 0.5]
+    named = [{"turn": np.full(len(images), turn, np.float32)} for turn in turns]
+    found = by_graph(lambda image, fed: color_ops.shift_hue(image, **fed), images, named, back_end)
+    for turn, made in zip(turns, found, strict=True):
+        wanted = np.stack([by_torch(F.adjust_hue, image, turn) for image in images])
+        most, apart = difference(made, wanted)
+        assert most <= 1, turn
+        assert apart <= 0.01, turn
+        if turn == 0:
+            np.testing.assert_array_equal(made, images)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_gray_is_torchvisions(back_end: str, pictures: dict[Any, np.ndarray]) -> None:
+    for images in pictures.values():
+        nothing = [{"none": np.zeros(len(images))}]
+        (found,) = by_graph(lambda image, _: color_ops.gray(image), images, nothing, back_end)
+        wanted = np.stack([by_torch(F.rgb_to_grayscale, image, 3) for image in images])
+        most, apart = difference(found, wanted)
+        assert (most, apart) == (0, 0.0) or (most <= 1 and apart < 0.001)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_what_is_neutral_leaves_every_byte(
+    interpolation: Any, pictures: dict[Any, np.ndarray]
+) -> None:
+    size = SIZES[0]
+    images = pictures[size]
+    names = [name for name in OPERATIONS if name not in ("AutoContrast", "Equalize")]
+    neutral = {"Posterize": 8.0, "Solarize": 255.001 / 255}
+    named = []
+    for place, name in enumerate(names):
+        chosen = np.full(len(images), place)
+        strength = np.full(len(images), neutral.get(name, 0.0))
+        named.append(numbers(names, chosen, strength, size))
+    named.append(numbers(names, np.full(len(images), -1), np.ones(len(images)), size))
+    for made in by_graph(
+        lambda image, fed: apply(image, names, fed, size, interpolation), images, named, "cpu"
+    ):
+        np.testing.assert_array_equal(made, images)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("num", [1, 2, 5, 8])
+def test_each_sample_of_a_batch_takes_its_own_operation(
+    num: int, back_end: str, pictures: dict[Any, np.ndarray]
+) -> None:
+    """Parted and put together again, a batch is what its samples are alone."""
+    size = SIZES[1]
+    images = pictures[size][:num]
+    rng = np.random.default_rng(num)
+    table = levels(31, size, wide=True)
+    chosen = [rng.integers(0, len(OPERATIONS), num) for _ in range(6)]
+    strengths = [np.array([table[OPERATIONS[one]][20] for one in row]) for row in chosen]
+    together = [
+        numbers(OPERATIONS, row, strength, size)
+        for row, strength in zip(chosen, strengths, strict=True)
+    ]
+
+    def whole(image: Any, fed: Any) -> Any:
+        return apply(image, OPERATIONS, fed, size)
+
+    found = by_graph(whole, images, together, back_end)
+    for row, strength, made in zip(chosen, strengths, found, strict=True):
+        for place in range(num):
+            alone = numbers(OPERATIONS, row[[place]], strength[[place]], size)
+            (one,) = by_graph(whole, images[[place]], [alone], back_end)
+            np.testing.assert_array_equal(made[place], one[0])
+
+
+def test_jitter_applies_all_that_was_drawn_in_the_order_drawn(
+    pictures: dict[Any, np.ndarray],
+) -> None:
+    """torchvision's four functions in the drawn order make the same image within four levels."""
+    size = SIZES[0]
+    images = np.concatenate([pictures[size][:3]] * 8)
+    jitter, frame = ColorJitter(0.4, 0.4, 0.4, 0.2), Frame(size, MEAN)
+    drawn = jitter.draw(HostDraws(len(images), 1, 0, 0, 0), frame)
+    (found,) = by_graph(
+        lambda image, fed: jitter.operate(image, fed, frame), images, [drawn], "cpu"
+    )
+    orders = set()
+    for place, image in enumerate(images):
+        wanted, order = image, []
+        for turn in range(4):
+            (name,) = (one for one in jitter.ranges if drawn[f"{turn}/is_{one}"][place])
+            order.append(name)
+            number = float(drawn[f"{turn}/number"][place])
+            wanted = by_torch(getattr(F, f"adjust_{name}"), wanted, number)
+        assert sorted(order) == ["brightness", "contrast", "hue", "saturation"]
+        orders.add(tuple(order))
+        # A level of one is up to 1.4 squared levels of the last, and hue moves levels about.
+        apart = np.abs(found[place].astype(int) - wanted)
+        assert apart.mean() < 0.05
+        assert np.quantile(apart, 0.999) <= 4
+    assert len(orders) > 8
+
+
+# --- Distributions ------------------------------------------------------------------------------
+
+
+def frame(size: tuple[int, int] = (60, 84)) -> Frame:
+    return Frame(size, MEAN)
+
+
+def test_jitter_draws_factors_and_orders_as_torchvision_does() -> None:
+    settings: dict[str, Any] = {
+        "brightness": 0.4,
+        "contrast": (0.5, 0.9),
+        "saturation": 1.5,
+        "hue": 0.1,
+    }
+    num = 6000
+    drawn = ColorJitter(**settings).draw(HostDraws(num, 3, 0, 0, 0), frame())
+    theirs = v2.ColorJitter(**settings)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        reference = [theirs.make_params([]) for _ in range(3000)]
+    taken: dict[str, np.ndarray] = {}
+    firsts = Counter()
+    for turn in range(4):
+        is_of = {name: drawn[f"{turn}/is_{name}"] for name in settings}
+        assert (sum(mask.astype(int) for mask in is_of.values()) == 1).all()
+        for name, mask in is_of.items():
+            values = drawn[f"{turn}/number"]
+            taken[name] = np.concatenate([taken.get(name, np.zeros(0)), values[mask]])
+            if turn == 0:
+                firsts[name] = int(mask.sum())
+    for name in settings:
+        wanted = [one[f"{name}_factor"] for one in reference]
+        assert len(taken[name]) == num
+        assert ks_2samp(taken[name], wanted).pvalue > 0.001, name
+    # Each comes first with probability 1 / 4: five standard errors of a count.
+    assert all(abs(count - num / 4) < 5 * (num * 3 / 16) ** 0.5 for count in firsts.values())
+
+
+def test_jitter_of_nothing_draws_and_changes_nothing() -> None:
+    assert ColorJitter().draw(HostDraws(3, 0, 0, 0, 0), frame()) == {}
+    assert ColorJitter(brightness=(1, 1)).ranges == {}
+    assert ColorJitter(brightness=1.5).ranges == {"brightness": (0.0, 2.5)}
+    assert ColorJitter(hue=(-0.1, 0.3)).ranges == {"hue": (-0.1, 0.3)}
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[str, float] | None]]:
+    """Per call what each sample was given: an operation and its strength, or nothing."""
+    calls: list[list[tuple[str, float] | None]] = []
+
+    def record(names: Any, chosen: np.ndarray, level: np.ndarray, size: Any) -> Any:
+        calls.append(
+            [
+                (names[which], float(strength)) if which >= 0 else None
+                for which, strength in zip(chosen, level, strict=True)
+            ]
+        )
+        return numbers(names, chosen, level, size)
+
+    monkeypatch.setattr(automatic, "numbers", record)
+    return calls
+
+
+def theirs_of(augmentation: Any, size: tuple[int, int], num: int) -> Iterator[tuple[Any, ...]]:
+    """What torchvision's class gives an image: operations and strengths in turn."""
+    taken: list[tuple[str, float]] = []
+
+    def record(image: Any, name: str, magnitude: float, **_: Any) -> Any:
+        taken.append((name, magnitude))
+        return image
+
+    augmentation._apply_image_or_video_transform = record
+    image = torch.zeros((3, *size), dtype=torch.uint8)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(num):
+            taken.clear()
+            augmentation(image)
+            yield tuple(taken)
+
+
+def same_distribution(ours: Counter[Any], theirs: Counter[Any]) -> None:
+    """Two counts of the same things: alike but for one right implementation in a thousand."""
+    both = ours + theirs
+    common = [key for key in both if both[key] >= 20]
+    rows = [[counts[key] for key in common] for counts in (ours, theirs)]
+    for row, counts in zip(rows, (ours, theirs), strict=True):
+        if rest := sum(counts.values()) - sum(row):
+            row.append(rest)
+    assert len(rows[0]) == len(rows[1])
+    if len(rows[0]) > 1:
+        assert chi2_contingency(rows).pvalue > 0.001
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (TrivialAugment(), v2.TrivialAugmentWide()),
+        (TrivialAugment(num_bins=7), v2.TrivialAugmentWide(num_magnitude_bins=7)),
+        (RandAugment(), v2.RandAugment()),
+        (RandAugment(1, 5, 10), v2.RandAugment(1, 5, 10)),
+        *(
+            (AutoAugment(policy.value), v2.AutoAugment(policy))  # type: ignore[arg-type]
+            for policy in AutoAugmentPolicy
+        ),
+    ],
+    ids=lambda one: str(one) if not isinstance(one, v2.Transform) else "",
+)
+def test_operations_strengths_and_signs_come_as_often_as_torchvisions(
+    ours: Any, theirs: Any, recorded: list[Any]
+) -> None:
+    size, num = (60, 84), 6000
+    ours.draw(HostDraws(num, 5, 0, 0, 0), frame(size))
+    reference = list(theirs_of(theirs, size, num))
+    found = [tuple(one for one in row if one is not None) for row in zip(*recorded, strict=True)]
+
+    def flat(rows: list[Any]) -> set[tuple[str, float]]:
+        return {(name, abs(level)) for row in rows for name, level in row}
+
+    # The same strengths to the bit; with 6000 draws each comes up.
+    strengthless = {"Identity", "AutoContrast", "Equalize", "Invert"}
+    assert {one for one in flat(found) if one[0] not in strengthless} == {
+        one for one in flat(reference) if one[0] not in strengthless
+    }
+    same_distribution(Counter(map(len, found)), Counter(map(len, reference)))
+    for view in (
+        lambda row: tuple(name for name, _ in row),
+        lambda row: tuple((name, level) for name, level in row if name not in strengthless),
+        lambda row: tuple((name, level > 0) for name, level in row if name in SIGNED),
+    ):
+        same_distribution(Counter(map(view, found)), Counter(map(view, reference)))
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [TrivialAugment, RandAugment, partial(AutoAugment, "svhn"), partial(AutoAugment, "imagenet")],
+    ids=["trivial", "rand", "svhn", "imagenet"],
+)
+def test_interpolation_changes_those_images_that_are_sheared_or_turned(
+    augment: Any, recorded: list[Any]
+) -> None:
+    """In each of the turns, and no others."""
+    size, num = (20, 31), 200  # not both even: a quarter turn would move pixels onto pixels
+    images = np.random.default_rng(0).integers(0, 256, (num, *size, 3)).astype(np.uint8)
+    drawn = augment().draw(HostDraws(num, 8, 0, 0, 0), frame(size))
+
+    def made(interpolation: str) -> np.ndarray:
+        one = augment(interpolation=interpolation)
+        return by_graph(lambda i, fed: one.operate(i, fed, frame(size)), images, [drawn], "cpu")[0]
+
+    changed = (made("nearest") != made("bilinear")).any(axis=(1, 2, 3))
+    wanted = [
+        any(one and one[0] in ("ShearX", "ShearY", "Rotate") and one[1] for one in row)
+        for row in zip(*recorded, strict=True)
+    ]
+    assert changed.tolist() == wanted
+    assert 0.1 < np.mean(wanted) < 0.9
+
+
+def test_erased_rectangles_are_distributed_as_torchvisions() -> None:
+    size, num = (40, 64), 6000
+    settings: dict[str, Any] = {"scale": (0.05, 0.9), "ratio": (0.3, 1.5)}
+    drawn = RandomErasing(prob=1.0, **settings).draw(HostDraws(num, 2, 0, 0, 0), frame(size))
+    theirs = v2.RandomErasing(p=1.0, **settings)
+    picture = torch.zeros(3, *size)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        reference = [theirs.make_params([picture]) for _ in range(num // 2)]
+    reference = [one for one in reference if one["v"] is not None]
+    taken = drawn["is_erased"]
+    assert taken.mean() > 0.95  # ten rectangles are tried
+    assert (drawn["shape"][~taken] == 0).all()
+    shape, anchor = drawn["shape"][taken], drawn["anchor"][taken]
+    assert (anchor >= 0).all()
+    assert (anchor + shape <= size).all()
+    tall, wide = shape.T
+    ours = {
+        "area": tall * wide,
+        "ratio": np.log(tall / wide),
+        "top": anchor[:, 0],
+        "left": anchor[:, 1],
+        "bottom": anchor[:, 0] + tall,
+        "right": anchor[:, 1] + wide,
+    }
+    i, j, h, w = np.array([[one[key] for key in "ijhw"] for one in reference]).T
+    wanted = (h * w, np.log(h / w), i, j, i + h, j + w)
+    for (name, values), one in zip(ours.items(), wanted, strict=True):
+        assert ks_2samp(values, one).pvalue > 0.001, name
+
+
+@pytest.mark.parametrize(
+    "make", [Grayscale, lambda prob: RandomErasing(prob)], ids=["gray", "erasing"]
+)
+def test_probabilities_are_those_given(make: Any) -> None:
+    num = 5000
+    for prob in (0.0, 0.3, 1.0):
+        drawn = make(prob).draw(HostDraws(num, 1, 0, 0, 0), frame())
+        share = np.mean(drawn.get("is_gray", drawn.get("is_erased")))
+        assert abs(share - prob) <= 4.5 * (prob * (1 - prob) / num) ** 0.5
+
+
+# --- In a loader --------------------------------------------------------------------------------
+
+ALL = [
+    ColorJitter(0.4, 0.4, 0.4, 0.1),
+    Grayscale(0.3),
+    TrivialAugment(),
+    RandAugment(interpolation="bilinear"),
+    AutoAugment(),
+    RandomErasing(),
+]
+
+
+@pytest.fixture(scope="module")
+def arrays() -> ImageArrays:
+    images = np.random.default_rng(0).integers(0, 256, (29, 40, 36, 3)).astype(np.uint8)
+    return ImageArrays(images, np.arange(29) % 4)
+
+
+def served(source: Any, augment: Any, batch_size: int = 6, **settings: Any) -> list[torch.Tensor]:
+    transform = TrainTransform((24, 32), augment=augment)
+    given = {"dtype": torch.uint8, "seed": 4, "shuffle": True, **settings}
+    with DataLoader(source, batch_size, transform=transform, **given) as loader:
+        return [batch[0] for batch in loader]
+
+
+@pytest.mark.parametrize("augment", [*([one] for one in ALL), ALL], ids=str)
+def test_batches_do_not_depend_on_threads_or_prefetch(arrays: ImageArrays, augment: Any) -> None:
+    plain = served(arrays, augment, num_workers=1, prefetch=1)
+    for other in ({"num_workers": 2, "prefetch": 4}, {"num_workers": 3, "prefetch": 2}):
+        for one, same in zip(plain, served(arrays, augment, **other), strict=True):
+            assert torch.equal(one, same)
+    assert not torch.equal(plain[0], served(arrays, augment, seed=5)[0])
+
+
+@pytest.mark.parametrize("augment", ALL, ids=str)
+def test_every_batch_epoch_seed_and_shard_draws_anew(augment: Any) -> None:
+    """Of one picture, so that nothing but the augmentation differs."""
+    image = np.random.default_rng(0).integers(0, 256, (16, 18, 3)).astype(np.uint8)
+    source = ImageArrays(np.stack([image] * 48), np.zeros(48, int))
+    found = []
+    for seed, shard in ((0, Shard(0, 2)), (1, Shard(0, 2)), (0, Shard(1, 2))):
+        transform = TrainTransform((16, 18), augment=[augment], pad=0, flip=0)
+        with DataLoader(
+            source, 12, transform=transform, seed=seed, shard=shard, dtype=torch.uint8
+        ) as loader:
+            found += [batch[0] for _ in range(2) for batch in loader]
+    assert len(found) == 12
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(found, 2))
+
+
+def test_a_resumed_loader_augments_as_it_would_have(arrays: ImageArrays) -> None:
+    settings: dict[str, Any] = {
+        "transform": TrainTransform((24, 32), augment=ALL),
+        "mix": CutMix(),
+        "shuffle": True,
+        "seed": 1,
+    }
+    with DataLoader(arrays, 6, **settings) as loader:
+        first = iter(loader)
+        for _ in range(2):
+            next(first)
+        state = loader.state_dict()
+        wanted = [image for image, _ in first]
+    with DataLoader(arrays, 6, **settings) as loader:
+        loader.load_state_dict(state)
+        found = [image for image, _ in loader]
+    assert all(torch.equal(one, same) for one, same in zip(wanted, found, strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 29])
+def test_samples_that_nothing_was_drawn_for_are_served_as_without(
+    arrays: ImageArrays, batch_size: int
+) -> None:
+    """Crops and flips have streams of their own, so that augmenting shifts none."""
+    plain = torch.cat(served(arrays, (), batch_size))
+    erased = torch.cat(served(arrays, [RandomErasing(0.5, value=(1, 2, 3))], batch_size))
+    changed = (plain != erased).any(dim=1)
+    colour = torch.tensor([1, 2, 3], dtype=torch.uint8)[:, None]
+    for one, mask in zip(erased, changed, strict=True):
+        if mask.any():
+            assert (one[:, mask] == colour).all()
+    touched = changed.flatten(1).any(dim=1)
+    # 29 coins: fewer than 4 or more than 25 heads come once in 40 000.
+    assert 4 <= touched.sum() <= 25
+    gray = torch.cat(served(arrays, [Grayscale(0.5)], batch_size))
+    is_gray = (gray == gray[:, :1]).flatten(1).all(dim=1)
+    assert 4 <= is_gray.sum() <= 25
+    assert torch.equal(gray[~is_gray], plain[~is_gray])
+
+
+def test_erasing_with_0_is_0_after_normalisation_within_half_a_level(arrays: ImageArrays) -> None:
+    settings: dict[str, Any] = {"prob": 1.0, "scale": (0.3, 0.3), "ratio": (1.0, 1.0)}
+    transform = TrainTransform((24, 32), augment=[RandomErasing(**settings)])
+    with DataLoader(arrays, 29, transform=transform) as loader:
+        ((image, _),) = loader
+    bound = torch.tensor([0.5 / 255 / one for one in IMAGENET_STD])[:, None, None]
+    is_erased = (image.abs() <= bound * 1.001).all(dim=1)
+    # Of 768 pixels: 15 rows of 15.
+    assert (is_erased.flatten(1).sum(dim=1) >= 15 * 15).all()
+    assert (is_erased.flatten(1).sum(dim=1) < 15 * 15 + 10).all()
+
+
+def test_no_operations_change_nothing(arrays: ImageArrays) -> None:
+    """torchvision's RandAugment takes 0 as well."""
+    for one, same in zip(served(arrays, [RandAugment(num_ops=0)]), served(arrays, ()), strict=True):
+        assert torch.equal(one, same)
+
+
+def test_augmentations_apply_in_the_order_given(arrays: ImageArrays) -> None:
+    black = RandomErasing(1.0, value=(255, 0, 0))
+    first, last = (
+        served(arrays, order, 29)[0] for order in ([black, Grayscale(1.0)], [Grayscale(1.0), black])
+    )
+    assert (first == first[:, :1]).all()
+    assert (last[:, 0] > last[:, 1]).flatten(1).any(dim=1).all()
+
+
+@pytest.mark.parametrize("pad", [None, 3])
+def test_arrays_and_files_are_augmented_alike(tmp_path: Path, pad: int | None) -> None:
+    rng = np.random.default_rng(2)
+    images = rng.integers(0, 256, (24, 40, 36, 3)).astype(np.uint8)
+    pairs = []
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        pairs.append((str(tmp_path / f"{number}.png"), 0))
+    transform = TrainTransform((24, 32), augment=ALL, pad=pad)
+    batches = []
+    for source in (pairs, ImageArrays(images, np.zeros(24, int))):
+        with DataLoader(source, 24, transform=transform, dtype=torch.uint8) as loader:
+            batches.append(next(iter(loader))[0])
+    assert torch.equal(*batches)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("augment", [[one] for one in ALL], ids=str)
+def test_a_gpu_augments_as_the_cpu_does(arrays: ImageArrays, augment: Any) -> None:
+    """What is drawn is the same; resizing, and where a turn falls on a border, may differ."""
+    ours = torch.cat(served(arrays, augment, device="cuda")).cpu().float()
+    wanted = torch.cat(served(arrays, augment, device="cpu")).float()
+    assert ((ours - wanted).abs() > 40).float().mean() < 0.05
+
+
+# --- What is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: ColorJitter(brightness=-0.1),
+            "ColorJitter: `brightness` must be at least 0, or (min, max), got -0.1.",
+        ),
+        (
+            lambda: ColorJitter(contrast=(0.5, 0.2)),
+            "ColorJitter: `contrast` must be (min, max) with 0 <= min <= max <= inf, got "
+            "(0.5, 0.2).",
+        ),
+        (
+            lambda: ColorJitter(hue=0.6),
+            "ColorJitter: `hue` must be in [0, 0.5], or (min, max), got 0.6.",
+        ),
+        (
+            lambda: ColorJitter(hue=(-0.7, 0)),
+            "ColorJitter: `hue` must be (min, max) with -0.5 <= min <= max <= 0.5, got (-0.7, 0).",
+        ),
+        (lambda: Grayscale(1.5), "Grayscale: `prob` must be in [0, 1], got 1.5."),
+        (
+            lambda: TrivialAugment(num_bins=1),
+            "TrivialAugment: `num_bins` must be a whole number of at least 2, got 1.",
+        ),
+        (
+            lambda: RandAugment(magnitude=31),
+            "RandAugment: `magnitude` must be a whole number from 0 to num_bins - 1 = 30, got 31.",
+        ),
+        (
+            lambda: RandAugment(num_ops=-1),
+            "RandAugment: `num_ops` must be a whole number of at least 0, got -1.",
+        ),
+        *(
+            (
+                lambda one=one: one(interpolation="bicubic"),
+                f"{one.__name__}: `interpolation` must be one of 'nearest', 'bilinear', got "
+                "'bicubic'.",
+            )
+            for one in (TrivialAugment, RandAugment, AutoAugment)
+        ),
+        (
+            lambda: AutoAugment("imagenette"),  # type: ignore[arg-type]
+            "AutoAugment: `policy` must be one of 'imagenet', 'cifar10', 'svhn', got 'imagenette'.",
+        ),
+        (
+            lambda: RandomErasing(scale=(0.5, 1.5)),
+            "RandomErasing: `scale` must be (min, max) with 0 <= min <= max <= 1, got (0.5, 1.5).",
+        ),
+        (
+            lambda: RandomErasing(ratio=(0, 1)),
+            "RandomErasing: `ratio` must start above 0, got (0, 1).",
+        ),
+        *(
+            (
+                lambda value=value: RandomErasing(value=value),
+                "RandomErasing: `value` must be 0, or R, G, B in [0, 255], got "
+                f"{value!r}. The graph erases with one colour: 0 is the mean of the data.",
+            )
+            for value in ("random", 0.5, (0, 0, 256), (1, 2), None)
+        ),
+        (
+            lambda: TrainTransform(augment=TrivialAugment()),  # type: ignore[arg-type]
+            "TrainTransform: `augment` must be a list of augmentations, got "
+            "TrivialAugment(num_bins=31, interpolation='nearest'). A single one goes into a list: "
+            "`augment=[TrivialAugment()]`.",
+        ),
+        (
+            lambda: TrainTransform(augment=[v2.RandomGrayscale(0.1)]),  # type: ignore[list-item]
+            "TrainTransform: `augment` must hold augmentations of the graph, got "
+            "RandomGrayscale(p=0.1). Take those of dali_cutmix.augmentations; torchvision's cannot "
+            "run in a graph.",
+        ),
+    ],
+)
+def test_bad_augmentations_are_refused_with_the_way_out(make: Any, message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
+        make()
+    assert str(caught.value) == message
+
+
+def test_the_policies_are_torchvisions() -> None:
+    for policy in AutoAugmentPolicy:
+        theirs = v2.AutoAugment(policy)._policies
+        ours = POLICIES[policy.value]
+        assert len(ours) == len(theirs) == 25
+        for step, (name, prob, level) in zip(
+            itertools.chain(*ours), itertools.chain(*theirs), strict=True
+        ):
+            assert step == (name, prob, level or 0)

@@ -1,0 +1,196 @@
+"""Resizing on the CPU: torchvision's pixels, whatever the image, its size and the threads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nvidia.dali import Pipeline, fn
+from torchvision.transforms import v2
+
+from dali_cutmix import EvalTransform
+from dali_cutmix.core.threads import NAME
+from dali_cutmix.transforms import resample
+from dali_cutmix.transforms.decode import Pixels
+from dali_cutmix.transforms.resample import Resampler
+from graphs import soon
+
+SIZES = [(300, 200), (37, 61), (224, 224), (1, 1), (1, 500), (9, 4), (700, 501)]
+
+
+def images() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
+
+
+def resized(define: Any, given: list[np.ndarray], num_threads: int | None = 2) -> list[np.ndarray]:
+    """What a graph with this resampler makes of images of any sizes.
+
+    Without threads it is the one of a GPU, whose operators run on the CPU just as well.
+    """
+    resampler = Resampler(num_threads)
+    pipeline = Pipeline(batch_size=len(given), num_threads=2, device_id=None)
+    with pipeline:
+        image = fn.external_source(source=lambda _: given, batch=True, layout="HWC")
+        pipeline.set_outputs(define(resampler, image))
+    (made,) = pipeline.run()
+    result = [np.array(made.at(i)) for i in range(len(given))]
+    pipeline._shutdown()
+    resampler.close()
+    return result
+
+
+def as_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (5, 7), (1, 1), (96, 400)])
+def test_resized_pixels_are_torchvisions_to_the_bit(size: tuple[int, int]) -> None:
+    given = images()
+    made = resized(lambda resampler, image: resampler.resize(image, size), given)
+    for image, one in zip(given, made, strict=True):
+        wanted = v2.functional.resize(as_tensor(image), list(size), antialias=True)
+        np.testing.assert_array_equal(as_tensor(one), wanted)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (5, 7), (40, 12_000)])
+def test_mirrored_pixels_are_the_resized_ones_from_right_to_left(size: tuple[int, int]) -> None:
+    given = images()
+    mirrored = np.arange(len(given)) % 2 == 0
+    start = np.stack([0 * mirrored, mirrored], axis=1).astype(np.float32)
+
+    def define(resampler: Resampler, image: Any) -> Any:
+        return resampler.resize(image, size, fn.external_source(lambda _: start, batch=True))
+
+    plain = resized(lambda resampler, image: resampler.resize(image, size), given)
+    for turn, one, other in zip(mirrored, resized(define, given), plain, strict=True):
+        np.testing.assert_array_equal(one, other[:, ::-1] if turn else other)
+
+
+@pytest.mark.parametrize(("short", "size"), [(256, (224, 224)), (32, (32, 31)), (8, (3, 8))])
+def test_the_centre_is_torchvisions_to_the_bit(short: int, size: tuple[int, int]) -> None:
+    given = images()
+    made = resized(lambda resampler, image: resampler.resize_centre(image, short, size), given)
+    reference = v2.Compose([v2.Resize(short, antialias=True), v2.CenterCrop(size)])
+    for image, one in zip(given, made, strict=True):
+        np.testing.assert_array_equal(as_tensor(one), reference(as_tensor(image)))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+@pytest.mark.parametrize("num_images", [1, 2, 7, 41])
+def test_any_number_of_threads_and_images_keeps_the_order(
+    num_threads: int, num_images: int
+) -> None:
+    given = [np.full((8 + i, 9, 3), i, np.uint8) for i in range(num_images)]
+    made = resized(lambda resampler, image: resampler.resize(image, (4, 4)), given, num_threads)
+    assert [one.max() for one in made] == list(range(num_images))
+    assert [one.min() for one in made] == list(range(num_images))
+
+
+def test_what_a_gpu_resizes_with_is_within_a_level_of_torchvision_but_at_the_edge(
+    photos: list[np.ndarray],
+) -> None:
+    given = [photos[0], np.array(photos[1][:, 31:500]), np.array(photos[2])]
+    mirrored = np.array([True, False, True])
+    start = np.stack([0 * mirrored, mirrored], axis=1).astype(np.float32)
+
+    def define(resampler: Resampler, image: Any) -> Any:
+        assert not resampler.is_on_cpu
+        return resampler.resize(image, (96, 80), fn.external_source(lambda _: start, batch=True))
+
+    edge = torch.from_numpy(ring((96, 80)))
+    for image, turn, one in zip(given, mirrored, resized(define, given, None), strict=True):
+        wanted = v2.functional.resize(as_tensor(image), [96, 80], antialias=True).int()
+        difference = (as_tensor(one).int() - (wanted.flip(2) if turn else wanted)).abs()
+        assert difference[:, ~edge].max() <= 1
+        assert difference[:, edge].max() <= 16
+        assert difference.float().mean() < 0.3
+
+
+def test_the_centre_of_a_gpu_is_within_a_level_of_torchvisions(photos: list[np.ndarray]) -> None:
+    transform = EvalTransform(resize=64, size=(48, 56))
+
+    def define(resampler: Resampler, image: Any) -> Any:
+        return transform(Pixels(image, "cpu"), {}, resampler)
+
+    reference = v2.Compose([v2.Resize(64, antialias=True), v2.CenterCrop((48, 56))])
+    for image, one in zip(photos, resized(define, photos, None), strict=True):
+        difference = (as_tensor(one).int() - reference(as_tensor(image)).int()).abs()
+        assert difference.max() <= 1
+        assert difference.float().mean() < 0.3
+
+
+def test_closing_ends_the_threads() -> None:
+    for _ in range(3):
+        resized(lambda resampler, image: resampler.resize(image, (4, 4)), images(), 3)
+    assert soon(lambda: not [t for t in threading.enumerate() if t.name == NAME])
+
+
+@pytest.mark.parametrize("size", [(512, 512), (600, 600)], ids=["resized", "of that size"])
+def test_resizing_and_mirroring_start_no_threads_of_torchs_own(size: tuple[int, int]) -> None:
+    """Each would spin beside the graph's, and there would be some for every thread here."""
+    code = f"""
+import os
+import numpy as np
+from nvidia.dali import Pipeline, fn
+from dali_cutmix.transforms.resample import Resampler
+given = [np.zeros((600, 600, 3), np.uint8)] * 16
+def count(turn, size):
+    resampler, pipeline = Resampler(2), Pipeline(16, 1, None)
+    start = np.tile(np.float32([0, turn]), (16, 1))
+    with pipeline:
+        image = fn.external_source(source=lambda _: given, batch=True, layout="HWC")
+        turned = fn.external_source(source=lambda _: start, batch=True)
+        pipeline.set_outputs(resampler.resize(image, size, turned))
+    for _ in range(3):
+        pipeline.run()
+    found = len(os.listdir("/proc/self/task"))
+    pipeline._shutdown()
+    resampler.close()
+    return found
+few = count(0, (8, 8))
+assert count(1, {size}) <= few, (count(1, {size}), few)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("shape", [(10, 160), (10, 161), (161, 10), (3, 101), (2, 4000)])
+def test_the_middle_of_a_very_long_image_is_torchvisions_within_a_level(
+    shape: tuple[int, int],
+) -> None:
+    # Levels rise along the image, so that a middle off by half a pixel shows.
+    levels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    given = [np.sort(levels, axis=int(np.argmax(shape)))]
+    (made,) = resized(lambda resampler, one: resampler.resize_centre(one, 64, (48, 48)), given)
+    reference = v2.Compose([v2.Resize(64, antialias=True), v2.CenterCrop(48)])
+    difference = as_tensor(made).int() - reference(as_tensor(given[0])).int()
+    assert difference.abs().max() <= 1
+
+
+def test_a_very_long_image_takes_no_more_memory_than_its_middle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[tuple[int, ...]] = []
+    whole = resample._resized
+
+    def seen(image: np.ndarray, size: tuple[int, int], mirrored: bool) -> np.ndarray:
+        sizes.append(size)
+        return whole(image, size, mirrored)
+
+    monkeypatch.setattr(resample, "_resized", seen)
+    image = [np.zeros((2, 40_001, 3), np.uint8)]
+    resized(lambda resampler, one: resampler.resize_centre(one, 256, (224, 224)), image)
+    assert set(sizes) == {(256, 256 * 17 // 2)}
+
+
+def ring(size: tuple[int, int]) -> np.ndarray:
+    """Which pixels are the outermost ones."""
+    outer = np.ones(size, bool)
+    outer[1:-1, 1:-1] = False
+    return outer
