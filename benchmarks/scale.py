@@ -3,9 +3,9 @@
     python benchmarks/scale.py --data DIR --out benchmarks/results/DATE_MACHINE_scale.json
 
 Each curve is one race (`dali_cutmix.tools.bench.race`): its points run in turn, five times, and
-each is a median with its spread. Beside this loader with CutMix run, where the model of ``model.py``
-needs them, decoding alone and decoding with resizing, and torch's loader as a baseline. About nine
-minutes on two cores; ``--curves`` takes some of them only.
+each is a median with its spread. Beside this loader with CutMix run, where the model of
+``model.py`` needs them, decoding alone and decoding with resizing, and torch's loader as a
+baseline. About nine minutes on two cores; ``--curves`` takes some of them only.
 """
 
 from __future__ import annotations

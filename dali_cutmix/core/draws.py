@@ -1,18 +1,18 @@
 """Random numbers of a batch: one named stream per draw, in a graph or on the host.
 
 A stream's numbers are derived from its name, so that adding a draw shifts no other. There are two
-kinds. `GraphDraws` makes DALI's random operators, each with a seed of its own, for graphs that
-other people write. What those draw depends on every batch drawn before, those prefetched and thrown
-away included.
+kinds:
 
-`HostDraws` is what the loader uses: its numbers are a hash of (seed, stream, epoch, batch, shard).
-A batch is then a pure function of those five: it does not depend on what ran before, on threads, or
-on the prefetch depth.
+- `GraphDraws` makes DALI's random operators, each with a seed of its own, for graphs that users
+  write. Their numbers depend on every batch drawn before, discarded batches included.
+- `HostDraws` is what the loader uses. Its numbers are a hash of (seed, stream, epoch, batch,
+  shard), so that a batch is a pure function of these five: what ran before, threads and the
+  prefetch depth change nothing.
 
-The crop alone is drawn in the loader's graph, where an image's size is known. The host feeds that
+Only the crop is drawn in the loader's graph, where an image's size is known. The host feeds that
 operator the state of its generator, through DALI's argument ``_random_state``, which its dynamic
-mode uses for every random operator (2.0 and later). It is not documented; ``test_draws.py`` holds
-what is relied on here.
+mode uses for every random operator (2.0 and later). The argument is not documented;
+``test_draws.py`` holds what is relied on here.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.dali import INT32, Pipeline, fn
+from dali_cutmix.core.math import GRAPH, HOST, Math
 
 STATE_WORDS = 7  # 28 bytes, of which DALI's Philox takes 25: key, counter, phase
 
@@ -37,27 +38,43 @@ _names_in_use: weakref.WeakKeyDictionary[Pipeline, set[tuple[int, str]]] = (
 
 
 class Draws(Protocol):
-    """Where the numbers of a plan come from; each stream's name is used once.
+    """Where the numbers of a plan come from. Each stream's name is used once.
 
-    Shapes are those of one sample; arrays have the batch axis in front.
+    Shapes are those of one sample. Arrays have the batch axis in front.
+
+    Attributes:
+        math: Arithmetic on what is drawn.
     """
 
+    math: Math
+
     def uniform(self, name: str, shape: Sequence[int]) -> Any:
-        """Uniform numbers in [0, 1), float32; one in 30 million is rounded up to 1 on the host."""
+        """Draw uniform numbers in [0, 1), float32. One in 30 million is 1 on the host."""
 
     def beta(self, name: str, alpha: float, shape: Sequence[int]) -> Any:
-        """Numbers from Beta(alpha, alpha), in [0, 1], float32."""
+        """Draw numbers from Beta(alpha, alpha), in [0, 1], float32."""
 
     def chance(self, name: str, prob: float) -> Any:
-        """1 with this probability, else 0: int32, scalar (``[B, 1]`` on the host)."""
+        """Draw 1 with this probability, else 0: int32, scalar (``[B, 1]`` on the host)."""
 
     def permutation(self, name: str, *, cycle: bool) -> Any:
-        """A random permutation of the batch, or one that is a single cycle: scalar int32
-        (``[B, 1]`` on the host).
+        """Draw a permutation of the batch, or one that is a single cycle.
+
+        Scalar int32 (``[B, 1]`` on the host).
         """
 
     def under(self, prefix: str) -> Draws:
-        """The same, for a part that names its streams itself: their names start with ``prefix``."""
+        """Return the same draws for a part that names its streams itself, behind ``prefix``."""
+
+    def progress(self, num_epochs: int) -> float:
+        """Return how far a run of ``num_epochs`` epochs has come, ``t`` in [0, 1).
+
+        ``t = (epoch + batch / num_batches) / num_epochs``. Epochs beyond the last keep the ``t`` of
+        the last epoch's batches.
+
+        Raises:
+            ValueError: The epoch, or the number of batches in it, is not known here.
+        """
 
 
 class GraphDraws:
@@ -67,12 +84,14 @@ class GraphDraws:
         seed: Base of the operators' seeds.
     """
 
+    math: Math = GRAPH
+
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     @classmethod
     def of(cls, where: str, seed: int | None) -> GraphDraws:
-        """The draws of one graph function, from an integer or the graph's own seed."""
+        """Return the draws of one graph function, from an integer or the graph's own seed."""
         if seed is None:
             return cls._of_graph(where)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -118,6 +137,17 @@ class GraphDraws:
         """See `Draws`."""
         return GraphDraws(self._of(prefix))
 
+    def key(self, name: str) -> Any:
+        """Draw the seed of a `HostDraws` for a Python operator: scalar int32 of at least 0."""
+        return fn.random.uniform(range=[0, 2**31 - 1], dtype=INT32, shape=[], seed=self._of(name))
+
+    def progress(self, num_epochs: int) -> float:
+        """See `Draws`."""
+        raise ValueError(
+            f"Scheduled: a graph of your own does not know its epoch, so that num_epochs="
+            f"{num_epochs} says nothing there. Give the schedule to `DataLoader(mix=...)`."
+        )
+
     def _of(self, name: str) -> int:
         return derive_seed(self._seed, name)
 
@@ -133,10 +163,27 @@ class HostDraws:
         epoch: Epoch, from 0.
         batch: Number of the batch within its epoch, from 0.
         shard: Index of this process's part of the data: ranks must not draw alike.
+        num_batches: Batches in the epoch; None where that is not known.
+
+    Attributes:
+        num_samples, epoch, batch: As given.
     """
 
-    def __init__(self, num_samples: int, seed: int, epoch: int, batch: int, shard: int) -> None:
-        self._num_samples = num_samples
+    math: Math = HOST
+
+    def __init__(
+        self,
+        num_samples: int,
+        seed: int,
+        epoch: int,
+        batch: int,
+        shard: int,
+        num_batches: int | None = None,
+    ) -> None:
+        self.num_samples = num_samples
+        self.epoch = epoch
+        self.batch = batch
+        self._num_batches = num_batches
         self._place = f"{epoch}/{batch}/{shard}"
         self._seed = seed
         self._prefix = ""
@@ -152,12 +199,12 @@ class HostDraws:
 
     def chance(self, name: str, prob: float) -> np.ndarray:
         """See `Draws`."""
-        drawn = self._generator(name).random_sample((self._num_samples, 1))
+        drawn = self._generator(name).random_sample((self.num_samples, 1))
         return (drawn < prob).astype(np.int32)
 
     def permutation(self, name: str, *, cycle: bool) -> np.ndarray:
         """See `Draws`."""
-        order = self._generator(name).permutation(self._num_samples).astype(np.int32)
+        order = self._generator(name).permutation(self.num_samples).astype(np.int32)
         if not cycle:
             return order[:, None]
         # A random order, walked in a circle: every cycle through the batch is equally likely.
@@ -166,9 +213,9 @@ class HostDraws:
         return partner[:, None]
 
     def state(self, name: str) -> np.ndarray:
-        """The state of a generator of DALI's, equal for all samples: ``[B, 7]`` uint32."""
+        """Return the state of a DALI generator, equal for all samples: ``[B, 7]`` uint32."""
         words = np.frombuffer(self._digest(name), np.uint32)
-        return np.tile(words, (self._num_samples, 1))
+        return np.tile(words, (self.num_samples, 1))
 
     def under(self, prefix: str) -> HostDraws:
         """See `Draws`."""
@@ -176,8 +223,21 @@ class HostDraws:
         part._prefix = self._prefix + prefix
         return part
 
+    def progress(self, num_epochs: int) -> float:
+        """See `Draws`."""
+        epoch = min(self.epoch, num_epochs - 1)
+        if not self._num_batches:
+            if self.batch == 0:
+                return epoch / num_epochs
+            raise ValueError(
+                "Scheduled: the number of batches in an epoch is not known here, so that batch "
+                f"{self.batch} has no place in it. Pass `num_batches=` to `draw_plan`; a sampler "
+                "given to the loader needs a length."
+            )
+        return (epoch + min(self.batch / self._num_batches, 1.0)) / num_epochs
+
     def _shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        return (self._num_samples, *shape)
+        return (self.num_samples, *shape)
 
     def _digest(self, name: str) -> bytes:
         name = self._prefix + name
@@ -200,13 +260,13 @@ def under(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def derive_seed(seed: int, name: str) -> int:
-    """A seed for one operator, in [0, 2**62): a hash of the base seed and the stream's name."""
+    """Derive a seed in [0, 2**62): a hash of the base seed and the stream's name."""
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 2
 
 
 def _take(seed: int, where: str) -> bool:
-    """Note that ``where`` draws from ``seed`` in this graph; False when it did before."""
+    """Note that ``where`` draws from ``seed`` in this graph. Return False when it did before."""
     pipeline = Pipeline.current()
     if pipeline is None:
         return True

@@ -85,8 +85,8 @@ def cutmix_plan(
             (``"permutation"``), the sample before (``"roll"``), or the batch read backwards
             (``"flip"``).
         placement: Where the cut lands, see `dali_cutmix.mixing.cut`: ``"clipped"`` by the border,
-            as the authors; ``"clipped_whole"``, as timm; wholly ``"inside"``; or ``"uniform"``, so that
-            every pixel is equally likely to be cut.
+            as the authors; ``"clipped_whole"``, as timm; wholly ``"inside"``; or ``"uniform"``, so
+            that every pixel is equally likely to be cut.
         min_kept: Least kept fraction as realised, in [0, 1].
         max_kept: Largest kept fraction as realised. With either bound set, 64 cuts are drawn and
             the first within the bounds is taken; where none is, the nearest. Applies to samples

@@ -4,7 +4,8 @@
                                     host: draws, plan  ->  labels  ->  label, weight
 
 With ``device_id=None`` it runs on the CPU, where torch resizes
-(`dali_cutmix.transforms.resample`) and the other operators are the same. Without a mix or an augmentation its operators are absent.
+(`dali_cutmix.transforms.resample`) and the other operators are the same. Without a mix or an
+augmentation its operators are absent.
 """
 
 from __future__ import annotations
