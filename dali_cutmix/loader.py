@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.utils.data import BatchSampler
+from torch.utils.data import DataLoader as TorchLoader
 
 from dali_cutmix.core.checks import check_choice
 from dali_cutmix.core.device import choose_device
-from dali_cutmix.from_torch.swap import FixedSettings, FromTorch, check_torch_keywords
+from dali_cutmix.from_torch.swap import FixedSettings, check_torch_keywords
 from dali_cutmix.mixing.mixes import Mix
 from dali_cutmix.order.progress import Progress
 from dali_cutmix.order.sampler import EpochSampler, Remainder
@@ -36,10 +37,13 @@ from dali_cutmix.serving.settings import Tuning
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 Target = Literal["label", "dense", "pair"]
 
 
-class DataLoader(FixedSettings, FromTorch):
+class DataLoader(FixedSettings):
     """Decodes, augments and mixes in a DALI graph, and yields tensors as torch's loader does.
 
     ``for image, target in loader`` gives ``image`` ``[B, 3, height, width]`` and ``target``, both
@@ -217,6 +221,41 @@ class DataLoader(FixedSettings, FromTorch):
             size=transform.output_size,
         )
         self._fix({"mixup_enabled"})
+
+    @classmethod
+    def from_torch(
+        cls,
+        loader: TorchLoader[Any],
+        *,
+        report: Callable[[str], object] | None = print,
+        **changes: Any,
+    ) -> Self:
+        """Build the loader that does what a torch ``DataLoader`` does, from the parts it has.
+
+        The dataset, its ``transform``, the order of samples, the sizes of batches and the mix in
+        ``collate_fn`` are translated. No image is read, and ``loader`` stays as it is. Draws keep
+        their distribution; the numbers are new, and come from ``seed``.
+
+        Args:
+            loader: A loader over torchvision's ``ImageFolder``, ``DatasetFolder``, ``CIFAR10`` or
+                ``CIFAR100``, or a ``Subset`` of one, with torchvision's transforms, v1 or v2.
+            report: Called with each line of what became what; None: silent.
+            changes: Arguments of `DataLoader` that replace translated ones: ``device=``, ``seed=``.
+                A part that ``transform=``, ``mix=``, ``sampler=``, ``batch_sampler=`` or
+                ``source=`` replaces is not translated at all, and may be anything.
+
+        Returns:
+            The loader. Its ``dataset`` is a copy of the torch loader's, without transforms.
+
+        Raises:
+            TypeError: ``loader`` is not a torch ``DataLoader``, or a name in ``changes`` is
+                unknown.
+            ValueError: Parts have no counterpart. All are named at once, each with class, place and
+                way out.
+        """
+        from dali_cutmix.from_torch.translate import make_loader  # takes torchvision's datasets
+
+        return make_loader(cls, loader, report, changes)
 
     def __len__(self) -> int:
         """Batches in an epoch, exactly. Shards may differ by one with ``remainder="exact"``."""

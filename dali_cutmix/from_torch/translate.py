@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from dali_cutmix.from_torch.report import (
 )
 from dali_cutmix.from_torch.transforms import translate_transform
 from dali_cutmix.sources.files import FileList
+
+Loader = TypeVar("Loader")
 
 #: Of torch's loader, what has no effect here, with the value that says nothing.
 _WITHOUT_EFFECT = {
@@ -70,6 +72,35 @@ class Found:
     settings: dict[str, Any] = field(default_factory=dict)
     translation: Translation = field(default_factory=Translation)
     epoch: int = 0
+
+
+def make_loader(
+    loader_class: type[Loader],
+    loader: TorchLoader[Any],
+    report: Callable[[str], object] | None,
+    changes: Mapping[str, Any],
+) -> Loader:
+    """Make the loader that does what a torch loader does: `DataLoader.from_torch`.
+
+    Args:
+        loader_class: `DataLoader`, or a class derived from it.
+        loader: torch's.
+        report: Called with each line of what became what; None: silent.
+        changes: Arguments of ``loader_class`` that replace translated ones.
+
+    Raises:
+        TypeError: ``loader`` is not a torch ``DataLoader``, or a name in ``changes`` is unknown.
+        ValueError: Parts have no counterpart; all are named at once.
+    """
+    found = translate_loader(loader, changes)
+    make: Any = loader_class
+    made: Any = make(found.source, **found.settings)
+    if found.epoch:
+        made.set_epoch(found.epoch)
+    if report is not None:
+        for line in report_of(found, made):
+            report(line)
+    return made
 
 
 def translate_loader(loader: TorchLoader[Any], changes: Mapping[str, Any]) -> Found:

@@ -146,7 +146,7 @@ def test_library_does_not_print_read_the_environment_or_touch_global_random_stat
         r"print$|os\.environ|os\.getenv|(torch|np\.random|random)\.(manual_)?seed$|sys\.std"
     )
     # The latter as the default of an argument only.
-    allowed = {("order/shard", "os.environ"), ("from_torch/swap", "print")}
+    allowed = {("order/shard", "os.environ"), ("loader", "print")}
     for path in files():
         if room_of(path) == "tools":
             continue
