@@ -1,7 +1,9 @@
-"""Photos, folders of them, and what happens to tests that need a GPU."""
+"""Choose the tests that run, hide the GPU from those that do not ask for a GPU, and make photos."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,22 @@ from sklearn.datasets import load_sample_images
 
 from dali_cutmix.core.dali import num_gpus
 
+#: Folders of tests that train, race loaders or start many processes.
+SLOW_FOLDERS = {"benchmarks", "pipelines", "trainers"}
+NUM_LEFT_OUT = pytest.StashKey[int]()
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name in SLOW_FOLDERS:
+            item.add_marker(pytest.mark.slow)
+    skip_without_a_gpu(items)
+    if "full" not in config.getoption("-m"):
+        leave_out_full(config, items)
+
+
+def skip_without_a_gpu(items: list[pytest.Item]) -> None:
     seen = num_gpus(), torch.cuda.device_count() if torch.cuda.is_available() else 0
     if min(seen):
         return
@@ -22,6 +38,50 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def leave_out_full(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if item.get_closest_marker("full")]
+    items[:] = [item for item in items if not item.get_closest_marker("full")]
+    config.hook.pytest_deselected(items=left_out)
+    config.stash[NUM_LEFT_OUT] = len(left_out)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    num_left_out = terminalreporter.config.stash.get(NUM_LEFT_OUT, 0)
+    if num_left_out:
+        terminalreporter.line(f"{num_left_out} cases marked `full` were left out: pytest -m full")
+
+
+@contextmanager
+def hidden_gpu() -> Iterator[None]:
+    """Hide the GPU from the package, from torch, and from processes that start meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dali_cutmix.core.device.num_gpus", lambda: 0)
+        patch.setattr("torch.cuda.is_available", lambda: False)
+        patch.setattr("torch.cuda.device_count", lambda: 0)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test that is not marked ``gpu`` on the CPU, with its fixtures of any scope."""
+    if item.get_closest_marker("gpu"):
+        return (yield)
+    with hidden_gpu():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object],
+) -> Generator[None, object, object]:
+    """Set up a shared fixture on the CPU, whether a test marked ``gpu`` comes first or not."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with hidden_gpu():
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -63,11 +123,3 @@ def numbered_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         level = np.full((8, 8, 3), 10 * number, np.uint8)
         Image.fromarray(level).save(folder / f"{number:02d}.png")
     return root
-
-
-@pytest.fixture(autouse=True)
-def _no_gpu_unless_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that is not marked ``gpu`` runs on the CPU also where there is a GPU."""
-    if request.node.get_closest_marker("gpu") is None:
-        monkeypatch.setattr("dali_cutmix.core.device.num_gpus", lambda: 0)
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the processes that a test starts
