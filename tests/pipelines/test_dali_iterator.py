@@ -1,0 +1,54 @@
+"""The smallest complete program on the graph functions: it trains, and its labels obey the law."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dali_cutmix import MixedTarget, dense_target
+from runs import GRAPH_OF_ONES_OWN, PIPELINES, recipe, start
+
+SCRIPT = PIPELINES / f"{GRAPH_OF_ONES_OWN}.py"
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_smoke_run_trains_for_four_epochs_of_three_steps() -> None:
+    printed = start(SCRIPT, "--smoke")
+    losses = [float(loss) for loss in re.findall(r"epoch \d/4  loss ([\d.]+)", printed)]
+    assert len(losses) == 12
+    assert all(0 < loss < 20 for loss in losses)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_every_label_weight_equals_the_share_of_pixels_its_class_owns(tmp_path: Path) -> None:
+    module = recipe(GRAPH_OF_ONES_OWN)
+    module.make_pictures(tmp_path, noise=1)  # one colour per class: 150 in channel `class`
+    iterator = module.make_iterator(tmp_path, size=64, batch_size=8)
+    num_mixed = 0
+    for (batch,) in iterator:
+        assert batch["label"].dtype == torch.int64
+        levels = batch["image"].numpy() * np.reshape(module.STD, (3, 1, 1))
+        owner = (levels + np.reshape(module.MEAN, (3, 1, 1))).argmax(axis=1)
+        shares = np.stack([(owner == number).mean(axis=(1, 2)) for number in range(3)], axis=1)
+        target = dense_target(MixedTarget(batch["label"], batch["weight"]), 3)
+        np.testing.assert_allclose(target, shares, rtol=0, atol=1e-6)
+        num_mixed += int(((shares > 0).sum(axis=1) == 2).sum())
+    assert num_mixed >= 8  # of 24; the others have a partner of their class, or an empty cut
+
+
+def test_the_program_fits_on_a_screen_and_says_how_to_run_it() -> None:
+    source = SCRIPT.read_text()
+    assert len(source.splitlines()) < 100
+    for command in ("--data DIR", "--smoke"):
+        assert f"python pipelines/{GRAPH_OF_ONES_OWN}.py {command}\n" in source
+        assert (
+            f"pipelines/{GRAPH_OF_ONES_OWN}.py {command}" in (PIPELINES / "README.md").read_text()
+        )
