@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from dali_cutmix.mixing.mixes import Mix
 from dali_cutmix.order.progress import Progress
 from dali_cutmix.order.sampler import EpochSampler, Remainder
 from dali_cutmix.order.shard import Shard
-from dali_cutmix.order.user_sampler import GivenOrder
+from dali_cutmix.order.user_sampler import UserOrder
 from dali_cutmix.serving.arguments import (
     GRAPH_DTYPES,
     check_enough,
@@ -162,7 +162,7 @@ class DataLoader(FixedSettings):
             dtype=dtype,
         )
         check_choice("DataLoader", "on_error", on_error, ("raise", "replace"))
-        given = GivenOrder.of(sampler, batch_sampler, seed)
+        given = UserOrder.of(sampler, batch_sampler, seed)
         batch_size = (given and given.batch_size) or batch_size
         self.target = choose_target(target, check_mix(mix, batch_size, transform))
         self.device = choose_device(device)
@@ -204,7 +204,15 @@ class DataLoader(FixedSettings):
         self._serving = Serving(
             images,
             settings,
-            Progress.of(images.fingerprint, given or in_epochs, in_epochs, batch_size, drop_last),
+            Progress.of(
+                images.fingerprint,
+                given or in_epochs,
+                in_epochs,
+                batch_size,
+                drop_last,
+                transform=transform,
+                mix=mix,
+            ),
             seed=seed,
             shard=shard.index,
             drop_last=drop_last,
@@ -279,29 +287,42 @@ class DataLoader(FixedSettings):
         return self._serving.last_indices()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run stands: numbers and strings, of which JSON can hold all.
+        """Return where the run stands, and what run it is: numbers and strings that JSON can hold.
 
-        It counts the batches handed out; those prefetched come again. Taken after an epoch's last
-        batch and before the iteration noticed its end, the next iteration is empty. Any rank's
-        state serves all ranks; beside the place it holds the bad files that this rank replaced.
+        A state counts the batches handed out: prefetched batches come again. After an epoch's last
+        batch, and before the iteration noticed its end, the rest of the epoch is empty. Any rank's
+        state serves all ranks; a state also holds the bad files that its rank replaced.
         """
         return self._serving.state(self.mixup_enabled)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state: the next iteration serves what was left of its epoch.
+    def load_state_dict(self, state: Mapping[str, Any], *, allow: Collection[str] = ()) -> None:
+        """Resume from a state: the next iteration serves the rest of the state's epoch.
 
-        With the same data, seed, ranks and batch size the batches are those that would have come,
-        bit-identical on the CPU, whatever the threads and the prefetch depth. With other ranks or
-        another batch size each sample that was left comes exactly once (with ``remainder="pad"``
-        some that came before come again, so that ranks stay in step), with other draws.
-        ``set_epoch`` of another epoch before the iteration drops the position. Sets
-        ``mixup_enabled`` as it was.
+        - With equal ranks and batch size the batches are those that would have come, bit-identical
+          on the CPU, whatever the threads and the prefetch depth.
+        - With other ranks or another batch size each sample that is left comes exactly once, with
+          other draws. With ``remainder="pad"`` some samples come again, so that ranks stay in step.
+        - ``set_epoch`` of another epoch before the iteration drops the position.
+
+        Sets ``mixup_enabled`` as it was.
+
+        A state belongs to a run: data, seed, order, transform and mix must be equal. Functions,
+        such as a schedule, are compared at 33 points of t in [0, 1], since a state cannot hold
+        them.
+
+        Args:
+            state: Made by `state_dict`.
+            allow: Settings that may differ from the state's on purpose: ``"transform"``, ``"mix"``,
+                ``"drop_last"``. The next batch draws with the present settings.
 
         Raises:
-            ValueError: No state, or one of other data, another seed or another version; what
-                differs is named.
+            ValueError: ``state`` is not a state, has another version's format, or belongs to
+                another run; every difference is named.
+
+        Warns:
+            RuntimeWarning: The transform or the mix has parts that a state cannot hold.
         """
-        self.mixup_enabled = self._serving.load(state, self.mixup_enabled)
+        self.mixup_enabled = self._serving.load(state, self.mixup_enabled, allow)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return Epoch(self)

@@ -12,7 +12,7 @@ from torch.utils.data.distributed import DistributedSampler
 from dali_cutmix.core.checks import is_whole
 from dali_cutmix.from_torch.report import Translation, named, written
 from dali_cutmix.order.shard import Shard
-from dali_cutmix.order.user_sampler import GivenOrder
+from dali_cutmix.order.user_sampler import UserOrder
 
 _SAME = "the same"
 
@@ -156,7 +156,7 @@ def _known_order(sampler: Any, num_samples: int, drop_last: bool) -> dict[str, A
 def batch_sizes_of(loader: TorchLoader[Any]) -> list[int]:
     """Numbers of samples in the loader's batches."""
     batches: Any = loader.batch_sampler
-    size = loader.batch_size or GivenOrder(batches, 0, batches=True).batch_size or 1
+    size = loader.batch_size or UserOrder(batches, 0, batches=True).batch_size or 1
     try:
         short = len(batches.sampler) % size
     except (AttributeError, TypeError):  # a sampler without a length

@@ -1,129 +1,274 @@
-"""Where a loader stands: which epoch comes next, what of it is left, and its state."""
+"""Where a run stands: the epoch that comes next, what is left of it, and the state of the run."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NoReturn
 
 import numpy as np
 
+from dali_cutmix.core.checks import is_whole
+from dali_cutmix.order.description import Description
+from dali_cutmix.order.position import Position
 from dali_cutmix.order.sampler import EpochSampler
-from dali_cutmix.order.state import Position, Run
-from dali_cutmix.order.user_sampler import GivenOrder
+from dali_cutmix.order.user_sampler import UserOrder
+
+#: Version of the state and of what a state means. Raised when an order or a draw changes.
+FORMAT = 3
+#: What `load_state_dict(allow=)` may name: with another value the order of samples stays.
+CHANGEABLE = ("transform", "mix", "drop_last")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Identify a run. A state loads only into a run of equal identity.
+
+    Args:
+        data: Fingerprint of the data.
+        num_samples: Number of samples in the data.
+        seed: The loader's seed.
+        shuffle: Whether the order is permuted.
+        sampler: Class of the user's sampler; None without a sampler.
+        remainder: What happens to samples that cannot be dealt out evenly.
+        drop_last: Whether a short batch is left out.
+        batch_size: Samples per batch and rank.
+        num_shards: Number of ranks.
+        transform: Description of the transform.
+        mix: Description of the mix.
+    """
+
+    data: str
+    num_samples: int
+    seed: int
+    shuffle: bool
+    sampler: str | None
+    remainder: str
+    drop_last: bool
+    batch_size: int
+    num_shards: int
+    transform: Description
+    mix: Description
+
+    def state_at(self, position: Position) -> dict[str, Any]:
+        """Return the state of the run at a position: numbers and strings that JSON can hold."""
+        return {"format": FORMAT, **asdict(position), **self._values()}
+
+    def position_of(self, state: Mapping[str, Any], allow: Collection[str] = ()) -> Position:
+        """Return the position of a state in this run.
+
+        Other ranks or another batch size keep the position's sample: what is left of the epoch is
+        dealt out anew.
+
+        Args:
+            state: Made by `state_at`.
+            allow: Names among `CHANGEABLE` whose values may differ.
+
+        Raises:
+            ValueError: ``state`` is not a state, or belongs to another run; every difference is
+                named.
+        """
+        _check_allow(allow)
+        if not isinstance(state, Mapping) or "format" not in state:
+            _refuse(f"this is not a state of a DataLoader: {state!r:.80}.")
+        if state["format"] != FORMAT:
+            _refuse(
+                f"the state has format {state['format']!r} and this version of dali_cutmix reads "
+                f"{FORMAT}: their meanings differ. Finish the run with the version that started "
+                "the run."
+            )
+        then, position = _part(Run, state), _part(Position, state)
+        self._check_same(then, allow)
+        doubts = [
+            doubt
+            for setting in (self.transform, self.mix)
+            if setting.name not in allow
+            for doubt in setting.doubts
+        ]
+        if doubts:
+            # At the line that calls `DataLoader.load_state_dict`.
+            warnings.warn(f"load_state_dict: {' '.join(doubts)}", RuntimeWarning, stacklevel=5)
+        if (then["batch_size"], then["num_shards"]) == (self.batch_size, self.num_shards):
+            return Position(**position)
+        ranks = 1 if self.sampler else then["num_shards"]
+        batches = position["batch"] - position["start_batch"]
+        start = position["start"] + batches * then["batch_size"] * ranks
+        return replace(Position(**position), start=start, start_batch=position["batch"])
+
+    def _values(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "transform": dict(self.transform.values), "mix": dict(self.mix.values)}
+
+    def _check_same(self, then: Mapping[str, Any], allow: Collection[str]) -> None:
+        ignored = {"batch_size", *allow} | (set() if self.sampler else {"num_shards"})
+        if self.num_samples != then["num_samples"]:
+            ignored.add("data")  # differs too, and the numbers say more
+        differing: list[str] = []
+        for name, value in self._values().items():
+            if name in ignored:
+                continue
+            if name in ("transform", "mix"):
+                differing += getattr(self, name).differences(then[name])
+            elif value != then[name]:
+                differing.append(f"{name} is {value!r} here and {then[name]!r} in the state")
+        if differing:
+            changed = tuple(n for n in CHANGEABLE if any(d.startswith(n) for d in differing))
+            only = len(changed) and all(d.startswith(changed) for d in differing)
+            way_out = f"To change this on purpose, pass `allow={changed}`." if only else ""
+            _refuse(
+                f"the state belongs to another run: {'; '.join(differing)}. Make the loader as it "
+                f"was then, or start without the state. {way_out}".rstrip()
+            )
+
+
+def _check_allow(allow: Collection[str]) -> None:
+    unknown = [allow] if isinstance(allow, str) else [n for n in allow if n not in CHANGEABLE]
+    if unknown:
+        _refuse(
+            f"`allow` must hold names among {', '.join(map(repr, CHANGEABLE))}, got {allow!r}. "
+            "Another batch size or number of ranks needs no leave; anything else changes the order "
+            "of the samples, so that the rest of the epoch is unknown."
+        )
+
+
+def _part(kind: type[Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    names = [field.name for field in fields(kind)]
+    missing = [name for name in names if name not in state]
+    if missing:
+        _refuse(f"the state lacks {', '.join(map(repr, missing))}.")
+    for name in names:
+        value = state[name]
+        is_free = kind is Run or (name == "order" and value is None)
+        if not is_free and not (is_whole(value) and value >= 0):
+            _refuse(f"{name!r} in the state must be a whole number from 0, got {value!r}.")
+        if name in ("transform", "mix") and not isinstance(value, Mapping):
+            _refuse(f"{name!r} in the state must be a description, got {value!r:.80}.")
+    return {name: state[name] for name in names}
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise ValueError(f"load_state_dict: {problem}")
 
 
 class Progress:
-    """The epoch that is served or comes next, and how much of it was handed out.
+    """Keep the epoch that is served or comes next, and the number of batches handed out.
 
     Args:
-        order: Whose indices are served.
-        run: What this loader's states belong to.
+        order: Order of the samples.
+        run: Identity of the states.
     """
 
-    def __init__(self, order: EpochSampler | GivenOrder, run: Run) -> None:
+    def __init__(self, order: EpochSampler | UserOrder, run: Run) -> None:
         self.order = order
         self._run = run
-        self._running: Position | None = None  # where the iteration stands, until it is over
-        self._resume: Position | None = None  # where the next one is to start
+        self._running: Position | None = None  # of the iteration under way
+        self._resume: Position | None = None  # of a state, for the next iteration
 
     @classmethod
     def of(
         cls,
         data: str,
-        order: EpochSampler | GivenOrder,
+        order: EpochSampler | UserOrder,
         sampler: EpochSampler,
         batch_size: int,
         drop_last: bool,
+        *,
+        transform: Any = None,
+        mix: Any = None,
     ) -> Progress:
-        """The beginning of a run.
+        """Return the beginning of a run.
 
         Args:
             data: Fingerprint of the data.
-            order: Whose indices are served.
-            sampler: The same, or what would be served had no sampler been given.
+            order: Order of the samples.
+            sampler: The same, or the order that would be served without a user's sampler.
             batch_size: Samples per batch.
             drop_last: Leave out a last batch that would be short.
+            transform: The loader's transform.
+            mix: The loader's mix, or None.
         """
         run = Run(
             data=data,
             num_samples=sampler.num_samples,
             seed=int(sampler.seed),
             shuffle=sampler.shuffle,
-            sampler=order.name if isinstance(order, GivenOrder) else None,
+            sampler=order.name if isinstance(order, UserOrder) else None,
             remainder=sampler.remainder,
             drop_last=drop_last,
             batch_size=batch_size,
             num_shards=int(sampler.shard.count),
+            transform=Description("transform", transform),
+            mix=Description("mix", mix),
         )
         return cls(order, run)
 
     def copy(self) -> Progress:
-        """The same place, from where another loader goes its own way."""
+        """Return the same progress, which moves on separately."""
         twin = copy.copy(self)
         twin.order = copy.copy(self.order)
         return twin
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that comes next; only a state loaded for it says where in it."""
+        """Choose the next epoch. It starts at a loaded state's batch if the state is of it."""
         self.order.set_epoch(epoch)
         self._running = None
         if self._resume is not None and self._resume.epoch != epoch:
             self._resume = None
 
     def state(self) -> dict[str, Any]:
-        """See `DataLoader.state_dict`."""
+        """Return the state; see `DataLoader.state_dict`."""
         return self._run.state_at(self._position())
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """See `DataLoader.load_state_dict`."""
-        self._resume = self._run.position_of(state)
+    def load(self, state: Mapping[str, Any], allow: Collection[str] = ()) -> None:
+        """Take over a state; see `DataLoader.load_state_dict`."""
+        self._resume = self._run.position_of(state, allow)
         self.set_epoch(self._resume.epoch)
 
     def begin(self) -> tuple[Position, np.ndarray, np.ndarray | None]:
-        """Where the epoch that is due starts.
+        """Return where the epoch that is due starts.
 
         Returns:
-            Its position; the indices that are left of it, in order, ``[num_samples]`` int64; and
-            the whole order where a sampler was given.
+            The position; the indices left in the epoch, in order, ``[num_samples]`` int64; and the
+            epoch's complete order under a user's sampler, else None.
         """
         self._running = None
         position = self._position()
-        whole = None
-        if isinstance(self.order, GivenOrder):
-            whole = self.order.order(position.epoch)
-            position = self.order.mark(whole, position)
-            left = whole[position.start :]
+        order = None
+        if isinstance(self.order, UserOrder):
+            order = self.order.order(position.epoch)
+            position = self.order.mark(order, position)
+            left = order[position.start :]
         else:
             left = self.order.order(position.epoch, position.start)
         left = left[(position.batch - position.start_batch) * self._run.batch_size :]
-        return position, left, whole
+        return position, left, order
 
     def begun(self, position: Position) -> None:
-        """An iteration serves the epoch from this position on."""
+        """Note that an iteration serves the epoch from this position on."""
         self.order.epoch = position.epoch + 1
         self._resume, self._running = None, position
 
     @property
     def is_under_way(self) -> bool:
-        """Whether the state is a place in an epoch that is being served."""
+        """Whether the state lies in an epoch that is being served."""
         return self._position() is self._running
 
     def advance(self) -> None:
-        """One more batch was handed out."""
+        """Note that a batch was handed out."""
         if self._running is not None:
             self._running = replace(self._running, batch=self._running.batch + 1)
 
     def end(self) -> None:
-        """The epoch is over."""
+        """Note that the epoch is over."""
         self._running = None
 
     def _position(self) -> Position:
         epoch = self.order.epoch
-        # Another one was chosen on the sampler, as trainers do that know nothing else.
-        chosen = self._running is not None and epoch != self._running.epoch + 1
-        if self._running is not None and not chosen:
+        # Trainers choose another epoch on the sampler, since they know nothing else.
+        is_chosen = self._running is not None and epoch != self._running.epoch + 1
+        if self._running is not None and not is_chosen:
             return self._running
         if self._resume is not None and self._resume.epoch == epoch:
             return self._resume

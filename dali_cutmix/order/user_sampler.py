@@ -1,4 +1,4 @@
-"""The order of samples as a sampler of the user's gives it."""
+"""The order of samples as the user's sampler yields it."""
 
 from __future__ import annotations
 
@@ -15,73 +15,77 @@ import torch
 
 from dali_cutmix.core.checks import check_count, is_whole, refuse
 from dali_cutmix.core.draws import derive_seed
-from dali_cutmix.order.state import Position
+from dali_cutmix.order.position import Position
 
 WHERE = "DataLoader"
-MAX_INDICES = 1 << 26  # of an epoch, if its length does not say more; half a GB
+#: Indices in an epoch, half a GB of them, unless the sampler's length says more.
+MAX_INDICES = 1 << 26
 
 
-class GivenOrder:
-    """Draws one epoch's indices from a torch ``Sampler``, a batch sampler, or a list of indices.
+class UserOrder:
+    """Draw an epoch's indices from a torch ``Sampler``, a batch sampler, or a list of indices.
 
-    What it yields is this process's part, as in torch: nothing is dealt out over ranks. Before an
-    epoch its ``set_epoch`` is called where it has one. A sampler that draws from torch's global
-    generator (``RandomSampler``, ``WeightedRandomSampler`` and others made without ``generator=``)
-    is given one that is seeded by ``seed`` and epoch instead, so that its order can be repeated.
-    All indices of an epoch are drawn at its start, so that a sampler has to have an end.
+    The sampler yields this process's part, as in torch: nothing is dealt out over ranks. Its
+    ``set_epoch``, if it has that method, is called before an epoch. All indices of an epoch are
+    drawn at its start, so that a sampler must have an end.
+
+    A sampler that would draw from torch's global generator (``RandomSampler`` or
+    ``WeightedRandomSampler`` without ``generator=``) draws from a generator seeded by ``seed`` and
+    epoch, so that its order can be repeated.
 
     Args:
-        sampler: Indices, or lists of indices where ``batches`` is true.
-        seed: The loader's.
-        batches: Whether it yields batches.
+        sampler: Indices, or lists of indices if ``batches`` is true.
+        seed: The loader's seed.
+        batches: Whether ``sampler`` yields batches.
 
     Attributes:
-        num_samples: Number of samples in the data, which every index lies below; to be set.
+        argument: The ``sampler`` or ``batch_sampler`` that the user passed.
+        num_samples: Number of samples in the data, above every index; to be set.
         epoch: The epoch that the next iteration serves.
-        batch_size: Size of the batches that it yields; None when it yields indices.
+        batch_size: Size of the batches that the sampler yields; None if it yields indices.
     """
 
     def __init__(self, sampler: Any, seed: int, *, batches: bool = False) -> None:
         self._name = "batch_sampler" if batches else "sampler"
         if not isinstance(sampler, Iterable) or isinstance(sampler, Iterator):
-            way_out = "An iterator can be used once only: pass a list or a torch Sampler."
-            rule = "be something that can be iterated anew in each epoch"
+            way_out = "An iterator serves a single epoch: pass a list or a torch Sampler."
+            rule = "be iterable anew in each epoch"
             refuse(WHERE, self._name, rule, sampler, way_out)
-        self.given: Any = sampler
+        self.argument: Any = sampler
         self.num_samples = 0
         self._seed = seed
         self._batches = batches
-        self._set_last = self._own_epoch()
+        self._set_last = self._epoch_on_sampler()
         self._epoch = 0
         self.batch_size = self._find_batch_size() if batches else None
 
     @classmethod
-    def of(cls, sampler: Any, batch_sampler: Any, seed: int) -> GivenOrder | None:
-        """The order of whichever was given; None where neither was."""
+    def of(cls, sampler: Any, batch_sampler: Any, seed: int) -> UserOrder | None:
+        """Return the order of the sampler or the batch sampler; None without both."""
         if batch_sampler is not None:
             return cls(batch_sampler, seed, batches=True)
         return None if sampler is None else cls(sampler, seed)
 
     @property
     def name(self) -> str:
-        """Class of what was given."""
-        return type(self.given).__name__
+        """Name of the class of ``argument``."""
+        return type(self.argument).__name__
 
     @property
     def sampler(self) -> Any:
-        """What yields indices: the one given, or the one inside the batch sampler given."""
-        return getattr(self.given, "sampler", self.given) if self._batches else self.given
+        """The sampler that yields indices: ``argument``, or the sampler inside it."""
+        return getattr(self.argument, "sampler", self.argument) if self._batches else self.argument
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next iteration serves; the sampler's own where that was set."""
-        own = self._own_epoch()
-        return self._epoch if own is None or own == self._set_last else own
+        """The epoch that the next iteration serves; one set on the sampler comes first."""
+        on_sampler = self._epoch_on_sampler()
+        return self._epoch if on_sampler in (None, self._set_last) else on_sampler
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        self._set_last = self._own_epoch()
+        self._set_last = self._epoch_on_sampler()
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration serves, from 0."""
@@ -92,43 +96,44 @@ class GivenOrder:
         """Draw an epoch's indices in the order served: ``[num_indices]`` int64.
 
         Raises:
-            ValueError: What the sampler yields is no index of the data, or no batch of one size.
+            ValueError: The sampler yields something else than indices of the data, or batches of
+                several sizes.
         """
-        for sampler in (self.given, self.sampler):
+        for sampler in (self.argument, self.sampler):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-        self._set_last = self._own_epoch()
+        self._set_last = self._epoch_on_sampler()
         generator = torch.Generator("cpu").manual_seed(derive_seed(self._seed, f"sampler/{epoch}"))
-        drawn = _with_generator(self.given, generator)
-        return self._check(chain.from_iterable(self._whole(drawn)) if self._batches else drawn)
+        drawn = _with_generator(self.argument, generator)
+        return self._check(chain.from_iterable(self._batches_of(drawn)) if self._batches else drawn)
 
     def mark(self, order: np.ndarray, position: Position) -> Position:
-        """Note in a position which order it is a place in.
+        """Return the position with a checksum of the order that it belongs to.
 
         Raises:
-            ValueError: It is a place in another order: the sampler cannot be resumed.
+            ValueError: The position belongs to another order: the sampler cannot be resumed.
         """
-        found = zlib.crc32(np.ascontiguousarray(order, "<i8").tobytes())
-        if position.order is not None and position.order != found:
+        checksum = zlib.crc32(np.ascontiguousarray(order, "<i8").tobytes())
+        if position.order is not None and position.order != checksum:
             raise ValueError(
                 f"DataLoader: `{self._name}` ({self.name}) serves another order in epoch "
-                f"{position.epoch} than it did when the state was taken, so that what is left of "
-                "it is unknown. Make it without `generator=`, or give it a `set_epoch` that "
-                "decides its order."
+                f"{position.epoch} than when the state was taken, so that the rest of the epoch is "
+                "unknown. Make the sampler without `generator=`, or give the sampler a `set_epoch` "
+                "that decides its order."
             )
-        return replace(position, order=found)
+        return replace(position, order=checksum)
 
-    def _own_epoch(self) -> int | None:
-        """The epoch that was set on the sampler, or on the one inside the batch sampler."""
-        for sampler in (self.given, self.sampler):
-            own = getattr(sampler, "epoch", None)
-            if is_whole(own):
-                return int(own)
+    def _epoch_on_sampler(self) -> int | None:
+        """Return the epoch that the sampler, or the sampler inside it, has as an attribute."""
+        for sampler in (self.argument, self.sampler):
+            epoch = getattr(sampler, "epoch", None)
+            if is_whole(epoch):
+                return int(epoch)
         return None
 
-    def _whole(self, batches: Iterable[Any]) -> Iterator[list[int]]:
-        """The batches as lists, all of one size but the last."""
-        short = None
+    def _batches_of(self, batches: Iterable[Any]) -> Iterator[list[int]]:
+        """Yield the batches as lists, all of ``batch_size`` except for the last."""
+        short = None  # number and size of a batch that must be the last
         for number, batch in enumerate(batches):
             indices = list(batch)
             if short is not None or not 0 < len(indices) <= (self.batch_size or 0):
@@ -144,7 +149,7 @@ class GivenOrder:
             yield indices
 
     def _check(self, indices: Iterable[Any]) -> np.ndarray:
-        most = self._most()
+        most = self._most_indices()
         try:
             order = np.fromiter(map(index_of, islice(indices, most)), np.int64)
         except TypeError as error:
@@ -152,42 +157,43 @@ class GivenOrder:
         if len(order) == most:
             rule = "have an end"
             got = f"{self.name} with {most} indices and more"
-            refuse(WHERE, self._name, rule, got, "Its indices of one epoch are drawn at its start.")
+            way_out = "All indices of an epoch are drawn at its start."
+            refuse(WHERE, self._name, rule, got, way_out)
         outside = np.flatnonzero((order < 0) | (order >= self.num_samples))
         if outside.size:
             self._refuse_index(int(outside[0]), int(order[outside[0]]))
         return order
 
-    def _most(self) -> int:
-        """More indices than there can be, unless they have no end."""
+    def _most_indices(self) -> int:
+        """Return a count that an epoch's indices reach only if they have no end."""
         try:
-            length = len(self.given) * (self.batch_size or 1)
-        except TypeError:  # none, or of a batch sampler around one that has none
+            length = len(self.argument) * (self.batch_size or 1)
+        except TypeError:  # no length, or none of the sampler inside
             length = 0
         return max(length, MAX_INDICES) + 1
 
-    def _refuse_index(self, place: int, index: int) -> NoReturn:
+    def _refuse_index(self, position: int, index: int) -> NoReturn:
         rule = f"yield indices from 0 to {self.num_samples - 1}, the number of samples less one"
-        refuse(WHERE, self._name, rule, f"{index} in place {place}")
+        refuse(WHERE, self._name, rule, f"{index} at position {position}")
 
     def _find_batch_size(self) -> int:
-        size = getattr(self.given, "batch_size", None)
+        size = getattr(self.argument, "batch_size", None)
         if is_whole(size) and size >= 1:
             return int(size)
-        first = next(iter(_with_generator(self.given, torch.Generator("cpu"))), None)
+        first = next(iter(_with_generator(self.argument, torch.Generator("cpu"))), None)
         if not isinstance(first, Sized) or not len(first):
             refuse(WHERE, "batch_sampler", "yield lists of indices", first)
         return len(first)
 
 
 def _with_generator(sampler: Any, generator: torch.Generator) -> Any:
-    """A copy that draws from this generator where it would have drawn from torch's global one."""
+    """Return a copy that draws from this generator instead of torch's global generator."""
     inner = getattr(sampler, "sampler", None)
-    own = getattr(sampler, "generator", generator)
-    if inner is None and own is not None:
+    is_global = getattr(sampler, "generator", generator) is None
+    if inner is None and not is_global:
         return sampler
     twin = copy.copy(sampler)
-    if own is None:
+    if is_global:
         twin.generator = generator
     if inner is not None:
         twin.sampler = _with_generator(inner, generator)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from dali_cutmix.core.threads import is_a_graphs_thread
+from dali_cutmix.order.position import Position
 from dali_cutmix.order.progress import Progress
-from dali_cutmix.order.state import Position
 from dali_cutmix.serving.device_memory import DeviceMemory
 from dali_cutmix.serving.feed import Feed
 from dali_cutmix.serving.graph import GraphSettings, build_graph
@@ -84,13 +84,13 @@ class Serving:
         found = [list(one) for one in bad.items()]
         return {**self.progress.state(), "mixing": mixes, "bad": found}
 
-    def load(self, state: Mapping[str, Any], mixing: bool) -> bool:
+    def load(self, state: Mapping[str, Any], mixing: bool, allow: Collection[str] = ()) -> bool:
         """Go on from a state; see `DataLoader.load_state_dict`.
 
         Returns:
             Whether it mixes; ``mixing`` where the state or this run knows no mix.
         """
-        self.progress.load(state)
+        self.progress.load(state, allow)
         self.close()  # an iteration under way would go on from the place that is left
         if self.spares is not None:
             self.spares.bad = {int(index): str(reason) for index, reason in state.get("bad", [])}

@@ -123,7 +123,8 @@ class Run:
         if old is None or old.transform.output_size != (size, size):
             self._loader = self.training.train(size)
             if old is not None:
-                self._loader.load_state_dict(old.state_dict())  # its place, and its bad files
+                # For its place and its bad files; the image size differs on purpose.
+                self._loader.load_state_dict(old.state_dict(), allow=("transform",))
                 old.close()
         assert self._loader is not None
         return self._loader
@@ -339,7 +340,8 @@ class Run:
 
     def _find_place(self, loader: DataLoader, state: dict[str, Any]) -> None:
         try:
-            loader.load_state_dict(state["loader"])
+            # Settings are compared before. The state may be of an epoch of another image size.
+            loader.load_state_dict(state["loader"], allow=("transform",))
         except ValueError as error:
             if state["step_in_epoch"]:
                 self.processes.stop(

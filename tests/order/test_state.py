@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,16 @@ import pytest
 import torch
 from PIL import Image
 
-from dali_cutmix import CutMix, DataLoader, EvalTransform, MixUp, Shard, TrainTransform
+from dali_cutmix import (
+    CutMix,
+    DataLoader,
+    EvalTransform,
+    MixUp,
+    RandomChoice,
+    Shard,
+    TrainTransform,
+)
+from dali_cutmix.augmentations import RandomErasing
 
 CROP = TrainTransform(size=(24, 16))
 
@@ -93,7 +104,7 @@ def test_state_is_small_numbers_and_strings(photo_folder: Path) -> None:
     next(iter(loader))
     state = loader.state_dict()
     assert through_json(state) == state
-    assert len(json.dumps(state)) < 500
+    assert len(json.dumps(state)) < 1500
 
 
 def test_state_before_the_first_batch_is_the_beginning(photo_folder: Path) -> None:
@@ -241,10 +252,10 @@ def test_a_run_that_stopped_mixing_goes_on_without(photo_folder: Path) -> None:
 def test_a_state_of_a_run_without_a_mix_does_not_turn_one_off(photo_folder: Path) -> None:
     state = train(photo_folder, mix=None, target="dense").state_dict()
     loader = train(photo_folder)
-    loader.load_state_dict(through_json(state))
+    loader.load_state_dict(through_json(state), allow=("mix",))
     assert loader.mixup_enabled
     without = train(photo_folder, mix=None, target="dense")
-    without.load_state_dict(train(photo_folder).state_dict())
+    without.load_state_dict(train(photo_folder).state_dict(), allow=("mix",))
     assert not without.mixup_enabled
 
 
@@ -346,8 +357,8 @@ def test_another_batch_size_goes_on_at_the_sample_where_the_state_stands(
     assert numbers(third) == list(range(11, 23))
 
 
-REFUSED = "load_state_dict: the state is that of another run: "
-WAY_OUT = ". Make the loader as it was made then, or go on without the state."
+REFUSED = "load_state_dict: the state belongs to another run: "
+WAY_OUT = ". Make the loader as it was then, or start without the state."
 
 
 @pytest.mark.parametrize(
@@ -356,7 +367,6 @@ WAY_OUT = ". Make the loader as it was made then, or go on without the state."
         ({"seed": 4}, "seed is 4 here and 3 in the state"),
         ({"shuffle": False, "remainder": "pad"}, "shuffle is False here and True in the state"),
         ({"remainder": "exact"}, "remainder is 'exact' here and 'pad' in the state"),
-        ({"drop_last": True}, "drop_last is True here and False in the state"),
         (
             {"drop_last": True, "seed": 0},
             "seed is 0 here and 3 in the state; drop_last is True here and False in the state",
@@ -402,9 +412,13 @@ def test_state_of_other_data_is_refused(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (
-            {"format": 1},
-            "load_state_dict: the state has format 1 and this version of dali_cutmix reads 2: what "
-            "they stand for differs. Finish the run with the version that started it.",
+            {"format": 2},
+            "load_state_dict: the state has format 2 and this version of dali_cutmix reads 3: "
+            "their meanings differ. Finish the run with the version that started the run.",
+        ),
+        (
+            {"mix": 5},
+            "load_state_dict: 'mix' in the state must be a description, got 5.",
         ),
         (
             {"batch": -1},
@@ -424,9 +438,9 @@ def test_state_of_another_version_or_with_nonsense_is_refused(
         loader.load_state_dict({**loader.state_dict(), **change})
 
 
-def test_what_is_no_state_is_refused(photo_folder: Path) -> None:
+def test_something_else_than_a_state_is_refused(photo_folder: Path) -> None:
     loader = train(photo_folder)
-    message = "load_state_dict: this is no state of a DataLoader: {'epoch': 3}."
+    message = "load_state_dict: this is not a state of a DataLoader: {'epoch': 3}."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         loader.load_state_dict({"epoch": 3})
     state = loader.state_dict()
@@ -444,3 +458,173 @@ def test_a_refused_state_leaves_the_loader_as_it_was(photo_folder: Path) -> None
         loader.load_state_dict({**loader.state_dict(), "seed": 99, "epoch": 5})
     assert loader.state_dict()["batch"] == 2
     assert_same(found + list(epoch), expected)
+
+
+def refusal(differs: str, allow: str) -> str:
+    way_out = f"{WAY_OUT} To change this on purpose, pass `allow={allow}`."
+    return f"^{re.escape(REFUSED + differs + way_out)}$"
+
+
+ERASE_LESS = TrainTransform(size=(24, 16), augment=[RandomErasing(prob=0.25)])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "differs", "allow"),
+    [
+        (
+            {"mix": MixUp(0.2)},
+            {"mix": MixUp()},
+            "mix.alpha is 1.0 here and 0.2 in the state",
+            "('mix',)",
+        ),
+        (
+            {"mix": CutMix()},
+            {"mix": MixUp(0.2)},
+            "mix is 'MixUp' here and 'CutMix' in the state",
+            "('mix',)",
+        ),
+        (
+            {"mix": None, "target": "dense"},
+            {"mix": CutMix()},
+            "mix is 'CutMix' here and None in the state",
+            "('mix',)",
+        ),
+        (
+            {"mix": RandomChoice([CutMix(), MixUp(0.2)])},
+            {"mix": RandomChoice([CutMix(sides=(0.2, 0.4)), MixUp()], weights=(1, 3))},
+            "mix.mixes[0].sides is (0.2, 0.4) here and None in the state; mix.mixes[1].alpha is "
+            "1.0 here and 0.2 in the state; mix.weights is (1, 3) here and None in the state",
+            "('mix',)",
+        ),
+        (
+            {"mix": RandomChoice([CutMix(), MixUp()])},
+            {"mix": RandomChoice([CutMix()])},
+            "mix.mixes is ('CutMix') here and ('CutMix', 'MixUp') in the state",
+            "('mix',)",
+        ),
+        (
+            {"transform": CROP},
+            {"transform": EvalTransform(32, (24, 16))},
+            "transform is 'EvalTransform' here and 'TrainTransform' in the state",
+            "('transform',)",
+        ),
+        (
+            {"transform": ERASE_LESS},
+            {"transform": TrainTransform((32, 16), augment=[RandomErasing(0.5)]), "mix": MixUp()},
+            "transform.size is (32, 16) here and (24, 16) in the state; transform.augment[0].prob "
+            "is 0.5 here and 0.25 in the state; mix is 'MixUp' here and 'CutMix' in the state",
+            "('transform', 'mix')",
+        ),
+        (
+            {},
+            {"drop_last": True},
+            "drop_last is True here and False in the state",
+            "('drop_last',)",
+        ),
+    ],
+)
+def test_a_state_of_another_transform_or_mix_is_refused_until_the_change_is_allowed(
+    photo_folder: Path,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    differs: str,
+    allow: str,
+) -> None:
+    first = train(photo_folder, **before)
+    next(iter(first))
+    state = through_json(first.state_dict())
+    loader = train(photo_folder, **after)
+    with pytest.raises(ValueError, match=refusal(differs, allow)):
+        loader.load_state_dict(state)
+    loader.load_state_dict(state, allow=ast.literal_eval(allow))
+    expected = list(train(photo_folder, **after))
+    assert_same(list(loader), expected[1:])
+
+
+@pytest.mark.parametrize("allow", [("seed",), ("mix", "batch_size"), "mix"])
+def test_only_settings_that_keep_the_order_may_be_allowed_to_differ(
+    photo_folder: Path, allow: Any
+) -> None:
+    loader = train(photo_folder)
+    message = (
+        "load_state_dict: `allow` must hold names among 'transform', 'mix', 'drop_last', got "
+        f"{allow!r}. Another batch size or number of ranks needs no leave; anything else changes "
+        "the order of the samples, so that the rest of the epoch is unknown."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        loader.load_state_dict(loader.state_dict(), allow=allow)
+
+
+def test_a_field_that_the_state_lacks_counts_as_its_default(photo_folder: Path) -> None:
+    state = train(photo_folder).state_dict()
+    del state["mix"][".sides"]  # as if CutMix had gained the field since
+    train(photo_folder).load_state_dict(state)
+    message = "mix.sides is (0.2, 0.4) here and None in the state"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train(photo_folder, mix=CutMix(sides=(0.2, 0.4))).load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class Fading:
+    """CutMix with a setting that is a function of t, as schedules have."""
+
+    fade: Callable[[float], float]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(CutMix(), name)
+
+
+def test_functions_are_compared_by_their_values_and_the_user_is_told(photo_folder: Path) -> None:
+    state = through_json(train(photo_folder, mix=Fading(fade=lambda t: 1 - t)).state_dict())
+    assert state["mix"][".fade"]["function"].endswith("<lambda>")
+    told = (
+        "load_state_dict: mix.fade is a function, which a state cannot hold; its values at 33 "
+        "points of t agree."
+    )
+    with pytest.warns(RuntimeWarning, match=f"^{re.escape(told)}$") as warned:
+        train(photo_folder, mix=Fading(fade=lambda s: -s + 1.0)).load_state_dict(state)
+    assert warned[0].filename == __file__
+    differs = "mix.fade is a function whose value at t=0.03125 is 0.9990234375 here and 0.96875 in"
+    with pytest.raises(ValueError, match=re.escape(differs)):
+        train(photo_folder, mix=Fading(fade=lambda t: 1 - t * t)).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"mix\.fade is 0.5 here and a function in the state"):
+        train(photo_folder, mix=Fading(fade=0.5)).load_state_dict(state)  # type: ignore[arg-type]
+    failing = train(photo_folder, mix=Fading(fade=lambda t: [][int(t)]))
+    with pytest.warns(RuntimeWarning, match="not a function of t: make sure that it is the same"):
+        failing.load_state_dict(failing.state_dict())
+
+
+class Users:
+    """The user's mix: a plain class around CutMix."""
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(CutMix(), name)
+
+
+def test_a_users_mix_is_described_by_its_class_and_its_public_attributes(
+    photo_folder: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    state = through_json(train(photo_folder, mix=Users(power=2, names=("a", "b"))).state_dict())
+    train(photo_folder, mix=Users(power=2, names=["a", "b"])).load_state_dict(state)
+    assert not [w for w in recwarn if w.category is RuntimeWarning]
+    with pytest.raises(ValueError, match=r"mix\.power is 3 here and 2 in the state"):
+        train(photo_folder, mix=Users(power=3, names=("a", "b"))).load_state_dict(state)
+    hidden = Users(_noise=np.zeros(3), table=object())
+    told = (
+        "load_state_dict: mix is an object (Users) of which a state cannot hold all attributes: "
+        "make sure that they are the same. mix.table is an object (object) of which a state cannot "
+        "hold all attributes: make sure that they are the same."
+    )
+    loader = train(photo_folder, mix=hidden)
+    with pytest.warns(RuntimeWarning, match=f"^{re.escape(told)}$"):
+        loader.load_state_dict(through_json(loader.state_dict()))
+
+
+def test_counters_of_a_users_mix_do_not_make_another_run(photo_folder: Path) -> None:
+    mix = Users(calls=0)
+    loader = train(photo_folder, mix=mix)
+    mix.calls = 7
+    train(photo_folder, mix=Users(calls=0)).load_state_dict(loader.state_dict())

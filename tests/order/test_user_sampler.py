@@ -186,9 +186,9 @@ def test_sampler_that_cannot_repeat_its_order_is_not_resumed(numbered_folder: Pa
     second = make()
     second.load_state_dict(first.state_dict())
     message = (
-        "DataLoader: `sampler` (RandomSampler) serves another order in epoch 0 than it did when "
-        "the state was taken, so that what is left of it is unknown. Make it without `generator=`, "
-        "or give it a `set_epoch` that decides its order."
+        "DataLoader: `sampler` (RandomSampler) serves another order in epoch 0 than when the "
+        "state was taken, so that the rest of the epoch is unknown. Make the sampler without "
+        "`generator=`, or give the sampler a `set_epoch` that decides its order."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         next(iter(second))
@@ -244,8 +244,8 @@ def test_sampler_without_an_end_is_refused(
 
     monkeypatch.setattr("dali_cutmix.order.user_sampler.MAX_INDICES", 1000)
     message = (
-        "DataLoader: `sampler` must have an end, got 'Endless with 1001 indices and more'. Its "
-        "indices of one epoch are drawn at its start."
+        "DataLoader: `sampler` must have an end, got 'Endless with 1001 indices and more'. All "
+        "indices of an epoch are drawn at its start."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         next(iter(numbered(numbered_folder, sampler=Endless())))
@@ -299,8 +299,8 @@ ALONE = "It alone says which samples come, in this process too: leave"
         ({"batch_sampler": []}, "`batch_sampler` must yield lists of indices, got None."),
         (
             {"sampler": 3},
-            "`sampler` must be something that can be iterated anew in each epoch, got 3. An "
-            "iterator can be used once only: pass a list or a torch Sampler.",
+            "`sampler` must be iterable anew in each epoch, got 3. An iterator serves a "
+            "single epoch: pass a list or a torch Sampler.",
         ),
         (
             {"remainder": "drop"},
@@ -317,7 +317,7 @@ def test_orders_that_contradict_each_other_are_refused(
 
 
 def test_an_iterator_that_can_be_used_once_is_refused(numbered_folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"An iterator can be used once only: pass a list"):
+    with pytest.raises(ValueError, match=r"An iterator serves a single epoch: pass a list"):
         numbered(numbered_folder, sampler=iter([1, 2]))
 
 
@@ -327,14 +327,14 @@ def test_an_iterator_that_can_be_used_once_is_refused(numbered_folder: Path) -> 
         (
             {"sampler": [0, 23]},
             ValueError,
-            "`sampler` must yield indices from 0 to 22, the number of samples less one, got '23 in "
-            "place 1'.",
+            "`sampler` must yield indices from 0 to 22, the number of samples less one, got '23 at "
+            "position 1'.",
         ),
         (
             {"sampler": [-1]},
             ValueError,
-            "`sampler` must yield indices from 0 to 22, the number of samples less one, got '-1 in "
-            "place 0'.",
+            "`sampler` must yield indices from 0 to 22, the number of samples less one, got '-1 at "
+            "position 0'.",
         ),
         (
             {"sampler": [0.5]},

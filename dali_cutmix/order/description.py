@@ -1,0 +1,205 @@
+"""Describe settings in terms that JSON can hold, and name those in which two runs differ."""
+
+from __future__ import annotations
+
+import enum
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from dali_cutmix.core.checks import is_number, is_whole
+
+#: Where a description looks at a function of t: 0, 1/32, ..., 1.
+POINTS = [index / 32 for index in range(33)]
+#: Relative and absolute. The last bits of a cosine differ between machines; draws are float32.
+TOLERANCE = 1e-9
+#: Items. A longer sequence is data rather than a setting, and would make every state as long.
+MAX_ITEMS = 1000
+
+_MISSING = object()
+
+
+class Description:
+    """Describe a transform or a mix, so that a state can hold it and another run compare it.
+
+    ``values`` holds a value or the name of a class under each path, as in
+    ``{"": "CutMix", ".alpha": 1.0, ".sides": None}``:
+
+    | Setting | Description |
+    | --- | --- |
+    | number, string, None, or a sequence of these | itself |
+    | dataclass | name of the class, and its fields under their names |
+    | function in a dataclass | qualified name, and its values at `POINTS` |
+    | another object | name of the class, and its public attributes where these are simple |
+
+    Args:
+        name: Name of the setting, for messages.
+        value: The setting.
+
+    Attributes:
+        values: Description by path; equal to itself after a round trip through JSON.
+        doubts: A sentence for each part that a state cannot hold.
+    """
+
+    def __init__(self, name: str, value: Any) -> None:
+        self.name = name
+        self.values: dict[str, Any] = {}
+        self.doubts: list[str] = []
+        self._defaults: dict[str, Any] = {}
+        self._add("", value)
+
+    def differences(self, then: Mapping[str, Any]) -> Iterator[str]:
+        """Yield a clause for each difference: "mix.alpha is 1.0 here and 0.2 in the state".
+
+        A field that the state lacks counts as the field's default, so that a class may gain fields
+        without refusing the states from before. Parts of what differs are not compared.
+
+        Args:
+            then: The ``values`` in the state.
+        """
+        differing: tuple[str, ...] = ()
+        for path in {**self.values, **then}:
+            here = self.values.get(path, _MISSING)
+            before = then.get(path, self._defaults.get(path, _MISSING))
+            if path.startswith(differing) or _agree(here, before):
+                continue
+            differing += (f"{path}.", f"{path}[")
+            yield f"{self.name}{path} is {_compare(here, before)}"
+
+    def _add(self, path: str, value: Any, *, in_object: bool = False) -> None:
+        is_simple, simple = _simplify(value)
+        if is_simple:
+            self.values[path] = simple
+        elif isinstance(value, (list, tuple, Mapping)) and len(value) <= MAX_ITEMS:
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            parts = {f"{path}[{key!r}]": part for key, part in items}
+            self.values[path] = [_title(part) for part in parts.values()]
+            for part_path, part in parts.items():
+                self._add(part_path, part, in_object=in_object)
+        elif is_dataclass(value) and not isinstance(value, type):
+            self._add_fields(path, value)
+        elif _is_function(value) and not in_object:
+            self._add_function(path, value)
+        else:
+            self._add_object(path, value, in_object)
+
+    def _add_fields(self, path: str, value: Any) -> None:
+        self.values[path] = _title(value)
+        for field in fields(value):
+            self._add(f"{path}.{field.name}", getattr(value, field.name))
+            is_simple, default = _simplify(field.default)
+            if field.default is not MISSING and is_simple:
+                self._defaults[f"{path}.{field.name}"] = default
+
+    def _add_function(self, path: str, function: Callable[[float], Any]) -> None:
+        name = getattr(function, "__qualname__", type(function).__name__)
+        values = _values_of(function)
+        self.values[path] = {"function": name, "values": values}
+        rest = (
+            "; its values at 33 points of t agree"
+            if values
+            else ", and which is not a function of t: make sure that it is the same"
+        )
+        self.doubts.append(f"{self.name}{path} is a function, which a state cannot hold{rest}.")
+
+    def _add_object(self, path: str, value: Any, in_object: bool) -> None:
+        attributes = {} if in_object else getattr(value, "__dict__", {})
+        public = {key: part for key, part in attributes.items() if not key.startswith("_")}
+        self.values[path] = _title(value)
+        if in_object or len(public) < len(attributes) or not _is_part(value):
+            self.doubts.append(
+                f"{self.name}{path} is an object ({_title(value)}) of which a state cannot hold "
+                "all attributes: make sure that they are the same."
+            )
+        for key, part in public.items():
+            self._add(f"{path}.{key}", part, in_object=True)
+
+
+def _simplify(value: Any) -> tuple[bool, Any]:
+    """Return ``(True, what JSON holds)`` for a plain value or a sequence of such."""
+    if value is None or isinstance(value, (bool, str)):
+        return True, value
+    if isinstance(value, enum.Enum):
+        return True, f"{type(value).__name__}.{value.name}"
+    if isinstance(value, os.PathLike):
+        return True, os.fsdecode(value)
+    if isinstance(value, np.bool_) or (isinstance(value, np.ndarray) and value.size <= MAX_ITEMS):
+        return _simplify(value.tolist())
+    if is_whole(value):
+        return True, int(value)
+    if is_number(value):
+        return True, float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, (list, tuple)) and len(value) <= MAX_ITEMS:
+        parts = [_simplify(part) for part in value]
+        return all(is_simple for is_simple, _ in parts), [plain for _, plain in parts]
+    return False, None
+
+
+def _values_of(function: Callable[[float], Any]) -> list[Any] | None:
+    """Return the function's values at `POINTS`; None where it fails or returns other things."""
+    try:
+        values = [_simplify(function(t)) for t in POINTS]
+    except Exception:  # whatever the user's function raises
+        return None
+    return [plain for _, plain in values] if all(is_simple for is_simple, _ in values) else None
+
+
+def _is_part(value: Any) -> bool:
+    """Return whether a value is a transform, a mix or an augmentation."""
+    return hasattr(value, "draw") or hasattr(value, "operate")
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, type) and not _is_part(value)
+
+
+def _title(value: Any) -> Any:
+    is_simple, simple = _simplify(value)
+    if is_simple:
+        return simple
+    return "function" if _is_function(value) else type(value).__name__
+
+
+def _is_described_function(value: Any) -> bool:
+    return isinstance(value, dict) and "values" in value
+
+
+def _agree(here: Any, then: Any) -> bool:
+    if not _is_described_function(here) or not _is_described_function(then):
+        return bool(here == then)
+    return not _differing_points(here, then)
+
+
+def _differing_points(here: Any, then: Any) -> list[int]:
+    if not here["values"] or not then["values"]:
+        return [] if here["values"] == then["values"] else [0]
+    pairs = zip(here["values"], then["values"], strict=False)
+    return [index for index, pair in enumerate(pairs) if not _are_close(*pair)]
+
+
+def _are_close(here: Any, then: Any) -> bool:
+    if is_number(here) and is_number(then):
+        return math.isclose(here, then, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return bool(here == then)
+
+
+def _compare(here: Any, then: Any) -> str:
+    if _is_described_function(here) and _is_described_function(then):
+        index = _differing_points(here, then)[0]
+        if here["values"] and then["values"]:
+            values = here["values"][index], then["values"][index]
+            at = f"a function whose value at t={POINTS[index]}"
+            return f"{at} is {values[0]!r} here and {values[1]!r} in the state"
+    return f"{_show(here)} here and {_show(then)} in the state"
+
+
+def _show(value: Any) -> str:
+    if value is _MISSING:
+        return "missing"
+    if _is_described_function(value):
+        return "a function"
+    return f"({', '.join(map(_show, value))})" if isinstance(value, list) else repr(value)

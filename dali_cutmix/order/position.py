@@ -1,0 +1,26 @@
+"""A position in an epoch: numbers that JSON can hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Position:
+    """Say which batch of which epoch comes next.
+
+    Args:
+        epoch: Epoch, from 0.
+        batch: Number in the epoch of the batch that comes next, the same on every rank.
+        start: Samples of the epoch's order, over all ranks, that had been served when the rest was
+            dealt out to the present ranks; 0 unless resumed with other ranks or batches.
+        start_batch: Number of the first batch after that dealing.
+        order: CRC-32 of the epoch's order under a user's sampler; see `UserOrder.mark`. None
+            without a sampler.
+    """
+
+    epoch: int
+    batch: int = 0
+    start: int = 0
+    start_batch: int = 0
+    order: int | None = None
