@@ -170,9 +170,9 @@ class Erasing:
         """Draw the squares of one batch, on the host."""
         return self.cutout.operands(self.cutout.plan(frame.size, seed=draws))
 
-    def operate(self, image: Any, drawn: Mapping[str, Any], _frame: Frame) -> Any:
+    def operate(self, sample: Any, drawn: Mapping[str, Any], _frame: Frame) -> Any:
         """Erase them, in the graph."""
-        return self.cutout.operate(image, drawn)
+        return dataclasses.replace(sample, image=self.cutout.operate(sample.image, drawn))
 
 
 def make_train_loader(

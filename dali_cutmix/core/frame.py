@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
+from typing import Any, Protocol
 
 from dali_cutmix.core.dali import DataNode
-from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.core.draws import Draws
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,33 @@ class Sample:
 
 
 class Augmentation(Protocol):
-    """What a transform asks of an augmentation."""
+    """Draw numbers on the host, then change the samples of a batch by operators in the graph.
 
-    def draw(self, draws: HostDraws, frame: Frame, /) -> dict[str, np.ndarray]:
-        """Draw what one batch needs, by name: arrays with a batch axis in front."""
+    ``TrainTransform(augment=[...])`` takes any class with these two methods. A base class is not
+    needed.
+    """
 
-    def operate(self, image: DataNode, drawn: Mapping[str, DataNode], frame: Frame, /) -> DataNode:
-        """Change ``image``, ``[height, width, 3]`` uint8 per sample, CPU or GPU.
+    def draw(self, draws: Draws, frame: Frame, /) -> Any:
+        """Draw what one batch needs.
 
-        ``drawn`` is what `draw` gives, as nodes on the CPU.
+        Args:
+            draws: The batch's random numbers: `HostDraws`.
+            frame: What every image looks like.
+
+        Returns:
+            A tree of NumPy arrays with a batch axis in front: an array, or dataclasses and tuples
+            of them. Every batch draws a tree of the same structure.
+        """
+
+    def operate(self, sample: Sample, plan: Any, frame: Frame, /) -> Sample:
+        """Change the samples of a batch by DALI operators.
+
+        Args:
+            sample: The samples, as nodes. ``image`` is ``[height, width, 3]`` uint8 per sample, CPU
+                or GPU.
+            plan: The tree that `draw` returned, with a CPU node in the place of every array.
+            frame: What every image looks like.
+
+        Returns:
+            The sample with its changed fields; sizes and types stay as they are.
         """

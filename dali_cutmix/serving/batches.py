@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.labels import pair_labels
 from dali_cutmix.mixing.mixes import Mix
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
@@ -33,6 +34,9 @@ class Inputs:
         self._transform = transform
         self._mix = mix
         self._with_plan = with_plan
+        self._frame = transform.frame
+        #: Puts nodes into the tree that the transform draws.
+        self.structure = Structure(transform.draw(HostDraws(2, 0, 0, 0, 0), self._frame))
         #: What `make` gives, in its order.
         self.names = tuple(self.make(np.zeros(2, np.int64), HostDraws(2, 0, 0, 0, 0)))
 
@@ -45,10 +49,13 @@ class Inputs:
 
         Returns:
             Arrays with a batch axis in front: ``label``, and ``weight`` with a mix that changes
-            labels, as in `MixedTarget`; the transform's draws; what the mix needs of the plan,
-            named ``mix/...``; and the plan's fields, named ``plan/...``.
+            labels, as in `MixedTarget`; the leaves of the transform's plan, named
+            ``transform/...`` by number; what the mix needs of the plan, named ``mix/...``; and the
+            plan's fields, named ``plan/...``.
         """
-        made: dict[str, Any] = {"label": label, **self._transform.draw(draws)}
+        leaves = self.structure.leaves(self._transform.draw(draws, self._frame))
+        made: dict[str, Any] = {"label": label}
+        made |= {f"transform/{number}": leaf for number, leaf in enumerate(leaves)}
         if self._mix is not None:
             self._add_mix(made, self._mix, label, draws)
         # DALI takes no strided arrays, such as partners by flipping.

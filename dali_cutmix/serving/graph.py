@@ -140,7 +140,10 @@ def build_graph(settings: GraphSettings, source: Source, *, always_whole: bool =
     names = ("stored", *(("trusted",) if asks else ()), *inputs.names)
     with pipeline:
         fed = dict(zip(names, _external_source(source, len(names)), strict=True))
-        image = transform(_images(fed, settings, always_whole), fed, resampler)
+        stored = _images(fed, settings, always_whole)
+        plan = inputs.structure.build(list(under("transform/", fed).values()))
+        frame = replace(transform.frame, resize=resampler.resize_each)
+        image = transform.operate(stored, plan, frame, resampler).image
         if mix is not None:
             image = mix.operate(image, under("mix/", fed))
         image = normalize(image, transform.mean, transform.std, settings.dtype, settings.layout)

@@ -1,30 +1,36 @@
-"""Operations that are chosen for each sample: `TrivialAugment`, `RandAugment`, `AutoAugment`."""
+"""Choose operations for each sample: `TrivialAugment`, `RandAugment` and `AutoAugment`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from dali_cutmix.core.checks import check_choice, check_count, is_whole, refuse
-from dali_cutmix.core.dali import DataNode
-from dali_cutmix.core.draws import HostDraws, under
-from dali_cutmix.core.frame import Frame
+from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.transforms.affine import INTERPOLATIONS, Interpolation
-from dali_cutmix.transforms.operations import OPERATIONS, SIGNED, apply, levels, numbers
+from dali_cutmix.transforms.operations import (
+    OPERATIONS,
+    SIGNED,
+    OperationPlan,
+    levels,
+    operate,
+    plan_operations,
+)
 from dali_cutmix.transforms.policies import POLICIES
 
 
 @dataclass(frozen=True)
 class TrivialAugment:
-    """One operation for each sample, of 14, with a strength of its own: all equally likely.
+    """Apply one of 14 operations to each sample, at a strength of its own, all equally likely.
 
     Args:
-        num_bins: Strengths to choose from, at least 2.
-        interpolation: How shears and turns make a pixel: of the nearest one, or of the four around
-            its place (``"bilinear"``).
+        num_bins: Number of strengths to choose from, at least 2.
+        interpolation: How shears and turns make a pixel: ``"nearest"`` takes the nearest pixel,
+            ``"bilinear"`` the four around a place.
 
     Source:
         Müller and Hutter 2021, TrivialAugment, arXiv:2103.10158; torchvision
@@ -38,27 +44,28 @@ class TrivialAugment:
         check_count("TrivialAugment", "num_bins", self.num_bins, at_least=2)
         check_choice("TrivialAugment", "interpolation", self.interpolation, INTERPOLATIONS)
 
-    def draw(self, draws: HostDraws, frame: Frame) -> dict[str, np.ndarray]:
+    def draw(self, draws: Draws, frame: Frame, /) -> OperationPlan:
         """See `Augmentation`."""
         chosen = _below(draws.uniform("operation", []), len(OPERATIONS))
         bins = _below(draws.uniform("bin", []), self.num_bins)
         strengths = levels(self.num_bins, frame.size, wide=True)
-        return _numbers(draws, OPERATIONS, chosen, bins, strengths, frame)
+        return _plan(draws, OPERATIONS, chosen, bins, strengths, frame)
 
-    def operate(self, image: DataNode, drawn: Mapping[str, DataNode], frame: Frame) -> DataNode:
+    def operate(self, sample: Sample, plan: OperationPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        return apply(image, OPERATIONS, drawn, frame.size, self.interpolation)
+        image = operate(sample.image, OPERATIONS, plan, frame.size, self.interpolation)
+        return replace(sample, image=image)
 
 
 @dataclass(frozen=True)
 class RandAugment:
-    """Some operations in turn for each sample, of 14, all of one strength.
+    """Apply some of 14 operations in turn to each sample, all at one strength.
 
     Args:
         num_ops: Operations for each sample; 0 changes nothing.
-        magnitude: Which strength, from 0, below ``num_bins``.
-        num_bins: Strengths there are, at least 2.
-        interpolation: As `TrivialAugment`'s.
+        magnitude: Index of the strength, from 0, below ``num_bins``.
+        num_bins: Number of strengths, at least 2.
+        interpolation: As in `TrivialAugment`.
 
     Source:
         Cubuk et al. 2019, RandAugment, arXiv:1909.13719; torchvision ``v2.RandAugment``, with black
@@ -79,33 +86,32 @@ class RandAugment:
             rule = f"be a whole number from 0 to num_bins - 1 = {self.num_bins - 1}"
             refuse(where, "magnitude", rule, self.magnitude)
 
-    def draw(self, draws: HostDraws, frame: Frame) -> dict[str, np.ndarray]:
-        """See `Augmentation`."""
-        drawn: dict[str, np.ndarray] = {}
+    def draw(self, draws: Draws, frame: Frame, /) -> tuple[OperationPlan, ...]:
+        """Draw one plan for each of the ``num_ops`` operations; see `Augmentation`."""
         strengths = levels(self.num_bins, frame.size, wide=False)
+        plans = []
         for turn in range(self.num_ops):
-            own = draws.under(f"{turn}/")
-            chosen = _below(own.uniform("operation", []), len(OPERATIONS))
+            turn_draws = draws.under(f"{turn}/")
+            chosen = _below(turn_draws.uniform("operation", []), len(OPERATIONS))
             bins = np.full(len(chosen), self.magnitude)
-            made = _numbers(own, OPERATIONS, chosen, bins, strengths, frame)
-            drawn |= {f"{turn}/{name}": value for name, value in made.items()}
-        return drawn
+            plans.append(_plan(turn_draws, OPERATIONS, chosen, bins, strengths, frame))
+        return tuple(plans)
 
-    def operate(self, image: DataNode, drawn: Mapping[str, DataNode], frame: Frame) -> DataNode:
+    def operate(self, sample: Sample, plan: tuple[OperationPlan, ...], frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        for turn in range(self.num_ops):
-            own = under(f"{turn}/", drawn)
-            image = apply(image, OPERATIONS, own, frame.size, self.interpolation)
-        return image
+        image = sample.image
+        for turn_plan in plan:
+            image = operate(image, OPERATIONS, turn_plan, frame.size, self.interpolation)
+        return replace(sample, image=image)
 
 
 @dataclass(frozen=True)
 class AutoAugment:
-    """One pair of operations for each sample, of 25 found by search on a data set.
+    """Apply one of 25 pairs of operations to each sample, found by search on a data set.
 
     Args:
-        policy: ``"imagenet"``, ``"cifar10"`` or ``"svhn"``: the data set.
-        interpolation: As `TrivialAugment`'s.
+        policy: The data set: ``"imagenet"``, ``"cifar10"`` or ``"svhn"``.
+        interpolation: As in `TrivialAugment`.
 
     Source:
         Cubuk et al. 2018, AutoAugment, arXiv:1805.09501; torchvision ``v2.AutoAugment``, with black
@@ -122,47 +128,48 @@ class AutoAugment:
     def _names(self, turn: int) -> tuple[str, ...]:
         return tuple(dict.fromkeys(pair[turn].operation for pair in POLICIES[self.policy]))
 
-    def draw(self, draws: HostDraws, frame: Frame) -> dict[str, np.ndarray]:
-        """See `Augmentation`."""
-        pairs = POLICIES[self.policy]
-        pair = _below(draws.uniform("pair", []), len(pairs))
-        strengths = levels(10, frame.size, wide=False)
-        drawn: dict[str, np.ndarray] = {}
-        for turn in (0, 1):
-            own, names = draws.under(f"{turn}/"), self._names(turn)
-            prob = np.array([steps[turn].prob for steps in pairs])[pair]
-            chosen = np.array([names.index(steps[turn].operation) for steps in pairs])[pair]
-            # A uniform number is rounded up to 1 once in 30 million.
-            is_taken = (own.uniform("prob", []) < prob) | (prob == 1)
-            bins = np.array([steps[turn].level for steps in pairs])[pair]
-            chosen = np.where(is_taken, chosen, -1)
-            made = _numbers(own, names, chosen, bins, strengths, frame)
-            drawn |= {f"{turn}/{name}": value for name, value in made.items()}
-        return drawn
+    def draw(self, draws: Draws, frame: Frame, /) -> tuple[OperationPlan, OperationPlan]:
+        """Draw one plan for each operation of the pair; see `Augmentation`."""
+        pair = _below(draws.uniform("pair", []), len(POLICIES[self.policy]))
+        return self._draw_turn(0, pair, draws, frame), self._draw_turn(1, pair, draws, frame)
 
-    def operate(self, image: DataNode, drawn: Mapping[str, DataNode], frame: Frame) -> DataNode:
+    def _draw_turn(self, turn: int, pair: np.ndarray, draws: Draws, frame: Frame) -> OperationPlan:
+        """Draw the first or second operation of each sample's pair, ``[B]`` indices."""
+        draws, names = draws.under(f"{turn}/"), self._names(turn)
+        steps = [steps[turn] for steps in POLICIES[self.policy]]
+        prob = np.array([step.prob for step in steps])[pair]
+        chosen = np.array([names.index(step.operation) for step in steps])[pair]
+        bins = np.array([step.level for step in steps])[pair]
+        # A uniform number is rounded up to 1 once in 30 million.
+        is_applied = (draws.uniform("prob", []) < prob) | (prob == 1)
+        strengths = levels(10, frame.size, wide=False)
+        return _plan(draws, names, np.where(is_applied, chosen, -1), bins, strengths, frame)
+
+    def operate(
+        self, sample: Sample, plan: tuple[OperationPlan, OperationPlan], frame: Frame, /
+    ) -> Sample:
         """See `Augmentation`."""
-        for turn in (0, 1):
-            names, own = self._names(turn), under(f"{turn}/", drawn)
-            image = apply(image, names, own, frame.size, self.interpolation)
-        return image
+        image = sample.image
+        for turn, turn_plan in enumerate(plan):
+            image = operate(image, self._names(turn), turn_plan, frame.size, self.interpolation)
+        return replace(sample, image=image)
 
 
 def _below(share: np.ndarray, num: int) -> np.ndarray:
-    """Whole numbers from 0, below ``num``, of uniform ones in [0, 1]."""
+    """Turn uniform numbers in [0, 1] into whole numbers from 0, below ``num``."""
     return np.minimum((share * num).astype(np.int64), num - 1)
 
 
-def _numbers(
-    draws: HostDraws,
+def _plan(
+    draws: Draws,
     names: Sequence[str],
     chosen: np.ndarray,
     bins: np.ndarray,
     strengths: Mapping[str, np.ndarray],
     frame: Frame,
-) -> dict[str, np.ndarray]:
-    """What the graph takes for chosen operations, half of those that have a sign negated."""
+) -> OperationPlan:
+    """Plan the chosen operations, negating half of the levels that have a sign."""
     level = np.stack([strengths[name] for name in names])[chosen, bins]
     is_signed = np.array([name in SIGNED for name in names])[chosen]
     is_negated = is_signed & (draws.chance("sign", 0.5)[:, 0] > 0)
-    return numbers(names, chosen, np.where(is_negated, -level, level), frame.size)
+    return plan_operations(names, chosen, np.where(is_negated, -level, level), frame.size)

@@ -1,43 +1,64 @@
-"""Colours that are drawn for each sample: `ColorJitter` and `Grayscale`."""
+"""Change colours by numbers that are drawn for each sample: `ColorJitter` and `Grayscale`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf as INFINITY
+from typing import Any
 
 import numpy as np
 
 from dali_cutmix.core.checks import check_prob, check_range, is_number, refuse
-from dali_cutmix.core.dali import DataNode, merge, split
-from dali_cutmix.core.draws import HostDraws
-from dali_cutmix.core.frame import Frame
-from dali_cutmix.transforms.color_ops import brighten, gray, raise_contrast, saturate, shift_hue
+from dali_cutmix.core.dali import merge, split
+from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.transforms.color_ops import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    grayscale,
+)
 
 Range = tuple[float, float]
 
-_OPERATE = {
-    "brightness": brighten,
-    "contrast": raise_contrast,
-    "saturation": saturate,
-    "hue": shift_hue,
+_ADJUST = {
+    "brightness": adjust_brightness,
+    "contrast": adjust_contrast,
+    "saturation": adjust_saturation,
+    "hue": adjust_hue,
 }
+
+
+@dataclass(frozen=True)
+class JitterStep:
+    """Say which adjustment each sample takes at one place in the order of `ColorJitter`.
+
+    Attributes:
+        number: Factor, or turn of the hue: scalar float32 per sample.
+        is_chosen: For each name in `ColorJitter.ranges`, whether a sample takes that adjustment
+            here: scalar bool per sample. One of the names is chosen.
+    """
+
+    number: Any
+    is_chosen: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class ColorJitter:
     """Change brightness, contrast, saturation and hue, each by a number drawn for each sample.
 
-    The order of those that change anything is drawn for each sample too. The result of each is cut
-    off to whole levels before the next.
+    The order of the adjustments is drawn for each sample too. The result of each is truncated to
+    whole levels before the next. An adjustment whose range holds its neutral number alone is left
+    out.
 
     Args:
-        brightness: The factor is uniform in ``[max(0, 1 - brightness), 1 + brightness]``, or in the
-            ``(min, max)`` that is given, at least 0.
+        brightness: Bound or range of the factor, which is uniform. A number stands for
+            ``[max(0, 1 - brightness), 1 + brightness]``; a range is ``(min, max)``, at least 0.
         contrast: As ``brightness``.
         saturation: As ``brightness``.
-        hue: The turn, as a share of the circle of hues, is uniform in ``[-hue, hue]``, or in the
-            ``(min, max)`` that is given, within [-0.5, 0.5].
+        hue: Bound or range of the turn, which is uniform, as a share of the circle of hues. A
+            number stands for ``[-hue, hue]``; a range is ``(min, max)`` within [-0.5, 0.5].
 
     Source:
         torchvision ``v2.ColorJitter``.
@@ -55,55 +76,55 @@ class ColorJitter:
 
     @property
     def ranges(self) -> dict[str, Range]:
-        """Least and largest number of each operation that changes anything, by its name."""
-        found = {}
+        """Smallest and largest number of each adjustment that changes anything, by name."""
+        ranges = {}
         for name, neutral in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0)):
-            given = getattr(self, name)
-            if is_number(given):
-                low = neutral - given
-                given = (max(0.0, low) if neutral else low, neutral + given)
-            low, high = float(given[0]), float(given[1])
+            setting = getattr(self, name)
+            if is_number(setting):
+                low = neutral - setting
+                setting = (max(0.0, low) if neutral else low, neutral + setting)
+            low, high = float(setting[0]), float(setting[1])
             if not low == high == neutral:
-                found[name] = (low, high)
-        return found
+                ranges[name] = (low, high)
+        return ranges
 
-    def draw(self, draws: HostDraws, _frame: Frame) -> dict[str, np.ndarray]:
-        """See `Augmentation`."""
-        ranges = self.ranges
-        drawn: dict[str, np.ndarray] = {}
-        if not ranges:
-            return drawn
-        names = list(ranges)
-        shares = draws.uniform("factor", [len(names)])
-        order = draws.uniform("order", [len(names)]).argsort(axis=1)
-        low, high = np.array(list(ranges.values())).T
-        factors = low + shares * (high - low)
-        numbers = np.take_along_axis(factors, order, axis=1).astype(np.float32)
-        for turn, taken in enumerate(order.T):
-            drawn[f"{turn}/number"] = numbers[:, turn].copy()  # graphs take no strides
-            for place, name in enumerate(names):
-                drawn[f"{turn}/is_{name}"] = taken == place
-        return drawn
+    def draw(self, draws: Draws, _frame: Frame, /) -> tuple[JitterStep, ...]:
+        """Draw an order and a number for each adjustment; see `Augmentation`.
 
-    def operate(self, image: DataNode, drawn: Mapping[str, DataNode], _frame: Frame) -> DataNode:
+        Returns:
+            As many steps as there are adjustments. Step ``i`` holds what each sample takes as its
+            ``i``-th adjustment.
+        """
+        if not self.ranges:
+            return ()
+        num = len(self.ranges)
+        shares = draws.uniform("factor", [num])
+        order = draws.uniform("order", [num]).argsort(axis=1)
+        low, high = np.array(list(self.ranges.values())).T
+        numbers = np.take_along_axis(low + shares * (high - low), order, axis=1).astype(np.float32)
+        return tuple(
+            JitterStep(numbers[:, step], tuple(order[:, step] == index for index in range(num)))
+            for step in range(num)
+        )
+
+    def operate(self, sample: Sample, plan: tuple[JitterStep, ...], _frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        names = list(self.ranges)
-        for turn in range(len(names)):
-            for name in names:
-                # Each operator sees the samples whose turn it is: some cost five times others.
-                is_it = drawn[f"{turn}/is_{name}"]
-                part, others = split(image, is_it)
-                number, _ = split(drawn[f"{turn}/number"], is_it)
-                image = merge(_OPERATE[name](part, number), others, is_it)
-        return image
+        image = sample.image
+        for step in plan:
+            # Each operator sees only the samples that take it here: costs differ by a factor of 5.
+            for name, is_chosen in zip(self.ranges, step.is_chosen, strict=True):
+                part, others = split(image, is_chosen)
+                number, _ = split(step.number, is_chosen)
+                image = merge(_ADJUST[name](part, number), others, is_chosen)
+        return replace(sample, image=image)
 
 
 @dataclass(frozen=True)
 class Grayscale:
-    """Take the colours of some images away; they keep three channels.
+    """Take the colours of some images away. Images keep three channels.
 
     Args:
-        prob: Probability in [0, 1] that a sample is.
+        prob: Probability in [0, 1] that a sample turns gray.
 
     Source:
         torchvision ``v2.RandomGrayscale``.
@@ -114,22 +135,22 @@ class Grayscale:
     def __post_init__(self) -> None:
         check_prob("Grayscale", self.prob)
 
-    def draw(self, draws: HostDraws, _frame: Frame) -> dict[str, np.ndarray]:
+    def draw(self, draws: Draws, _frame: Frame, /) -> Any:
+        """Draw whether each sample turns gray: ``[B]`` bool; see `Augmentation`."""
+        return draws.chance("prob", self.prob)[:, 0] > 0
+
+    def operate(self, sample: Sample, plan: Any, _frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        return {"is_gray": draws.chance("prob", self.prob)[:, 0] > 0}
-
-    def operate(self, image: DataNode, drawn: Mapping[str, DataNode], _frame: Frame) -> DataNode:
-        """See `Augmentation`."""
-        part, others = split(image, drawn["is_gray"])
-        return merge(gray(part), others, drawn["is_gray"])
+        part, others = split(sample.image, plan)
+        return replace(sample, image=merge(grayscale(part), others, plan))
 
 
-def _check_jitter(name: str, given: float | Range, bounds: Range, most: float) -> None:
-    """Refuse what `ColorJitter` does not take."""
+def _check_jitter(name: str, setting: float | Range, bounds: Range, most: float) -> None:
+    """Refuse a setting that `ColorJitter` does not take."""
     low, high = bounds
-    if is_number(given):
-        if not 0 <= given <= most:
+    if is_number(setting):
+        if not 0 <= setting <= most:
             rule = "be at least 0" if most == INFINITY else f"be in [0, {most:g}]"
-            refuse("ColorJitter", name, f"{rule}, or (min, max)", given)
+            refuse("ColorJitter", name, f"{rule}, or (min, max)", setting)
     else:
-        check_range("ColorJitter", name, given, low, high)
+        check_range("ColorJitter", name, setting, low, high)

@@ -28,13 +28,13 @@ _GRAY = (0.2989, 0.587, 0.114)
 
 #: Added before rounding to the nearest it cuts off instead. Less than a half, so that what float32
 #: makes of a whole number stays that number.
-_CUT = -0.4999
+_TRUNCATE = -0.4999
 
 #: A 3 x 3 mean that weighs the centre five times. Source: Pillow's ``SMOOTH``.
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 #: A whole byte, by which to invert.
-_WHOLE = types.Constant(255, dtype=UINT8)
+_INVERT = types.Constant(255, dtype=UINT8)
 
 #: Levels of a pixel that hue is shifted of, after torchvision's conversion of [0, 1] to bytes.
 _TO_LEVELS = 255.999 / 255
@@ -42,10 +42,10 @@ _TO_LEVELS = 255.999 / 255
 
 def gray_level(image: DataNode) -> DataNode:
     """The gray level of each pixel, cut off: ``[height, width, 1]`` uint8."""
-    return fn.coord_transform(image, M=list(_GRAY), T=[_CUT], dtype=UINT8)
+    return fn.coord_transform(image, M=list(_GRAY), T=[_TRUNCATE], dtype=UINT8)
 
 
-def gray(image: DataNode) -> DataNode:
+def grayscale(image: DataNode) -> DataNode:
     """The image without its colours: torchvision's ``rgb_to_grayscale``, bit for bit on the CPU."""
     return fn.color_space_conversion(
         gray_level(image),
@@ -54,17 +54,17 @@ def gray(image: DataNode) -> DataNode:
     )
 
 
-def brighten(image: DataNode, factor: DataNode) -> DataNode:
+def adjust_brightness(image: DataNode, factor: DataNode) -> DataNode:
     """Multiply: torchvision's ``adjust_brightness``, within one level.
 
     Args:
         image: See above.
         factor: At least 0. Scalar float32.
     """
-    return fn.brightness_contrast(image, brightness=factor, brightness_shift=_CUT / 255)
+    return fn.brightness_contrast(image, brightness=factor, brightness_shift=_TRUNCATE / 255)
 
 
-def raise_contrast(image: DataNode, factor: DataNode) -> DataNode:
+def adjust_contrast(image: DataNode, factor: DataNode) -> DataNode:
     """Weigh each image with the mean of its gray: ``adjust_contrast``, within one level.
 
     Args:
@@ -74,11 +74,11 @@ def raise_contrast(image: DataNode, factor: DataNode) -> DataNode:
     mean = fn.reductions.mean(gray_level(image), axes=[0, 1], keep_dims=True, dtype=FLOAT)
     if image.device == "gpu":  # arguments of operators are on the CPU, and the mean is not
         return _weigh(image, factor, mean)
-    shift = (mean * (1.0 - factor) + _CUT) / 255.0
+    shift = (mean * (1.0 - factor) + _TRUNCATE) / 255.0
     return fn.brightness_contrast(image, brightness=factor, brightness_shift=shift)
 
 
-def saturate(image: DataNode, factor: DataNode) -> DataNode:
+def adjust_saturation(image: DataNode, factor: DataNode) -> DataNode:
     """Weigh each pixel with its gray: torchvision's ``adjust_saturation``, within one level.
 
     Args:
@@ -90,10 +90,10 @@ def saturate(image: DataNode, factor: DataNode) -> DataNode:
 
 
 def _weigh(image: DataNode, factor: DataNode, other: DataNode) -> DataNode:
-    return fn.cast(image * factor + (other * (1.0 - factor) + _CUT), dtype=UINT8)
+    return fn.cast(image * factor + (other * (1.0 - factor) + _TRUNCATE), dtype=UINT8)
 
 
-def shift_hue(image: DataNode, turn: DataNode) -> DataNode:
+def adjust_hue(image: DataNode, turn: DataNode) -> DataNode:
     """Turn the circle of hues: torchvision's ``adjust_hue``, within one level.
 
     Args:
@@ -116,10 +116,10 @@ def shift_hue(image: DataNode, turn: DataNode) -> DataNode:
     # Each channel is a trapezoid of the hue, a third of the circle from the next.
     place = math.abs(fn.coord_transform(sixth, M=[1.0, 1.0, 1.0], T=[0.0, -2.0, -4.0]))
     share = math.clamp(math.min(place - 1.0, 5.0 - place), 0.0, 1.0)
-    return fn.cast((high * _TO_LEVELS + _CUT) - (chroma * _TO_LEVELS) * share, dtype=UINT8)
+    return fn.cast((high * _TO_LEVELS + _TRUNCATE) - (chroma * _TO_LEVELS) * share, dtype=UINT8)
 
 
-def flip_bits(image: DataNode, threshold: DataNode, mask: DataNode) -> DataNode:
+def solarize_and_posterize(image: DataNode, threshold: DataNode, mask: DataNode) -> DataNode:
     """Invert the levels from a threshold on, and keep some bits: exactly torchvision's.
 
     ``solarize``, ``invert`` (with a threshold of 0) and ``posterize`` (with one of 256).
@@ -129,10 +129,12 @@ def flip_bits(image: DataNode, threshold: DataNode, mask: DataNode) -> DataNode:
         threshold: Level in [0, 256] from which on a value is inverted. Scalar int32.
         mask: Bits that are kept. Scalar uint8; 255 keeps all.
     """
-    return (image ^ ((image >= threshold) * _WHOLE)) & mask
+    return (image ^ ((image >= threshold) * _INVERT)) & mask
 
 
-def sharpen(image: DataNode, factor: DataNode, kernel: DataNode, inside: DataNode) -> DataNode:
+def adjust_sharpness(
+    image: DataNode, factor: DataNode, kernel: DataNode, inside: DataNode
+) -> DataNode:
     """Weigh each image with its blurred self, but for the outermost ring of pixels.
 
     torchvision's ``adjust_sharpness``, within one level.
@@ -145,11 +147,11 @@ def sharpen(image: DataNode, factor: DataNode, kernel: DataNode, inside: DataNod
     """
     other = inside * (1.0 - factor)
     blurred = fn.filter(image, kernel)
-    return fn.cast(image * (1.0 - other) + (blurred * other + _CUT), dtype=UINT8)
+    return fn.cast(image * (1.0 - other) + (blurred * other + _TRUNCATE), dtype=UINT8)
 
 
 def ring(image: DataNode, size: tuple[int, int]) -> dict[str, DataNode]:
-    """What `sharpen` takes that is the same for all images of ``size`` ``(height, width)``.
+    """Return the arguments of `adjust_sharpness` that are equal for all images of ``size``.
 
     Nodes, on the device of ``image``: they have to be parted where the batch is.
     """
@@ -158,14 +160,14 @@ def ring(image: DataNode, size: tuple[int, int]) -> dict[str, DataNode]:
     return {"kernel": constant(_SMOOTH, image), "inside": constant(inside, image)}
 
 
-def stretch(image: DataNode) -> DataNode:
+def autocontrast(image: DataNode) -> DataNode:
     """Spread each channel over all levels: exactly torchvision's ``autocontrast`` on the CPU."""
     low = fn.cast(fn.reductions.min(image, axes=[0, 1], keep_dims=True), dtype=FLOAT)
     high = fn.cast(fn.reductions.max(image, axes=[0, 1], keep_dims=True), dtype=FLOAT)
     flat = high == low
     low = low * (flat ^ True)
     step = (high - low * (flat ^ True)) * np.float32(1 / 255) * (flat ^ True) + flat
-    # Not `_CUT`: where the quotient is whole but for its rounding, both cut off alike.
+    # Not `_TRUNCATE`: where the quotient is whole but for its rounding, both cut off alike.
     return fn.cast(math.floor((image - low) / step), dtype=UINT8)
 
 
@@ -176,7 +178,7 @@ def equalize(image: DataNode) -> DataNode:
     or at it, of the inverted image here, and over a step that is not a whole number of pixels;
     that count is then cut to Pillow's steps, which matters in small images.
     """
-    below = fn.equalize(image ^ _WHOLE) ^ _WHOLE
+    below = fn.equalize(image ^ _INVERT) ^ _INVERT
     top = fn.reductions.max(image, axes=[0, 1], keep_dims=True)
     others = fn.reductions.sum(fn.cast(image != top, dtype=INT32), axes=[0, 1], keep_dims=True)
     step = others // 255

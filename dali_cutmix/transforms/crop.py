@@ -1,19 +1,18 @@
-"""From encoded bytes to images of one size, before mixing: crop, resize, mirror, augment.
+"""Turn stored images into images of one size, before mixing: crop, resize, mirror, augment.
 
 Resizing is bilinear and antialiased (a triangle filter as wide as the reduction), as torchvision's
 with ``antialias=True`` and Pillow's ``BILINEAR``.
 
-What a transform draws is drawn on the host, per batch, by ``draw``, and fed to the graph.
+`draw` draws on the host, once per batch. `operate` starts from stored images, where an augmentation
+starts from a sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf as INFINITY
 from typing import Any
-
-import numpy as np
 
 from dali_cutmix.core.checks import (
     are_numbers,
@@ -24,49 +23,72 @@ from dali_cutmix.core.checks import (
     is_whole,
     refuse,
 )
-from dali_cutmix.core.dali import FLOAT, FLOAT64, DataNode, fn, math, resize
-from dali_cutmix.core.draws import HostDraws, under
-from dali_cutmix.core.frame import Augmentation, Frame
+from dali_cutmix.core.dali import DataNode, fn
+from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.core.frame import Augmentation, Frame, Sample
 from dali_cutmix.transforms.decode import Encoded, Pixels
-from dali_cutmix.transforms.place import centre, middle, padded_crop
 from dali_cutmix.transforms.resample import Resampler
+from dali_cutmix.transforms.windows import central_window, middle, padded_window
 
 Triple = tuple[float, float, float]
 
 #: Mean and standard deviation of ImageNet's training pixels per channel, R, G, B, in units of the
-#: full range [0, 1]. Source: the values used by torchvision's models and references
-#: (``IMAGENET1K_V1``).
+#: full range [0, 1]. Source: torchvision's models and references (``IMAGENET1K_V1``).
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class TrainTransform:
-    """Random crop, horizontal flip and augmentations, drawn anew for every sample.
+class TrainPlan:
+    """Hold what `TrainTransform` draws for one batch. A field that is not needed is None.
 
-    By default the crop is resized: its area, aspect ratio and place follow torchvision's
-    ``RandomResizedCrop``. They differ in two corners: an image so elongated that ten draws find no
-    crop is cut at a random place, where torchvision cuts its centre; and sides are rounded
-    otherwise, which shows below about 16 px.
+    Attributes:
+        crop_state: State of the generator that draws the resized crop in the graph, where sizes of
+            images are known: ``[7]`` uint32 per sample, equal in a batch.
+        crop_share: Position of the padded crop, as a share of all positions, in [0, 1]: ``[2]``
+            float32 (y, x) per sample.
+        mirrored: 1 to mirror left to right, else 0: scalar int32 per sample.
+        augment: Plan of each augmentation, in order.
+    """
+
+    crop_state: Any = None
+    crop_share: Any = None
+    mirrored: Any = None
+    augment: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Crop, mirror and augment at random, drawn anew for every sample.
+
+    By default the crop is resized. Area, aspect ratio and position follow torchvision's
+    ``RandomResizedCrop``, with two exceptions:
+
+    - Of an image so elongated that ten draws find no crop, a random crop is taken, where
+      torchvision takes the centre.
+    - Sides are rounded differently, which shows below about 16 px.
 
     With ``pad`` the crop is not resized, and is torchvision's ``RandomCrop(size, padding=pad,
-    pad_if_needed=True)``: all places are equally likely, and an image that is too small is padded
-    further instead of being refused. With ``pad=0`` and ``resize=(height, width)`` of the same
-    ``size``, whole images are resized and nothing is cut off. ``scale`` and ``ratio`` are left out.
+    pad_if_needed=True)``. All positions are equally likely, and an image that is too small is
+    padded further. With ``pad=0`` and ``resize=(height, width)`` equal to ``size``, whole images
+    are resized and nothing is cut off. ``scale`` and ``ratio`` must be left out with ``pad``.
 
     Args:
         size: Side of the output in pixels, or ``(height, width)``.
-        scale: Smallest and largest share of the image's area that is cut out, in (0, 1].
-        ratio: Smallest and largest aspect ratio, width / height, of the cut-out.
+        scale: Smallest and largest share of the image's area that is cropped, in (0, 1].
+        ratio: Smallest and largest aspect ratio of the crop, width / height, above 0.
         flip: Probability of mirroring left to right, in [0, 1].
         mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end.
         std: Standard deviation per channel, R, G, B, above 0, divided by at the end.
-        augment: What is done next, in order: see `dali_cutmix.augmentations`.
-        pad: Pixels of black around the image, at least 0, of which ``size`` is then cut out at a
-            random place. None crops and resizes instead.
-        resize: With ``pad``: what the image is resized to before, as by torchvision's ``Resize``:
-            its short side in pixels, where of an image more than eight times as long as wide the
-            middle is taken; or ``(height, width)``, which changes its shape. None leaves its size.
+        augment: Augmentations to apply next, in order; see `dali_cutmix.augmentations`.
+        pad: Pixels of black around the image, at least 0, before a crop of ``size`` at a random
+            position. None crops and resizes instead.
+        resize: Size of the image before padding, as by torchvision's ``Resize``; only with ``pad``.
+
+            - A number is the short side in pixels. Of an image more than eight times as long as
+              wide the middle is taken.
+            - ``(height, width)`` changes the image's shape.
+            - None leaves the image's size.
 
     Source:
         Szegedy et al. 2015, arXiv:1409.4842, section 6; torchvision ``v2.RandomResizedCrop`` and
@@ -95,7 +117,7 @@ class TrainTransform:
         check_prob(where, self.flip, "flip")
         _check_mean_std(where, self.mean, self.std)
         _check_augment(where, self.augment)
-        # Kept as a tuple: a list that is changed later would change nothing, or half of it.
+        # As a tuple: a list that changes later would change nothing, or half of the loader.
         object.__setattr__(self, "augment", tuple(self.augment))
         self._check_pad(where)
 
@@ -103,8 +125,9 @@ class TrainTransform:
         if self.pad is not None:
             check_count(where, "pad", self.pad, at_least=0)
             for name in ("scale", "ratio"):
-                if tuple(given := getattr(self, name)) != getattr(TrainTransform, name):
-                    refuse(where, name, "be left out with `pad`", given, "It resizes no crop.")
+                if tuple(setting := getattr(self, name)) != getattr(TrainTransform, name):
+                    way_out = "With `pad` no crop is resized."
+                    refuse(where, name, "be left out with `pad`", setting, way_out)
         if self.resize is not None:
             if self.pad is None:
                 way_out = "`pad=0` crops without resizing the crop."
@@ -120,63 +143,63 @@ class TrainTransform:
 
     @property
     def takes_part(self) -> bool:
-        """Whether one rectangle of an image is all that is looked at."""
+        """Whether the transform reads one rectangle of each image and no more."""
         return self.pad is None
 
     @property
-    def _cuts_nothing(self) -> bool:
-        return self.pad == 0 and self.resize == self.output_size
-
-    @property
-    def _frame(self) -> Frame:
+    def frame(self) -> Frame:
+        """What every output looks like."""
         return Frame(self.output_size, self.mean)
 
-    def draw(self, draws: HostDraws) -> dict[str, np.ndarray]:
-        """Draw what one batch needs, by name: arrays with a batch axis in front."""
-        drawn: dict[str, np.ndarray] = {}
-        if self.pad is None:
-            drawn = {"crop": draws.state("transform/crop")}
-        elif not self._cuts_nothing:
-            drawn = {"place": draws.uniform("transform/place", [2])}
-        if self.flip > 0:
-            mirrored = draws.chance("transform/flip", self.flip)
-            if self.pad is None:
-                drawn["start"] = np.concatenate([0 * mirrored, mirrored], axis=1).astype(np.float32)
-            else:
-                drawn["mirrored"] = mirrored[:, 0]
-        for place, augmentation in enumerate(self.augment):
-            prefix = f"augment/{place}/"
-            made = augmentation.draw(draws.under(prefix), self._frame)
-            drawn |= {prefix + name: value for name, value in made.items()}
-        return drawn
+    def draw(self, draws: HostDraws, frame: Frame, /) -> TrainPlan:
+        """Draw crops, flips and the plans of augmentations for one batch.
 
-    def __call__(
-        self, stored: Encoded | Pixels, drawn: Mapping[str, DataNode], resampler: Resampler
-    ) -> DataNode:
+        Returns:
+            Arrays with a batch axis in front.
+        """
+        state = draws.state("transform/crop") if self.pad is None else None
+        share = None
+        if self.pad is not None and not self._keeps_everything:
+            share = draws.uniform("transform/place", [2])
+        mirrored = draws.chance("transform/flip", self.flip)[:, 0] if self.flip > 0 else None
+        plans = tuple(
+            augmentation.draw(draws.under(f"augment/{index}/"), frame)
+            for index, augmentation in enumerate(self.augment)
+        )
+        return TrainPlan(state, share, mirrored, plans)
+
+    def operate(
+        self, stored: Encoded | Pixels, plan: TrainPlan, frame: Frame, resampler: Resampler, /
+    ) -> Sample:
         """Decode, crop, resize, mirror and augment.
 
         Args:
-            stored: The images.
-            drawn: What `draw` gives, as nodes.
-            resampler: On the images' device.
+            stored: The stored images.
+            plan: The plan of `draw`, with CPU nodes in the place of arrays.
+            frame: What every output looks like.
+            resampler: Resizes on the images' device.
 
         Returns:
-            ``[height, width, 3]`` uint8 RGB per sample, on the images' device.
+            Images ``[height, width, 3]`` uint8 RGB per sample, on the device of ``stored``.
         """
         if self.pad is None:
-            image = self._resized_crop(stored, drawn, resampler)
+            image = resampler.resize(self._random_crop(stored, plan), frame.size, plan.mirrored)
         else:
             image = self._resized(stored, resampler)
-            if not self._cuts_nothing:
-                image = padded_crop(image, drawn["place"], self.output_size, self.pad)
+            if not self._keeps_everything:
+                image = padded_window(image, plan.crop_share, frame.size, self.pad)
             if self.flip > 0:
-                image = fn.flip(image, horizontal=drawn["mirrored"])
+                image = fn.flip(image, horizontal=plan.mirrored)
         if self.augment:
-            image = fn.reshape(image, layout="HWC")  # which arrays do not tell
-        for place, augmentation in enumerate(self.augment):
-            own = under(f"augment/{place}/", drawn)
-            image = augmentation.operate(image, own, self._frame)
-        return image
+            image = fn.reshape(image, layout="HWC")  # which stored arrays do not tell
+        sample = Sample(image)
+        for augmentation, augment_plan in zip(self.augment, plan.augment, strict=True):
+            sample = augmentation.operate(sample, augment_plan, frame)
+        return sample
+
+    @property
+    def _keeps_everything(self) -> bool:
+        return self.pad == 0 and self.resize == self.output_size
 
     def _resized(self, stored: Encoded | Pixels, resampler: Resampler) -> DataNode:
         if self.resize is None:
@@ -185,36 +208,33 @@ class TrainTransform:
             return resampler.resize(stored.whole(), self.resize)
         return resampler.resize_short(middle(stored), self.resize)
 
-    def _resized_crop(
-        self, stored: Encoded | Pixels, drawn: Mapping[str, DataNode], resampler: Resampler
-    ) -> DataNode:
-        fed: dict[str, Any] = {"_random_state": drawn["crop"]}  # missing from the stubs
+    def _random_crop(self, stored: Encoded | Pixels, plan: TrainPlan) -> DataNode:
+        state: dict[str, Any] = {"_random_state": plan.crop_state}  # missing from the stubs
         anchor, extent = fn.random_crop_generator(
             stored.shape(),
             random_area=list(self.scale),
             random_aspect_ratio=list(self.ratio),
-            **fed,
+            **state,
         )
-        image = stored.window(anchor, extent)
-        return resampler.resize(image, self.output_size, drawn.get("start"))
+        return stored.window(anchor, extent)
 
 
 @dataclass(frozen=True)
 class EvalTransform:
     """Resize the short side, or the whole image to a size, then cut out the centre.
 
-    The long side is rounded down and the centre rounded half to even, as torchvision's ``Resize``
-    and ``CenterCrop`` do, so that the same pixels are looked at. On the CPU the result is bit for
-    bit that of torchvision's tensor back end, and within 1 of 255 that of its PIL one. A GPU's
-    decoder and, at an image's edge, its resizing differ by themselves. An EXIF-rotated file is
-    turned upright here and is not there.
+    The same pixels are read as by torchvision's ``Resize`` and ``CenterCrop``: the long side is
+    truncated, and the centre is rounded half to even. On the CPU the result is bit-identical to
+    that of torchvision's tensor back end, and within 1 of 255 of its PIL back end. Exceptions:
 
-    A ``size`` above ``resize`` is refused; torchvision would pad the image with black.
+    - A GPU's decoder differs by itself, and so does its resizing at an image's edge.
+    - A file with an EXIF rotation is turned upright here, and not in torchvision.
+    - A ``size`` above ``resize`` is refused. torchvision would pad the image with black.
 
     Args:
         resize: Short side after resizing, in pixels; or ``(height, width)``, which changes the
             image's shape, as torchvision's ``Resize((height, width))``.
-        size: Side of the output in pixels, or ``(height, width)``, none above ``resize``.
+        size: Side of the output in pixels, or ``(height, width)``, each at most ``resize``.
         mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end.
         std: Standard deviation per channel, R, G, B, above 0, divided by at the end.
     """
@@ -243,54 +263,40 @@ class EvalTransform:
 
     @property
     def takes_part(self) -> bool:
-        """Whether one rectangle of an image is all that is looked at."""
+        """Whether the transform reads one rectangle of each image and no more."""
         return False
 
-    def draw(self, _draws: HostDraws) -> dict[str, np.ndarray]:
-        """Nothing: see `TrainTransform.draw`."""
-        return {}
+    @property
+    def frame(self) -> Frame:
+        """What every output looks like."""
+        return Frame(self.output_size, self.mean)
 
-    def __call__(
-        self, stored: Encoded | Pixels, _drawn: Mapping[str, DataNode], resampler: Resampler
-    ) -> DataNode:
-        """Decode, resize and cut out the centre; arguments and result as ``TrainTransform``'s."""
-        if not isinstance(self.resize, int):
-            image = resampler.resize(stored.whole(), (self.resize[0], self.resize[1]))
-            return centre(image, self.resize, self.output_size)
-        if resampler.is_on_cpu:
-            return resampler.resize_centre(stored.whole(), self.resize, self.output_size)
-        shape = stored.shape()
-        height, width = fn.cast(shape[0], dtype=FLOAT64), fn.cast(shape[1], dtype=FLOAT64)
-        short = math.min(height, width)
-        start, end = [], []
-        for side, size in zip((height, width), self.output_size, strict=True):
-            resized = math.floor(self.resize * side / short)
-            scale = side / resized
-            margin = resized - size
-            # Half to even: floor((m + 1) / 2), less one where m is 1 above a multiple of 4.
-            first = math.floor((margin + 1) / 2) - fn.cast(
-                margin - 4 * math.floor(margin / 4) == 1, dtype=FLOAT64
-            )
-            start.append(first * scale)
-            end.append((first + size) * scale)
-        return resize(
-            stored.whole(),
-            size=list(self.output_size),
-            roi_start=fn.cast(fn.stack(*start), dtype=FLOAT),
-            roi_end=fn.cast(fn.stack(*end), dtype=FLOAT),
-        )
+    def draw(self, _draws: HostDraws, _frame: Frame, /) -> tuple[()]:
+        """Draw nothing."""
+        return ()
+
+    def operate(
+        self, stored: Encoded | Pixels, _plan: tuple[()], frame: Frame, resampler: Resampler, /
+    ) -> Sample:
+        """Decode, resize and cut out the centre; see `TrainTransform.operate`."""
+        if isinstance(self.resize, int):
+            return Sample(resampler.resize_centre(stored.whole(), self.resize, frame.size))
+        sides = self.resize[0], self.resize[1]
+        return Sample(central_window(resampler.resize(stored.whole(), sides), sides, frame.size))
 
 
 def _check_augment(where: str, augment: object) -> None:
     if not isinstance(augment, (tuple, list)):
-        way_out = "A single one goes into a list: `augment=[TrivialAugment()]`."
+        way_out = "A single augmentation goes into a list: `augment=[TrivialAugment()]`."
         refuse(where, "augment", "be a list of augmentations", augment, way_out)
-    for one in augment:
-        if isinstance(one, type) or not all(hasattr(one, name) for name in ("draw", "operate")):
+    for augmentation in augment:
+        has_methods = all(hasattr(augmentation, name) for name in ("draw", "operate"))
+        if isinstance(augmentation, type) or not has_methods:
             way_out = (
-                "Take those of dali_cutmix.augmentations; torchvision's cannot run in a graph."
+                "Take augmentations of dali_cutmix.augmentations; torchvision's cannot run in a "
+                "graph."
             )
-            refuse(where, "augment", "hold augmentations of the graph", one, way_out)
+            refuse(where, "augment", "hold augmentations of the graph", augmentation, way_out)
 
 
 def _check_mean_std(where: str, mean: object, std: object) -> None:

@@ -1,40 +1,62 @@
-"""A rectangle of some images in one colour: `RandomErasing`."""
+"""Fill a rectangle of some images with one colour: `RandomErasing`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf as INFINITY
+from typing import Any
 
 import numpy as np
 
 from dali_cutmix.core.checks import are_numbers, check_prob, check_range, is_number, refuse
-from dali_cutmix.core.dali import DataNode, fn, merge, split
-from dali_cutmix.core.draws import HostDraws
-from dali_cutmix.core.frame import Frame
+from dali_cutmix.core.dali import fn, merge, split
+from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.frame import Frame, Sample
 
 Range = tuple[float, float]
 
-#: Rectangles drawn of which the first that fits is erased.
+#: Rectangles that are drawn for each sample. The first that fits is erased.
 NUM_CANDIDATES = 10
+
+
+@dataclass(frozen=True)
+class ErasingPlan:
+    """Say which rectangle of each sample is erased.
+
+    Attributes:
+        is_erased: Whether any is: scalar bool per sample.
+        anchor: Top left corner, in whole pixels: ``[2]`` float32 (y, x) per sample.
+        extent: Sides, in whole pixels: ``[2]`` float32 (y, x) per sample; 0 where nothing is
+            erased.
+    """
+
+    is_erased: Any
+    anchor: Any
+    extent: Any
 
 
 @dataclass(frozen=True)
 class RandomErasing:
     """Fill a rectangle of some images with one colour.
 
+    The first of ten drawn rectangles that fits is erased. Where none of the ten fits, the image
+    stays.
+
     Args:
-        prob: Probability in [0, 1] that a sample is cut.
+        prob: Probability in [0, 1] that a rectangle of a sample is erased.
         scale: Smallest and largest share of the image's area, in [0, 1].
-        ratio: Smallest and largest height over width, above 0; its logarithm is uniform.
-        value: What is put there. 0 is the transform's mean, and so 0 after normalisation but for
-            rounding to a level (by less than half of one: 0.009 with ImageNet's deviation):
-            torchvision's ``value=0`` after ``Normalize``. ``(R, G, B)`` are levels in [0, 255], so
-            that ``(0, 0, 0)`` is black: torchvision's ``value=0`` before ``Normalize``.
+        ratio: Smallest and largest height over width, above 0. The logarithm is uniform.
+        value: Colour of the rectangle.
+
+            - 0 is the transform's mean, so that pixels are 0 after normalization, but for rounding
+              to a level (less than 0.009 with ImageNet's deviation). torchvision's ``value=0``
+              after ``Normalize`` does the same.
+            - ``(R, G, B)`` are levels in [0, 255]. ``(0, 0, 0)`` is black, as torchvision's
+              ``value=0`` before ``Normalize``.
 
     Source:
-        Zhong et al. 2017, Random Erasing, arXiv:1708.04896; torchvision ``v2.RandomErasing``. As
-        there, the first of ten rectangles that fits is taken, and where none does, none.
+        Zhong et al. 2017, Random Erasing, arXiv:1708.04896; torchvision ``v2.RandomErasing``.
     """
 
     prob: float = 0.5
@@ -50,49 +72,42 @@ class RandomErasing:
         if self.ratio[0] <= 0:
             refuse(where, "ratio", "start above 0", self.ratio)
         is_zero = is_number(self.value) and self.value == 0
-        is_colour = are_numbers(self.value, 3) and all(0 <= one <= 255 for one in self.value)
+        is_colour = are_numbers(self.value, 3) and all(0 <= level <= 255 for level in self.value)
         if not is_zero and not is_colour:
             way_out = "The graph erases with one colour: 0 is the mean of the data."
             refuse(where, "value", "be 0, or R, G, B in [0, 255]", self.value, way_out)
 
-    def draw(self, draws: HostDraws, frame: Frame) -> dict[str, np.ndarray]:
+    def draw(self, draws: Draws, frame: Frame, /) -> ErasingPlan:
         """See `Augmentation`."""
         height, width = frame.size
         is_erased = draws.chance("prob", self.prob)[:, 0] > 0
-        drawn = draws.uniform("shape", [NUM_CANDIDATES, 2]).astype(np.float64)
+        shares = draws.uniform("shape", [NUM_CANDIDATES, 2]).astype(np.float64)
         low, high = self.scale
-        area = height * width * (low + drawn[..., 0] * (high - low))
+        area = height * width * (low + shares[..., 0] * (high - low))
         low, high = np.log(self.ratio)
-        aspect = np.exp(low + drawn[..., 1] * (high - low))
-        tall, wide = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
-        fits = (tall < height) & (wide < width)
-        first = fits.argmax(axis=1)[:, None]
-        shape = np.concatenate(
-            [np.take_along_axis(one, first, axis=1) for one in (tall, wide)], axis=1
-        )
+        aspect = np.exp(low + shares[..., 1] * (high - low))
+        candidates = np.rint(np.stack([np.sqrt(area * aspect), np.sqrt(area / aspect)], axis=2))
+        fits = (candidates < frame.size).all(axis=2)
+        extent = np.take_along_axis(candidates, fits.argmax(axis=1)[:, None, None], axis=1)[:, 0]
         is_erased &= fits.any(axis=1)
-        shape[~is_erased] = 0
-        room = np.array([height, width]) - shape + 1
-        place = draws.uniform("place", [2])
-        anchor = np.minimum(np.floor(place * room), room - 1)
-        return {
-            "is_erased": is_erased,
-            "anchor": anchor.astype(np.float32),
-            "shape": shape.astype(np.float32),
-        }
+        extent[~is_erased] = 0
+        num_positions = np.array(frame.size) - extent + 1
+        share = draws.uniform("place", [2])
+        anchor = np.minimum(np.floor(share * num_positions), num_positions - 1)
+        return ErasingPlan(is_erased, anchor.astype(np.float32), extent.astype(np.float32))
 
-    def operate(self, image: DataNode, drawn: Mapping[str, DataNode], frame: Frame) -> DataNode:
+    def operate(self, sample: Sample, plan: ErasingPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
         value = self.value
-        fill = [255 * one for one in frame.mean] if isinstance(value, (int, float)) else list(value)
-        is_erased = drawn["is_erased"]
-        part, others = split(image, is_erased)
-        anchor, shape = (split(drawn[name], is_erased)[0] for name in ("anchor", "shape"))
+        colour = [255 * mean for mean in frame.mean] if isinstance(value, (int, float)) else value
+        part, others = split(sample.image, plan.is_erased)
+        anchor, _ = split(plan.anchor, plan.is_erased)
+        extent, _ = split(plan.extent, plan.is_erased)
         part = fn.erase(
             part,
             anchor=anchor,
-            shape=shape,
+            shape=extent,
             axes=[0, 1],
-            fill_value=[float(np.rint(one)) for one in fill],
+            fill_value=[float(np.rint(level)) for level in colour],
         )
-        return merge(part, others, is_erased)
+        return replace(sample, image=merge(part, others, plan.is_erased))

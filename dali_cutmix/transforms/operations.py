@@ -1,14 +1,16 @@
-"""What the automatic augmentations choose from, and one operation for each sample in the graph.
+"""Give each sample one of the operations that the automatic augmentations choose from.
 
-What a sample takes is chosen on the host, and the graph parts the batch by kinds of operations, so
-that each operator sees only those samples that need it. Parting moves no pixel, and a sample that
-takes none stays as it is.
+The host chooses. The graph splits the batch by kinds of operations, so that each operator sees only
+the samples that need the operator. Splitting moves no pixel, and a sample that takes no operation
+stays as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,35 +18,50 @@ import torch
 from dali_cutmix.core.dali import DataNode, merge, split
 from dali_cutmix.transforms.affine import WARPS, Interpolation, matrices, shift, warp
 from dali_cutmix.transforms.color_ops import (
-    brighten,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_saturation,
+    adjust_sharpness,
+    autocontrast,
     equalize,
-    flip_bits,
-    raise_contrast,
     ring,
-    saturate,
-    sharpen,
-    stretch,
+    solarize_and_posterize,
 )
 
-#: Operations that are one operator with different numbers. The place in the list is the kind.
-_KINDS: tuple[tuple[str, ...], ...] = (
-    ("Identity",),
-    ("ShearX", "ShearY", "Rotate"),
-    ("TranslateX", "TranslateY"),
-    ("Brightness",),
-    ("Color",),
-    ("Contrast",),
-    ("Sharpness",),
-    ("Posterize", "Solarize", "Invert"),
-    ("AutoContrast",),
-    ("Equalize",),
-)
-_KIND_OF = {name: kind for kind, names in enumerate(_KINDS) for name in names}
 
-#: Operations that take a factor, which is 1 where nothing changes.
+class Kind(NamedTuple):
+    """Hold operations that are one operator with different numbers.
+
+    Attributes:
+        names: Names of the operations.
+        operate: Makes images of images and, by keyword, of the fields of a plan.
+        fields: Names of these fields of `OperationPlan`.
+    """
+
+    names: tuple[str, ...]
+    operate: Callable[..., DataNode]
+    fields: tuple[str, ...] = ()
+
+
+#: Every kind. `OperationPlan.kind` is an index of this list.
+_KINDS = (
+    Kind(("Identity",), lambda image: image),
+    Kind(("ShearX", "ShearY", "Rotate"), warp, ("matrix",)),
+    Kind(("TranslateX", "TranslateY"), shift, ("matrix",)),
+    Kind(("Brightness",), adjust_brightness, ("factor",)),
+    Kind(("Color",), adjust_saturation, ("factor",)),
+    Kind(("Contrast",), adjust_contrast, ("factor",)),
+    Kind(("Sharpness",), adjust_sharpness, ("factor",)),
+    Kind(("Posterize", "Solarize", "Invert"), solarize_and_posterize, ("threshold", "mask")),
+    Kind(("AutoContrast",), autocontrast),
+    Kind(("Equalize",), equalize),
+)
+_INDEX = {name: index for index, kind in enumerate(_KINDS) for name in kind.names}
+
+#: Operations with a factor, which is 1 where nothing changes.
 _BLENDS = ("Brightness", "Color", "Contrast", "Sharpness")
 
-#: What TrivialAugment and RandAugment choose from, in torchvision's order.
+#: Operations that TrivialAugment and RandAugment choose from, in torchvision's order.
 OPERATIONS = (
     "Identity",
     *WARPS,
@@ -55,20 +72,42 @@ OPERATIONS = (
     "Equalize",
 )
 
-#: Those whose level is negated for half of the samples.
+#: Operations whose level is negated for half of the samples.
 SIGNED = {*WARPS, *_BLENDS}
 
 
+@dataclass(frozen=True)
+class OperationPlan:
+    """Say which operation each sample takes, and by which numbers.
+
+    A field that no operation of the list needs is None. A sample that takes no operation of a
+    field has the field's neutral number.
+
+    Attributes:
+        kind: Index of the kind; 0 for none: scalar int32 per sample.
+        matrix: Affine map: ``[2, 3]`` float32 per sample.
+        factor: Share of the image itself, at least 0: scalar float32 per sample.
+        threshold: Level in [0, 256] from which on levels are inverted: scalar int32 per sample.
+        mask: Bits of a level that are kept: scalar uint8 per sample.
+    """
+
+    kind: Any
+    matrix: Any = None
+    factor: Any = None
+    threshold: Any = None
+    mask: Any = None
+
+
 def levels(num_bins: int, size: tuple[int, int], *, wide: bool) -> dict[str, np.ndarray]:
-    """How strong each operation is in each bin.
+    """Return how strong each operation is in each bin.
 
     Args:
-        num_bins: At least 2.
+        num_bins: Number of strengths, at least 2.
         size: ``(height, width)`` of the images, in pixels.
-        wide: TrivialAugment's ranges, else those of AutoAugment and RandAugment.
+        wide: Take TrivialAugment's ranges instead of AutoAugment's and RandAugment's.
 
     Returns:
-        By operation, ``[num_bins]`` float64; zeros for those that have no strength.
+        ``[num_bins]`` float64 by name of operation; zeros for operations without a strength.
 
     Source:
         torchvision 0.29, ``v2.TrivialAugmentWide``, ``v2.RandAugment`` and ``v2.AutoAugment``.
@@ -76,13 +115,13 @@ def levels(num_bins: int, size: tuple[int, int], *, wide: bool) -> dict[str, np.
     height, width = size
 
     def up_to(most: float) -> np.ndarray:
-        # Torch's, whose last bits decide which whole pixel or level some bins are cut to.
+        # torch's, whose last bits decide to which whole pixel or level a bin is truncated.
         return torch.linspace(0.0, most, num_bins).double().numpy()
 
     colour = up_to(0.99 if wide else 0.9)
     shear = up_to(0.99 if wide else 0.3)
     bits = torch.arange(num_bins) / ((num_bins - 1) / (6 if wide else 4))
-    found = {
+    strengths = {
         "ShearX": shear,
         "ShearY": shear,
         "TranslateX": up_to(32.0 if wide else 150.0 / 331.0 * width),
@@ -95,57 +134,53 @@ def levels(num_bins: int, size: tuple[int, int], *, wide: bool) -> dict[str, np.
         "Posterize": (8 - bits).round().double().numpy(),
         "Solarize": torch.linspace(1.0, 0.0, num_bins).double().numpy(),
     }
-    none = np.zeros(num_bins)
-    return {name: found.get(name, none) for name in _KIND_OF}
+    zeros = np.zeros(num_bins)
+    return {name: strengths.get(name, zeros) for name in _INDEX}
 
 
-def numbers(
+def plan_operations(
     names: Sequence[str], chosen: np.ndarray, level: np.ndarray, size: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    """What `apply` takes, for one operation of each sample.
+) -> OperationPlan:
+    """Turn the choice of an operation for each sample into the operators' numbers.
 
     Args:
-        names: Operations that can be chosen at all.
-        chosen: Which of them a sample takes: ``[B]`` integers; -1 for none.
-        level: How strong, with its sign: ``[B]`` float64, in units of `levels`.
+        names: Operations to choose from.
+        chosen: Index in ``names`` of each sample's operation: ``[B]`` integers; -1 for none.
+        level: How strong, with a sign: ``[B]`` float64, in units of `levels`.
         size: ``(height, width)`` of the images, in pixels.
 
     Returns:
-        By name, ``[B, ...]``: ``kind`` int32, and the numbers of those kinds that ``names`` has,
-        neutral for samples that take none of the kind.
+        Arrays ``[B, ...]``, so that every batch of the same ``names`` has the same fields.
     """
-    num = len(chosen)
-    taken = {name: chosen == place for place, name in enumerate(names)}
-    kinds = np.array([_KIND_OF[name] for name in names] + [0], np.int32)
-    kind = kinds[chosen]
-    made: dict[str, np.ndarray] = {"kind": kind}
-    # Numbers are made for all samples, so that a graph is fed the same names by every batch.
-    found = {_KIND_OF[name] for name in names}
-
-    def where(name: str) -> np.ndarray:
-        return taken.get(name, np.zeros(num, bool))
-
-    if found & {_KIND_OF[name] for name in WARPS}:
-        made["matrix"] = matrices("ShearX", np.zeros(num), size)
+    is_chosen = {name: chosen == index for index, name in enumerate(names)}
+    nowhere = np.zeros(len(chosen), bool)
+    kind = np.array([*(_INDEX[name] for name in names), 0], np.int32)[chosen]
+    fields = {field for name in names for field in _KINDS[_INDEX[name]].fields}
+    numbers: dict[str, np.ndarray] = {}
+    if "matrix" in fields:
+        matrix = matrices("ShearX", np.zeros(len(chosen)), size)
         for name in WARPS:
-            made["matrix"] = np.where(
-                where(name)[:, None, None], matrices(name, level, size), made["matrix"]
-            )
-    if found & {_KIND_OF[name] for name in _BLENDS}:
-        is_blend = np.isin(kind, [_KIND_OF[name] for name in _BLENDS])
-        made["factor"] = np.where(is_blend, 1 + level, 1.0).astype(np.float32)
-    if _KIND_OF["Solarize"] in found:
-        threshold = np.where(where("Solarize"), np.ceil((255 * level).astype(np.float32)), 256)
-        made["threshold"] = np.where(where("Invert"), 0, threshold).astype(np.int32)
-        dropped = np.where(where("Posterize"), 8 - np.trunc(level), 0).astype(np.int32)
-        made["mask"] = (255 >> dropped << dropped).astype(np.uint8)
-    return made
+            is_warped = is_chosen.get(name, nowhere)[:, None, None]
+            matrix = np.where(is_warped, matrices(name, level, size), matrix)
+        numbers["matrix"] = matrix
+    if "factor" in fields:
+        is_blend = np.isin(kind, [_INDEX[name] for name in _BLENDS])
+        numbers["factor"] = np.where(is_blend, 1 + level, 1.0).astype(np.float32)
+    if "threshold" in fields:
+        is_solarize, is_invert, is_posterize = (
+            is_chosen.get(name, nowhere) for name in ("Solarize", "Invert", "Posterize")
+        )
+        threshold = np.where(is_solarize, np.ceil((255 * level).astype(np.float32)), 256)
+        numbers["threshold"] = np.where(is_invert, 0, threshold).astype(np.int32)
+        dropped = np.where(is_posterize, 8 - np.trunc(level), 0).astype(np.int32)
+        numbers["mask"] = (255 >> dropped << dropped).astype(np.uint8)
+    return OperationPlan(kind, **numbers)
 
 
-def apply(
+def operate(
     image: DataNode,
     names: Sequence[str],
-    fed: Mapping[str, DataNode],
+    plan: OperationPlan,
     size: tuple[int, int],
     interpolation: Interpolation = "nearest",
 ) -> DataNode:
@@ -153,52 +188,24 @@ def apply(
 
     Args:
         image: ``[height, width, 3]`` uint8 per sample, CPU or GPU.
-        names: As `numbers` was given them.
-        fed: What `numbers` made, as nodes on the CPU.
+        names: Operations to choose from, as `plan_operations` took them.
+        plan: The plan of `plan_operations`, with nodes on the CPU as leaves.
         size: ``(height, width)`` in pixels.
-        interpolation: Of shears, shifts and turns; see `warp`.
+        interpolation: How shears and turns make a pixel; see `warp`.
 
     Returns:
-        As ``image``.
+        ``[height, width, 3]`` uint8 per sample, on the device of ``image``.
     """
-    for kind in sorted({_KIND_OF[name] for name in names} - {0}):
-        chosen = fed["kind"] == kind
-        taken = {name: fed[name] for name in _NUMBERS[kind] if name in fed}
-        if kind == _KIND_OF["Sharpness"]:
-            taken |= ring(image, size)
-        part, others = split(image, chosen)
-        own = {name: split(node, chosen)[0] for name, node in taken.items()}
-        operate = _OPERATE[kind]
-        if operate is warp:
-            operate = partial(warp, interpolation=interpolation)
-        image = merge(operate(part, **own), others, chosen)
+    for index in sorted({_INDEX[name] for name in names} - {0}):
+        kind = _KINDS[index]
+        is_chosen = plan.kind == index
+        numbers = {field: getattr(plan, field) for field in kind.fields}
+        function = kind.operate
+        if function is adjust_sharpness:
+            numbers |= ring(image, size)
+        elif function is warp:
+            function = partial(warp, interpolation=interpolation)
+        part, others = split(image, is_chosen)
+        part = function(part, **{name: split(node, is_chosen)[0] for name, node in numbers.items()})
+        image = merge(part, others, is_chosen)
     return image
-
-
-#: By kind, the names of what its operator takes of the host.
-_NUMBERS: tuple[tuple[str, ...], ...] = (
-    (),
-    ("matrix",),
-    ("matrix",),
-    ("factor",),
-    ("factor",),
-    ("factor",),
-    ("factor",),
-    ("threshold", "mask"),
-    (),
-    (),
-)
-
-#: By kind, its operator.
-_OPERATE: tuple[Callable[..., DataNode], ...] = (
-    lambda image: image,
-    warp,
-    shift,
-    brighten,
-    saturate,
-    raise_contrast,
-    sharpen,
-    flip_bits,
-    stretch,
-    equalize,
-)

@@ -1,16 +1,16 @@
-"""Images of any size to one size: bilinear, antialiased, mirrored where asked for.
+"""Resize images bilinearly with antialiasing, and mirror where asked for.
 
-On a GPU DALI's kernel resizes, from right to left where it mirrors, which costs no pass of its own.
+On a GPU DALI's kernel resizes. To mirror, the kernel reads from right to left, which costs nothing.
 
-On the CPU torch's kernel for bytes does, called by a Python operator on a few threads: it takes a
-fifth of the time of DALI's, which was half of all work there, and its pixels are torchvision's to
-the bit. DALI's differ from them by 1 of 255 inside, and by up to some 15 in the outermost ring of
-pixels: where the filter reaches beyond the image, torch leaves that part of it out and DALI repeats
-the edge.
+On the CPU torch's kernel for bytes resizes, called by a Python operator on a few threads. torch's
+kernel takes a fifth of the time of DALI's, and resizing by DALI was half of all CPU work. Pixels
+are bit-identical to torchvision's. DALI's differ from torchvision's by 1 of 255 inside, and by up
+to some 15 in the outermost ring of pixels: where the filter reaches beyond the image, torch leaves
+that part of the filter out and DALI repeats the edge.
 
-DALI runs Python operators one at a time in the process: two graphs decode at once, and resize in
-turn, each with all of its threads. The GIL is held while DALI copies a resized batch, 150 KB per
-image at 224 px.
+DALI runs the Python operators of a process one at a time. Two graphs decode at once, and resize in
+turn, each on all of its threads. DALI holds the GIL while copying a resized batch, 150 KB per image
+at 224 px.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dali_cutmix.core.dali import (
     FLOAT,
     FLOAT64,
     DataNode,
+    constant,
     fn,
     math,
     python_image,
@@ -37,46 +38,39 @@ from dali_cutmix.core.dali import (
 )
 from dali_cutmix.core.threads import Crew
 
-#: Parts per thread that a batch is cut into: images differ in size, and threads finish together.
+#: Parts per thread. Images differ in size, and with small parts threads finish together.
 PARTS_PER_THREAD = 4
 
-#: Bytes that are mirrored at a time: with 2**15 or more torch starts threads of its own.
+#: Bytes that are mirrored at a time. With 2**15 or more torch starts threads of its own.
 MIRRORED_BYTES = 30_000
 
-#: An image that is longer than so many short sides is cut to its middle before `resize_centre`.
-LONGEST = 8
+#: Long side over short side. Of an image beyond this ratio only the middle is resized.
+MAX_ELONGATION = 8
 
-#: How long a fork waits for a batch that is being resized.
+#: Seconds that a fork waits for a batch that is being resized.
 FORK_PATIENCE_S = 5.0
 
-#: Those on the CPU that are not closed.
+#: Resamplers on the CPU that are not closed.
 _live: weakref.WeakSet[Resampler] = weakref.WeakSet()
-
-OneImage = Callable[[np.ndarray, bool], np.ndarray]
 
 
 class Resampler:
-    """Resizes in one graph.
+    """Resize the images of one graph.
 
     Args:
-        num_threads: CPU threads to resize with; None resizes on the GPU.
+        num_threads: CPU threads to resize on; None resizes on the GPU.
     """
 
     def __init__(self, num_threads: int | None) -> None:
         self._crew = Crew(num_threads) if num_threads else None
-        self._is_used = False
+        self._num_operators = 0
         self._num_due = self._num_done = 0
         if num_threads:
             _live.add(self)
 
-    @property
-    def is_on_cpu(self) -> bool:
-        """Whether images are resized on the CPU."""
-        return self._crew is not None
-
     def expect(self) -> None:
-        """Note that the graph was fed a batch, which will be resized if the graph resizes any."""
-        self._num_due += self._is_used
+        """Note that the graph was fed a batch, which each resizing operator will see once."""
+        self._num_due += self._num_operators
 
     @property
     def is_busy(self) -> bool:
@@ -84,102 +78,136 @@ class Resampler:
         return self._num_done < self._num_due
 
     def resize(
-        self, image: DataNode, size: tuple[int, int], start: DataNode | None = None
+        self, image: DataNode, size: tuple[int, int], mirrored: DataNode | None = None
     ) -> DataNode:
-        """Resize whole images.
+        """Resize whole images to one size.
 
         Args:
             image: ``[y, x, 3]`` uint8 RGB per sample, on the device.
             size: ``(height, width)`` of the result, in pixels.
-            start: The corner of the image that the result starts from: ``[2]`` float32 (y, x) per
-                sample, CPU. (0, 0), or (0, 1) to mirror left to right. None mirrors none.
+            mirrored: 1 to mirror left to right, else 0: scalar int32 per sample, CPU. None mirrors
+                nothing.
 
         Returns:
             ``[height, width, 3]`` uint8 RGB per sample, on the device.
         """
-        if self.is_on_cpu:
-            return self._on_threads(lambda one, turn: _resized(one, size, turn), image, start)
-        if start is None:
+        if self._crew is not None:
+            inputs = [image] if mirrored is None else [image, mirrored]
+            return self._on_threads(
+                lambda pixels, turn=0: _resized(pixels, size, bool(turn)), inputs
+            )
+        if mirrored is None:
             return resize(image, size=list(size))
-        turn = {"roi_start": start, "roi_end": 1.0 - start, "roi_relative": True}
-        return resize(image, size=list(size), **turn)
+        start = mirrored * constant(np.array([0, 1], np.float32))
+        return resize(
+            image, size=list(size), roi_start=start, roi_end=1.0 - start, roi_relative=True
+        )
 
-    def resize_centre(self, image: DataNode, short_side: int, size: tuple[int, int]) -> DataNode:
-        """Resize so that the short side has a length, and cut out the centre, on the CPU.
+    def resize_each(self, image: DataNode, extent: DataNode) -> DataNode:
+        """Resize each image to sides of its own.
 
         Args:
-            image: ``[y, x, 3]`` uint8 RGB per sample, CPU.
-            short_side: Of the resized image, in pixels. The long side is rounded down.
-            size: ``(height, width)`` of the centre, in pixels, none above ``short_side``.
+            image: ``[y, x, 3]`` uint8 RGB per sample, on the device.
+            extent: Sides of the result in pixels, each at least 1: ``[2]`` int32 (y, x) per sample,
+                CPU.
 
         Returns:
-            ``[height, width, 3]`` uint8 RGB per sample, CPU: what torchvision's ``Resize`` and
-            ``CenterCrop`` make, bit for bit; within rounding where an image is more than eight
-            times as long as wide, of which only the middle is resized.
+            ``[*extent, 3]`` uint8 RGB per sample, on the device.
         """
-        return self._on_threads(lambda one, _: _centre(one, short_side, size), image, None)
+        if self._crew is not None:
+            return self._on_threads(
+                lambda pixels, sides: _resized(pixels, (int(sides[0]), int(sides[1]))),
+                [image, extent],
+            )
+        return resize(image, size=fn.cast(extent, dtype=FLOAT))
+
+    def resize_centre(self, image: DataNode, short_side: int, size: tuple[int, int]) -> DataNode:
+        """Resize so that the short side has a length, then cut out the centre.
+
+        On the CPU the result is bit-identical to torchvision's ``Resize`` and ``CenterCrop``. Of an
+        image longer than `MAX_ELONGATION` short sides only the middle is resized, which differs by
+        rounding.
+
+        Args:
+            image: ``[y, x, 3]`` uint8 RGB per sample, on the device.
+            short_side: Short side of the resized image, in pixels. The long side is truncated.
+            size: ``(height, width)`` of the centre, in pixels, each at most ``short_side``.
+
+        Returns:
+            ``[height, width, 3]`` uint8 RGB per sample, on the device.
+        """
+        if self._crew is not None:
+            return self._on_threads(lambda pixels: _centre(pixels, short_side, size), [image])
+        sides, resized = _sides(image, short_side)
+        margin = resized - constant(np.array(size, np.float64))
+        # Half to even: floor((margin + 1) / 2), minus 1 where margin is 1 above a multiple of 4.
+        is_rounded_up = fn.cast(margin - 4 * math.floor(margin / 4) == 1, dtype=FLOAT64)
+        start = math.floor((margin + 1) / 2) - is_rounded_up
+        scale = sides / resized
+        end = start + constant(np.array(size, np.float64))
+        return resize(
+            image,
+            size=list(size),
+            roi_start=fn.cast(start * scale, dtype=FLOAT),
+            roi_end=fn.cast(end * scale, dtype=FLOAT),
+        )
 
     def resize_short(self, image: DataNode, short_side: int) -> DataNode:
         """Resize so that the short side has a length. Sizes of images may differ.
 
+        On the CPU the result is bit-identical to torchvision's ``Resize``.
+
         Args:
             image: ``[y, x, 3]`` uint8 RGB per sample, on the device.
-            short_side: Of the resized image, in pixels. The long side is rounded down.
+            short_side: Short side of the resized image, in pixels. The long side is truncated.
 
         Returns:
-            ``[height, width, 3]`` uint8 RGB per sample, on the device: what torchvision's
-            ``Resize`` makes, bit for bit on the CPU.
+            ``[height, width, 3]`` uint8 RGB per sample, on the device.
         """
-        if self.is_on_cpu:
-            return self._on_threads(lambda one, _: _with_short(one, short_side), image, None)
-        shape = fn.cast(image.shape()[:2], dtype=FLOAT64)
-        sides = math.floor(short_side * shape / fn.reductions.min(shape))
-        return resize(image, size=fn.cast(sides, dtype=FLOAT))
+        if self._crew is not None:
+            return self._on_threads(lambda pixels: _with_short(pixels, short_side), [image])
+        _, resized = _sides(image, short_side)
+        return resize(image, size=fn.cast(resized, dtype=FLOAT))
 
     def close(self) -> None:
-        """Stop the threads. To be called when the graph has stopped."""
+        """Stop the threads. Stop the graph before."""
         _live.discard(self)
         if self._crew is not None:
             self._crew.close()
 
-    def _on_threads(self, function: OneImage, image: DataNode, start: DataNode | None) -> DataNode:
-        """Call a function for each image, as many at once as there are threads."""
+    def _on_threads(self, function: Callable[..., np.ndarray], inputs: list[DataNode]) -> DataNode:
+        """Call a function of one sample's inputs for each sample, on all threads."""
         crew = self._crew
         assert crew is not None
-        self._is_used = True
+        self._num_operators += 1
 
-        def resize_batch(
-            images: list[np.ndarray], starts: list[np.ndarray] | None = None
-        ) -> list[np.ndarray]:
-            none = [False] * len(images)
-            mirrored = none if starts is None else [bool(one[1] > 0) for one in starts]
-            length = ceil(len(images) / (crew.num_threads * PARTS_PER_THREAD))
+        def resize_batch(*columns: list[np.ndarray]) -> list[np.ndarray]:
+            num_samples = len(columns[0])
+            length = ceil(num_samples / (crew.num_threads * PARTS_PER_THREAD))
 
             def part(first: int) -> list[np.ndarray]:
-                last = first + length
-                return list(map(function, images[first:last], mirrored[first:last]))
+                return list(map(function, *(column[first : first + length] for column in columns)))
 
             try:
-                return [
-                    one for done in crew.map(part, range(0, len(images), length)) for one in done
-                ]
+                parts = crew.map(part, range(0, num_samples, length))
+                return [image for images in parts for image in images]
             finally:
                 self._num_done += 1
 
-        return python_image(resize_batch, *([image] if start is None else [image, start]))
+        return python_image(resize_batch, *inputs)
 
 
 def _wait_until_idle() -> None:
     """Let Python operators finish before a fork.
 
-    DALI runs them under a lock of the whole process. A child that is forked meanwhile inherits it
-    locked, and every Python operator of the child's would wait for ever.
+    DALI runs Python operators under a lock of the process. A child that is forked meanwhile
+    inherits the lock locked, and every Python operator in the child would wait for ever.
     """
-    waited = list(_live)
-    if not any(one._num_due for one in waited):
+    resamplers = list(_live)
+    if not any(resampler._num_due for resampler in resamplers):
         return
     end = time.monotonic() + FORK_PATIENCE_S
-    while any(one.is_busy for one in waited) and time.monotonic() < end:
+    while any(resampler.is_busy for resampler in resamplers) and time.monotonic() < end:
         time.sleep(0.001)
     take_operator_lock()  # which is held a little longer than Python code runs
 
@@ -188,38 +216,48 @@ def _wait_until_idle() -> None:
 os.register_at_fork(before=_wait_until_idle, after_in_child=_live.clear)
 
 
+def _sides(image: DataNode, short_side: int) -> tuple[DataNode, DataNode]:
+    """Return the sides of each image before and after resizing its short side.
+
+    Returns:
+        Twice ``[2]`` float64 (y, x), in pixels, whole numbers, CPU.
+    """
+    sides = image.shape()[:2]
+    # Reduced as integers: DALI reduces no float64.
+    short = fn.cast(fn.reductions.min(sides), dtype=FLOAT64)
+    sides = fn.cast(sides, dtype=FLOAT64)
+    return sides, math.floor(short_side * sides / short)
+
+
 def _centre(image: np.ndarray, short_side: int, size: tuple[int, int]) -> np.ndarray:
     short = min(image.shape[:2])
-    # The middle is all that is looked at, and of a long image the whole may not fit into memory. As
-    # much is cut from either end, so that the centre stays where it is.
-    y, x = (max(0, (side - LONGEST * short) // 2) for side in image.shape[:2])
+    # A long image, resized as a whole, may not fit into memory. Both ends lose as much, so that the
+    # centre stays where it is.
+    y, x = (max(0, (side - MAX_ELONGATION * short) // 2) for side in image.shape[:2])
     image = np.ascontiguousarray(image[y : image.shape[0] - y, x : image.shape[1] - x])
-    whole = _with_short(image, short_side)
+    resized = _with_short(image, short_side)
     # Half to even, as torchvision rounds.
-    top, left = (round((side - want) / 2) for side, want in zip(whole.shape, size, strict=False))
-    return np.ascontiguousarray(whole[top : top + size[0], left : left + size[1]])
+    top, left = (round((side - want) / 2) for side, want in zip(resized.shape, size, strict=False))
+    return np.ascontiguousarray(resized[top : top + size[0], left : left + size[1]])
 
 
 def _with_short(image: np.ndarray, short_side: int) -> np.ndarray:
     height, width, _ = image.shape
     short = min(height, width)
-    sides = int(short_side * height / short), int(short_side * width / short)
-    return _resized(image, sides, False)
+    return _resized(image, (int(short_side * height / short), int(short_side * width / short)))
 
 
-def _resized(image: np.ndarray, size: tuple[int, int], mirrored: bool) -> np.ndarray:
-    # Laid out as channels_last, which the kernel takes and gives without a copy.
-    given = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
-    if image.shape[:2] == size:  # torch would copy it, on threads of its own
-        made = given
-    else:
-        made = interpolate(given, size=size, mode="bilinear", antialias=True)
-    return (_mirrored(made) if mirrored else made)[0].permute(1, 2, 0).numpy()
+def _resized(image: np.ndarray, size: tuple[int, int], mirrored: bool = False) -> np.ndarray:
+    # In channels_last layout, which the kernel takes and returns without a copy.
+    pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+    if image.shape[:2] != size:  # torch would copy an image of that size, on threads of its own
+        pixels = interpolate(pixels, size=size, mode="bilinear", antialias=True)
+    return (_mirrored(pixels) if mirrored else pixels)[0].permute(1, 2, 0).numpy()
 
 
-def _mirrored(image: torch.Tensor) -> torch.Tensor:
-    made = torch.empty_like(image)
-    rows = max(1, MIRRORED_BYTES // (3 * image.shape[3]))
-    for first in range(0, image.shape[2], rows):
-        made[:, :, first : first + rows] = image[:, :, first : first + rows].flip(3)
-    return made
+def _mirrored(pixels: torch.Tensor) -> torch.Tensor:
+    result = torch.empty_like(pixels)
+    num_rows = max(1, MIRRORED_BYTES // (3 * pixels.shape[3]))
+    for first in range(0, pixels.shape[2], num_rows):
+        result[:, :, first : first + num_rows] = pixels[:, :, first : first + num_rows].flip(3)
+    return result

@@ -128,7 +128,7 @@ def test_every_random_operator_of_a_graph_has_a_seed_or_a_state() -> None:
                 r"fn\.(random\.|batch_permutation|random_crop)", ast.unparse(node.func)
             ):
                 given = {k.arg or ast.unparse(k.value) for k in node.keywords}
-                assert given & {"seed", "fed"}, ast.unparse(node)
+                assert given & {"seed", "state"}, ast.unparse(node)
 
 
 def test_dali_is_imported_in_one_place() -> None:

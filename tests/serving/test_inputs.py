@@ -24,33 +24,44 @@ def draws(batch: int = 0) -> HostDraws:
     ("transform", "mix", "names"),
     [
         (EvalTransform(32, 24), None, ("label",)),
-        (TRAIN, None, ("label", "crop", "start")),
-        (TrainTransform(24, flip=0), None, ("label", "crop")),
-        (TRAIN, CutMix(prob=0.0), ("label", "crop", "start", "weight")),
+        (TRAIN, None, ("label", "transform/0", "transform/1")),
+        (TrainTransform(24, flip=0), None, ("label", "transform/0")),
+        (TRAIN, CutMix(prob=0.0), ("label", "transform/0", "transform/1", "weight")),
         (
             TRAIN,
             CutMix(),
-            ("label", "crop", "start", "weight", "mix/in_ids", "mix/in_anchors", "mix/shapes"),
+            (
+                *("label", "transform/0", "transform/1", "weight"),
+                *("mix/in_ids", "mix/in_anchors", "mix/shapes"),
+            ),
         ),
-        (TRAIN, MixUp(), ("label", "crop", "start", "weight", "mix/partner", "mix/kept")),
+        (
+            TRAIN,
+            MixUp(),
+            ("label", "transform/0", "transform/1", "weight", "mix/partner", "mix/kept"),
+        ),
         (
             TRAIN,
             MixUp(partner="flip"),
-            ("label", "crop", "start", "weight", "mix/partner", "mix/kept"),
+            ("label", "transform/0", "transform/1", "weight", "mix/partner", "mix/kept"),
         ),
-        (TRAIN, Cutout(side=8), ("label", "crop", "start", "mix/anchor", "mix/shape")),
-        (TrainTransform(24, pad=4), None, ("label", "place", "mirrored")),
-        (TrainTransform(24, pad=0, flip=0), None, ("label", "place")),
+        (
+            TRAIN,
+            Cutout(side=8),
+            ("label", "transform/0", "transform/1", "mix/anchor", "mix/shape"),
+        ),
+        (TrainTransform(24, pad=4), None, ("label", "transform/0", "transform/1")),
+        (TrainTransform(24, pad=0, flip=0), None, ("label", "transform/0")),
         (
             TrainTransform(24, flip=0, augment=[Grayscale(0.1), ColorJitter(hue=0.1)]),
             None,
-            ("label", "crop", "augment/0/is_gray", "augment/1/0/number", "augment/1/0/is_hue"),
+            ("label", *(f"transform/{number}" for number in range(4))),
         ),
         (
             TrainTransform(24, flip=0),
             RandomChoice([MixUp(), Cutout(side=8)]),
             (
-                *("label", "crop", "weight", "mix/choice", "mix/0/partner", "mix/0/kept"),
+                *("label", "transform/0", "weight", "mix/choice", "mix/0/partner", "mix/0/kept"),
                 *("mix/1/anchor", "mix/1/shape"),
             ),
         ),
@@ -90,5 +101,5 @@ def test_every_batch_is_drawn_anew_and_the_same_batch_again_alike() -> None:
     first, again, other = (inputs.make(LABEL, draws(batch)) for batch in (0, 0, 1))
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
-    for name in ("crop", "weight", "plan/lam", "plan/anchor"):
+    for name in ("transform/0", "weight", "plan/lam", "plan/anchor"):
         assert (first[name] != other[name]).any(), name

@@ -444,12 +444,13 @@ def test_normalisation_uses_the_documented_mean_and_deviation(tmp_path: Path) ->
         ),
         (
             lambda: TrainTransform(pad=4, scale=(0.5, 1)),
-            "TrainTransform: `scale` must be left out with `pad`, got (0.5, 1). It resizes no "
-            "crop.",
+            "TrainTransform: `scale` must be left out with `pad`, got (0.5, 1). With `pad` "
+            "no crop is resized.",
         ),
         (
             lambda: TrainTransform(pad=0, ratio=[1, 1]),
-            "TrainTransform: `ratio` must be left out with `pad`, got [1, 1]. It resizes no crop.",
+            "TrainTransform: `ratio` must be left out with `pad`, got [1, 1]. With `pad` no "
+            "crop is resized.",
         ),
     ],
 )

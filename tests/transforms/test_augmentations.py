@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,17 @@ from dali_cutmix.augmentations import (
     TrivialAugment,
 )
 from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.core.frame import Sample
+from dali_cutmix.core.tree import Structure
 from dali_cutmix.transforms import automatic, color_ops
 from dali_cutmix.transforms.affine import WARPS
-from dali_cutmix.transforms.operations import OPERATIONS, SIGNED, apply, levels, numbers
+from dali_cutmix.transforms.operations import (
+    OPERATIONS,
+    SIGNED,
+    levels,
+    operate,
+    plan_operations,
+)
 from dali_cutmix.transforms.policies import POLICIES
 from graphs import BACK_ENDS, on, run
 
@@ -89,17 +97,29 @@ def by_torch(function: Any, image: np.ndarray, *arguments: Any) -> np.ndarray:
 
 
 def by_graph(
-    function: Any, images: np.ndarray, named: list[dict[str, np.ndarray]], back_end: str
+    function: Any, images: np.ndarray, plans: Sequence[Any], back_end: str
 ) -> list[np.ndarray]:
-    """What a graph function makes of one batch, once for each dictionary of numbers."""
-    names = list(named[0])
+    """Run a graph function of images and a plan on one batch, once for each plan."""
+    structure = Structure(plans[0])
 
-    def define(image: Any, *fed: Any) -> Any:
+    def define(image: Any, *leaves: Any) -> Any:
         image = fn.reshape(on(back_end, image), layout="HWC")
-        return [fn.copy(function(image, dict(zip(names, fed, strict=True))))]
+        return [fn.copy(function(image, structure.build(leaves)))]
 
-    batches = [(images, *(one[name] for name in names)) for one in named]
-    return [made[0] for made in run(define, batches, back_end)]
+    batches = [(images, *structure.leaves(plan)) for plan in plans]
+    return [made for (made,) in run(define, batches, back_end)]
+
+
+def by_augmentation(
+    augmentation: Any, images: np.ndarray, plan: Any, back_end: str = "cpu"
+) -> np.ndarray:
+    """Run an augmentation on one batch, by a plan that was drawn."""
+    size = Frame(images.shape[1:3], MEAN)
+
+    def function(image: Any, nodes: Any) -> Any:
+        return augmentation.operate(Sample(image), nodes, size).image
+
+    return by_graph(function, images, [plan], back_end)[0]
 
 
 def difference(found: np.ndarray, wanted: np.ndarray) -> tuple[int, float]:
@@ -136,9 +156,14 @@ def test_operation_makes_torchvisions_pixels_at_every_strength(
         for sign in ((1, -1) if name in SIGNED else (1,))
     ]
     all_of_it = np.zeros(len(images), int)
-    named = [numbers([name], all_of_it, np.full(len(images), one), size) for one in strengths]
+    named = [
+        plan_operations([name], all_of_it, np.full(len(images), one), size) for one in strengths
+    ]
     found = by_graph(
-        lambda image, fed: apply(image, [name], fed, size, interpolation), images, named, back_end
+        lambda image, plan: operate(image, [name], plan, size, interpolation),
+        images,
+        named,
+        back_end,
     )
     for strength, made in zip(strengths, found, strict=True):
         wanted = np.stack(
@@ -170,9 +195,12 @@ def test_bilinear_warps_take_in_black_from_beyond_the_border(back_end: str) -> N
     """As torchvision's tensors do; Pillow, and DALI without a fill, repeat the outermost pixel."""
     size = (40, 30)
     images = np.full((1, *size, 3), 200, np.uint8)
-    fed = [numbers(["ShearX"], np.zeros(1, int), np.full(1, 0.3), size)]
+    fed = [plan_operations(["ShearX"], np.zeros(1, int), np.full(1, 0.3), size)]
     (found,) = by_graph(
-        lambda image, fed: apply(image, ["ShearX"], fed, size, "bilinear"), images, fed, back_end
+        lambda image, plan: operate(image, ["ShearX"], plan, size, "bilinear"),
+        images,
+        fed,
+        back_end,
     )
     # Row 10, whose middle is at 10.5, comes from 3.15 pixels to the right.
     assert found[0, 10, 25:, 0].tolist() == [200, 0.85 * 200, 0, 0, 0]
@@ -191,9 +219,7 @@ def test_equalize_is_right_for_small_and_for_uneven_images(back_end: str) -> Non
             np.full((32, 32, 3), 0),
         ]
     ).astype(np.uint8)
-    (found,) = by_graph(
-        lambda image, _: color_ops.equalize(image), images, [{"none": np.zeros(5)}], back_end
-    )
+    (found,) = by_graph(lambda image, _: color_ops.equalize(image), images, [()], back_end)
     wanted = np.stack([by_torch(F.equalize, image) for image in images])
     assert difference(found, wanted)[0] <= 2
 
@@ -203,9 +229,9 @@ def test_equalize_is_right_for_small_and_for_uneven_images(back_end: str) -> Non
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (color_ops.brighten, F.adjust_brightness),
-        (color_ops.saturate, F.adjust_saturation),
-        (color_ops.raise_contrast, F.adjust_contrast),
+        (color_ops.adjust_brightness, F.adjust_brightness),
+        (color_ops.adjust_saturation, F.adjust_saturation),
+        (color_ops.adjust_contrast, F.adjust_contrast),
     ],
     ids=["brightness", "saturation", "contrast"],
 )
@@ -233,7 +259,7 @@ def test_hues_are_within_a_level_of_torchvisions(
 ) -> None:
     images, turns = pictures[size], [-0.5, -0.3, -0.01, 0.0, 0.1, 1 / 3, 0.5]
     named = [{"turn": np.full(len(images), turn, np.float32)} for turn in turns]
-    found = by_graph(lambda image, fed: color_ops.shift_hue(image, **fed), images, named, back_end)
+    found = by_graph(lambda image, fed: color_ops.adjust_hue(image, **fed), images, named, back_end)
     for turn, made in zip(turns, found, strict=True):
         wanted = np.stack([by_torch(F.adjust_hue, image, turn) for image in images])
         most, apart = difference(made, wanted)
@@ -246,8 +272,7 @@ def test_hues_are_within_a_level_of_torchvisions(
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 def test_gray_is_torchvisions(back_end: str, pictures: dict[Any, np.ndarray]) -> None:
     for images in pictures.values():
-        nothing = [{"none": np.zeros(len(images))}]
-        (found,) = by_graph(lambda image, _: color_ops.gray(image), images, nothing, back_end)
+        (found,) = by_graph(lambda image, _: color_ops.grayscale(image), images, [()], back_end)
         wanted = np.stack([by_torch(F.rgb_to_grayscale, image, 3) for image in images])
         most, apart = difference(found, wanted)
         assert (most, apart) == (0, 0.0) or (most <= 1 and apart < 0.001)
@@ -265,10 +290,10 @@ def test_what_is_neutral_leaves_every_byte(
     for place, name in enumerate(names):
         chosen = np.full(len(images), place)
         strength = np.full(len(images), neutral.get(name, 0.0))
-        named.append(numbers(names, chosen, strength, size))
-    named.append(numbers(names, np.full(len(images), -1), np.ones(len(images)), size))
+        named.append(plan_operations(names, chosen, strength, size))
+    named.append(plan_operations(names, np.full(len(images), -1), np.ones(len(images)), size))
     for made in by_graph(
-        lambda image, fed: apply(image, names, fed, size, interpolation), images, named, "cpu"
+        lambda image, plan: operate(image, names, plan, size, interpolation), images, named, "cpu"
     ):
         np.testing.assert_array_equal(made, images)
 
@@ -286,17 +311,17 @@ def test_each_sample_of_a_batch_takes_its_own_operation(
     chosen = [rng.integers(0, len(OPERATIONS), num) for _ in range(6)]
     strengths = [np.array([table[OPERATIONS[one]][20] for one in row]) for row in chosen]
     together = [
-        numbers(OPERATIONS, row, strength, size)
+        plan_operations(OPERATIONS, row, strength, size)
         for row, strength in zip(chosen, strengths, strict=True)
     ]
 
-    def whole(image: Any, fed: Any) -> Any:
-        return apply(image, OPERATIONS, fed, size)
+    def whole(image: Any, plan: Any) -> Any:
+        return operate(image, OPERATIONS, plan, size)
 
     found = by_graph(whole, images, together, back_end)
     for row, strength, made in zip(chosen, strengths, found, strict=True):
         for place in range(num):
-            alone = numbers(OPERATIONS, row[[place]], strength[[place]], size)
+            alone = plan_operations(OPERATIONS, row[[place]], strength[[place]], size)
             (one,) = by_graph(whole, images[[place]], [alone], back_end)
             np.testing.assert_array_equal(made[place], one[0])
 
@@ -309,16 +334,18 @@ def test_jitter_applies_all_that_was_drawn_in_the_order_drawn(
     images = np.concatenate([pictures[size][:3]] * 8)
     jitter, frame = ColorJitter(0.4, 0.4, 0.4, 0.2), Frame(size, MEAN)
     drawn = jitter.draw(HostDraws(len(images), 1, 0, 0, 0), frame)
-    (found,) = by_graph(
-        lambda image, fed: jitter.operate(image, fed, frame), images, [drawn], "cpu"
-    )
+    found = by_augmentation(jitter, images, drawn)
     orders = set()
     for place, image in enumerate(images):
         wanted, order = image, []
-        for turn in range(4):
-            (name,) = (one for one in jitter.ranges if drawn[f"{turn}/is_{one}"][place])
+        for step in drawn:
+            (name,) = (
+                name
+                for name, is_chosen in zip(jitter.ranges, step.is_chosen, strict=True)
+                if is_chosen[place]
+            )
             order.append(name)
-            number = float(drawn[f"{turn}/number"][place])
+            number = float(step.number[place])
             wanted = by_torch(getattr(F, f"adjust_{name}"), wanted, number)
         assert sorted(order) == ["brightness", "contrast", "hue", "saturation"]
         orders.add(tuple(order))
@@ -351,12 +378,11 @@ def test_jitter_draws_factors_and_orders_as_torchvision_does() -> None:
         reference = [theirs.make_params([]) for _ in range(3000)]
     taken: dict[str, np.ndarray] = {}
     firsts = Counter()
-    for turn in range(4):
-        is_of = {name: drawn[f"{turn}/is_{name}"] for name in settings}
+    for turn, step in enumerate(drawn):
+        is_of = dict(zip(settings, step.is_chosen, strict=True))
         assert (sum(mask.astype(int) for mask in is_of.values()) == 1).all()
         for name, mask in is_of.items():
-            values = drawn[f"{turn}/number"]
-            taken[name] = np.concatenate([taken.get(name, np.zeros(0)), values[mask]])
+            taken[name] = np.concatenate([taken.get(name, np.zeros(0)), step.number[mask]])
             if turn == 0:
                 firsts[name] = int(mask.sum())
     for name in settings:
@@ -368,7 +394,7 @@ def test_jitter_draws_factors_and_orders_as_torchvision_does() -> None:
 
 
 def test_jitter_of_nothing_draws_and_changes_nothing() -> None:
-    assert ColorJitter().draw(HostDraws(3, 0, 0, 0, 0), frame()) == {}
+    assert ColorJitter().draw(HostDraws(3, 0, 0, 0, 0), frame()) == ()
     assert ColorJitter(brightness=(1, 1)).ranges == {}
     assert ColorJitter(brightness=1.5).ranges == {"brightness": (0.0, 2.5)}
     assert ColorJitter(hue=(-0.1, 0.3)).ranges == {"hue": (-0.1, 0.3)}
@@ -386,9 +412,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[str, float] | N
                 for which, strength in zip(chosen, level, strict=True)
             ]
         )
-        return numbers(names, chosen, level, size)
+        return plan_operations(names, chosen, level, size)
 
-    monkeypatch.setattr(automatic, "numbers", record)
+    monkeypatch.setattr(automatic, "plan_operations", record)
     return calls
 
 
@@ -476,8 +502,7 @@ def test_interpolation_changes_those_images_that_are_sheared_or_turned(
     drawn = augment().draw(HostDraws(num, 8, 0, 0, 0), frame(size))
 
     def made(interpolation: str) -> np.ndarray:
-        one = augment(interpolation=interpolation)
-        return by_graph(lambda i, fed: one.operate(i, fed, frame(size)), images, [drawn], "cpu")[0]
+        return by_augmentation(augment(interpolation=interpolation), images, drawn)
 
     changed = (made("nearest") != made("bilinear")).any(axis=(1, 2, 3))
     wanted = [
@@ -498,10 +523,10 @@ def test_erased_rectangles_are_distributed_as_torchvisions() -> None:
         torch.manual_seed(0)
         reference = [theirs.make_params([picture]) for _ in range(num // 2)]
     reference = [one for one in reference if one["v"] is not None]
-    taken = drawn["is_erased"]
+    taken = drawn.is_erased
     assert taken.mean() > 0.95  # ten rectangles are tried
-    assert (drawn["shape"][~taken] == 0).all()
-    shape, anchor = drawn["shape"][taken], drawn["anchor"][taken]
+    assert (drawn.extent[~taken] == 0).all()
+    shape, anchor = drawn.extent[taken], drawn.anchor[taken]
     assert (anchor >= 0).all()
     assert (anchor + shape <= size).all()
     tall, wide = shape.T
@@ -526,7 +551,7 @@ def test_probabilities_are_those_given(make: Any) -> None:
     num = 5000
     for prob in (0.0, 0.3, 1.0):
         drawn = make(prob).draw(HostDraws(num, 1, 0, 0, 0), frame())
-        share = np.mean(drawn.get("is_gray", drawn.get("is_erased")))
+        share = np.mean(getattr(drawn, "is_erased", drawn))
         assert abs(share - prob) <= 4.5 * (prob * (1 - prob) / num) ** 0.5
 
 
@@ -739,14 +764,14 @@ def test_a_gpu_augments_as_the_cpu_does(arrays: ImageArrays, augment: Any) -> No
         (
             lambda: TrainTransform(augment=TrivialAugment()),  # type: ignore[arg-type]
             "TrainTransform: `augment` must be a list of augmentations, got "
-            "TrivialAugment(num_bins=31, interpolation='nearest'). A single one goes into a list: "
-            "`augment=[TrivialAugment()]`.",
+            "TrivialAugment(num_bins=31, interpolation='nearest'). A single augmentation goes into "
+            "a list: `augment=[TrivialAugment()]`.",
         ),
         (
             lambda: TrainTransform(augment=[v2.RandomGrayscale(0.1)]),  # type: ignore[list-item]
             "TrainTransform: `augment` must hold augmentations of the graph, got "
-            "RandomGrayscale(p=0.1). Take those of dali_cutmix.augmentations; torchvision's cannot "
-            "run in a graph.",
+            "RandomGrayscale(p=0.1). Take augmentations of dali_cutmix.augmentations; "
+            "torchvision's cannot run in a graph.",
         ),
     ],
 )
