@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import ge, le
 from typing import Any
 
 from measured import (
     by_name,
     listed,
+    machine_of,
     mebibytes,
     number,
     ran,
@@ -59,7 +62,7 @@ def compare(result: dict[str, Any]) -> list[str]:
 
 
 def in_short(result: dict[str, Any]) -> list[str]:
-    """The loaders' rates in three columns, fastest first, and the reading, for the front page."""
+    """Return the front page's lines: rates in three columns, fastest first, reading, machine."""
     loaders = ran(row for row in result["rows"] if row["kind"] == "loader")
     mixed, plain = by_name(loaders, mix="cutmix"), by_name(loaders, mix="none")
     names = sorted(mixed, key=lambda name: -mixed[name]["median"])
@@ -71,7 +74,8 @@ def in_short(result: dict[str, Any]) -> list[str]:
     torches = [name for name in mixed if name.startswith(TORCH)]
     fastest = max(torches, key=lambda name: mixed[name]["median"], default=None)
     lines = table(["images per second", "with CutMix", "without"], rows)
-    return ["", *lines, "", _reading(result, mixed, plain, fastest), ""]
+    machine = f"<sub>{machine_of(result)}</sub>"
+    return ["", *lines, "", _reading(result, mixed, plain, fastest), "", machine, ""]
 
 
 def _ours(name: str) -> str:
@@ -80,6 +84,12 @@ def _ours(name: str) -> str:
 
 def _over(one: dict[str, Any] | None, row: dict[str, Any]) -> str:
     return "-" if one is None else f"{one['median'] / row['median']:.2f}"
+
+
+def _judged(value: float, rule: Callable[[float, float], bool], target: float, digits: int) -> str:
+    """Print a number with so many decimals, or more where rounding would contradict the verdict."""
+    texts = (f"{value:.{places}f}" for places in range(digits, 17))
+    return next(text for text in texts if rule(float(text), target) == rule(value, target))
 
 
 def _why_not(rows: list[dict[str, Any]], name: str) -> str:
@@ -136,12 +146,13 @@ def _reading(
     for key, row, what in found:
         ratio = ours / row["median"]
         met = "met" if ratio >= targets[key] else "missed"
-        texts.append(f"{ratio:.2f} times {what} (target {targets[key]:g}, {met})")
+        printed = _judged(ratio, ge, targets[key], 2)
+        texts.append(f"{printed} times {what} (target {targets[key]:g}, {met})")
     cost = 1 - ours / plain[OURS]["median"]
     met = "met" if cost <= targets["mixing"] else "missed"
     aim = f"target at most {targets['mixing']:.0%}, {met}"
     text = f"With CutMix this loader's rate is {listed(texts)}; " if texts else ""
-    text += f"mixing costs it {share(cost)} ({aim})."
+    text += f"mixing costs it {_judged(100 * cost, le, 100 * targets['mixing'], 1)} % ({aim})."
     ahead = [
         f"{name} {row['median'] / ours:.2f} times"
         for name, row in mixed.items()

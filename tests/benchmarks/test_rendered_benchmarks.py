@@ -112,6 +112,7 @@ def test_front_page_ranks_the_loaders_and_keeps_its_own_text(
     ranked = ("FFCV, JPEG", "**dali_cutmix**", "torch DataLoader, tensors", "timm")
     places = [made.index(f"| {name}") for name in ranked]
     assert places == sorted(places)
+    assert f"<sub>{MACHINE['cpu']}, " in made
     with pytest.raises(ValueError, match=r"^README\.md has no lines"):
         render.front_of(render.page_of(tmp_path, tmp_path / "none"), "nothing")
 
@@ -180,6 +181,18 @@ def test_the_baseline_is_in_the_first_row_and_who_is_ahead_is_told(
         "only, region (target 0.65, met); mixing costs it 20.0 % (target at most 3%, missed). "
         "Ahead of it: FFCV, JPEG 1.25 times and FFCV, JPEG 1.25 times without mixing."
     )
+
+
+def test_a_ratio_just_below_its_target_is_not_rounded_to_the_target(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    content = comparison(torch=800 / 1.5996)
+    (decode,) = (row for row in content["rows"] if row["kind"] == "stage")
+    decode["median"] = 800 / 0.6478
+    write(tmp_path, "compare", content)
+    text = text_of(render, tmp_path)
+    assert "1.5996 times the fastest torch loader's (target 1.6, missed)" in text
+    assert "0.648 times that of decode only, region (target 0.65, missed)" in text
 
 
 def test_a_loader_that_did_not_run_is_shown_with_the_reason(

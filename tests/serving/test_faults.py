@@ -58,8 +58,9 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def readme_example() -> str:
-    """The README's training loop that goes on from a checkpoint, small: five steps an epoch."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """Return the training loop of order/README.md that resumes, made small: five steps an epoch."""
+    text = (ROOT / "dali_cutmix" / "order" / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     code = next(block for block in blocks if "load_state_dict" in block)
     for large, small in (
         ("batch_size=256", "batch_size=4, num_workers=int(os.environ['THREADS'])"),

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
+import dali_cutmix
 import damage
 from dali_cutmix import BadFileError, CutMix, DataLoader, EvalTransform, FileList, TrainTransform
 from dali_cutmix.tools.check import check_images
@@ -27,7 +28,8 @@ BAD = 13  # number of the broken file among 24, in the fourth batch of four when
 NO_IMAGE = "no image, or of a kind that is not supported (nvImageCodec failure: '#4')"
 BROKEN = "damaged or cut short (Failed to decode sample #0)"
 
-# What the README's table says of `raise`: the reason, or None where the decoder sees nothing wrong.
+# What `raise` says, as in the table of sources/README.md: the reason, or None where the decoder
+# sees nothing wrong.
 REASONS: dict[Callable[[bytes], bytes | None], str | None] = {
     damage.cut_in_the_middle: BROKEN,
     damage.without_end_marker: BROKEN,
@@ -137,17 +139,17 @@ def test_replace_changes_the_bad_sample_and_nothing_else(
         assert torch.equal(label, wanted_label)
 
 
-# Which kinds of broken file each row of the README's table speaks of.
+# Which kinds of broken file each row of that table speaks of.
 ROWS: dict[str, tuple[str, ...]] = {
-    "cut short, if only by the end marker": ("cut_in_the_middle", "without_end_marker"),
-    "given a bad Huffman table": ("with_bad_huffman_table",),
+    "truncated, if only by the end marker": ("cut_in_the_middle", "without_end_marker"),
+    "damaged in a Huffman table": ("with_bad_huffman_table",),
     "damaged in mid-stream": ("damaged_in_silence",),
     "changed by a bit that leaves a valid image": ("with_flipped_bit_that_nobody_notices",),
     "empty": ("empty",),
     "one byte, or text": ("one_byte", "text"),
     "a GIF": ("gif",),
     "behind leading junk": ("with_leading_junk",),
-    "gone, or may not be read": ("vanished",),
+    "missing, or not readable": ("vanished",),
     "of more than `max_pixels` (2<sup>27</sup>), by its header": ("huge",),
     "a 12-bit JPEG": ("twelve_bits",),
     "an arithmetic-coded JPEG": ("arithmetic_coded",),
@@ -156,7 +158,7 @@ ROWS: dict[str, tuple[str, ...]] = {
 
 def test_readmes_table_says_what_happens(pairs: list[tuple[str, int]]) -> None:
     """What happens is asserted above for each kind; here, that the table says so."""
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+    text = (Path(dali_cutmix.__file__).parent / "sources" / "README.md").read_text()
     table = re.findall(r"^\| The file is .*?\n\n", text, re.DOTALL | re.MULTILINE)[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split(" | ")] for line in table.split("\n")[2:-2]

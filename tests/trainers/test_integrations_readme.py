@@ -1,4 +1,4 @@
-"""The README's section "In your trainer": each example runs inside the trainer that it is for."""
+"""The README of the trainers: each example runs inside the trainer that it is for."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from torch.nn.parallel import DistributedDataParallel
 from dali_cutmix import CutMix, DataLoader, EpochSampler, TrainTransform
 from dali_cutmix.trainers import AccelerateLoader, LoaderTrainer, timm_loader
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "dali_cutmix" / "trainers" / "README.md"
 
 
 def examples() -> dict[str, str]:
-    """The section's code by heading, made small; the lines before the first under ``""``."""
-    section = README.read_text().split("\n## In your trainer\n", 1)[1].split("\n## ", 1)[0]
+    """Return the code by heading, made small; the code before the first heading under ``""``."""
     found = {}
-    for part in re.split(r"\n### ", "\n" + section):
-        heading, _, text = part.partition("\n")
+    for number, part in enumerate(re.split(r"\n## ", README.read_text())):
+        heading, _, text = part.partition("\n") if number else ("", "", part)
         (code,) = re.findall(r"```py\n(.*?)```", text, re.DOTALL)
         for large, small in (
             ("256, True", "4, True"),
@@ -79,7 +78,7 @@ def assert_is_the_loaders_epoch(seen: list[torch.Tensor], root: Path) -> None:
     torch.testing.assert_close(seen, expected, rtol=0, atol=0)
 
 
-def test_section_has_an_example_for_each_trainer() -> None:
+def test_readme_has_an_example_for_each_trainer() -> None:
     assert list(examples()) == [
         "",
         "Lightning",
