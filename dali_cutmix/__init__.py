@@ -4,11 +4,31 @@ from dali_cutmix._version import __version__
 from dali_cutmix.contact_sheet import contact_sheet
 from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.loader import DataLoader
-from dali_cutmix.mixing.labels import MixedTarget, mixed_target
-from dali_cutmix.mixing.loss import dense_target, mixed_cross_entropy
-from dali_cutmix.mixing.mixes import CutMix, Cutout, MixUp, RandomChoice
+from dali_cutmix.mixing.chain import Chain
+from dali_cutmix.mixing.choice import RandomChoice
+from dali_cutmix.mixing.cutmix import CutMix
+from dali_cutmix.mixing.cutout import Cutout
+from dali_cutmix.mixing.deferred import Deferred
+from dali_cutmix.mixing.graph import (
+    cutmix_plan,
+    cutout_plan,
+    mix_images,
+    mix_plan,
+    mixup_plan,
+)
+from dali_cutmix.mixing.labels import (
+    MixedTarget,
+    dense_target,
+    mixed_cross_entropy,
+    mixed_target,
+)
+from dali_cutmix.mixing.mixup import MixUp
 from dali_cutmix.mixing.paste import blend, erase, paste
-from dali_cutmix.mixing.plan import MixPlan, cutmix_plan, cutout_plan, mixup_plan
+from dali_cutmix.mixing.plan import MixPlan, Rect
+from dali_cutmix.mixing.resizemix import ResizeMix
+from dali_cutmix.mixing.ricap import RICAP
+from dali_cutmix.mixing.schedule import Scheduled
+from dali_cutmix.mixing.torch import draw_plan, mix_batch
 from dali_cutmix.order.sampler import EpochSampler
 from dali_cutmix.order.shard import Shard
 from dali_cutmix.serving.settings import Tuning
@@ -22,10 +42,13 @@ from dali_cutmix.waits import Waits
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "RICAP",
     "BadFileError",
+    "Chain",
     "CutMix",
     "Cutout",
     "DataLoader",
+    "Deferred",
     "EpochSampler",
     "EvalTransform",
     "FileList",
@@ -34,6 +57,9 @@ __all__ = [
     "MixUp",
     "MixedTarget",
     "RandomChoice",
+    "Rect",
+    "ResizeMix",
+    "Scheduled",
     "Shard",
     "TFRecords",
     "TarShards",
@@ -46,7 +72,11 @@ __all__ = [
     "cutmix_plan",
     "cutout_plan",
     "dense_target",
+    "draw_plan",
     "erase",
+    "mix_batch",
+    "mix_images",
+    "mix_plan",
     "mixed_cross_entropy",
     "mixed_target",
     "mixup_plan",

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from dali_cutmix.core.checks import check_choice
 from dali_cutmix.core.device import choose_device
 from dali_cutmix.from_torch.swap import FixedSettings, check_torch_keywords
-from dali_cutmix.mixing.mixes import Mix
+from dali_cutmix.mixing.plan import Mix
 from dali_cutmix.order.progress import Progress
 from dali_cutmix.order.sampler import EpochSampler, Remainder
 from dali_cutmix.order.shard import Shard
@@ -28,6 +28,7 @@ from dali_cutmix.serving.arguments import (
     choose_tuning,
     count_batches,
 )
+from dali_cutmix.serving.batches import Inputs
 from dali_cutmix.serving.epoch import Epoch
 from dali_cutmix.serving.graph import GraphSettings
 from dali_cutmix.serving.outputs import Finish
@@ -226,7 +227,8 @@ class DataLoader(FixedSettings):
             target=self.target,
             num_classes=self.num_classes,
             with_plan=with_plan,
-            size=transform.output_size,
+            plan=Inputs(transform, mix, with_plan=with_plan).plan,
+            num_sources=1 if mix is None else mix.num_sources,
         )
         self._fix({"mixup_enabled"})
 

@@ -46,7 +46,6 @@ and Cutout cuts every image.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,7 +66,6 @@ from dali_cutmix import (
     TrainTransform,
     mixed_cross_entropy,
 )
-from dali_cutmix.augmentations import Frame
 from harness import schedule
 from harness.pictures import find_data
 from harness.processes import Processes, split_batch, stop
@@ -156,25 +154,6 @@ def shrink(settings: Settings) -> Settings:
 # ------------------------------------------------------------------------------------------- graph
 
 
-@dataclass(frozen=True)
-class Erasing:
-    """Cutout as an augmentation of single images, so that they can be mixed after it.
-
-    Args:
-        cutout: What is erased.
-    """
-
-    cutout: Cutout
-
-    def draw(self, draws: Any, frame: Frame) -> dict[str, Any]:
-        """Draw the squares of one batch, on the host."""
-        return self.cutout.operands(self.cutout.plan(frame.size, seed=draws))
-
-    def operate(self, sample: Any, drawn: Mapping[str, Any], _frame: Frame) -> Any:
-        """Erase them, in the graph."""
-        return dataclasses.replace(sample, image=self.cutout.operate(sample.image, drawn))
-
-
 def make_train_loader(
     settings: Settings, data: Path, device: torch.device, size: int = SIDE
 ) -> DataLoader:
@@ -187,7 +166,7 @@ def make_train_loader(
     augment = []
     if settings.cutout:
         mean = tuple(round(255 * channel) for channel in MEAN)
-        augment.append(Erasing(Cutout(settings.cutout, fill=mean)))
+        augment.append(Cutout(settings.cutout, fill=mean))  # of single images, mixed after it
     return DataLoader(
         data / "train",
         split_batch(NAME, settings.batch_size, Shard.current().count, settings.accumulate),

@@ -13,6 +13,7 @@ import pytest
 from nvidia.dali import Pipeline, fn
 
 from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.core.math import GRAPH, HOST, Math
 
 #: Where pixels are made: every test that makes some runs on both.
 BACK_ENDS = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
@@ -105,7 +106,7 @@ def _draw_on_host(
             return HostDraws(batch_size, own, 0, at, 0)  # type: ignore[arg-type]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("dali_cutmix.mixing.plan.draws_of", draws_of)
+            patch.setattr("dali_cutmix.mixing.graph.draws_of", draws_of)
             drawn.append(fields(define()))
     for name, array in drawn[0].items():
         assert array.dtype == (np.float32 if name in ("lam", "kept") else np.int32), name
@@ -122,10 +123,15 @@ def cuts(
     lam = np.broadcast_to(np.asarray(lam, np.float32).reshape(-1, 1), (len(place), 1))
 
     def define(lam: Any, place: Any) -> Any:
-        return function(lam, place, size)
+        return function(lam, place, size, math_of(lam))
 
     ((anchor, extent),) = run_on_both(define, [([lam], [place])])
     return anchor[0], extent[0]
+
+
+def math_of(value: Any) -> Math:
+    """The arithmetic of what a function was given, nodes or arrays."""
+    return HOST if isinstance(value, np.ndarray) else GRAPH
 
 
 def fields(plan: Any) -> dict[str, Any]:

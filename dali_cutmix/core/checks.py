@@ -37,10 +37,10 @@ def are_numbers(value: object, count: int) -> TypeGuard[Sequence[float]]:
     )
 
 
-def check_alpha(where: str, alpha: float) -> None:
+def check_alpha(where: str, alpha: float, name: str = "alpha") -> None:
     """Refuse what is no parameter of a Beta distribution."""
     if not is_number(alpha) or not math.isfinite(alpha) or alpha <= 0:
-        refuse(where, "alpha", "be finite and above 0", alpha, "To mix nothing, pass `prob=0.0`.")
+        refuse(where, name, "be finite and above 0", alpha, "To mix nothing, pass `prob=0.0`.")
 
 
 def check_prob(where: str, prob: float, name: str = "prob") -> None:

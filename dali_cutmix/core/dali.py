@@ -52,9 +52,23 @@ def resize(image: DataNode, **arguments: Any) -> DataNode:
 
 def python_pair(function: Callable[..., Any], *nodes: DataNode) -> tuple[DataNode, DataNode]:
     """Call a Python function of lists of arrays, one per sample, once per batch; two results."""
-    results = fn.python_function(*nodes, function=function, num_outputs=2, batch_processing=True)
-    first, second = cast(tuple[DataNode, DataNode], results)
+    first, second = python_nodes(function, 2, *nodes)
     return first, second
+
+
+def python_node(function: Callable[..., Any], *nodes: DataNode) -> DataNode:
+    """Call a Python function of lists of arrays, one per sample, once per batch; one result."""
+    return fn.python_function(*nodes, function=function, batch_processing=True)
+
+
+def python_nodes(
+    function: Callable[..., Any], num_outputs: int, *nodes: DataNode
+) -> tuple[DataNode, ...]:
+    """Call a Python function of lists of arrays, one per sample, once per batch; some results."""
+    results = fn.python_function(
+        *nodes, function=function, num_outputs=num_outputs, batch_processing=True
+    )
+    return cast(tuple[DataNode, ...], results if num_outputs > 1 else (results,))
 
 
 def python_image(function: Callable[..., Any], *nodes: DataNode) -> DataNode:
@@ -101,6 +115,8 @@ __all__ = [
     "merge",
     "num_gpus",
     "python_image",
+    "python_node",
+    "python_nodes",
     "python_pair",
     "release_unused_memory",
     "resize",

@@ -10,12 +10,12 @@ The loader computes on arrays: in a graph each of these steps is an operator tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from dali_cutmix.core.dali import FLOAT, FLOAT64, INT32, constant, fn, math
+from dali_cutmix.core.dali import FLOAT, FLOAT64, INT32, constant, fn, math, python_pair
 
 _NUMPY_TYPES = {INT32: np.int32, FLOAT: np.float32, FLOAT64: np.float64}
 
@@ -29,8 +29,11 @@ class Math(Protocol):
     def sqrt(self, value: Any) -> Any:
         """Return the square root."""
 
-    def exp(self, value: Any) -> Any:
-        """Return e to the power of the value."""
+    def log(self, value: Any) -> Any:
+        """Return the natural logarithm."""
+
+    def cos(self, value: Any) -> Any:
+        """Return the cosine of an angle in radians."""
 
     def minimum(self, first: Any, second: Any) -> Any:
         """Return the smaller of two, element by element."""
@@ -63,20 +66,31 @@ class Math(Protocol):
         """Join scalars (``[B, 1]``) into a row: ``[n]`` per sample."""
 
     def stack(self, values: Sequence[Any]) -> Any:
-        """Stack values of equal shapes ``[...]`` into ``[n, ...]`` per sample.
-
-        Constants may be among the values, but not first.
-        """
+        """Stack values of equal shapes ``[...]`` into ``[n, ...]`` per sample."""
 
     def scalar(self, value: Any) -> Any:
         """Return one number per sample: ``[1]`` to ``[]`` (``[B]`` of an array)."""
 
     def of_sample(self, value: Any, sample: Any) -> Any:
-        """Give each sample the value of another sample of its batch, or its own.
+        """Give each sample the value of another sample of its batch.
 
         Args:
             value: Any shape.
-            sample: Index in the batch, a scalar.
+            sample: Index of the other sample in the batch, a scalar.
+        """
+
+    def positions(self, function: Callable[[np.ndarray], np.ndarray], value: Any) -> Any:
+        """Return each sample's index in its batch, and what a function makes of the whole batch.
+
+        In a graph this is a Python operator, since DALI has none that tells a sample its index.
+
+        Args:
+            function: From ``[B, 1]`` int32 to ``[B, 1]`` int32.
+            value: Scalar int32; of any other value only the length of the batch is used, and the
+                function is called with the indices.
+
+        Returns:
+            Two scalars int32 (``[B, 1]``).
         """
 
 
@@ -91,9 +105,13 @@ class HostMath:
         """See `Math`."""
         return np.sqrt(value)
 
-    def exp(self, value: Any) -> Any:
+    def log(self, value: Any) -> Any:
         """See `Math`."""
-        return np.exp(value)
+        return np.log(value)
+
+    def cos(self, value: Any) -> Any:
+        """See `Math`."""
+        return np.cos(value)
 
     def minimum(self, first: Any, second: Any) -> Any:
         """See `Math`."""
@@ -143,6 +161,11 @@ class HostMath:
         """See `Math`."""
         return value[sample.reshape(-1)]
 
+    def positions(self, function: Callable[[np.ndarray], np.ndarray], value: Any) -> Any:
+        """See `Math`."""
+        indices = np.arange(len(value), dtype=np.int32)[:, None]
+        return indices, function(value if value.shape == indices.shape else indices)
+
 
 class GraphMath:
     """`Math` on nodes of a graph, by DALI's operators, on the CPU."""
@@ -155,9 +178,13 @@ class GraphMath:
         """See `Math`."""
         return math.sqrt(value)
 
-    def exp(self, value: Any) -> Any:
+    def log(self, value: Any) -> Any:
         """See `Math`."""
-        return math.exp(value)
+        return math.log(value)
+
+    def cos(self, value: Any) -> Any:
+        """See `Math`."""
+        return math.cos(value)
 
     def minimum(self, first: Any, second: Any) -> Any:
         """See `Math`."""
@@ -207,96 +234,22 @@ class GraphMath:
         """See `Math`."""
         return fn.permute_batch(value, indices=sample)
 
+    def positions(self, function: Callable[[np.ndarray], np.ndarray], value: Any) -> Any:
+        """See `Math`."""
+
+        def of_lists(values: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+            indices = np.arange(len(values), dtype=np.int32)[:, None]
+            is_scalar = values[0].ndim == 0
+            results = function(np.array(values, np.int32)[:, None] if is_scalar else indices)
+            return _scalars(indices), _scalars(results)
+
+        return python_pair(of_lists, value)
+
+
+def _scalars(numbers: np.ndarray) -> list[np.ndarray]:
+    # DALI takes one array per sample, of no dimensions here, and no NumPy scalars.
+    return [np.asarray(number, np.int32) for number in numbers.reshape(-1)]
+
 
 HOST: Math = HostMath()
 GRAPH: Math = GraphMath()
-
-
-# Functions below fork on the carrier; they go when their last caller takes `draws.math`.
-
-
-def floor(value: Any) -> Any:
-    """The largest whole number not above, as a floating point number."""
-    return np.floor(value) if isinstance(value, np.ndarray) else math.floor(value)
-
-
-def sqrt(value: Any) -> Any:
-    """The square root."""
-    return np.sqrt(value) if isinstance(value, np.ndarray) else math.sqrt(value)
-
-
-def least(one: Any, other: Any) -> Any:
-    """The smaller of two, element by element; ``one`` is no plain number."""
-    return np.minimum(one, other) if isinstance(one, np.ndarray) else math.min(one, other)
-
-
-def greatest(one: Any, other: Any) -> Any:
-    """The larger of two, element by element; ``one`` is no plain number."""
-    return np.maximum(one, other) if isinstance(one, np.ndarray) else math.max(one, other)
-
-
-def cast(value: Any, dtype: Any) -> Any:
-    """Another type; to an integer from whole numbers only, where both carriers agree.
-
-    Args:
-        value: What is cast.
-        dtype: ``INT32``, ``FLOAT`` or ``FLOAT64``.
-    """
-    if isinstance(value, np.ndarray):
-        return value.astype(_NUMPY_TYPES[dtype])
-    return fn.cast(value, dtype=dtype)
-
-
-def alike(numbers: np.ndarray, value: Any) -> Any:
-    """Constants, the same for all samples, on the carrier of ``value``."""
-    return numbers if isinstance(value, np.ndarray) else constant(numbers)
-
-
-def column(value: Any, index: int) -> Any:
-    """One element of the last axis, which is kept: ``[..., 2]`` to ``[..., 1]``."""
-    if isinstance(value, np.ndarray):
-        return value[..., index : index + 1]
-    return fn.slice(value, start=[index], shape=[1], axes=[-1])
-
-
-def smallest_row(value: Any) -> Any:
-    """The smallest of ``n`` rows: ``[n, 1]`` of a sample to ``[1, 1]``."""
-    if isinstance(value, np.ndarray):
-        return value.min(axis=-2, keepdims=True)
-    return fn.reductions.min(value, axes=[0], keep_dims=True)
-
-
-def largest(value: Any) -> Any:
-    """The largest of a sample's numbers: ``[n, 1]`` to a scalar (``[B]`` of an array)."""
-    return value.max(axis=(-2, -1)) if isinstance(value, np.ndarray) else fn.reductions.max(value)
-
-
-def row(value: Any, index: Any) -> Any:
-    """One row of each sample: ``[n, k]`` and a scalar to ``[k]``."""
-    if isinstance(value, np.ndarray):
-        return value[np.arange(len(value)), index]
-    return value[index]
-
-
-def stack(one: Any, other: Any) -> Any:
-    """Two values of equal shapes ``[...]`` as one ``[2, ...]`` per sample; one may be constants."""
-    if isinstance(one, np.ndarray):
-        return np.stack(np.broadcast_arrays(one, other), axis=1)
-    return fn.stack(one, other)
-
-
-def scalar(value: Any) -> Any:
-    """One number per sample: ``[1]`` to ``[]`` (``[B]`` of an array)."""
-    return value.reshape(-1) if isinstance(value, np.ndarray) else fn.reshape(value, shape=[])
-
-
-def of_sample(value: Any, sample: Any) -> Any:
-    """Give each sample the value of another sample of its batch, or its own.
-
-    Args:
-        value: Any shape.
-        sample: Index in the batch, a scalar.
-    """
-    if isinstance(value, np.ndarray):
-        return value[sample.reshape(-1)]
-    return fn.permute_batch(value, indices=sample)

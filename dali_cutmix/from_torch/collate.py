@@ -15,7 +15,10 @@ from torch.utils.data import default_collate
 
 from dali_cutmix.from_torch.proof import are_equal, generators_at, held
 from dali_cutmix.from_torch.report import NoCounterpartError, torchvision_name
-from dali_cutmix.mixing.mixes import CutMix, Mix, MixUp, RandomChoice
+from dali_cutmix.mixing.choice import RandomChoice
+from dali_cutmix.mixing.cutmix import CutMix
+from dali_cutmix.mixing.mixup import MixUp
+from dali_cutmix.mixing.plan import Mix
 from dali_cutmix.transforms.crop import Triple
 
 #: Batches that are tried: one that differs with probability p passes with (1 - p) ** NUM_TRIALS.

@@ -1,140 +1,187 @@
-"""What every mix can do, and one of several for each batch: which, and its plan."""
+"""`RandomChoice`: one of several mixes for each batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from math import inf as INFINITY
+from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.dali import FLOAT, INT32, DataNode, fn, math, merge, split
-from dali_cutmix.core.draws import Draws, under
-from dali_cutmix.core.math import alike, cast, scalar
-from dali_cutmix.mixing.partner import share
-from dali_cutmix.mixing.plan import MixPlan
-
-_FIELDS = ("own", "partner", "lam", "kept", "anchor", "extent")
-
-#: What a mix has; see `Mix`.
-MIX_NAMES = ("mixes_labels", "makes_float", "plan", "operands", "operate")
-
-
-class Mix(Protocol):
-    """What a loader asks of a mix."""
-
-    @property
-    def mixes_labels(self) -> bool:
-        """Whether labels change: targets are weights of classes, and a batch needs two samples."""
-
-    @property
-    def makes_float(self) -> bool:
-        """Whether `operate` and `apply` give float32 instead of what they are given."""
-
-    def plan(self, size: tuple[int, int], *, seed: int | Draws | None = None) -> MixPlan:
-        """Draw the plan for images of ``size`` ``(height, width)`` in pixels; see `cutmix_plan`."""
-
-    def apply(self, image: DataNode, plan: MixPlan) -> DataNode:
-        """Apply the plan to ``image``, ``[height, width, 3]`` uint8 per sample, CPU or GPU."""
-
-    def operands(self, plan: MixPlan) -> dict[str, Any]:
-        """What `operate` takes of a plan, by name; nodes or arrays, as the plan is."""
-
-    def operate(self, image: DataNode, operands: Mapping[str, DataNode]) -> DataNode:
-        """As `apply`, where the loader's host made the operands and images have the right size."""
+from dali_cutmix.core.checks import are_numbers, refuse
+from dali_cutmix.core.dali import FLOAT, DataNode, fn, merge, split
+from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.core.tree import map_leaves
+from dali_cutmix.mixing.plan import Mix, MixPlan, Rect, is_mix, min_batch_size
 
 
 @dataclass(frozen=True)
 class ChosenPlan(MixPlan):
-    """The plan of the mix that was chosen for the batch, and those of the others.
+    """The plan of the mix that was chosen for the batch, and the plans of all mixes.
 
-    Where one of the mixes cuts and the chosen one blends, ``anchor`` and ``extent`` are 0 and
-    ``kept`` is below 1.
+    ``source``, ``weight``, ``put``, ``lam`` and `kept` are those of the chosen mix. Where that mix
+    has fewer regions than another, regions of weight 0 follow that show the sample itself. Where
+    the chosen mix blends and another cuts, ``put`` is 0.
 
     Attributes:
-        choice: Which was chosen, equal for all samples of a batch. Scalar int32.
-        plans: What was drawn for each.
+        choice: Which mix was chosen, equal for all samples of a batch: scalar int32.
+        plans: What was drawn for each mix.
+        kept_by_choice: See `MixPlan.kept`; NaN where a mix of more than two regions was chosen.
     """
 
-    choice: Any
-    plans: tuple[MixPlan, ...]
+    choice: Any = None
+    plans: tuple[MixPlan, ...] = ()
+    kept_by_choice: Any = None
+
+    @property
+    def blends(self) -> bool:
+        """Whether one of the mixes blends, so that pixels of all are float32."""
+        return any(plan.blends for plan in self.plans)
+
+    @cached_property
+    def kept(self) -> Any:
+        """Share of the image that stays the sample's own: see `MixPlan.kept`."""
+        self._needs_at_most_two("kept")
+        return self.kept_by_choice
+
+    def for_operators(self) -> ChosenPlan:
+        """Return the choice and the plans without what only labels need."""
+        plans = tuple(plan.for_operators() for plan in self.plans)
+        return ChosenPlan(None, None, self.size, choice=self.choice, plans=plans)
 
 
-def choose_plan(
-    mixes: Sequence[Mix], weights: Sequence[float], size: tuple[int, int], draws: Draws
-) -> ChosenPlan:
-    """Draw a plan of each, and take that of one.
+@dataclass(frozen=True)
+class RandomChoice:
+    """Mix each batch by one of several mixes, as ``torchvision.transforms.v2.RandomChoice`` does.
 
     Args:
-        mixes: Of which one is taken.
-        weights: Probability of each, summing to 1.
-        size: ``(height, width)`` of every image, in pixels.
-        draws: Where the numbers come from; each mix gets a part with names of its own.
-
-    Returns:
-        A plan of nodes or arrays, as the draws are.
+        mixes: At least one mix, of any kinds. ``CutMix(prob=0)`` is a mix that mixes nothing.
+            Pixels are float32 where one of them blends, else bytes.
+        weights: How likely each is, at least 0 and not all 0. Their sum does not matter. None makes
+            all equally likely.
     """
-    plans = tuple(
-        mix.plan(size, seed=draws.under(f"choice/{place}/")) for place, mix in enumerate(mixes)
-    )
-    drawn = draws.uniform("choice", [1])
-    drawn = share(drawn, "batch", plans[0].own * 0)
-    choice = scalar(cast(drawn < 0, INT32))
-    for bound in np.cumsum(weights)[:-1]:
-        choice = choice + scalar(cast(drawn >= float(bound), INT32))
-    fields = {name: _taken([getattr(plan, name) for plan in plans], choice) for name in _FIELDS}
-    return ChosenPlan(**fields, size=plans[0].size, choice=choice, plans=plans)
+
+    mixes: Sequence[Mix]
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        where = "RandomChoice"
+        object.__setattr__(self, "mixes", check_mixes(where, self.mixes))
+        if self.weights is None:
+            return
+        is_fine = are_numbers(self.weights, len(self.mixes))
+        if not is_fine or min(self.weights) < 0 or not 0 < sum(self.weights) < INFINITY:
+            rule = f"be {len(self.mixes)} numbers of at least 0, one for each mix, and not all 0"
+            refuse(where, "weights", rule, self.weights)
+        object.__setattr__(self, "weights", tuple(self.weights))
+
+    @property
+    def num_sources(self) -> int:
+        """Regions of a plan: those of the mix that has most."""
+        return max(mix.num_sources for mix in self.mixes)
+
+    @property
+    def min_batch_size(self) -> int:
+        """Samples that a batch needs: as many as the mix that needs most."""
+        return max(map(min_batch_size, self.mixes))
+
+    def draw(self, draws: Draws, frame: Frame) -> ChosenPlan:
+        """Draw the plan, on the host; see `Mix`."""
+        plans = tuple(
+            mix.draw(draws.under(f"choice/{place}/"), frame) for place, mix in enumerate(self.mixes)
+        )
+        weights = self.weights or [1.0] * len(self.mixes)
+        bounds = np.cumsum([weight / sum(weights) for weight in weights])[:-1]
+        drawn = draws.uniform("choice", [1])[0, 0]
+        choice = int(sum(drawn >= bound for bound in bounds))
+        num_samples = len(plans[0].source)
+        return ChosenPlan(
+            **_fields_of(plans[choice], plans, self.num_sources),
+            size=frame.size,
+            choice=np.full(num_samples, choice, np.int32),
+            plans=plans,
+        )
+
+    def operate(self, sample: Sample, plan: MixPlan, frame: Frame) -> Sample:
+        """Apply the plan, which is of this mix, to pixels; see `Mix`."""
+        if not isinstance(plan, ChosenPlan):
+            refuse("RandomChoice", "plan", "be drawn by RandomChoice", type(plan).__name__)
+        return self._operate_from(0, sample, plan.choice, plan.plans, plan.blends, frame)
+
+    def _operate_from(
+        self,
+        first: int,
+        sample: Sample,
+        choice: DataNode,
+        plans: Sequence[MixPlan],
+        to_float: bool,
+        frame: Frame,
+    ) -> Sample:
+        """Apply to each batch the mix that was chosen, and spare it the mixes before and behind.
+
+        A batch goes through whole or not at all, so that indices of its samples stay right.
+        """
+        mix, plan = self.mixes[first], plans[0]
+        if first == len(self.mixes) - 1:
+            return _as_float(mix.operate(sample, plan, frame), to_float)
+        is_chosen = choice == first
+        part, others = _split(sample, is_chosen)
+        mixed = _as_float(mix.operate(part, _split(plan, is_chosen)[0], frame), to_float)
+        choice, plans = split(choice, is_chosen)[1], _split(plans[1:], is_chosen)[1]
+        rest = self._operate_from(first + 1, others, choice, plans, to_float, frame)
+        return Sample(merge(mixed.image, rest.image, is_chosen))
 
 
-def _taken(values: Sequence[Any], choice: Any) -> Any:
-    """Each sample's value of the plan that was chosen; 0 where that has none, None if none has."""
-    found = None
-    for place, value in enumerate(values):
-        if value is None:
-            continue
-        is_chosen = choice == place
-        if isinstance(value, np.ndarray):
-            is_chosen = is_chosen.reshape(-1, *[1] * (value.ndim - 1)).astype(value.dtype)
-        own = value * is_chosen  # of finite numbers: to the bit, or 0
-        found = own if found is None else found + own
-    return found
+def check_mixes(where: str, mixes: Any) -> tuple[Mix, ...]:
+    """Refuse all but a list of at least one mix."""
+    if not isinstance(mixes, (tuple, list)) or not mixes:
+        refuse(where, "mixes", "be a list of at least one mix", mixes)
+    for mix in mixes:
+        if not is_mix(mix):
+            way_out = "Pass mixes of dali_cutmix, such as `CutMix()`."
+            refuse(where, "mixes", "hold mixes", mix, way_out)
+    return tuple(mixes)
 
 
-def operate_chosen(
-    mixes: Sequence[Mix],
-    image: DataNode,
-    operands: Mapping[str, DataNode],
-    *,
-    to_float: bool,
-    first: int = 0,
-) -> DataNode:
-    """Apply to each batch what was chosen for it, and spare it the others.
-
-    A batch goes through whole or not at all, so that indices of its samples stay right.
-
-    Args:
-        mixes: Of which one was taken.
-        image: ``[height, width, 3]`` uint8 per sample, CPU or GPU.
-        operands: ``choice``, and those of each mix, whose names start with its place: ``0/...``.
-        to_float: Make results float32 that are not, so that all have one type.
-        first: Place of the first one that is left.
-    """
-    own = under(f"{first}/", operands)
-    if first == len(mixes) - 1:
-        made = mixes[first].operate(image, own)
-        return fn.cast(made, dtype=FLOAT) if to_float else made
-    is_chosen = operands["choice"] == first
-    part, others = split(image, is_chosen)
-    made = mixes[first].operate(
-        part, {name: split(node, is_chosen)[0] for name, node in own.items()}
-    )
-    left = {name: split(node, is_chosen)[1] for name, node in operands.items()}
-    rest = operate_chosen(mixes, others, left, to_float=to_float, first=first + 1)
-    return merge(fn.cast(made, dtype=FLOAT) if to_float else made, rest, is_chosen)
+def _fields_of(chosen: MixPlan, plans: Sequence[MixPlan], num_regions: int) -> dict[str, Any]:
+    """Return a plan's fields, padded to the fields and regions that the other plans have."""
+    missing = num_regions - chosen.source.shape[1]
+    zeros = np.zeros(len(chosen.source), np.float32)
+    put = None
+    if any(plan.put is not None for plan in plans):
+        if chosen.put is None:
+            shape = (len(zeros), num_regions, 2)
+            put = Rect(np.zeros(shape, np.int32), np.zeros(shape, np.int32))
+        else:
+            # In front, so that the cut stays the last region.
+            pad = [(0, 0), (missing, 0), (0, 0)]
+            put = Rect(np.pad(chosen.put.anchor, pad), np.pad(chosen.put.extent, pad))
+    has_lam = any(plan.lam is not None for plan in plans)
+    return {
+        "source": np.concatenate([chosen.source, chosen.source[:, :1].repeat(missing, 1)], axis=1),
+        "weight": np.pad(chosen.weight, [(0, 0), (0, missing)]),
+        "put": put,
+        "lam": (zeros if chosen.lam is None else chosen.lam) if has_lam else None,
+        "kept_by_choice": chosen.kept if chosen.source.shape[1] <= 2 else zeros + np.nan,
+    }
 
 
-def of_size(image: DataNode, size: tuple[int, int]) -> DataNode:
-    """The image, which has to be of this ``(height, width)``: DALI fails the batch otherwise."""
-    # Above the size it would start before the image, below it would end behind it.
-    excess = alike(np.array(size, np.int32), image) - image.shape(dtype=INT32)[:2]
-    return fn.slice(image, start=math.min(excess, 0), shape=list(size), axes=[0, 1])
+def _split(tree: Any, is_chosen: DataNode) -> tuple[Any, Any]:
+    """Split every node of a tree into the samples that are chosen, and the others."""
+    chosen: list[DataNode] = []
+
+    def part(node: DataNode) -> DataNode:
+        true, false = split(node, is_chosen)
+        chosen.append(true)
+        return false
+
+    others = map_leaves(part, tree)
+    nodes = iter(chosen)
+    return map_leaves(lambda _: next(nodes), tree), others
+
+
+def _as_float(sample: Sample, to_float: bool) -> Sample:
+    return Sample(fn.cast(sample.image, dtype=FLOAT)) if to_float else sample

@@ -1,108 +1,129 @@
 """Where a cut lands: from a kept fraction and a place to a rectangle of whole pixels.
 
-Every function takes, per sample and on the CPU, ``lam``, the kept fraction as drawn, in [0, 1],
-with shape ``[1]`` or ``[n, 1]``, and ``place``, uniform numbers in [0, 1) for (y, x), with shape
-``[2]`` or ``[n, 2]``: one cut, or ``n`` candidates; nodes, or arrays with the batch axis in front.
-It returns ``(anchor, extent)``, top left corner and sides in pixels, int32 in the shape of
-``place``. A side may be 0, and ``anchor + extent <= size`` always holds.
+Every function here takes, per sample and on the CPU:
 
-A full side is ``side * sqrt(1 - lam)``, so that the cut has the image's aspect ratio and the area
-``1 - lam`` before it is rounded and clipped. Arithmetic is float64, so that the same draw gives the
-peers' pixels and not nearly those.
+- ``lam``, the kept fraction as drawn, in [0, 1]: ``[1]``, or ``[n, 1]`` for ``n`` candidates;
+- ``place``, uniform numbers in [0, 1) for (y, x): ``[2]`` or ``[n, 2]``;
+- ``size``, the ``(height, width)`` of every image, in pixels;
+- ``math``, the arithmetic of nodes or of arrays, which have a batch axis in front.
+
+It returns ``(anchor, extent)``, top left corner and sides in pixels, (y, x) int32 in the shape of
+``place``. A side may be 0. ``anchor + extent <= size`` always holds.
+
+A full side is ``side * sqrt(1 - lam)``, so that before rounding and clipping the cut has the
+image's aspect ratio and the area ``1 - lam``. Arithmetic is float64, so that the same draw gives
+the peers' pixels exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import pi
 from typing import Any
 
 import numpy as np
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.dali import FLOAT, FLOAT64, INT32
-from dali_cutmix.core.math import (
-    alike,
-    cast,
-    column,
-    floor,
-    greatest,
-    largest,
-    least,
-    smallest_row,
-    sqrt,
-)
+from dali_cutmix.core.math import Math
 
 Cut = tuple[Any, Any]
+Size = tuple[int, int]
 
 NUM_CANDIDATES = 64  # cuts drawn when bounds are set on the kept fraction
 
+#: Standard deviation of a Gaussian centre, as a share of the image's side. The paper states none.
+GAUSSIAN_STD = 0.25
 
-def clipped(lam: Any, place: Any, size: tuple[int, int]) -> Cut:
-    """The authors' cut: centre uniform over the pixels, sides even, clipped by the border.
+
+def clipped(lam: Any, place: Any, size: Size, math: Math) -> Cut:
+    """Cut as the authors do: centre uniform over the pixels, sides even, clipped by the border.
 
     Source:
         Yun et al. 2019, CutMix, arXiv:1905.04899, section 3.1; ``rand_bbox`` in the authors'
         ``train.py``. torchvision's ``v2.CutMix`` has the same.
     """
-    half = floor(_side(lam, size) / 2)
-    centre = _pick(place, _sides(size, place))
-    return _between(centre - half, centre + half, size)
+    half = math.floor(_side(lam, size, math) / 2)
+    centre = _pick(place, _sides(size, math), math)
+    return _between(centre - half, centre + half, size, math)
 
 
-def clipped_whole(lam: Any, place: Any, size: tuple[int, int]) -> Cut:
-    """As ``clipped``, but an odd side keeps its last pixel.
+def clipped_whole(lam: Any, place: Any, size: Size, math: Math) -> Cut:
+    """Cut as ``clipped`` does, but keep the last pixel of an odd side.
 
     Source:
         ``rand_bbox`` in timm 1.0.31, ``timm/data/mixup.py``.
     """
-    side = _side(lam, size)
-    low = _pick(place, _sides(size, place)) - floor(side / 2)
-    return _between(low, low + side, size)
+    side = _side(lam, size, math)
+    low = _pick(place, _sides(size, math), math) - math.floor(side / 2)
+    return _between(low, low + side, size, math)
 
 
-def inside(lam: Any, place: Any, size: tuple[int, int]) -> Cut:
-    """Every place where the whole cut lies inside the image is equally likely.
+def inside(lam: Any, place: Any, size: Size, math: Math) -> Cut:
+    """Cut where the whole cut lies inside the image, each place equally likely.
 
     Source:
         ``RandomCutMixV2`` in Kornia; Harris et al. 2020, arXiv:2002.12047, compare placements.
     """
-    return _place_inside(_side(lam, size), place, size)
+    return _place_inside(_side(lam, size, math), place, size, math)
 
 
-def uniform(lam: Any, place: Any, size: tuple[int, int]) -> Cut:
-    """Every pixel is equally likely to be cut: centres reach beyond the image by half a cut.
+def uniform(lam: Any, place: Any, size: Size, math: Math) -> Cut:
+    """Cut every pixel with equal probability: centres reach beyond the image by half a cut.
 
     Source:
         ``cutmix_batch(uniform_sampling=True)`` in MosaicML Composer.
     """
-    side = _side(lam, size)
-    half = floor(side / 2)
+    side = _side(lam, size, math)
+    half = math.floor(side / 2)
     # From -ceil(side / 2) to size + half, as Composer's `randint(-side // 2, size + side // 2)`.
-    centre = _pick(place, _sides(size, side) + side) - (side - half)
-    return _between(centre - half, centre + half, size)
+    centre = _pick(place, _sides(size, math) + side, math) - (side - half)
+    return _between(centre - half, centre + half, size, math)
 
 
-def square(side: int, place: Any, size: tuple[int, int]) -> Cut:
-    """A square of ``side`` pixels around a centre uniform over the pixels, clipped by the border.
+def gaussian(lam: Any, place: Any, size: Size, math: Math) -> Cut:
+    """Cut as ``clipped`` does, but draw the centre from a Gaussian around the image's centre.
+
+    The standard deviation is a quarter of the side. Centres beyond the border are moved onto it.
+
+    Source:
+        Yun et al. 2019, CutMix, arXiv:1905.04899, "Center Gaussian CutMix" in the ablation study,
+        which states no standard deviation.
+    """
+    sides = _sides(size, math)
+    half = math.floor(_side(lam, size, math) / 2)
+    # Box and Muller: two uniform numbers make two normal ones. A float32 may be rounded up to 1.
+    uniforms = math.cast(place, FLOAT64)
+    radius = math.sqrt(math.log(math.maximum(1.0 - math.column(uniforms, 0), 2.0**-24)) * -2.0)
+    turn = math.column(uniforms, 1) * (2 * pi) - math.constant(np.array([0, pi / 2]))
+    normal = radius * math.cos(turn)
+    centre = math.floor(sides * (normal * GAUSSIAN_STD + 0.5))
+    centre = math.minimum(math.maximum(centre, 0.0), sides - 1.0)
+    return _between(centre - half, centre + half, size, math)
+
+
+def square(side: int, place: Any, size: Size, math: Math) -> Cut:
+    """Cut a square of ``side`` pixels: centre uniform over the pixels, clipped by the border.
 
     Source:
         DeVries and Taylor 2017, Cutout, arXiv:1708.04552; ``Cutout`` in the authors' ``cutout.py``.
     """
-    centre = _pick(place, _sides(size, place))
+    centre = _pick(place, _sides(size, math), math)
     half = float(side // 2)
-    return _between(centre - half, centre + half, size)
+    return _between(centre - half, centre + half, size, math)
 
 
 def between_sides(
-    length: Any, sides: tuple[float, float], place: Any, size: tuple[int, int]
+    length: Any, sides: tuple[float, float], place: Any, size: Size, math: Math
 ) -> Cut:
-    """Each side on its own uniform between two shares of the image's side, the cut inside.
+    """Draw each side uniformly between two shares of the image's side, the cut inside.
 
     Args:
         length: Uniform numbers in [0, 1) for the sides (y, x), in the shape of ``place``.
         sides: Smallest share, and the share that is just not reached, in [0, 1].
-        place: As everywhere here.
+        place: As in all functions here.
         size: ``(height, width)`` in pixels.
+        math: As in all functions here.
 
     Source:
         ``rand_bbox_minmax`` in timm 1.0.31.
@@ -111,59 +132,61 @@ def between_sides(
     high = np.array([int(side * sides[1]) for side in size], np.float64)
     if not (low < high).all():
         refuse("cutmix_plan", "sides", f"differ by at least one pixel of size={size}", sides)
-    return _place_inside(_pick(length, alike(high - low, length)) + alike(low, length), place, size)
+    length = _pick(length, math.constant(high - low), math) + math.constant(low)
+    return _place_inside(length, place, size, math)
 
 
-def kept(extent: Any, size: tuple[int, int]) -> Any:
-    """Share of the pixels outside the cut: ``[1]`` or ``[n, 1]`` float32, as ``lam``.
+def kept(extent: Any, size: Size, math: Math) -> Any:
+    """Return the share of the pixels outside the cut: ``[1]`` or ``[n, 1]`` float32, as ``lam``.
 
-    A correctly rounded quotient of two counts, up to 4096 x 4096 pixels.
+    The quotient of two counts is rounded correctly up to 4096 x 4096 pixels.
     """
     num_pixels = size[0] * size[1]
-    cut_out = column(extent, 0) * column(extent, 1)
-    return cast(num_pixels - cut_out, FLOAT) / float(num_pixels)
+    cut_out = math.column(extent, 0) * math.column(extent, 1)
+    return math.cast(num_pixels - cut_out, FLOAT) / float(num_pixels)
 
 
-def first_within(kept: Any, low: float, high: float) -> Any:
-    """Index of the first candidate within [low, high], or of the first of those nearest to it."""
-    distance = greatest(greatest(low - kept, kept - high), 0.0)
-    nearest = cast(distance <= smallest_row(distance), INT32)
+def first_within(kept: Any, low: float, high: float, math: Math) -> Any:
+    """Return the index of the first candidate within [low, high], or else of the nearest one."""
+    distance = math.maximum(math.maximum(low - kept, kept - high), 0.0)
+    nearest = math.cast(distance <= math.smallest_row(distance), INT32)
     countdown = np.arange(NUM_CANDIDATES, 0, -1, dtype=np.int32)[:, None]
-    return NUM_CANDIDATES - largest(nearest * alike(countdown, nearest))
+    return NUM_CANDIDATES - math.largest(nearest * math.constant(countdown))
 
 
-Placement = Callable[[Any, Any, tuple[int, int]], Cut]
+Placement = Callable[[Any, Any, Size, Math], Cut]
 
 PLACEMENTS: dict[str, Placement] = {
     "clipped": clipped,
     "clipped_whole": clipped_whole,
     "inside": inside,
     "uniform": uniform,
+    "gaussian": gaussian,
 }
 
 
-def _sides(size: tuple[int, int], value: Any) -> Any:
-    """The image's sides, float64, on the carrier of ``value``."""
-    return alike(np.array(size, np.float64), value)
+def _sides(size: Size, math: Math) -> Any:
+    return math.constant(np.array(size, np.float64))
 
 
-def _place_inside(side: Any, place: Any, size: tuple[int, int]) -> Cut:
-    anchor = _pick(place, _sides(size, side) - side + 1.0)
-    return cast(anchor, INT32), cast(side, INT32)
+def _side(lam: Any, size: Size, math: Math) -> Any:
+    """Return the full sides of a cut, whole and float64."""
+    return math.floor(_sides(size, math) * math.sqrt(1.0 - math.cast(lam, FLOAT64)))
 
 
-def _side(lam: Any, size: tuple[int, int]) -> Any:
-    return floor(_sides(size, lam) * sqrt(1.0 - cast(lam, FLOAT64)))
+def _place_inside(side: Any, place: Any, size: Size, math: Math) -> Cut:
+    anchor = _pick(place, _sides(size, math) - side + 1.0, math)
+    return math.cast(anchor, INT32), math.cast(side, INT32)
 
 
-def _pick(place: Any, count: Any) -> Any:
-    """A whole number in [0, count), uniform as ``place`` is in [0, 1)."""
+def _pick(place: Any, count: Any, math: Math) -> Any:
+    """Return a whole number in [0, count), uniform as ``place`` is in [0, 1)."""
     # The minimum guards against a float32 uniform number that was rounded up to 1.
-    return least(floor(cast(place, FLOAT64) * count), count - 1.0)
+    return math.minimum(math.floor(math.cast(place, FLOAT64) * count), count - 1.0)
 
 
-def _between(low: Any, high: Any, size: tuple[int, int]) -> Cut:
-    # Cast last: a cast from float to integer rounds, so what it gets must be whole already.
-    sides = _sides(size, low)
-    low, high = (least(greatest(end, 0.0), sides) for end in (low, high))
-    return cast(low, INT32), cast(high - low, INT32)
+def _between(low: Any, high: Any, size: Size, math: Math) -> Cut:
+    # Cast last: a cast from float to integer rounds, so the numbers must be whole before.
+    sides = _sides(size, math)
+    low, high = (math.minimum(math.maximum(end, 0.0), sides) for end in (low, high))
+    return math.cast(low, INT32), math.cast(high - low, INT32)

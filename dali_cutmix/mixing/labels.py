@@ -1,8 +1,9 @@
-"""A plan applied to labels: two classes and two weights per sample.
+"""Labels of mixed samples: each source's class, weighed by what the pixels show.
 
-The loader does it on the host, where it feeds them. `mixed_target` is the small Python operator for
-graphs of other people's: DALI runs those one at a time in the process, so this one is called once
-per batch and handles two numbers per sample. Dense rows are made from them later, on the device.
+The loader weighs labels on the host. `mixed_target` is the small Python operator for graphs that
+users write: DALI runs Python operators one at a time in the process, so this operator is called
+once per batch and handles a few numbers per sample. `dense_target` and `mixed_cross_entropy` come
+after the graph, in torch.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
-from dali_cutmix.core.dali import DataNode, python_pair
+from dali_cutmix.core.checks import check_prob
+from dali_cutmix.core.dali import DataNode, python_node
 from dali_cutmix.mixing.plan import MixPlan
 
 
 class MixedTarget(NamedTuple):
-    """Two classes and their weights per sample: the small form of a mixed target.
+    """Classes and their weights per sample: the small form of a mixed target.
 
-    In a graph the fields are nodes, per sample; a loader with ``target="pair"`` hands out tensors
-    with a batch axis in front.
+    In a graph the fields are nodes, with the shapes below. A loader with ``target="pair"`` gives
+    tensors with a batch axis in front.
 
     Attributes:
-        label: The sample's own class and its partner's: ``[2]`` int64.
-        weight: Weight of each, in [0, 1], summing to 1: ``[2]`` float32. Both may name one class.
+        label: Class of each source, the sample's own first: ``[k]`` int64. Classes may repeat.
+        weight: Weight of each, in [0, 1], summing to 1: ``[k]`` float32.
     """
 
     label: Any
@@ -31,53 +35,107 @@ class MixedTarget(NamedTuple):
 
 
 def mixed_target(label: DataNode, plan: MixPlan) -> MixedTarget:
-    """Weigh each sample's class and its partner's by what the pixels show.
+    """Weigh the class of each source of a sample by what the pixels show.
 
-    A pure function of labels and plan: it draws nothing and keeps nothing. The weights are ``kept``
-    and ``1 - kept`` of the plan, counted in pixels. A sample that is its own partner keeps weight
-    1, whatever was erased of it.
+    A pure function of labels and plan, which draws nothing and keeps nothing.
 
     Args:
-        label: Class index: one integer per sample, scalar or ``[1]``, CPU.
-        plan: From any plan function.
+        label: Class index: an integer per sample, scalar or ``[1]``, CPU.
+        plan: From any plan function, with ``k`` regions.
 
     Returns:
-        ``label`` ``[2]`` int64 and ``weight`` ``[2]`` float32 per sample, CPU. `dense_target`
-        turns a batch of them into rows on the device.
+        ``label`` ``[k]`` int64 and ``weight`` ``[k]`` float32 per sample, CPU. `dense_target` turns
+        a batch of them into rows on the device.
     """
-    return MixedTarget(*python_pair(_pair_labels, label, plan.partner, plan.kept))
+    return MixedTarget(python_node(_labels_of_sources, label, plan.source), plan.weight)
 
 
-def _pair_labels(
-    label: list[np.ndarray], partner: list[np.ndarray], kept: list[np.ndarray]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    for one in label:
-        if one.size != 1 or not np.issubdtype(one.dtype, np.integer):
+def _labels_of_sources(label: list[np.ndarray], source: list[np.ndarray]) -> list[np.ndarray]:
+    for value in label:
+        if value.size != 1 or not np.issubdtype(value.dtype, np.integer):
             raise ValueError(
                 "mixed_target: `label` must be one class index per sample, got "
-                f"{one.dtype} of shape {one.shape}. Class weights are made by dense_target, later."
+                f"{value.dtype} of shape {value.shape}. Class weights are made by dense_target, "
+                "later."
             )
-    pairs, weights = pair_labels(
-        np.array(label, np.int64).reshape(-1),
-        np.array(partner, np.int64).reshape(-1),
-        np.array(kept, np.float32).reshape(-1),
-    )
+    labels = np.array(label, np.int64).reshape(-1)
     # DALI takes a list of arrays per sample, not one array for the batch.
-    return list(pairs), list(weights)
+    return list(labels[np.array(source)])
 
 
-def pair_labels(
-    label: np.ndarray, partner: np.ndarray, kept: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weigh each sample's class and its partner's, on the host; see `mixed_target`.
+def pair_labels(label: np.ndarray, plan: MixPlan) -> MixedTarget:
+    """Weigh the class of each source of a sample, on the host; see `mixed_target`.
 
     Args:
         label: Class index of each sample: ``[B]`` int64.
-        partner: Index in the batch of each sample's partner: ``[B]`` integers.
-        kept: Kept fraction as realised: ``[B]`` float32.
+        plan: A plan of arrays.
 
     Returns:
-        ``label`` ``[B, 2]`` int64 and ``weight`` ``[B, 2]`` float32.
+        ``label`` ``[B, k]`` int64 and ``weight`` ``[B, k]`` float32.
     """
-    share = np.where(partner == np.arange(len(partner)), np.float32(1), kept)
-    return np.stack([label, label[partner]], axis=1), np.stack([share, 1 - share], axis=1)
+    return MixedTarget(label[plan.source], plan.weight)
+
+
+def unmixed_target(label: torch.Tensor, num_sources: int = 2) -> MixedTarget:
+    """Write class indices in the form of a mixed target, all weight on the first class.
+
+    Args:
+        label: ``[B]`` int64.
+        num_sources: Classes per sample, ``k``.
+
+    Returns:
+        ``label`` ``[B, k]`` int64, the class repeated, and ``weight`` ``[B, k]`` float32.
+    """
+    weight = torch.zeros((len(label), num_sources), dtype=torch.float32, device=label.device)
+    weight[:, 0] = 1
+    return MixedTarget(label[:, None].repeat(1, num_sources), weight)
+
+
+def dense_target(target: MixedTarget, num_classes: int) -> torch.Tensor:
+    """Expand a mixed target into a row of class weights per sample, on its device.
+
+    Weights of equal classes add up.
+
+    Args:
+        target: ``label`` ``[B, k]`` int64 and ``weight`` ``[B, k]`` float32.
+        num_classes: Number of columns, above every label.
+
+    Returns:
+        ``[B, num_classes]`` float32, rows summing to 1.
+    """
+    rows = target.weight.new_zeros((target.weight.shape[0], num_classes))
+    return rows.scatter_add_(1, target.label, target.weight)
+
+
+def mixed_cross_entropy(
+    logits: torch.Tensor, target: torch.Tensor | MixedTarget, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Return the cross entropy against any target a loader gives, averaged over the batch.
+
+    The result equals ``torch.nn.functional.cross_entropy`` on the dense form. With the pair form no
+    dense target is made. Smoothing applies to every sample, mixed or not, and commutes with mixing.
+    Half precision ``logits`` are computed in float32.
+
+    Args:
+        logits: Unnormalised scores: ``[B, num_classes]`` float.
+        target: Class weights ``[B, num_classes]`` float, class indices ``[B]`` int64, or a
+            `MixedTarget` of ``k`` classes, on the device of ``logits``.
+        label_smoothing: Share of each target spread evenly over all classes, in [0, 1].
+
+    Returns:
+        Scalar.
+    """
+    check_prob("mixed_cross_entropy", label_smoothing, "label_smoothing")
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    if not isinstance(target, MixedTarget):
+        if target.is_floating_point():
+            target = target.to(logits.dtype)
+        return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
+    log_prob = F.log_softmax(logits, dim=1)
+    loss = -(log_prob.gather(1, target.label) * target.weight).sum(dim=1)
+    if label_smoothing:
+        loss = (1 - label_smoothing) * loss - label_smoothing / logits.shape[1] * log_prob.sum(
+            dim=1
+        )
+    return loss.mean()

@@ -1,146 +1,149 @@
-"""A plan applied to pixels: paste, blend, erase."""
+"""A plan applied to pixels by DALI's operators: paste, blend, erase."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import numpy as np
 
-from dali_cutmix.core.dali import FLOAT, INT32, DataNode, fn, math
-from dali_cutmix.core.math import alike, cast, column, scalar, stack
-from dali_cutmix.mixing.plan import MixPlan
+from dali_cutmix.core.dali import FLOAT, INT32, DataNode, constant, fn, math, resize
+from dali_cutmix.mixing.plan import MixPlan, Rect
 
 
 def paste(image: DataNode, plan: MixPlan) -> DataNode:
-    """Fill each sample's cut with the same rectangle of its partner.
+    """Fill each region of each sample from the region's source.
 
-    The partner is as it was before mixing. Bytes are copied, never blended: outside the cut the
-    result is the sample, inside the partner, bit for bit. Works alike on masks of class indices.
+    The sources are as they were before mixing. Bytes are copied and never blended: every pixel of
+    the result is bit for bit a pixel of its source, unless the plan resizes. Works on masks of
+    class indices as well.
 
     Args:
         image: ``[height, width, channels]`` uint8 (or int16, int32, float32) per sample, of the
             plan's size, CPU or GPU.
-        plan: From `cutmix_plan`.
+        plan: A plan of nodes with rectangles, from `cutmix_plan` or `mix_plan`.
 
     Returns:
-        As ``image``.
+        Shape, type and device of ``image``.
 
     Raises:
-        ValueError: The plan has no cut.
+        ValueError: The plan blends or erases.
         RuntimeError: In the first batch, by DALI: an image is not of the plan's size.
     """
-    _needs_cut("paste", plan)
-    # An image of another size than the plan's has to fail: below it the first region reaches beyond
-    # the image, above it beyond the output.
-    whole = math.max(image.shape(dtype=INT32)[:2], alike(np.array(plan.size, np.int32), image))
-    return paste_regions(image, **regions(plan, whole), output_size=list(plan.size))
-
-
-def regions(plan: MixPlan, whole: Any = None) -> dict[str, Any]:
-    """What a paste takes from where: the whole sample, and its cut from the partner.
-
-    An empty cut names the sample itself as the source. DALI 2.4.0 pastes a region of no area right
-    on the CPU; its GPU kernel opens such a region and never closes it, so that the region's source
-    would show (read in ``paste_gpu.h`` and run on the host; not yet on a GPU).
-
-    Args:
-        plan: One with a cut, of nodes or arrays.
-        whole: ``(height, width)`` of the sample, ``[2]`` int32; None takes the plan's.
-
-    Returns:
-        Arguments of ``fn.multi_paste``: ``in_ids`` ``[2]``, and ``in_anchors`` and ``shapes``
-        ``[2, 2]``, (y, x) in pixels, int32 per sample.
-    """
-    area = scalar(column(plan.extent, 0) * column(plan.extent, 1))
-    source = plan.own + (plan.partner - plan.own) * cast(area > 0, INT32)
-    if whole is None:
-        whole = alike(np.array(plan.size, np.int32), plan.extent)
-    corner = alike(np.zeros(2, np.int32), plan.anchor)
-    return {
-        "in_ids": stack(plan.own, source),
-        "in_anchors": stack(corner, plan.anchor),
-        "shapes": stack(whole, plan.extent),
-    }
+    if plan.put is None:
+        _refuse_kind("paste", "have rectangles", "one that blends", "blend(image, plan)")
+    if plan.taken is None:
+        _refuse_kind("paste", "read pixels", "one that erases", "erase(image, plan)")
+    # An image of another size than the plan's has to fail: a region that is longer by the
+    # difference reaches beyond the image or beyond the result.
+    difference = math.abs(image.shape(dtype=INT32)[:2] - constant(np.array(plan.size, np.int32)))
+    taken = Rect(plan.taken.anchor, plan.taken.extent + difference)
+    is_same = plan.taken is plan.put
+    plan = replace(plan, taken=taken, put=taken if is_same else plan.put)
+    return paste_regions(image, without_empty(plan))
 
 
 def paste_regions(
-    image: DataNode, *, in_ids: Any, in_anchors: Any, shapes: Any, **arguments: Any
+    image: DataNode,
+    plan: MixPlan,
+    resize_each: Callable[[DataNode, DataNode], DataNode] | None = None,
 ) -> DataNode:
-    """Make each image of `regions` of the batch's, which keep their places.
+    """Paste as `paste` does, without a look at the sizes of images and at empty regions.
 
     Args:
         image: As `paste` takes it.
-        in_ids: Which samples the regions are of.
-        in_anchors: Their top left corners.
-        shapes: Their sides.
-        arguments: Further ones of ``fn.multi_paste``. It takes the images to be of one size.
+        plan: A plan whose empty regions show the sample itself, as `without_empty` makes it.
+        resize_each: How to resize, where the plan does; see `Frame.resize`.
     """
+    taken, put = plan.taken, plan.put
+    assert taken is not None
+    assert put is not None
+    if plan.resizes:
+        partner = fn.permute_batch(image, indices=plan.source[1])
+        resized = (resize_each or _resize_each)(partner, put.extent[1])
+        return fn.multi_paste(image, resized, out_anchors=put.anchor, output_size=list(plan.size))
     return fn.multi_paste(
         image,
-        in_ids=in_ids,
-        in_anchors=in_anchors,
-        shapes=shapes,
-        out_anchors=in_anchors,
-        **arguments,
+        in_ids=plan.source,
+        in_anchors=taken.anchor,
+        shapes=taken.extent,
+        out_anchors=put.anchor,
+        output_size=list(plan.size),
     )
 
 
+def without_empty(plan: MixPlan) -> MixPlan:
+    """Name the sample itself as the source of empty regions, in a plan of nodes or arrays.
+
+    DALI 2.4.0 pastes a region of no area right on the CPU. Its GPU kernel opens such a region and
+    never closes it, so that the region's source would show (read in ``paste_gpu.h`` and run on the
+    host; not yet on a GPU). With the sample itself as the source the kernel shows what was there.
+    """
+    if (parts := getattr(plan, "plans", None)) is not None:
+        plans: Any = tuple(map(without_empty, parts))
+        return replace(plan, plans=plans)  # type: ignore[call-arg]
+    if plan.taken is None or plan.put is None or plan.resizes:
+        return plan
+    source, extent = plan.source, plan.put.extent
+    if isinstance(source, np.ndarray):
+        source = np.where(extent.min(axis=-1) > 0, source, source[:, :1])
+    else:
+        is_shown = fn.cast(fn.reductions.min(extent, axes=[1]) > 0, dtype=INT32)
+        own = fn.slice(source, start=[0], shape=[1], axes=[0])
+        source = own + (source - own) * is_shown
+    return replace(plan, source=source)
+
+
+def _resize_each(image: DataNode, extent: DataNode) -> DataNode:
+    return resize(fn.reshape(image, layout="HWC"), size=fn.cast(extent, dtype=FLOAT))
+
+
 def blend(image: DataNode, plan: MixPlan) -> DataNode:
-    """Weigh each sample with its partner, pixel by pixel: ``kept * own + (1 - kept) * partner``.
+    """Weigh each sample with its sources, pixel by pixel: the sum of ``weight * source``.
 
     Args:
         image: ``[height, width, channels]`` of any number type per sample, CPU or GPU.
-        plan: From any plan function; only ``partner`` and ``kept`` are read.
+        plan: A plan of nodes of two regions, from any plan function. Only ``source`` and
+            ``weight`` are read.
 
     Returns:
         Shape and range of ``image``, float32 (unrounded, so that pixels keep the weights' ratio).
     """
-    return blend_with(image, partner=plan.partner, kept=plan.kept)
-
-
-def blend_with(image: DataNode, *, partner: DataNode, kept: DataNode) -> DataNode:
-    """`blend` by the two of a plan's fields that it reads."""
     # Permuted before arithmetic makes it float32, four times the bytes.
-    other = fn.permute_batch(image, indices=partner)
-    return image * kept + other * (1.0 - kept)
+    partner = fn.permute_batch(image, indices=plan.source[1])
+    return image * plan.weight[0] + partner * plan.weight[1]
 
 
-def erase(image: DataNode, plan: MixPlan, *, fill: float | Sequence[float] = 0) -> DataNode:
+def erase(
+    image: DataNode, plan: MixPlan, *, fill: float | Sequence[float] | None = None
+) -> DataNode:
     """Fill each sample's cut with one colour.
 
     Args:
         image: ``[height, width, channels]`` per sample, CPU or GPU.
-        plan: From `cutout_plan` or `cutmix_plan`.
-        fill: Value, or one value per channel, in the units of ``image``.
+        plan: A plan of nodes with rectangles, from `cutout_plan` or `cutmix_plan`.
+        fill: Value, or one value per channel, in the units of ``image``. None takes the plan's
+            colour, and 0 where the plan has none.
 
     Returns:
-        As ``image``.
+        Shape, type and device of ``image``.
 
     Raises:
-        ValueError: The plan has no cut.
+        ValueError: The plan has no rectangles.
     """
-    _needs_cut("erase", plan)
-    return erase_region(image, fill, **region(plan))
-
-
-def region(plan: MixPlan) -> dict[str, Any]:
-    """What is erased: ``anchor`` and ``shape``, ``[2]`` float32 (y, x) in pixels per sample."""
-    return {"anchor": cast(plan.anchor, FLOAT), "shape": cast(plan.extent, FLOAT)}
-
-
-def erase_region(
-    image: DataNode, fill: float | Sequence[float], *, anchor: DataNode, shape: DataNode
-) -> DataNode:
-    """`erase` what `region` says."""
+    if plan.put is None:
+        _refuse_kind("erase", "have rectangles", "one that blends", "blend(image, plan)")
+    if fill is None:
+        fill = 0 if plan.fill is None else plan.fill
     return fn.erase(
-        fn.reshape(image, layout="HWC"), anchor=anchor, shape=shape, axes=[0, 1], fill_value=fill
+        fn.reshape(image, layout="HWC"),
+        anchor=fn.cast(plan.put.anchor[-1], dtype=FLOAT),
+        shape=fn.cast(plan.put.extent[-1], dtype=FLOAT),
+        axes=[0, 1],
+        fill_value=fill,
     )
 
 
-def _needs_cut(where: str, plan: MixPlan) -> None:
-    if plan.extent is None:
-        raise ValueError(
-            f"{where}: `plan` must have a cut, got one of mixup_plan. "
-            "Apply it with `blend(image, plan)`."
-        )
+def _refuse_kind(where: str, must: str, got: str, way_out: str) -> NoReturn:
+    raise ValueError(f"{where}: `plan` must {must}, got {got}. Apply it with `{way_out}`.")

@@ -1,281 +1,178 @@
-"""Plans: everything about a mix that is random, drawn once and read by pixels, masks and labels.
+"""Plans: everything about a mix that is random, drawn once and read by pixels and labels alike.
 
-A plan is a few bytes per sample on the CPU. `mix` applies it to pixels, `labels` to labels.
+A plan divides each sample of a batch into ``k`` regions and says whose each region is. It is a few
+bytes per sample on the CPU.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
 
-import numpy as np
+from dali_cutmix.core.dali import DataNode
+from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.frame import Frame, Sample
 
-from dali_cutmix.core.checks import (
-    check_alpha,
-    check_choice,
-    check_count,
-    check_prob,
-    check_range,
-    check_size,
-    refuse,
-)
-from dali_cutmix.core.dali import FLOAT, INT32
-from dali_cutmix.core.draws import Draws, GraphDraws, HostDraws
-from dali_cutmix.core.math import cast, row, scalar
-from dali_cutmix.mixing import cut
-from dali_cutmix.mixing.partner import Partner, Per, check_partner, leader, pair_up, position, share
 
-Placement = Literal["clipped", "clipped_whole", "inside", "uniform"]
+@dataclass(frozen=True)
+class Rect:
+    """Rectangles of whole pixels, one for each of ``k`` regions.
+
+    Attributes:
+        anchor: Top left corners: ``[k, 2]`` int32 (y, x), in pixels.
+        extent: Sides: ``[k, 2]`` int32 (y, x), in pixels. 0 where a region is empty.
+    """
+
+    anchor: Any
+    extent: Any
 
 
 @dataclass(frozen=True)
 class MixPlan:
-    """What is mixed with what, how much and where.
+    """Who owns which pixels of each sample, and what each owner's label weighs.
 
-    In a graph the fields are nodes with the shapes below per sample; `DataLoader(with_plan=True)`
-    hands them out as CPU tensors with a batch axis in front, and on the host, where the loader
-    draws, they are such arrays.
+    Fields that vary by sample are nodes in a graph, with the shapes below. On the host, where the
+    loader draws, they are NumPy arrays with a batch axis in front. ``DataLoader(with_plan=True)``
+    and `draw_plan` give tensors of the same shapes.
+
+    The weight of a source is the share of the result that the source owns, counted in whole pixels
+    or, where a mix blends, in parts of every pixel. Erased pixels keep their owner.
 
     Attributes:
-        own: Index of the sample in its batch. Scalar int32.
-        partner: Index in the batch of the sample that it is mixed with. Scalar int32.
-        lam: Kept fraction as drawn, in [0, 1]. Scalar float32.
-        kept: Kept fraction as realised: the share of the image's pixels (or, blended, of each
-            pixel) that stays the sample's own, in [0, 1]. Scalar float32. 1 when nothing is mixed,
-            also because the partner is the sample itself.
-        anchor: Top left corner of the cut in pixels: ``[2]`` int32 (y, x). None when blended.
-        extent: Sides of the cut in pixels: ``[2]`` int32 (y, x); 0 when nothing is cut. None when
-            blended.
+        source: Index in the batch of the sample that each region shows: ``[k]`` int32. The first
+            is the sample itself.
+        weight: Share of the label of each source, in [0, 1], summing to 1: ``[k]`` float32.
         size: ``(height, width)`` of every image, in pixels.
+        taken: Rectangle that each region reads from its source. None where nothing is read from
+            a rectangle: the mix blends whole images, or erases.
+        put: Rectangle that each region fills. Later regions cover earlier ones. None where the mix
+            blends.
+        lam: Kept fraction as drawn, in [0, 1]: scalar float32. None where nothing like it is drawn.
+        fill: Colour R, G, B, in [0, 255], that the rectangles of ``put`` are filled with where
+            ``taken`` is None.
+        resizes: Whether ``taken`` and ``put`` differ in size, so that pixels are resized.
     """
 
-    own: Any
-    partner: Any
-    lam: Any
-    kept: Any
-    anchor: Any
-    extent: Any
+    source: Any
+    weight: Any
     size: tuple[int, int]
+    taken: Rect | None = None
+    put: Rect | None = None
+    lam: Any = None
+    fill: tuple[float, float, float] | None = None
+    resizes: bool = False
+
+    @property
+    def blends(self) -> bool:
+        """Whether pixels are weighed sums, float32, and not copies."""
+        return self.put is None
+
+    @cached_property
+    def own(self) -> Any:
+        """Index of the sample in its batch: scalar int32."""
+        return _region(self.source, 0)
+
+    @cached_property
+    def partner(self) -> Any:
+        """Index in the batch of the other sample of a plan of two regions: scalar int32.
+
+        The sample itself where it has no partner.
+        """
+        self._needs_at_most_two("partner")
+        return _region(self.source, -1)
+
+    @cached_property
+    def kept(self) -> Any:
+        """Share of the image that stays the sample's own, in [0, 1]: scalar float32.
+
+        1 where nothing is mixed, also because the partner is the sample itself. Of a plan that
+        erases, the share of pixels that are left.
+        """
+        self._needs_at_most_two("kept")
+        return self.lam if self.fill is not None else _region(self.weight, 0)
+
+    @cached_property
+    def anchor(self) -> Any:
+        """Top left corner of the cut of a plan of two regions: ``[2]`` int32 (y, x), in pixels.
+
+        None where the mix blends.
+        """
+        self._needs_at_most_two("anchor")
+        return None if self.put is None else _region(self.put.anchor, -1)
+
+    @cached_property
+    def extent(self) -> Any:
+        """Sides of the cut of a plan of two regions: ``[2]`` int32 (y, x), in pixels.
+
+        0 where nothing is cut. None where the mix blends.
+        """
+        self._needs_at_most_two("extent")
+        return None if self.put is None else _region(self.put.extent, -1)
+
+    def for_operators(self) -> MixPlan:
+        """Return the plan without what only labels need: `Mix.operate` is given this."""
+        if self.put is None:
+            return replace(self, lam=None)
+        source = self.source if self.taken is not None else None
+        return replace(self, source=source, weight=None, lam=None)
+
+    def look_up(self) -> None:
+        """Look up the properties of a plan of two regions, so that ``vars(plan)`` shows them."""
+        if self.source.shape[-1] <= 2:
+            for name in ("own", "partner", "kept", "anchor", "extent"):
+                getattr(self, name)
+
+    def _needs_at_most_two(self, name: str) -> None:
+        if not isinstance(self.source, DataNode) and self.source.shape[-1] > 2:
+            raise AttributeError(
+                f"MixPlan: `{name}` must be asked of a plan of two regions, got one of "
+                f"{self.source.shape[-1]}. Read `source`, `weight`, `taken` and `put`."
+            )
 
 
-def cutmix_plan(
-    size: tuple[int, int],
-    *,
-    alpha: float = 1.0,
-    prob: float = 1.0,
-    per: Per = "sample",
-    partner: Partner = "derangement",
-    placement: Placement = "clipped",
-    min_kept: float = 0.0,
-    max_kept: float = 1.0,
-    sides: tuple[float, float] | None = None,
-    seed: int | Draws | None = None,
-) -> MixPlan:
-    """Draw a rectangle for every sample, to be filled from another sample of the batch.
+class Mix(Protocol):
+    """What a loader asks of a mix: numbers on the host, then operators in the graph.
 
-    Args:
-        size: ``(height, width)`` of every image, in pixels.
-        alpha: Both parameters of the Beta distribution of the kept fraction, above 0. 1 is uniform;
-            larger is nearer to one half.
-        prob: Probability in [0, 1] that a sample is mixed at all.
-        per: Who shares a draw of fraction, place and ``prob``: nobody (``"sample"``), a sample and
-            its partner (``"pair"``, for ``partner="flip"``), or everyone (``"batch"``).
-        partner: Who is mixed with whom: a random permutation without fixed points
-            (``"derangement"``, a single cycle through the batch), with them
-            (``"permutation"``), the sample before (``"roll"``), or the batch read backwards
-            (``"flip"``).
-        placement: Where the cut lands, see `dali_cutmix.mixing.cut`: ``"clipped"`` by the border,
-            as the authors; ``"clipped_whole"``, as timm; wholly ``"inside"``; or ``"uniform"``, so
-            that every pixel is equally likely to be cut.
-        min_kept: Least kept fraction as realised, in [0, 1].
-        max_kept: Largest kept fraction as realised. With either bound set, 64 cuts are drawn and
-            the first within the bounds is taken; where none is, the nearest. Applies to samples
-            that ``prob`` chose.
-        sides: ``(min, max)`` of the cut's sides as shares of the image's, drawn independently and
-            uniformly in place of ``alpha``; always placed inside. timm's ``cutmix_minmax``.
-        seed: Base of the seeds of all draws here, at least 0; None derives it from the graph's.
-            With the loader's draws on the host the plan is one of arrays.
-
-    Returns:
-        The plan; its ``kept`` counts pixels, so that it is the weight of the sample's own label.
-
-    Raises:
-        ValueError: An argument outside its range, named with its value.
-
-    Source:
-        Yun et al. 2019, CutMix, arXiv:1905.04899.
+    A class with these three members can be given to ``DataLoader(mix=...)``. It needs no base
+    class.
     """
-    where = "cutmix_plan"
-    size = check_size(where, size)
-    check_cutmix(
-        where,
-        alpha=alpha,
-        prob=prob,
-        per=per,
-        partner=partner,
-        placement=placement,
-        min_kept=min_kept,
-        max_kept=max_kept,
-        sides=sides,
-    )
-    draws = draws_of(where, seed)
-    bounded = min_kept > 0 or max_kept < 1
-    rows = [cut.NUM_CANDIDATES] if bounded else []
-    place = draws.uniform("cutmix/place", [*rows, 2])
-    if sides is None:
-        lam = draws.beta("cutmix/lam", alpha, [*rows, 1])
-        anchor, extent = cut.PLACEMENTS[placement](lam, place, size)
-    else:
-        length = draws.uniform("cutmix/sides", [*rows, 2])
-        anchor, extent = cut.between_sides(length, sides, place, size)
-        lam = cut.kept(extent, size)
-    if bounded:
-        chosen = cut.first_within(cut.kept(extent, size), min_kept, max_kept)
-        lam, anchor, extent = (row(value, chosen) for value in (lam, anchor, extent))
-    own, other = pair_up(partner, draws, "cutmix/partner")
-    first = leader(per, own, other)
-    lam, anchor, extent = (share(value, per, first) for value in (lam, anchor, extent))
-    # Without another sample nothing is cut: an image pasted on itself keeps all its pixels.
-    extent = extent * cast(own != other, INT32)
-    if prob < 1:
-        extent = extent * share(draws.chance("cutmix/prob", prob), per, first)
-    return _plan(own, other, lam, cut.kept(extent, size), anchor, extent, size)
+
+    @property
+    def num_sources(self) -> int:
+        """Regions of a plan, ``k``. With 1, labels stay as they are."""
+
+    def draw(self, draws: Draws, frame: Frame, /) -> MixPlan:
+        """Draw the plan of one batch. Numbers only.
+
+        Args:
+            draws: Where the numbers come from. ``draws.progress(num_epochs)`` tells how far the
+                run has come.
+            frame: What every image looks like.
+        """
+
+    def operate(self, sample: Sample, plan: MixPlan, frame: Frame, /) -> Sample:
+        """Apply a plan to the samples of a batch. DALI operators only.
+
+        Args:
+            sample: The batch before this mix.
+            plan: What `draw` returned, with CPU nodes in the place of arrays. In a loader a plan
+                with rectangles has neither ``weight`` nor ``lam`` here, which no operator reads.
+            frame: What every image looks like.
+        """
 
 
-def mixup_plan(
-    size: tuple[int, int],
-    *,
-    alpha: float = 1.0,
-    prob: float = 1.0,
-    per: Per = "sample",
-    partner: Partner = "derangement",
-    seed: int | Draws | None = None,
-) -> MixPlan:
-    """Draw, for every sample, a share of another sample of the batch to blend in.
-
-    Args:
-        size: ``(height, width)`` of every image, in pixels.
-        alpha: Both parameters of the Beta distribution of the kept fraction, above 0. The paper
-            takes 1 on CIFAR and 0.2 on ImageNet.
-        prob: Probability in [0, 1] that a sample is mixed at all.
-        per: As in `cutmix_plan`.
-        partner: As in `cutmix_plan`.
-        seed: Base of the seeds of all draws here, at least 0; None derives it from the graph's.
-
-    Returns:
-        The plan; without a cut, and with ``kept == lam`` for every sample that is mixed.
-
-    Raises:
-        ValueError: An argument outside its range, named with its value.
-
-    Source:
-        Zhang et al. 2017, mixup, arXiv:1710.09412.
-    """
-    where = "mixup_plan"
-    size = check_size(where, size)
-    check_mixup(where, alpha=alpha, prob=prob, per=per, partner=partner)
-    draws = draws_of(where, seed)
-    lam = draws.beta("mixup/lam", alpha, [1])
-    own, other = pair_up(partner, draws, "mixup/partner")
-    first = leader(per, own, other)
-    lam = share(lam, per, first)
-    mixed = cast(own != other, FLOAT)
-    if prob < 1:
-        mixed = mixed * cast(share(draws.chance("mixup/prob", prob), per, first), FLOAT)
-    # Written so that a mixed sample keeps `lam` to the bit, and another one exactly 1.
-    return _plan(own, other, lam, lam * mixed + (1.0 - mixed), None, None, size)
+def is_mix(value: object) -> bool:
+    """Tell whether a value has the members of `Mix`."""
+    names = ("num_sources", "draw", "operate")
+    return not isinstance(value, type) and all(hasattr(value, name) for name in names)
 
 
-def cutout_plan(
-    size: tuple[int, int],
-    *,
-    side: int,
-    prob: float = 1.0,
-    seed: int | Draws | None = None,
-) -> MixPlan:
-    """Draw a square for every sample, to be erased.
-
-    Args:
-        size: ``(height, width)`` of every image, in pixels.
-        side: Side of the square in pixels, even; its centre is uniform over the image's pixels and
-            the border clips it.
-        prob: Probability in [0, 1] that a sample is cut at all.
-        seed: Base of the seeds of all draws here, at least 0; None derives it from the graph's.
-
-    Returns:
-        The plan; every sample is its own partner, so that no label changes, and ``kept`` is the
-        share of pixels that are left.
-
-    Raises:
-        ValueError: An argument outside its range, named with its value.
-
-    Source:
-        DeVries and Taylor 2017, Cutout, arXiv:1708.04552.
-    """
-    where = "cutout_plan"
-    size = check_size(where, size)
-    check_cutout(where, side=side, prob=prob)
-    draws = draws_of(where, seed)
-    place = draws.uniform("cutout/place", [2])
-    anchor, extent = cut.square(side, place, size)
-    if prob < 1:
-        extent = extent * draws.chance("cutout/prob", prob)
-    own, kept = position(anchor), cut.kept(extent, size)
-    return _plan(own, own, kept, kept, anchor, extent, size)
+def min_batch_size(mix: Mix) -> int:
+    """Return how many samples a batch needs: what the mix says, or 2 where labels are mixed."""
+    return int(getattr(mix, "min_batch_size", 2 if mix.num_sources > 1 else 1))
 
 
-def draws_of(where: str, seed: int | Draws | None) -> Draws:
-    """Where a graph function's numbers come from: as given, or from a seed or the graph's."""
-    if isinstance(seed, (GraphDraws, HostDraws)):
-        return seed
-    return GraphDraws.of(where, seed)  # type: ignore[arg-type]  # refuses what is no integer
-
-
-def _plan(own: Any, partner: Any, lam: Any, kept: Any, *rest: Any) -> MixPlan:
-    """A plan whose four numbers per sample are scalars."""
-    if isinstance(own, np.ndarray):
-        own, partner = scalar(own), scalar(partner)
-    return MixPlan(own, partner, scalar(lam), scalar(kept), *rest)
-
-
-def check_cutmix(
-    where: str,
-    *,
-    alpha: float,
-    prob: float,
-    per: str,
-    partner: str,
-    placement: str,
-    min_kept: float,
-    max_kept: float,
-    sides: tuple[float, float] | None,
-) -> None:
-    """Refuse what `cutmix_plan` refuses."""
-    check_mixup(where, alpha=alpha, prob=prob, per=per, partner=partner)
-    check_choice(where, "placement", placement, tuple(cut.PLACEMENTS))
-    check_prob(where, min_kept, "min_kept")
-    check_prob(where, max_kept, "max_kept")
-    if min_kept >= max_kept:
-        refuse(where, "min_kept", f"be below max_kept={max_kept}", min_kept)
-    if sides is not None:
-        check_range(where, "sides", sides, 0, 1)
-        if sides[0] == sides[1]:
-            refuse(where, "sides", "have a min below its max", sides)
-        if alpha != 1:
-            refuse(where, "alpha", "be left out with `sides`, which take its place", alpha)
-
-
-def check_mixup(where: str, *, alpha: float, prob: float, per: str, partner: str) -> None:
-    """Refuse what `mixup_plan` refuses."""
-    check_alpha(where, alpha)
-    check_prob(where, prob)
-    check_partner(where, per, partner)
-
-
-def check_cutout(where: str, *, side: int, prob: float) -> None:
-    """Refuse what `cutout_plan` refuses."""
-    check_count(where, "side", side, at_least=2)
-    if side % 2:
-        way_out = f"The square has a centre pixel, and {side - 1} would be drawn."
-        refuse(where, "side", "be even", side, way_out)
-    check_prob(where, prob)
+def _region(value: Any, index: int) -> Any:
+    """Return the value of one region: of a node, or of an array or tensor with a batch axis."""
+    return value[index] if isinstance(value, DataNode) else value[:, index]

@@ -11,7 +11,8 @@ import torch
 from dali_cutmix.core.checks import check_choice, check_count, refuse
 from dali_cutmix.core.device import num_cpus
 from dali_cutmix.core.draws import HostDraws
-from dali_cutmix.mixing.choice import MIX_NAMES
+from dali_cutmix.core.frame import Frame
+from dali_cutmix.mixing.plan import is_mix, min_batch_size
 from dali_cutmix.order.shard import Shard
 from dali_cutmix.serving.settings import Tuning
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
@@ -65,15 +66,15 @@ def check_mix(mix: Any, batch_size: int, transform: Any) -> bool:
         return False
     if type(mix).__module__.startswith("torchvision."):
         _refuse_torchvisions(mix)
-    if isinstance(mix, type) or not all(hasattr(mix, name) for name in MIX_NAMES):
+    if not is_mix(mix):
         way_out = "Pass one of dali_cutmix's, such as `CutMix()`; others cannot run in the graph."
         refuse(WHERE, "mix", "be a CutMix, MixUp, Cutout or RandomChoice", mix, way_out)
-    if mix.mixes_labels and batch_size < 2:
+    if batch_size < (smallest := min_batch_size(mix)):
         way_out = "Partners come from the same batch; `mix=None` mixes nothing."
-        refuse(WHERE, "batch_size", "be at least 2 with `mix`", batch_size, way_out)
+        refuse(WHERE, "batch_size", f"be at least {smallest} with `mix`", batch_size, way_out)
     # Drawn once for nothing, so that what it refuses is refused before the first batch.
-    mix.plan(transform.output_size, seed=HostDraws(2, 0, 0, 0, 0))
-    return bool(mix.mixes_labels)
+    mix.draw(HostDraws(smallest, 0, 0, 0, 0), Frame(transform.output_size))
+    return bool(mix.num_sources > 1)
 
 
 def _refuse_torchvisions(mix: Any) -> NoReturn:

@@ -13,10 +13,9 @@ import numpy as np
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.labels import pair_labels
-from dali_cutmix.mixing.mixes import Mix
+from dali_cutmix.mixing.paste import without_empty
+from dali_cutmix.mixing.plan import Mix
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
-
-PLAN_FIELDS = ("own", "partner", "lam", "kept", "anchor", "extent")
 
 
 class Inputs:
@@ -37,6 +36,8 @@ class Inputs:
         self._frame = transform.frame
         #: Puts nodes into the tree that the transform draws.
         self.structure = Structure(transform.draw(HostDraws(2, 0, 0, 0, 0), self._frame))
+        self.mix: Structure | None = None
+        self.plan: Structure | None = None
         #: What `make` gives, in its order.
         self.names = tuple(self.make(np.zeros(2, np.int64), HostDraws(2, 0, 0, 0, 0)))
 
@@ -62,10 +63,12 @@ class Inputs:
         return {name: np.ascontiguousarray(value) for name, value in made.items()}
 
     def _add_mix(self, made: dict[str, Any], mix: Mix, label: np.ndarray, draws: HostDraws) -> None:
-        plan = mix.plan(self._transform.output_size, seed=draws)
-        if mix.mixes_labels:
-            made["label"], made["weight"] = pair_labels(label, plan.partner, plan.kept)
-        made |= {f"mix/{name}": value for name, value in mix.operands(plan).items()}
+        plan = mix.draw(draws, self._frame)
+        if mix.num_sources > 1:
+            made["label"], made["weight"] = pair_labels(label, plan)
+        pasted = without_empty(plan).for_operators()
+        self.mix = self.mix or Structure(pasted)
+        made |= {f"mix/{i}": leaf for i, leaf in enumerate(self.mix.leaves(pasted))}
         if self._with_plan:
-            fields = {f"plan/{name}": getattr(plan, name) for name in PLAN_FIELDS}
-            made |= {name: value for name, value in fields.items() if value is not None}
+            self.plan = self.plan or Structure(plan)
+            made |= {f"plan/{i}": leaf for i, leaf in enumerate(self.plan.leaves(plan))}

@@ -15,7 +15,8 @@ from typing import Any, Protocol, cast
 
 from dali_cutmix.core.dali import DataNode, Pipeline, fn
 from dali_cutmix.core.draws import under
-from dali_cutmix.mixing.mixes import Mix
+from dali_cutmix.core.frame import Sample
+from dali_cutmix.mixing.plan import Mix
 from dali_cutmix.serving.batches import Inputs
 from dali_cutmix.serving.settings import Tuning
 from dali_cutmix.sources.base import Kind
@@ -145,12 +146,15 @@ def build_graph(settings: GraphSettings, source: Source, *, always_whole: bool =
         frame = replace(transform.frame, resize=resampler.resize_each)
         image = transform.operate(stored, plan, frame, resampler).image
         if mix is not None:
-            image = mix.operate(image, under("mix/", fed))
+            assert inputs.mix is not None
+            mixed = inputs.mix.build(list(under("mix/", fed).values()))
+            frame = replace(transform.frame, resize=resampler.resize_each)
+            image = mix.operate(Sample(image), mixed, frame).image
         image = normalize(image, transform.mean, transform.std, settings.dtype, settings.layout)
         nodes = {"image": image, **{k: fed[k] for k in ("label", "weight") if k in fed}}
         if settings.device_id is not None:
             nodes |= {k: node.gpu() for k, node in nodes.items() if k != "image"}
-        nodes |= under("plan/", fed)
+        nodes |= {k: node for k, node in fed.items() if k.startswith("plan/")}
         pipeline.set_outputs(*nodes.values())
     return Graph(pipeline, names, inputs, tuple(nodes), resampler)
 

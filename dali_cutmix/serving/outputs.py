@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dali_cutmix.mixing.labels import MixedTarget
-from dali_cutmix.mixing.loss import dense_target, own_target
+from dali_cutmix.core.tree import Structure
+from dali_cutmix.mixing.labels import MixedTarget, dense_target, unmixed_target
 from dali_cutmix.mixing.plan import MixPlan
-from dali_cutmix.serving.batches import PLAN_FIELDS
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,8 @@ class Finish:
     target: str
     num_classes: int
     with_plan: bool
-    size: tuple[int, int]
+    plan: Structure | None
+    num_sources: int
 
     def __call__(self, outputs: dict[str, Any]) -> tuple[Any, ...]:
         """``(image, target)`` or ``(image, target, plan)``."""
@@ -34,21 +34,24 @@ class Finish:
         target: Any = label
         if self.target != "label":
             mixed = "weight" in outputs
-            target = MixedTarget(label, _shared(outputs["weight"])) if mixed else own_target(label)
+            target = (
+                MixedTarget(label, _shared(outputs["weight"]))
+                if mixed
+                else unmixed_target(label, max(2, self.num_sources))
+            )
         if self.target == "dense":
             target = dense_target(target, self.num_classes)
         image = image.to(self.dtype)
         return (image, target, self._plan(outputs)) if self.with_plan else (image, target)
 
     def _plan(self, outputs: dict[str, Any]) -> MixPlan | None:
-        if "kept" not in outputs:
+        leaves = [o for name, o in outputs.items() if name.startswith("plan/")]
+        if not leaves or self.plan is None:
             return None
         # Copied: DALI may keep these in pinned memory, which torch does not take as it is.
-        fields = {
-            name: torch.from_numpy(np.array(outputs[name].as_array())) if name in outputs else None
-            for name in PLAN_FIELDS
-        }
-        return MixPlan(**fields, size=self.size)
+        plan: MixPlan = self.plan.build([torch.from_numpy(np.array(o.as_array())) for o in leaves])
+        plan.look_up()
+        return plan
 
 
 def _shared(output: Any) -> torch.Tensor:

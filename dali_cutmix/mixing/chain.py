@@ -1,0 +1,157 @@
+"""`Chain`: several mixes in a row, with weights counted on the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+
+from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.core.tree import map_leaves
+from dali_cutmix.mixing import shares
+from dali_cutmix.mixing.choice import ChosenPlan, check_mixes
+from dali_cutmix.mixing.deferred import Deferred
+from dali_cutmix.mixing.plan import Mix, MixPlan, min_batch_size
+
+
+@dataclass(frozen=True)
+class ChainPlan(MixPlan):
+    """Plans that are applied one after another, each to the result of the plan before.
+
+    ``source`` and ``weight`` are those of the result, ``k`` being the product of the plans'
+    regions. ``put`` and ``taken`` are None: read the plans.
+
+    Attributes:
+        plans: What was drawn for each mix, in order.
+    """
+
+    plans: tuple[MixPlan, ...] = ()
+
+    @property
+    def blends(self) -> bool:
+        """Whether one of the mixes blends, so that pixels of the result are float32."""
+        return any(plan.blends for plan in self.plans)
+
+    def for_operators(self) -> ChainPlan:
+        """Return the plans without what only labels need."""
+        plans = tuple(plan.for_operators() for plan in self.plans)
+        return ChainPlan(None, None, self.size, plans=plans)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Apply several mixes one after another.
+
+    The partner's pixels in each mix are those of the batch as the mixes before left it. Two
+    CutMixes in a row show up to four images. Every label weighs what its image owns of the result.
+
+    Args:
+        mixes: At least one mix. At most one of them draws per pair, and none is `Deferred`.
+    """
+
+    mixes: Sequence[Mix]
+
+    def __post_init__(self) -> None:
+        mixes = check_mixes("Chain", self.mixes)
+        object.__setattr__(self, "mixes", mixes)
+        per_pair = [mix for mix in mixes if getattr(mix, "per", None) == "pair"]
+        if len(per_pair) > 1:
+            way_out = (
+                "Pairs of samples are the same in all of them, so that the second mix would give "
+                "a sample its own pixels back. Draw one of them per sample or per batch."
+            )
+            refuse("Chain", "mixes", "hold at most one mix with per='pair'", mixes, way_out)
+        for mix in mixes:
+            if isinstance(mix, Deferred):
+                way_out = "Defer the whole chain: `Deferred(Chain([...]))`."
+                refuse("Chain", "mixes", "mix in the graph", mix, way_out)
+            if mix.num_sources > shares.MAX_REGIONS:
+                rule = f"hold mixes of at most {shares.MAX_REGIONS} regions"
+                way_out = "Counting the owners of more takes too long."
+                refuse("Chain", "mixes", rule, mix, way_out)
+
+    @property
+    def num_sources(self) -> int:
+        """Regions of a plan: the product of those of the mixes."""
+        return prod(mix.num_sources for mix in self.mixes)
+
+    @property
+    def min_batch_size(self) -> int:
+        """Samples that a batch needs: as many as the mix that needs most."""
+        return max(map(min_batch_size, self.mixes))
+
+    def draw(self, draws: Draws, frame: Frame) -> ChainPlan:
+        """Draw the plan, on the host; see `Mix`."""
+        plans = tuple(
+            mix.draw(draws.under(f"chain/{place}/"), frame) for place, mix in enumerate(self.mixes)
+        )
+        source, weight = owners_of(map_leaves(_as_tensor, plans), len(plans[0].source), frame.size)
+        return ChainPlan(
+            source=source.numpy().astype(np.int32),
+            weight=weight.numpy(),
+            size=frame.size,
+            plans=plans,
+        )
+
+    def operate(self, sample: Sample, plan: MixPlan, frame: Frame) -> Sample:
+        """Apply the plan, which is of this chain, to pixels; see `Mix`."""
+        if not isinstance(plan, ChainPlan):
+            refuse("Chain", "plan", "be drawn by Chain", type(plan).__name__)
+        for mix, part in zip(self.mixes, plan.plans, strict=True):
+            sample = mix.operate(sample, part, frame)
+        return sample
+
+
+def owners_of(
+    plans: Sequence[MixPlan], num_samples: int, size: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Count whose pixels each sample shows after plans of tensors, one after another.
+
+    Returns:
+        The owners, ``[B, k]`` int64, the sample itself first; and their weights, ``[B, k]``
+        float32.
+    """
+    counted = shares.unmixed(num_samples, size, plans[0].source.device)
+    for plan in plans:
+        counted = _follow(counted, plan)
+    return counted.source, shares.weights(counted, size)
+
+
+def _follow(counted: shares.Shares, plan: MixPlan) -> shares.Shares:
+    if isinstance(plan, ChainPlan):
+        for part in plan.plans:
+            counted = _follow(counted, part)
+        return counted
+    if isinstance(plan, ChosenPlan):
+        return _follow_choice(counted, plan)
+    return shares.follow(counted, plan)
+
+
+def _follow_choice(counted: shares.Shares, plan: ChosenPlan) -> shares.Shares:
+    """Follow each plan that may have been chosen, and let the chosen plan's rectangles count.
+
+    All plans share the owner slots, as they share the regions of a `ChosenPlan`.
+    """
+    followed = [_follow(counted, part) for part in plan.plans]
+    num_slots = max(part.source.shape[1] for part in followed)
+    source = followed[0].source[:, :1].repeat(1, num_slots)
+    slots: list[int] = []
+    rectangles: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    for number, part in enumerate(followed):
+        is_chosen = (plan.choice == number)[:, None]
+        padded = torch.cat([part.source, source[:, part.source.shape[1] :]], dim=1)
+        source = torch.where(is_chosen, padded, source)
+        slots += part.slot
+        rectangles.append((part.low, part.high, part.weight * is_chosen))
+    low, high, weight = (torch.cat(values, dim=1) for values in zip(*rectangles, strict=True))
+    return shares.Shares(source, slots, low, high, weight)
+
+
+def _as_tensor(array: Any) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

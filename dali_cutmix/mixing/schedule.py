@@ -1,0 +1,108 @@
+"""`Scheduled`: a mix whose settings are functions of how far the run has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from dali_cutmix.core.checks import check_count, refuse
+from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.mixing.plan import Mix, MixPlan, is_mix, min_batch_size
+
+Schedule = Callable[[float], Any]
+
+WHERE = "Scheduled"
+
+#: Places in [0, 1) at which a schedule is tried when it is made.
+NUM_TRIALS = 256
+
+
+@dataclass(frozen=True, init=False)
+class Scheduled:
+    """Mix with settings that change over the epochs.
+
+    ::
+
+        Scheduled(CutMix(), num_epochs=300, prob=lambda t: t)  # the paper's scheduled CutMix
+
+    A schedule is a function of ``t = (epoch + batch / num_batches) / num_epochs``, in [0, 1), so
+    that a batch stays a function of its number. A resumed run mixes as the first run would have,
+    and nothing lags behind by the batches prepared ahead. Epochs after ``num_epochs`` repeat the
+    last one.
+
+    Args:
+        mix: A mix with the settings that are scheduled, such as `CutMix`.
+        num_epochs: Epochs of the run, at least 1.
+        schedules: By name of a setting of ``mix``, a function from ``t`` to the setting's value. A
+            function must give the same value for the same ``t`` whenever it is called.
+
+    Raises:
+        ValueError: A setting that the mix has not, or a function that gives a value which the mix
+            does not take: named with ``t``.
+    """
+
+    mix: Mix
+    num_epochs: int
+    schedules: tuple[tuple[str, Schedule], ...]
+
+    def __init__(self, mix: Mix, num_epochs: int, **schedules: Schedule) -> None:
+        if not is_mix(mix) or not is_dataclass(mix):
+            refuse(WHERE, "mix", "be a mix with settings", mix, "Pass one such as `CutMix()`.")
+        check_count(WHERE, "num_epochs", num_epochs, at_least=1)
+        # What operators read cannot change: the graph is made once.
+        settings = [field.name for field in fields(mix) if field.init and field.name != "fill"]
+        if not schedules:
+            way_out = f"{type(mix).__name__} has {', '.join(settings)}."
+            refuse(WHERE, "schedules", "name at least one setting", (), way_out)
+        for name, schedule in schedules.items():
+            if name not in settings:
+                rule = f"be a setting of {type(mix).__name__} that can change"
+                refuse(WHERE, name, rule, schedule, f"These can: {', '.join(settings)}.")
+            if not callable(schedule):
+                way_out = f"A constant belongs into {type(mix).__name__}({name}=...)."
+                refuse(WHERE, name, "be a function of t", schedule, way_out)
+        object.__setattr__(self, "mix", mix)
+        object.__setattr__(self, "num_epochs", num_epochs)
+        object.__setattr__(self, "schedules", tuple(schedules.items()))
+        for trial in range(NUM_TRIALS):
+            self.at(trial / NUM_TRIALS)
+
+    @property
+    def num_sources(self) -> int:
+        """Regions of a plan: those of the mix."""
+        return self.mix.num_sources
+
+    @property
+    def min_batch_size(self) -> int:
+        """Samples that a batch needs: as many as the mix needs."""
+        return min_batch_size(self.mix)
+
+    def at(self, t: float) -> Mix:
+        """Return the mix with its settings at a place in the run, ``t`` in [0, 1).
+
+        Raises:
+            ValueError: A function gives a value that the mix does not take.
+        """
+        mix: Any = self.mix
+        settings = {name: schedule(t) for name, schedule in self.schedules}
+        try:
+            return replace(mix, **settings)
+        except (ValueError, TypeError) as error:
+            values = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+            raise ValueError(
+                f"{WHERE}: the schedules must give settings that {type(mix).__name__} takes, got "
+                f"{values} at t={t:g}. {error}"
+            ) from None
+
+    def draw(self, draws: Draws, frame: Frame) -> MixPlan:
+        """Draw the plan with the settings of this batch; see `Mix`."""
+        return self.at(draws.progress(self.num_epochs)).draw(draws, frame)
+
+    def operate(self, sample: Sample, plan: MixPlan, frame: Frame) -> Sample:
+        """Apply the plan to pixels; see `Mix`."""
+        mix: Any = self.mix
+        # Its operators have to be in the graph also where the first batches mix nothing.
+        is_scheduled = any(name == "prob" for name, _ in self.schedules)
+        return (replace(mix, prob=1.0) if is_scheduled else mix).operate(sample, plan, frame)

@@ -1,0 +1,297 @@
+"""The same plans in torch: drawn without a graph, and applied to tensors of any resolution."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from dali_cutmix.core.checks import check_count, check_size, refuse
+from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.core.frame import Frame
+from dali_cutmix.core.tree import map_leaves
+from dali_cutmix.mixing.chain import ChainPlan, owners_of
+from dali_cutmix.mixing.choice import ChosenPlan
+from dali_cutmix.mixing.plan import Mix, MixPlan, Rect, is_mix
+
+
+def draw_plan(
+    mix: Mix,
+    num_samples: int,
+    size: tuple[int, int],
+    *,
+    seed: int,
+    epoch: int,
+    batch: int,
+    shard: int = 0,
+    num_batches: int | None = None,
+    device: torch.device | str = "cpu",
+) -> MixPlan:
+    """Draw the plan of one batch, without a loader.
+
+    A pure function of its arguments: a loader with the same seed, epoch, number of the batch and
+    shard draws the same plan.
+
+    Args:
+        mix: Any mix.
+        num_samples: Samples in the batch, at least 1.
+        size: ``(height, width)`` of every image, in pixels.
+        seed: Of the run, at least 0.
+        epoch: Epoch, from 0.
+        batch: Number of the batch within its epoch, from 0.
+        shard: Index of this process's part of the data: ranks must not draw alike.
+        num_batches: Batches in the epoch, at least 1. Needed by a `Scheduled` mix only.
+        device: Where the plan's tensors are.
+
+    Returns:
+        The plan, of tensors with a batch axis in front. `mix_batch` applies it.
+
+    Raises:
+        ValueError: An argument outside its range, named with its value.
+    """
+    where = "draw_plan"
+    if not is_mix(mix):
+        refuse(where, "mix", "be a mix", mix, "Pass one such as `CutMix()`.")
+    check_count(where, "num_samples", num_samples, at_least=1)
+    for name, value in (("seed", seed), ("epoch", epoch), ("batch", batch), ("shard", shard)):
+        check_count(where, name, value, at_least=0)
+    draws = HostDraws(num_samples, seed, epoch, batch, shard, num_batches)
+    plan = mix.draw(draws, Frame(check_size(where, size)))
+    return map_leaves(lambda leaf: plan_tensor(leaf).to(device), plan)
+
+
+def plan_tensor(leaf: np.ndarray) -> torch.Tensor:
+    """Return an array of a plan as a tensor."""
+    return torch.from_numpy(np.ascontiguousarray(leaf))
+
+
+def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply a plan to a batch of images or features.
+
+    Where ``x`` has another resolution than the plan, the edges of rectangles are rounded to its
+    grid, and weights are counted there. Of more than two spatial axes the last two are cut. Works
+    under ``torch.compile`` and autograd.
+
+    Args:
+        x: ``[B, channels, *spatial]`` of any number type, any device, with at least two spatial
+            axes, the last two being height and width.
+        plan: A plan of tensors, from `draw_plan` or ``DataLoader(with_plan=True)``. Those on
+            another device are copied.
+
+    Returns:
+        ``mixed``, of the shape, type and device of ``x``; float32 where a mix blends whole numbers.
+        What a plan erases becomes the plan's colour in whole numbers and 0, the mean of normalised
+        images, in floating point numbers. And ``weight`` ``[B, k]`` float32: the share that each of
+        ``plan.source`` owns of ``mixed``.
+
+    Raises:
+        ValueError: The batch sizes differ, or ``x`` has no two spatial axes.
+    """
+    if x.ndim < 4:
+        rule = "be [B, channels, *spatial] with at least two spatial axes"
+        refuse("mix_batch", "x", rule, tuple(x.shape))
+    if len(plan.source) != len(x):
+        rule = f"be of a batch of {len(x)} samples, as `x` is"
+        way_out = "Draw one with `draw_plan(mix, len(x), ...)`."
+        refuse("mix_batch", "plan", rule, len(plan.source), way_out)
+    size = (int(x.shape[-2]), int(x.shape[-1]))
+    scaled = _scaled(plan, size, x.device)
+    return _mixed(x, scaled), scaled.weight if size == plan.size else _weight(scaled)
+
+
+def _scaled(plan: MixPlan, size: tuple[int, int], device: torch.device) -> MixPlan:
+    """Move a plan to a device, and its rectangles to the grid of another resolution."""
+
+    def rect(rect: Rect | None) -> Rect | None:
+        if rect is None:
+            return None
+        low, high = rect.anchor.to(device), (rect.anchor + rect.extent).to(device)
+        if size != plan.size:
+            scale = torch.tensor([size[0] / plan.size[0], size[1] / plan.size[1]], device=device)
+            low, high = (torch.round(end * scale).to(low.dtype) for end in (low, high))
+        return Rect(low, high - low)
+
+    put = rect(plan.put)
+    changes: dict[str, Any] = {
+        "source": plan.source.to(device),
+        "weight": plan.weight.to(device),
+        "put": put,
+        "taken": put if plan.taken is plan.put else rect(plan.taken),
+        "size": size,
+    }
+    if isinstance(plan, (ChainPlan, ChosenPlan)):
+        changes["plans"] = tuple(_scaled(part, size, device) for part in plan.plans)
+    if isinstance(plan, ChosenPlan):
+        changes["choice"] = plan.choice.to(device)
+    return replace(plan, **changes)
+
+
+def _mixed(x: torch.Tensor, plan: MixPlan) -> torch.Tensor:
+    if isinstance(plan, ChainPlan):
+        for part in plan.plans:
+            x = _mixed(x, part)
+        return x
+    if isinstance(plan, ChosenPlan):
+        return _of_choice(plan, [_mixed(x, part) for part in plan.plans])
+    if plan.put is None:
+        return _blended(x, plan)
+    if plan.fill is not None:
+        return torch.where(_inside(x, plan.put, 0), _color(x, plan.fill), x)
+    result = x
+    for region in range(plan.source.shape[1]):
+        if region == 0 and (plan.resizes or plan.taken is plan.put):
+            continue  # the sample itself, where it was
+        shown = _shown(x[plan.source[:, region].long()], plan, region)
+        result = torch.where(_inside(x, plan.put, region), shown, result)
+    return result
+
+
+def _shown(source: torch.Tensor, plan: MixPlan, region: int) -> torch.Tensor:
+    """Move the pixels that a region reads to where the region puts them."""
+    taken, put = plan.taken, plan.put
+    assert taken is not None
+    assert put is not None
+    if plan.resizes:
+        return _resized(source, put.anchor[:, region], put.extent[:, region])
+    if taken is put:
+        return source
+    for axis, name in ((0, -2), (1, -1)):
+        length = source.shape[name]
+        first = taken.anchor[:, region, axis] - put.anchor[:, region, axis]
+        index = torch.arange(length, device=source.device) + first[:, None]
+        index = _along(source, index.clamp(0, length - 1).long(), name)
+        source = source.gather(name, index.expand(source.shape))
+    return source
+
+
+def _resized(source: torch.Tensor, anchor: torch.Tensor, extent: torch.Tensor) -> torch.Tensor:
+    """Resize whole sources, bilinear and antialiased, to rectangles of a canvas of their size.
+
+    Whole numbers are resized by torch's own kernel, so that pixels equal the loader's on a CPU bit
+    for bit. Floating point numbers are multiplied by matrices, which gradients and compilers take.
+    """
+    if not source.is_floating_point():
+        flat = source.flatten(1, -3)
+        return _resized_whole(flat, anchor, extent).reshape(source.shape)
+    rows = _filter(anchor[:, 0], extent[:, 0], source.shape[-2])
+    columns = _filter(anchor[:, 1], extent[:, 1], source.shape[-1])
+    flat = source.flatten(1, -3).float()
+    resized = torch.einsum("bih,bchw,bjw->bcij", rows, flat, columns)
+    return resized.reshape(source.shape).to(source.dtype)
+
+
+@torch.library.custom_op("dali_cutmix::resized_whole", mutates_args=())
+def _resized_whole(
+    source: torch.Tensor, anchor: torch.Tensor, extent: torch.Tensor
+) -> torch.Tensor:
+    """Resize whole numbers: ``[B, C, H, W]`` to rectangles ``[B, 2]`` (y, x) of a canvas."""
+    canvas = torch.zeros_like(source)
+    for sample, (y, x), (height, width) in zip(
+        range(len(source)), anchor.tolist(), extent.tolist(), strict=True
+    ):
+        if not height or not width:
+            continue
+        image = source[sample : sample + 1]
+        if (height, width) != image.shape[-2:]:
+            # As the loader gives images to the kernel, which takes bytes on a CPU only.
+            image = image.contiguous(memory_format=torch.channels_last)
+            is_bytes = image.dtype == torch.uint8 and image.device.type == "cpu"
+            image = interpolate(
+                image if is_bytes else image.float(),
+                size=(height, width),
+                mode="bilinear",
+                antialias=True,
+            )
+            image = image if is_bytes else image.round()
+        canvas[sample, :, y : y + height, x : x + width] = image[0].to(source.dtype)
+    return canvas
+
+
+@_resized_whole.register_fake
+def _(source: torch.Tensor, _anchor: torch.Tensor, _extent: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(source)
+
+
+def _filter(first: torch.Tensor, length: torch.Tensor, size: int) -> torch.Tensor:
+    """Make the matrices that resize an axis to a part of itself: ``[B, size, size]`` float32.
+
+    Source:
+        torch's ``interpolate(mode="bilinear", antialias=True)``: a triangle as wide as the
+        reduction, cut off at the border and normalised.
+    """
+    pixels = torch.arange(size, device=first.device, dtype=torch.float32)
+    scale = size / length.clamp(min=1).float()[:, None, None]
+    centre = (pixels[None, :, None] - first[:, None, None] + 0.5) * scale
+    distance = (pixels[None, None, :] + 0.5 - centre) / scale.clamp(min=1.0)
+    triangle = (1.0 - distance.abs()).clamp(min=0.0)
+    return triangle / triangle.sum(dim=2, keepdim=True).clamp(min=1e-6)
+
+
+def _blended(x: torch.Tensor, plan: MixPlan) -> torch.Tensor:
+    # In float32: a weight in half precision would be off by .002.
+    result = x.float() * _per_sample(x, plan.weight[:, 0])
+    for region in range(1, plan.source.shape[1]):
+        partner = x[plan.source[:, region].long()].float()
+        result = result + partner * _per_sample(x, plan.weight[:, region])
+    return result.to(x.dtype) if x.is_floating_point() else result
+
+
+def _of_choice(plan: ChosenPlan, results: list[torch.Tensor]) -> torch.Tensor:
+    """Give each sample the result of the mix that was chosen."""
+    dtype = torch.float32 if plan.blends and not results[0].is_floating_point() else None
+    chosen = results[0] if dtype is None else results[0].to(dtype)
+    for number, result in enumerate(results[1:], start=1):
+        chosen = torch.where(_per_sample(chosen, plan.choice == number), result, chosen)
+    return chosen
+
+
+def _color(x: torch.Tensor, fill: tuple[float, float, float]) -> torch.Tensor:
+    if x.is_floating_point():
+        return x.new_zeros(())
+    color = torch.tensor(fill, device=x.device).round().to(x.dtype)
+    return color.reshape(1, 3, *[1] * (x.ndim - 2)) if x.shape[1] == 3 else color[:1].squeeze()
+
+
+def _weight(plan: MixPlan) -> torch.Tensor:
+    """Count what each source owns, at the resolution of a scaled plan: ``[B, k]`` float32."""
+    if isinstance(plan, ChainPlan):
+        return owners_of(plan.plans, len(plan.source), plan.size)[1]
+    if isinstance(plan, ChosenPlan):
+        num_regions = plan.source.shape[1]
+        weights = [_weight(part) for part in plan.plans]
+        padded = [torch.nn.functional.pad(w, (0, num_regions - w.shape[1])) for w in weights]
+        return _of_choice(plan, padded)
+    if plan.put is None or plan.fill is not None:
+        return plan.weight
+    owner = torch.zeros((len(plan.source), *plan.size), device=plan.source.device)
+    regions = range(plan.source.shape[1])
+    for region in regions:
+        inside = _inside(owner[:, None], plan.put, region)[:, 0]
+        owner = torch.where(inside, float(region), owner)
+    counts = torch.stack([(owner == region).sum(dim=(1, 2)) for region in regions], dim=1)
+    return counts / float(plan.size[0] * plan.size[1])
+
+
+def _inside(x: torch.Tensor, rect: Rect, region: int) -> torch.Tensor:
+    """Tell which places of the last two axes a region's rectangle holds; other axes broadcast."""
+    inside = torch.ones((), dtype=torch.bool, device=x.device)
+    for axis, name in ((0, -2), (1, -1)):
+        pixels = torch.arange(x.shape[name], device=x.device)
+        low = rect.anchor[:, region, axis, None]
+        within = (pixels >= low) & (pixels < low + rect.extent[:, region, axis, None])
+        inside = inside & _along(x, within, name)
+    return inside
+
+
+def _along(x: torch.Tensor, values: torch.Tensor, axis: int) -> torch.Tensor:
+    """Shape ``[B, n]`` so that it broadcasts along one of the last two axes of ``x``."""
+    shape = [len(values), *[1] * (x.ndim - 1)]
+    shape[axis] = values.shape[1]
+    return values.reshape(shape)
+
+
+def _per_sample(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return values.reshape(-1, *[1] * (x.ndim - 1))
