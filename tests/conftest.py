@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,12 @@ from dali_cutmix.core.dali import num_gpus
 #: Folders of tests that train, race loaders or start many processes.
 SLOW_FOLDERS = {"benchmarks", "pipelines", "trainers"}
 NUM_LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_configure() -> None:
+    # A shell starts background jobs with SIGINT ignored, and the children of tests inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks

@@ -1,20 +1,27 @@
-"""Threads that work off a batch, for Python operators."""
+"""The package's thread pool."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
-from typing import Any
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TypeVar
 
-NAME = "dali_cutmix-crew"
+NAME = "dali_cutmix-pool"
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+Task = Callable[[], None]
 
 
-class Crew:
-    """A few threads that call a function for each part of a batch, and wait for the next.
+class ThreadPool:
+    """Call functions in a few threads, which start with the first call.
 
-    Unlike those of ``concurrent.futures`` they go on when the main thread has ended and others,
-    which iterate a loader, have not. They begin with the first batch.
+    The threads of ``concurrent.futures`` refuse work once the main thread has ended. These do not:
+    another thread may go on iterating a loader. A context manager closes the pool.
 
     Args:
         num_threads: Number of threads, at least 1.
@@ -22,61 +29,76 @@ class Crew:
 
     def __init__(self, num_threads: int) -> None:
         self.num_threads = num_threads
-        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
-    def map(self, function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-        """What the function makes of each part, in their order.
-
-        Raises:
-            Exception: What the function raised, of one part.
-        """
+    def submit(self, function: Callable[[S], T], argument: S) -> Future[T]:
+        """Call a function in one of the threads, and return the future result."""
         if not self._threads:
+            self._tasks = SimpleQueue()  # not the queue of closed threads, which may still read it
             self._threads = [
                 threading.Thread(target=_work, args=(self._tasks,), name=NAME, daemon=True)
                 for _ in range(self.num_threads)
             ]
             for thread in self._threads:
                 thread.start()
-        made: list[Any] = [None] * len(parts)
-        failed: list[BaseException] = []
-        done: SimpleQueue[None] = SimpleQueue()
+        future: Future[T] = Future()
 
-        def task(index: int) -> Callable[[], None]:
-            def run() -> None:
+        def task() -> None:
+            if future.set_running_or_notify_cancel():
                 try:
-                    made[index] = function(parts[index])
+                    future.set_result(function(argument))
                 except BaseException as error:
-                    failed.append(error)
-                finally:
-                    done.put(None)
+                    future.set_exception(error)
 
-            return run
+        self._tasks.put(task)
+        return future
 
-        for index in range(len(parts)):
-            self._tasks.put(task(index))
-        for _ in parts:
-            done.get()
-        if failed:
-            raise failed[0]
-        return made
+    def map(self, function: Callable[[S], T], parts: Sequence[S]) -> list[T]:
+        """Call a function for each part, and return the results in the order of the parts.
 
-    def close(self) -> None:
-        """End the threads and wait for them."""
+        Raises:
+            Exception: The function's error for the first part that failed, once all are done.
+        """
+        futures = [self.submit(function, part) for part in parts]
+        for future in futures:
+            future.exception()  # waits
+        return [future.result() for future in futures]
+
+    def close(self, *, wait: bool = True) -> None:
+        """Cancel the calls that have not begun and end the threads.
+
+        Args:
+            wait: Return when the threads have ended.
+        """
+        with suppress(Empty):
+            while True:
+                self._tasks.get_nowait()
         threads, self._threads = self._threads, []
         for _ in threads:
             self._tasks.put(None)
-        for thread in threads:
+        for thread in threads if wait else ():
             thread.join()
 
+    def __del__(self) -> None:
+        for _ in self._threads:
+            self._tasks.put(None)
 
-def _work(tasks: SimpleQueue[Callable[[], None] | None]) -> None:
+    def __enter__(self) -> ThreadPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _work(tasks: SimpleQueue[Task | None]) -> None:
     while (task := tasks.get()) is not None:
         task()
+        del task  # while this thread waits, the arguments and the result belong to others
 
 
 def is_a_graphs_thread() -> bool:
-    """Whether this code runs on a thread of a crew or of DALI's, which a graph waits for."""
+    """Return whether this thread is a pool's or DALI's, so that a graph may wait for it."""
     thread = threading.current_thread()
     # Threads that Python did not start, such as DALI's, appear as dummies.
     return thread.name == NAME or isinstance(thread, threading._DummyThread)

@@ -6,7 +6,6 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
 from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.base import WHERE, Names, StoredImages
 
 SCHEME = "s3://"
@@ -185,8 +185,8 @@ class BucketFiles(StoredImages):
                 f"{self._bucket.url(prefix + 'cat/1.jpg')!r}."
             )
         folders.sort()
-        with ThreadPoolExecutor(NUM_REQUESTS) as pool:
-            listed = list(pool.map(self._images_of, folders))
+        with ThreadPool(NUM_REQUESTS) as pool:
+            listed = pool.map(self._images_of, folders)
         names = [self._bucket.url(key).encode() for keys in listed for key in keys]
         targets = np.repeat(np.arange(len(folders)), [len(keys) for keys in listed])
         self._urls = Names(names)

@@ -9,13 +9,13 @@ import os
 import re
 import resource
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
 from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.bucket import NUM_REQUESTS, Bucket, is_url, split_url
 
 SCAN_BYTES = 8 << 20  # of a shard in a bucket, fetched at once while it is read from end to end
@@ -173,8 +173,8 @@ class ShardFiles:
         """Ask something of many shards: many at once where each has to wait for a bucket."""
         if not self.buckets:
             return [ask(item) for item in over]
-        with ThreadPoolExecutor(NUM_REQUESTS) as pool:
-            return list(pool.map(ask, over))
+        with ThreadPool(NUM_REQUESTS) as pool:
+            return pool.map(ask, over)
 
     def read(self, number: int, offset: int, size: int) -> np.ndarray:
         """Bytes of one shard: ``[size]`` uint8, not to be written to.

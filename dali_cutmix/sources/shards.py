@@ -6,7 +6,6 @@ import io
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import Any, BinaryIO, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.base import StoredImages, check_labels
 from dali_cutmix.sources.bucket import NUM_REQUESTS, is_url, split_url
 from dali_cutmix.sources.shard_files import ShardFiles
@@ -134,16 +134,16 @@ class PackedImages(StoredImages):
         if folder is not None:
             os.makedirs(folder, exist_ok=True)
         numbers = range(len(self._files))
-        found = self._files.find_out(lambda number: self._load(number, folder), numbers)
-        missing = [number for number in numbers if found[number] is None]
+        indexes = self._files.find_out(lambda number: self._load(number, folder), numbers)
+        missing = [number for number in numbers if indexes[number] is None]
         if missing:
             workers = NUM_REQUESTS if self._files.buckets else NUM_SCANS
-            with ThreadPoolExecutor(workers) as pool, _bar(len(missing), progress) as advance:
-                made = pool.map(lambda number: self._make(number, folder), missing)
-                for number, index in zip(missing, made, strict=True):
-                    found[number] = index
+            with ThreadPool(workers) as pool, _bar(len(missing), progress) as advance:
+                making = [pool.submit(lambda n: self._make(n, folder), n) for n in missing]
+                for number, future in zip(missing, making, strict=True):
+                    indexes[number] = future.result()
                     advance()
-        return [index for index in found if index is not None]
+        return [index for index in indexes if index is not None]
 
     def _index_path(self, number: int, folder: str | None) -> str:
         shard = self._files.names[number]

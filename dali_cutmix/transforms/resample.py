@@ -36,7 +36,7 @@ from dali_cutmix.core.dali import (
     resize,
     take_operator_lock,
 )
-from dali_cutmix.core.threads import Crew
+from dali_cutmix.core.threads import ThreadPool
 
 #: Parts per thread. Images differ in size, and with small parts threads finish together.
 PARTS_PER_THREAD = 4
@@ -62,7 +62,7 @@ class Resampler:
     """
 
     def __init__(self, num_threads: int | None) -> None:
-        self._crew = Crew(num_threads) if num_threads else None
+        self._crew = ThreadPool(num_threads) if num_threads else None
         self._num_operators = 0
         self._num_due = self._num_done = 0
         if num_threads:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from dali_cutmix import BadFileError, DataLoader, FileList, ImageArrays, TrainTransform
+from dali_cutmix.core.threads import NAME
 
 CROP = TrainTransform(size=(24, 32))
 
@@ -109,7 +112,7 @@ def test_dropping_the_loader_lets_the_data_go_at_once(photo_folder: Path) -> Non
         next(iter(loader))
         loader.close()
         for thread in threading.enumerate():
-            if thread.name.startswith("dali_cutmix-read"):
+            if thread.name == NAME:
                 thread.join(30)
         del loader, images
         assert alive() is None
@@ -127,3 +130,39 @@ def test_closing_the_loader_ends_the_threads_that_read(photo_folder: Path) -> No
     for reader in readers:
         reader.join(30)
         assert not reader.is_alive()
+
+
+AFTER_THE_MAIN_THREAD = """
+import io, sys, tarfile, threading, time
+
+import numpy as np
+from PIL import Image
+
+from dali_cutmix import DataLoader, TarShards, TrainTransform
+
+path = sys.argv[1]
+with tarfile.open(path, "w") as tar:
+    for number in range(40):
+        image = io.BytesIO()
+        Image.fromarray(np.full((40, 40, 3), number, np.uint8)).save(image, "PNG")
+        for name, content in (("png", image.getvalue()), ("cls", b"1")):
+            member = tarfile.TarInfo(f"{number:02d}.{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def serve():
+    threading.main_thread().join()
+    loader = DataLoader(TarShards(path), 4, transform=TrainTransform(size=24), device="cpu")
+    print([len(label) for _, label in loader])
+
+
+threading.Thread(target=serve).start()
+"""
+
+
+def test_shards_are_indexed_and_served_after_the_main_thread_has_ended(tmp_path: Path) -> None:
+    """A service may work in threads alone; Python's own pools take no work then."""
+    command = [sys.executable, "-c", AFTER_THE_MAIN_THREAD, str(tmp_path / "a.tar")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, f"{[4] * 10}\n"), ended.stderr
