@@ -1,6 +1,6 @@
 """`Waits`: the share of a training step that is spent waiting for data."""
 
-# No import of this package: benchmarks read this file in interpreters that do not have it.
+# Imports nothing of this package: benchmarks read this file in interpreters without the package.
 from __future__ import annotations
 
 import time
@@ -13,7 +13,7 @@ import torch
 
 
 class Waits:
-    """Iterates a loader, and measures how much of each step is spent waiting for its batches.
+    """Iterate a loader, and measure how much of each step is spent waiting for a batch.
 
     ::
 
@@ -22,17 +22,18 @@ class Waits:
             ...  # the step
         print(f"{waits.share:.0%} of the time waiting, {waits.images_per_s:.0f} images/s")
 
-    A step lasts from asking for a batch to asking for the next; from asking to having it is
-    waiting. On a GPU both are points of the current stream, marked by events, since the program
-    runs ahead of the GPU: what counts is how long the stream has nothing to do but to wait for the
-    batch. Nothing is synchronised. Time between two iterations counts for neither.
+    A step lasts from asking for a batch to asking for the next batch. The step waits until its
+    batch is there. On a GPU, where the program runs ahead, events on the current stream mark these
+    points: what counts is how long the stream has nothing to do but wait. Nothing is synchronised.
+    Time between two iterations does not count.
 
     Args:
-        loader: What yields batches: ``(image, ...)``, a mapping, or a tensor; the length of the
-            first tensor is taken for the number of images.
-        window: `share` and `images_per_s` are those of so many last steps; None takes all since
-            the start or the last `reset`.
-        device: Where the steps run. None takes ``loader.device`` where there is one, else the CPU.
+        loader: Yields batches: ``(image, ...)``, a mapping, or a tensor. The length of the first
+            tensor is the number of images.
+        window: Number of last steps that `share` and `images_per_s` cover, at least 1. None covers
+            all steps since the start or the last `reset`.
+        device: Where the steps run. None takes ``loader.device``, or the CPU where the loader has
+            no such attribute.
             With a loader that yields CPU tensors to a model on a GPU, pass ``"cuda"``.
 
     Raises:
@@ -49,15 +50,16 @@ class Waits:
         if window is not None and window < 1:
             raise ValueError(f"Waits: `window` must be above 0, or None, got {window!r}.")
         self.loader = loader
-        given = getattr(loader, "device", "cpu") if device is None else device
-        self._device = torch.device(given)
+        if device is None:
+            device = getattr(loader, "device", "cpu")
+        self._device = torch.device(device)
         self._steps: deque[_Step] = deque(maxlen=window)
         self._pending: deque[_Step] = deque()
         self._under_way: _Step | None = None
 
     def __len__(self) -> int:
-        """Batches in an epoch, as the loader has it."""
-        return len(self.loader)  # type: ignore[arg-type]  # it raises what the loader raises
+        """Return the number of batches in an epoch, as the loader tells."""
+        return len(self.loader)  # type: ignore[arg-type]  # raises what the loader raises
 
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self.loader)
@@ -72,28 +74,28 @@ class Waits:
             self._under_way = step
             try:
                 yield batch
-            finally:  # also where the loop is left by `break`
-                del batch  # the caller's to keep: one held here would be a batch more in memory
+            finally:  # also after a `break`
+                del batch  # held here, the batch would stay in memory for one more step
                 step.ended = self._mark()
                 if self._under_way is step:
                     self._pending.append(step)
 
     @property
     def share(self) -> float:
-        """Share of the time spent waiting, in [0, 1]; NaN before a step was finished."""
+        """Share of the time spent waiting, in [0, 1]; NaN before the first step is over."""
         self._settle()
         total = sum(step.total_s for step in self._steps)
         return sum(step.wait_s for step in self._steps) / total if total else float("nan")
 
     @property
     def images_per_s(self) -> float:
-        """Images per second, waiting included; NaN before a step was finished."""
+        """Images per second, waiting included; NaN before the first step is over."""
         self._settle()
         total = sum(step.total_s for step in self._steps)
         return sum(step.num_images for step in self._steps) / total if total else float("nan")
 
     def reset(self) -> None:
-        """Forget the steps so far, the one under way included."""
+        """Forget all steps so far, and the step under way."""
         self._under_way = None
         self._pending.clear()
         self._steps.clear()
@@ -106,7 +108,7 @@ class Waits:
         return event
 
     def _settle(self) -> None:
-        """Count the steps whose end was reached; on a GPU the others are left for later."""
+        """Count the steps that are over. Steps that a GPU still works on are left for later."""
         while self._pending:
             step = self._pending[0]
             if self._device.type == "cuda":
@@ -114,7 +116,7 @@ class Waits:
                     return
                 step.wait_s = step.asked.elapsed_time(step.got) / 1e3
                 step.total_s = step.asked.elapsed_time(step.ended) / 1e3
-                step.asked = step.got = step.ended = None  # events are few and dear
+                step.asked = step.got = step.ended = None  # frees the events, which are costly
             else:
                 step.wait_s, step.total_s = step.got - step.asked, step.ended - step.asked
             self._steps.append(self._pending.popleft())
@@ -122,7 +124,7 @@ class Waits:
 
 @dataclass
 class _Step:
-    """Marks of one step, seconds or events, and what they tell."""
+    """Hold the marks of one step, seconds or events, and the times between them."""
 
     asked: Any
     got: Any

@@ -1,7 +1,7 @@
 """Refuse bad arguments while the graph is being defined, in one message shape.
 
-``where: `name` must <rule>, got <value>. <way out>``. DALI itself would refuse most of these only
-on the first batch, and with the name of an operator instead of an argument.
+The shape is ``where: `name` must <rule>, got <value>. <way out>``. DALI would refuse most bad
+arguments too, but only in the first batch, and by the name of an operator.
 """
 
 from __future__ import annotations
@@ -13,23 +13,31 @@ from typing import NoReturn, TypeGuard
 
 
 def refuse(where: str, name: str, must: str, got: object, way_out: str = "") -> NoReturn:
-    """Raise ``ValueError`` in the house's message shape."""
+    """Raise ``ValueError`` in the shape of every message here.
+
+    Args:
+        where: Public function or class that was called.
+        name: Argument that is refused.
+        must: Rule that the argument breaks, as in "be above 0".
+        got: Value that was passed.
+        way_out: A sentence that says what to do instead, where the rule does not say so.
+    """
     message = f"{where}: `{name}` must {must}, got {got!r}."
     raise ValueError(f"{message} {way_out}" if way_out else message)
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """A real number, NumPy's included, and not a bool."""
+    """Return whether a value is a real number, Python's or NumPy's. A bool is not."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """A whole number, NumPy's included, and not a bool."""
+    """Return whether a value is a whole number, Python's or NumPy's. A bool is not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def are_numbers(value: object, count: int) -> TypeGuard[Sequence[float]]:
-    """A tuple or list of ``count`` numbers."""
+    """Return whether a value is a tuple or list of ``count`` real numbers."""
     return (
         isinstance(value, (tuple, list))
         and len(value) == count
@@ -38,19 +46,19 @@ def are_numbers(value: object, count: int) -> TypeGuard[Sequence[float]]:
 
 
 def check_alpha(where: str, alpha: float, name: str = "alpha") -> None:
-    """Refuse what is no parameter of a Beta distribution."""
+    """Refuse all but a parameter of a Beta distribution: finite and above 0."""
     if not is_number(alpha) or not math.isfinite(alpha) or alpha <= 0:
         refuse(where, name, "be finite and above 0", alpha, "To mix nothing, pass `prob=0.0`.")
 
 
 def check_prob(where: str, prob: float, name: str = "prob") -> None:
-    """Refuse what is no probability or share."""
+    """Refuse all but a probability or share, in [0, 1]."""
     if not is_number(prob) or not 0 <= prob <= 1:
         refuse(where, name, "be in [0, 1]", prob)
 
 
 def check_choice(where: str, name: str, value: object, choices: Sequence[str]) -> None:
-    """Refuse what is not among the choices, listing them."""
+    """Refuse all but the choices, and list them."""
     if value not in choices:
         refuse(where, name, f"be one of {', '.join(map(repr, choices))}", value)
 
@@ -68,7 +76,7 @@ def check_count(where: str, name: str, value: object, at_least: int, way_out: st
 
 
 def check_size(where: str, size: object) -> tuple[int, int]:
-    """Refuse all but ``(height, width)`` in pixels, both at least 1."""
+    """Return ``(height, width)`` in pixels; refuse all but two whole numbers above 0."""
     if not _are_sides(size):
         way_out = (
             "Mixing needs every image in the batch to have one size: resize or crop before it."
@@ -78,7 +86,7 @@ def check_size(where: str, size: object) -> tuple[int, int]:
 
 
 def check_size_or_side(where: str, size: object, name: str = "size") -> tuple[int, int]:
-    """Refuse all but a side in pixels or ``(height, width)``, each at least 1."""
+    """Return ``(height, width)`` of a side or of both; refuse all but whole numbers above 0."""
     if is_whole(size) and size >= 1:
         return int(size), int(size)
     if not _are_sides(size):

@@ -1,4 +1,4 @@
-"""The one place that imports DALI: says what to install, and types what its stubs leave open."""
+"""Import DALI, here alone: say what to install, and type what DALI's stubs leave open."""
 
 from __future__ import annotations
 
@@ -28,43 +28,50 @@ FLOAT64 = types.DALIDataType.FLOAT64
 
 
 def num_gpus() -> int:
-    """Number of CUDA devices DALI sees: 0 without a driver, and never an error."""
+    """Return the number of GPUs that DALI sees: 0 without a driver, and never an error."""
     try:
         return int(cast(Any, backend).GetCUDADeviceCount())
-    except RuntimeError:  # a driver that is missing or too old
+    except RuntimeError:  # the driver is missing or too old
         return 0
 
 
 def release_unused_memory() -> None:
-    """Give the memory that DALI's pools hold and nobody uses back to the system and the GPU."""
+    """Return the unused memory of DALI's pools to the system and the GPU."""
     cast(Any, backend).ReleaseUnusedMemory()
 
 
 def constant(value: np.ndarray, beside: DataNode | None = None) -> DataNode:
-    """An array of the graph's, the same for every sample, on the device of another; None: CPU."""
+    """Return a node with one array for every sample, on the device of ``beside``, or the CPU."""
     return types.Constant(value, device="cpu" if beside is None else beside.device)
 
 
 def resize(image: DataNode, **arguments: Any) -> DataNode:
-    """``fn.resize``, which the stubs let return several nodes."""
+    """Call ``fn.resize``, typed: by DALI's stubs it could return several nodes."""
     return cast(DataNode, fn.resize(image, **arguments))
 
 
 def python_pair(function: Callable[..., Any], *nodes: DataNode) -> tuple[DataNode, DataNode]:
-    """Call a Python function of lists of arrays, one per sample, once per batch; two results."""
+    """Call a function as `python_nodes` does, for two results."""
     first, second = python_nodes(function, 2, *nodes)
     return first, second
 
 
 def python_node(function: Callable[..., Any], *nodes: DataNode) -> DataNode:
-    """Call a Python function of lists of arrays, one per sample, once per batch; one result."""
+    """Call a function as `python_nodes` does, for one result."""
     return fn.python_function(*nodes, function=function, batch_processing=True)
 
 
 def python_nodes(
     function: Callable[..., Any], num_outputs: int, *nodes: DataNode
 ) -> tuple[DataNode, ...]:
-    """Call a Python function of lists of arrays, one per sample, once per batch; some results."""
+    """Call a Python function once per batch, on the CPU.
+
+    Args:
+        function: Takes a list of arrays for each node, one array per sample, and returns such a
+            list for each result, as a tuple.
+        num_outputs: Number of results, at least 1.
+        nodes: Inputs, CPU.
+    """
     results = fn.python_function(
         *nodes, function=function, num_outputs=num_outputs, batch_processing=True
     )
@@ -72,7 +79,7 @@ def python_nodes(
 
 
 def python_image(function: Callable[..., Any], *nodes: DataNode) -> DataNode:
-    """Call a Python function of lists of arrays, one per sample, once per batch; HWC images."""
+    """Call a function as `python_nodes` does, for images of layout HWC."""
     made = fn.python_function(
         *nodes, function=function, num_outputs=1, batch_processing=True, output_layouts="HWC"
     )
@@ -80,7 +87,7 @@ def python_image(function: Callable[..., Any], *nodes: DataNode) -> DataNode:
 
 
 def take_operator_lock() -> None:
-    """Take the lock under which Python operators run, and let it go, by running one."""
+    """Wait until no Python operator of this process runs, by running another."""
     pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
     with pipeline:
         pipeline.set_outputs(python_image(lambda: [np.zeros((1, 1, 1), np.uint8)]))
@@ -89,14 +96,17 @@ def take_operator_lock() -> None:
 
 
 def split(node: DataNode, predicate: DataNode) -> tuple[DataNode, DataNode]:
-    """The samples for which a scalar boolean is true, and the others; what ``if`` is made of."""
+    """Return the samples for which a scalar boolean is true, and the other samples.
+
+    DALI's conditionals are made of this operator, which moves no pixel.
+    """
     parts = cast(Any, fn)._conditional.split(node, predicate=predicate, _if_stmt=True)
     true, false = cast(tuple[DataNode, DataNode], parts)
     return true, false
 
 
 def merge(true: DataNode, false: DataNode, predicate: DataNode) -> DataNode:
-    """The samples of both parts in their places; undoes `split`."""
+    """Put the samples of both parts back into their places: undo `split`."""
     return cast(DataNode, cast(Any, fn)._conditional.merge(true, false, predicate=predicate))
 
 

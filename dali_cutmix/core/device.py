@@ -1,4 +1,4 @@
-"""Where a loader runs: the GPU and the CPU threads."""
+"""Choose where a loader runs: on which GPU, on how many CPU threads."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dali_cutmix.core.dali import num_gpus
 
 
 def choose_device(device: str | torch.device | int | None) -> torch.device:
-    """The device meant, with its index: the current GPU for None, or the CPU without one.
+    """Return the device with its index: for None the current GPU, or the CPU without a GPU.
 
     Raises:
-        ValueError: A GPU that DALI and torch do not both see, or another kind of device.
+        ValueError: A GPU that DALI or torch does not see, or another kind of device.
     """
     try:
         chosen = None if device is None else torch.device(device)
     except RuntimeError:
         refuse("DataLoader", "device", "be 'cuda', 'cuda:<index>' or 'cpu'", device)
     if chosen is not None and chosen.type == "cpu":
-        return torch.device("cpu")  # before anything initialises CUDA
+        return torch.device("cpu")  # before a call that would initialise CUDA
     if chosen is not None and chosen.type != "cuda":
         refuse("DataLoader", "device", "be 'cuda', 'cuda:<index>' or 'cpu'", str(device))
     seen = min(num_gpus(), torch.cuda.device_count() if torch.cuda.is_available() else 0)
@@ -40,7 +40,7 @@ def choose_device(device: str | torch.device | int | None) -> torch.device:
 
 
 def num_cpus() -> int:
-    """CPUs that this process may use, at most 8."""
+    """Return the number of CPUs that this process may use, at most 8."""
     try:
         usable = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux

@@ -1,14 +1,14 @@
-"""What the loader raises when the data, rather than an argument, is wrong."""
+"""The error of a loader whose data are wrong, where its arguments are right."""
 
 from __future__ import annotations
 
 
 class BadFileError(RuntimeError):
-    """A file that could not be read or decoded.
+    """Say which file could not be read or decoded, and why.
 
     Attributes:
-        path: The file, as the source named it.
-        reason: Why, in one line.
+        path: The file, as the source names it.
+        reason: Why the file is bad, in one line.
     """
 
     def __init__(self, path: str, reason: str) -> None:
