@@ -74,7 +74,9 @@ def in_short(result: dict[str, Any]) -> list[str]:
     torches = [name for name in mixed if name.startswith(TORCH)]
     fastest = max(torches, key=lambda name: mixed[name]["median"], default=None)
     lines = table(["images per second", "with CutMix", "without"], rows)
-    machine = f"<sub>{machine_of(result)}</sub>"
+    machine = f"<sub>Medians. {machine_of(result)}</sub>".replace(
+        "`results/", "`benchmarks/results/"
+    )
     return ["", *lines, "", _reading(result, mixed, plain, fastest), "", machine, ""]
 
 

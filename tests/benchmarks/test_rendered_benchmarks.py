@@ -112,7 +112,7 @@ def test_front_page_ranks_the_loaders_and_keeps_its_own_text(
     ranked = ("FFCV, JPEG", "**dali_cutmix**", "torch DataLoader, tensors", "timm")
     places = [made.index(f"| {name}") for name in ranked]
     assert places == sorted(places)
-    assert f"<sub>{MACHINE['cpu']}, " in made
+    assert f"<sub>Medians. {MACHINE['cpu']}, " in made
     with pytest.raises(ValueError, match=r"^README\.md has no lines"):
         render.front_of(render.page_of(tmp_path, tmp_path / "none"), "nothing")
 
