@@ -115,11 +115,16 @@ def _scaled(plan: MixPlan, size: tuple[int, int], device: torch.device) -> MixPl
         return Rect(low, high - low)
 
     put = rect(plan.put)
+    taken = put if plan.taken is plan.put else rect(plan.taken)
+    if taken is not None and put is not None and not plan.resizes:
+        # Rounded by itself the rectangle that is read could lose a row that is filled.
+        last = torch.tensor(size, device=device) - put.extent
+        taken = put if taken is put else Rect(torch.minimum(taken.anchor, last), put.extent)
     changes: dict[str, Any] = {
         "source": plan.source.to(device),
         "weight": plan.weight.to(device),
         "put": put,
-        "taken": put if plan.taken is plan.put else rect(plan.taken),
+        "taken": taken,
         "size": size,
     }
     if isinstance(plan, (ChainPlan, ChosenPlan)):
