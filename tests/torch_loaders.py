@@ -1,4 +1,4 @@
-"""Torch loaders of torchvision's parts, and what is made of them without a word."""
+"""Torch loaders with torchvision's parts, and the loaders and refusals that come of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.transforms import v2
 
-from dali_cutmix import DataLoader, TrainTransform
+from dali_cutmix import CutMix, DataLoader, MixUp, TrainTransform
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -26,6 +26,13 @@ CROP = v2.RandomResizedCrop(32)
 
 cutmix, mixup = v2.CutMix(num_classes=3), v2.MixUp(alpha=0.2, num_classes=3)
 choice = v2.RandomChoice([cutmix, mixup], p=[0.25, 0.75])
+#: The mixes that `cutmix` and `mixup` become.
+CUTMIX, MIXUP = CutMix.torchvision(), MixUp.torchvision(0.2)
+
+UNSEEN = (
+    "from_torch cannot see what a function does. Remove it if it converts to RGB, as the graph "
+    "does; else pass `transform=`."
+)
 
 
 def over(root: Path | str, parts: Any, **settings: Any) -> TorchLoader[Any]:
@@ -38,8 +45,28 @@ def silently(loader: TorchLoader[Any], **changes: Any) -> DataLoader:
     return DataLoader.from_torch(loader, report=None, **changes)
 
 
+def reported(loader: TorchLoader[Any], **changes: Any) -> list[str]:
+    """The lines of the report."""
+    lines: list[str] = []
+    DataLoader.from_torch(loader, report=lines.append, **changes)
+    return lines
+
+
+def notes(loader: TorchLoader[Any], about: str = "") -> list[str]:
+    """The sentences of the report that speak about a word."""
+    lines = [line for line in reported(loader) if line.startswith("  * ")]
+    return [line.removeprefix("  * ") for line in lines if about in line]
+
+
+def refusal(loader: TorchLoader[Any], **changes: Any) -> str:
+    """The message that a loader is refused with."""
+    with pytest.raises(ValueError, match="from_torch: cannot translate") as refused:
+        silently(loader, **changes)
+    return str(refused.value)
+
+
 def cifar(transform: Any, size: tuple[int, int] = (32, 32)) -> CIFAR10:
-    dataset = CIFAR10.__new__(CIFAR10)  # as it is after reading its files, which are not at hand
+    dataset = CIFAR10.__new__(CIFAR10)  # as after reading its files, which are not at hand
     dataset.data = np.random.default_rng(0).integers(0, 256, (12, *size, 3), np.uint8)
     dataset.targets = [n % 10 for n in range(12)]
     dataset.classes = [f"class {n}" for n in range(10)]
@@ -52,9 +79,9 @@ def labels(loader: Any) -> list[list[int]]:
 
 
 def train(*augment: Any, **settings: Any) -> TrainTransform:
-    """What `CROP` becomes, and what stands beside it."""
-    given = {"augment": augment} if augment else {}
-    return TrainTransform(**{"size": 32, "flip": 0.0, **PLAIN, **given, **settings})
+    """The transform that `CROP` becomes, with augmentations and other settings."""
+    augmentations = {"augment": augment} if augment else {}
+    return TrainTransform(**{"size": 32, "flip": 0.0, **PLAIN, **augmentations, **settings})
 
 
 def closure(mix: Any) -> Callable[[Any], Any]:
@@ -70,12 +97,5 @@ def closure(mix: Any) -> Callable[[Any], Any]:
 
 
 def as_dict(batch: Any) -> Any:
-    """A collate function that has no counterpart."""
+    """A collate function without a counterpart."""
     return dict(zip(("image", "label"), cutmix(*default_collate(batch)), strict=True))
-
-
-def refusal(loader: TorchLoader[Any], **changes: Any) -> str:
-    """The message that it is refused with."""
-    with pytest.raises(ValueError, match="from_torch: cannot translate") as refused:
-        silently(loader, **changes)
-    return str(refused.value)

@@ -1,1 +1,1 @@
-"""A torch loader of torchvision's parts, as the arguments of this package's `DataLoader`."""
+"""A torch loader with torchvision's parts, as arguments of `dali_cutmix.DataLoader`."""

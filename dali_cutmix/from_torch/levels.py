@@ -1,4 +1,4 @@
-"""What a pixel's number means at each place of a torchvision list: its type, scale and offset."""
+"""The meaning of pixel numbers at each position of a torchvision list: type, scale and offset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision import tv_tensors  # type: ignore[import-untyped]
 from dali_cutmix.from_torch.report import NoCounterpartError, OutOfPlaceError, written
 from dali_cutmix.transforms.crop import Triple
 
-LEVEL = 1 / 255  # of a stored pixel, in units of the full range
+LEVEL = 1 / 255  # units of the full range: one level of uint8
 
 NO_CHANGE = "nothing to do"
 
@@ -19,13 +19,13 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 
 
 class Levels:
-    """Follows conversions and ``Normalize``.
+    """Follow conversions and ``Normalize`` through a list.
 
-    A pixel's number is ``(x - mean) / std``, where x in [0, 1] is what is stored.
+    A pixel's number is ``(x - mean) / std``, where x in [0, 1] is the stored pixel.
 
     Attributes:
-        kind: Class of the image where it is a tensor; None where it is Pillow's.
-        dtype: Type of its numbers.
+        kind: Class of the image where the image is a tensor; None for a Pillow image.
+        dtype: Type of the numbers.
         mean: Per channel, in units of the full range.
         std: Per channel, in units of the full range.
     """
@@ -38,82 +38,88 @@ class Levels:
 
     @property
     def is_tensor(self) -> bool:
-        """Whether the image is a tensor, and not Pillow's."""
+        """Whether the image is a tensor, not a Pillow image."""
         return self.kind is not None
 
     @property
-    def are_whole(self) -> bool:
+    def are_uint8(self) -> bool:
         """Whether numbers are levels of uint8."""
         return self.dtype == torch.uint8
 
     @property
     def are_plain(self) -> bool:
         """Whether numbers are levels of uint8, or floats in [0, 1]."""
-        std = LEVEL if self.are_whole else 1.0
+        std = LEVEL if self.are_uint8 else 1.0
         return not any(self.mean) and set(self.std) == {std}
 
-    def level_of(self, number: Sequence[float]) -> list[float]:
-        """The stored level, in [0, 255] where there is one, that shows as this number here."""
-        return [255 * (n * s + m) for n, s, m in zip(number, self.std, self.mean, strict=True)]
+    def level_of(self, numbers: Sequence[float]) -> list[float]:
+        """Return the stored levels, per channel, that show as these numbers here.
+
+        Levels outside [0, 255] cannot be stored.
+        """
+        channels = zip(numbers, self.std, self.mean, strict=True)
+        return [255 * (number * std + mean) for number, std, mean in channels]
 
     def to_tensor(self, _: Any) -> str:
-        """``ToTensor``."""
+        """Apply ``ToTensor``."""
         if self.is_tensor:
             return NO_CHANGE
         self.kind = torch.Tensor
         return self._scale_to(torch.float32)
 
     def to_image(self, _: Any) -> str:
-        """``ToImage``."""
+        """Apply ``ToImage``."""
         self.kind = tv_tensors.Image
         return NO_CHANGE
 
     def pil_to_tensor(self, _: Any) -> str:
-        """``PILToTensor``, which leaves tensors what they are."""
+        """Apply ``PILToTensor``, which leaves tensors as they are."""
         self.kind = self.kind or torch.Tensor
         return NO_CHANGE
 
     def to_pure(self, _: Any) -> str:
-        """``ToPureTensor``, which leaves Pillow's images what they are."""
+        """Apply ``ToPureTensor``, which leaves Pillow images as they are."""
         self.kind = torch.Tensor if self.is_tensor else None
         return NO_CHANGE
 
     def to_float(self, part: Any) -> None:
-        """What presets do before ``Normalize``."""
+        """Apply the conversion that presets do before ``Normalize``."""
         self.pil_to_tensor(part)
         if self.dtype != torch.float32:
             self._scale_to(torch.float32)
 
     def to_pil(self, part: Any) -> str:
-        """``ToPILImage``."""
+        """Apply ``ToPILImage``."""
         if part.mode not in (None, "RGB"):
             raise NoCounterpartError(f"the graph makes RGB images, got mode={part.mode!r}.")
-        if not self.are_whole:
+        if not self.are_uint8:
             self._scale_to(torch.uint8)
         self.kind = None
         return NO_CHANGE
 
     def to_dtype(self, part: Any) -> str:
-        """``ToDtype``, ``ConvertImageDtype``."""
+        """Apply ``ToDtype`` or ``ConvertImageDtype``."""
         dtype: Any = part.dtype
         if isinstance(dtype, dict):
             dtype = dtype.get(self.kind, dtype.get("others"))
         if dtype is None or dtype == self.dtype or not self.is_tensor:
             return NO_CHANGE
         if dtype not in _DTYPES:
-            raise NoCounterpartError(f"the graph makes no {dtype}. Use torch.float32.")
-        if getattr(part, "scale", True):  # ConvertImageDtype has none, and scales
+            raise NoCounterpartError(f"the graph does not make {dtype}. Use torch.float32.")
+        if getattr(part, "scale", True):  # ConvertImageDtype lacks the argument, and scales
             return self._scale_to(dtype)
         if dtype == torch.uint8:
-            raise NoCounterpartError("it cuts numbers off to whole ones. Pass `scale=True`.")
+            raise NoCounterpartError(
+                "without scaling, uint8 drops fractions. Pass `scale=True` to ToDtype."
+            )
         self.dtype = dtype
         return f"{str(dtype)[6:]}, unscaled"
 
     def normalize(self, part: Any) -> str:
-        """``Normalize``; several make one."""
-        if self.are_whole:
-            raise OutOfPlaceError("it takes floats. Put ToTensor, or ToDtype, before it.")
-        mean, std = (_triple(one) for one in (part.mean, part.std))
+        """Apply ``Normalize``; several compose into one."""
+        if self.are_uint8:
+            raise OutOfPlaceError("Normalize takes floats. Put ToTensor or ToDtype before it.")
+        mean, std = _triple(part.mean), _triple(part.std)
         m0, m1, m2 = (a + s * b for a, s, b in zip(self.mean, self.std, mean, strict=True))
         s0, s1, s2 = (a * b for a, b in zip(self.std, std, strict=True))
         self.mean, self.std = (m0, m1, m2), (s0, s1, s2)
@@ -122,15 +128,15 @@ class Levels:
     def _scale_to(self, dtype: torch.dtype) -> str:
         if dtype.is_floating_point != self.dtype.is_floating_point:
             if not self.are_plain:
-                raise OutOfPlaceError("its pixels are not in [0, 1]. Move it before Normalize.")
+                raise OutOfPlaceError("pixels are outside [0, 1] here. Convert before Normalize.")
             std = 1.0 if dtype.is_floating_point else LEVEL
             self.std = (std, std, std)
         self.dtype = dtype
         return f"{str(dtype)[6:]} in [0, {1 if dtype.is_floating_point else 255}]"
 
 
-def _triple(given: Any) -> Triple:
-    numbers = [float(one) for one in given] if hasattr(given, "__len__") else [float(given)]
+def _triple(values: Any) -> Triple:
+    numbers = [float(value) for value in values] if hasattr(values, "__len__") else [float(values)]
     if len(numbers) == 1:
         numbers *= 3
     if len(numbers) != 3:

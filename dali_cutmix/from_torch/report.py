@@ -1,4 +1,4 @@
-"""What became of each part of a torch loader: what is reported, and what has no counterpart."""
+"""The fate of each part of a torch loader: what the part became, or why there is no counterpart."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ import torch
 
 from dali_cutmix.core.checks import is_number
 
-_PILLOW = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+_PILLOW_MODES = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 
 WIDTH = 60  # characters of a part in the report
 
 
 class NoCounterpartError(Exception):
-    """A part has no counterpart; the text says why, and the way out."""
+    """A part has no counterpart. The text says why, and the way out."""
 
 
 class OutOfPlaceError(NoCounterpartError):
-    """A part has none behind what stands before it, so that another refusal may be its cause."""
+    """The part is supported, but not in this place."""
 
 
 @dataclass
 class Translation:
-    """Collects lines and refusals, so that all of the latter are told at once.
+    """Collect lines and refusals, so that one error names all refused parts.
+
+    A ``path`` leads to a part of the torch loader, such as ``transform[1].transforms[0]``.
 
     Attributes:
-        lines: ``(place, part, what it became)`` of each part.
-        refusals: ``(place, part, reason)`` of each part without a counterpart.
-        notes: Sentences on what differs.
+        lines: ``(path, part, result)`` of each translated part.
+        refusals: ``(path, part, reason)`` of each part without a counterpart.
+        notes: Sentences about differences.
         num_parts: Parts met so far.
     """
 
@@ -40,45 +42,45 @@ class Translation:
     notes: list[str] = field(default_factory=list)
     num_parts: int = 0
 
-    def became(self, place: str, part: Any, ours: str) -> None:
-        """Note what a part became; ``part`` may be its text."""
+    def became(self, path: str, part: Any, result: str) -> None:
+        """Record what a part became; ``part`` may be the text to show."""
         self.num_parts += 1
-        self.lines.append((place, part if isinstance(part, str) else shown(part), ours))
+        self.lines.append((path, part if isinstance(part, str) else shown(part), result))
 
-    def refuse(self, place: str, part: Any, reason: object) -> None:
-        """Note that a part has no counterpart; ``part`` may be its name."""
+    def refuse(self, path: str, part: Any, reason: object) -> None:
+        """Record that a part has no counterpart; ``part`` may be the name to show."""
         self.num_parts += 1
-        self.refusals.append((place, part if isinstance(part, str) else named(part), str(reason)))
+        self.refusals.append((path, part if isinstance(part, str) else named(part), str(reason)))
 
     def note(self, sentence: str) -> None:
-        """Note what differs, once."""
+        """Record a difference, unless it is recorded already."""
         if sentence not in self.notes:
             self.notes.append(sentence)
 
     def check(self) -> None:
-        """Raise what was refused, all of it at once.
+        """Raise all refusals as one error.
 
         Raises:
-            ValueError: Something was.
+            ValueError: At least one part was refused.
         """
         if not self.refusals:
             return
-        parts = [f"\n  - `{part}` at {place}: {why}" for place, part, why in self.refusals]
+        parts = [f"\n  - `{part}` at {path}: {reason}" for path, part, reason in self.refusals]
         raise ValueError(
             f"from_torch: cannot translate {len(parts)} of the loader's {self.num_parts} parts:"
             + "".join(parts)
         )
 
     def table(self) -> list[str]:
-        """The lines in columns, then the notes."""
-        places, parts, _ = zip(*self.lines, strict=True)
-        left, middle = max(map(len, places)), max(map(len, parts))
+        """Return the lines in columns, then the notes."""
+        paths, parts, _ = zip(*self.lines, strict=True)
+        left, middle = max(map(len, paths)), max(map(len, parts))
         rows = [f"  {a:<{left}}  {b:<{middle}}  ->  {c}" for a, b, c in self.lines]
         return rows + [f"  * {sentence}" for sentence in self.notes]
 
 
 def named(part: Any) -> str:
-    """The name of a part: that of a function with its place, or that of a class, or None."""
+    """Return the name of a function with its file and line, or the name of a class, or "None"."""
     if part is None:
         return "None"
     name = getattr(part, "__qualname__", None)
@@ -93,22 +95,22 @@ def named(part: Any) -> str:
 
 
 def shown(part: Any) -> str:
-    """A part in one short line, as its class prints it."""
+    """Return a part in one short line, as its class prints it."""
     if hasattr(part, "__qualname__"):
         return named(part)
     text = " ".join(repr(part).split())
     if text.startswith("<"):
         return named(part)
     text = text.replace("InterpolationMode.", "")
-    if hasattr(part, "antialias"):  # resizes, which is bilinear unless it says so
-        for usual in (", interpolation=BILINEAR", ", interpolation=bilinear"):
-            text = text.replace(usual, "")
+    if hasattr(part, "antialias"):  # a resize, bilinear by default
+        for default in (", interpolation=BILINEAR", ", interpolation=bilinear"):
+            text = text.replace(default, "")
     text = text.replace(", antialias=True", "").replace("( ", "(").replace(" )", ")")
     return textwrap.shorten(text, WIDTH, placeholder=" ...")
 
 
 def torchvision_name(part: Any) -> str | None:
-    """The name of a class of torchvision's transforms or of torch's ``Sequential``; else None."""
+    """Return the class name of a torchvision transform or torch's ``Sequential``, else None."""
     name, module = type(part).__name__, type(part).__module__
     if module.startswith("torchvision.transforms."):
         return name
@@ -116,13 +118,13 @@ def torchvision_name(part: Any) -> str | None:
 
 
 def mode_of(part: Any) -> str:
-    """How a part interpolates, as a name: torchvision takes names and Pillow's numbers as well."""
+    """Return the name of a part's interpolation, which may be a name or Pillow's number."""
     mode = getattr(part.interpolation, "value", part.interpolation)
-    return _PILLOW.get(mode, str(mode)) if isinstance(mode, int) else str(mode)
+    return _PILLOW_MODES.get(mode, str(mode)) if isinstance(mode, int) else str(mode)
 
 
 def written(value: Any) -> str:
-    """The code that makes a value, without arguments that have their defaults."""
+    """Return code that makes a value, without arguments that equal their defaults."""
     if isinstance(value, (tuple, list)):
         inner = ", ".join(map(written, value))
         return f"({inner},)" if len(value) == 1 else f"({inner})"
@@ -135,9 +137,9 @@ def written(value: Any) -> str:
     name = type(value).__name__
     if (preset := getattr(type(value), "torchvision", None)) and value == preset(value.alpha):
         return f"{name}.torchvision({written(value.alpha)})"
-    given = {
-        one.name: getattr(value, one.name)
-        for one in fields(value)
-        if one.default is MISSING or getattr(value, one.name) != one.default
+    arguments = {
+        argument.name: getattr(value, argument.name)
+        for argument in fields(value)
+        if argument.default is MISSING or getattr(value, argument.name) != argument.default
     }
-    return f"{name}({', '.join(f'{key}={written(one)}' for key, one in given.items())})"
+    return f"{name}({', '.join(f'{key}={written(each)}' for key, each in arguments.items())})"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
-from dali_cutmix.from_torch.colours import COLOURS, commutes_with_crops, translate_colour
-from dali_cutmix.from_torch.crops import Crops, Size, on_long_images
+from dali_cutmix.from_torch.colors import COLORS, commutes_with_crops, translate_color
+from dali_cutmix.from_torch.comparison import are_equal, call, held
+from dali_cutmix.from_torch.crops import Crops, Size, fallback_note
 from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
-from dali_cutmix.from_torch.proof import NUM_IMAGES, SIZES, held, same_on_images
 from dali_cutmix.from_torch.report import (
     NoCounterpartError,
     OutOfPlaceError,
@@ -23,79 +25,118 @@ from dali_cutmix.from_torch.report import (
 from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
 
-_NO_OPERATOR = "the graph has no such operator. Leave it out, or pass `transform=`."
-_OWN = "it is no transform of torchvision's, and the graph runs no other code. Pass `transform=`."
+#: (height, width) of synthetic images: as ImageNet's, square, long, small and large.
+SIZES = (
+    *((375, 500), (500, 333), (300, 400), (224, 224), (512, 512), (90, 1000), (800, 100)),
+    *((32, 32), (24, 17), (1, 1), (1300, 1700), (1700, 1300)),
+)
+
+_NO_OPERATOR = "the graph has no such operator. Remove it, or pass `transform=`."
+_NOT_TORCHVISION = (
+    "the graph runs torchvision's transforms only, and this class is another. Pass `transform=`."
+)
 _UNSEEN = (
-    "what a function does cannot be seen. Leave it out if it converts to RGB, as the graph does; "
-    "else pass `transform=`."
+    "from_torch cannot see what a function does. Remove it if it converts to RGB, as the graph "
+    "does; else pass `transform=`."
 )
 _SAME_SIZE = f"{NO_CHANGE}: images have that size"
 
-#: Classes that leave an RGB image what it is.
-_SAME = ("Identity", "RGB")
+#: Names of the classes that leave an RGB image as it is.
+_IDENTITIES = ("Identity", "RGB")
 
 
 def translate_transform(
-    transform: Any, size: Size | None, into: Translation
+    transform: Any, size: Size | None, translation: Translation
 ) -> tuple[TrainTransform | EvalTransform | None, torch.dtype]:
     """Translate a dataset's ``transform``.
 
     Args:
-        transform: A transform of torchvision's, v1 or v2, a ``Compose`` of some, or a preset of
-            pretrained weights.
-        size: ``(height, width)`` of the dataset's images, where all are known to have it.
-        into: Where lines, notes and refusals go.
+        transform: torchvision's transform, v1 or v2, a ``Compose`` of several, a preset of
+            pretrained weights, or a function or object that calls one of these.
+        size: ``(height, width)`` of all stored images; None where sizes differ or are unknown.
+        translation: Takes lines, notes and refusals.
 
     Returns:
-        The transform, None where something was refused, and the type of its pixels.
+        The transform, None where a part was refused, and the dtype of its pixels.
     """
-    walk = _Walk(size, into)
-    num_refused = len(into.refusals)
-    if torchvision_name(transform) is None and (inside := _unwrapped(transform, size)) is not None:
-        into.became("transform", named(transform), "what it holds, which made the same images")
-        into.note(
-            f"{named(transform)} was tried on {NUM_IMAGES} made-up images: no proof for others."
+    walk = _Walk(size, translation)
+    num_refused = len(translation.refusals)
+    if torchvision_name(transform) is None and (inner := _unwrapped(transform, size)) is not None:
+        translation.became("transform", named(transform), f"the {named(inner)} inside")
+        translation.note(
+            f"{named(transform)} was compared with the {named(inner)} inside on "
+            f"{1 if size else len(SIZES)} synthetic images only."
         )
-        transform = inside
-    for place, part in _each("transform", transform) if transform is not None else ():
-        walk.take(place, part)
-    made = walk.finish(transform) if len(into.refusals) == num_refused else None
-    return made, walk.levels.dtype
+        transform = inner
+    for path, part in _each("transform", transform) if transform is not None else ():
+        walk.take(path, part)
+    translated = walk.finish(transform) if len(translation.refusals) == num_refused else None
+    return translated, walk.levels.dtype
 
 
 def _unwrapped(function: Any, size: Size | None) -> Any:
-    """The transform that a function or object of the user's holds and calls, and nothing else."""
-    for one in held(function, lambda part: torchvision_name(part) is not None):
-        if same_on_images(function, one, [size] if size else SIZES):
-            return one
+    """Return the torchvision transform that a user's function calls, if nothing else happens."""
+    for transform in held(function, lambda part: torchvision_name(part) is not None):
+        images = [_image(image_size) for image_size in ([size] if size else SIZES)]
+        if _are_same(function, transform, images):
+            return transform
     return None
 
 
-def _each(place: str, part: Any) -> Iterator[tuple[str, Any]]:
-    """Each part that is no container, with its place."""
+def _are_same(function: Any, transform: Any, images: list[Image.Image]) -> bool:
+    """Return whether both give equal tensors of most images, and fail on the others."""
+    num_equal = 0
+    for image in images:
+        result, expected = (_outcome(callee, image) for callee in (function, transform))
+        if result is None and expected is None:
+            continue
+        if result is None or expected is None:
+            return False
+        if result[1] != expected[1] or not are_equal(result[0], expected[0]):
+            return False
+        num_equal += 1
+    return num_equal > len(images) // 2
+
+
+def _outcome(function: Any, image: Image.Image) -> tuple[Any, Any] | None:
+    """Return the result and the random states behind the call; None where the call fails."""
+    try:
+        return call(function, image.copy())
+    except Exception:  # whatever the user's code raises
+        return None
+
+
+def _image(size: Size) -> Image.Image:
+    """Return an RGB image without two equal pixels nearby."""
+    levels = np.arange(size[0] * size[1] * 3, dtype=np.uint32) * 97 % 256
+    return Image.fromarray(levels.astype(np.uint8).reshape(*size, 3))
+
+
+def _each(path: str, part: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each part that is not a container, with its path."""
     name = torchvision_name(part)
     if name == "Compose":
-        inside = "transform" if place == "transform" else f"{place}.transforms"
-        for number, one in enumerate(part.transforms):
-            yield from _each(f"{inside}[{number}]", one)
+        prefix = "transform" if path == "transform" else f"{path}.transforms"
+        for number, inner in enumerate(part.transforms):
+            yield from _each(f"{prefix}[{number}]", inner)
     elif name == "Sequential":
-        for number, one in enumerate(part):
-            yield from _each(f"{place}[{number}]", one)
+        for number, inner in enumerate(part):
+            yield from _each(f"{path}[{number}]", inner)
     else:
-        yield place, part
+        yield path, part
 
 
 class _Walk:
-    """Goes through a list, and knows what the image is at each place."""
+    """Go through a list, and know the image in front of each part."""
 
-    def __init__(self, size: Size | None, into: Translation) -> None:
-        self._into = into
+    def __init__(self, size: Size | None, translation: Translation) -> None:
+        self._translation = translation
         self._crops = Crops(size)
-        self._is_lost = False  # whether what an image is here depends on a part that was refused
-        self._colours: list[tuple[str, Any, Any]] = []  # place, torchvision's, the graph's
+        self._is_lost = False  # whether a refused part may be why later parts are out of place
+        self._colors: list[tuple[str, Any, Any]] = []  # path, torchvision's part, augmentation
         self.levels = levels = Levels()
-        self._takes: dict[str, Callable[[Any], str]] = {
-            **dict.fromkeys(_SAME, lambda _: NO_CHANGE),
+        self._handlers: dict[str, Callable[[Any], str]] = {
+            **dict.fromkeys(_IDENTITIES, lambda _: NO_CHANGE),
             "RandomResizedCrop": self._random_resized_crop,
             "Resize": self._resize,
             "CenterCrop": self._center_crop,
@@ -112,90 +153,92 @@ class _Walk:
             "ImageClassification": self._preset,
         }
 
-    def take(self, place: str, part: Any) -> None:
-        """Translate one part, or note why not."""
+    def take(self, path: str, part: Any) -> None:
+        """Translate a part, or record why there is no counterpart."""
         name = torchvision_name(part)
         try:
-            became = self._translate(place, part, name, 1.0)
+            result = self._translate(path, part, name, 1.0)
         except (NoCounterpartError, ValueError) as error:
             if self._is_lost and isinstance(error, OutOfPlaceError):
-                self._into.num_parts += 1  # the part that was refused may be what is missing
+                self._translation.num_parts += 1  # the refused part may be the cause
                 return
-            self._into.refuse(place, part, error)
-            self._is_lost |= name in (None, "Lambda") or name in self._takes
+            self._translation.refuse(path, part, error)
+            self._is_lost |= name in (None, "Lambda") or name in self._handlers
         else:
-            self._into.became(place, part, became)
+            self._translation.became(path, part, result)
 
     def finish(self, transform: Any) -> TrainTransform | EvalTransform | None:
-        """What all of it makes, or None and the reason noted."""
-        levels = self.levels
-        scaling = {} if levels.are_whole else {"mean": levels.mean, "std": levels.std}
+        """Return the transform that does all of the list; None, and a refusal, without one."""
+        scaling = {}
+        if not self.levels.are_uint8:
+            scaling = {"mean": self.levels.mean, "std": self.levels.std}
         try:
-            if not levels.is_tensor:
+            if not self.levels.is_tensor:
                 raise NoCounterpartError(
-                    "images stay Pillow's, of which torch makes no batch. End with ToTensor."
+                    "the list ends in Pillow images, which cannot make a batch. End with ToTensor."
                 )
-            made = self._crops.transform(tuple(ours for _, _, ours in self._colours), scaling)
+            augment = tuple(augmentation for _, _, augmentation in self._colors)
+            translated = self._crops.transform(augment, scaling)
         except (NoCounterpartError, ValueError) as error:
-            self._into.refuse("transform", transform, error)
+            self._translation.refuse("transform", transform, error)
             return None
-        if isinstance(made, TrainTransform):
-            self._into.note("What is drawn has the distribution it had; the draws are others.")
+        if isinstance(translated, TrainTransform):
+            self._translation.note("Random draws keep their distribution; the numbers are new.")
         else:
-            self._into.note("On the CPU, pixels differ from Pillow's by at most 1 of 255.")
-        return made
+            self._translation.note("On the CPU, pixels differ from Pillow's by at most 1 of 255.")
+        return translated
 
-    def _translate(self, place: str, part: Any, name: str | None, prob: float) -> str:
+    def _translate(self, path: str, part: Any, name: str | None, prob: float) -> str:
         if name is None or name == "Lambda":
             is_function = name == "Lambda" or hasattr(part, "__code__")
-            raise NoCounterpartError(_UNSEEN if is_function else _OWN)
-        if name in COLOURS:
-            ours = translate_colour(part, self.levels, prob, self._into)
-            if ours is None:
+            raise NoCounterpartError(_UNSEEN if is_function else _NOT_TORCHVISION)
+        if name in COLORS:
+            augmentation = translate_color(part, self.levels, prob, self._translation)
+            if augmentation is None:
                 return NO_CHANGE
-            self._colours.append((place, part, ours))
-            return f"augment: {written(ours)}"
+            self._colors.append((path, part, augmentation))
+            return f"augment: {written(augmentation)}"
         if name == "RandomApply":
-            return self._random_apply(place, part, prob)
+            return self._random_apply(path, part, prob)
         if name == "RandomHorizontalFlip":
-            self._check_nothing_sheared()
+            self._check_no_shear()
             self._crops.flip(prob * part.p)
             return f"flip={written(prob * part.p)}"
-        if name not in self._takes or prob != 1:
+        if name not in self._handlers or prob != 1:
             raise NoCounterpartError(_NO_OPERATOR)
-        return self._takes[name](part)
+        return self._handlers[name](part)
 
-    def _random_apply(self, place: str, part: Any, prob: float) -> str:
+    def _random_apply(self, path: str, part: Any, prob: float) -> str:
         if len(part.transforms) != 1:
             raise NoCounterpartError(
-                "the graph draws for each operator alone. Apply them one by one."
+                "the graph draws for each operator alone. Use one RandomApply per transform."
             )
         inner = part.transforms[0]
         name = torchvision_name(inner)
-        if name in _SAME:
+        if name in _IDENTITIES:
             return NO_CHANGE
-        return self._translate(f"{place}.transforms[0]", inner, name, prob * part.p)
+        return self._translate(f"{path}.transforms[0]", inner, name, prob * part.p)
 
     def _preset(self, part: Any) -> str:
-        """``weights.transforms()`` of an image classifier."""
+        """Take ``weights.transforms()`` of an image classifier."""
         sides = [*part.resize_size]
         self._check_resizing(part)
         self._crops.resize(sides[0] if len(sides) == 1 else (sides[0], sides[1]))
-        self._crops.cut_centre(_sides(part.crop_size))
+        self._crops.crop_center(_sides(part.crop_size))
         self.levels.to_float(part)
         self.levels.normalize(part)
-        return "resize, centre, float32, mean and std"
+        return "resize, center crop, float32, mean and std"
 
     def _random_resized_crop(self, part: Any) -> str:
         self._check_resizing(part)
-        self._check_no_colours()
+        self._check_no_colors()
         size = _sides(part.size)
-        self._crops.cut_area(size, part.scale, part.ratio)
-        self._into.note(on_long_images(part.scale, part.ratio))
-        usual = TrainTransform()
-        given = {"scale": tuple(map(float, part.scale)), "ratio": tuple(map(float, part.ratio))}
+        self._crops.crop_area(size, part.scale, part.ratio)
+        self._translation.note(fallback_note(part.scale, part.ratio))
+        defaults = vars(TrainTransform())
+        bounds = {"scale": tuple(map(float, part.scale)), "ratio": tuple(map(float, part.ratio))}
         text = [f"size={written(size[0] if size[0] == size[1] else size)}"]
-        text += [f"{key}={_short(one)}" for key, one in given.items() if one != vars(usual)[key]]
+        text += [f"{key}={_short(pair)}" for key, pair in bounds.items() if pair != defaults[key]]
         return f"TrainTransform({', '.join(text)})"
 
     def _resize(self, part: Any) -> str:
@@ -204,88 +247,89 @@ class _Walk:
                 "the graph has no `max_size`. Use Resize(side) or Resize((h, w))."
             )
         sides = [part.size] if isinstance(part.size, int) else [int(side) for side in part.size]
-        wanted: int | Size = sides[0] if len(sides) == 1 else (sides[0], sides[1])
-        if self._crops.size is not None and self._crops.resized(wanted) == self._crops.size:
+        side_or_size: int | Size = sides[0] if len(sides) == 1 else (sides[0], sides[1])
+        if self._crops.size is not None and self._crops.resized(side_or_size) == self._crops.size:
             return _SAME_SIZE
         self._check_resizing(part)
-        self._check_no_colours()
-        self._crops.resize(wanted)
-        return f"resize={written(wanted)}"
+        self._check_no_colors()
+        self._crops.resize(side_or_size)
+        return f"resize={written(side_or_size)}"
 
     def _center_crop(self, part: Any) -> str:
         size = _sides(part.size)
         if self._crops.size == size:
             return _SAME_SIZE
-        self._check_no_colours()
-        self._crops.cut_centre(size)
+        self._check_no_colors()
+        self._crops.crop_center(size)
         return f"size={written(size)}"
 
     def _random_crop(self, part: Any) -> str:
-        size, pad, before = _sides(part.size), self._padding(part), self._crops.size
-        if before == size and not pad:
+        size, pad = _sides(part.size), self._padding(part)
+        if self._crops.size == size and not pad:
             return _SAME_SIZE
-        self._check_no_colours()
+        self._check_no_colors()
         if pad:
             self._crops.pad(pad)
-        self._crops.cut_place(size)
+        self._crops.crop_anywhere(size)
         return f"size={written(size)}, pad={pad}"
 
     def _pad(self, part: Any) -> str:
-        self._check_no_colours()
+        self._check_no_colors()
         self._crops.pad(pad := self._padding(part))
         return f"pad={pad}"
 
     def _padding(self, part: Any) -> int:
-        given = part.padding or 0
-        sides = {given} if isinstance(given, int) else set(given)
+        padding = part.padding or 0
+        sides = {padding} if isinstance(padding, int) else set(padding)
         if len(sides) > 1:
-            raise NoCounterpartError(f"the graph pads all sides alike, got padding={given!r}.")
+            raise NoCounterpartError(f"the graph pads all sides equally, got padding={padding!r}.")
         if not any(sides) and not getattr(part, "pad_if_needed", False):
             return 0
         fill = [part.fill] if not isinstance(part.fill, (tuple, list)) else part.fill
-        if part.padding_mode != "constant" or any(one not in (0, None) for one in fill):
+        if part.padding_mode != "constant" or any(value not in (0, None) for value in fill):
             got = f"padding_mode={part.padding_mode!r}, fill={part.fill!r}"
             raise NoCounterpartError(f"the graph pads with black only, got {got}.")
         if any(self.levels.mean):
             raise NoCounterpartError(
-                "what it pads with after Normalize is not black. Move it before."
+                "padding behind Normalize is not black, and the graph pads with black only. Pad "
+                "before Normalize."
             )
         return int(sides.pop())
 
     def _check_resizing(self, part: Any) -> None:
-        if (way := mode_of(part)) != "bilinear":
-            raise NoCounterpartError(f"the graph resizes bilinearly, got interpolation={way!r}.")
+        if (mode := mode_of(part)) != "bilinear":
+            raise NoCounterpartError(f"the graph resizes bilinearly, got interpolation={mode!r}.")
         if self.levels.is_tensor and not part.antialias:
             raise OutOfPlaceError(
                 "the graph resizes with antialiasing. Pass `antialias=True`, or resize before the "
                 "image becomes a tensor."
             )
-        if not self.levels.are_whole:
-            self._into.note("Resized pixels are rounded to levels of uint8.")
+        if not self.levels.are_uint8:
+            self._translation.note("Resized pixels are rounded to levels of uint8.")
 
-    def _check_nothing_sheared(self) -> None:
-        """The graph flips first, which commutes with all but shears: they hold a corner fast."""
-        for place, theirs, ours in self._colours:
-            if isinstance(ours, (AutoAugment, RandAugment, TrivialAugment)):
-                name = type(theirs).__name__
+    def _check_no_shear(self) -> None:
+        """Refuse flips behind a shear, which fixes one corner; all else commutes with flips."""
+        for path, part, augmentation in self._colors:
+            if isinstance(augmentation, (AutoAugment, RandAugment, TrivialAugment)):
+                name = type(part).__name__
                 raise NoCounterpartError(
-                    f"it comes after {name} at {place}; the graph flips first, which gives other "
-                    f"images where {name} shears. Move it before {name}."
+                    f"the graph flips before {name} (at {path}), which gives other images where "
+                    f"{name} shears. Move the flip before {name}."
                 )
 
-    def _check_no_colours(self) -> None:
-        """Colours are changed after the crop; what commutes with it may stand before."""
-        for place, colour, ours in self._colours:
-            if not commutes_with_crops(ours):
-                name = type(colour).__name__
+    def _check_no_colors(self) -> None:
+        """Refuse crops and resizes behind an augmentation that does not commute with these."""
+        for path, part, augmentation in self._colors:
+            if not commutes_with_crops(augmentation):
+                name = type(part).__name__
                 raise NoCounterpartError(
-                    f"it comes after {name} at {place}; the graph crops and resizes first, which "
-                    f"gives other images. Move {name} behind it."
+                    f"the graph crops and resizes before {name} (at {path}), which gives other "
+                    f"images. Move {name} to the end."
                 )
 
 
 def _short(numbers: Any) -> str:
-    return f"({', '.join(f'{one:.4g}' for one in numbers)})"
+    return f"({', '.join(f'{number:.4g}' for number in numbers)})"
 
 
 def _sides(size: Any) -> Size:

@@ -1,4 +1,9 @@
-"""A torch ``DataLoader`` over torchvision's datasets, as the arguments of this package's."""
+"""A torch ``DataLoader`` over torchvision's datasets, as arguments of `dali_cutmix.DataLoader`.
+
+`translate_loader` asks ``order``, ``transforms`` (with ``crops``, ``colors`` and ``levels``) and
+``collate`` about one part of the loader each. All write into a `Translation`, which raises every
+refusal at once, or becomes the report.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +27,9 @@ from torchvision.datasets.folder import (  # type: ignore[import-untyped]
     pil_loader,
 )
 
-from dali_cutmix.from_torch.collate import NUM_TRIALS, translate_collate
+from dali_cutmix.from_torch.collate import translate_collate
 from dali_cutmix.from_torch.crops import Size
-from dali_cutmix.from_torch.order import batch_sizes_of, translate_order
+from dali_cutmix.from_torch.order import translate_order
 from dali_cutmix.from_torch.report import (
     NoCounterpartError,
     Translation,
@@ -37,7 +42,7 @@ from dali_cutmix.sources.files import FileList
 
 Loader = TypeVar("Loader")
 
-#: Of torch's loader, what has no effect here, with the value that says nothing.
+#: Arguments of torch's loader that have no effect here, with torch's defaults.
 _WITHOUT_EFFECT = {
     "timeout": 0,
     "worker_init_fn": None,
@@ -46,26 +51,27 @@ _WITHOUT_EFFECT = {
     "pin_memory_device": "",
     "in_order": True,
 }
-#: What says which samples a dataset has.
-_SERVES = ("__getitem__", "__getitems__", "__len__")
-#: What the code for the same loader leaves out.
-_SILENT = {
+#: Methods that say which samples a dataset has.
+_SERVING = ("__getitem__", "__getitems__", "__len__")
+#: Values that the printed code leaves out.
+_OMITTED = {
     "shuffle": (False,),
     "drop_last": (False,),
     "pin_memory": (False, True),
     "persistent_workers": (False, True),
 }
+SYNTHETIC_SAMPLES = 4  # of the batch that a collate function is called with
 
 
 @dataclass
-class Found:
-    """What a torch loader was translated to.
+class Arguments:
+    """The arguments that a torch loader was translated to.
 
     Attributes:
-        source: What to load: the loader's first argument.
-        settings: The other arguments, ``changes`` included.
-        translation: What became what.
-        epoch: The epoch that the torch loader's sampler was set to.
+        source: The first argument of `DataLoader`.
+        settings: The other arguments, with the user's changes.
+        translation: What became of each part.
+        epoch: The epoch that the torch loader's sampler is set to, from 0.
     """
 
     source: Any = None
@@ -80,11 +86,11 @@ def make_loader(
     report: Callable[[str], object] | None,
     changes: Mapping[str, Any],
 ) -> Loader:
-    """Make the loader that does what a torch loader does: `DataLoader.from_torch`.
+    """Make the loader that does what a torch loader does: see `DataLoader.from_torch`.
 
     Args:
         loader_class: `DataLoader`, or a class derived from it.
-        loader: torch's.
+        loader: torch's loader.
         report: Called with each line of what became what; None: silent.
         changes: Arguments of ``loader_class`` that replace translated ones.
 
@@ -92,77 +98,82 @@ def make_loader(
         TypeError: ``loader`` is not a torch ``DataLoader``, or a name in ``changes`` is unknown.
         ValueError: Parts have no counterpart; all are named at once.
     """
-    found = translate_loader(loader, changes)
+    arguments = translate_loader(loader, changes)
     make: Any = loader_class
-    made: Any = make(found.source, **found.settings)
-    if found.epoch:
-        made.set_epoch(found.epoch)
+    new_loader: Any = make(arguments.source, **arguments.settings)
+    if arguments.epoch:
+        new_loader.set_epoch(arguments.epoch)
     if report is not None:
-        for line in report_of(found, made):
+        for line in report_of(arguments, new_loader):
             report(line)
-    return made
+    return new_loader
 
 
-def translate_loader(loader: TorchLoader[Any], changes: Mapping[str, Any]) -> Found:
-    """Translate all of a torch loader but for what ``changes`` replaces; no image is read.
+def translate_loader(loader: TorchLoader[Any], changes: Mapping[str, Any]) -> Arguments:
+    """Translate all parts that ``changes`` does not replace. No image is read.
 
     Raises:
-        TypeError: It is no torch ``DataLoader``.
-        ValueError: Some of it has no counterpart: all of that at once.
+        TypeError: ``loader`` is not a torch ``DataLoader``.
+        ValueError: Parts have no counterpart; all are named at once.
     """
     if not isinstance(loader, TorchLoader):
         raise TypeError(
             "from_torch: `loader` must be a torch.utils.data.DataLoader, got "
             f"{type(loader).__module__}.{type(loader).__name__}."
         )
-    found = Found(settings=dict(changes))
-    into = found.translation
+    arguments = Arguments(settings=dict(changes))
+    translation = arguments.translation
     if type(loader).__iter__ is not TorchLoader.__iter__ and not _is_stateful(loader):
-        into.refuse("loader", loader, "it has an `__iter__` of its own. Build a plain DataLoader.")
-    dataset = _translate_dataset(loader.dataset, found)
+        translation.refuse(
+            "loader", loader, "the class overrides `__iter__`. Pass a plain torch DataLoader."
+        )
+    dataset = _translate_dataset(loader.dataset, arguments)
     if dataset is not None:
         num_samples = len(loader.dataset)  # type: ignore[arg-type]
-        found.epoch = translate_order(loader, num_samples, found.settings, into)
-        _translate_images(loader, dataset, found)
-    for name, silent in _WITHOUT_EFFECT.items():
-        value = getattr(loader, name, silent)
-        if value != silent and not (name == "prefetch_factor" and value == 2):
-            into.became(name, f"{name}={shown(value)}", "left out: there are no worker processes")
+        arguments.epoch = translate_order(loader, num_samples, arguments.settings, translation)
+        transform, dtype = _translate_transform(dataset, arguments)
+        if loader.batch_sampler is not None:  # else refused already
+            _translate_collate(loader.collate_fn, dataset, transform, dtype, arguments)
+    for name, default in _WITHOUT_EFFECT.items():
+        value = getattr(loader, name, default)
+        if value != default and not (name == "prefetch_factor" and value == 2):
+            shown_value = f"{name}={shown(value)}"
+            translation.became(name, shown_value, "left out: there are no worker processes")
     if "num_workers" not in changes:
         if loader.num_workers:
-            found.settings["num_workers"] = loader.num_workers
-        ours = "as many threads" if loader.num_workers else "a thread for each CPU, at most 8"
-        into.became("num_workers", f"num_workers={loader.num_workers}", ours)
-    into.check()
-    return found
+            arguments.settings["num_workers"] = loader.num_workers
+        result = "as many threads" if loader.num_workers else "a thread per CPU, at most 8"
+        translation.became("num_workers", f"num_workers={loader.num_workers}", result)
+    translation.check()
+    return arguments
 
 
-def report_of(found: Found, made: Any) -> list[str]:
-    """What became what, line by line, and the code that makes the same loader.
+def report_of(arguments: Arguments, new_loader: Any) -> list[str]:
+    """Return the lines of what became what, and the code that makes the same loader.
 
     Args:
-        found: What was translated.
-        made: The loader that was made of it.
+        arguments: The translation.
+        new_loader: The loader made with these arguments.
     """
-    arguments = [f"{_source_text(found.source)},"]
-    for name, value in found.settings.items():
-        if name not in _SILENT or value not in _SILENT[name]:
+    code = [f"{_source_code(arguments.source)},"]
+    for name, value in arguments.settings.items():
+        if name not in _OMITTED or value not in _OMITTED[name]:
             text = f"loader.{name}" if name in ("sampler", "batch_sampler") else written(value)
-            arguments.append(f"{name}={text},")
-    height, width = made.transform.output_size
-    image = f"image [B, 3, {height}, {width}] {str(made.dtype)[6:]}"
+            code.append(f"{name}={text},")
+    height, width = new_loader.transform.output_size
+    image = f"image [B, 3, {height}, {width}] {str(new_loader.dtype)[6:]}"
     target = {
         "label": "label [B] int64",
-        "dense": f"target [B, {made.num_classes}] float32, weights of classes",
+        "dense": f"target [B, {new_loader.num_classes}] float32, class weights",
         "pair": "target, pairs of classes and weights",
-    }[made.target]
+    }[new_loader.target]
     return [
         "from_torch:",
-        *found.translation.table(),
-        f"  Yields {image} and {target}, on {made.device}.",
-        "  The same by hand, by names of dali_cutmix and dali_cutmix.augmentations:",
+        *arguments.translation.table(),
+        f"  Yields {image} and {target}, on {new_loader.device}.",
+        "  The same by hand, with names of dali_cutmix and dali_cutmix.augmentations:",
         "    DataLoader(",
-        *(f"        {one}" for one in arguments),
+        *(f"        {line}" for line in code),
         "    )",
     ]
 
@@ -171,58 +182,59 @@ def _is_stateful(loader: Any) -> bool:
     return type(loader).__module__.startswith("torchdata.")
 
 
-def _translate_dataset(given: Any, found: Found) -> Any:
-    """The dataset itself, out of its Subsets; None where it has no counterpart."""
-    into, place = found.translation, "dataset"
-    if isinstance(given, IterableDataset):
-        into.refuse(place, given, "it has no indices, by which the graph takes images.")
+def _translate_dataset(outer: Any, arguments: Arguments) -> Any:
+    """Return the dataset inside all Subsets, and set the source; None where refused."""
+    translation, path = arguments.translation, "dataset"
+    if isinstance(outer, IterableDataset):
+        translation.refuse(path, outer, "the graph reads images by index, and there are none.")
         return None
-    parts, dataset = [], given
+    subsets, dataset = [], outer
     while type(dataset) is Subset:
-        parts.append(dataset.indices)
-        dataset, place = dataset.dataset, f"{place}.dataset"
+        subsets.append(dataset.indices)
+        dataset, path = dataset.dataset, f"{path}.dataset"
     text = f"{type(dataset).__name__}, {len(dataset)} images"
-    text += f", of which {len(given)}" if parts else ""
-    if "source" in found.settings:
-        found.source = found.settings.pop("source")
-        into.became("dataset", text, "as given by `source`")
+    text += f", of which {len(outer)}" if subsets else ""
+    if "source" in arguments.settings:
+        arguments.source = arguments.settings.pop("source")
+        translation.became("dataset", text, "replaced by `source`")
         return dataset
     try:
-        stripped: Any = _stripped(dataset)
+        source: Any = _without_transforms(dataset)
     except NoCounterpartError as error:
-        into.refuse(place, dataset, error)
+        translation.refuse(path, dataset, error)
         return None
-    if (own := dataset.target_transform) is not None:
-        into.refuse(
-            f"{place}.target_transform",
-            own,
-            "labels are taken as stored. Leave it out, and pass `source=` a list of (path, class).",
+    if dataset.target_transform is not None:
+        translation.refuse(
+            f"{path}.target_transform",
+            dataset.target_transform,
+            "the graph serves labels as stored. Remove `target_transform`, and pass `source=` a "
+            "list of (path, class).",
         )
-    for indices in reversed(parts):
-        stripped = Subset(stripped, indices)
+    for indices in reversed(subsets):
+        source = Subset(source, indices)
     if isinstance(dataset, DatasetFolder):
-        into.note("Files are turned upright by their EXIF tags, which Pillow does not do.")
-    found.source = stripped
-    into.became("dataset", text, "the same images, decoded by DALI")
+        translation.note("Images are rotated upright by their EXIF tags, unlike with Pillow.")
+    arguments.source = source
+    translation.became("dataset", text, "the same images, decoded by DALI")
     return dataset
 
 
-def _stripped(dataset: Any) -> Any:
-    """A copy without transforms, which the graph has instead."""
+def _without_transforms(dataset: Any) -> Any:
+    """Return a copy without transforms, which the graph has instead."""
     kinds = (DatasetFolder, CIFAR10)
-    kind = next((one for one in kinds if isinstance(dataset, one)), None)
+    kind = next((each for each in kinds if isinstance(dataset, each)), None)
     if kind is None:
         raise NoCounterpartError(
-            "only ImageFolder, DatasetFolder, CIFAR10, CIFAR100 and Subsets of them can be "
-            "translated. Pass `source=`, such as a folder or a list of (path, class)."
+            "from_torch takes ImageFolder, DatasetFolder, CIFAR10, CIFAR100 and Subsets of these. "
+            "Pass `source=`, such as a folder or a list of (path, class)."
         )
-    plain = next(one for one in type(dataset).__mro__ if one.__module__.startswith("torchvision."))
-    own = [
-        name for name in _SERVES if getattr(type(dataset), name, None) is not vars(kind).get(name)
+    plain = next(base for base in type(dataset).__mro__ if base.__module__.startswith("torchvis"))
+    overridden = [
+        name for name in _SERVING if getattr(type(dataset), name, None) is not vars(kind).get(name)
     ]
-    if own:
+    if overridden:
         raise NoCounterpartError(
-            f"it has a `{own[0]}` of its own, which the graph does not call. Pass a plain "
+            f"the class overrides `{overridden[0]}`, which the graph does not call. Pass a plain "
             f"{plain.__name__}."
         )
     twin = copy.copy(dataset)
@@ -230,83 +242,90 @@ def _stripped(dataset: Any) -> Any:
     if kind is DatasetFolder:
         if dataset.loader not in (default_loader, pil_loader):
             raise NoCounterpartError(
-                f"it reads files by a `loader` of its own, {named(dataset.loader)}, and DALI "
-                "decodes them instead. Leave `loader` out."
+                f"DALI decodes files itself, without `loader`, {named(dataset.loader)}. Remove "
+                "`loader`."
             )
         twin.loader = default_loader
     return twin
 
 
-def _source_text(source: Any) -> str:
-    if isinstance(source, ImageFolder) and _is_listing(source):
+def _source_code(source: Any) -> str:
+    if isinstance(source, ImageFolder) and _lists_its_folder(source):
         return repr(str(source.root))
     return repr(source) if isinstance(source, str) else "dataset"
 
 
-def _is_listing(data: Any) -> bool:
-    """Whether the folder itself, listed again, has the same samples."""
+def _lists_its_folder(dataset: Any) -> bool:
+    """Return whether the root folder, listed again, has the dataset's samples."""
     try:
-        found = FileList.from_folder(data.root)
+        listed = FileList.from_folder(dataset.root)
     except OSError:
         return False
-    samples = [(os.fspath(path), int(target)) for path, target in data.samples]
-    return list(found.samples) == samples
+    return list(listed.samples) == [
+        (os.fspath(path), int(label)) for path, label in dataset.samples
+    ]
 
 
-def _translate_images(loader: TorchLoader[Any], dataset: Any, found: Found) -> None:
-    into, settings = found.translation, found.settings
+def _translate_transform(dataset: Any, arguments: Arguments) -> tuple[Any, torch.dtype]:
+    """Set ``transform`` and ``dtype``, and return both; the transform is None where refused."""
+    settings, transform = arguments.settings, getattr(dataset, "transform", None)
     if "transform" in settings:
-        into.became(
-            "transform", named(getattr(dataset, "transform", None)), "as given by `transform`"
-        )
-        transform, dtype = settings["transform"], settings.get("dtype", torch.float32)
-    else:
-        transform, dtype = translate_transform(
-            getattr(dataset, "transform", None), _size_of(dataset), into
-        )
-        settings["transform"] = transform
-        if dtype != torch.float32:
-            settings.setdefault("dtype", dtype)
-    if loader.batch_sampler is None:  # refused already
-        return
-    collate: Any = loader.collate_fn
-    if "mix" in settings:
-        into.became("collate_fn", named(collate), "as given by `mix`")
-        return
-    try:
-        made = translate_collate(
-            collate,
-            num_classes=len(getattr(dataset, "classes", "ab")),
-            batch_sizes=batch_sizes_of(loader),
-            dtype=dtype,
-            **_images_of(transform),
-        )
-    except NoCounterpartError as error:
-        into.refuse("collate_fn", collate, error)
-        return
-    if collate is not default_collate:
-        into.note(
-            f"{named(collate)} was tried on {NUM_TRIALS} made-up batches: no proof for others."
-        )
-    if made.channels_last:
-        settings.setdefault("channels_last", True)
-    if made.mix is None:
-        into.became("collate_fn", named(collate), "batches as they are, nothing is mixed")
-        return
-    settings |= {"mix": made.mix, "num_classes": settings.get("num_classes", made.num_classes)}
-    into.became("collate_fn", f"{named(collate)}: {named(made.found)}", f"mix={written(made.mix)}")
-    into.note("Images are mixed before they are normalised, in whole levels.")
-    if not made.always_mixes:
-        into.note("Batches that are not mixed have rows of class weights too, with a single 1.")
-
-
-def _images_of(transform: Any) -> dict[str, Any]:
-    """What images are like behind a transform; made up where it was refused."""
-    found = {name: getattr(transform, name) for name in ("mean", "std") if hasattr(transform, name)}
-    return {"size": getattr(transform, "output_size", (32, 32)), **found}
+        arguments.translation.became("transform", named(transform), "replaced by `transform`")
+        return settings["transform"], settings.get("dtype", torch.float32)
+    size = _size_of(dataset)
+    settings["transform"], dtype = translate_transform(transform, size, arguments.translation)
+    if dtype != torch.float32:
+        settings.setdefault("dtype", dtype)
+    return settings["transform"], dtype
 
 
 def _size_of(dataset: Any) -> Size | None:
-    """``(height, width)`` of all images, where they are an array."""
+    """Return ``(height, width)`` of all images where these are one array, else None."""
     pixels = getattr(dataset, "data", None)
     return pixels.shape[1:3] if isinstance(pixels, np.ndarray) and pixels.ndim == 4 else None
+
+
+def _translate_collate(
+    collate: Any, dataset: Any, transform: Any, dtype: torch.dtype, arguments: Arguments
+) -> None:
+    """Set ``mix``, ``num_classes`` and ``channels_last``."""
+    translation, settings = arguments.translation, arguments.settings
+    if "mix" in settings:
+        translation.became("collate_fn", named(collate), "replaced by `mix`")
+        return
+    num_classes = len(getattr(dataset, "classes", "ab"))
+    labels = [(num_classes - 1 - number) % num_classes for number in range(SYNTHETIC_SAMPLES)]
+    try:
+        collated = translate_collate(collate, _synthetic_images(transform, dtype), labels)
+    except NoCounterpartError as error:
+        translation.refuse("collate_fn", collate, error)
+        return
+    if collate is not default_collate:
+        translation.note(f"{named(collate)} was compared on one synthetic batch only.")
+    if collated.channels_last:
+        settings.setdefault("channels_last", True)
+    if collated.mix is None:
+        translation.became("collate_fn", named(collate), "nothing is mixed")
+        return
+    settings["mix"] = collated.mix
+    settings.setdefault("num_classes", collated.num_classes)
+    part = f"{named(collate)}: {named(collated.torchvision_mix)}"
+    translation.became("collate_fn", part, f"mix={written(collated.mix)}")
+    translation.note("Images are mixed before normalization, in levels of uint8.")
+
+
+def _synthetic_images(transform: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Return images as a transform makes them, of all levels, with no two equal pixels nearby.
+
+    Returns:
+        ``[SYNTHETIC_SAMPLES, 3, height, width]`` of ``dtype``.
+    """
+    size = getattr(transform, "output_size", (32, 32))  # made up where the transform was refused
+    shape = (SYNTHETIC_SAMPLES, 3, *size)
+    levels = torch.arange(torch.Size(shape).numel(), dtype=torch.int32).mul_(97).remainder_(256)
+    images = levels.reshape(shape)
+    if dtype == torch.uint8:
+        return images.to(dtype)
+    mean = torch.tensor(getattr(transform, "mean", (0.0, 0.0, 0.0))).view(3, 1, 1)
+    std = torch.tensor(getattr(transform, "std", (1.0, 1.0, 1.0))).view(3, 1, 1)
+    return ((images / 255 - mean) / std).to(dtype)

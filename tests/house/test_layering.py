@@ -117,7 +117,7 @@ def test_random_numbers_are_drawn_in_their_rooms_only() -> None:
     }
     # The crop, whose image's size is known in the graph only, and all else that a batch draws; and
     # what tries a user's function, and puts generators back as they were.
-    assert drawers == {"transforms/crop", "order/sampler", "core/draws", "from_torch/proof"}
+    assert drawers == {"transforms/crop", "order/sampler", "core/draws", "from_torch/comparison"}
 
 
 def test_every_random_operator_of_a_graph_has_a_seed_or_a_state() -> None:

@@ -1,0 +1,108 @@
+"""torchvision's colors, erasing and automatic augmentations, as augmentations of a graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dali_cutmix.from_torch.levels import Levels
+from dali_cutmix.from_torch.report import (
+    NoCounterpartError,
+    OutOfPlaceError,
+    Translation,
+    mode_of,
+    torchvision_name,
+)
+from dali_cutmix.transforms.affine import INTERPOLATIONS
+from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
+from dali_cutmix.transforms.color import ColorJitter, Grayscale
+from dali_cutmix.transforms.erasing import RandomErasing
+
+_AUTOMATIC = ("AutoAugment", "RandAugment", "TrivialAugmentWide")
+
+#: Names of the classes that `translate_color` takes.
+COLORS = ("ColorJitter", "Grayscale", "RandomGrayscale", "RandomErasing", *_AUTOMATIC)
+
+
+def translate_color(part: Any, levels: Levels, prob: float, translation: Translation) -> Any:
+    """Translate an object of the classes in `COLORS`.
+
+    Args:
+        part: torchvision's transform.
+        levels: What pixel numbers mean in front of ``part``.
+        prob: Probability of ``RandomApply`` around ``part``, multiplied with its own.
+        translation: Takes notes.
+
+    Returns:
+        An object of `dali_cutmix.augmentations`; None where ``part`` changes nothing.
+
+    Raises:
+        NoCounterpartError: The graph has no such augmentation, or not in this place.
+    """
+    name = torchvision_name(part)
+    if name == "RandomErasing":
+        return _erasing(part, levels, prob, translation)
+    if not levels.are_plain or (name in _AUTOMATIC and not levels.are_uint8):
+        raise OutOfPlaceError(
+            f"the graph changes colors of uint8 levels. Move {name} before ToTensor, ToDtype and "
+            "Normalize."
+        )
+    if not levels.are_uint8:
+        translation.note("Colors are rounded to levels of uint8 after each change.")
+    if name in ("Grayscale", "RandomGrayscale"):
+        if getattr(part, "num_output_channels", 3) != 3:
+            raise NoCounterpartError("images have three channels. Pass `num_output_channels=3`.")
+        return Grayscale(prob * getattr(part, "p", 1.0))
+    if prob != 1:
+        raise NoCounterpartError(
+            f"the graph applies {name} to all images. Take {name} out of RandomApply."
+        )
+    if name == "ColorJitter":
+        names = ("brightness", "contrast", "saturation", "hue")
+        ranges = {key: tuple(bounds) for key in names if (bounds := getattr(part, key)) is not None}
+        return ColorJitter(**ranges) if ranges else None
+    augmentation = _automatic(part, name)
+    if augmentation.interpolation == "bilinear" and not levels.is_tensor:
+        translation.note(
+            "Sheared and rotated images fade to black over one pixel, as torchvision's tensors do "
+            "and Pillow images do not."
+        )
+    return augmentation
+
+
+def commutes_with_crops(augmentation: Any) -> bool:
+    """Return whether an augmentation gives the same before a crop and a resize, up to rounding."""
+    return isinstance(augmentation, Grayscale)
+
+
+def _automatic(part: Any, name: str | None) -> Any:
+    fill = part.fill if isinstance(part.fill, (tuple, list)) else [part.fill]
+    if any(value not in (0, None) for value in fill):
+        raise NoCounterpartError(f"the graph fills with black, got fill={part.fill!r}.")
+    mode: Any = mode_of(part)
+    if mode not in INTERPOLATIONS:
+        raise NoCounterpartError(
+            "the graph rotates and shears to the nearest pixel or bilinearly, got interpolation="
+            f"{mode!r}. Pass `interpolation=InterpolationMode.BILINEAR`."
+        )
+    if name == "AutoAugment":
+        return AutoAugment(part.policy.value, mode)
+    if name == "RandAugment":
+        return RandAugment(part.num_ops, part.magnitude, part.num_magnitude_bins, mode)
+    return TrivialAugment(part.num_magnitude_bins, mode)
+
+
+def _erasing(part: Any, levels: Levels, prob: float, translation: Translation) -> Any:
+    value = part.value
+    if value is None or value == "random":
+        raise NoCounterpartError("the graph erases with one color. Pass `value=0`.")
+    numbers = list(value) if isinstance(value, (tuple, list)) else [value]
+    numbers = numbers * 3 if len(numbers) == 1 else numbers
+    exact = levels.level_of([float(number) for number in numbers])
+    color = tuple(round(level) for level in exact)
+    if not all(0 <= level <= 255 for level in color):
+        raise NoCounterpartError(f"no uint8 color becomes {value} here. Pass `value=0`.")
+    if any(abs(a - b) > 1e-6 for a, b in zip(color, exact, strict=True)):
+        translation.note(f"Erased pixels become {color} of 255, which is {value} after rounding.")
+    return RandomErasing(
+        prob=prob * part.p, scale=tuple(part.scale), ratio=tuple(part.ratio), value=color
+    )

@@ -1,0 +1,387 @@
+"""Parts without a counterpart are refused by class and path, with the way out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import ConcatDataset, IterableDataset, Subset
+from torch.utils.data import DataLoader as TorchLoader
+from torchvision import transforms as v1
+from torchvision.datasets import DatasetFolder, ImageFolder
+from torchvision.transforms import v2
+
+from dali_cutmix import DataLoader, TrainTransform
+from torch_loaders import (
+    CROP,
+    FLOATS,
+    MEAN,
+    SCALED,
+    STD,
+    UNSEEN,
+    as_dict,
+    over,
+    refusal,
+    silently,
+)
+
+NO_OPERATOR = "the graph has no such operator. Remove it, or pass `transform=`."
+NOT_TORCHVISION = (
+    "the graph runs torchvision's transforms only, and this class is another. Pass `transform=`."
+)
+ONE_CROP = "the graph resizes and crops an image once. Remove one of the two crops."
+NO_MAX_SIZE = "the graph has no `max_size`. Use Resize(side) or Resize((h, w))."
+PAD_FIRST = "the graph pads before the crop. Move the padding before it."
+JITTER_FIRST = (
+    "the graph crops and resizes before ColorJitter (at transform[0]), which gives other images. "
+    "Move ColorJitter to the end."
+)
+RANDOM_CROPS_ONLY = "the graph pads for random crops only."
+BICUBIC = v2.InterpolationMode.BICUBIC
+
+
+def levels_only(name: str) -> str:
+    return (
+        f"the graph changes colors of uint8 levels. Move {name} before ToTensor, ToDtype and "
+        "Normalize."
+    )
+
+
+def test_all_parts_without_a_counterpart_are_named_at_once(photo_folder: Path) -> None:
+    parts = [
+        v2.GaussianBlur(3),
+        v2.Compose([v2.Lambda(str), CROP]),
+        nn.Sequential(v2.RandomVerticalFlip(), v2.Identity()),
+        *SCALED,
+    ]
+    loader = over(photo_folder, parts, collate_fn=as_dict)
+    loader.dataset.target_transform = str
+    assert refusal(loader) == (
+        "from_torch: cannot translate 5 of the loader's 13 parts:\n"
+        "  - `str` at dataset.target_transform: the graph serves labels as stored. Remove "
+        "`target_transform`, and pass `source=` a list of (path, class).\n"
+        f"  - `GaussianBlur` at transform[0]: {NO_OPERATOR}\n"
+        f"  - `Lambda` at transform[1].transforms[0]: {UNSEEN}\n"
+        f"  - `RandomVerticalFlip` at transform[2][0]: {NO_OPERATOR}\n"
+        f"  - `as_dict (torch_loaders.py:{as_dict.__code__.co_firstlineno})` at collate_fn: the "
+        "batch is a dict, not (images, targets). Pass `mix=`, or `mix=None` to mix nothing."
+    )
+
+
+class UserModule(nn.Module):
+    def forward(self, image: Any) -> Any:
+        return image
+
+
+class Darker(v2.ColorJitter):
+    pass
+
+
+def brighter(image: Any) -> Any:
+    return image
+
+
+def test_only_the_cause_of_a_refusal_is_named(photo_folder: Path) -> None:
+    """Normalize is not to blame behind a class that may make the tensor."""
+    parts = [CROP, UserModule(), v2.Normalize(MEAN, STD), v2.GaussianBlur(3)]
+    message = refusal(over(photo_folder, parts))
+    assert message.splitlines() == [
+        "from_torch: cannot translate 2 of the loader's 9 parts:",
+        f"  - `UserModule` at transform[1]: {NOT_TORCHVISION}",
+        f"  - `GaussianBlur` at transform[3]: {NO_OPERATOR}",
+    ]
+    parts = [CROP, v2.GaussianBlur(3), v2.Normalize(MEAN, STD)]
+    assert "Normalize takes floats. Put ToTensor" in refusal(over(photo_folder, parts))
+
+
+def test_refusal_reads_no_image(tmp_path: Path, photo_folder: Path) -> None:
+    root = shutil.copytree(photo_folder, tmp_path / "gone")
+    loader = over(root, [v2.GaussianBlur(3), CROP, *SCALED], collate_fn=as_dict)
+    shutil.rmtree(root)
+    assert f"`GaussianBlur` at transform[0]: {NO_OPERATOR}" in refusal(loader)
+
+
+#: Position of the refused part, the parts in front of the scaling, and the reason.
+REFUSED: list[tuple[int, list[Any], str]] = [
+    (0, [UserModule()], NOT_TORCHVISION),
+    (0, [Darker()], NOT_TORCHVISION),
+    (0, [v2.RandomChoice([CROP, v2.Resize(3)])], NO_OPERATOR),
+    (0, [v2.RandomApply([CROP])], NO_OPERATOR),
+    (
+        0,
+        [v2.RandomApply([v2.RandomHorizontalFlip(), v2.Identity()])],
+        "the graph draws for each operator alone. Use one RandomApply per transform.",
+    ),
+    (
+        0,
+        [v2.RandomApply([v2.ColorJitter(0.1)])],
+        "the graph applies ColorJitter to all images. Take ColorJitter out of RandomApply.",
+    ),
+    (
+        0,
+        [v2.RandomResizedCrop(32, interpolation=BICUBIC)],
+        "the graph resizes bilinearly, got interpolation='bicubic'.",
+    ),
+    (
+        0,
+        [v2.Resize(32, interpolation=0)],
+        "the graph resizes bilinearly, got interpolation='nearest'.",
+    ),
+    (
+        1,
+        [v2.ToImage(), v2.Resize(32, antialias=False), v2.CenterCrop(32)],
+        "the graph resizes with antialiasing. Pass `antialias=True`, or resize before the image "
+        "becomes a tensor.",
+    ),
+    (0, [v2.Resize(40, max_size=50)], NO_MAX_SIZE),
+    (0, [v2.Resize(None, max_size=50)], NO_MAX_SIZE),
+    (
+        1,
+        [v2.Resize(64), CROP],
+        "the graph takes a random resized crop from the stored image, without resize or padding "
+        "before. Remove these; the crop's share of the image stays the same.",
+    ),
+    (1, [CROP, v2.Resize(64)], ONE_CROP),
+    (1, [CROP, v2.CenterCrop(24)], ONE_CROP),
+    (1, [CROP, v2.RandomCrop(24)], ONE_CROP),
+    (1, [CROP, v2.RandomCrop(32, padding=4)], PAD_FIRST),
+    (1, [CROP, v2.Pad(4)], PAD_FIRST),
+    (
+        1,
+        [v2.Resize(64), v2.Resize(32)],
+        "the graph resizes an image once, before padding. Remove this resize.",
+    ),
+    (1, [v2.Pad(64), v2.CenterCrop(32)], f"{RANDOM_CROPS_ONLY} Use RandomCrop, or remove Pad."),
+    (0, [v2.Pad((1, 2))], "the graph pads all sides equally, got padding=[1, 2]."),
+    (
+        0,
+        [v2.Pad(1, fill=255)],
+        "the graph pads with black only, got padding_mode='constant', fill=255.",
+    ),
+    (
+        0,
+        [v2.RandomCrop(32, 4, padding_mode="reflect")],
+        "the graph pads with black only, got padding_mode='reflect', fill=0.",
+    ),
+    (
+        3,
+        [*FLOATS, v2.RandomCrop(32, padding=4)],
+        "padding behind Normalize is not black, and the graph pads with black only. Pad before "
+        "Normalize.",
+    ),
+    (
+        2,
+        [CROP, v2.RandAugment(), v2.RandomHorizontalFlip()],
+        "the graph flips before RandAugment (at transform[1]), which gives other images where "
+        "RandAugment shears. Move the flip before RandAugment.",
+    ),
+    *(
+        (1, [v2.ColorJitter(0.1), sized], JITTER_FIRST)
+        for sized in (CROP, v2.Resize(32), v2.CenterCrop(32), v2.RandomCrop(32), v2.Pad(2))
+    ),
+    (3, [*FLOATS, v2.ColorJitter(0.1)], levels_only("ColorJitter")),
+    (2, [*SCALED, v2.TrivialAugmentWide()], levels_only("TrivialAugmentWide")),
+    (0, [v2.Grayscale()], "images have three channels. Pass `num_output_channels=3`."),
+    (0, [v2.RandAugment(fill=128)], "the graph fills with black, got fill=128."),
+    (
+        0,
+        [v1.AutoAugment(interpolation=BICUBIC)],
+        "the graph rotates and shears to the nearest pixel or bilinearly, got "
+        "interpolation='bicubic'. Pass `interpolation=InterpolationMode.BILINEAR`.",
+    ),
+    (
+        2,
+        [*SCALED, v2.RandomErasing(value="random")],
+        "the graph erases with one color. Pass `value=0`.",
+    ),
+    (
+        2,
+        [*SCALED, v2.RandomErasing(value=2)],
+        "no uint8 color becomes [2.0] here. Pass `value=0`.",
+    ),
+    (0, [v2.ToPILImage("L")], "the graph makes RGB images, got mode='L'."),
+    (
+        3,
+        [*FLOATS, v2.ToPILImage()],
+        "pixels are outside [0, 1] here. Convert before Normalize.",
+    ),
+    (
+        1,
+        [v2.ToImage(), v2.ToDtype(torch.float64, scale=True)],
+        "the graph does not make torch.float64. Use torch.float32.",
+    ),
+    (
+        2,
+        [*SCALED, v2.ToDtype(torch.uint8)],
+        "without scaling, uint8 drops fractions. Pass `scale=True` to ToDtype.",
+    ),
+    (
+        1,
+        [v2.ToImage(), v2.Normalize(MEAN, STD)],
+        "Normalize takes floats. Put ToTensor or ToDtype before it.",
+    ),
+    (2, [*SCALED, v2.Normalize([0.1, 0.2], [1, 1])], "images have three channels, got 2 numbers."),
+]
+
+
+@pytest.mark.parametrize(
+    ("position", "parts", "reason"),
+    REFUSED,
+    ids=[f"{type(parts[n]).__name__}{i}" for i, (n, parts, _) in enumerate(REFUSED)],
+)
+def test_part_without_a_counterpart_is_refused_by_its_path(
+    photo_folder: Path, position: int, parts: list[Any], reason: str
+) -> None:
+    header, *lines = refusal(over(photo_folder, [*parts, *SCALED])).splitlines()
+    assert header.startswith("from_torch: cannot translate 1 of the loader's ")
+    (line,) = lines
+    name = type(parts[position]).__name__
+    assert line == f"  - `{name}` at transform[{position}]: {reason}"
+
+
+#: The whole list, or None, and the reason.
+REFUSED_LISTS: list[tuple[list[Any] | None, str]] = [
+    *(
+        (
+            parts,
+            "images keep different sizes, and cannot make a batch. Add RandomResizedCrop, or "
+            "Resize and CenterCrop.",
+        )
+        for parts in (SCALED, [v2.Resize(40), *SCALED])
+    ),
+    (
+        [v2.CenterCrop(40), *SCALED],
+        "CenterCrop takes images of unknown sizes. Add Resize before CenterCrop.",
+    ),
+    *(
+        (
+            [v2.Resize(40), v2.CenterCrop(32), part, *SCALED],
+            f"CenterCrop with {name} has no counterpart: the graph crops the center for evaluation "
+            f"only, without {name}. Use RandomCrop or RandomResizedCrop instead of CenterCrop, or "
+            "pass `transform=`.",
+        )
+        for name, part in (("flips", v2.RandomHorizontalFlip()), ("colors", v2.ColorJitter(0.1)))
+    ),
+    (
+        [v2.Pad(4), v2.RandomHorizontalFlip(), *SCALED],
+        f"{RANDOM_CROPS_ONLY} Add RandomCrop behind Pad.",
+    ),
+    *(
+        (parts, "the list ends in Pillow images, which cannot make a batch. End with ToTensor.")
+        for parts in ([CROP], None)
+    ),
+    (
+        [v2.RandomResizedCrop(32, (0, 1)), *SCALED],
+        "TrainTransform: `scale` must start above 0, got (0.0, 1.0).",
+    ),
+    (
+        [v2.Resize(20), v2.CenterCrop(32), *SCALED],
+        "EvalTransform: `resize` must be at least size=32, got 20. `resize=32` takes the whole "
+        "short side.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("parts", "reason"), REFUSED_LISTS)
+def test_list_without_a_counterpart_is_refused_as_a_list(
+    photo_folder: Path, parts: Any, reason: str
+) -> None:
+    name = "Compose" if parts else "None"
+    message = refusal(over(photo_folder, parts))
+    assert message.splitlines()[1:] == [f"  - `{name}` at transform: {reason}"]
+
+
+def test_function_in_a_list_is_refused_by_its_line(photo_folder: Path) -> None:
+    line = brighter.__code__.co_firstlineno
+    message = refusal(over(photo_folder, [brighter, CROP, *SCALED]))
+    assert f"`brighter (test_refusals.py:{line})` at transform[0]: {UNSEEN}" in message
+
+
+class Weighed(ImageFolder):
+    def __getitem__(self, index: int) -> Any:
+        return super().__getitem__(index)
+
+
+class Halved(ImageFolder):
+    def __len__(self) -> int:
+        return super().__len__() // 2
+
+
+class Several(DatasetFolder):
+    def __getitems__(self, indices: list[int]) -> Any:
+        return [self[0] for _ in indices]
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+class Twice(TorchLoader[Any]):
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
+
+
+def opened(path: str) -> Any:
+    return Image.open(path)
+
+
+def overrides(method: str, base: str) -> str:
+    return f"the class overrides `{method}`, which the graph does not call. Pass a plain {base}."
+
+
+def test_dataset_that_the_graph_cannot_read_is_refused(photo_folder: Path) -> None:
+    root, transform = str(photo_folder), v2.Compose([CROP, *SCALED])
+    kinds = (
+        "from_torch takes ImageFolder, DatasetFolder, CIFAR10, CIFAR100 and Subsets of these. Pass "
+        "`source=`, such as a folder or a list of (path, class)."
+    )
+    plain = ImageFolder(root, transform)
+    line = opened.__code__.co_firstlineno
+    for dataset, part, reason in [
+        (ConcatDataset([plain, plain]), "`ConcatDataset` at dataset", kinds),
+        (
+            Endless(),
+            "`Endless` at dataset",
+            "the graph reads images by index, and there are none.",
+        ),
+        (
+            Subset(Weighed(root, transform), [0, 1]),
+            "`Weighed` at dataset.dataset",
+            overrides("__getitem__", "ImageFolder"),
+        ),
+        (Halved(root, transform), "`Halved` at dataset", overrides("__len__", "ImageFolder")),
+        (
+            Several(root, opened, (".jpg",)),
+            "`Several` at dataset",
+            overrides("__getitems__", "DatasetFolder"),
+        ),
+        (
+            ImageFolder(root, transform, loader=opened),
+            "`ImageFolder` at dataset",
+            f"DALI decodes files itself, without `loader`, opened (test_refusals.py:{line}). "
+            "Remove `loader`.",
+        ),
+    ]:
+        assert refusal(TorchLoader(dataset)).splitlines()[1:] == [f"  - {part}: {reason}"]
+
+
+def test_loader_that_is_not_torchs_plain_loader_is_refused(photo_folder: Path) -> None:
+    plain = ImageFolder(str(photo_folder), v2.Compose([CROP, *SCALED]))
+    assert refusal(Twice(plain)).splitlines()[1:] == [
+        "  - `Twice` at loader: the class overrides `__iter__`. Pass a plain torch DataLoader."
+    ]
+    assert refusal(TorchLoader(plain, batch_size=None)).splitlines()[1:] == [
+        "  - `None` at batch_size: torch's loader makes no batches then. Pass a `batch_size`."
+    ]
+    with pytest.raises(TypeError) as refused:
+        silently(DataLoader(str(photo_folder), transform=TrainTransform()))  # type: ignore[arg-type]
+    assert str(refused.value) == (
+        "from_torch: `loader` must be a torch.utils.data.DataLoader, got "
+        "dali_cutmix.loader.DataLoader."
+    )
