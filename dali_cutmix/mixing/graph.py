@@ -185,7 +185,11 @@ def mix_plan(mix: Mix, size: tuple[int, int], *, seed: int | None = None) -> Mix
 
     def draw(keys: list[np.ndarray]) -> tuple[list[np.ndarray], ...]:
         plan = mix.draw(_Unscheduled(len(keys), int(keys[0]), 0, 0, 0), frame)
-        return tuple(list(np.ascontiguousarray(leaf)) for leaf in structure.leaves(plan))
+        # DALI takes one contiguous array per sample, and no NumPy scalars.
+        return tuple(
+            [np.array(value) for value in np.ascontiguousarray(leaf)]
+            for leaf in structure.leaves(plan)
+        )
 
     nodes = python_nodes(draw, structure.num_leaves, draws.key("mix"))
     return structure.build(nodes)
