@@ -1,10 +1,11 @@
-"""Adapters for trainers that take more than an iterable, on the package's public names."""
+"""Adapters for trainers that take more than an iterable, on the package's public names.
 
-from dali_cutmix.trainers.adapters import (
-    AccelerateLoader,
-    LoaderTrainer,
-    timm_loader,
-    trainer_loss,
-)
+Lightning, Ray Train, torchvision's reference and plain loops take the loader as torch's. No trainer
+is imported before its adapter is used.
+"""
+
+from dali_cutmix.trainers.accelerate import AccelerateLoader
+from dali_cutmix.trainers.huggingface import LoaderTrainer, trainer_loss
+from dali_cutmix.trainers.timm import timm_loader
 
 __all__ = ["AccelerateLoader", "LoaderTrainer", "timm_loader", "trainer_loss"]

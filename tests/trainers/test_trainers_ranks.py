@@ -1,4 +1,4 @@
-"""Other people's trainers on several ranks of the CPU: every rank its shard, and nothing twice."""
+"""On several ranks, each trainer gives every rank its shard, and no sample twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRAINERS = Path(__file__).parent
 
 
 def run_ranks(program: str, num_ranks: int, out: Path, *arguments: object) -> list[dict[str, Any]]:
-    """What each rank of a program under torchrun wrote."""
+    """Return what each rank of a program under torchrun wrote."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", num_ranks]
     return run_program([*launch, TRAINERS / program, *arguments], num_ranks, out)
 
@@ -39,13 +39,13 @@ def run(command: list[object], **environment: str) -> None:
     try:
         said, _ = process.communicate(timeout=200)
     except subprocess.TimeoutExpired:
-        process.terminate()  # not kill: it ends its ranks, which may wait for each other
+        process.terminate()  # `kill` would leave ranks behind, which may wait for each other
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
 
 
 def alone(root: Path, batch_size: int, rank: int, num_ranks: int, num_epochs: int = 2) -> list[Any]:
-    """The batches of a rank that the loader gives without any trainer."""
+    """Return the batches of a rank without any trainer."""
     shard = Shard(rank, num_ranks)
     loader = DataLoader(
         root, batch_size, True, transform=TrainTransform(size=16), mix=CutMix(), seed=3, shard=shard
@@ -97,7 +97,7 @@ def test_plain_ranks_step_with_equal_gradients(plain: list[dict[str, Any]]) -> N
         )
 
 
-def test_plain_ranks_that_go_on_end_as_if_they_had_never_stopped(
+def test_plain_ranks_that_resume_end_bit_identically(
     plain: list[dict[str, Any]],
 ) -> None:
     for found in plain:
@@ -110,7 +110,7 @@ def test_plain_ranks_that_go_on_end_as_if_they_had_never_stopped(
 def test_ranks_that_evaluate_count_every_sample_once_with_unequal_steps(
     plain: list[dict[str, Any]],
 ) -> None:
-    """What torchvision's reference asks, which warns of any other number."""
+    """torchvision's reference warns of any other number."""
     served = [found["evaluation"] for found in plain]
     assert sorted(flat([flat(one["indices"]) for one in served])) == list(range(21))
     assert [len(one["indices"]) for one in served] == [3, 2]
@@ -159,7 +159,7 @@ def test_accelerate_ranks_get_the_batches_of_their_shards_and_gather_each_sample
 def test_ray_workers_get_the_batches_of_their_shards_also_after_a_failure(
     photo_folder: Path, tmp_path: Path
 ) -> None:
-    """Workers that fail behind the fourth of six steps are replaced, and go on from there."""
+    """Workers that fail behind the fourth of six steps are replaced, and resume from there."""
     pytest.importorskip("ray.train", reason="Ray Train is not for this Python")
     ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
     run([TRAINERS / "ray_workers.py", photo_folder, tmp_path], **ray)

@@ -1,0 +1,54 @@
+"""The adapters import without any trainer installed, and under their earlier name."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from dali_cutmix import trainers
+
+
+def test_adapters_import_without_the_trainers_and_name_what_to_install() -> None:
+    code = """
+import sys
+
+names = ("accelerate", "lightning", "ray", "timm", "transformers")
+sys.modules.update(dict.fromkeys(names))  # as if none was installed
+from dali_cutmix.trainers import AccelerateLoader, timm_loader
+
+for use in (lambda: AccelerateLoader(None), lambda: timm_loader(None, None).__enter__()):
+    try:
+        use()
+    except ImportError as error:
+        print(error)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert process.stdout.splitlines() == [
+        f"{where}: {name} cannot be imported. Install it with "
+        "`pip install 'dali-cutmix[integrations]'`."
+        for where, name in (("AccelerateLoader", "accelerate.state"), ("timm_loader", "timm.data"))
+    ]
+
+
+def test_trainers_are_not_imported_before_their_adapters_are_used() -> None:
+    code = (
+        "import sys, dali_cutmix.trainers; "
+        "print(sys.modules.keys() & {'accelerate', 'lightning', 'ray', 'timm', 'transformers'})"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert process.stdout.strip() == "set()"
+
+
+def test_earlier_name_gives_the_same_objects_and_says_so() -> None:
+    sys.modules.pop("dali_cutmix.integrations", None)
+    with pytest.warns(DeprecationWarning, match="is now dali_cutmix.trainers: import from there"):
+        earlier = importlib.import_module("dali_cutmix.integrations")
+    for name in trainers.__all__:
+        assert getattr(earlier, name) is getattr(trainers, name)
