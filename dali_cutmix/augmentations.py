@@ -1,9 +1,11 @@
-"""Augmentations for ``TrainTransform(augment=[...])``, each named and meant as torchvision's.
+"""Augment images in ``TrainTransform(augment=[...])``, as torchvision's classes of these names.
 
-They change images of the output's size, after crop, resize and flip and before mixing. What they
-draw comes from the host, anew for each sample; a batch stays a function of seed, epoch, number and
-shard. They are DALI operators on the CPU and on a GPU, and compute as torchvision's tensor back end
-does; where pixels differ from that, the functions that make them say by how much.
+Augmentations change images of the output's size, after crop, resize and flip, and before mixing.
+Numbers are drawn on the host, anew for each sample. A batch stays a pure function of seed, epoch,
+batch number and shard.
+
+Pixels are computed by DALI operators, on the CPU or a GPU, as by torchvision's tensor back end.
+Where pixels differ, the functions in `dali_cutmix.transforms` say by how much.
 """
 
 from __future__ import annotations

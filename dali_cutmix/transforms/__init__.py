@@ -1,1 +1,1 @@
-"""Encoded bytes to images of one size: decode, crop, resize, augment, normalize."""
+"""Turn encoded bytes into images of one size: decode, crop, resize, augment, normalize."""

@@ -1,7 +1,7 @@
-"""Shears, shifts and turns: one affine map for each sample.
+"""Shear, shift and turn images by one affine map for each sample.
 
-Matrices are made on the host. They map places of the result to places of the image, in pixels from
-the top left corner, x first, where the centre of the first pixel is at one half.
+Matrices are computed on the host. They map points of the result to points of the image, in pixels
+from the top left corner, (x, y). The centre of the first pixel is at (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 
 from dali_cutmix.core.dali import DataNode, fn, types
 
-#: What a level is of each: share, pixels, or degrees.
+#: Operations that move pixels. Levels are pixels per pixel, pixels, and degrees.
 WARPS = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
-#: How a pixel is made of those around its place.
+#: How a pixel is computed from the pixels around a point.
 Interpolation = Literal["nearest", "bilinear"]
 
 _DALI_TYPES = {
@@ -28,12 +28,12 @@ INTERPOLATIONS = tuple(_DALI_TYPES)
 
 
 def matrices(name: str, level: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The maps of one operation.
+    """Return the maps of one operation.
 
     Args:
-        name: Of `WARPS`. Shears keep the top left corner, and a turn the centre.
-        level: Pixels to the side per pixel for shears, pixels for shifts, which are cut to whole
-            ones, and degrees against the clock for turns: ``[B]`` float64.
+        name: A name of `WARPS`. Shears keep the top left corner, and a turn keeps the centre.
+        level: How far: ``[B]`` float64. Pixels to the side per pixel for shears, pixels for shifts
+            (truncated), degrees counterclockwise for turns.
         size: ``(height, width)`` in pixels.
 
     Returns:
@@ -43,45 +43,48 @@ def matrices(name: str, level: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         torchvision 0.29, ``v2.functional.affine`` and ``rotate`` as its automatic augmentations
         call them.
     """
-    found = np.zeros((len(level), 2, 3))
-    found[:, 0, 0] = found[:, 1, 1] = 1
+    maps = np.zeros((len(level), 2, 3))
+    maps[:, 0, 0] = maps[:, 1, 1] = 1
     if name == "ShearX":
-        found[:, 0, 1] = level
+        maps[:, 0, 1] = level
     elif name == "ShearY":
-        found[:, 1, 0] = level
+        maps[:, 1, 0] = level
     elif name == "TranslateX":
-        found[:, 0, 2] = -np.trunc(level)
+        maps[:, 0, 2] = -np.trunc(level)
     elif name == "TranslateY":
-        found[:, 1, 2] = -np.trunc(level)
+        maps[:, 1, 2] = -np.trunc(level)
     else:
         centre = np.array([size[1], size[0]]) / 2
         cosine, sine = np.cos(np.radians(level)), np.sin(np.radians(level))
-        found[:, :, :2] = np.stack([cosine, -sine, sine, cosine], axis=1).reshape(-1, 2, 2)
-        found[:, :, 2] = centre - found[:, :, :2] @ centre
-    return found.astype(np.float32)
+        maps[:, :, :2] = np.stack([cosine, -sine, sine, cosine], axis=1).reshape(-1, 2, 2)
+        maps[:, :, 2] = centre - maps[:, :, :2] @ centre
+    return maps.astype(np.float32)
 
 
 def shift(image: DataNode, matrix: DataNode) -> DataNode:
-    """Move images by whole pixels, where every interpolation gives the same; see `warp`."""
+    """Move images by whole pixels, for which every interpolation is equal; see `warp`."""
     return warp(image, matrix)
 
 
 def warp(image: DataNode, matrix: DataNode, interpolation: Interpolation = "nearest") -> DataNode:
-    """Move pixels; places without one become black.
+    """Move pixels by affine maps. Pixels from beyond the border are black.
 
-    The pixels are those of torchvision's tensor back end, which take in black from beyond the
-    border as well, but for these. Of the nearest pixel, turns differ at places that are as far from
-    two pixels, where float32 decides: at 2 of 100 for 135 degrees, below 1 of 1000 for others. Of
-    four pixels, shears and turns differ by one level where it is halfway between two: at up to 4 of
-    100 values. Shifts are the same.
+    Pixels equal those of torchvision's tensor back end, which takes in black as well, but for these
+    cases:
+
+    - Turns with ``"nearest"`` differ at points as far from two pixels, where float32 decides. These
+      are 2 of 100 points for 135 degrees, and below 1 of 1000 for other angles.
+    - Shears and turns with ``"bilinear"`` differ by one level where a value is halfway between two
+      levels, at up to 4 of 100 values.
 
     Args:
         image: ``[height, width, 3]`` uint8 per sample, CPU or GPU.
-        matrix: Of `matrices`: ``[2, 3]`` float32 per sample, CPU.
-        interpolation: The nearest pixel, or the four around a place weighed by their distances.
+        matrix: Maps of `matrices`: ``[2, 3]`` float32 per sample, CPU.
+        interpolation: ``"nearest"`` takes the nearest pixel, ``"bilinear"`` the four around a
+            point, weighted by distance.
 
     Returns:
-        As ``image``.
+        ``[height, width, 3]`` uint8 per sample, on the device of ``image``.
     """
     return fn.warp_affine(
         image,

@@ -1,11 +1,11 @@
-"""What changes the colours of an image's pixels and leaves them where they are, in the graph.
+"""Change the colours of pixels in the graph.
 
-Everything takes and gives ``[height, width, 3]`` uint8 RGB per sample, on the CPU or a GPU, and
-numbers per sample on the CPU. The arithmetic is that of torchvision's tensor back end, which cuts
-results off at whole levels. A neutral number gives back the image bit for bit.
+Every function takes and returns ``[height, width, 3]`` uint8 RGB per sample, on the CPU or a GPU,
+and takes numbers per sample on the CPU. The arithmetic is that of torchvision's tensor back end,
+which truncates results to whole levels. A neutral number returns the image bit-identical.
 
-Samples come parted by what is done to them. No array is made here, of which there would be as many
-as samples in the whole batch.
+A function may see only some of a batch's samples. So it must not create constant arrays, of which
+DALI makes one for each sample of the whole batch; see `ring`.
 """
 
 from __future__ import annotations
@@ -26,27 +26,30 @@ from dali_cutmix.core.dali import (
 #: Shares of R, G and B in a gray level. Source: torchvision, ITU-R BT.601 to four digits.
 _GRAY = (0.2989, 0.587, 0.114)
 
-#: Added before rounding to the nearest it cuts off instead. Less than a half, so that what float32
-#: makes of a whole number stays that number.
+#: Levels that are added so that rounding to the nearest truncates. Below a half, so that a whole
+#: number stays the same number in float32.
 _TRUNCATE = -0.4999
 
-#: A 3 x 3 mean that weighs the centre five times. Source: Pillow's ``SMOOTH``.
+#: Weights of a 3 x 3 mean, five times as much for the centre. Source: Pillow's ``SMOOTH``.
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
-#: A whole byte, by which to invert.
+#: Bits that invert a level by exclusive or.
 _INVERT = types.Constant(255, dtype=UINT8)
 
-#: Levels of a pixel that hue is shifted of, after torchvision's conversion of [0, 1] to bytes.
+#: Factor of a level on its way through torchvision's [0, 1] and back to bytes, when hue turns.
 _TO_LEVELS = 255.999 / 255
 
 
 def gray_level(image: DataNode) -> DataNode:
-    """The gray level of each pixel, cut off: ``[height, width, 1]`` uint8."""
+    """Return the gray level of each pixel, truncated: ``[height, width, 1]`` uint8."""
     return fn.coord_transform(image, M=list(_GRAY), T=[_TRUNCATE], dtype=UINT8)
 
 
 def grayscale(image: DataNode) -> DataNode:
-    """The image without its colours: torchvision's ``rgb_to_grayscale``, bit for bit on the CPU."""
+    """Return the image without its colours.
+
+    As torchvision's ``rgb_to_grayscale`` to three channels, bit-identical on the CPU.
+    """
     return fn.color_space_conversion(
         gray_level(image),
         image_type=types.DALIImageType.GRAY,
@@ -55,41 +58,41 @@ def grayscale(image: DataNode) -> DataNode:
 
 
 def adjust_brightness(image: DataNode, factor: DataNode) -> DataNode:
-    """Multiply: torchvision's ``adjust_brightness``, within one level.
+    """Multiply all levels by a factor: torchvision's ``adjust_brightness``, within one level.
 
     Args:
-        image: See above.
-        factor: At least 0. Scalar float32.
+        image: ``[height, width, 3]`` uint8.
+        factor: At least 0; 1 changes nothing. Scalar float32.
     """
     return fn.brightness_contrast(image, brightness=factor, brightness_shift=_TRUNCATE / 255)
 
 
 def adjust_contrast(image: DataNode, factor: DataNode) -> DataNode:
-    """Weigh each image with the mean of its gray: ``adjust_contrast``, within one level.
+    """Blend each image with its mean gray level: ``adjust_contrast``, within one level.
 
     Args:
-        image: See above.
-        factor: At least 0, the share of the image itself. Scalar float32.
+        image: ``[height, width, 3]`` uint8.
+        factor: Share of the image itself, at least 0; 1 changes nothing. Scalar float32.
     """
     mean = fn.reductions.mean(gray_level(image), axes=[0, 1], keep_dims=True, dtype=FLOAT)
     if image.device == "gpu":  # arguments of operators are on the CPU, and the mean is not
-        return _weigh(image, factor, mean)
+        return _blend(image, factor, mean)
     shift = (mean * (1.0 - factor) + _TRUNCATE) / 255.0
     return fn.brightness_contrast(image, brightness=factor, brightness_shift=shift)
 
 
 def adjust_saturation(image: DataNode, factor: DataNode) -> DataNode:
-    """Weigh each pixel with its gray: torchvision's ``adjust_saturation``, within one level.
+    """Blend each pixel with its gray level: ``adjust_saturation``, within one level.
 
     Args:
-        image: See above.
-        factor: At least 0, the share of the image itself. Scalar float32. Above 2 a gray that
-            float32 cuts off otherwise, at one pixel of 1000, makes more of a difference.
+        image: ``[height, width, 3]`` uint8.
+        factor: Share of the image itself, at least 0; 1 changes nothing. Scalar float32. Above 2
+            one pixel of 1000 differs by more, where float32 truncates the gray level differently.
     """
-    return _weigh(image, factor, gray_level(image))
+    return _blend(image, factor, gray_level(image))
 
 
-def _weigh(image: DataNode, factor: DataNode, other: DataNode) -> DataNode:
+def _blend(image: DataNode, factor: DataNode, other: DataNode) -> DataNode:
     return fn.cast(image * factor + (other * (1.0 - factor) + _TRUNCATE), dtype=UINT8)
 
 
@@ -97,8 +100,8 @@ def adjust_hue(image: DataNode, turn: DataNode) -> DataNode:
     """Turn the circle of hues: torchvision's ``adjust_hue``, within one level.
 
     Args:
-        image: See above.
-        turn: Share of the circle, in [-0.5, 0.5]. Scalar float32. 0 changes nothing.
+        image: ``[height, width, 3]`` uint8.
+        turn: Share of the circle, in [-0.5, 0.5]; 0 changes nothing. Scalar float32.
     """
     red, green, blue = (fn.slice(image, start=[i], shape=[1], axes=[2]) for i in range(3))
     high = math.max(math.max(red, green), blue)
@@ -106,28 +109,29 @@ def adjust_hue(image: DataNode, turn: DataNode) -> DataNode:
     is_red = red == high
     is_green = (green == high) & (is_red ^ True)
     is_blue = (is_red | is_green) ^ True
-    red, green, blue = (fn.cast(one, dtype=FLOAT) for one in (red, green, blue))
-    # Gray pixels have no hue: whatever is divided by, their chroma is 0.
+    red, green, blue = (fn.cast(channel, dtype=FLOAT) for channel in (red, green, blue))
+    # Gray pixels have no hue. Their chroma is 0, whatever the divisor.
     slope = (green - blue) * is_red + (blue - red) * is_green + (red - green) * is_blue
     sixth = slope / math.max(chroma, 1.0) + (is_green * 2.0 + is_blue * 4.0)
-    # From -1 to 5 before it is turned, and after. Sixths are counted once, for all channels.
+    # From -1 to 5 before and after the turn. Sixths are counted once, for all channels.
     sixth = sixth + ((turn < 0.0) + turn) * 6.0
     sixth = sixth - (sixth >= 5.0) * 6.0
     # Each channel is a trapezoid of the hue, a third of the circle from the next.
-    place = math.abs(fn.coord_transform(sixth, M=[1.0, 1.0, 1.0], T=[0.0, -2.0, -4.0]))
-    share = math.clamp(math.min(place - 1.0, 5.0 - place), 0.0, 1.0)
+    distance = math.abs(fn.coord_transform(sixth, M=[1.0, 1.0, 1.0], T=[0.0, -2.0, -4.0]))
+    share = math.clamp(math.min(distance - 1.0, 5.0 - distance), 0.0, 1.0)
     return fn.cast((high * _TO_LEVELS + _TRUNCATE) - (chroma * _TO_LEVELS) * share, dtype=UINT8)
 
 
 def solarize_and_posterize(image: DataNode, threshold: DataNode, mask: DataNode) -> DataNode:
-    """Invert the levels from a threshold on, and keep some bits: exactly torchvision's.
+    """Invert levels from a threshold on, then keep some bits of each level.
 
-    ``solarize``, ``invert`` (with a threshold of 0) and ``posterize`` (with one of 256).
+    Bit-identical to torchvision's ``solarize``, ``invert`` (with a threshold of 0) and
+    ``posterize`` (with a threshold of 256).
 
     Args:
-        image: See above.
-        threshold: Level in [0, 256] from which on a value is inverted. Scalar int32.
-        mask: Bits that are kept. Scalar uint8; 255 keeps all.
+        image: ``[height, width, 3]`` uint8.
+        threshold: Level in [0, 256] from which on levels are inverted. Scalar int32.
+        mask: Bits that are kept; 255 keeps all. Scalar uint8.
     """
     return (image ^ ((image >= threshold) * _INVERT)) & mask
 
@@ -135,15 +139,16 @@ def solarize_and_posterize(image: DataNode, threshold: DataNode, mask: DataNode)
 def adjust_sharpness(
     image: DataNode, factor: DataNode, kernel: DataNode, inside: DataNode
 ) -> DataNode:
-    """Weigh each image with its blurred self, but for the outermost ring of pixels.
+    """Blend each image with its blurred self, but for the outermost ring of pixels.
 
     torchvision's ``adjust_sharpness``, within one level.
 
     Args:
-        image: See above.
-        factor: 0 blurs, 1 changes nothing, above 1 sharpens. Scalar float32.
-        kernel: Of `ring`.
-        inside: Of `ring`.
+        image: ``[height, width, 3]`` uint8.
+        factor: Share of the image itself: 0 blurs, 1 changes nothing, above 1 sharpens. Scalar
+            float32.
+        kernel: Weights of the blur, from `ring`.
+        inside: 1 inside the ring and 0 in the ring, from `ring`.
     """
     other = inside * (1.0 - factor)
     blurred = fn.filter(image, kernel)
@@ -151,9 +156,13 @@ def adjust_sharpness(
 
 
 def ring(image: DataNode, size: tuple[int, int]) -> dict[str, DataNode]:
-    """Return the arguments of `adjust_sharpness` that are equal for all images of ``size``.
+    """Return the arguments of `adjust_sharpness` that are equal for all images of a size.
 
-    Nodes, on the device of ``image``: they have to be parted where the batch is.
+    The caller splits these nodes as the batch is split.
+
+    Args:
+        image: The whole batch, ``[height, width, 3]`` uint8, which has the device.
+        size: ``(height, width)`` in pixels.
     """
     inside = np.zeros((*size, 1), np.float32)
     inside[1:-1, 1:-1] = 1
@@ -161,29 +170,33 @@ def ring(image: DataNode, size: tuple[int, int]) -> dict[str, DataNode]:
 
 
 def autocontrast(image: DataNode) -> DataNode:
-    """Spread each channel over all levels: exactly torchvision's ``autocontrast`` on the CPU."""
+    """Stretch each channel over all levels: torchvision's ``autocontrast``.
+
+    Bit-identical on the CPU. A channel of one level stays.
+    """
     low = fn.cast(fn.reductions.min(image, axes=[0, 1], keep_dims=True), dtype=FLOAT)
     high = fn.cast(fn.reductions.max(image, axes=[0, 1], keep_dims=True), dtype=FLOAT)
     flat = high == low
     low = low * (flat ^ True)
     step = (high - low * (flat ^ True)) * np.float32(1 / 255) * (flat ^ True) + flat
-    # Not `_TRUNCATE`: where the quotient is whole but for its rounding, both cut off alike.
+    # Not `_TRUNCATE`: torchvision truncates a quotient that is whole but for its rounding as well.
     return fn.cast(math.floor((image - low) / step), dtype=UINT8)
 
 
 def equalize(image: DataNode) -> DataNode:
     """Use all levels equally often, per channel: torchvision's ``equalize``, within two levels.
 
-    A level becomes the number of pixels below it, over a step. DALI's operator counts those below
-    or at it, of the inverted image here, and over a step that is not a whole number of pixels;
-    that count is then cut to Pillow's steps, which matters in small images.
+    torchvision maps a level to the number of pixels below, divided by a step of whole pixels. DALI
+    counts pixels at or below a level, and divides by a fractional step. So the image is inverted
+    before and after, and the count is truncated to torchvision's steps, which matters in small
+    images.
     """
     below = fn.equalize(image ^ _INVERT) ^ _INVERT
     top = fn.reductions.max(image, axes=[0, 1], keep_dims=True)
     others = fn.reductions.sum(fn.cast(image != top, dtype=INT32), axes=[0, 1], keep_dims=True)
     step = others // 255
     is_spread = step > 0
-    # Where a step is no pixel, the image stays.
+    # Where a step is less than one pixel, the image stays.
     step = fn.cast(math.max(step, 1), dtype=FLOAT)
     count = below * (fn.cast(others, dtype=FLOAT) / 255.0)
     half = math.floor(step / 2.0)

@@ -1,12 +1,12 @@
-"""Encoded bytes to HWC uint8 RGB, upright.
+"""Decode encoded bytes into HWC uint8 RGB, upright.
 
-JPEG, PNG, BMP, WebP, TIFF and PNM, whatever the file's name; gray, palette, CMYK and alpha become
-three channels; EXIF orientation is applied, which Pillow and torchvision's ``ImageFolder`` leave
-out.
+- JPEG, PNG, BMP, WebP, TIFF and PNM are decoded, whatever the file's name. DALI 2.4.0 refuses some
+  WebP files that hold EXIF data.
+- Gray, palette, CMYK and alpha become three channels.
+- EXIF orientation is applied. Pillow and torchvision's ``ImageFolder`` leave the orientation out.
 
-On the CPU the pixels equal Pillow's, except for 16-bit files, which are scaled to 8 bits here and
-clipped there. On a GPU they differ by small amounts, and among its engines. DALI 2.4.0 refuses
-some WebP files that hold EXIF data.
+On the CPU pixels equal Pillow's, except for 16-bit files, which are scaled to 8 bits here and
+clipped by Pillow. On a GPU pixels differ by small amounts, and among the GPU's engines.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from dali_cutmix.core.dali import INT32, UINT16, DataNode, fn, merge, split
 
 
 class Encoded:
-    """Image files in a graph, decoded as far as they are asked for.
+    """Decode the image files of a graph, as far as pixels are asked for.
 
     Args:
         encoded: Bytes of an image file: ``[size]`` uint8 per sample, CPU.
         device: ``"cpu"``, or ``"gpu"`` for decoding on the GPU's engines.
-        max_pixels: An image with more pixels, as its header says, fails the batch instead of being
-            decoded. None takes all.
-        trusted: Whether an image is known to be whole though it does not look so: a scalar boolean
-            per sample, CPU. None trusts none.
-        in_part: Decode the rectangle that is asked for and no more. On a GPU that fails on ordinary
-            files with some versions of the decoder, and can end the process (nvImageCodec 0.9, its
-            issue 55).
+        max_pixels: Most pixels of an image. An image whose header says more fails the batch instead
+            of being decoded. None decodes all.
+        trusted: Whether a file is known to be complete, though bytes follow its end marker: scalar
+            boolean per sample, CPU. None trusts no file.
+        in_part: Decode only the rectangle that is asked for. On a GPU that fails on ordinary files
+            with some versions of the decoder, and can end the process (nvImageCodec 0.9, issue 55).
         hints: Further arguments of the GPU's decoder.
     """
 
@@ -50,15 +49,15 @@ class Encoded:
         self._encoded = _without_huge(encoded, self._shape, max_pixels)
 
     def shape(self) -> DataNode:
-        """Size of the decoded image, from its header: ``[3]`` int64 (y, x, channels), CPU."""
+        """Return the decoded size, from the header: ``[3]`` int64 (y, x, channels), CPU."""
         return self._shape
 
     def whole(self) -> DataNode:
-        """The whole image: ``[height, width, 3]`` uint8 RGB per sample, on the device."""
+        """Return the whole image: ``[height, width, 3]`` uint8 RGB per sample, on the device."""
         return whole(self._encoded, self._device, **self._hints)
 
     def window(self, anchor: DataNode, extent: DataNode) -> DataNode:
-        """One rectangle of each image, bit-identical to the same rectangle of the whole.
+        """Return one rectangle of each image, bit-identical to that part of the whole image.
 
         Args:
             anchor: Top left corner in pixels: ``[2]`` int32 (y, x) per sample, CPU.
@@ -68,12 +67,12 @@ class Encoded:
             ``[extent y, extent x, 3]`` uint8 RGB per sample, on the device.
         """
         if self._in_part:
-            # Decoding ends with the last row that is asked for: a file that is cut short below it
-            # would be served, and fail in another epoch.
-            whole = _ends_well(self._encoded)
+            # Decoding ends with the last row of the rectangle. A file that is truncated below that
+            # row would be served now, and fail in another epoch.
+            is_complete = _ends_well(self._encoded)
             if self._trusted is not None:
-                whole = whole | self._trusted
-            encoded = _only(self._encoded, whole)
+                is_complete = is_complete | self._trusted
+            encoded = _keep_bytes(self._encoded, is_complete)
             return fn.decoders.image_slice(
                 encoded,
                 start=anchor,
@@ -86,11 +85,11 @@ class Encoded:
 
 
 class Pixels:
-    """Images that are decoded already, with the methods of `Encoded`.
+    """Hold images that are decoded already, with the methods of `Encoded`.
 
     Args:
         pixels: ``[height, width, 3]`` uint8 RGB per sample, CPU.
-        device: ``"cpu"`` or ``"gpu"``: where they are to be.
+        device: ``"cpu"``, or ``"gpu"`` to copy the pixels to the GPU.
     """
 
     def __init__(self, pixels: DataNode, device: str) -> None:
@@ -98,20 +97,20 @@ class Pixels:
         self._pixels = pixels.gpu() if device == "gpu" else pixels
 
     def shape(self) -> DataNode:
-        """Size of the image: ``[3]`` int64 (y, x, channels), CPU."""
+        """Return the image's size: ``[3]`` int64 (y, x, channels), CPU."""
         return self._shape
 
     def whole(self) -> DataNode:
-        """The whole image: ``[height, width, 3]`` uint8 RGB per sample, on the device."""
+        """Return the whole image: ``[height, width, 3]`` uint8 RGB per sample, on the device."""
         return self._pixels
 
     def window(self, anchor: DataNode, extent: DataNode) -> DataNode:
-        """One rectangle of each image; arguments and result as those of `Encoded`."""
+        """Return one rectangle of each image; see `Encoded.window`."""
         return fn.slice(self._pixels, start=anchor, shape=extent, axes=[0, 1])
 
 
 def shape(encoded: DataNode) -> DataNode:
-    """Size of the decoded image, from its header: ``[3]`` int64 (y, x, channels), CPU."""
+    """Return the decoded size, from the header: ``[3]`` int64 (y, x, channels), CPU."""
     return fn.peek_image_shape(encoded)
 
 
@@ -129,18 +128,19 @@ def whole(encoded: DataNode, device: str, **hints: Any) -> DataNode:
     return fn.decoders.image(encoded, device="mixed" if device == "gpu" else "cpu", **hints)
 
 
-def _without_huge(encoded: DataNode, size: DataNode, max_pixels: int | None) -> DataNode:
+def _without_huge(encoded: DataNode, shape: DataNode, max_pixels: int | None) -> DataNode:
     """Take the bytes away from images that are too large, so that decoding them fails.
 
-    Without a limit nothing is taken away, but decoding still waits for the header to be read: one
-    that cannot be read fails the batch there, where the decoder may end the process (DALI 2.4.0, on
-    the CPU, when the image is not alone in its batch).
+    Without a limit no bytes are taken away, but decoding still waits for the header. A header that
+    cannot be read fails the batch there, where the decoder may end the process (DALI 2.4.0, on the
+    CPU, when the image is not alone in its batch).
     """
-    return _only(encoded, size[0] >= 0 if max_pixels is None else size[0] * size[1] <= max_pixels)
+    is_small = shape[0] >= 0 if max_pixels is None else shape[0] * shape[1] <= max_pixels
+    return _keep_bytes(encoded, is_small)
 
 
 def _ends_well(encoded: DataNode) -> DataNode:
-    """Whether a file is no JPEG, or one that ends with its end marker: scalar boolean, CPU."""
+    """Return whether a file is not a JPEG, or ends with a JPEG's end marker: scalar boolean."""
     size = encoded.shape(dtype=INT32)
     first = fn.slice(encoded, start=[0], shape=[2], axes=[0])
     last = fn.slice(encoded, start=size - 2, shape=[2], axes=[0])
@@ -148,12 +148,12 @@ def _ends_well(encoded: DataNode) -> DataNode:
 
 
 def _as_number(pair: DataNode) -> DataNode:
-    """Two bytes as one number, the first being the low one: scalar uint16."""
+    """Return two bytes as one number, the low byte first: scalar uint16."""
     return fn.reinterpret(pair, dtype=UINT16, shape=[])
 
 
-def _only(encoded: DataNode, wanted: DataNode) -> DataNode:
+def _keep_bytes(encoded: DataNode, wanted: DataNode) -> DataNode:
     """Take the bytes away from files that are not wanted."""
-    # Parted and put together again, which moves no bytes, unlike a slice of each.
+    # Splitting and merging moves no bytes, unlike a slice of each file.
     kept, others = split(encoded, wanted)
     return merge(kept, fn.slice(others, start=[0], shape=[0], axes=[0]), wanted)

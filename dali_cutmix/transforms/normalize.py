@@ -1,6 +1,6 @@
-"""HWC uint8 to the tensors a model takes, last of all pixel work.
+"""Turn HWC uint8 into the tensors that a model takes, as the last pixel work.
 
-Mixing happens before, on bytes, so that it copies pixels and never blends them.
+Mixing comes before, on bytes, so that a mix that cuts copies pixels bit-identically.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _DALI_TYPES = {"float32": FLOAT, "float16": FLOAT16, "uint8": UINT8}
 def normalize(
     image: DataNode, mean: Sequence[float], std: Sequence[float], dtype: str, layout: str
 ) -> DataNode:
-    """Change type and axis order, and for floats subtract the mean and divide by the deviation.
+    """Change type and axis order; for floats also subtract the mean and divide by the deviation.
 
     Args:
         image: ``[height, width, 3]`` uint8, or float32 in [0, 255], per sample, CPU or GPU.
         mean: Mean per channel in [0, 1].
         std: Standard deviation per channel, above 0, in the same units.
-        dtype: ``"float32"``, ``"float16"``, or ``"uint8"``, which leaves values as they are, in
-            [0, 255], blended ones rounded.
+        dtype: ``"float32"``, ``"float16"`` or ``"uint8"``. With ``"uint8"`` values stay in
+            [0, 255], and blended values are rounded.
         layout: ``"CHW"`` or ``"HWC"``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""AutoAugment's policies: for each data set 25 pairs of operations, found by search.
+"""List AutoAugment's policies: for each data set 25 pairs of operations, found by search.
 
 Source: Cubuk et al. 2018, AutoAugment, arXiv:1805.09501, appendix A, with the changes that
 torchvision made to them.
@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 
 class Step(NamedTuple):
-    """One of the two operations of a pair.
+    """Hold one of the two operations of a pair.
 
     Attributes:
-        operation: Its name, of `dali_cutmix.transforms.operations`.
-        prob: Probability that it is applied, in [0, 1].
-        level: Bin of ten that says how strong; 0 for operations without a strength.
+        operation: Name of the operation, of `dali_cutmix.transforms.operations`.
+        prob: Probability that the operation is applied, in [0, 1].
+        level: Index of one of ten strengths; 0 for operations without a strength.
     """
 
     operation: str
@@ -23,8 +23,8 @@ class Step(NamedTuple):
     level: int
 
 
-#: By policy: a pair in each line; operation, probability, bin.
-_WRITTEN = {
+#: One pair a line by name of policy: operation, probability, strength.
+_TEXTS = {
     "imagenet": """
         Posterize 0.4 8 + Rotate 0.6 9
         Solarize 0.6 5 + AutoContrast 0.6
@@ -114,11 +114,11 @@ def _step(text: str) -> Step:
     return Step(operation, float(prob), int(level[0]) if level else 0)
 
 
-#: By name, the pairs, all of which are equally likely.
+#: Pairs by name of policy. All pairs are equally likely.
 POLICIES: dict[str, tuple[tuple[Step, Step], ...]] = {
     name: tuple(
         (_step(first), _step(second))
         for first, second in (line.split("+") for line in text.strip().splitlines())
     )
-    for name, text in _WRITTEN.items()
+    for name, text in _TEXTS.items()
 }
