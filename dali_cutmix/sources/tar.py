@@ -14,13 +14,14 @@ from itertools import groupby
 from typing import BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
 from dali_cutmix.sources.bucket import Bucket, is_url, split_url
 from dali_cutmix.sources.shard_files import find_shards
 from dali_cutmix.sources.shards import Index, PackedImages
 
 WHERE = "TarShards"
-IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm")
+IMAGES = tuple(ending.removeprefix(".") for ending in IMG_EXTENSIONS)
 LABEL = "cls"
 
 _BLOCK = 512  # bytes; a tar is made of these
@@ -100,36 +101,6 @@ class _Member(NamedTuple):
     info: tarfile.TarInfo
     text: bytes | None
     """What it holds, if it is a label."""
-
-
-def write_wds_index(shard: str | os.PathLike[str], index_path: str | os.PathLike[str]) -> None:
-    """Write the index that DALI's ``fn.readers.webdataset(paths=, index_paths=)`` takes.
-
-    One is made for each shard, in the format v1.2 of DALI's ``wds2idx``: a line per sample with the
-    ending, offset, size and name of each of its members. That reader parts the fields at white
-    space, so in names it is written as ``_``; they only serve its messages.
-
-    Args:
-        shard: Path of a tar file.
-        index_path: Path of the text file to write.
-
-    Raises:
-        OSError: The shard cannot be read, or the index cannot be written.
-        ValueError: The shard is damaged, cut short or compressed.
-    """
-    shard = os.fspath(shard)
-    with open(shard, "rb") as file:
-        members = _members(file, os.fstat(file.fileno()).st_size, shard)
-        samples = [list(run) for _, run in groupby(members, _key)]
-    with open(index_path, "w", encoding="utf-8", errors="surrogateescape") as out:
-        out.write(f"v1.2 {len(samples)}\n")
-        for sample in samples:
-            fields = (
-                (member.ending, member.info.offset_data, member.info.size, member.info.name)
-                for member in sample
-            )
-            line = " ".join(re.sub(r"\s", "_", str(field)) for parts in fields for field in parts)
-            out.write(f"{line}\n")
 
 
 def _key(member: _Member) -> str:

@@ -61,17 +61,16 @@ def pack_images(
 
     A sample is ``<position>_<class>_<name>.<ending>``, the image, and the same with ``.cls``, its
     class index as text; an image that lies in a shard already has its index for a name. Beside the
-    shards lie their indices, for `TarShards` (``000000.tar.index.npz``) and for DALI's own reader
-    (``000000.idx``), the class names (``classes.txt``, one on each line) and the settings
-    (``pack.json``). The same images, settings and versions of Pillow and torch give the same bytes
-    in all of them but ``.tar.index.npz``, which holds the time of its shard.
+    shards lie their indices for `TarShards` (``000000.tar.index.npz``), the class names
+    (``classes.txt``, one on each line) and the settings (``pack.json``). The same images, settings
+    and versions of Pillow and torch give the same bytes in all of them but ``.tar.index.npz``,
+    which holds the time of its shard.
 
     A shard is written under another name, read back, compared, and only then named as above: a
     shard with its name is whole. After a crash or a full disk, the same call goes on with what is
     missing. Of the shards that it finds, it compares the names of the members and the size, and not
-    the pixels; an ``.idx`` with too few or too many lines is written again. Several workers, each
-    at a shard of its own, are processes that import the calling script, which needs its ``if
-    __name__ == "__main__":`` for that.
+    the pixels. Several workers, each at a shard of its own, are processes that import the calling
+    script, which needs its ``if __name__ == "__main__":`` for that.
 
     Args:
         images: The data.

@@ -21,7 +21,6 @@ from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.sources.base import Selection, StoredImages
 from dali_cutmix.sources.read_ahead import NOTHING, ReadAhead
 from dali_cutmix.sources.shards import PackedImages
-from dali_cutmix.sources.tar import write_wds_index
 
 # How files begin that DALI decodes, by the ending that they get, which is one that TarShards takes.
 _BEGINNINGS = {
@@ -99,8 +98,7 @@ class Packer:
             OSError: The shard cannot be written, or does not read back as it was written.
         """
         shard = self.folder / f"{number:06d}.tar"
-        index = shard.with_suffix(".idx")
-        part, index_part = (path.with_name(f".{path.name}.part") for path in (shard, index))
+        part = shard.with_name(f".{shard.name}.part")
         positions = range(len(self.order))[number * self.per_shard :][: self.per_shard]
         with writing(shard):
             try:
@@ -111,16 +109,10 @@ class Packer:
                         on_image()
                 else:
                     verify_shard(part, self._write(part, positions, on_image))
-                num_lines = index.read_bytes().count(b"\n") if index.exists() else 0
-                if not was_there or num_lines != len(positions) + 1:
-                    write_wds_index(shard if was_there else part, index_part)
-                    os.replace(index_part, index)
-                if not was_there:
-                    os.replace(part, shard)  # last: a shard with its name has its index
+                    os.replace(part, shard)
                 return shard.stat().st_size, was_there
             finally:
                 part.unlink(missing_ok=True)
-                index_part.unlink(missing_ok=True)
 
     def _key(self, position: int) -> str:
         """Cannot leave a folder, holds no dot, and is unique through its number."""

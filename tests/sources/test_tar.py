@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from dali_cutmix.core.dali import Pipeline, fn
 from dali_cutmix.sources import shard_files
-from dali_cutmix.sources.tar import TarShards, write_wds_index
+from dali_cutmix.sources.tar import TarShards
 
 Members = Iterable[tuple[str, bytes]]
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -606,31 +606,16 @@ def test_bar_is_shown_on_a_terminal_and_only_while_shards_are_scanned(
 
 
 @pytest.mark.parametrize("layout", FORMATS)
-def test_dali_reads_a_shard_through_the_index_written_for_it(tmp_path: Path, layout: str) -> None:
+def test_a_shard_holds_what_dalis_own_reader_reads_of_it(tmp_path: Path, layout: str) -> None:
     members = [m for number in range(9) for m in sample(number)]
-    members.insert(4, ("c/._0002.jpg", b"hidden"))
     long = "d/" + "z" * 80 + ("z" * 200 if layout != "ustar" else "") + " with blanks"
     members += [(f"{long}.jpg", b"long"), (f"{long}.cls", b"8")]
     path = write_tar(tmp_path / "a.tar", members, FORMATS[layout])
-    write_wds_index(path, tmp_path / "a.idx")
-    lines = (tmp_path / "a.idx").read_text().splitlines()
-    assert lines[0] == "v1.2 10"
-    assert re.fullmatch(r"jpg \d+ \d+ c/0003\.jpg cls \d+ 1 c/0003\.cls", lines[4])
     pipeline = Pipeline(batch_size=10, num_threads=1, device_id=None)
     with pipeline:
-        image, label = fn.readers.webdataset(
-            paths=[str(path)], index_paths=[str(tmp_path / "a.idx")], ext=["jpg", "cls"]
-        )
+        image, label = fn.readers.webdataset(paths=[str(path)], ext=["jpg", "cls"])
         pipeline.set_outputs(image, label)
     image, label = pipeline.run()
     images = open_shards(path)
     assert [np.array(one).tobytes() for one in image] == contents(images)
     assert [int(np.array(one).tobytes()) for one in label] == images.targets.tolist()
-
-
-def test_index_of_a_damaged_shard_is_not_written(tmp_path: Path) -> None:
-    path = numbered(tmp_path / "a.tar", range(3))
-    os.truncate(path, 2048)
-    with pytest.raises(ValueError, match="damaged or cut short"):
-        write_wds_index(path, tmp_path / "a.idx")
-    assert not (tmp_path / "a.idx").exists()

@@ -100,8 +100,6 @@ def test_images_are_packed_unchanged_with_the_classes_of_their_files(
     assert {data: label for _, data, label in found} == expected
     assert len(found) == 21
     assert (out / "classes.txt").read_text() == "china\nflower\nportrait\n"
-    counts = [len((out / f"{path.stem}.idx").read_text().splitlines()) for path in shards]
-    assert counts == [9, 9, 6]  # a line for each sample, below one for all
 
 
 def test_names_tell_position_class_and_file(photo_folder: Path, tmp_path: Path) -> None:
@@ -192,19 +190,6 @@ def test_classes_whose_names_are_no_text_are_packed_to_the_end(
     assert (tmp_path / "classes.txt").read_bytes() == b"\xff\n"
 
 
-def test_index_gives_every_member_its_place(photo_folder: Path, tmp_path: Path) -> None:
-    pack_here(FileList.from_folder(photo_folder), tmp_path / "out", per_shard=8)
-    for shard in (tmp_path / "out").glob("*.tar"):
-        first, *lines = shard.with_suffix(".idx").read_text().splitlines()
-        with tarfile.open(shard) as tar:
-            places = [(m.name.split(".")[1], m.offset_data, m.size, m.name) for m in tar]
-        assert first == f"v1.2 {len(places) // 2}"
-        assert [tuple(line.split()) for line in lines] == [
-            tuple(map(str, image + label))
-            for image, label in zip(places[::2], places[1::2], strict=True)
-        ]
-
-
 def test_order_is_random_by_seed_or_as_listed(numbered_folder: Path, tmp_path: Path) -> None:
     files = FileList.from_folder(numbered_folder)
     settings: list[dict[str, Any]] = [{}, {"seed": 1}, {"shuffle": False}]
@@ -237,7 +222,7 @@ def test_same_input_and_settings_give_the_same_bytes_with_any_number_of_workers(
         )
         assert progress == sorted(progress)
         assert progress[-1] == (21, 21)
-    assert len(contents(tmp_path / "a")) == 6 * 2 + 2
+    assert len(contents(tmp_path / "a")) == 6 + 2
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
@@ -439,7 +424,7 @@ def test_bad_images_are_named_with_the_way_out(photo_folder: Path, tmp_path: Pat
         assert str(caught.value).startswith(f"pack: cannot pack {path}: {reason}")
         assert str(caught.value).endswith(f". {WAY_OUT}")
         assert caught.value.path == str(path)
-        assert sorted(contents(out)) == ["000000.idx", "000000.tar", "classes.txt", "pack.json"]
+        assert sorted(contents(out)) == ["000000.tar", "classes.txt", "pack.json"]
         # Another process can be told the same.
         again = pickle.loads(pickle.dumps(caught.value))
         assert (str(again), again.path, again.reason) == (
@@ -473,26 +458,11 @@ def test_packing_again_finds_the_shards_and_leaves_them(photo_folder: Path, tmp_
     first = pack_here(files, tmp_path, per_shard=8)
     before = contents(tmp_path)
     times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
-    (tmp_path / "000001.idx").unlink()
     second = pack_here(files, tmp_path, per_shard=8)
     assert (first.num_found, second.num_found) == (0, 3)
     assert second == Packed(3, 21, first.num_bytes, 3)
     assert contents(tmp_path) == before
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")} == times
-
-
-def test_index_with_a_wrong_number_of_lines_is_written_again(
-    photo_folder: Path, tmp_path: Path
-) -> None:
-    files = FileList.from_folder(photo_folder)
-    pack_here(files, tmp_path)
-    index = tmp_path / "000000.idx"
-    whole = index.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    for damaged in (b"", b"".join(lines[:-1]), whole + lines[-1], whole[:-1]):
-        index.write_bytes(damaged)
-        assert pack_here(files, tmp_path).num_found == 1
-        assert index.read_bytes() == whole
 
 
 def test_pack_of_other_settings_or_data_is_refused_with_what_differs(
@@ -819,7 +789,7 @@ def test_full_disk_is_told_and_more_room_is_all_it_takes(run: Run, tmp_path: Pat
     assert told == (
         f"pack: cannot write {run.disk}/out/{shards:06d}.tar: No space left on device. {GO_ON}"
     )
-    names = [f"{n:06d}.{ending}" for n in range(shards) for ending in ("idx", "tar")]
+    names = [f"{n:06d}.tar" for n in range(shards)]
     assert left == str([*names, "classes.txt", "pack.json"])
     pack_here(FileList.from_file(run.data), tmp_path / "undisturbed", per_shard=20)
     assert contents(run.folder / "full") == contents(tmp_path / "undisturbed")
@@ -914,7 +884,7 @@ def test_command_that_is_stopped_keeps_finished_shards_and_leaves_no_part(
     assert (result.exit_code, result.stdout) == (128 + number, "")
     assert result.stderr == (told if number == signal.SIGINT else "")
     assert signal.getsignal(signal.SIGTERM) == handler
-    assert sorted(contents(out)) == ["000000.idx", "000000.tar", "classes.txt", "pack.json"]
+    assert sorted(contents(out)) == ["000000.tar", "classes.txt", "pack.json"]
     assert ", 1 of them there already.\n" in call(*arguments).stdout
 
 
