@@ -1,4 +1,4 @@
-"""The order of samples in an epoch."""
+"""The order of samples in an epoch, over all shards."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ Remainder = Literal["pad", "drop", "exact"]
 
 
 class EpochSampler(Sampler[int]):
-    """A seeded full permutation per epoch, or the order as listed; one shard's part of it.
+    """Yield one shard's part of a full permutation, seeded per epoch, or of the order as listed.
 
-    The order is that of torch's ``DistributedSampler`` with an equal seed, epoch, rank and world
-    size: shards take turns. They differ in what happens to samples that cannot be dealt out
-    evenly::
+    The order is that of torch's ``DistributedSampler`` with equal seed, epoch, rank and world size:
+    shards take turns. The two samplers differ in samples that cannot be dealt out evenly::
 
         5 samples, 2 shards            shard 0      shard 1
         shuffled, "pad"   [4 2 0 3 1]  4 0 1        2 3 4      (4 is repeated)
         as listed, "exact"             0 2 4        1 3
         as listed, "drop"              0 2          1 3        (4 is left out)
 
-    With ``"exact"`` shards may differ by a step, so that nothing that waits for other ranks belongs
-    into the loop. To evaluate, add up what each rank counted after it::
+    With ``"exact"`` shards may differ by a step, so that no operation that waits for other ranks
+    belongs in the loop. To evaluate, sum the counts of all ranks after the loop::
 
         count = torch.zeros(2, dtype=torch.int64)  # hits and samples, on the model's device
         for image, label in val:
@@ -39,12 +38,12 @@ class EpochSampler(Sampler[int]):
 
     Args:
         num_samples: Number of samples in the data.
-        shuffle: Permute anew in each epoch.
+        shuffle: Draw another permutation in each epoch; else keep the order as listed.
         seed: Seed of the permutations.
         shard: This process's part.
         remainder: ``"pad"`` repeats samples from the start of the order, so that all shards are
-            equally long; ``"drop"`` leaves samples out to that end; ``"exact"`` serves each exactly
-            once over all shards, which may then differ by one sample. None takes ``"pad"`` with
+            equally long; ``"drop"`` leaves samples out for the same end; ``"exact"`` serves each
+            sample once over all shards, which may differ by one sample. None takes ``"pad"`` with
             ``shuffle`` and ``"exact"`` without.
 
     Attributes:
@@ -85,25 +84,25 @@ class EpochSampler(Sampler[int]):
         return iter(self.order(self.epoch).tolist())
 
     def order(self, epoch: int, start: int = 0) -> np.ndarray:
-        """Indices of this shard's samples in the order served.
+        """Return the indices of this shard's samples in the order served.
 
         Args:
             epoch: Epoch, from 0.
-            start: How many samples of the epoch's order were served before, over all shards; the
-                others are dealt out anew.
+            start: Number of samples of the epoch's order, over all shards, that were served before.
+                The rest is dealt out anew.
 
         Returns:
             ``[len(self)]`` int64, fewer with ``start``.
         """
         index, count = self.shard.index, self.shard.count
-        whole = self._permutation(epoch)
-        rest = whole[start:]
+        order = self._permutation(epoch)
+        rest = order[start:]
         if self.remainder == "drop":
             rest = rest[: len(rest) // count * count]
         elif self.remainder == "pad" and len(rest) % count:
-            # From the start of the whole order, also where only its end is left: what is left is
-            # served once, and repeated is what was served before.
-            rest = np.concatenate([rest, np.resize(whole, -len(rest) % count)])
+            # From the start of the epoch's order, even where only its end is left: the rest is
+            # served once, and samples that were served before are repeated.
+            rest = np.concatenate([rest, np.resize(order, -len(rest) % count)])
         return rest[index::count].copy()
 
     def _permutation(self, epoch: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""This process's part of the data."""
+"""One process's part of the data."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch.distributed as dist
 
 from dali_cutmix.core.checks import check_count, refuse
 
-#: Who starts processes, and the variables in which each of them finds its number and their count.
-#: Slurm's count is that of the step, since a batch script that is not started by `srun` runs once
-#: and sees the count of the whole job all the same.
+#: Launchers, and the environment variables of a process's number and the number of processes.
+#: Slurm's count is the step's: a batch script that runs once, without `srun`, sees the job's count.
 _LAUNCHERS = (
     ("torchrun", "RANK", "WORLD_SIZE"),
     ("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
@@ -22,7 +21,7 @@ _LAUNCHERS = (
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``index`` of ``count`` equal parts of the data: one process's share.
+    """Name part ``index`` of ``count`` equal parts of the data, which one process serves.
 
     Args:
         index: Number of this part, ``0 <= index < count``.
@@ -40,24 +39,24 @@ class Shard:
 
     @classmethod
     def current(cls) -> Shard:
-        """The rank in an initialised ``torch.distributed``; without one, `from_env`."""
+        """Return this rank's part if ``torch.distributed`` is initialised, else `from_env`."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls.from_env()
 
     @classmethod
     def from_env(cls) -> Shard:
-        """The part that the launcher's environment variables name; all of it without any.
+        """Return the part that the launcher's environment variables name; all data without any.
 
-        The first pair that is there counts: torchrun's ``RANK`` and ``WORLD_SIZE``, Slurm's
+        The first pair that is set counts: torchrun's ``RANK`` and ``WORLD_SIZE``, Slurm's
         ``SLURM_PROCID`` and ``SLURM_STEP_NUM_TASKS`` (set by ``srun``), Open MPI's
         ``OMPI_COMM_WORLD_RANK`` and ``OMPI_COMM_WORLD_SIZE``, ``PMI_RANK`` and ``PMI_SIZE``.
 
         Raises:
-            ValueError: One of a pair is no whole number, or they contradict each other.
+            ValueError: A variable is not a whole number, or a pair contradicts itself.
         """
         for launcher, index_name, count_name in _LAUNCHERS:
-            # A lone count is common: shells set WORLD_SIZE for a launcher to read.
+            # A count alone is common: shells set WORLD_SIZE for a launcher to read.
             if index_name in os.environ and count_name in os.environ:
                 index, count = (_number(launcher, name) for name in (index_name, count_name))
                 if index >= count:

@@ -1,4 +1,4 @@
-"""Images in memory: decoded, as one array, or as the bytes of image files."""
+"""Images in memory, decoded or as the bytes of image files."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.sources.base import StoredImages, check_labels
 
-_SAMPLED = 256  # images that the fingerprint looks into; all would take seconds for a large array
+#: Images that the fingerprint reads. All images of a large array would take seconds.
+_SAMPLED = 256
 
 
 class ImageArrays(StoredImages):
-    """Images that are in memory already, and the class of each.
+    """Hold images that are in memory, and the class of each.
 
     Args:
         images: ``[N, height, width, 3]`` RGB or ``[N, height, width]`` gray uint8, an array or a
-            CPU tensor, which is not copied; or N images of sizes of their own, each
-            ``[height, width, 3]`` or ``[height, width]`` uint8; or N image files, each as ``bytes``
-            or ``[size]`` uint8.
+            CPU tensor, which is not copied; or N images of any sizes, each ``[height, width, 3]``
+            or ``[height, width]`` uint8; or N image files, each ``bytes`` or ``[size]`` uint8.
         labels: Class index of every image, each at least 0: ``[N]``.
-        classes: Names of the classes, in the order of their indices. None numbers them.
+        classes: Names of the classes, in the order of their indices. None numbers the classes.
 
     Raises:
-        ValueError: Another shape or type, or not as many labels as images.
+        ValueError: Images or labels have another shape or type, or their numbers differ.
     """
 
     def __init__(self, images: Any, labels: Any, classes: Sequence[str] | None = None) -> None:
@@ -52,19 +52,19 @@ class ImageArrays(StoredImages):
 
     @property
     def reads(self) -> bool:
-        """Nothing waits: all is in memory."""
+        """False: memory is not waited for."""
         return False
 
     def path(self, index: int) -> str:
-        """The image as messages name it, by its index."""
+        """Return the image's name in messages, ``images[index]``."""
         return f"images[{range(len(self))[index]}]"
 
     def stored(self, index: int) -> np.ndarray:
-        """Pixels, ``[height, width, 3]`` uint8 RGB, or bytes of an image file, ``[size]`` uint8."""
+        """Return ``[height, width, 3]`` uint8 RGB, or an image file's bytes, ``[size]`` uint8."""
         image = self._images[index]
         if self.kind == "encoded":
             return np.frombuffer(image, np.uint8)
-        pixels = np.ascontiguousarray(image)  # DALI takes no views with strides
+        pixels = np.ascontiguousarray(image)  # DALI refuses strided views
         return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
     def _describe(self) -> Iterable[bytes]:
@@ -72,11 +72,12 @@ class ImageArrays(StoredImages):
             yield blake2b(self.stored(int(index)).tobytes()).digest()
 
     def _check_pixels(self) -> None:
-        whole = getattr(self._images, "dtype", None) == np.uint8  # and no array of arrays
-        for number, image in enumerate([self._images[0]] if whole else self._images):
+        # An array of uint8, unlike a list or an array of arrays, has images of equal shape.
+        is_uniform = getattr(self._images, "dtype", None) == np.uint8
+        for number, image in enumerate([self._images[0]] if is_uniform else self._images):
             pixels = np.asarray(image)
-            right = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-            if not right or pixels.dtype != np.uint8:
+            is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+            if not is_image or pixels.dtype != np.uint8:
                 way_out = (
                     "Channels come last: `images.permute(0, 2, 3, 1)`."
                     if pixels.ndim == 3 and pixels.shape[0] in (1, 3)

@@ -1,4 +1,4 @@
-"""Images as they are stored, and the class of each: what every kind of source offers the loader."""
+"""The base of every source: images as they are stored, and the class of each."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from dali_cutmix.core.checks import check_count, refuse
 
 WHERE = "DataLoader"
 
-MAX_CLASSES = (
-    2**24
-)  # beyond it a label is an id, or nonsense; names of classes would fill the memory
+#: Classes. A larger label is an id or nonsense, and names of so many classes would fill the memory.
+MAX_CLASSES = 2**24
 
 Kind = Literal["path", "encoded", "pixels"]
 
 
 class StoredImages(ABC):
-    """A data source: so many images, each with a class. Holds no decoded images, arrays apart.
+    """Hold a list of images and the class of each. A new source defines `path` and `stored`.
 
     Args:
         targets: Class index of every image, each at least 0.
         classes: Names of the classes, in the order of their indices.
 
     Attributes:
-        kind: What `stored` gives: the ``"path"`` of a file, which the graph reads; ``"encoded"``
+        kind: What `stored` returns: the ``"path"`` of a file, which the graph reads; ``"encoded"``
             bytes of an image file; or ``"pixels"``.
         classes: Names of the classes, in the order of their indices.
         class_to_idx: Index of each class name.
@@ -49,25 +48,25 @@ class StoredImages(ABC):
 
     @abstractmethod
     def path(self, index: int) -> str:
-        """Where one image is stored, as messages name it."""
+        """Return where an image is stored, as messages name the image."""
 
     @abstractmethod
     def stored(self, index: int) -> np.ndarray:
-        """What the graph is fed for one image; see ``kind``.
+        """Return the array that the graph is fed for an image; see ``kind``.
 
         Returns:
             ``[size]`` uint8: a path or the bytes of an image file; or ``[height, width, 3]`` uint8
             RGB. May be a view: not to be written to.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The image cannot be read.
         """
 
     def encoded(self, index: int) -> np.ndarray:
-        """Bytes of one image file: ``[size]`` uint8.
+        """Return the bytes of an image file: ``[size]`` uint8.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The image cannot be read.
         """
         return self.stored(index)
 
@@ -77,12 +76,12 @@ class StoredImages(ABC):
         return self.kind == "encoded"
 
     def _describe(self) -> Iterable[bytes]:
-        """What tells this data from other data, beside the targets; without where it lies."""
+        """Yield what identifies the data beside the targets, except for where the data lies."""
         return ()
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with the images' names, their order or classes."""
+        """16 hexadecimal digits that change with the images' names, order or classes."""
         digest = blake2b(digest_size=8)
         digest.update(np.ascontiguousarray(self.targets, "<i8").tobytes())
         for part in self._describe():
@@ -90,18 +89,18 @@ class StoredImages(ABC):
         return digest.hexdigest()
 
     def take(self, indices: Sequence[int] | np.ndarray) -> StoredImages:
-        """The images of these indices, in their order, with the same classes."""
+        """Return the images of these indices, in this order, with the same classes."""
         return Selection(self, indices)
 
     def count_classes(self, num_classes: int | None) -> int:
-        """Columns of a dense target: as asked for, if above every label, or one per class."""
+        """Return the number of columns of a dense target, ``num_classes`` or the classes' count."""
         largest = int(self.targets.max())
         if num_classes is None:
             return max(len(self.classes), largest + 1)
         check_count(WHERE, "num_classes", num_classes, at_least=1)
         if largest >= num_classes:
             first = self.path(int(self.targets.argmax()))
-            way_out = f"`num_classes={largest + 1}` or more, or None to have it counted."
+            way_out = f"`num_classes={largest + 1}` or more, or None to count the classes."
             rule = f"be above every label, and {first} has {largest}"
             refuse(WHERE, "num_classes", rule, num_classes, way_out)
         return num_classes
@@ -119,12 +118,12 @@ class StoredImages(ABC):
 
 
 def check_labels(where: str, labels: np.ndarray, path: Callable[[int], str] | None = None) -> None:
-    """Refuse what are no class indices.
+    """Refuse labels that are not class indices.
 
     Args:
-        where: Who asks, for messages.
+        where: Name of the caller, for messages.
         labels: ``[N]`` int64.
-        path: Names an image by its index.
+        path: Returns where an image is stored, for messages.
     """
     if not len(labels):
         refuse(where, "targets", "hold at least one class index", [])
@@ -140,7 +139,7 @@ def check_labels(where: str, labels: np.ndarray, path: Callable[[int], str] | No
 
 
 class Selection(StoredImages):
-    """Some images of another source, in an order of their own."""
+    """Select images of another source, in any order."""
 
     def __init__(self, images: StoredImages, indices: Sequence[int] | np.ndarray) -> None:
         self._images = images
@@ -149,15 +148,15 @@ class Selection(StoredImages):
         super().__init__(images.targets[self._indices], images.classes)
 
     def path(self, index: int) -> str:
-        """Where one image is stored, as messages name it."""
+        """Return where an image is stored, as messages name the image."""
         return self._images.path(int(self._indices[index]))
 
     def stored(self, index: int) -> np.ndarray:
-        """What the graph is fed for one image; see `StoredImages`."""
+        """Return the array that the graph is fed for an image; see `StoredImages`."""
         return self._images.stored(int(self._indices[index]))
 
     def encoded(self, index: int) -> np.ndarray:
-        """Bytes of one image file: ``[size]`` uint8."""
+        """Return the bytes of an image file: ``[size]`` uint8."""
         return self._images.encoded(int(self._indices[index]))
 
     def _describe(self) -> Iterable[bytes]:
@@ -166,7 +165,7 @@ class Selection(StoredImages):
 
 
 class Names:
-    """Many strings as one block of bytes, since a million Python strings are slow and large."""
+    """Hold strings as a block of bytes: a million Python strings are slow and large."""
 
     def __init__(self, names: Sequence[bytes]) -> None:
         self._ends = np.cumsum(np.fromiter(map(len, names), np.int64, len(names)))
@@ -176,8 +175,8 @@ class Names:
         return len(self._ends)
 
     def bytes_of(self, index: int) -> np.ndarray:
-        """One name: ``[length]`` uint8, a view."""
-        index = range(len(self))[index]  # so that negative ones count from the end
+        """Return a name: ``[length]`` uint8, a view."""
+        index = range(len(self))[index]  # negative indices count from the end
         start = self._ends[index - 1] if index else 0
         return self._bytes[start : self._ends[index]]
 
@@ -185,14 +184,14 @@ class Names:
         return os.fsdecode(self.bytes_of(index).tobytes())
 
     def describe(self, without: int = 0) -> Iterator[bytes]:
-        """For a fingerprint: all names, ``without`` so many bytes in front, and their lengths."""
+        """Yield all names, each ``without`` so many bytes in front, and the lengths left."""
         lengths = np.diff(self._ends, prepend=0)
         for first in range(0, len(self), 1 << 16):
             part = lengths[first : first + (1 << 16)]
             start, end = int(self._ends[first] - part[0]), int(self._ends[first + len(part) - 1])
-            # Which bytes of the block are no one's front, by how far each is from its name's start.
-            place = np.arange(end - start) - np.repeat(np.cumsum(part) - part, part)
-            yield self._bytes[start:end][place >= without].tobytes()
+            # Distance of each byte from the start of its name.
+            distance = np.arange(end - start) - np.repeat(np.cumsum(part) - part, part)
+            yield self._bytes[start:end][distance >= without].tobytes()
         yield (lengths - without).astype("<i8").tobytes()
 
 

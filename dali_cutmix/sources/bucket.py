@@ -1,4 +1,4 @@
-"""Images in an S3 bucket: a folder per class, and the reads that shards in a bucket need."""
+"""An S3 bucket: its objects, and a folder per class in it as a source."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.base import WHERE, Names, StoredImages
 
 SCHEME = "s3://"
-NUM_REQUESTS = 16  # under way at once while a bucket is listed or its indexes are read
+#: Requests at the same time while a bucket is listed or indexes are read.
+NUM_REQUESTS = 16
 
 _NO_CREDENTIALS = (
     "no credentials found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
     "AWS_SKIP_SIGNATURE=true for a public bucket"
 )
-#: The process that first made a store. The threads of obstore do not come along with a fork, so
-#: that a request in a forked process would wait for ever.
+#: The process that first made a store. A fork leaves obstore's threads behind, so that a request in
+#: a forked process would wait for ever.
 _process: int | None = None
 
 
 def is_url(path: str) -> bool:
-    """Whether a path lies in a bucket: ``s3://bucket/key``."""
+    """Return whether a path is the URL of an object in a bucket: ``s3://bucket/key``."""
     return path.startswith(SCHEME)
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """``(bucket, key)`` of ``s3://bucket/key``; the key may be empty.
+    """Return ``(bucket, key)`` of ``s3://bucket/key``. The key may be empty.
 
     Raises:
-        ValueError: No bucket is named.
+        ValueError: The URL names no bucket.
     """
     name, _, key = url.removeprefix(SCHEME).partition("/")
     if not is_url(url) or not name:
@@ -46,14 +47,16 @@ def split_url(url: str) -> tuple[str, str]:
 
 
 class Bucket:
-    """Reads one S3 bucket. Thread-safe; may be pickled, and connects anew where it arrives.
+    """Read an S3 bucket. Thread-safe. A pickled copy connects again where it arrives.
 
     Region, endpoint and credentials come from the AWS_* environment variables, which obstore reads
-    at the first request; so they do not travel with a pickle. The files in ``~/.aws`` are not read.
+    at the first request. A pickle holds no credentials. The files in ``~/.aws`` are not read.
 
-    Every method raises ``FileNotFoundError`` for a key or bucket that does not exist,
-    ``PermissionError`` when access is denied or there are no credentials, and ``OSError`` when the
-    bucket cannot be reached; each has ``strerror`` in words and the URL as ``filename``.
+    Every method raises, with ``strerror`` in words and the URL as ``filename``:
+
+    - ``FileNotFoundError``: the key or the bucket does not exist;
+    - ``PermissionError``: access is denied, or there are no credentials;
+    - ``OSError``: the bucket cannot be reached.
 
     Args:
         name: Name of the bucket.
@@ -68,20 +71,21 @@ class Bucket:
         self._stores: dict[str, Any] = {}
 
     def stat(self, key: str) -> tuple[int, str]:
-        """``(size in bytes, entity tag)`` of an object; the tag changes with its content."""
+        """Return ``(size in bytes, entity tag)`` of an object. The tag changes with the content."""
         with self._os_errors(key):
-            found = self._store("opening").head(key)
-        return found["size"], found["e_tag"] or ""
+            meta = self._store("opening").head(key)
+        return meta["size"], meta["e_tag"] or ""
 
     def read(self, key: str) -> np.ndarray:
-        """All bytes of an object: ``[size]`` uint8, not to be written to."""
+        """Return all bytes of an object: ``[size]`` uint8, not to be written to."""
         with self._os_errors(key):
             return np.frombuffer(self._store("reading").get(key).bytes(), np.uint8)
 
     def read_range(self, key: str, offset: int, size: int, *, tag: str) -> np.ndarray:
-        """Bytes of an object from ``offset``: ``[size]`` uint8, or fewer where the object ends.
+        """Return bytes of an object from ``offset``: ``[size]`` uint8, fewer where it ends.
 
-        An ``OSError`` says so when the object does not have this entity tag any more.
+        Raises:
+            OSError: The object has another entity tag than ``tag``, if ``tag`` is not empty.
         """
         if not size:
             return np.zeros(0, np.uint8)
@@ -89,41 +93,39 @@ class Bucket:
         if tag:
             options["if_match"] = tag
         with self._os_errors(key):
-            found = self._store("reading").get(key, options=options)
-            return np.frombuffer(found.bytes(), np.uint8)
+            return np.frombuffer(self._store("reading").get(key, options=options).bytes(), np.uint8)
 
     def list_below(self, prefix: str) -> list[str]:
-        """Keys at any depth below a prefix that is empty or ends with a slash, as sorted."""
+        """Return the sorted keys at any depth below a prefix, which is empty or ends in a slash."""
         with self._os_errors(prefix):
             pages = self._store("opening").list(prefix, chunk_size=1000)
-            return [found["path"] for page in pages for found in page]
+            return [entry["path"] for page in pages for entry in page]
 
     def list_folder(self, prefix: str) -> tuple[list[str], list[str]]:
-        """``(folders, keys)`` directly below a prefix; the folders without a slash at the end."""
+        """Return ``(folders, keys)`` directly below a prefix. Folders have no slash at the end."""
         with self._os_errors(prefix):
-            found = self._store("opening").list_with_delimiter(prefix)
-        return list(found["common_prefixes"]), [entry["path"] for entry in found["objects"]]
+            listing = self._store("opening").list_with_delimiter(prefix)
+        return list(listing["common_prefixes"]), [entry["path"] for entry in listing["objects"]]
 
     def url(self, key: str) -> str:
-        """``s3://bucket/key``."""
+        """Return ``s3://bucket/key``."""
         return f"{SCHEME}{self.name}/{key}"
 
     def _store(self, purpose: str) -> Any:
         global _process
-        found = self._stores.get(purpose)
-        if found is not None and _process == os.getpid():
-            return found
+        if purpose in self._stores and _process == os.getpid():
+            return self._stores[purpose]
         if _process not in (None, os.getpid()):
             raise OSError(
                 errno.EDEADLK,
-                "a bucket was read before this process was forked, and obstore's threads did not "
-                "come along. Start processes with the method 'spawn' or 'forkserver'",
+                "a bucket was read before this process was forked, and the fork left obstore's "
+                "threads behind. Start processes with the method 'spawn' or 'forkserver'",
                 self.url(""),
             )
         store, _process = _import_obstore().store.S3Store, os.getpid()
         if purpose == "opening":
-            # Somebody is waiting: without credentials, the default would ask the metadata service
-            # of a cloud machine eleven times.
+            # The user waits. Without credentials, the default would ask the metadata service of a
+            # cloud machine eleven times.
             self._stores[purpose] = store(
                 self.name,
                 client_options={"allow_http": True, "connect_timeout": "2s", "timeout": "15s"},
@@ -150,19 +152,19 @@ class Bucket:
 
 
 class BucketFiles(StoredImages):
-    """An ImageFolder in a bucket: ``s3://bucket/prefix/class/.../image.jpg``.
+    """List an ImageFolder in a bucket: ``s3://bucket/prefix/class/.../image.jpg``.
 
-    Classes and files come in the order in which `FileList.from_folder` lists the same tree on a
-    disk, and with the same fingerprint. Needs ``pip install 'dali-cutmix[s3]'``; region, endpoint
-    and credentials come from the AWS_* environment variables.
+    Classes, files, order and fingerprint are those of `FileList.from_folder` for the same tree on a
+    disk. Needs ``pip install 'dali-cutmix[s3]'``. Region, endpoint and credentials come from the
+    AWS_* environment variables.
 
     Args:
         url: ``s3://bucket/prefix``, with or without a slash at its end.
 
     Raises:
         ImportError: obstore is missing.
-        FileNotFoundError: No such bucket, nothing below the prefix, no class folders, or a class
-            without images.
+        FileNotFoundError: The bucket does not exist, the prefix has no class folders, or a class
+            folder has no images.
         PermissionError: Access is denied, or there are no credentials.
         OSError: The bucket cannot be reached.
     """
@@ -205,15 +207,15 @@ class BucketFiles(StoredImages):
         return f"BucketFiles({len(self)} files, {len(self.classes)} classes, url={self._root!r})"
 
     def path(self, index: int) -> str:
-        """URL of one file."""
+        """Return the URL of a file."""
         return self._urls[index]
 
     def stored(self, index: int) -> np.ndarray:
-        """Bytes of one file: ``[size]`` uint8, not to be written to.
+        """Return the bytes of a file: ``[size]`` uint8, not to be written to.
 
         Raises:
-            FileNotFoundError: It is not there any more.
-            OSError: It cannot be read.
+            FileNotFoundError: The file no longer exists.
+            OSError: The file cannot be read.
         """
         return self._bucket.read(split_url(self.path(index))[1])
 
@@ -238,10 +240,10 @@ def _import_obstore() -> Any:
 
 
 def _as_os_error(error: Exception, url: str) -> OSError:
-    """What obstore says, without its pages of internals."""
+    """Return obstore's error as an ``OSError``, without its pages of internals."""
     text = str(error).partition("\n\nDebug source:")[0]
-    said = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
-    reason = said[1] if said else text.removeprefix("Generic S3 error: ").splitlines()[0]
+    message = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
+    reason = message[1] if message else text.removeprefix("Generic S3 error: ").splitlines()[0]
     if "<Code>NoSuchBucket</Code>" in text:
         return FileNotFoundError(errno.ENOENT, "no such bucket", url)
     if "/latest/api/token" in text or "/latest/meta-data" in text:  # asked when nothing is set
@@ -249,5 +251,5 @@ def _as_os_error(error: Exception, url: str) -> OSError:
     if re.search(r"non-2xx status code: 40[13]", text):
         return PermissionError(errno.EACCES, f"access denied ({reason})", url)
     if type(error).__name__ == "PreconditionError":
-        reason = "the object has changed since it was indexed. Make the loader anew"
+        reason = "the object has changed since it was indexed. Make a new loader"
     return OSError(errno.EIO, reason, url)

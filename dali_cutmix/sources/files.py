@@ -1,4 +1,4 @@
-"""Image files and the class of each: a folder, a list in memory, or a list in a file."""
+"""Image files listed by a folder, by a list in memory, or by a list file."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ from torchvision.datasets.folder import (  # type: ignore[import-untyped]
     find_classes,
 )
 
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import is_whole, refuse
 from dali_cutmix.sources.base import MAX_CLASSES, WHERE, Names, StoredImages
 
 
 class FileList(StoredImages):
-    """Files and the class of each: what ``loader.dataset`` is for a folder or a list.
+    """List files and the class of each: ``loader.dataset`` for a folder or a list.
 
     Args:
         paths: Paths of the files.
         targets: Class index of every file, each at least 0.
         classes: Names of the classes, in the order of their indices.
-        root: The folder that all paths lie in, if there is one. Only what lies below it counts in
-            the fingerprint, so that data may be moved as a whole.
+        root: A folder above all paths, or None. The fingerprint leaves the folder out, so that the
+            data may move.
 
     Attributes:
-        root: The folder it was listed from, or that of the list file if all paths lie in it; None
-            when made from a list.
+        root: The listed folder, or the list file's folder if all paths lie below; else None.
         classes: Names of the classes, in the order of their indices.
         class_to_idx: Index of each class name.
         samples: ``(path, class index)`` of every file, as in torchvision's ``ImageFolder``; a
-            read-only sequence that makes its pairs when asked.
+            read-only sequence, whose pairs are made when read.
         targets: Class index of every file: ``[len(self)]`` int64.
     """
 
@@ -54,13 +53,14 @@ class FileList(StoredImages):
 
     @classmethod
     def from_folder(cls, root: str | os.PathLike[str]) -> FileList:
-        """List an ImageFolder root: one folder per class, images at any depth below it.
+        """List an ImageFolder root: a folder per class, with images at any depth.
 
-        Files and classes are those of torchvision's ``ImageFolder``, in its order.
+        Files, classes and their order are those of torchvision's ``ImageFolder``.
 
         Raises:
-            FileNotFoundError: No such folder, no class folders, or a class without images.
-            PermissionError: The folder or one of its classes cannot be read.
+            FileNotFoundError: The folder does not exist or has no class folders, or a class folder
+                has no images.
+            PermissionError: The folder or a class folder cannot be read.
         """
         root = os.fspath(root)
         listing = f"{WHERE}: `source` must be a folder with one subfolder per class"
@@ -84,19 +84,19 @@ class FileList(StoredImages):
         targets: list[np.ndarray] = []
         for name in classes:
             folder = os.path.join(root, name)
-            found = _images_below(folder)
-            if not found:
+            paths = _images_below(folder)
+            if not paths:
                 raise FileNotFoundError(
                     f"{WHERE}: class folder {folder!r} holds no images (names ending in "
                     f"{', '.join(IMG_EXTENSIONS)}). Add some, or remove the folder."
                 )
-            encoded.extend(found)
-            targets.append(np.full(len(found), class_to_idx[name], np.int64))
+            encoded.extend(paths)
+            targets.append(np.full(len(paths), class_to_idx[name], np.int64))
         return cls(encoded, np.concatenate(targets), classes, root)
 
     @classmethod
     def from_pairs(cls, pairs: Sequence[tuple[str | os.PathLike[str], int | str]]) -> FileList:
-        """Take ``(path, class)`` pairs; a class is an index, or a name (indexed as sorted)."""
+        """List ``(path, class)`` pairs. A class is an index, or a name (indexed as sorted)."""
         if not pairs:
             raise ValueError(f"{WHERE}: `source` must hold at least one (path, class), got [].")
         for number, pair in enumerate(pairs):
@@ -115,30 +115,30 @@ class FileList(StoredImages):
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> FileList:
-        """Read a list file: a path and a class on each line, parted by a tab or the last space.
+        """Read a list file: a path and a class per line, separated by a tab or the last space.
 
-        A class is an index, as in DALI's ``file_list``, or a name (indexed as sorted). Paths that
-        are not absolute start in the folder of the list. Empty lines are skipped.
+        A class is an index, as in DALI's ``file_list``, or a name (indexed as sorted). Relative
+        paths start in the folder of the list file. Empty lines are skipped.
 
         Raises:
-            FileNotFoundError: No such file.
-            ValueError: A line without a class, named with its number; or no line at all.
+            FileNotFoundError: The file does not exist.
+            ValueError: A line has no class (its number is named), or the file has no lines.
         """
         path = os.fspath(path)
         folder = os.path.dirname(path)
         paths: list[str] = []
         labels: list[str] = []
-        kinds: dict[bool, int] = {}  # first line of each kind of class: whether it is an index
+        kinds: dict[bool, int] = {}  # whether a class is an index: number of the first such line
         with open(path, encoding="utf-8", errors="surrogateescape") as lines:
             for number, line in enumerate(lines, 1):
                 text = line.strip()
                 if not text:
                     continue
-                name, parting, label = text.rpartition("\t" if "\t" in text else " ")
-                if not parting:
+                name, separator, label = text.rpartition("\t" if "\t" in text else " ")
+                if not separator:
                     raise ValueError(
                         f"{WHERE}: line {number} of the list {path} must be a path and a class, "
-                        f"parted by a tab or a space, got {text!r}."
+                        f"separated by a tab or a space, got {text!r}."
                     )
                 paths.append(os.path.join(folder, name.rstrip()))
                 labels.append(label)
@@ -159,7 +159,7 @@ class FileList(StoredImages):
         return cls(paths, [index[label] for label in labels], classes, root)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> FileList:
-        """The files of these indices, in their order, with the same classes."""
+        """Return the files of these indices, in this order, with the same classes."""
         chosen = np.asarray(indices, np.int64).reshape(-1)
         paths = [self.stored(int(index)).tobytes() for index in chosen]
         return FileList(paths, self.targets[chosen], self.classes, self.root)
@@ -169,22 +169,22 @@ class FileList(StoredImages):
         return f"FileList({len(self)} files, {len(self.classes)} classes{at})"
 
     def path(self, index: int) -> str:
-        """Path of one file."""
+        """Return the path of a file."""
         return self._paths[index]
 
     def stored(self, index: int) -> np.ndarray:
-        """Path of one file as the graph is fed it: ``[length]`` uint8, a view."""
+        """Return the path of a file as the graph is fed it: ``[length]`` uint8, a view."""
         return self._paths.bytes_of(index)
 
     def encoded(self, index: int) -> np.ndarray:
-        """Bytes of one file: ``[size]`` uint8.
+        """Return the bytes of a file: ``[size]`` uint8.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The file cannot be read.
         """
         try:
             return np.fromfile(self.path(index), np.uint8)
-        except ValueError as error:  # a path that no file can have
+        except ValueError as error:  # a path that no file can have, such as with a zero byte
             raise OSError(str(error)) from None
 
     def _describe(self) -> Iterable[bytes]:
@@ -194,9 +194,9 @@ class FileList(StoredImages):
 
 
 def _numbered(labels: Sequence[int]) -> tuple[np.ndarray, list[str]]:
-    """Class indices, and the names of classes that have none."""
+    """Return class indices as an array, and their texts as the names of the classes."""
     largest = max(labels)
-    if largest >= MAX_CLASSES:  # said here, since it may be too large for an array
+    if largest >= MAX_CLASSES:  # checked here: the number may be too large for an array
         rule = f"have class indices below {MAX_CLASSES}"
         refuse(WHERE, "source", rule, largest, "Ids have to be mapped to 0, 1, 2, ... first.")
     if min(labels) < 0:
@@ -206,29 +206,28 @@ def _numbered(labels: Sequence[int]) -> tuple[np.ndarray, list[str]]:
 
 
 def _images_below(folder: str) -> list[bytes]:
-    """Paths in torchvision's order; a folder that cannot be read is not taken for empty."""
+    """Return paths in torchvision's order. An unreadable folder is refused, not skipped."""
     walk = os.walk(folder, followlinks=True, onerror=_refuse_unreadable)
     paths: list[str] = []
     for parent, _, names in sorted(walk):
         prefix = os.path.join(parent, "")
         paths += [prefix + n for n in sorted(names) if n.lower().endswith(IMG_EXTENSIONS)]
-    # Encoded all at once, which is faster than one by one; no path holds a zero.
+    # Encoding a single text is faster, and no path holds a zero byte.
     return os.fsencode("\0".join(paths)).split(b"\0") if paths else []
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:
     raise type(error)(
         f"{WHERE}: `source` must be readable, but {error.filename!r} is not: {error.strerror}. "
-        "Change its permissions, or pass a list of (path, class) without it."
+        "Change its permissions, or pass a list of (path, class) that leaves it out."
     ) from None
 
 
 def _check_pair(number: int, pair: Any) -> None:
-    ok = isinstance(pair, (tuple, list)) and len(pair) == 2
-    ok = ok and isinstance(pair[0], (str, os.PathLike))
-    label = pair[1] if ok else None
-    ok = ok and not isinstance(label, bool) and isinstance(label, (int, np.integer, str))
-    if not ok or (not isinstance(label, str) and label < 0):  # type: ignore[operator]
+    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
+    is_pair = is_pair and isinstance(pair[0], (str, os.PathLike))
+    label = pair[1] if is_pair else None
+    if not isinstance(label, str) and not (is_whole(label) and label >= 0):
         raise ValueError(
             f"{WHERE}: `source[{number}]` must be (path, class) with a class index of at least 0 "
             f"or a class name, got {pair!r}."

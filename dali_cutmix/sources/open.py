@@ -1,4 +1,4 @@
-"""What a loader was given as its source, and its stored bytes as a graph node."""
+"""The loader's `source` argument as a list of images, and files as a graph node."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torchvision.datasets.folder import default_loader  # type: ignore[import-untyped]
 
 from dali_cutmix.core.dali import DataNode, fn
 from dali_cutmix.sources.arrays import ImageArrays
@@ -25,11 +26,11 @@ _TFRECORD = re.compile(r"\.tfrecords?(\.\w+)?$|-of-[\d*?{}.,]+$")
 
 
 def open_source(source: Any, *, first_label: int | None = None) -> StoredImages:
-    """List whatever a loader can be given: see ``source`` of `DataLoader`.
+    """List the images of a loader's ``source``; see `DataLoader`.
 
     Args:
-        source: What to list.
-        first_label: Of TFRecords given as a path; see `TFRecords`.
+        source: A path, a URL, a list, a torchvision dataset, or a list of images.
+        first_label: The argument of `TFRecords`, which ``source`` must name then; else None.
     """
     if first_label is not None:
         return TFRecords(source, first_label=first_label)
@@ -41,18 +42,18 @@ def open_source(source: Any, *, first_label: int | None = None) -> StoredImages:
         return _from_dataset(source)
     if hasattr(source, "indices") and hasattr(source, "dataset"):  # a torch Subset
         if not len(source.indices):
-            raise ValueError(f"{WHERE}: the Subset given as `source` has no samples.")
+            raise ValueError(f"{WHERE}: the Subset in `source` has no samples.")
         return open_source(source.dataset).take(source.indices)
     if hasattr(source, "data") and hasattr(source, "targets"):  # torchvision's CIFAR and MNIST
         _refuse_own_transforms(source)
         return ImageArrays(source.data, source.targets, getattr(source, "classes", None))
     if isinstance(source, Sequence) and not isinstance(source, bytes):
-        if any(isinstance(one, (str, Path)) and _is_shard(str(one)) for one in source):
-            return _from_shards([str(one) for one in source])
+        if any(isinstance(item, (str, Path)) and _is_shard(str(item)) for item in source):
+            return _from_shards([str(item) for item in source])
         return FileList.from_pairs(source)
     raise TypeError(
         f"{WHERE}: `source` must be a folder, a list of (path, class), tar shards, TFRecords, "
-        "ImageArrays, or a torchvision ImageFolder or a Subset of one, got "
+        "ImageArrays, a torchvision ImageFolder, or a Subset of an ImageFolder, got "
         f"{type(source).__name__}."
     )
 
@@ -70,16 +71,16 @@ def _from_path(path: str) -> StoredImages:
 
 
 def _from_folder(path: str) -> StoredImages:
-    """An ImageFolder if it has folders in it, as torchvision takes it; else one of shards."""
+    """List an ImageFolder if the folder has subfolders, as torchvision does; else shards."""
     try:
         with os.scandir(path) as entries:
-            found = {entry.name: entry.is_dir() for entry in entries}
-    except OSError:  # said better by whoever lists it
-        found = {}
-    if not any(found.values()):
-        if any(map(_TAR.search, found)):
+            is_folder = {entry.name: entry.is_dir() for entry in entries}
+    except OSError:  # `FileList` has a better message
+        is_folder = {}
+    if not any(is_folder.values()):
+        if any(map(_TAR.search, is_folder)):
             return TarShards(path)
-        if any(map(_TFRECORD.search, found)):
+        if any(map(_TFRECORD.search, is_folder)):
             return TFRecords(path)
     return FileList.from_folder(path)
 
@@ -116,31 +117,28 @@ def _from_report(path: str) -> StoredImages:
     images = open_source(report.source, first_label=report.first_label)
     if images.fingerprint != report.fingerprint:
         raise ValueError(
-            f"{WHERE}: {report.source} is not what it was when {path} was written: its images, "
-            f"their names or classes differ ({len(images)} images now, {report.num_images} then). "
+            f"{WHERE}: {report.source} has changed since {path} was written: images, names or "
+            f"classes differ ({len(images)} images now, {report.num_images} then). "
             f"Run `dali-cutmix check {report.source} --out {path}` again."
         )
     if not report.bad:
         return images
     good = report.good_indices()
     if not len(good):
-        raise ValueError(f"{WHERE}: by {path}, every image of {report.source} is bad.")
+        raise ValueError(f"{WHERE}: every image of {report.source} is bad, says {path}.")
     return images.take(good)
 
 
 def _from_dataset(dataset: Any) -> FileList:
     name = type(dataset).__name__
     _refuse_own_transforms(dataset)
-    # Imported here: it takes a second, and who gives a dataset of torchvision's has it already.
-    from torchvision.datasets.folder import default_loader  # type: ignore[import-untyped]
-
     if getattr(dataset, "loader", default_loader) is not default_loader:
         raise ValueError(
-            f"{WHERE}: the {name} given as `source` has a `loader` of its own, and DALI decodes "
-            "the files instead. Build it with torchvision's default_loader if they are images."
+            f"{WHERE}: the {name} in `source` has a custom `loader`, and DALI decodes the files "
+            f"instead. Build the {name} with torchvision's default_loader if the files are images."
         )
     if not len(dataset.samples):
-        raise ValueError(f"{WHERE}: the {name} given as `source` has no samples.")
+        raise ValueError(f"{WHERE}: the {name} in `source` has no samples.")
     paths = [os.fspath(path) for path, *_ in dataset.samples]
     targets = np.array([int(target) for _, target, *_ in dataset.samples], np.int64)
     classes = getattr(dataset, "classes", None) or range(int(targets.max()) + 1)
@@ -150,23 +148,23 @@ def _from_dataset(dataset: Any) -> FileList:
 def _refuse_own_transforms(dataset: Any) -> None:
     name = type(dataset).__name__
     for attribute in ("transform", "target_transform"):
-        own = getattr(dataset, attribute, None)
-        if own is not None:
+        value = getattr(dataset, attribute, None)
+        if value is not None:
             instead = (
                 "pass `transform=TrainTransform(...)` or `EvalTransform(...)` to the loader, or "
-                "give a torch loader of it to `DataLoader.from_torch`, which translates"
+                "pass its torch loader to `DataLoader.from_torch`, which translates"
                 if attribute == "transform"
                 else "pass a list of (path, class) with the classes you want"
             )
             raise ValueError(
-                f"{WHERE}: the {name} given as `source` carries its own `{attribute}` "
-                f"({type(own).__name__}), which cannot run inside the graph. Build it without one, "
-                f"and {instead}."
+                f"{WHERE}: the {name} in `source` has a `{attribute}` ({type(value).__name__}), "
+                f"which cannot run in the graph. Build the {name} without `{attribute}`, and "
+                f"{instead}."
             )
 
 
 def read(path: DataNode) -> DataNode:
-    """Stored bytes of the files named by the graph's input.
+    """Read the files whose paths the graph is fed.
 
     Args:
         path: Path of the file: ``[length]`` uint8 per sample, CPU.
@@ -174,7 +172,7 @@ def read(path: DataNode) -> DataNode:
     Returns:
         The file's bytes: ``[size]`` uint8 per sample, CPU.
     """
-    # Read instead of mapped: twice as fast for files in the page cache, and a file that is cut
-    # short while it is mapped kills the process with SIGBUS.
+    # Reading is twice as fast as mapping for files in the page cache, and a file that is truncated
+    # while it is mapped kills the process with SIGBUS.
     read_file: Any = fn.io.file.read  # type: ignore[attr-defined]  # missing from the stubs
     return read_file(path, dont_use_mmap=True)

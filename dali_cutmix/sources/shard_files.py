@@ -1,4 +1,4 @@
-"""Shards, files that hold many images each: found by pattern, and read by byte range."""
+"""Shards, which are files of many images: listed by pattern, read by byte range."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.bucket import NUM_REQUESTS, Bucket, is_url, split_url
 
-SCAN_BYTES = 8 << 20  # of a shard in a bucket, fetched at once while it is read from end to end
+#: Bytes of a shard in a bucket that a scan fetches at once.
+SCAN_BYTES = 8 << 20
 
 T = TypeVar("T")
-S = TypeVar("S")
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
@@ -30,44 +30,41 @@ _SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test)(?![a-
 def find_shards(
     where: str, shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], names: str
 ) -> list[str]:
-    """Spell out paths and URLs of shards.
+    """Return the paths and URLs of all shards that patterns name.
 
     Args:
-        where: Who asks, for messages.
-        shards: One path or URL, or several. Each may hold brace ranges and lists as WebDataset
-            writes them, ``train-{0000..0127}.tar``; or the wildcards ``*`` and ``?``, whose
-            matches are sorted; or be a folder (in a bucket: end with a slash), whose shards are
-            taken as sorted.
-        names: Regular expression that the names of shards in a folder match as a whole.
+        where: Name of the caller, for messages.
+        shards: A path or URL, or several. Each may be a folder (in a bucket: end with a slash), or
+            hold brace ranges and lists as in WebDataset, ``train-{0000..0127}.tar``, or the
+            wildcards ``*`` and ``?``. Matches and the shards of a folder are sorted.
+        names: Regular expression that the full names of shards in a folder match.
 
     Raises:
-        FileNotFoundError: A pattern or a folder without shards.
-        ValueError: None is given, one is given twice, or a folder has shards of several splits.
+        FileNotFoundError: A pattern or a folder has no shards.
+        ValueError: No shard is named, a shard is named twice, or a folder has several splits.
     """
-    given = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
-    found = [
-        shard
-        for pattern in given
+    patterns = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
+    paths = [
+        path
+        for pattern in patterns
         for plain in _expand_braces(os.fspath(pattern))
-        for shard in _match(where, plain, names)
+        for path in _match(where, plain, names)
     ]
-    if not found:
+    if not paths:
         refuse(where, "shards", "name at least one shard", shards)
-    files = [shard if is_url(shard) else os.path.realpath(shard) for shard in found]
+    files = [path if is_url(path) else os.path.realpath(path) for path in paths]
     if len(set(files)) < len(files):
-        twice = next(
-            shard for shard, file in zip(found, files, strict=True) if files.count(file) > 1
-        )
+        twice = next(path for path, file in zip(paths, files, strict=True) if files.count(file) > 1)
         refuse(where, "shards", f"name each shard once, and {twice!r} comes twice", shards)
-    return found
+    return paths
 
 
 def _expand_braces(pattern: str) -> list[str]:
-    found = re.search(r"\{([^{}]*)\}", pattern)
-    if found is None or (not is_url(pattern) and os.path.exists(pattern)):
+    braces = re.search(r"\{([^{}]*)\}", pattern)
+    if braces is None or (not is_url(pattern) and os.path.exists(pattern)):
         return [pattern]
-    tails = _expand_braces(pattern[found.end() :])
-    return [pattern[: found.start()] + item + tail for item in _items(found[1]) for tail in tails]
+    head, tails = pattern[: braces.start()], _expand_braces(pattern[braces.end() :])
+    return [head + item + tail for item in _items(braces[1]) for tail in tails]
 
 
 def _items(braced: str) -> list[str]:
@@ -103,7 +100,7 @@ def _match(where: str, plain: str, names: str) -> list[str]:
 
 
 def _match_in_bucket(plain: str) -> tuple[list[str], list[str]]:
-    """``(matching URLs, other names in the same folder)``; wildcards stand in the name only."""
+    """Return ``(matching URLs, other names in the folder)``; only the name may have wildcards."""
     name, key = split_url(plain)
     bucket = Bucket(name)
     folder, slash, last = key.rpartition("/")
@@ -112,16 +109,15 @@ def _match_in_bucket(plain: str) -> tuple[list[str], list[str]]:
     pattern = "".join(parts) or ".*"
     matching: list[str] = []
     beside: list[str] = []
-    for found in keys:
-        base = found.rpartition("/")[2]
+    for listed in keys:
+        base = listed.rpartition("/")[2]
         (matching if re.fullmatch(pattern, base) else beside).append(base)
     return [bucket.url(folder + slash + base) for base in matching], beside
 
 
 def _refuse_several_splits(where: str, folder: str, shards: Sequence[str]) -> None:
-    splits = {
-        found[1].lower() for shard in shards if (found := _SPLIT.search(shard.rpartition("/")[2]))
-    }
+    names = (_SPLIT.search(shard.rpartition("/")[2]) for shard in shards)
+    splits = {name[1].lower() for name in names if name}
     if len(splits) > 1:
         rule = f"be shards of one split, and this folder has {', '.join(sorted(splits))}"
         pattern = os.path.join(folder, f"*{min(splits)}*")
@@ -129,12 +125,12 @@ def _refuse_several_splits(where: str, folder: str, shards: Sequence[str]) -> No
 
 
 class Stat(NamedTuple):
-    """What tells whether a shard is still the one that was indexed.
+    """Tell whether a shard has changed since it was indexed.
 
     Args:
-        size: In bytes; -1 when there is no such shard.
+        size: Bytes of the shard; -1 if the shard does not exist.
         tag: Entity tag of an object in a bucket; empty for a file.
-        changed: Time of the last change of a file, in ns; 0 for an object in a bucket.
+        changed: Nanoseconds, time of a file's last change; 0 for an object in a bucket.
     """
 
     size: int
@@ -143,16 +139,16 @@ class Stat(NamedTuple):
 
 
 class ShardFiles:
-    """Reads byte ranges of shards on a disk or in buckets. Thread-safe; may be pickled.
+    """Read byte ranges of shards on a disk or in buckets. Thread-safe; may be pickled.
 
-    Files are opened at the first read, and only a part of them is open at any time.
+    Files are opened at the first read, and a limited number is open at any time.
 
     Args:
-        where: Who asks, for messages.
+        where: Name of the caller, for messages.
         shards: Paths or URLs.
 
     Raises:
-        FileNotFoundError: One does not exist.
+        FileNotFoundError: A shard does not exist.
     """
 
     def __init__(self, where: str, shards: Sequence[str]) -> None:
@@ -160,7 +156,7 @@ class ShardFiles:
         buckets = {split_url(shard)[0] for shard in self.names if is_url(shard)}
         self.buckets = {name: Bucket(name) for name in buckets}
         self._open: dict[int, _Descriptor] = {}
-        self.stats = self.find_out(self._stat, range(len(self.names)))
+        self.stats = self.map(self._stat, range(len(self.names)))
         missing = [name for name, stat in zip(self.names, self.stats, strict=True) if stat.size < 0]
         if missing:
             rest = f", and {len(missing) - 1} more of {len(self.names)}" if missing[1:] else ""
@@ -169,38 +165,38 @@ class ShardFiles:
     def __len__(self) -> int:
         return len(self.names)
 
-    def find_out(self, ask: Callable[[S], T], over: Sequence[S]) -> list[T]:
-        """Ask something of many shards: many at once where each has to wait for a bucket."""
+    def map(self, function: Callable[[int], T], numbers: Sequence[int]) -> list[T]:
+        """Call a function for the number of each shard, in threads where a bucket is waited for."""
         if not self.buckets:
-            return [ask(item) for item in over]
+            return [function(number) for number in numbers]
         with ThreadPool(NUM_REQUESTS) as pool:
-            return pool.map(ask, over)
+            return pool.map(function, numbers)
 
     def read(self, number: int, offset: int, size: int) -> np.ndarray:
-        """Bytes of one shard: ``[size]`` uint8, not to be written to.
+        """Return bytes of a shard: ``[size]`` uint8, not to be written to.
 
         Args:
-            number: Of the shard.
+            number: Number of the shard, from 0.
             offset: First byte.
             size: Number of bytes.
 
         Raises:
-            FileNotFoundError: The shard is not there any more.
-            OSError: It cannot be read, or has another size or tag than it had at first.
+            FileNotFoundError: The shard no longer exists.
+            OSError: The shard cannot be read, or has changed.
         """
         name, stat = self.names[number], self.stats[number]
         if is_url(name):
             bucket, key = split_url(name)
-            found = self.buckets[bucket].read_range(key, offset, size, tag=stat.tag)
+            data = self.buckets[bucket].read_range(key, offset, size, tag=stat.tag)
         else:
-            found = np.frombuffer(self._descriptor(number).read(offset, size), np.uint8)
-        if len(found) != size:
-            reason = f"the shard is cut short: it ends before byte {offset + size}"
+            data = np.frombuffer(self._descriptor(number).read(offset, size), np.uint8)
+        if len(data) != size:
+            reason = f"the shard is truncated: it ends before byte {offset + size}"
             raise OSError(errno.EIO, reason, name)
-        return found
+        return data
 
     def scan(self, number: int) -> BinaryIO:
-        """Open one shard to read it from its beginning to its end."""
+        """Open a shard to read it from its beginning to its end."""
         name = self.names[number]
         if not is_url(name):
             return open(name, "rb")
@@ -214,22 +210,22 @@ class ShardFiles:
             if is_url(name):
                 bucket, key = split_url(name)
                 return Stat(*self.buckets[bucket].stat(key), 0)
-            found = os.stat(name)
-            return Stat(found.st_size, "", found.st_mtime_ns)
+            stat = os.stat(name)
+            return Stat(stat.st_size, "", stat.st_mtime_ns)
         except FileNotFoundError:
             return Stat(-1, "", 0)
 
     def _descriptor(self, number: int) -> _Descriptor:
-        found = self._open.get(number)
-        if found is not None:
-            return found
-        # Without a lock, which a fork could leave locked for ever. A thread that still reads from
-        # what is thrown out here keeps it open until it is done.
-        found = self._open[number] = _Descriptor(self.names[number], self.stats[number])
+        descriptor = self._open.get(number)
+        if descriptor is not None:
+            return descriptor
+        # Without a lock, which a fork could leave locked for ever. A descriptor that is dropped
+        # here stays open until the threads that read from it are done.
+        descriptor = self._open[number] = _Descriptor(self.names[number], self.stats[number])
         while len(self._open) > _most_descriptors():
-            with suppress(KeyError, RuntimeError, StopIteration):  # other threads throw out, too
+            with suppress(KeyError, RuntimeError, StopIteration):  # other threads drop some, too
                 self._open.pop(next(iter(self._open)))
-        return found
+        return descriptor
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": {}}
@@ -239,13 +235,13 @@ class _Descriptor:
     def __init__(self, name: str, stat: Stat) -> None:
         self._number = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         now = os.fstat(self._number)
-        # The time too: shards are padded, and often as long as the one that they replace.
+        # The time too: shards are padded, and often as long as their predecessors.
         if (now.st_size, now.st_mtime_ns) != (stat.size, stat.changed):
-            reason = "the shard has changed since it was indexed. Make the loader anew"
+            reason = "the shard has changed since it was indexed. Make a new loader"
             raise OSError(errno.EIO, reason, name)
 
     def read(self, offset: int, size: int) -> bytes:
-        # By position, which threads and forked processes that share the descriptor do not share.
+        # By position: threads and forked processes share the descriptor's own position.
         return os.pread(self._number, size, offset)
 
     def __del__(self) -> None:
@@ -254,13 +250,17 @@ class _Descriptor:
 
 
 def _most_descriptors() -> int:
-    """A quarter of what the process may have open: ImageNet has 1024 shards, the usual limit."""
+    """Return a quarter of the process's limit, usually 1024: ImageNet has as many shards."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 16 if soft == resource.RLIM_INFINITY else max(1, soft // 4)
 
 
 class _Object(io.RawIOBase):
-    """An object in a bucket as a file to read."""
+    """Read an object in a bucket as a file.
+
+    obstore's ``open_reader`` drops its buffer at every seek, as `tarfile` does at every member, and
+    does not notice that the object was replaced.
+    """
 
     def __init__(self, bucket: Bucket, key: str, stat: Stat) -> None:
         self._bucket, self._key, self._stat = bucket, key, stat
@@ -281,8 +281,8 @@ class _Object(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._stat.size - self._at))
-        found = self._bucket.read_range(self._key, self._at, wanted, tag=self._stat.tag)
-        buffer[: len(found)] = found.data
-        self._at += len(found)
-        return len(found)
+        size = max(0, min(len(buffer), self._stat.size - self._at))
+        data = self._bucket.read_range(self._key, self._at, size, tag=self._stat.tag)
+        buffer[: len(data)] = data.data
+        self._at += len(data)
+        return len(data)

@@ -1,4 +1,4 @@
-"""Images that lie inside larger files: which bytes of which shard, and an index to find them by."""
+"""Images that are byte ranges of shards, and the index that says where each image lies."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from dali_cutmix.sources.shard_files import ShardFiles
 
 INDEX_ENDING = ".index.npz"
 INDEX_VERSION = 2
-# Scanning holds the GIL but for its reads, so that more threads help only where those have to wait.
+#: Threads. Scans hold the GIL except while they read, so that more threads help slow storage only.
 NUM_SCANS = 4
 
 
 class Index(NamedTuple):
-    """Where the images of one shard lie. Each column is ``[number of images]`` int64.
+    """Say where the images of a shard lie. Each column is ``[number of images]`` int64.
 
     Args:
         offset: First byte of the image in the shard.
         size: Bytes of the image.
-        label: Class of the image as the shard has it.
-        head: Bytes that lie before the image and name it.
+        label: Label of the image in the shard.
+        head: Bytes before the image, which hold its name.
     """
 
     offset: np.ndarray
@@ -41,19 +41,18 @@ class Index(NamedTuple):
 
 
 class PackedImages(StoredImages):
-    """Images that lie as byte ranges in shards: larger files, on a disk or in a bucket.
+    """List the images in shards, which are large files on a disk or in a bucket.
 
-    A shard is scanned from end to end the first time. What is found is kept beside it in
-    ``<shard>.index.npz``, and taken from there as long as the shard has the same size and time of
-    change; where that place cannot be written, as in a bucket, it is kept in memory only. Beside a
-    shard in a bucket an index is taken that was put there, if the sizes agree. Images are read by
-    index, several at once if need be.
+    A shard is scanned once, from beginning to end. Its index is kept beside the shard in
+    ``<shard>.index.npz``, and read again while the shard's size and time of change stay the same.
+    Where the folder cannot be written, as in a bucket, the index is kept in memory only. An index
+    that was uploaded beside a shard in a bucket is used if the sizes agree.
 
     Args:
         shards: Paths or URLs of the shards, in order.
         classes: Names of the classes, in the order of their indices; None for the indices as text.
-        first_label: What the shards have as the label of class 0.
-        index_dir: Another local folder to keep the indexes in, made if missing.
+        first_label: Label of class 0 in the shards.
+        index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
         progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
 
     Raises:
@@ -64,7 +63,7 @@ class PackedImages(StoredImages):
 
     kind = "encoded"
     layout: str
-    """What the shards are. An index made for another layout is not taken."""
+    """Name of the shards' format. An index of another format is ignored."""
 
     def __init__(
         self,
@@ -97,23 +96,23 @@ class PackedImages(StoredImages):
 
     @abstractmethod
     def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
-        """Find the images of a shard of ``size`` bytes; ``ValueError`` when it is damaged."""
+        """Return the index of a shard of ``size`` bytes; ``ValueError`` if it is damaged."""
 
     @abstractmethod
     def _member(self, index: int) -> str:
-        """Name of an image in its shard, with what parts it from the name of the shard."""
+        """Return the name of an image in its shard, with a separator in front."""
 
     def path(self, index: int) -> str:
-        """Shard of one image and its place there, as messages name it."""
+        """Return the shard of an image and the image's name there, as messages name the image."""
         index = range(len(self._shard))[index]
         return self._files.names[self._shard[index]] + self._member(index)
 
     def stored(self, index: int) -> np.ndarray:
-        """Bytes of one image file: ``[size]`` uint8, not to be written to.
+        """Return the bytes of an image file: ``[size]`` uint8, not to be written to.
 
         Raises:
-            FileNotFoundError: The shard is not there any more.
-            OSError: It cannot be read, has changed since it was indexed, or is cut short.
+            FileNotFoundError: The shard no longer exists.
+            OSError: The shard cannot be read, is truncated, or has changed since it was indexed.
         """
         offset, size = int(self._offset[index]), int(self._size[index])
         return self._files.read(int(self._shard[index]), offset, size)
@@ -124,7 +123,7 @@ class PackedImages(StoredImages):
             yield np.ascontiguousarray(column, "<i8").tobytes()
 
     def _record(self, index: int) -> int:
-        """How many images lie before this one in its shard."""
+        """Return the number of images before this image in its shard."""
         return index - int(self._first[self._shard[index]])
 
     def _open_indexes(
@@ -134,7 +133,7 @@ class PackedImages(StoredImages):
         if folder is not None:
             os.makedirs(folder, exist_ok=True)
         numbers = range(len(self._files))
-        indexes = self._files.find_out(lambda number: self._load(number, folder), numbers)
+        indexes = self._files.map(lambda number: self._load(number, folder), numbers)
         missing = [number for number in numbers if indexes[number] is None]
         if missing:
             workers = NUM_REQUESTS if self._files.buckets else NUM_SCANS
@@ -163,12 +162,12 @@ class PackedImages(StoredImages):
                 file = io.BytesIO(self._files.buckets[bucket].read(key).tobytes())
             with np.load(file, allow_pickle=False) as saved:
                 index = Index(*(saved[column] for column in Index._fields))
-                made_for = saved["layout"].item(), saved["version"].item()
+                format_of_index = saved["layout"].item(), saved["version"].item()
                 size, tag = saved["shard_size"].item(), saved["shard_tag"].item()
                 changed = saved["shard_changed"].item()
-        except Exception:  # missing, denied, or damaged in one of many ways: it is made anew
+        except Exception:  # missing, denied, or damaged in many ways: the shard is scanned again
             return None
-        if made_for != (self.layout, INDEX_VERSION) or size != stat.size:
+        if format_of_index != (self.layout, INDEX_VERSION) or size != stat.size:
             return None
         if stat.changed and changed != stat.changed:
             return None
@@ -212,7 +211,7 @@ def _bar(total: int, shown: bool) -> Iterator[Callable[[], None]]:
     if not shown:
         yield lambda: None
         return
-    # Here, since most processes never show one.
+    # Imported here, since most processes show no bar.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 

@@ -24,7 +24,8 @@ WHERE = "TarShards"
 IMAGES = tuple(ending.removeprefix(".") for ending in IMG_EXTENSIONS)
 LABEL = "cls"
 
-_BLOCK = 512  # bytes; a tar is made of these
+#: Bytes of a tar's header, and of its end.
+_BLOCK = 512
 _COMPRESSED = {
     b"\x1f\x8b": "gunzip",
     b"BZh": "bunzip2",
@@ -34,25 +35,28 @@ _COMPRESSED = {
 
 
 class TarShards(PackedImages):
-    """Images and labels in tar files, as WebDataset writes them.
+    """List images and labels in tar files, as WebDataset writes them.
 
-    A sample is a run of members with one key: their path up to the first dot of the name. Its image
-    is the member that has jpg, jpeg, png, webp, bmp, tif, tiff, ppm or pgm after that dot, in
-    either case, and its label the ``cls`` member, a class index in digits. Further members are left
-    alone, and nothing is ever extracted. See `PackedImages` for the indexes.
+    A sample is a run of members with the same key: their path up to the first dot of the name.
+
+    - Its image is the member that ends in jpg, jpeg, png, webp, bmp, tif, tiff, ppm or pgm after
+      that dot, in either case.
+    - Its label is the ``cls`` member, a class index in digits.
+
+    Other members are ignored, and nothing is ever extracted. See `PackedImages` for the indexes.
 
     Args:
         shards: A path or an ``s3://`` URL, or several. Each may hold ``{0000..0127}`` and
             ``{a,b}``, or ``*`` and ``?``, or be a folder of ``*.tar``.
         classes: Names of the classes, in the order of their indices; None for the lines of
             ``classes.txt`` beside the first shard, or the indices as text where there is none.
-        index_dir: Local folder to keep the indexes in, made if missing; None for beside the shards.
+        index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
         progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
 
     Raises:
         FileNotFoundError: A shard does not exist, or a pattern matches none.
         OSError: A shard cannot be read, or ``index_dir`` cannot be written.
-        ValueError: A shard is damaged, cut short or compressed, or a sample has no image or no
+        ValueError: A shard is damaged, truncated or compressed, or a sample has no image or no
             class.
     """
 
@@ -66,12 +70,12 @@ class TarShards(PackedImages):
         index_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> None:
-        found = find_shards(WHERE, shards, r"[^.].*\.tar")
+        paths = find_shards(WHERE, shards, r"[^.].*\.tar")
         if isinstance(shards, (str, os.PathLike)) and not is_url(os.fspath(shards)):
-            _check_finished(os.fspath(shards), len(found))
+            _check_finished(os.fspath(shards), len(paths))
         if classes is None:
-            classes = _read_classes(found[0].rpartition("/"))
-        super().__init__(found, classes, index_dir=index_dir, progress=progress)
+            classes = _read_classes(paths[0].rpartition("/"))
+        super().__init__(paths, classes, index_dir=index_dir, progress=progress)
 
     def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
         members = _members(file, size, shard)
@@ -83,24 +87,24 @@ class TarShards(PackedImages):
     def _member(self, index: int) -> str:
         head = int(self._head[index])
         try:
-            found = self._files.read(
+            header = self._files.read(
                 int(self._shard[index]), int(self._offset[index]) - head, head
             ).tobytes()
-            with tarfile.open(fileobj=io.BytesIO(found), mode="r:") as tar:
+            with tarfile.open(fileobj=io.BytesIO(header), mode="r:") as tar:
                 info = tar.next()
-        except (OSError, tarfile.TarError):  # messages have to name it, whatever has happened
+        except (OSError, tarfile.TarError):  # the image of a message may be unreadable
             info = None
         return f", sample {self._record(index)}" if info is None else f"/{info.name}"
 
 
 class _Member(NamedTuple):
-    """A file in a tar: its name up to the first dot and after it, and where it lies."""
+    """Name a file in a tar, by the parts before and after the first dot, and say where it lies."""
 
     key: str
     ending: str
     info: tarfile.TarInfo
     text: bytes | None
-    """What it holds, if it is a label."""
+    """Content of a label; None for other members."""
 
 
 def _key(member: _Member) -> str:
@@ -108,16 +112,16 @@ def _key(member: _Member) -> str:
 
 
 def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
-    """Files in a tar that belong to samples. The standard library ends quietly at damage."""
+    """Yield the files of samples in a tar. Refuse damage, where `tarfile` would end quietly."""
     start = file.read(6)
     for magic, way_out in _COMPRESSED.items():
         if start.startswith(magic):
             raise ValueError(
-                f"{WHERE}: {shard} is compressed, so that no image in it can be read by itself. "
+                f"{WHERE}: {shard} is compressed, so that single images cannot be read. "
                 f"Decompress it with {way_out}: images are compressed already."
             )
     file.seek(0)
-    found = False
+    is_empty = True
     with _damage_refused(shard):
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - its end is checked below
     while True:
@@ -125,9 +129,9 @@ def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
             info = tar.next()
         if info is None:
             break
-        tar.members.clear()  # type: ignore[attr-defined]  # they would all be kept
+        tar.members.clear()  # type: ignore[attr-defined]  # which tarfile would keep
         if info.size < 0 or (info.isreg() and info.offset_data + info.size > size):
-            _refuse_damaged(shard, f"{info.name} ends beyond it")
+            _refuse_damaged(shard, f"{info.name} ends beyond the file")
         folder, slash, name = info.name.rpartition("/")
         stem, _, ending = name.partition(".")
         if not info.isreg() or not stem or not ending:
@@ -141,10 +145,10 @@ def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
         if ending.lower() == LABEL:
             file.seek(info.offset_data)
             text = file.read(min(info.size, 64))
-        found = True
+        is_empty = False
         yield _Member(folder + slash + stem, ending, info, text)
     _check_end(file, tar.offset, shard)
-    if not found:
+    if is_empty:
         _refuse_damaged(shard, "it holds no files")
 
 
@@ -157,7 +161,7 @@ def _damage_refused(shard: str) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        # Python 3.10 goes where the number in a damaged header says, below 0 too.
+        # Python 3.10 seeks to the number in a damaged header, which may be negative.
         _refuse_damaged(shard, "invalid header")
 
 
@@ -165,57 +169,57 @@ def _check_end(file: BinaryIO, end: int, shard: str) -> None:
     file.seek(end)
     block = file.read(_BLOCK)
     if len(block) < _BLOCK:
-        _refuse_damaged(shard, "the zeros at its end are missing")
+        _refuse_damaged(shard, "the zeros at the end are missing")
     while block:
         if block.strip(b"\0"):
-            _refuse_damaged(shard, f"something else than a header follows at byte {end}")
+            _refuse_damaged(shard, f"byte {end} starts neither a header nor the zeros of the end")
         block = file.read(1 << 20)
 
 
 def _is_sample(run: Sequence[_Member]) -> bool:
-    """Whether a run of members means to be a sample; files like README.md lie there, too."""
+    """Return whether a run of members is a sample, unlike, say, a README.md in the tar."""
     return any(member.ending.lower() in (*IMAGES, LABEL) for member in run)
 
 
 def _sample(key: str, run: Sequence[_Member], shard: str) -> tuple[int, int, int, int]:
-    """Offset and size of the image, the label, and the size of the image's header."""
+    """Return the image's offset and size, the label, and the size of the image's header."""
     endings = ", ".join(f".{member.ending}" for member in run)
     images = [member for member in run if member.ending.lower() in IMAGES]
     if len(images) != 1:
         what = "several images" if images else "no image"
         way_out = (
-            f"Give it one member that is named {key}.jpg (or .png, .webp, ...); others may be kept "
-            "with a further dot, as in .mask.png."
+            f"Add a single member named {key}.jpg (or .png, .webp, ...). Others may stay with a "
+            "second dot, as in .mask.png."
         )
         _refuse_sample(key, shard, f"has {what} among its members {endings}", way_out)
     labels = [member for member in run if member.ending.lower() == LABEL]
     if len(labels) != 1:
         what = "no label" if not labels else "several labels"
         way_out = (
-            f"Give it one member {key}.{LABEL} that holds the class index in digits, next to the "
-            "image: `tar --sort=name` keeps the members of a sample together."
+            f"Add a single member {key}.{LABEL} with the class index in digits next to the image: "
+            "`tar --sort=name` keeps the members of a sample together."
         )
         _refuse_sample(key, shard, f"has {what} among its members {endings}", way_out)
     text = (labels[0].text or b"").strip()
     if not re.fullmatch(rb"[0-9]{1,18}", text):
-        way_out = "It must be a class index in digits, at least 0."
+        way_out = "A label must be a class index in digits, at least 0."
         _refuse_sample(key, shard, f"has the label {text.decode(errors='replace')!r}", way_out)
     info = images[0].info
     return info.offset_data, info.size, int(text), info.offset_data - info.offset
 
 
 def _check_finished(folder: str, num_shards: int) -> None:
-    """Refuse a folder that `dali-cutmix pack` has not finished."""
+    """Refuse a folder whose `dali-cutmix pack` is unfinished."""
     try:
         with open(os.path.join(folder, "pack.json"), encoding="utf-8") as file:
-            whole = json.load(file)["num_shards"]
-    except (OSError, ValueError, KeyError, TypeError):  # no folder, or not one of a pack
+            num_packed = json.load(file)["num_shards"]
+    except (OSError, ValueError, KeyError, TypeError):  # not a folder, or not a pack
         return
-    if whole != num_shards:
+    if num_packed != num_shards:
         raise ValueError(
-            f"{WHERE}: {folder} holds {num_shards} of the {whole} shards of its pack. Run "
-            "`dali-cutmix pack` again to finish it, or pass "
-            f"{os.path.join(folder, '*.tar')!r} to take it as it is."
+            f"{WHERE}: {folder} holds {num_shards} of the {num_packed} shards of its pack. Run "
+            "`dali-cutmix pack` again to finish the pack, or pass "
+            f"{os.path.join(folder, '*.tar')!r} to take what is there."
         )
 
 
@@ -225,8 +229,8 @@ def _refuse_sample(key: str, shard: str, problem: str, way_out: str) -> NoReturn
 
 def _refuse_damaged(shard: str, problem: str) -> NoReturn:
     raise ValueError(
-        f"{WHERE}: {shard} is no tar file, damaged or cut short: {problem}. Copy it again, or make "
-        "it anew."
+        f"{WHERE}: {shard} is damaged, truncated or not a tar file: {problem}. Copy or write the "
+        "file again."
     ) from None
 
 
@@ -244,7 +248,7 @@ def _read_classes(first_shard: tuple[str, str, str]) -> list[str] | None:
     except FileNotFoundError:
         return None
     except PermissionError:
-        if is_url(path):  # said of what is missing, too, by a bucket that may not be listed
+        if is_url(path):  # also said of a missing object, if the bucket may not be listed
             return None
         raise
     return os.fsdecode(text).splitlines()

@@ -1,4 +1,4 @@
-"""Images in TFRecord shards, as ImageNet is usually written for TensorFlow."""
+"""Images in TFRecord shards, in the layout that TensorFlow's ImageNet usually has."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ WHERE = "TFRecords"
 IMAGE = "image/encoded"
 LABEL = "image/class/label"
 
-_HEADER = struct.Struct("<QI")  # length of the data, and the masked checksum of that length
-_FOOTER = 4  # bytes: the checksum of the data
+_HEADER = struct.Struct("<QI")  # length of the data, masked checksum of the length
+_FOOTER = 4  # bytes of the data's checksum
 
 
 class TFRecords(PackedImages):
-    """Images and labels in TFRecord files with ImageNet's usual features.
+    """List images and labels in TFRecord files with ImageNet's usual features.
 
-    Each record is a ``tf.train.Example`` with one image file in ``image/encoded`` and one integer
-    in ``image/class/label``. Needs ``pip install 'dali-cutmix[tfrecord]'``, and no TensorFlow. The
-    checksums of the records' lengths are checked, those of their data are not. See `PackedImages`
-    for the indexes.
+    Each record is a ``tf.train.Example`` with an image file in ``image/encoded`` and an integer in
+    ``image/class/label``. Needs ``pip install 'dali-cutmix[tfrecord]'``, but not TensorFlow. The
+    lengths of records are checked by their checksums, the data are not. See `PackedImages` for the
+    indexes.
 
     Args:
         shards: A path or an ``s3://`` URL, or several. Each may hold ``{00000..01023}`` and
             ``{a,b}``, or ``*`` and ``?``, or be a folder with names like
             ``train-00000-of-01024``, ``*.tfrecord`` or ``*.tfrecords``.
         classes: Names of the classes, in the order of their indices; None for the indices as text.
-        first_label: The label of class 0. ImageNet's usual labels are 1 to 1000; pass 0 where they
-            start at 0.
-        index_dir: Local folder to keep the indexes in, made if missing; None for beside the shards.
+        first_label: Label of class 0. ImageNet's usual labels are 1 to 1000; pass 0 for labels from
+            0.
+        index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
         progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
 
     Raises:
         ImportError: protobuf is missing.
         FileNotFoundError: A shard does not exist, or a pattern matches none.
         OSError: A shard cannot be read, or ``index_dir`` cannot be written.
-        ValueError: A shard is damaged, cut short or compressed, a record has no image or label, or
+        ValueError: A shard is damaged, truncated or compressed, a record has no image or label, or
             a label is below ``first_label``.
     """
 
@@ -61,9 +61,9 @@ class TFRecords(PackedImages):
     ) -> None:
         check_count(WHERE, "first_label", first_label, at_least=0)
         _example_class()
-        found = find_shards(WHERE, shards, r".+-\d{5}-of-\d{5}|.+\.tfrecords?")
+        paths = find_shards(WHERE, shards, r".+-\d{5}-of-\d{5}|.+\.tfrecords?")
         super().__init__(
-            found, classes, first_label=first_label, index_dir=index_dir, progress=progress
+            paths, classes, first_label=first_label, index_dir=index_dir, progress=progress
         )
 
     def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
@@ -71,30 +71,30 @@ class TFRecords(PackedImages):
         rows: list[tuple[int, int, int, int]] = []
         start = 0
         while start < size:
-            place = f"record {len(rows)} at byte {start}"
+            record = f"record {len(rows)} at byte {start}"
             header = file.read(_HEADER.size)
             if not start and header.startswith(b"\x1f\x8b"):
                 raise ValueError(
-                    f"{WHERE}: {shard} is compressed, so that no image in it can be read by "
-                    "itself. Decompress it with gunzip: images are compressed already."
+                    f"{WHERE}: {shard} is compressed, so that single images cannot be read. "
+                    "Decompress it with gunzip: images are compressed already."
                 )
             if len(header) < _HEADER.size:
-                _refuse_damaged(shard, f"{place} is cut short")
+                _refuse_damaged(shard, f"{record} is truncated")
             length, checksum = _HEADER.unpack(header)
             if checksum != _masked_crc(header[:8]):
-                _refuse_damaged(shard, f"the length of {place} does not match its checksum")
+                _refuse_damaged(shard, f"the length of {record} does not match its checksum")
             data_start = start + _HEADER.size
             start = data_start + length + _FOOTER
             if start > size:
-                _refuse_damaged(shard, f"{place} is cut short")
+                _refuse_damaged(shard, f"{record} is truncated")
             data = file.read(length)
             if len(data) < length or len(file.read(_FOOTER)) < _FOOTER:
-                _refuse_damaged(shard, f"{place} is cut short")
-            image, label = _parse(example, data, f"{place} of {shard}")
+                _refuse_damaged(shard, f"{record} is truncated")
+            image, label = _parse(example, data, f"{record} of {shard}")
             head = _find(data, image)
             rows.append((data_start + head, len(image), label, head))
         if not rows:
-            _refuse_damaged(shard, "it is empty")
+            _refuse_damaged(shard, "the file is empty")
         return Index(*np.ascontiguousarray(np.array(rows, np.int64).T))
 
     def _member(self, index: int) -> str:
@@ -103,27 +103,27 @@ class TFRecords(PackedImages):
 
 def _refuse_damaged(shard: str, problem: str) -> NoReturn:
     raise ValueError(
-        f"{WHERE}: {shard} is no TFRecord file, damaged or cut short: {problem}. Copy it again, or "
-        "make it anew."
+        f"{WHERE}: {shard} is damaged, truncated or not a TFRecord file: {problem}. Copy or write "
+        "the file again."
     )
 
 
 def _find(data: bytes, image: bytes) -> int:
-    """Where the image begins. Python's search prepares itself for all of what it looks for."""
+    """Return where the image begins. Search by a short prefix: Python prepares all it searches."""
     start = data.find(image[:64])
     while not data.startswith(image, start):
         start = data.find(image[:64], start + 1)
     return start
 
 
-def _parse(example: Any, data: bytes, place: str) -> tuple[bytes, int]:
-    """The image and the label of a record."""
+def _parse(example: Any, data: bytes, record: str) -> tuple[bytes, int]:
+    """Return the image and the label of a record."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         example.ParseFromString(data)
     except DecodeError as error:
-        raise ValueError(f"{WHERE}: {place} is no tf.train.Example ({error}).") from None
+        raise ValueError(f"{WHERE}: {record} is not a tf.train.Example ({error}).") from None
     features = example.features.feature
     images = features[IMAGE].bytes_list.value if IMAGE in features else []
     labels = features[LABEL].int64_list.value if LABEL in features else []
@@ -131,17 +131,17 @@ def _parse(example: Any, data: bytes, place: str) -> tuple[bytes, int]:
         if len(values) != 1:
             has = ", ".join(sorted(features)[:10]) or "none"
             raise ValueError(
-                f"{WHERE}: {place} must have one {kind} value in {name!r}, got {len(values)}. Its "
-                f"features are: {has}."
+                f"{WHERE}: {record} must have a single {kind} value in {name!r}, got "
+                f"{len(values)}. Its features are: {has}."
             )
     if labels[0] < 0:
-        raise ValueError(f"{WHERE}: {place} has the label {labels[0]}, and labels are at least 0.")
+        raise ValueError(f"{WHERE}: {record} has the label {labels[0]}, which must be at least 0.")
     return images[0], labels[0]
 
 
 @cache
 def _example_class() -> Any:
-    """The message ``tf.train.Example``, in a pool of its own: TensorFlow may bring its own, too."""
+    """Return the message ``tf.train.Example``, in a pool apart from TensorFlow's."""
     try:
         from google.protobuf import (  # type: ignore[import-untyped]
             descriptor_pb2,
@@ -185,7 +185,7 @@ def _example_class() -> Any:
 
 @cache
 def _crc_table() -> list[int]:
-    """Of CRC-32C, whose polynomial is 0x1EDC6F41, here with its bits in reverse."""
+    """Return the table of CRC-32C: polynomial 0x1EDC6F41, here with reversed bits."""
     table = []
     for byte in range(256):
         for _ in range(8):
@@ -195,7 +195,10 @@ def _crc_table() -> list[int]:
 
 
 def _masked_crc(data: bytes) -> int:
-    """Source: ``tensorflow/core/lib/hash/crc32c.h`` and ``lib/io/record_writer.h``."""
+    """Return the masked CRC-32C.
+
+    Source: ``tensorflow/core/lib/hash/crc32c.h`` and ``lib/io/record_writer.h``.
+    """
     table, crc = _crc_table(), 0xFFFFFFFF
     for byte in data:
         crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8

@@ -88,13 +88,13 @@ def test_dataset_with_its_own_transform_is_refused_with_what_to_pass(
 ) -> None:
     folder = torchvision.datasets.ImageFolder(str(numbered_folder), transform=v2.ToImage())
     assert str(error_of(folder)) == (
-        "DataLoader: the ImageFolder given as `source` carries its own `transform` (ToImage), "
-        "which cannot run inside the graph. Build it without one, and pass "
-        "`transform=TrainTransform(...)` or `EvalTransform(...)` to the loader, or give a torch "
-        "loader of it to `DataLoader.from_torch`, which translates."
+        "DataLoader: the ImageFolder in `source` has a `transform` (ToImage), which cannot run in "
+        "the graph. Build the ImageFolder without `transform`, and pass "
+        "`transform=TrainTransform(...)` or `EvalTransform(...)` to the loader, or pass its torch "
+        "loader to `DataLoader.from_torch`, which translates."
     )
     folder = torchvision.datasets.ImageFolder(str(numbered_folder), target_transform=abs)
-    assert "carries its own `target_transform`" in str(error_of(folder))
+    assert "has a `target_transform` (builtin_function_or_method)" in str(error_of(folder))
     assert "pass a list of (path, class) with the classes you want" in str(error_of(folder))
 
 
@@ -147,7 +147,7 @@ def test_unreadable_folder_is_refused_and_not_taken_for_empty(
     assert isinstance(error, PermissionError)
     assert str(error) == (
         f"DataLoader: `source` must be readable, but {str(tmp_path / below)!r} is not: Permission "
-        "denied. Change its permissions, or pass a list of (path, class) without it."
+        "denied. Change its permissions, or pass a list of (path, class) that leaves it out."
     )
 
 
@@ -165,15 +165,16 @@ def test_subset_of_a_dataset_is_served_with_the_classes_of_the_whole(
     assert labels(nested) == [1]
     assert labels(torch.utils.data.Subset(folder, [-1, -23])) == [2, 0]
     assert str(error_of(torch.utils.data.Subset(folder, []))) == (
-        "DataLoader: the Subset given as `source` has no samples."
+        "DataLoader: the Subset in `source` has no samples."
     )
 
 
 def test_dataset_with_a_loader_of_its_own_is_refused(numbered_folder: Path) -> None:
     folder = torchvision.datasets.DatasetFolder(str(numbered_folder), np.load, (".png",))
     assert str(error_of(folder)) == (
-        "DataLoader: the DatasetFolder given as `source` has a `loader` of its own, and DALI "
-        "decodes the files instead. Build it with torchvision's default_loader if they are images."
+        "DataLoader: the DatasetFolder in `source` has a custom `loader`, and DALI decodes the "
+        "files instead. Build the DatasetFolder with torchvision's default_loader if the files are "
+        "images."
     )
 
 
@@ -199,7 +200,7 @@ def test_names_and_indices_of_classes_are_not_mixed_up() -> None:
 def test_sources_of_other_kinds_are_refused() -> None:
     assert str(error_of(3)) == (
         "DataLoader: `source` must be a folder, a list of (path, class), tar shards, TFRecords, "
-        "ImageArrays, or a torchvision ImageFolder or a Subset of one, got int."
+        "ImageArrays, a torchvision ImageFolder, or a Subset of an ImageFolder, got int."
     )
     empty = "DataLoader: `source` must hold at least one (path, class), got []."
     assert str(error_of([])) == empty
@@ -213,8 +214,8 @@ def test_sources_of_other_kinds_are_refused() -> None:
 def test_num_classes_below_a_label_names_the_file(numbered_folder: Path) -> None:
     assert str(error_of(numbered_folder, num_classes=2)) == (
         "DataLoader: `num_classes` must be above every label, and "
-        f"{numbered_folder / 'c/16.png'} has 2, got 2. `num_classes=3` or more, or None to have it "
-        "counted."
+        f"{numbered_folder / 'c/16.png'} has 2, got 2. `num_classes=3` or more, or None to count "
+        "the classes."
     )
 
 

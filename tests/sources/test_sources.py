@@ -158,8 +158,8 @@ def test_list_files_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("a.jpg 1\n\nb.jpg\n")
     message = (
-        f"DataLoader: line 3 of the list {path} must be a path and a class, parted by a tab or a "
-        "space, got 'b.jpg'."
+        f"DataLoader: line 3 of the list {path} must be a path and a class, separated by a tab or "
+        "a space, got 'b.jpg'."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         open_source(path)
@@ -271,7 +271,7 @@ def test_torchvisions_datasets_in_memory_are_taken() -> None:
     assert part.tolist() == [9, 3]
     assert open_source(dataset).classes == dataset.classes
     dataset.transform = str
-    with pytest.raises(ValueError, match=r"the CIFAR10 given as `source` carries its own `transfo"):
+    with pytest.raises(ValueError, match=r"the CIFAR10 in `source` has a `transform` \(type\)"):
         open_source(dataset)
 
 
@@ -397,8 +397,8 @@ def test_report_of_check_serves_all_but_the_bad_images(photo_folder: Path, tmp_p
 
     shutil.copy(data / "flower" / "03.jpg", data / "flower" / "99.jpg")
     message = (
-        f"DataLoader: {data} is not what it was when {report} was written: its images, their "
-        "names or classes differ (22 images now, 21 then). Run "
+        f"DataLoader: {data} has changed since {report} was written: images, names or "
+        "classes differ (22 images now, 21 then). Run "
         f"`dali-cutmix check {data} --out {report}` again."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -410,6 +410,6 @@ def test_report_of_a_dataset_without_a_good_image_is_refused(tmp_path: Path) -> 
     (tmp_path / "data" / "a" / "0.jpg").write_bytes(b"junk")
     report = tmp_path / "report.json"
     CliRunner().invoke(app, ["check", str(tmp_path / "data"), "--out", str(report)])
-    message = f"DataLoader: by {report}, every image of {tmp_path / 'data'} is bad."
+    message = f"DataLoader: every image of {tmp_path / 'data'} is bad, says {report}."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         open_source(report)

@@ -156,7 +156,7 @@ def test_first_label_is_the_label_of_class_0(tmp_path: Path) -> None:
     )
     path = write_records(tmp_path / "c.tfrecord", [features(0, label=-1)])
     assert error_of(path) == (
-        f"TFRecords: record 0 at byte 0 of {path} has the label -1, and labels are at least 0."
+        f"TFRecords: record 0 at byte 0 of {path} has the label -1, which must be at least 0."
     )
 
 
@@ -191,7 +191,7 @@ def test_folder_gives_the_shards_of_one_split(tmp_path: Path) -> None:
     assert contents(train) == [image(0), image(1)]
 
 
-def test_shard_cut_short_is_refused_with_the_record(tmp_path: Path) -> None:
+def test_truncated_shard_is_refused_with_the_record(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.tfrecord", range(3))
     whole = path.read_bytes()
     second = len(framed(example(features(0))))
@@ -201,11 +201,11 @@ def test_shard_cut_short_is_refused_with_the_record(tmp_path: Path) -> None:
         record = (size > second) + (size > third)
         start = (0, second, third)[record]
         assert error_of(path) == (
-            f"TFRecords: {path} is no TFRecord file, damaged or cut short: record {record} at byte "
-            f"{start} is cut short. Copy it again, or make it anew."
+            f"TFRecords: {path} is damaged, truncated or not a TFRecord file: record {record} at "
+            f"byte {start} is truncated. Copy or write the file again."
         )
     path.write_bytes(b"")
-    assert "damaged or cut short: it is empty." in error_of(path)
+    assert ": the file is empty." in error_of(path)
 
 
 def test_damaged_length_is_refused(tmp_path: Path) -> None:
@@ -215,8 +215,8 @@ def test_damaged_length_is_refused(tmp_path: Path) -> None:
     data[second] ^= 1
     path.write_bytes(data)
     assert error_of(path) == (
-        f"TFRecords: {path} is no TFRecord file, damaged or cut short: the length of record 1 at "
-        f"byte {second} does not match its checksum. Copy it again, or make it anew."
+        f"TFRecords: {path} is damaged, truncated or not a TFRecord file: the length of record 1 "
+        f"at byte {second} does not match its checksum. Copy or write the file again."
     )
 
 
@@ -224,14 +224,14 @@ def test_impossible_length_is_refused_before_anything_is_read(tmp_path: Path) ->
     path = numbered(tmp_path / "a.tfrecord", range(1))
     length = struct.pack("<Q", 1 << 62)
     path.write_bytes(length + struct.pack("<I", masked_crc(length)) + path.read_bytes())
-    assert "record 0 at byte 0 is cut short" in error_of(path)
+    assert "record 0 at byte 0 is truncated" in error_of(path)
 
 
 def test_compressed_shard_is_refused(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.tfrecord", range(3))
     path.write_bytes(gzip.compress(path.read_bytes()))
     assert error_of(path) == (
-        f"TFRecords: {path} is compressed, so that no image in it can be read by itself. "
+        f"TFRecords: {path} is compressed, so that single images cannot be read. "
         "Decompress it with gunzip: images are compressed already."
     )
 
@@ -241,14 +241,15 @@ def test_compressed_shard_is_refused(tmp_path: Path) -> None:
     [
         (
             {"image": b"x", "label": 1},
-            "must have one bytes value in 'image/encoded', got 0. Its features are: image, label.",
+            "must have a single bytes value in 'image/encoded', got 0. Its features are: image, "
+            "label.",
         ),
         (
             {"image/encoded": b"x", "image/class/label": b"1"},
-            "must have one int64 value in 'image/class/label', got 0. Its features are: "
+            "must have a single int64 value in 'image/class/label', got 0. Its features are: "
             "image/class/label, image/encoded.",
         ),
-        ({}, "must have one bytes value in 'image/encoded', got 0. Its features are: none."),
+        ({}, "must have a single bytes value in 'image/encoded', got 0. Its features are: none."),
     ],
 )
 def test_record_without_image_or_label_is_refused_with_what_it_has(
@@ -263,7 +264,7 @@ def test_record_that_is_no_example_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tfrecord"
     path.write_bytes(framed(b"\xff" * 40))
     assert error_of(path).startswith(
-        f"TFRecords: record 0 at byte 0 of {path} is no tf.train.Example ("
+        f"TFRecords: record 0 at byte 0 of {path} is not a tf.train.Example ("
     )
 
 
@@ -272,7 +273,7 @@ def test_shard_cut_after_indexing_is_named(tmp_path: Path) -> None:
     images = open_shards(path)
     images.stored(0)
     os.truncate(path, 500)
-    with pytest.raises(OSError, match="the shard is cut short: it ends before byte") as caught:
+    with pytest.raises(OSError, match="the shard is truncated: it ends before byte") as caught:
         images.stored(2)
     assert caught.value.filename == str(path)
 

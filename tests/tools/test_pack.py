@@ -154,7 +154,7 @@ def test_shards_are_packed_again_into_others(photo_folder: Path, tmp_path: Path)
     with pytest.raises(BadImageError) as caught:
         pack_here(shards, tmp_path / "c")
     assert re.fullmatch(
-        f"pack: cannot pack {shard}/00000020_portrait_06.jpg: the shard is cut short: it ends "
+        f"pack: cannot pack {shard}/00000020_portrait_06.jpg: the shard is truncated: it ends "
         rf"before byte \d+. {re.escape(WAY_OUT)}",
         str(caught.value),
     )
