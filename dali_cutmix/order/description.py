@@ -75,8 +75,7 @@ class Description:
         if is_simple:
             self.values[path] = simple
         elif isinstance(value, (list, tuple, Mapping)) and len(value) <= MAX_ITEMS:
-            items = value.items() if isinstance(value, Mapping) else enumerate(value)
-            parts = {f"{path}[{key!r}]": part for key, part in items}
+            parts = _parts(path, value)
             self.values[path] = [_title(part) for part in parts.values()]
             for part_path, part in parts.items():
                 self._add(part_path, part, in_object=in_object)
@@ -97,11 +96,11 @@ class Description:
 
     def _add_function(self, path: str, function: Callable[[float], Any]) -> None:
         name = getattr(function, "__qualname__", type(function).__name__)
-        values = _values_of(function)
+        values = [_value_at(function, t) for t in POINTS]
         self.values[path] = {"function": name, "values": values}
         rest = (
             "; its values at 33 points of t agree"
-            if values
+            if values != [None] * len(POINTS)
             else ", and which is not a function of t: make sure that it is the same"
         )
         self.doubts.append(f"{self.name}{path} is a function, which a state cannot hold{rest}.")
@@ -139,13 +138,20 @@ def _simplify(value: Any) -> tuple[bool, Any]:
     return False, None
 
 
-def _values_of(function: Callable[[float], Any]) -> list[Any] | None:
-    """Return the function's values at `POINTS`; None where it fails or returns other things."""
+def _value_at(function: Callable[[float], Any], t: float) -> Any:
+    """Return the function's value; None where the function fails or returns something else."""
     try:
-        values = [_simplify(function(t)) for t in POINTS]
-    except Exception:  # whatever the user's function raises
+        return _simplify(function(t))[1]
+    except Exception:  # of any kind: the function is the user's
         return None
-    return [plain for _, plain in values] if all(is_simple for is_simple, _ in values) else None
+
+
+def _parts(path: str, value: Any) -> dict[str, Any]:
+    """Return the items of a sequence or a mapping by path; pairs with names count as a mapping."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else list(value)
+    if all(isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) for p in pairs):
+        return {f"{path}.{name}": part for name, part in pairs}
+    return {f"{path}[{index}]": part for index, part in enumerate(pairs)}
 
 
 def _is_part(value: Any) -> bool:
@@ -161,6 +167,8 @@ def _title(value: Any) -> Any:
     is_simple, simple = _simplify(value)
     if is_simple:
         return simple
+    if isinstance(value, (list, tuple, Mapping)):
+        return "sequence"
     return "function" if _is_function(value) else type(value).__name__
 
 
@@ -175,8 +183,6 @@ def _agree(here: Any, then: Any) -> bool:
 
 
 def _differing_points(here: Any, then: Any) -> list[int]:
-    if not here["values"] or not then["values"]:
-        return [] if here["values"] == then["values"] else [0]
     pairs = zip(here["values"], then["values"], strict=False)
     return [index for index, pair in enumerate(pairs) if not _are_close(*pair)]
 
@@ -190,10 +196,9 @@ def _are_close(here: Any, then: Any) -> bool:
 def _compare(here: Any, then: Any) -> str:
     if _is_described_function(here) and _is_described_function(then):
         index = _differing_points(here, then)[0]
-        if here["values"] and then["values"]:
-            values = here["values"][index], then["values"][index]
-            at = f"a function whose value at t={POINTS[index]}"
-            return f"{at} is {values[0]!r} here and {values[1]!r} in the state"
+        values = here["values"][index], then["values"][index]
+        at = f"a function whose value at t={POINTS[index]}"
+        return f"{at} is {values[0]!r} here and {values[1]!r} in the state"
     return f"{_show(here)} here and {_show(then)} in the state"
 
 

@@ -16,7 +16,7 @@ from torch.utils.data.distributed import DistributedSampler
 from dali_cutmix import EpochSampler, Shard
 from dali_cutmix.order.progress import Progress
 
-RUNS = settings(max_examples=200, deadline=None)
+RUNS = settings(max_examples=60, deadline=None)
 NUM_SAMPLES = st.integers(1, 60)
 WORLDS = st.integers(1, 9)
 REMAINDERS = st.sampled_from(["pad", "drop", "exact"])

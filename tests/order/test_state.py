@@ -24,6 +24,7 @@ from dali_cutmix import (
     EvalTransform,
     MixUp,
     RandomChoice,
+    Scheduled,
     Shard,
     TrainTransform,
 )
@@ -592,6 +593,18 @@ def test_functions_are_compared_by_their_values_and_the_user_is_told(photo_folde
     failing = train(photo_folder, mix=Fading(fade=lambda t: [][int(t)]))
     with pytest.warns(RuntimeWarning, match="not a function of t: make sure that it is the same"):
         failing.load_state_dict(failing.state_dict())
+
+
+def test_a_schedule_is_named_by_its_setting(photo_folder: Path) -> None:
+    def mix(slope: float) -> Scheduled:
+        return Scheduled(CutMix(), 10, prob=lambda t: slope * t, max_kept=lambda t: 1 - t / 2)
+
+    state = through_json(train(photo_folder, mix=mix(0.5)).state_dict())
+    with pytest.warns(RuntimeWarning, match=r"mix\.schedules\.prob is a function, which a state"):
+        train(photo_folder, mix=mix(0.5)).load_state_dict(state)
+    differs = "run: mix.schedules.prob is a function whose value at t=0.03125 is 0.03125 here and"
+    with pytest.raises(ValueError, match=re.escape(differs)):
+        train(photo_folder, mix=mix(1.0)).load_state_dict(state)
 
 
 class Users:

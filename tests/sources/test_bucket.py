@@ -34,6 +34,8 @@ from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.sources.tfrecord import TFRecords
 from dali_cutmix.tools.pack import pack_images
 
+pytestmark = pytest.mark.slow  # an S3 server
+
 BUCKET = "images"
 
 
@@ -369,8 +371,8 @@ def test_pickled_source_reads_on_and_forked_one_says_why_it_cannot(s3: Any, tmp_
     assert contents(pickle.loads(pickled)) == content
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply(read_all, [images]) == [
-            b"a bucket was read before this process was forked, and obstore's threads did not come "
-            b"along. Start processes with the method 'spawn' or 'forkserver'"
+            b"a bucket was read before this process was forked, and the fork left obstore's "
+            b"threads behind. Start processes with the method 'spawn' or 'forkserver'"
         ]
 
 

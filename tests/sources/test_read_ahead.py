@@ -161,6 +161,7 @@ threading.Thread(target=serve).start()
 """
 
 
+@pytest.mark.slow
 def test_shards_are_indexed_and_served_after_the_main_thread_has_ended(tmp_path: Path) -> None:
     """A service may work in threads alone; Python's own pools take no work then."""
     command = [sys.executable, "-c", AFTER_THE_MAIN_THREAD, str(tmp_path / "a.tar")]

@@ -219,6 +219,7 @@ def test_num_classes_below_a_label_names_the_file(numbered_folder: Path) -> None
     )
 
 
+@pytest.mark.slow
 def test_a_million_files_are_listed_in_little_memory() -> None:
     count = 1_000_000
     paths = [f"/data/imagenet/train/n01440764/n01440764_{n:08d}.JPEG" for n in range(count)]
