@@ -31,6 +31,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dali_cutmix.tools.bench.machine import num_cores
+
 CANVAS = 1400
 MOST_CANVASES = 48
 #: (height, width) and how often, in percent; the rest has sides drawn between 120 and 500.
@@ -79,7 +81,7 @@ def write_images(
             f"got {num_files}, {num_classes} and {scale}."
         )
     num_canvases = min(MOST_CANVASES, max(2, num_files // 16))
-    num_processes = num_processes or len(os.sched_getaffinity(0))
+    num_processes = num_processes or num_cores()
     for label in range(num_classes):
         (root / f"class{label:02d}").mkdir(parents=True, exist_ok=True)
     paths = [root / f"class{n % num_classes:02d}" / f"{n:06d}.jpg" for n in range(num_files)]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import platform
 import statistics
 import tempfile
@@ -28,6 +27,8 @@ from typing import Any
 import numpy as np
 import nvidia.dali
 from nvidia.dali import Pipeline, fn
+
+from dali_cutmix.tools.bench.machine import num_cores, processor_name
 
 BATCH_SIZE = 256
 NUM_THREADS = 2
@@ -106,13 +107,6 @@ def measure(root: Path, num_batches: int) -> dict[str, dict[str, float]]:
     }
 
 
-def processor() -> str:
-    """The CPU's own name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     """Measure every kind and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -120,7 +114,7 @@ def main() -> None:
     out = parser.parse_args().out
     results: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
-        "machine": {"cpu": processor(), "cores": len(os.sched_getaffinity(0))},
+        "machine": {"cpu": processor_name(), "cores": num_cores()},
         "versions": {"dali": nvidia.dali.__version__, "python": platform.python_version()},
         "settings": {"batch_size": BATCH_SIZE, "threads": NUM_THREADS, "repeats": REPEATS},
         "files_per_s": {},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -11,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from dali_cutmix.tools.bench.machine import num_cores
 
 QUALITY = 90
 TILE = (375, 500)  # (height, width) in pixels
@@ -40,7 +41,7 @@ def write_sources(data: Path, out: Path) -> dict[str, Path]:
     if not paths:
         raise FileNotFoundError(f"{data} has no .jpg file. `images.py {data}` writes some.")
     roots = {SHRUNK: out / "256", STORED: data}
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ProcessPoolExecutor(num_cores()) as pool:
         written = pool.map(partial(_shrink, roots[SHRUNK]), paths, chunksize=16)
         list(written)  # an error in a process is raised here
         for name, (num_tiles, most) in MOSAICS.items():

@@ -1,6 +1,6 @@
-"""A batch as a contact sheet: the cuts outlined, the class weights under each image.
+"""Draw a batch as a contact sheet: cuts outlined, class weights under each image.
 
-Drawn with Pillow alone, from what a loader yields, so that labels can be checked against pixels by
+Pillow draws the sheet from what a loader yields, so that labels can be checked against pixels by
 eye.
 """
 
@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from dali_cutmix.core.checks import check_count, refuse
+from dali_cutmix.mixing.chain import ChainPlan
+from dali_cutmix.mixing.choice import ChosenPlan
 from dali_cutmix.mixing.labels import MixedTarget
-from dali_cutmix.mixing.plan import MixPlan
+from dali_cutmix.mixing.plan import MixPlan, Rect
 
-# All in pixels of the sheet.
+# Pixels of the sheet.
 SHOWN_SIDE = 160  # images are enlarged until their longer side reaches this
 MARGIN = 36
 GAP = 28
@@ -26,51 +29,51 @@ BAR_HEIGHT = 5
 FONT_SIZE = 15
 TITLE_SIZE = 18
 
-WHITE = (255, 255, 255)
-INK = (38, 38, 38)
-FAINT = (222, 222, 222)
-OWN = (150, 158, 166)
-OTHER = (226, 61, 30)
-
-# From the cut outwards. No background hides both colours.
-OUTLINE = (WHITE, OTHER, OTHER, WHITE)
-
+Colour = tuple[int, int, int]
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+#: ``(top, left, bottom, right)`` in pixels of an image, the last two exclusive.
 Box = tuple[int, int, int, int]
+
+WHITE: Colour = (255, 255, 255)
+INK: Colour = (38, 38, 38)
+FAINT: Colour = (222, 222, 222)
+OWN: Colour = (150, 158, 166)
+OTHER: Colour = (226, 61, 30)
+#: Colour of each region. Regions past the last colour start over at ``OTHER``.
+REGIONS: tuple[Colour, ...] = (OWN, OTHER, (31, 112, 193), (47, 142, 69), (138, 76, 175))
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line under an image: a name on the left, shortened where it is too long, a value right.
+    """Hold one line of text under an image: a name at the left, a value at the right.
 
     Args:
-        name: What it is about.
-        value: Its number or word; never shortened.
-        accent: Draw it in the colour of the outline.
+        name: Name, shortened where too long.
+        value: Number or word. Never shortened.
+        colour: Colour of both.
     """
 
     name: str
     value: str = ""
-    accent: bool = False
+    colour: Colour = INK
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One image with what is drawn on and under it.
+    """Hold one image and what is drawn on and under it.
 
     Args:
-        image: In the size of the data; enlarged when drawn.
-        lines: Text under it.
-        cut: What is outlined: ``(top, left, bottom, right)`` in pixels of the image, the last two
-            exclusive. None outlines nothing.
-        other_share: Share of the bar under the image in the colour of the outline, in [0, 1]. None
-            draws no bar.
+        image: Image in the size of the data. Enlarged when drawn.
+        lines: Text under the image.
+        outlines: Rectangles to outline, and their colours. Later outlines cover earlier ones.
+        shares: Lengths of the bar under the image, in [0, 1], and their colours. Sums to 1.
+            Without any, no bar is drawn.
     """
 
     image: Image.Image
     lines: Sequence[Line]
-    cut: Box | None = None
-    other_share: float | None = None
+    outlines: Sequence[tuple[Box, Colour]] = ()
+    shares: Sequence[tuple[float, Colour]] = ()
 
 
 def contact_sheet(
@@ -82,21 +85,22 @@ def contact_sheet(
     columns: int | None = None,
     title: str = "",
 ) -> Image.Image:
-    """Draw a batch: a grid of its images, each with its cut outlined and its class weights below.
+    """Draw a batch: a grid of its images, cuts outlined, class weights under each image.
 
-    Takes what ``DataLoader(..., dtype=torch.uint8, with_plan=True)`` yields. The outline runs
-    around the cut and covers none of its pixels. A bar under each mixed image shows the weights as
-    lengths. Images below 160 px are enlarged by a whole factor without smoothing; none is reduced.
+    Takes what ``DataLoader(..., dtype=torch.uint8, with_plan=True)`` yields. Outlines run around
+    the rectangles of the plan and cover none of their pixels. A bar under each mixed image shows
+    the weights as lengths. Outline, bar and text of a region have one colour. Images below 160 px
+    are enlarged by a whole factor without smoothing. No image is reduced.
 
     Args:
         image: ``[B, 3, height, width]`` uint8 RGB, B at least 1, any device.
-        target: Class indices ``[B]`` int64, class weights ``[B, num_classes]`` float32 with at most
-            two classes per row, or a `MixedTarget`, any device. A class without weight is not
+        target: Class indices ``[B]`` int64, class weights ``[B, num_classes]`` float32, or a
+            `MixedTarget` of any number of regions, any device. Classes without weight are not
             written.
-        plan: The batch's `MixPlan`; one without a cut, or an empty cut, outlines nothing. None, or
-            a sample that keeps all its pixels: nothing is mixed, and a class stands alone.
-        classes: Name of each class, in the order of the indices; too long ones are shortened.
-            Pillow's own font has Latin letters; others show as boxes.
+        plan: Plan of the batch. Without a plan, and for samples that keep all their pixels,
+            nothing is mixed, and a class stands without a number.
+        classes: Name of each class, in the order of the indices. Long names are shortened.
+            Pillow's own font has Latin letters; other letters show as boxes.
         columns: Images per row, at least 1. None finds a near-square grid, without gaps if it can.
         title: One line at the top.
 
@@ -104,7 +108,8 @@ def contact_sheet(
         An RGB image on white.
 
     Raises:
-        ValueError: Images of another type or shape, or a class without a name.
+        ValueError: Images have another type or shape, target or plan are of another batch, or a
+            class has no name.
     """
     where = "contact_sheet"
     if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[1] != 3 or not len(image):
@@ -116,51 +121,72 @@ def contact_sheet(
     shares = class_weights(target, classes)
     if len(shares) != len(image):
         refuse(where, "target", f"have one row for each of {len(image)} images", len(shares))
-    cuts = _cuts(plan, len(image))
-    mixed = [False] * len(image) if plan is None else (plan.kept < 1).tolist()
+    mixed = _is_mixed(plan, len(image))
+    outlines = _outlines(plan, len(image))
     tiles = []
-    for one, share, cut, is_mixed in zip(image.cpu(), shares, cuts, mixed, strict=True):
+    for pixels, share, outline, is_mixed in zip(image.cpu(), shares, outlines, mixed, strict=True):
+        has_numbers = is_mixed or len(share) > 1
         lines = [
-            Line(name, _decimals(weight) if is_mixed or len(share) > 1 else "", accent=number > 0)
-            for number, (name, weight) in enumerate(share)
+            Line(
+                part.name,
+                _decimals(part.weight) if has_numbers else "",
+                INK if part is share[0] else _colour(part.region),
+            )
+            for part in share
         ]
-        other = share[1][1] if len(share) > 1 else None
-        tiles.append(Tile(to_pillow(one), lines, cut, other))
+        bar = [(part.weight, _colour(part.region)) for part in share] if len(share) > 1 else []
+        tiles.append(Tile(to_pillow(pixels), lines, outline, bar))
     return draw_tiles(tiles, columns=columns, title=title)
 
 
-def class_weights(
-    target: torch.Tensor | MixedTarget, classes: Sequence[str]
-) -> list[list[tuple[str, float]]]:
-    """Name and weight of each class that has a part in a sample, per sample.
+class Share(NamedTuple):
+    """Hold one class's part in a sample.
+
+    Attributes:
+        name: Name of the class.
+        weight: Weight of the class in the target, in (0, 1].
+        region: Number of the first region of the class. In dense rows, which know no regions, the
+            rank of the class by weight.
+    """
+
+    name: str
+    weight: float
+    region: int
+
+
+def class_weights(target: torch.Tensor | MixedTarget, classes: Sequence[str]) -> list[list[Share]]:
+    """Return the classes that have a part in each sample.
 
     Args:
         target: As in `contact_sheet`.
         classes: Name of each class.
 
     Returns:
-        Per sample one or two pairs: the sample's own class first, or from dense rows the heavier.
+        Per sample at least one share: the sample's own class first, or from dense rows the
+        heaviest.
     """
     where = "contact_sheet"
     if isinstance(target, MixedTarget):
-        pairs = zip(target.label.tolist(), target.weight.tolist(), strict=True)
-        rows = [_merged(zip(label, weight, strict=True)) for label, weight in pairs]
+        regions = zip(target.label.tolist(), target.weight.tolist(), strict=True)
+        rows = [list(zip(label, weight, strict=True)) for label, weight in regions]
     elif target.is_floating_point():
-        heavy = [[(i, w) for i, w in enumerate(row) if w > 0] for row in target.tolist()]
-        rows = [_merged(sorted(row, key=lambda pair: -pair[1])) for row in heavy]
+        rows = [sorted(enumerate(row), key=lambda pair: -pair[1]) for row in target.tolist()]
     else:
-        rows = [{index: 1.0} for index in target.tolist()]
+        rows = [[(label, 1.0)] for label in target.tolist()]
+    shares = []
     for row in rows:
-        if not 1 <= len(row) <= 2:
-            refuse(where, "target", "have one or two classes with weight per row", len(row))
-        if max(row) >= len(classes):
-            rule = f"name every class, and class {max(row)} occurs"
+        merged = _merged(row)
+        if not merged:
+            refuse(where, "target", "have a class with weight in each row", len(merged))
+        if max(merged) >= len(classes):
+            rule = f"name every class, and class {max(merged)} occurs"
             refuse(where, "classes", rule, f"{len(classes)} names")
-    return [[(classes[index], weight) for index, weight in row.items()] for row in rows]
+        shares.append([Share(classes[label], *part) for label, part in merged.items()])
+    return shares
 
 
 def to_pillow(image: torch.Tensor) -> Image.Image:
-    """``[3, height, width]`` uint8 RGB on the CPU, as a Pillow image."""
+    """Turn ``[3, height, width]`` uint8 RGB on the CPU into a Pillow image."""
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
@@ -170,7 +196,7 @@ def draw_tiles(
     """Lay tiles out in a grid on white.
 
     Args:
-        tiles: At least one; their images have one size.
+        tiles: At least one tile. All images have one size.
         columns: As in `contact_sheet`.
         title: One line at the top.
     """
@@ -179,7 +205,7 @@ def draw_tiles(
     factor = max(1, math.ceil(SHOWN_SIDE / max(width, height)))
     shown = (width * factor, height * factor)
     cell_width = max(shown[0], SHOWN_SIDE * 3 // 4)
-    has_bar = any(tile.other_share is not None for tile in tiles)
+    has_bar = any(tile.shares for tile in tiles)
     num_lines = max(len(tile.lines) for tile in tiles)
     text_top = shown[1] + 10 + (BAR_HEIGHT + 5 if has_bar else 0)
     cell_height = text_top + num_lines * LINE_HEIGHT
@@ -206,37 +232,86 @@ def draw_tiles(
         enlarged = tile.image.resize(shown, Image.Resampling.NEAREST) if factor > 1 else tile.image
         draw.rectangle((left - 1, y - 1, left + shown[0], y + shown[1]), outline=FAINT)
         sheet.paste(enlarged, (left, y))
-        if tile.cut is not None:
-            _outline(draw, tile.cut, left, y, factor)
-        if tile.other_share is not None:
-            _bar(draw, left, y + shown[1] + 8, shown[0], tile.other_share)
+        for box, colour in tile.outlines:
+            _outline(draw, box, colour, left, y, factor)
+        if tile.shares:
+            _bar(draw, left, y + shown[1] + 8, shown[0], tile.shares)
         for line_number, line in enumerate(tile.lines):
             _line(draw, x, y + text_top + line_number * LINE_HEIGHT, cell_width, line, font)
     return sheet
 
 
-def _cuts(plan: MixPlan | None, num_samples: int) -> list[Box | None]:
-    if plan is not None and len(plan.kept) != num_samples:
-        refuse("contact_sheet", "plan", f"be of {num_samples} samples", len(plan.kept))
-    if plan is None or plan.extent is None:
-        return [None] * num_samples
-    boxes: list[Box | None] = []
-    for (y, x), (height, width) in zip(plan.anchor.tolist(), plan.extent.tolist(), strict=True):
-        boxes.append((y, x, y + height, x + width) if height and width else None)
-    return boxes
+def _colour(region: int) -> Colour:
+    return REGIONS[region] if region < len(REGIONS) else REGIONS[1 + (region - 1) % 4]
 
 
-def _merged(pairs: Iterable[tuple[int, float]]) -> dict[int, float]:
-    """Weights added up by class, in order of appearance, those of no weight left out."""
-    weights: dict[int, float] = {}
-    for index, weight in pairs:
+def _is_mixed(plan: MixPlan | None, num_samples: int) -> list[bool]:
+    """Tell for each sample whether pixels were mixed or erased."""
+    if plan is None:
+        return [False] * num_samples
+    if len(plan.source) != num_samples:
+        refuse("contact_sheet", "plan", f"be of {num_samples} samples", len(plan.source))
+    kept = plan.weight[:, 0] if plan.source.shape[1] > 2 else plan.kept
+    return [bool(share < 1) for share in kept.tolist()]
+
+
+def _outlines(
+    plan: MixPlan | None, num_samples: int, num_sources: int = 1
+) -> list[list[tuple[Box, Colour]]]:
+    """Return the rectangles that each sample's regions fill, and their colours.
+
+    Args:
+        plan: Plan of the batch, or None.
+        num_sources: Regions of the batch that the plan is applied to. In a chain, each mix takes
+            regions from the result of the mixes before.
+    """
+    if isinstance(plan, ChosenPlan):
+        return _outlines(plan.plans[int(plan.choice[0])], num_samples, num_sources)
+    outlines: list[list[tuple[Box, Colour]]] = [[] for _ in range(num_samples)]
+    if isinstance(plan, ChainPlan):
+        for part in plan.plans:
+            for outline, more in zip(
+                outlines, _outlines(part, num_samples, num_sources), strict=True
+            ):
+                outline += more
+            num_sources *= part.source.shape[1]
+    elif plan is not None and plan.put is not None:
+        for outline, rectangles in zip(outlines, _filled(plan, plan.put), strict=True):
+            outline += [(box, _colour(region * num_sources)) for box, region in rectangles]
+    return outlines
+
+
+def _filled(plan: MixPlan, put: Rect) -> list[list[tuple[Box, int]]]:
+    """Return box and number of each region with pixels, for each sample.
+
+    The sample's own region is left out where the region is the whole image behind all others.
+    An erased rectangle counts as a region of another image.
+    """
+    is_erased = plan.source.shape[1] == 1
+    values = (plan.weight.tolist(), put.anchor.tolist(), put.extent.tolist())
+    samples = []
+    for regions in zip(*values, strict=True):
+        boxes = []
+        for region, (weight, (y, x), (height, width)) in enumerate(zip(*regions, strict=True)):
+            is_backdrop = region == 0 and (height, width) == plan.size and not is_erased
+            if weight > 0 and height and width and not is_backdrop:
+                boxes.append(((y, x, y + height, x + width), 1 if is_erased else region))
+        samples.append(boxes)
+    return samples
+
+
+def _merged(parts: Iterable[tuple[int, float]]) -> dict[int, tuple[float, int]]:
+    """Add weights up by class, and tell each class's first region. Leave out empty regions."""
+    merged: dict[int, tuple[float, int]] = {}
+    for region, (label, weight) in enumerate(parts):
         if weight > 0:
-            weights[index] = weights.get(index, 0.0) + weight
-    return weights
+            weight_before, first_region = merged.get(label, (0.0, region))
+            merged[label] = weight_before + weight, first_region
+    return merged
 
 
 def _decimals(weight: float) -> str:
-    # A class that has a part never reads as having none, nor as having all beside another one.
+    # No class with a part reads as 0.00, and none beside another class as 1.00.
     if weight < 0.005:
         return "< 0.01"
     return "> 0.99" if 0.995 <= weight < 1 - 1e-6 else f"{weight:.2f}"
@@ -248,33 +323,42 @@ def _columns(num_tiles: int) -> int:
     return next(even, least)
 
 
-def _outline(draw: ImageDraw.ImageDraw, cut: Box, left: int, top: int, factor: int) -> None:
-    y0, x0, y1, x1 = (side * factor for side in cut)
-    for ring, colour in enumerate(OUTLINE):
-        box = (left + x0 - 1 - ring, top + y0 - 1 - ring, left + x1 + ring, top + y1 + ring)
-        draw.rectangle(box, outline=colour)
+def _outline(
+    draw: ImageDraw.ImageDraw, box: Box, colour: Colour, left: int, top: int, factor: int
+) -> None:
+    y0, x0, y1, x1 = (side * factor for side in box)
+    # From the box outwards. No background hides both colours.
+    for ring, ring_colour in enumerate((WHITE, colour, colour, WHITE)):
+        ring_box = (left + x0 - 1 - ring, top + y0 - 1 - ring, left + x1 + ring, top + y1 + ring)
+        draw.rectangle(ring_box, outline=ring_colour)
 
 
-def _bar(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, other_share: float) -> None:
-    split = x + width - round(width * other_share)
-    bottom = y + BAR_HEIGHT - 1
-    if split > x:
-        draw.rectangle((x, y, split - 1, bottom), fill=OWN)
-    if split < x + width:
-        draw.rectangle((split, y, x + width - 1, bottom), fill=OTHER)
+def _bar(
+    draw: ImageDraw.ImageDraw,
+    x: int,
+    y: int,
+    width: int,
+    shares: Sequence[tuple[float, Colour]],
+) -> None:
+    end, covered = x + width, 0.0
+    for share, colour in reversed(shares):
+        covered += share
+        start = x + width - round(width * covered)
+        if start < end:
+            draw.rectangle((start, y, end - 1, y + BAR_HEIGHT - 1), fill=colour)
+        end = start
 
 
 def _line(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, line: Line, font: Font) -> None:
-    colour = OTHER if line.accent else INK
     value_width = math.ceil(draw.textlength(line.value, font)) if line.value else -8
     name = _shortened(line.name, font, width - value_width - 8)
-    draw.text((x, y), name, colour, font)
+    draw.text((x, y), name, line.colour, font)
     if line.value:
-        draw.text((x + width - value_width, y), line.value, colour, font)
+        draw.text((x + width - value_width, y), line.value, line.colour, font)
 
 
 def _shortened(text: str, font: Font, width: float) -> str:
-    """The text on one line, its end replaced by an ellipsis where it is wider than ``width``."""
+    """Return text on one line, its end replaced by an ellipsis where wider than ``width``."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
 # 16 x 16 pixels, red growing downward, green to the right, blue to the upper left. Pillow writes
 # neither kind. By `cjpeg -arithmetic -quality 50` of libjpeg-turbo 2.1.5:
@@ -175,3 +176,35 @@ def strict_complaint(jpeg: bytes) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def odd_files(photo: np.ndarray) -> dict[str, tuple[bytes, np.ndarray]]:
+    """Bytes of odd but good files, and the upright RGB pixels that they stand for."""
+    image = Image.fromarray(photo[:96, :128])
+    files = {}
+
+    def add(name: str, picture: Image.Image, kind: str, **settings: Any) -> None:
+        stream = io.BytesIO()
+        picture.save(stream, kind, **settings)
+        shown = ImageOps.exif_transpose(Image.open(io.BytesIO(stream.getvalue())))
+        files[name] = (stream.getvalue(), np.asarray(shown.convert("RGB")))
+
+    add("gray.jpg", image.convert("L"), "JPEG", quality=95)
+    add("cmyk.jpg", image.convert("CMYK"), "JPEG", quality=95)
+    add("progressive.jpg", image, "JPEG", quality=95, progressive=True)
+    add("full chroma.jpg", image, "JPEG", quality=95, subsampling=0)
+    add("a png.jpg", image, "PNG")
+    add("palette.png", image.convert("P"), "PNG")
+    add("a webp.jpg", image, "WEBP", lossless=True)
+    add("bitmap.bmp", image, "BMP")
+    alpha = image.copy()
+    alpha.putalpha(128)
+    add("with alpha.png", alpha, "PNG")
+    add("gray with alpha.png", alpha.convert("LA"), "PNG")
+    add("a tiff.tif", image, "TIFF")
+    add("portable.ppm", image, "PPM")
+    for orientation in range(2, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        add(f"turned {orientation}.jpg", image, "JPEG", quality=95, exif=exif)
+    return files

@@ -24,8 +24,6 @@ _MEANINGS = {
     "Failed to decode sample #0": "damaged or cut short",
 }
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000")
-
 
 class Diagnosis(NamedTuple):
     """What a look at some images gave, by index.
@@ -112,7 +110,7 @@ def header_size(encoded: np.ndarray) -> tuple[int, int] | None:
     """
     start = encoded[:16].tobytes()
     Image.init()
-    for name in _FORMATS:
+    for name in decode.FORMATS:
         # Not through Image.open, which refuses large images itself, or warns of them.
         make, is_meant = Image.OPEN[name]
         if is_meant is not None and is_meant(start):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -92,7 +91,6 @@ class Report:
         fingerprint: Of the images; see `StoredImages.fingerprint`.
         num_images: Number of images.
         bad: The bad ones, by index.
-        odd: Index and path of the odd ones, by kind; only kinds that occur.
         sizes: How large the images are.
         first_label: What the source was opened with; see `TFRecords`. None where nothing was given.
     """
@@ -101,7 +99,6 @@ class Report:
     fingerprint: str
     num_images: int
     bad: tuple[BadImage, ...]
-    odd: Mapping[str, tuple[tuple[int, str], ...]]
     sizes: Sizes
     first_label: int | None = None
 
@@ -112,7 +109,7 @@ class Report:
         return np.flatnonzero(keep).astype(np.int64)
 
     def to_json(self) -> str:
-        """As text that `from_json` reads. Names bad and odd images only."""
+        """As text that `from_json` reads. Names bad images only."""
         return json.dumps({"format": 1, **asdict(self)}, indent=1) + "\n"
 
     @classmethod
@@ -133,7 +130,7 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str, name: str = "the report") -> Report:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote. Unknown fields, such as ``odd`` of older reports, are ignored.
 
         Args:
             text: The JSON text.
@@ -172,7 +169,7 @@ class _DamagedError(Exception):
 
 
 def _report(fields: dict[str, Any]) -> Report:
-    _object(fields, "", ("source", "fingerprint", "num_images", "bad", "odd", "sizes"))
+    _object(fields, "", ("source", "fingerprint", "num_images", "bad", "sizes"))
     count = _whole(fields["num_images"], "num_images", 1, _MOST_IMAGES)
     bad: dict[int, BadImage] = {}
     for place, found in enumerate(_list(fields["bad"], "bad")):
@@ -183,10 +180,6 @@ def _report(fields: dict[str, Any]) -> Report:
         if index in bad:
             raise _DamagedError(f"`{name}.index` must not be there twice, got {index}")
         bad[index] = BadImage(index, *(_text(image[key], f"{name}.{key}") for key in keys))
-    odd = {}
-    for kind, pairs in _object(fields["odd"], "odd").items():
-        name = f"odd[{kind!r:.80}]"
-        odd[kind] = tuple(_pair(pair, name, count) for pair in _list(pairs, name))
     first_label = fields.get("first_label")
     if first_label is not None:
         _whole(first_label, "first_label", 0, _MOST_IMAGES)
@@ -195,7 +188,6 @@ def _report(fields: dict[str, Any]) -> Report:
         fingerprint=_text(fields["fingerprint"], "fingerprint"),
         num_images=count,
         bad=tuple(bad.values()),
-        odd=odd,
         sizes=_sizes(fields["sizes"], count),
         first_label=first_label,
     )
@@ -215,12 +207,6 @@ def _spread(value: Any, name: str) -> Spread:
     keys = ("min", "median", "max")
     fields = _object(value, name, keys)
     return Spread(*(_number(fields[key], f"{name}.{key}") for key in keys))
-
-
-def _pair(value: Any, name: str, num_images: int) -> tuple[int, str]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise _damaged(name, "hold pairs of an index and a path", value)
-    return _whole(value[0], name, 0, num_images - 1), _text(value[1], name)
 
 
 def _object(value: Any, name: str, keys: tuple[str, ...] = ()) -> dict[str, Any]:

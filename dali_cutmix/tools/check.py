@@ -1,34 +1,116 @@
-"""Every image of a source looked at and decoded: which are bad, which odd, and how large."""
+"""The command ``dali-cutmix check``: which images are bad, before a training run stops at them.
+
+Longer than other commands, since `check_images` is the whole check: `bench` and `tune` use the
+function alone to leave bad images out.
+"""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
 
 from dali_cutmix.core.checks import check_count
 from dali_cutmix.core.dali import Pipeline, fn
 from dali_cutmix.core.device import num_cpus
 from dali_cutmix.serving.diagnose import find_undecodable, why_refused
 from dali_cutmix.sources.base import StoredImages
-from dali_cutmix.sources.report import BadImage, Report, Sizes
-from dali_cutmix.tools.verdict import ODD_KINDS, Look, look, why_bad
+from dali_cutmix.sources.open import open_source
+from dali_cutmix.sources.report import SMALL_SIDE, BadImage, Report, Sizes, Spread
+from dali_cutmix.tools.console import (
+    FirstLabel,
+    absolute,
+    check_ending,
+    errors_as_one_sentence,
+    image_progress,
+    make_folder,
+    native_messages_aside,
+    print_path,
+    print_text,
+    tidy_when_terminated,
+)
+from dali_cutmix.tools.verdict import BAD_KINDS, Look, Verdict, look, verdict_of
 from dali_cutmix.transforms import decode
 
 WHERE = "check_images"
 
+#: Bad files of one kind that are named; the others are counted.
+MOST_NAMES = 20
+
 # DALI 2.4.0 reads the headers of 32 images or more in several threads, and ends the process with
-# SIGSEGV when it cannot read one of them; of fewer it reports the error.
+# SIGSEGV when it cannot read one of them. In smaller batches DALI reports the error.
 _CHUNK_IMAGES = 31
 _CHUNK_PIXELS = 200_000_000
 _CHUNK_BYTES = 1 << 26
 _WAITING_READS = 16  # more than there are CPUs, where reading waits for a network
+
+
+def check(
+    data: Annotated[
+        str,
+        typer.Argument(help="Images: anything that DataLoader takes as a path.", metavar="DATA"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Report to write, a .json file, which `DataLoader` takes as its source. The "
+            "report holds the absolute path of the data."
+        ),
+    ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(min=0, help="Largest image accepted, in pixels; 0 accepts all.")
+    ] = 2**27,
+    num_workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads.", show_default="CPUs of this process, at most 8"),
+    ] = None,
+    first_label: FirstLabel = None,
+) -> None:
+    """Decode every image, and list bad images and the range of sizes.
+
+    Finds files that would stop a training run, and damage that decoders pass over in silence.
+    Exits with status 1 if an image is bad.
+    """
+    check_ending("--out", out, ".json")
+    if out is not None and os.path.realpath(out) == os.path.realpath(data):
+        rule = f"must be another file than DATA, got {str(out)!r}: a report names its source."
+        raise typer.BadParameter(rule, param_hint="--out")
+    with tidy_when_terminated(), errors_as_one_sentence(), _complete_or_absent(out) as write:
+        source = absolute(data)
+        images = open_source(source, first_label=first_label)
+        with (
+            native_messages_aside() as screen,
+            image_progress("Checking", len(images), screen) as on_progress,
+        ):
+            report = check_images(
+                images,
+                num_threads=num_workers,
+                max_pixels=max_pixels or None,
+                on_progress=on_progress,
+                source=source,
+                first_label=first_label,
+            )
+        write(report.to_json())
+    console = Console()
+    _print_sizes(console, report)
+    _print_bad(console, report, out)
+    if out is not None:
+        print_path(console, out)
+    _print(console, _summary(report, out))
+    if report.bad:
+        raise typer.Exit(1)
 
 
 def check_images(
@@ -40,27 +122,29 @@ def check_images(
     source: str = "",
     first_label: int | None = None,
 ) -> Report:
-    """Read every image and decode it twice: by DALI, and by a decoder that lets nothing pass.
+    """Read every image and decode it twice: by DALI, and by a decoder for which warnings count.
 
-    An image is bad if it cannot be read, is empty, is larger than ``max_pixels``, if DALI refuses
-    to decode it on the CPU, or if the strict decoder does: see `jpeg.decode_strictly`. Damage that
-    leaves a stream that can be decoded without any warning is not found: nothing in a JPEG file
-    tells what its pixels were.
+    An image is bad if one of these holds:
 
-    Memory is that of some 60 files and DALI's pixels of up to 200 million pixels, and 16 bytes
-    per image.
+    - The image cannot be read, is empty, or is larger than ``max_pixels``.
+    - DALI refuses to decode the image on the CPU.
+    - The strict decoder complains; see `jpeg.decode_strictly`.
+
+    Damage that leaves a valid stream is not found: no JPEG file says what its pixels were.
+
+    Memory is about 60 files, DALI's pixels of up to 200 million pixels, and 16 bytes per image.
 
     Args:
-        images: The data. Pixels in arrays are counted and not otherwise checked.
-        num_threads: CPU threads to decode with, by DALI and by the strict decoder each; None
-            stands for the CPUs that this process may use, at most 8.
-        max_pixels: Largest image taken, in pixels, as its header says; None takes all.
+        images: The data. Pixels in arrays are counted, and not checked otherwise.
+        num_threads: CPU threads of DALI, and as many of the strict decoder. None takes the CPUs
+            that this process may use, at most 8.
+        max_pixels: Largest image accepted, in pixels by its header. None accepts all.
         on_progress: Called with the number of images done, in ascending order up to all.
-        source: What the report is to call the source.
-        first_label: What the report is to say that the source was opened with.
+        source: Name of the source in the report.
+        first_label: Label of class 0 that the source was opened with, for the report.
 
     Raises:
-        ValueError: ``num_threads`` or ``max_pixels`` below 1.
+        ValueError: ``num_threads`` or ``max_pixels`` is below 1.
     """
     num_threads = num_cpus() if num_threads is None else num_threads
     check_count(WHERE, "num_threads", num_threads, at_least=1)
@@ -69,116 +153,122 @@ def check_images(
     height, width = np.full((2, len(images)), -1, np.int32)
     num_bytes = np.zeros(len(images), np.int64)
     bad: list[BadImage] = []
-    odd: dict[str, list[tuple[int, str]]] = {kind: [] for kind in ODD_KINDS}
-    done = 0
+    num_done = 0
     # Set for all threads at once: each thread's own setting would undo that of another.
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        inspected = stack.enter_context(closing(_looked_at(images, num_threads, max_pixels)))
+        inspected = stack.enter_context(closing(_inspect_all(images, num_threads, max_pixels)))
         dali = stack.enter_context(closing(_Dali(num_threads)))
         for chunk in _chunks(inspected):
-            refused = dali.refused(chunk)
-            for one in chunk:
-                num_bytes[one.index] = one.num_bytes
-                if one.look.size is not None:
-                    height[one.index], width[one.index] = np.minimum(one.look.size, 2**31 - 1)
-                verdict = one.verdict
-                if verdict is None and (one.look.complaint is not None or one.index in refused):
-                    assert one.encoded is not None
-                    verdict = why_bad(one.encoded, one.look.complaint, refused.get(one.index))
+            refusals = dali.refusals(chunk)
+            for image in chunk:
+                num_bytes[image.index] = image.num_bytes
+                if image.look.size is not None:
+                    height[image.index], width[image.index] = np.minimum(image.look.size, 2**31 - 1)
+                verdict = image.verdict(refusals.get(image.index))
                 if verdict is not None:
-                    bad.append(BadImage(one.index, images.path(one.index), *verdict))
-                    continue
-                for kind in one.look.odd:
-                    odd[kind].append((one.index, images.path(one.index)))
-            done += len(chunk)
+                    bad.append(BadImage(image.index, images.path(image.index), *verdict))
+            num_done += len(chunk)
             if on_progress is not None:
-                on_progress(done)
-    known = height >= 0
+                on_progress(num_done)
+    has_size = height >= 0
     return Report(
         source=source,
         fingerprint=images.fingerprint,
         num_images=len(images),
         bad=tuple(bad),
-        odd={kind: tuple(found) for kind, found in odd.items() if found},
-        sizes=Sizes.of(height[known], width[known], num_bytes[known]),
+        sizes=Sizes.of(height[has_size], width[has_size], num_bytes[has_size]),
         first_label=first_label,
     )
 
 
 @dataclass(frozen=True)
 class _Inspected:
-    """One image after its strict decode; ``verdict`` where that is settled without DALI."""
+    """One image after the strict decode.
+
+    Attributes:
+        index: Index in the source.
+        encoded: Bytes of the file, where DALI has to decode them.
+        look: Result of the strict decode.
+        num_bytes: Size of the file.
+        early_verdict: Why the image is bad, where this is settled without a decoder.
+    """
 
     index: int
     encoded: np.ndarray | None
     look: Look
     num_bytes: int = 0
-    verdict: tuple[str, str] | None = None
+    early_verdict: Verdict | None = None
 
-
-_NOTHING = Look(None, None, ())
+    def verdict(self, refusal: str | None) -> Verdict | None:
+        """Return why the image is bad, or None, given what DALI said against it."""
+        if self.encoded is None or (self.look.complaint is None and refusal is None):
+            return self.early_verdict
+        return verdict_of(self.encoded, self.look.complaint, refusal)
 
 
 def _inspect(images: StoredImages, index: int, max_pixels: int | None) -> _Inspected:
     if images.kind == "pixels":
         pixels = images.stored(index)
         shape = int(pixels.shape[0]), int(pixels.shape[1])
-        return _Inspected(index, None, Look(shape, None, ()), pixels.nbytes)
+        return _Inspected(index, None, Look(shape, None), pixels.nbytes)
+    unseen = Look(None, None)
     try:
         encoded = images.encoded(index)
     except OSError as error:
-        verdict = "unreadable", error.strerror or str(error)
-        return _Inspected(index, None, _NOTHING, verdict=verdict)
+        verdict = Verdict("unreadable", error.strerror or str(error))
+        return _Inspected(index, None, unseen, early_verdict=verdict)
     reason = why_refused(encoded, max_pixels)
     if reason is not None:
-        verdict = "too large" if encoded.size else "empty", reason
-        return _Inspected(index, None, _NOTHING, encoded.size, verdict)
-    return _Inspected(index, encoded, look(encoded, images.path(index)), encoded.size)
+        verdict = Verdict("too large" if encoded.size else "empty", reason)
+        return _Inspected(index, None, unseen, encoded.size, verdict)
+    return _Inspected(index, encoded, look(encoded), encoded.size)
 
 
-def _looked_at(
+def _inspect_all(
     images: StoredImages, num_threads: int, max_pixels: int | None
 ) -> Generator[_Inspected, None, None]:
-    """Every image in order, inspected by a thread pool that is a chunk ahead."""
+    """Yield every image in order, inspected by a thread pool that is a chunk ahead."""
     waits = images.kind == "encoded" and images.reads
     num_workers = max(num_threads, _WAITING_READS) if waits else num_threads
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="check")
-    ahead: deque[Future[_Inspected]] = deque()
-    todo = iter(range(len(images)))
-    limit = num_workers + 1  # images in flight; more once it is known how large they are
+    pending: deque[Future[_Inspected]] = deque()
+    indices = iter(range(len(images)))
+    most_pending = num_workers + 1  # grows once the size of the files is known
     try:
         while True:
-            for index in islice(todo, limit - len(ahead)):
-                ahead.append(pool.submit(_inspect, images, index, max_pixels))
-            if not ahead:
+            for index in islice(indices, most_pending - len(pending)):
+                pending.append(pool.submit(_inspect, images, index, max_pixels))
+            if not pending:
                 return
-            one = ahead.popleft().result()
-            fit = min(_CHUNK_IMAGES, _CHUNK_BYTES // max(1, one.num_bytes))
-            limit = num_workers + max(1, fit)
-            yield one
+            image = pending.popleft().result()
+            num_that_fit = min(_CHUNK_IMAGES, _CHUNK_BYTES // max(1, image.num_bytes))
+            most_pending = num_workers + max(1, num_that_fit)
+            yield image
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _chunks(inspected: Iterable[_Inspected]) -> Iterator[list[_Inspected]]:
+    """Group images into chunks that bound number, pixels and bytes."""
     chunk: list[_Inspected] = []
-    pixels = size = 0
-    for one in inspected:
-        height, width = one.look.size or (0, 0)
-        pixels += height * width
-        size += one.num_bytes
-        chunk.append(one)
-        if len(chunk) >= _CHUNK_IMAGES or pixels > _CHUNK_PIXELS or size > _CHUNK_BYTES:
+    num_pixels = num_bytes = 0
+    for image in inspected:
+        height, width = image.look.size or (0, 0)
+        num_pixels += height * width
+        num_bytes += image.num_bytes
+        chunk.append(image)
+        is_full = len(chunk) >= _CHUNK_IMAGES or num_bytes > _CHUNK_BYTES
+        if is_full or num_pixels > _CHUNK_PIXELS:
             yield chunk
-            chunk, pixels, size = [], 0, 0
+            chunk, num_pixels, num_bytes = [], 0, 0
     if chunk:
         yield chunk
 
 
 class _Dali:
-    """DALI's CPU decoder, kept from batch to batch: setting it up costs as much as ten images.
+    """Decode batches on the CPU, with one decoder: building it costs as much as ten images.
 
     Args:
         num_threads: CPU threads.
@@ -188,29 +278,29 @@ class _Dali:
         self._num_threads = num_threads
         self._pipeline: Pipeline | None = None
 
-    def refused(self, chunk: list[_Inspected]) -> dict[int, str]:
-        """Which images it refuses, and why, by index.
+    def refusals(self, chunk: list[_Inspected]) -> dict[int, str]:
+        """Return why DALI refuses images, by index. Accepted images are missing.
 
-        A batch is made of those only that look good, since one that is refused fails them all.
+        Images with a complaint are decoded alone, since one refusal fails a whole batch.
         """
         batch: list[tuple[int, np.ndarray]] = []
-        alone: list[tuple[int, np.ndarray]] = []
-        for one in chunk:
-            if one.encoded is not None and one.verdict is None:
-                looks_good = one.look.complaint is None and one.look.size is not None
-                (batch if looks_good else alone).append((one.index, one.encoded))
-        groups = [[pair] for pair in alone]
-        if batch and not self._takes([encoded for _, encoded in batch]):
+        suspects: list[tuple[int, np.ndarray]] = []
+        for image in chunk:
+            if image.encoded is not None:
+                looks_good = image.look.complaint is None and image.look.size is not None
+                (batch if looks_good else suspects).append((image.index, image.encoded))
+        groups = [[suspect] for suspect in suspects]
+        if batch and not self._decodes([encoded for _, encoded in batch]):
             groups.append(batch)
-        refused: dict[int, str] = {}
+        refusals: dict[int, str] = {}
         for group in groups:
-            found = find_undecodable(
+            reasons = find_undecodable(
                 [encoded for _, encoded in group], num_threads=self._num_threads
             )
-            refused |= {group[position][0]: reason for position, reason in found.items()}
-        return refused
+            refusals |= {group[position][0]: reason for position, reason in reasons.items()}
+        return refusals
 
-    def _takes(self, batch: list[np.ndarray]) -> bool:
+    def _decodes(self, batch: list[np.ndarray]) -> bool:
         if self._pipeline is None:
             self._pipeline = Pipeline(
                 batch_size=_CHUNK_IMAGES,
@@ -225,13 +315,95 @@ class _Dali:
         self._pipeline.feed_input("encoded", batch)
         try:
             self._pipeline.run()
-        except RuntimeError:  # no batch can be run after it
+        except RuntimeError:  # the pipeline runs no batch after an error
             self.close()
             return False
         return True
 
     def close(self) -> None:
-        """Give the decoder's memory back."""
+        """Free the decoder's memory."""
         if self._pipeline is not None:
             self._pipeline._shutdown()
             self._pipeline = None
+
+
+def _summary(report: Report, out: Path | None) -> str:
+    num_images, num_bad = report.num_images, len(report.bad)
+    if not num_bad:
+        return f"All {num_images} images are fine." if num_images > 1 else "The only image is fine."
+    count = f"{num_bad} of {num_images} images {'is' if num_bad == 1 else 'are'} bad."
+    if out is None:
+        return f'{count} With `--out report.json`, `DataLoader("report.json")` leaves them out.'
+    return f'{count} `DataLoader("{_printable(str(out))}")` leaves them out.'
+
+
+def _print_bad(console: Console, report: Report, out: Path | None) -> None:
+    for kind in BAD_KINDS:
+        lines = [f"{image.path}: {image.reason}" for image in report.bad if image.kind == kind]
+        if lines:
+            _print_names(console, f"Bad, {kind}: {len(lines)}", lines, out)
+
+
+def _print_names(console: Console, title: str, lines: Sequence[str], out: Path | None) -> None:
+    _print(console, title)
+    for line in lines[:MOST_NAMES]:
+        _print(console, f"  {line}")
+    if len(lines) > MOST_NAMES:
+        where = f"see {out}" if out is not None else "see --out"
+        _print(console, f"  and {len(lines) - MOST_NAMES} more, {where}")
+
+
+def _print_sizes(console: Console, report: Report) -> None:
+    sizes = report.sizes
+    of_all = "" if sizes.count == report.num_images else f" of {report.num_images}"
+    noun = "image" if report.num_images == 1 else "images"
+    small = f"{sizes.num_small} with a side below {SMALL_SIDE} px"
+    # Not the table's title, which Rich would wrap to the table's width.
+    _print(console, f"{sizes.count}{of_all} {noun}, {small}")
+    table = Table()
+    table.add_column("")
+    for name in ("min", "median", "max"):
+        table.add_column(name, justify="right")
+    rows: list[tuple[str, Spread, float, str]] = [
+        ("width, px", sizes.width, 1, ".0f"),
+        ("height, px", sizes.height, 1, ".0f"),
+        ("megapixels", sizes.megapixels, 1, ".3g"),
+        ("file, kB", sizes.file_bytes, 1e3, ".3g"),
+    ]
+    for name, spread, unit, form in rows:
+        values = (spread.min, spread.median, spread.max)
+        table.add_row(name, *(format(value / unit, form) for value in values))
+    console.print(table)
+
+
+def _print(console: Console, text: str) -> None:
+    print_text(console, _printable(text))
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal cannot show: file names need be neither UTF-8 nor a single line."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+@contextmanager
+def _complete_or_absent(out: Path | None) -> Iterator[Callable[[str], object]]:
+    """Yield a function that writes the report, under another name until the block ends.
+
+    The file is opened at once: an hour of checking must not end at a folder that takes no files.
+    """
+    if out is None:
+        yield str  # discards the text
+        return
+    make_folder(out.parent)
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        file = open(unfinished, "w", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from None
+    try:
+        with file:
+            yield file.write
+        os.replace(unfinished, out)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the commands share: errors as one sentence, folders, progress, and ways to be stopped."""
+"""What commands share: errors as one sentence, folders, progress, and ways to be stopped."""
 
 from __future__ import annotations
 
@@ -31,8 +31,23 @@ FirstLabel = Annotated[
 ]
 
 
+def check_ending(option: str, path: Path | None, ending: str) -> None:
+    """Refuse an output file that has another ending, or that is a folder.
+
+    Raises:
+        typer.BadParameter: Names the option, the rule and the path.
+    """
+    if path is not None and (path.suffix.lower() != ending or path.is_dir()):
+        rule = f"must be a file that ends in {ending}, got {str(path)!r}."
+        raise typer.BadParameter(rule, param_hint=option)
+
+
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, unless it is there."""
+    """Make a folder and its parents, unless the folder exists.
+
+    Raises:
+        OSError: Names the folder and the reason.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -40,15 +55,20 @@ def make_folder(path: Path) -> None:
         raise OSError(message) from error
 
 
+def print_text(console: Console, text: str) -> None:
+    """Print text as it stands: no markup, no colours, no wrapping."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_path(console: Console, path: Path) -> None:
-    """Say what was written."""
-    console.print(f"Wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    """Print that a file or folder was written."""
+    print_text(console, f"Wrote {path}")
 
 
 def absolute(data: str) -> str:
-    """A path that means the same in any working directory; a URL is left as it is."""
-    # Keeps "..", which behind a link leads elsewhere than os.path.abspath has it. The empty path
-    # stays empty, so that it is refused and not taken for the working directory.
+    """Return a path that means the same in any working directory. URLs stay as they are."""
+    # Keeps "..", which os.path.abspath resolves wrongly behind a link. The empty path stays empty:
+    # it must be refused, not taken for the working directory.
     return data if "://" in data or not data else os.fspath(Path(data).absolute())
 
 
@@ -56,15 +76,15 @@ def absolute(data: str) -> str:
 def image_progress(
     what: str, total: int, screen: Console | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """Show how many images are done, a second's worth of them, and the time left.
+    """Show how many images are done, images per second, and the time left.
 
     Args:
-        what: What is done to them, in a word.
+        what: The work, in one word.
         total: Number of images.
-        screen: Where; None stands for stderr. Nothing is written unless that is a terminal.
+        screen: Where to draw; None is stderr. Nothing is drawn unless this is a terminal.
 
     Yields:
-        What is to be called with the number of images done.
+        A function to be called with the number of images done.
     """
     screen = Console(stderr=True) if screen is None else screen
     columns = (
@@ -74,7 +94,7 @@ def image_progress(
         _Rate(),
         TimeRemainingColumn(),
     )
-    # Rich would end it with an empty line where there is no terminal.
+    # Without a terminal, Rich would still print an empty line at the end.
     hidden = not screen.is_terminal
     with Progress(*columns, transient=True, console=screen, disable=hidden) as progress:
         task = progress.add_task(what, total=total)
@@ -88,7 +108,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def tidy_when_terminated() -> Iterator[None]:
-    """Have SIGTERM end the process with status 143 as an exception does, so that it cleans up."""
+    """Turn SIGTERM into an exception, so that files are cleaned up; exit with status 143."""
     if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
         yield
         return
@@ -96,16 +116,16 @@ def tidy_when_terminated() -> Iterator[None]:
     def leave(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    former_handler = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, former_handler)
 
 
 @contextmanager
 def errors_as_one_sentence() -> Iterator[None]:
-    """Print what users can put right without a traceback, and exit with status 1."""
+    """Print errors that a user can mend without a traceback, and exit with status 1."""
     try:
         yield
     except (ValueError, BadFileError, OSError, ImportError) as error:
@@ -122,14 +142,14 @@ def _sentence(error: Exception) -> str:
 
 @contextmanager
 def native_messages_aside() -> Iterator[Console]:
-    """A console on the error stream, which the decoders' own messages do not reach.
+    """Yield a console on the error stream that the decoders' own messages do not reach.
 
-    DALI's decoders, libjpeg and libtiff write a line or two there for each bad file, through the
-    bar and without the file's name.
+    DALI's decoders, libjpeg and libtiff write a line or two for each bad file to the process's
+    error stream. These lines would break the progress bar, and do not name the file.
     """
     try:
         is_stream = sys.stderr.fileno() == 2
-    except (AttributeError, OSError):  # replaced by something that is no file
+    except (AttributeError, OSError):  # replaced by an object without a file descriptor
         is_stream = False
     if not is_stream:
         yield Console(stderr=True)

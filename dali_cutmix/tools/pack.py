@@ -1,4 +1,8 @@
-"""Images of any source packed into WebDataset tar shards: verified, resumable, reproducible."""
+"""The command ``dali-cutmix pack``: images of any source as verified WebDataset tar shards.
+
+Longer than other commands, since a pack also claims its folder and runs worker processes. One
+shard is the business of `pack_shard`.
+"""
 
 from __future__ import annotations
 
@@ -16,33 +20,122 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
 
 from dali_cutmix.core.checks import check_count, is_whole, refuse
 from dali_cutmix.order.sampler import EpochSampler
 from dali_cutmix.order.shard import Shard
 from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.sources.open import open_source
 from dali_cutmix.sources.tar import TarShards
+from dali_cutmix.tools.bench.machine import num_cores
+from dali_cutmix.tools.console import (
+    FirstLabel,
+    errors_as_one_sentence,
+    image_progress,
+    print_path,
+    print_text,
+    tidy_when_terminated,
+)
 from dali_cutmix.tools.pack_shard import Packer, writing
 
 _POLL_S = 0.1
 
 
+def pack(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with one subfolder per class, list file, shards, or report of `check`.",
+            metavar="DATA",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder for the shards.", metavar="OUT")],
+    per_shard: Annotated[int, typer.Option(min=1, help="Images in each shard.")] = 5000,
+    resize: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Shrink the shorter side of every image to at most this many pixels, and encode "
+            "the image again as a JPEG.",
+            show_default="leave the files as they are",
+        ),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="JPEG quality, with --resize.", show_default="90"),
+    ] = None,
+    shuffle: Annotated[bool, typer.Option(help="Pack in a random order, or as listed.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random order.")] = 0,
+    num_workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes.", show_default="one for each CPU")
+    ] = None,
+    first_label: FirstLabel = None,
+) -> None:
+    """Pack images into WebDataset tar shards, for disks and buckets that are slow on small files.
+
+    Every shard is read back and compared before it gets its name. An interrupted run continues
+    when you run the same command again.
+    """
+    if quality is not None and resize is None:
+        rule = "has no meaning without --resize, which leaves the files as they are: leave it out."
+        raise typer.BadParameter(rule, param_hint="--quality")
+    with tidy_when_terminated(), _interruption_as_one_sentence(), errors_as_one_sentence():
+        images = open_source(data, first_label=first_label)
+        with image_progress("Packing", len(images)) as on_progress:
+            packed = pack_images(
+                images,
+                out,
+                per_shard=per_shard,
+                resize=resize,
+                quality=90 if quality is None else quality,
+                shuffle=shuffle,
+                seed=seed,
+                num_workers=num_workers,
+                on_progress=lambda done, _: on_progress(done),
+            )
+    console = Console()
+    print_text(console, packed.summary)
+    print_path(console, out)
+    print_text(console, f'Load it with DataLoader("{out}", ...)')
+
+
+@contextmanager
+def _interruption_as_one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        message = "Interrupted: finished shards are kept. Run the same command again to continue."
+        print_text(Console(stderr=True), message)
+        raise typer.Exit(130) from None  # the shells' convention: 128 and the number of SIGINT
+
+
 @dataclass(frozen=True)
 class Packed:
-    """What `pack_images` made, or found made.
+    """Say what `pack_images` left in its folder.
 
     Attributes:
         num_shards: Number of shards.
         num_images: Number of images in them.
         num_bytes: Size of the shards in bytes, without their indices.
-        num_found: How many of the shards were there already.
+        num_present: How many of the shards were there before.
     """
 
     num_shards: int
     num_images: int
     num_bytes: int
-    num_found: int
+    num_present: int
+
+    @property
+    def summary(self) -> str:
+        """One sentence with all the counts."""
+        images = "1 image" if self.num_images == 1 else f"{self.num_images} images"
+        shards = "1 shard" if self.num_shards == 1 else f"{self.num_shards} shards"
+        present = f", {self.num_present} of them there already" if self.num_present else ""
+        return f"Packed {images} into {shards} of {self.num_bytes / 1e6:.1f} MB in all{present}."
 
 
 def pack_images(
@@ -59,37 +152,43 @@ def pack_images(
 ) -> Packed:
     """Pack images into WebDataset shards ``000000.tar``, ``000001.tar``, ... in a folder.
 
-    A sample is ``<position>_<class>_<name>.<ending>``, the image, and the same with ``.cls``, its
-    class index as text; an image that lies in a shard already has its index for a name. Beside the
-    shards lie their indices for `TarShards` (``000000.tar.index.npz``), the class names
-    (``classes.txt``, one on each line) and the settings (``pack.json``). The same images, settings
-    and versions of Pillow and torch give the same bytes in all of them but ``.tar.index.npz``,
-    which holds the time of its shard.
+    A sample is two members of a shard. ``<position>_<class>_<name>.<ending>`` is the image, and
+    the same with ``.cls`` its class index as text. An image that already lies in a shard has its
+    index for a name. The folder also gets:
 
-    A shard is written under another name, read back, compared, and only then named as above: a
-    shard with its name is whole. After a crash or a full disk, the same call goes on with what is
-    missing. Of the shards that it finds, it compares the names of the members and the size, and not
-    the pixels. Several workers, each at a shard of its own, are processes that import the calling
-    script, which needs its ``if __name__ == "__main__":`` for that.
+    - ``000000.tar.index.npz``, the index of a shard for `TarShards`;
+    - ``classes.txt``, the class names, one on each line;
+    - ``pack.json``, the settings.
+
+    The same images, settings and versions of Pillow and torch give the same bytes in every file
+    but ``.tar.index.npz``, which holds the time of its shard.
+
+    A shard is written under another name, read back, compared, and then renamed, so that a shard
+    with its name is complete. After a crash or a full disk, the same call continues with missing
+    shards. Of shards that exist, size and names of members are compared, and pixels are not.
+
+    Several workers are processes that import the calling script. The script needs its
+    ``if __name__ == "__main__":`` for that.
 
     Args:
         images: The data.
         out: Folder for the shards, made when missing.
         per_shard: Number of images in each shard but the last, at least 1.
-        resize: None leaves the bytes of each image as they are. A number of pixels encodes every
-            image anew: baseline JPEG, RGB, 4:2:0, upright, without metadata, and where its shorter
-            side is longer than this, shrunk to it; the longer side in proportion, rounded.
-        quality: Of JPEG, 1 to 100; without meaning unless ``resize`` is given.
-        shuffle: Pack in a random order. Readers that go through shards in order would otherwise
-            get batches of one class.
-        seed: Of that order, at least 0.
-        num_workers: Number of processes; None takes one for each CPU that this one may use.
+        resize: Longest shorter side in pixels. None keeps the bytes of each image. A number
+            encodes every image again as a baseline JPEG: RGB, 4:2:0, upright, without metadata.
+            Longer shorter sides are shrunk to it, longer sides in proportion, rounded.
+        quality: JPEG quality in [1, 100]. Has no meaning unless ``resize`` is given.
+        shuffle: Pack in a random order. In listed order, readers that go through shards
+            sequentially would get batches of one class.
+        seed: Seed of that order, at least 0.
+        num_workers: Number of processes. None takes one for each CPU that this process may use.
         on_progress: Called with the number of images done and the number of all.
 
     Raises:
         ValueError: An argument is out of range, a class name holds a line break, or ``out`` holds
             anything but a part of the same pack.
-        BadImageError: An image cannot be read, is none, or cannot be decoded (with ``resize``).
+        BadImageError: An image cannot be read, is not an image, or cannot be decoded (with
+            ``resize``).
         OSError: A shard cannot be written or does not read back as it was written, or another
             process packs into ``out``.
     """
@@ -101,21 +200,15 @@ def pack_images(
     check_count("pack", "num_workers", 1 if num_workers is None else num_workers, at_least=1)
     if images.kind == "pixels":
         refuse("pack", "images", "be image files, encoded", images)
-    num_classes = images.count_classes(None)
-    classes = [*images.classes, *map(str, range(len(images.classes), num_classes))]
-    for label in classes:
-        if label.splitlines() not in ([], [label]):
-            rule = "have no line breaks, since classes.txt holds one on each line"
-            refuse("pack", "class names", rule, label)
+    class_lines = _class_lines(images)
     folder, root = Path(out), getattr(images, "root", None)
     if root is not None and folder.resolve().is_relative_to(Path(root).resolve()):
         refuse("pack", "out", f"lie outside of {root}, the folder that is packed", str(folder))
-    names = "".join(f"{label}\n" for label in classes).encode("utf-8", "surrogateescape")
     num_shards = -(-len(images) // per_shard)
     manifest = {
         "format": "dali-cutmix pack 1",
         "fingerprint": images.fingerprint,
-        "classes": blake2b(names, digest_size=8).hexdigest(),
+        "classes": blake2b(class_lines, digest_size=8).hexdigest(),
         "num_images": len(images),
         "num_shards": num_shards,
         "per_shard": int(per_shard),
@@ -126,29 +219,40 @@ def pack_images(
     }
     order = EpochSampler(len(images), shuffle=shuffle, seed=seed, shard=Shard()).order(0)
     packer = Packer(images, order, folder, per_shard, resize, quality)
-    num_workers = min(num_workers or len(os.sched_getaffinity(0)), num_shards)
+    num_workers = min(num_workers or num_cores(), num_shards)
     with _claimed(folder, manifest):
         with writing(folder / "classes.txt"):
-            (folder / "classes.txt").write_bytes(names)
-        work = _pack_in_processes if num_workers > 1 else _pack_here
-        made = work(packer, num_shards, num_workers, on_progress or (lambda *_: None))
-        # Writes the index of each shard beside it, so that both can be uploaded.
+            (folder / "classes.txt").write_bytes(class_lines)
+        pack_all = _pack_in_processes if num_workers > 1 else _pack_here
+        shards = pack_all(packer, num_shards, num_workers, on_progress or (lambda *_: None))
+        # Writes the index of each shard beside the shard, so that both can be uploaded.
         TarShards(folder, progress=False)
-    num_found = sum(was_there for _, was_there in made)
-    return Packed(num_shards, len(images), sum(size for size, _ in made), num_found)
+    num_present = sum(was_present for _, was_present in shards)
+    return Packed(num_shards, len(images), sum(size for size, _ in shards), num_present)
+
+
+def _class_lines(images: StoredImages) -> bytes:
+    """Return the content of ``classes.txt``. Classes without a name are called by their index."""
+    num_classes = images.count_classes(None)
+    names = [*images.classes, *map(str, range(len(images.classes), num_classes))]
+    for name in names:
+        if name.splitlines() not in ([], [name]):
+            rule = "have no line breaks, since classes.txt holds one on each line"
+            refuse("pack", "class names", rule, name)
+    return "".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape")
 
 
 @contextmanager
 def _claimed(folder: Path, manifest: dict[str, Any]) -> Iterator[None]:
-    """Hold a folder that is empty or the beginning of the same pack; no other process may."""
+    """Hold a folder that is empty or the beginning of the same pack, against other processes."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "pack.json"
-    others = sorted(os.listdir(folder))
-    if others and path.name not in others:
+    names = sorted(os.listdir(folder))
+    if names and path.name not in names:
         rule = "be a new or empty folder, or the beginning of the same pack"
-        refuse("pack", "out", rule, str(folder), f"It holds {others[0]!r}: choose another folder.")
-    wanted = json.dumps(manifest, indent=1) + "\n"
-    # Written in place and never replaced, since it is what the lock is held on.
+        refuse("pack", "out", rule, str(folder), f"It holds {names[0]!r}: choose another folder.")
+    text = json.dumps(manifest, indent=1) + "\n"
+    # Written in place and never replaced, since the lock is held on this very file.
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,65 +263,69 @@ def _claimed(folder: Path, manifest: dict[str, Any]) -> Iterator[None]:
             ) from None
         except OSError:  # a file system without locks
             pass
-        found = file.read()
-        if not wanted.startswith(found):  # the beginning of it is left by a run that was killed
-            _refuse_other_pack(folder, manifest, found)
-        if found != wanted:
+        former_text = file.read()
+        if not text.startswith(former_text):  # a run that was killed leaves the beginning
+            _refuse_other_pack(folder, manifest, former_text)
+        if former_text != text:
             with writing(path):
                 file.seek(0)
-                file.write(wanted)
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
         yield
 
 
-def _refuse_other_pack(folder: Path, manifest: dict[str, Any], text: str) -> None:
-    found: Any = None
+def _refuse_other_pack(folder: Path, manifest: dict[str, Any], former_text: str) -> None:
+    former: Any = None
     with suppress(ValueError):
-        found = json.loads(text)
-    if not isinstance(found, dict) or "format" not in found:
-        way_out = "Its pack.json is none that pack wrote: choose another folder."
+        former = json.loads(former_text)
+    if not isinstance(former, dict) or "format" not in former:
+        way_out = "Its pack.json was not written by pack: choose another folder."
         refuse("pack", "out", "be the beginning of the same pack", str(folder), way_out)
-    differing = [
-        f"{key} was {found.get(key)!r} and is now {value!r}"
+    differences = [
+        f"{key} was {former.get(key)!r} and is now {value!r}"
         for key, value in manifest.items()
-        if found.get(key) != value and key != "num_shards"
+        if former.get(key) != value and key != "num_shards"
     ]
     raise ValueError(
         f"pack: {folder} holds a pack of other data or with other settings: "
-        f"{', '.join(differing)}. Go on with the same, or choose another folder."
+        f"{', '.join(differences)}. Continue with the same, or choose another folder."
     )
 
 
 def _pack_here(
     packer: Packer, num_shards: int, _: int, on_progress: Callable[[int, int], None]
 ) -> list[tuple[int, bool]]:
-    done, total = count(1), len(packer.order)
-    return [
-        packer.pack(number, lambda: on_progress(next(done), total)) for number in range(num_shards)
-    ]
+    """Pack in this process; see `_pack_in_processes`."""
+    num_done, num_images = count(1), len(packer.order)
+
+    def on_image() -> None:
+        on_progress(next(num_done), num_images)
+
+    return [packer.pack(number, on_image) for number in range(num_shards)]
 
 
 def _pack_in_processes(
     packer: Packer, num_shards: int, num_workers: int, on_progress: Callable[[int, int], None]
 ) -> list[tuple[int, bool]]:
-    # Not forked from this process, whose threads (of DALI and torch) would be missing in the copy.
+    """Return for every shard its size in bytes, and whether the shard was there before."""
+    # Not forked from this process: threads of DALI and torch would be missing in the copy.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once, and not by each worker
-    done, stop = context.Value("q", 0), context.Event()
-    with ProcessPoolExecutor(num_workers, context, _begin, (packer, done, stop)) as pool:
-        futures = [pool.submit(_pack_one, number) for number in range(num_shards)]
+    context.set_forkserver_preload([__name__])  # imported once, instead of by each worker
+    num_done, stop = context.Value("q", 0), context.Event()
+    with ProcessPoolExecutor(num_workers, context, _begin, (packer, num_done, stop)) as pool:
+        futures = [pool.submit(_pack_shard, number) for number in range(num_shards)]
         try:
             pending = set(futures)
             while pending:
                 ended, pending = wait(pending, _POLL_S, FIRST_EXCEPTION)
                 for future in ended:
                     future.result()
-                on_progress(done.value, len(packer.order))
+                on_progress(num_done.value, len(packer.order))
         except BrokenProcessPool:
             raise OSError(
-                "pack: a worker process was killed, perhaps for want of memory. Finished shards "
-                "are kept: run the same command again to go on, with fewer workers if need be."
+                "pack: a worker process was killed, perhaps for lack of memory. Finished shards "
+                "are kept: run the same command again to continue, with fewer workers if need be."
             ) from None
         finally:
             stop.set()
@@ -226,35 +334,35 @@ def _pack_in_processes(
 
 
 class _StoppedError(Exception):
-    """Raised in a worker when another one has failed, or the user has had enough."""
+    """Raised in a worker when another worker has failed, or the user has interrupted the pack."""
 
 
 _on_image: Callable[[], None]
 _packer: Packer
 
 
-def _begin(packer: Packer, done: Any, stop: Any) -> None:
+def _begin(packer: Packer, num_done: Any, stop: Any) -> None:
     """Make a process a worker."""
     global _packer, _on_image
 
     def on_image() -> None:
         if stop.is_set():
             raise _StoppedError
-        with done.get_lock():
-            done.value += 1
+        with num_done.get_lock():
+            num_done.value += 1
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it is told, and stops
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and stops the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _packer, _on_image = packer, on_image
 
 
 def _end_with_parent() -> None:
-    # A pool's workers would wait for ever for the next task of a process that was killed.
+    # Workers of a killed process would otherwise wait for a task that never comes.
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _pack_one(number: int) -> tuple[int, bool]:
+def _pack_shard(number: int) -> tuple[int, bool]:
     return _packer.pack(number, _on_image)

@@ -1,4 +1,4 @@
-"""One tar shard: images read, encoded anew where asked for, written, and verified."""
+"""Write one tar shard: read images, encode them again if asked to, write and verify them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.sources.base import Selection, StoredImages
 from dali_cutmix.sources.read_ahead import NOTHING, ReadAhead
 from dali_cutmix.sources.shards import PackedImages
+from dali_cutmix.transforms.decode import FORMATS
 
-# How files begin that DALI decodes, by the ending that they get, which is one that TarShards takes.
+# First bytes of formats that DALI decodes, by the ending of their members. TarShards takes these.
 _BEGINNINGS = {
     "jpg": rb"\xff\xd8\xff",
     "png": rb"\x89PNG\r\n\x1a\n",
@@ -31,13 +32,11 @@ _BEGINNINGS = {
     "tif": rb"II\*\0|MM\0\*",
     "ppm": rb"P[1-6]\s",
 }
-# Pillow's names of these. Others stay closed: it would start Ghostscript for PostScript.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 _READ_AT_ONCE = 32
 
 
 class BadImageError(BadFileError):
-    """An image that cannot be packed: it cannot be read, is none, or cannot be decoded."""
+    """Say that an image cannot be read, is not an image, or cannot be decoded."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -46,13 +45,13 @@ class BadImageError(BadFileError):
 
 
 class Sample(NamedTuple):
-    """One image as it was given to a shard to be written.
+    """Describe one image as it was written into a shard.
 
     Attributes:
-        name: Of the member that holds the image; that of its label ends in ``.cls`` instead.
+        name: Name of the image's member. The label's member ends in ``.cls`` instead.
         label: Class index.
         digest: blake2b of the image's bytes, 16 bytes long.
-        size: ``(width, height)`` in pixels where encoded anew; None where left as it was.
+        size: ``(width, height)`` in pixels where encoded again. None where left as it was.
     """
 
     name: str
@@ -63,15 +62,15 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Packer:
-    """Makes one shard after another; handed to each worker process once.
+    """Write one shard after another. Each worker process gets a copy.
 
     Args:
         images: The data.
-        order: Their indices in the order to be packed: ``[len(images)]`` int64.
-        folder: Where the shards go.
+        order: Indices of the images in the order of packing: ``[len(images)]`` int64.
+        folder: Folder of the shards.
         per_shard: Images in each shard but the last.
-        resize: Shorter side in pixels, or None: see `pack_images`.
-        quality: Of JPEG.
+        resize: Longest shorter side in pixels, or None; see `pack_images`.
+        quality: JPEG quality.
     """
 
     images: StoredImages
@@ -82,19 +81,21 @@ class Packer:
     quality: int
 
     def pack(self, number: int, on_image: Callable[[], None]) -> tuple[int, bool]:
-        """Make one shard unless it is there.
+        """Write one shard unless the shard exists.
+
+        Of a shard that exists, size and names of members are compared, and pixels are not.
 
         Args:
-            number: Of the shard, from 0.
-            on_image: Called for each of its images; what it raises ends the work, without a trace.
+            number: Number of the shard, from 0.
+            on_image: Called for each image. An exception from it ends the work, and leaves no
+                unfinished file.
 
         Returns:
-            Size of the shard in bytes, and whether it was there. Of one that was, the names of its
-            members and its size are compared, and not its pixels.
+            Size of the shard in bytes, and whether the shard existed.
 
         Raises:
-            ValueError: The shard is there, and is not what it should be.
-            BadImageError: An image cannot be read, is none, or cannot be decoded.
+            ValueError: The shard exists, and does not hold its samples.
+            BadImageError: An image cannot be read, is not an image, or cannot be decoded.
             OSError: The shard cannot be written, or does not read back as it was written.
         """
         shard = self.folder / f"{number:06d}.tar"
@@ -102,26 +103,26 @@ class Packer:
         positions = range(len(self.order))[number * self.per_shard :][: self.per_shard]
         with writing(shard):
             try:
-                was_there = shard.exists()
-                if was_there:
+                was_present = shard.exists()
+                if was_present:
                     self._check(shard, positions)
                     for _ in positions:
                         on_image()
                 else:
                     verify_shard(part, self._write(part, positions, on_image))
                     os.replace(part, shard)
-                return shard.stat().st_size, was_there
+                return shard.stat().st_size, was_present
             finally:
                 part.unlink(missing_ok=True)
 
     def _key(self, position: int) -> str:
-        """Cannot leave a folder, holds no dot, and is unique through its number."""
+        """Return the name of a sample: unique by its number, without dots or slashes."""
         index = int(self.order[position])
         label = int(self.images.targets[index])
-        known = label < len(self.images.classes)
-        name = self.images.classes[label] if known else str(label)
+        has_name = label < len(self.images.classes)
+        name = self.images.classes[label] if has_name else str(label)
         if _lie_in_shards(self.images):
-            stem = str(index)  # a name would have to be read from the shard
+            stem = str(index)  # the name would have to be read from the shard
         else:
             stem = os.path.splitext(os.path.basename(self.images.path(index)))[0]
         slugs = [re.sub(r"[^A-Za-z0-9_-]", "_", text[:32]) for text in (name, stem)]
@@ -131,15 +132,15 @@ class Packer:
         keys = [self._key(position) for position in positions]
         try:
             with tarfile.open(shard, "r:") as tar:
-                found = [member.name.partition(".")[0] for member in tar]
+                stems = [member.name.partition(".")[0] for member in tar]
                 num_records = -(-(tar.offset + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE)
         except tarfile.TarError:
-            found, num_records = [], 0
-        whole = shard.stat().st_size == num_records * tarfile.RECORDSIZE
-        if not whole or found[::2] != keys or found[1::2] != keys:
+            stems, num_records = [], 0
+        is_complete = shard.stat().st_size == num_records * tarfile.RECORDSIZE
+        if not is_complete or stems[::2] != keys or stems[1::2] != keys:
             raise ValueError(
-                f"pack: {shard} was there, and does not hold its {len(keys)} samples: it was "
-                "damaged or changed. Remove it, and run the same command again."
+                f"pack: {shard} exists, and does not hold its {len(keys)} samples: the shard was "
+                "damaged or changed. Remove the shard, and run the same command again."
             )
 
     def _write(self, part: Path, positions: range, on_image: Callable[[], None]) -> list[Sample]:
@@ -160,7 +161,7 @@ class Packer:
             tar.close()
             file.flush()
             os.fsync(file.fileno())
-            # Out of the page cache, so that it is verified as the disk gives it back.
+            # Out of the page cache, so that verification reads from the disk.
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return samples
 
@@ -169,12 +170,13 @@ class Packer:
         batch = [NOTHING] * _READ_AT_ONCE
         try:
             for number, index in enumerate(indices):
-                turn, place = divmod(number, _READ_AT_ONCE)
-                if self.images.reads and not place:
-                    batch = ahead.batch(turn)
+                batch_number, position = divmod(number, _READ_AT_ONCE)
+                if self.images.reads and not position:
+                    batch = ahead.batch(batch_number)
                 try:
-                    # What could not be read ahead is nothing: read again, to say why.
-                    stored = batch[place] if batch[place].size else self.images.encoded(index)
+                    # An image that could not be read ahead is empty: read again, to say why.
+                    read_ahead = batch[position]
+                    stored = read_ahead if read_ahead.size else self.images.encoded(index)
                 except OSError as error:
                     reason = error.strerror or str(error)
                     raise BadImageError(self.images.path(index), reason) from error
@@ -183,16 +185,16 @@ class Packer:
             ahead.close()
 
     def _prepare(self, index: int, data: bytes) -> tuple[bytes, str, tuple[int, int] | None]:
-        """Bytes to write, their ending, and ``(width, height)`` where encoded anew."""
-        kinds = (k for k, begins in _BEGINNINGS.items() if re.match(begins, data, re.DOTALL))
-        ending = next(kinds, None)
+        """Return bytes to write, their ending, and ``(width, height)`` where encoded again."""
+        endings = (e for e, start in _BEGINNINGS.items() if re.match(start, data, re.DOTALL))
+        ending = next(endings, None)
         if ending is None:
             reason = "no image, or of a kind that is not supported" if data else "the file is empty"
             raise BadImageError(self.images.path(index), reason)
         if self.resize is None:
             return data, ending, None
         try:
-            return encode_anew(data, self.resize, self.quality)
+            return encode_again(data, self.resize, self.quality)
         except Exception as error:  # Pillow raises nearly anything on a broken file
             raise BadImageError(self.images.path(index), str(error)) from error
 
@@ -203,23 +205,24 @@ def _lie_in_shards(images: StoredImages) -> bool:
     return isinstance(images, PackedImages)
 
 
-def encode_anew(data: bytes, resize: int, quality: int) -> tuple[bytes, str, tuple[int, int]]:
+def encode_again(data: bytes, resize: int, quality: int) -> tuple[bytes, str, tuple[int, int]]:
     """Encode an image file as a baseline JPEG: RGB, 4:2:0, upright, without metadata.
 
     Args:
         data: The image file.
-        resize: What the shorter side is shrunk to, in pixels, where it is longer.
-        quality: Of JPEG, 1 to 100.
+        resize: Longest shorter side in pixels. A longer one is shrunk to it.
+        quality: JPEG quality in [1, 100].
 
     Returns:
         The new file, its ending ``"jpg"``, and its ``(width, height)`` in pixels.
 
     Raises:
-        Exception: Pillow cannot decode it, with whatever Pillow raises.
+        Exception: Pillow cannot decode the file. Pillow raises nearly anything.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as stored:
+        # Other formats stay closed: Pillow would start Ghostscript for PostScript.
+        with Image.open(io.BytesIO(data), formats=FORMATS) as stored:
             image = ImageOps.exif_transpose(stored)
     if image.mode[0] in "IF":  # Pillow would clip these at 255
         pixels = np.asarray(image)
@@ -231,21 +234,21 @@ def encode_anew(data: bytes, resize: int, quality: int) -> tuple[bytes, str, tup
     if short > resize:
         width, height = (round(side * resize / short) for side in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
-    image.info = {}  # or its comment would be written
+    image.info = {}  # else Pillow would write the comment
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return file.getvalue(), "jpg", image.size
 
 
 def verify_shard(path: str | os.PathLike[str], expected: Sequence[Sample]) -> None:
-    """Read a shard from its file and compare it with what it was written from.
+    """Read a shard from its file and compare the members with the samples written.
 
     Args:
         path: The shard.
-        expected: Its samples, in their order.
+        expected: Samples of the shard, in order.
 
     Raises:
-        OSError: It cannot be read, or holds something else: says which sample.
+        OSError: The shard cannot be read, or holds other members. Names the first such sample.
     """
     with tarfile.open(path, "r:") as tar:
         for sample in expected:
@@ -261,7 +264,7 @@ def verify_shard(path: str | os.PathLike[str], expected: Sequence[Sample]) -> No
                     if decoded.size != sample.size:
                         raise OSError(f"{sample.name} is decoded to another size")
         if tar.next() is not None:
-            raise OSError("it holds more than was written")
+            raise OSError("the shard holds more than was written")
 
 
 def _next_member(tar: tarfile.TarFile, name: str) -> bytes:
@@ -273,19 +276,19 @@ def _next_member(tar: tarfile.TarFile, name: str) -> bytes:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)  # of no user, no time, and mode 0644
+    member = tarfile.TarInfo(name)  # without user and time, mode 0644
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say in an `OSError` what could not be written, and that the same command goes on."""
+    """Turn errors into an `OSError` that names the file, the reason and the way out."""
     try:
         yield
     except (OSError, tarfile.TarError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(
-            f"pack: cannot write {path}: {reason}. Finished shards are kept: put this right, and "
-            "run the same command again to go on."
+            f"pack: cannot write {path}: {reason}. Finished shards are kept: mend this, and run "
+            "the same command again to continue."
         ) from error

@@ -1,19 +1,19 @@
-"""What one image file is, by its bytes: sound, odd but fine, or bad and how."""
+"""Tell from the bytes of one image file whether the file is good, or bad and how."""
 
 from __future__ import annotations
 
 import io
 import re
 from dataclasses import dataclass
-from functools import cache
-from pathlib import PurePath
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from dali_cutmix.tools.jpeg import Jpeg, decode_strictly, said
+from dali_cutmix.tools.jpeg import Jpeg, decode_strictly, message_of
+from dali_cutmix.transforms.decode import FORMATS
 
-#: Kinds of bad files, in the order in which they are told.
+#: Kinds of bad files, in the order in which a report lists them.
 BAD_KINDS = (
     "unreadable",
     "empty",
@@ -24,18 +24,7 @@ BAD_KINDS = (
     "damaged",
 )
 
-#: Kinds of files that are odd but load as they should, in the order in which they are told.
-ODD_KINDS = (
-    "CMYK",
-    "turned by EXIF",
-    "progressive",
-    "arithmetic coding",
-    "format differs from name",
-    "trailing bytes",
-    "unusual header",
-)
-
-_DECODED = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")  # by DALI, on the CPU
+# First bytes of formats that Pillow may not open, by Pillow's names.
 _STARTS = {
     re.compile(rb"\x89PNG"): "PNG",
     re.compile(rb"RIFF....WEBP", re.DOTALL): "WEBP",
@@ -47,79 +36,83 @@ _STARTS = {
 }
 
 
-@dataclass(frozen=True)
-class Look:
-    """What a look at one file gave.
+class Verdict(NamedTuple):
+    """Say why a file is bad.
 
     Attributes:
-        size: ``(height, width)`` in pixels as the header says; None where it does not.
-        complaint: What the strict decoder has against it; None when nothing.
-        odd: Which of `ODD_KINDS` it is.
+        kind: One of `BAD_KINDS`.
+        reason: Message of a decoder or of the system.
+    """
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """Hold the result of a strict decode.
+
+    Attributes:
+        size: ``(height, width)`` in pixels by the header. None where the header does not say.
+        complaint: First warning or error of the strict decoder. None without any.
     """
 
     size: tuple[int, int] | None
     complaint: str | None
-    odd: tuple[str, ...]
 
 
-def look(encoded: np.ndarray, path: str) -> Look:
-    """Decode an image file strictly, and say what is odd about it.
+def look(encoded: np.ndarray) -> Look:
+    """Decode an image file strictly: JPEGs by libjpeg-turbo, other formats by Pillow.
 
-    A JPEG is decoded by libjpeg-turbo, every other format by Pillow. What Pillow does not know
-    is left for DALI to judge.
+    A file that Pillow does not know gets no complaint. DALI judges such files.
 
     Args:
         encoded: Bytes of the file: ``[size]`` uint8, at least 1.
-        path: Its name, for the format that its ending promises.
     """
     data = encoded.tobytes()
     if data.startswith(b"\xff\xd8"):
         jpeg = Jpeg.of(data)
-        against, harmless = decode_strictly(data, jpeg)
-        facts = {
-            "CMYK": jpeg.num_channels == 4,
-            "turned by EXIF": b"Exif\0" in data[: jpeg.scan] and _is_turned(data),
-            "progressive": jpeg.frame in (2, 10),
-            "arithmetic coding": jpeg.frame in (9, 10),
-            "format differs from name": _promised(path) not in (None, "JPEG", "MPO"),
-            "trailing bytes": jpeg.end not in (None, len(data)) or "trailing bytes" in harmless,
-            "unusual header": "unusual header" in harmless,
-        }
-        return Look(jpeg.size, against, tuple(kind for kind in facts if facts[kind]))
+        return Look(jpeg.size, decode_strictly(data, jpeg))
     size: tuple[int, int] | None = None
     complaint: str | None = None
-    odd: tuple[str, ...] = ()
     try:
         with Image.open(io.BytesIO(data)) as image:
             size = image.height, image.width
-            facts = {
-                "turned by EXIF": image.getexif().get(0x0112, 1) in range(2, 9),
-                "format differs from name": _promised(path) not in (None, image.format),
-            }
-            odd = tuple(kind for kind in facts if facts[kind])
             image.load()
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises nearly anything on a broken file
-        complaint = said(error) if size is not None else None
-    return Look(size, complaint, odd)
+        complaint = message_of(error) if size is not None else None
+    return Look(size, complaint)
 
 
-def why_bad(encoded: np.ndarray, complaint: str | None, refusal: str | None) -> tuple[str, str]:
-    """Kind and reason of a bad file that could be read and is not empty.
+def verdict_of(encoded: np.ndarray, complaint: str | None, refusal: str | None) -> Verdict:
+    """Return kind and reason of a bad file that could be read and is not empty.
 
-    The kind follows from facts. A JPEG, known by its first two bytes, is *unsupported* if its
-    frame header names a kind of coding or a depth that DALI does not decode, *cut short* if no end
-    marker follows its pixels, else *damaged*. Of other files, those that neither Pillow opens nor
-    the first bytes tell are *no image*; those of a format that DALI does not decode are
-    *unsupported*. What is left is *cut short* if its last chunk is missing (PNG), if it is shorter
-    than it says (WebP) or if Pillow finds it truncated; *damaged* if Pillow complains of anything
-    else; and *unsupported* if Pillow loads it.
+    The kind of a JPEG, known by its first two bytes, is the first of these that holds:
+
+    ============== ===========================================================================
+    *unsupported*  The frame header names a coding or a depth that DALI does not decode.
+    *cut short*    No end marker follows the pixels.
+    *unsupported*  The strict decoder has no complaint.
+    *damaged*      All else.
+    ============== ===========================================================================
+
+    The kind of any other file is the first of these that holds:
+
+    ============== ===========================================================================
+    *no image*     Neither Pillow nor the first bytes tell a format.
+    *unsupported*  DALI does not decode the format.
+    *cut short*    The last chunk is missing (PNG), the file is shorter than its header says
+                   (WebP), or Pillow calls the file truncated.
+    *unsupported*  Pillow loads the file.
+    *damaged*      All else.
+    ============== ===========================================================================
 
     Args:
         encoded: Bytes of the file: ``[size]`` uint8, at least 1.
-        complaint: Of the strict decoder; see `Look`.
-        refusal: What DALI said; None if it took the file.
+        complaint: Complaint of the strict decoder; see `Look`.
+        refusal: Reason of DALI's refusal. None if DALI decoded the file.
     """
     data = encoded.tobytes()
     reason = complaint or refusal or ""
@@ -128,34 +121,35 @@ def why_bad(encoded: np.ndarray, complaint: str | None, refusal: str | None) -> 
     if data.startswith(b"\xff\xd8"):
         jpeg = Jpeg.of(data)
         if not jpeg.is_supported:
-            return "unsupported", reason
+            return Verdict("unsupported", reason)
         if jpeg.is_cut_short(data):
-            return "cut short", reason
-        return "unsupported" if complaint is None else "damaged", reason
+            return Verdict("cut short", reason)
+        return Verdict("unsupported" if complaint is None else "damaged", reason)
     format_, opens = _format_of(data)
     if format_ is None:
         start = data.find(b"\xff\xd8\xff")
-        return "no image", reason + (f"; a JPEG starts at byte {start}" if start > 0 else "")
-    if format_ not in _DECODED:
-        return "unsupported", f"{format_} is not decoded by DALI"
+        hint = f"; a JPEG starts at byte {start}" if start > 0 else ""
+        return Verdict("no image", reason + hint)
+    if format_ not in FORMATS:
+        return Verdict("unsupported", f"{format_} is not decoded by DALI")
     is_short = "truncated" in reason.lower()
     if format_ == "PNG":
         is_short |= b"IEND" not in data[-64:]
     elif format_ == "WEBP":
         is_short |= int.from_bytes(data[4:8], "little") + 8 > len(data)
     if is_short:
-        return "cut short", reason
-    sound = opens and complaint is None and not (format_ == "PNG" and _has_wrong_checksum(data))
-    return "unsupported" if sound else "damaged", reason
+        return Verdict("cut short", reason)
+    loads = opens and complaint is None and not (format_ == "PNG" and _has_wrong_checksum(data))
+    return Verdict("unsupported" if loads else "damaged", reason)
 
 
 def _format_of(data: bytes) -> tuple[str | None, bool]:
-    """Format by Pillow's opinion, and if it opens the file; or else by the first bytes."""
+    """Return the format by Pillow or else by the first bytes, and whether Pillow opens the file."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.format, True
     except Exception:  # Pillow raises nearly anything on a broken header
-        return next((kind for start, kind in _STARTS.items() if start.match(data)), None), False
+        return next((name for start, name in _STARTS.items() if start.match(data)), None), False
 
 
 def _has_wrong_checksum(data: bytes) -> bool:
@@ -165,21 +159,3 @@ def _has_wrong_checksum(data: bytes) -> bool:
     except Exception:
         return True
     return False
-
-
-def _is_turned(data: bytes) -> bool:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.getexif().get(0x0112, 1) in range(2, 9)
-    except Exception:
-        return False
-
-
-def _promised(path: str) -> str | None:
-    """Pillow's name of the format that the ending of a name stands for."""
-    return _formats().get(PurePath(path).suffix.lower())
-
-
-@cache
-def _formats() -> dict[str, str]:
-    return Image.registered_extensions()

@@ -16,6 +16,9 @@ from typing import Any
 
 from dali_cutmix.core.dali import INT32, UINT16, DataNode, fn, merge, split
 
+#: Formats that DALI decodes on the CPU, by Pillow's names.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000")
+
 
 class Encoded:
     """Decode the image files of a graph, as far as pixels are asked for.

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
+import damage
 from dali_cutmix import BadFileError, CutMix, DataLoader, EvalTransform, TrainTransform
 
 
@@ -143,44 +144,12 @@ def test_path_that_no_file_can_have_is_named(photos: list[np.ndarray], tmp_path:
         list(DataLoader(pairs, 4, transform=TrainTransform(size=16)))
 
 
-def odd_files(photo: np.ndarray) -> dict[str, tuple[bytes, np.ndarray]]:
-    """Bytes of odd but good files, and the upright RGB pixels that they stand for."""
-    image = Image.fromarray(photo[:96, :128])
-    files = {}
-
-    def add(name: str, picture: Image.Image, kind: str, **settings: Any) -> None:
-        stream = io.BytesIO()
-        picture.save(stream, kind, **settings)
-        shown = ImageOps.exif_transpose(Image.open(io.BytesIO(stream.getvalue())))
-        files[name] = (stream.getvalue(), np.asarray(shown.convert("RGB")))
-
-    add("gray.jpg", image.convert("L"), "JPEG", quality=95)
-    add("cmyk.jpg", image.convert("CMYK"), "JPEG", quality=95)
-    add("progressive.jpg", image, "JPEG", quality=95, progressive=True)
-    add("full chroma.jpg", image, "JPEG", quality=95, subsampling=0)
-    add("a png.jpg", image, "PNG")
-    add("palette.png", image.convert("P"), "PNG")
-    add("a webp.jpg", image, "WEBP", lossless=True)
-    add("bitmap.bmp", image, "BMP")
-    alpha = image.copy()
-    alpha.putalpha(128)
-    add("with alpha.png", alpha, "PNG")
-    add("gray with alpha.png", alpha.convert("LA"), "PNG")
-    add("a tiff.tif", image, "TIFF")
-    add("portable.ppm", image, "PPM")
-    for orientation in range(2, 9):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        add(f"turned {orientation}.jpg", image, "JPEG", quality=95, exif=exif)
-    return files
-
-
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("cropped", [False, True])
 def test_odd_files_become_upright_rgb(
     tmp_path: Path, photos: list[np.ndarray], device: str, cropped: bool
 ) -> None:
-    files = odd_files(photos[0])
+    files = damage.odd_files(photos[0])
     for name, (data, _) in files.items():
         (tmp_path / name).write_bytes(data)
     pairs = [(str(tmp_path / name), 0) for name in files]

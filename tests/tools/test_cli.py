@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,7 @@ def test_show_mixes_nothing_at_prob_0(photo_folder: Path, tmp_path: Path) -> Non
     assert np.array_equal(pictures[0], pictures[1])
 
 
+@pytest.mark.slow
 def test_show_needs_no_package_of_the_demo(photo_folder: Path, tmp_path: Path) -> None:
     # In a process of its own, since both packages are imported in this one.
     code = (
@@ -149,6 +151,7 @@ def test_show_takes_no_options_without_meaning(
 # demo
 
 
+@pytest.mark.slow
 def test_demo_writes_digits_a_contact_sheet_and_a_report_and_prints_the_numbers(
     tmp_path: Path,
 ) -> None:
@@ -180,7 +183,7 @@ def test_demo_without_its_packages_says_what_to_install(
     monkeypatch.setitem(sys.modules, "sklearn", None)
     said = sentence(call("demo", "--out", tmp_path / "out"), 1)
     assert said.startswith("demo: scikit-learn cannot be imported")
-    assert said.endswith("Install what the demo needs with `pip install 'dali-cutmix[demo]'`.")
+    assert said.endswith("Install the demo's packages with `pip install 'dali-cutmix[demo]'`.")
     assert not (tmp_path / "out").exists()
 
 
@@ -214,6 +217,21 @@ def test_help_describes_every_command_and_option() -> None:
         for parameter in command.params:
             assert parameter.help, parameter.name
             assert parameter.help.split(",")[0][:24] in text
+
+
+README = Path(dali_cutmix.__file__).parent / "tools/README.md"
+COMMANDS = re.findall(r"^dali-cutmix (.*)$", README.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_readme_have_the_options_that_it_names(line: str) -> None:
+    name, *arguments = line.split()
+    command = get_command(app).commands[name]
+    command.make_context(name, arguments).close()
+
+
+def test_readme_shows_every_command() -> None:
+    assert sorted(line.split()[0] for line in COMMANDS) == sorted(get_command(app).commands)
 
 
 def test_installed_command_runs() -> None:

@@ -16,11 +16,19 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from dali_cutmix import CutMix
-from dali_cutmix.tools.demo import HEADLINE, SIDES, Demo, DemoSettings, need_extra, run_demo
-from dali_cutmix.tools.digits import MEAN, STD, write_digits
-from dali_cutmix.tools.report import render
-from dali_cutmix.tools.trial import (
+from dali_cutmix.tools.demo.comparison import (
+    HEADLINE,
+    SIDES,
+    Comparison,
+    DemoSettings,
+    compare,
+    require_packages,
+)
+from dali_cutmix.tools.demo.digits import MEAN, STD, write_digits
+from dali_cutmix.tools.demo.report import render
+from dali_cutmix.tools.demo.trial import (
     Digits,
+    Trial,
     TrialSettings,
     calibration_error,
     load,
@@ -47,20 +55,32 @@ def few(folders: tuple[Path, Path]) -> Digits:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Demo, list[tuple[str, int, int]]]:
+def run(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Comparison, list[tuple[str, int, int]]]:
     """A short demo, and the steps that it told of."""
     steps: list[tuple[str, int, int]] = []
     settings = DemoSettings(num_runs=2, trial=TrialSettings(epochs=1))
-    found = run_demo(tmp_path_factory.mktemp("demo"), settings, lambda *step: steps.append(step))
-    return found, steps
+    measured = compare(tmp_path_factory.mktemp("demo"), settings, lambda *s: steps.append(s))
+    return measured, steps
+
+
+def trial_of(seed: int, accuracy: float) -> Trial:
+    values = {side: accuracy - side / 100 for side in (0, *SIDES)}
+    errors = dict.fromkeys((0, *SIDES), (1 - accuracy) / 3)
+    return Trial(seed, 0.99, values, errors, {}, images_per_s=1234.5, wait_share=0.12)
 
 
 @pytest.fixture
-def found(run: tuple[Demo, list[tuple[str, int, int]]]) -> Demo:
-    return run[0]
+def found() -> Comparison:
+    """What a demo of two runs could have found."""
+    sheets = [Image.new("RGB", (40, 30), colour) for colour in ("teal", "navy")]
+    without, mixed = ([trial_of(n, a + n / 50) for n in (0, 1)] for a in (0.7, 0.75))
+    setup = {"Machine": "a CPU", "Versions": "dali_cutmix 1", "Date": "2026-01-01"}
+    return Comparison(DemoSettings(num_runs=2), without, mixed, 1697, *sheets, 60.0, setup)
 
 
-def with_gains(found: Demo, gains: list[float], whole: float = 0.01) -> Demo:
+def with_gains(found: Comparison, gains: list[float], whole: float = 0.01) -> Comparison:
     """A demo whose accuracies under occlusion differ by ``gains``, and by ``whole`` without."""
     without, mixed = [], []
     for gain in gains:
@@ -183,6 +203,7 @@ def test_trial_leaves_torchs_random_state_and_threads_alone(few: Digits) -> None
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_baseline_fits_its_training_images(few: Digits) -> None:
     trial = run_trial(few, None, 0, TrialSettings(epochs=40), lambda: None)
     assert trial.train_accuracy == 1
@@ -216,8 +237,9 @@ def test_calibration_error_is_0_when_certain_and_right_and_1_when_certain_and_wr
 # What is found and what is said
 
 
+@pytest.mark.slow
 def test_every_step_of_every_model_is_told(
-    run: tuple[Demo, list[tuple[str, int, int]]],
+    run: tuple[Comparison, list[tuple[str, int, int]]],
 ) -> None:
     models = ["without mixing, run 1", "with CutMix, run 1", "without mixing, run 2"]
     models.append("with CutMix, run 2")
@@ -225,7 +247,10 @@ def test_every_step_of_every_model_is_told(
     assert run[1] == [(models[step // 2], step + 1, 8) for step in range(8)]
 
 
-def test_runs_are_paired_by_seed(found: Demo) -> None:
+@pytest.mark.slow
+def test_runs_are_paired_by_seed(run: tuple[Comparison, list[tuple[str, int, int]]]) -> None:
+    found = run[0]
+    assert set(found.setup) == {"Machine", "Versions", "Date"}
     assert [trial.seed for trial in found.without] == [0, 1]
     assert [trial.seed for trial in found.mixed] == [0, 1]
     for side in (0, *SIDES):
@@ -269,13 +294,13 @@ def test_runs_are_paired_by_seed(found: Demo) -> None:
     ],
 )
 def test_reading_says_who_is_ahead_only_when_every_run_agrees(
-    found: Demo, gains: list[float], reading: str
+    found: Comparison, gains: list[float], reading: str
 ) -> None:
     assert with_gains(found, gains).reading == reading
     assert reading in render(with_gains(found, gains))
 
 
-def test_report_is_one_file_that_fetches_nothing(found: Demo) -> None:
+def test_report_is_one_file_that_fetches_nothing(found: Comparison) -> None:
     html = render(found)
     sources = re.findall(r'\bsrc\s*=\s*"([^"]{0,30})', html)
     assert len(sources) == 3
@@ -284,7 +309,7 @@ def test_report_is_one_file_that_fetches_nothing(found: Demo) -> None:
     assert not re.search(r"https?:|//|<link|<script|<iframe|@import|url\(|href", without_pictures)
 
 
-def test_pictures_in_the_report_are_the_sheets_and_a_chart(found: Demo) -> None:
+def test_pictures_in_the_report_are_the_sheets_and_a_chart(found: Comparison) -> None:
     encoded = re.findall(r"base64,([^\"]*)", render(found))
     chart, sheet, hidden = (Image.open(io.BytesIO(base64.b64decode(data))) for data in encoded)
     assert sheet.tobytes() == found.contact_sheet.tobytes()
@@ -293,7 +318,7 @@ def test_pictures_in_the_report_are_the_sheets_and_a_chart(found: Demo) -> None:
     assert {(226, 61, 30), (125, 134, 143), (255, 255, 255)} <= colours
 
 
-def test_report_holds_the_numbers_with_count_and_spread(found: Demo) -> None:
+def test_report_holds_the_numbers_with_count_and_spread(found: Comparison) -> None:
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", render(found)))
     for trials in (found.without, found.mixed):
         for side in (0, HEADLINE):
@@ -309,13 +334,13 @@ def test_report_holds_the_numbers_with_count_and_spread(found: Demo) -> None:
         assert value in text
 
 
-def test_report_of_one_run_claims_no_spread(found: Demo) -> None:
+def test_report_of_one_run_claims_no_spread(found: Comparison) -> None:
     html = render(replace(found, without=found.without[:1], mixed=found.mixed[:1]))
     assert "±" not in html
     assert "Single values over n = 1" in html
 
 
-def test_report_escapes_what_the_machine_is_called(found: Demo) -> None:
+def test_report_escapes_what_the_machine_is_called(found: Comparison) -> None:
     html = render(replace(found, setup={"Machine": "<script>alert('&')</script>"}))
     assert "<script>" not in html
     assert "&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;" in html
@@ -347,7 +372,7 @@ def test_settings_outside_their_range_are_refused_before_anything_is_written(
     settings: DemoSettings, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        run_demo(tmp_path, settings)
+        compare(tmp_path, settings)
     assert not list(tmp_path.iterdir())
 
 
@@ -362,4 +387,4 @@ def test_missing_package_is_named_with_what_to_install(
         rf"^demo: {package} cannot be imported \(.*\)\. .*`pip install 'dali-cutmix\[demo\]'`\.$"
     )
     with pytest.raises(ImportError, match=message):
-        need_extra()
+        require_packages()

@@ -371,6 +371,7 @@ def test_progress_counts_every_step_once(folder: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_loaders_serve_what_is_asked_for_and_a_step_waits(photo_folder: Path) -> None:
     work = Work(str(photo_folder), num_classes=3, size=32, batch_size=8, threads=1)
     loaders = "dali_cutmix.tools.bench.loaders:"
@@ -441,11 +442,13 @@ def test_machine_has_a_short_name(cpu: str, gpus: list[Any], name: str) -> None:
 # The probe
 
 
+@pytest.mark.slow
 def test_probe_passes_where_regions_can_be_decoded(photo_folder: Path) -> None:
     files = sorted(map(str, photo_folder.rglob("*.jpg")))
     assert probe_roi_decode(files, "cpu") is None
 
 
+@pytest.mark.slow
 def test_probe_says_why_not(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no picture")
@@ -454,6 +457,7 @@ def test_probe_says_why_not(tmp_path: Path) -> None:
     assert said.startswith("nvImageCodec failure")  # DALI's own reason, not the end of its report
 
 
+@pytest.mark.slow
 def test_probe_that_takes_too_long_has_failed(photo_folder: Path) -> None:
     files = [str(next(photo_folder.rglob("*.jpg")))]
     assert probe_roi_decode(files, "cpu", timeout_s=0.1) == "it was not done after 0.1 s"

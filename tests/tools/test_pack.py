@@ -23,19 +23,17 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
-from test_tfrecord import write_records
 from typer.testing import CliRunner
 
 from dali_cutmix import BadFileError, FileList
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.tar import TarShards
-from dali_cutmix.tools import pack_command
-from dali_cutmix.tools.pack import Packed, pack_images
-from dali_cutmix.tools.pack_command import pack
+from dali_cutmix.tools.pack import Packed, pack, pack_images
 from dali_cutmix.tools.pack_shard import BadImageError, Sample, verify_shard
+from records import write_records
 
 WAY_OUT = "Run `dali-cutmix check DATA --out report.json`, then pack report.json into a new folder."
-GO_ON = "Finished shards are kept: put this right, and run the same command again to go on."
+GO_ON = "Finished shards are kept: mend this, and run the same command again to continue."
 
 
 def pack_here(images: Any, out: Path, **settings: Any) -> Packed:
@@ -93,7 +91,7 @@ def test_images_are_packed_unchanged_with_the_classes_of_their_files(
     shards = sorted(out.glob("*.tar"))
     assert [path.name for path in shards] == ["000000.tar", "000001.tar", "000002.tar"]
     size = sum(path.stat().st_size for path in shards)
-    assert packed == Packed(num_shards=3, num_images=21, num_bytes=size, num_found=0)
+    assert packed == Packed(num_shards=3, num_images=21, num_bytes=size, num_present=0)
     expected = {Path(path).read_bytes(): label for path, label in files.samples}
     assert len(expected) == 21
     found = samples(out)
@@ -434,6 +432,7 @@ def test_bad_images_are_named_with_the_way_out(photo_folder: Path, tmp_path: Pat
         )
 
 
+@pytest.mark.slow
 def test_bad_image_ends_all_workers_and_leaves_no_part(photo_folder: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_text("no image")
@@ -459,7 +458,7 @@ def test_packing_again_finds_the_shards_and_leaves_them(photo_folder: Path, tmp_
     before = contents(tmp_path)
     times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
     second = pack_here(files, tmp_path, per_shard=8)
-    assert (first.num_found, second.num_found) == (0, 3)
+    assert (first.num_present, second.num_present) == (0, 3)
     assert second == Packed(3, 21, first.num_bytes, 3)
     assert contents(tmp_path) == before
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")} == times
@@ -477,12 +476,12 @@ def test_pack_of_other_settings_or_data_is_refused_with_what_differs(
     assert told == (
         f"pack: {tmp_path} holds a pack of other data or with other settings: per_shard was 8 and "
         "is now 9, seed was 0 and is now 2, resize was None and is now 32, quality was None and is "
-        "now 80. Go on with the same, or choose another folder."
+        "now 80. Continue with the same, or choose another folder."
     )
     other = FileList.from_folder(numbered_folder)
     told = message(lambda: pack_here(other, tmp_path, per_shard=8), ValueError)
     assert re.search(r"settings: fingerprint was '\w{16}' and is now '\w{16}', classes was", told)
-    assert "num_images was 21 and is now 23. Go on" in told
+    assert "num_images was 21 and is now 23. Continue" in told
     assert contents(tmp_path) == before
 
 
@@ -506,7 +505,7 @@ def test_folder_of_other_files_is_refused_and_left_as_it_is(
     (tmp_path / "pack.json").write_text("[]")
     assert message(lambda: pack_here(files, tmp_path), ValueError) == (
         f"pack: `out` must be the beginning of the same pack, got {str(tmp_path)!r}. Its pack.json "
-        "is none that pack wrote: choose another folder."
+        "was not written by pack: choose another folder."
     )
     assert contents(tmp_path) == {"000000.tar": b"precious", "pack.json": b"[]"}
 
@@ -537,11 +536,11 @@ def test_shard_that_was_damaged_later_is_refused_by_name(
     for damaged in (whole[:9000], whole[:-512], b"", whole[:-10240], longer, other):
         shard.write_bytes(damaged)
         assert message(lambda: pack_here(files, tmp_path, per_shard=8), ValueError) == (
-            f"pack: {shard} was there, and does not hold its 8 samples: it was damaged or changed. "
-            "Remove it, and run the same command again."
+            f"pack: {shard} exists, and does not hold its 8 samples: the shard was damaged or "
+            "changed. Remove the shard, and run the same command again."
         )
     shard.unlink()
-    assert pack_here(files, tmp_path, per_shard=8).num_found == 2
+    assert pack_here(files, tmp_path, per_shard=8).num_present == 2
     assert shard.read_bytes() == whole
 
 
@@ -566,7 +565,7 @@ def test_second_pack_into_the_same_folder_is_refused(photo_folder: Path, tmp_pat
     assert told == [
         f"pack: another process packs into {tmp_path}. Wait for its end, or choose another folder."
     ]
-    assert pack_here(files, tmp_path).num_found == 1
+    assert pack_here(files, tmp_path).num_present == 1
 
 
 @pytest.mark.parametrize(
@@ -634,7 +633,7 @@ def test_missing_surplus_and_swapped_samples_are_noticed(shard: tuple[Path, list
     first, second, *rest = expected
     label = first._replace(label=4)
     for other, told in (
-        (expected[:-1], "it holds more than was written"),
+        (expected[:-1], "the shard holds more than was written"),
         ([second, first, *rest], "00000001_3_01.png does not read back as it was written"),
         (
             [first._replace(name="x.png"), second, *rest],
@@ -708,7 +707,7 @@ if __name__ == "__main__":
             print(error)
         print(sorted(os.listdir(f"{disk}/out")))
         subprocess.run(["mount", "-o", "remount,size=40m", disk], check=True)
-        print(pack_images(files, f"{disk}/out", per_shard=20, num_workers=1).num_found)
+        print(pack_images(files, f"{disk}/out", per_shard=20, num_workers=1).num_present)
         subprocess.run(["cp", "-r", f"{disk}/out", f"{folder}/full"], check=True)
     try:
         pack("interrupted", lambda: os.killpg(0, signal.SIGINT))  # all, as a terminal does
@@ -757,6 +756,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Run:
     return Run(folder, data, disk, ended.returncode, ended.stdout, ended.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["interrupted", "killed"])
 def test_pack_that_was_cut_off_goes_on_to_the_same_bytes(
     way: str, run: Run, tmp_path: Path
@@ -774,12 +774,13 @@ def test_pack_that_was_cut_off_goes_on_to_the_same_bytes(
     times = {name: (out / name).stat().st_mtime_ns for name in shards}
     settings: dict[str, Any] = {"per_shard": 20, "resize": 100}
     files = FileList.from_file(run.data)
-    assert pack_here(files, out, **settings).num_found == len(shards)
+    assert pack_here(files, out, **settings).num_present == len(shards)
     pack_here(files, tmp_path / "undisturbed", **settings)
     assert contents(out) == contents(tmp_path / "undisturbed")
     assert {name: (out / name).stat().st_mtime_ns for name in shards} == times
 
 
+@pytest.mark.slow
 def test_full_disk_is_told_and_more_room_is_all_it_takes(run: Run, tmp_path: Path) -> None:
     if run.disk is None:
         pytest.skip("no tmpfs can be mounted here: see the test with a limit on file sizes")
@@ -835,7 +836,7 @@ def test_command_packs_and_says_how_to_load(photo_folder: Path, tmp_path: Path) 
     )
     files = FileList.from_folder(photo_folder)
     again = pack_here(files, out, per_shard=8, resize=64, quality=80, seed=3)
-    assert again.num_found == 3
+    assert again.num_present == 3
     shutil.rmtree(out)
     call(photo_folder, out, "--no-shuffle")
     result = call(photo_folder, out, "--no-shuffle")
@@ -878,9 +879,9 @@ def test_command_that_is_stopped_keeps_finished_shards_and_leaves_no_part(
     arguments = (photo_folder, out, "--per-shard", "8", "--num-workers", "1")
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(pack_command, "image_progress", stopping)
+        patch.setattr("dali_cutmix.tools.pack.image_progress", stopping)
         result = call(*arguments)
-    told = "Interrupted: finished shards are kept. Run the same command again to go on.\n"
+    told = "Interrupted: finished shards are kept. Run the same command again to continue.\n"
     assert (result.exit_code, result.stdout) == (128 + number, "")
     assert result.stderr == (told if number == signal.SIGINT else "")
     assert signal.getsignal(signal.SIGTERM) == handler

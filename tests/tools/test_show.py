@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from dali_cutmix import MixedTarget, MixPlan, dense_target
-from dali_cutmix.contact_sheet import FONT_SIZE, INK, OTHER, OWN, class_weights, contact_sheet
+from dali_cutmix import (
+    RICAP,
+    Chain,
+    CutMix,
+    Cutout,
+    MixedTarget,
+    MixPlan,
+    MixUp,
+    RandomChoice,
+    Rect,
+    ResizeMix,
+    dense_target,
+    draw_plan,
+)
+from dali_cutmix.contact_sheet import (
+    FONT_SIZE,
+    INK,
+    OTHER,
+    OWN,
+    REGIONS,
+    class_weights,
+    contact_sheet,
+)
+from dali_cutmix.mixing.chain import ChainPlan
 
 NAMES = ("coffee", "cat", "dog")
 
@@ -27,10 +51,12 @@ def telling(num: int, size: tuple[int, int]) -> torch.Tensor:
 def plan(size: tuple[int, int], cuts: list[tuple[int, int, int, int]]) -> MixPlan:
     """A plan with the given cuts, ``(top, left, height, width)``, from the next sample."""
     own = torch.arange(len(cuts), dtype=torch.int32)
-    anchor = torch.tensor([cut[:2] for cut in cuts], dtype=torch.int32)
-    extent = torch.tensor([cut[2:] for cut in cuts], dtype=torch.int32)
-    kept = 1 - extent.prod(1) / (size[0] * size[1])
-    return MixPlan(own, own.roll(-1), kept, kept, anchor, extent, size)
+    cut = torch.tensor(cuts, dtype=torch.int32)
+    back = torch.tensor([0, 0, *size], dtype=torch.int32).expand(len(cuts), 4)
+    rect = Rect(*torch.stack([back, cut], 1).split(2, dim=2))
+    share = cut[:, 2:].prod(1) / (size[0] * size[1])
+    source, weight = torch.stack([own, own.roll(-1)], 1), torch.stack([1 - share, share], 1)
+    return MixPlan(source, weight, size, taken=rect, put=rect)
 
 
 def pair(labels: list[tuple[int, int]], kept: list[float]) -> MixedTarget:
@@ -91,9 +117,8 @@ def test_outline_runs_around_the_plans_cut_and_covers_none_of_it(size: tuple[int
     cuts = [(5, 3, 8, 6), (0, 0, 7, 9), (height - 6, width - 5, 6, 5), (0, 0, *size), (4, 0, 1, 1)]
     image, with_cuts = telling(5, size), plan(size, cuts)
     target = torch.zeros(5, dtype=torch.int64)
-    empty = MixPlan(**{**vars(with_cuts), "extent": torch.zeros(5, 2, dtype=torch.int32)})
     sheet = contact_sheet(image, target, with_cuts, classes=NAMES)
-    bare = contact_sheet(image, target, empty, classes=NAMES)
+    bare = contact_sheet(image, target, replace(with_cuts, taken=None, put=None), classes=NAMES)
     changed = (pixels(sheet) != pixels(bare)).any(2)
     factor = -(-160 // max(size))
     for (y, x, cut_height, cut_width), (top, left) in zip(cuts, places(bare, image), strict=True):
@@ -125,10 +150,8 @@ def test_outline_stands_out_from_any_background(colour: tuple[int, int, int]) ->
 
 def test_blended_and_unmixed_batches_have_no_outline() -> None:
     image, target = telling(3, (32, 32)), pair([(0, 1)] * 3, [0.7] * 3)
-    cut = plan((32, 32), [(0, 0, 0, 0)] * 3)
-    kept = torch.full((3,), 0.7)
-    blended = MixPlan(**{**vars(cut), "kept": kept, "anchor": None, "extent": None})
-    empty = MixPlan(**{**vars(cut), "kept": kept})
+    empty = replace(plan((32, 32), [(0, 0, 0, 0)] * 3), weight=target.weight)
+    blended = replace(empty, taken=None, put=None)
     sheets = [contact_sheet(image, target, one, classes=NAMES) for one in (blended, empty, None)]
     assert sheets[0] == sheets[1] == sheets[2]
 
@@ -162,15 +185,16 @@ def test_bar_is_divided_as_the_weights_are() -> None:
         assert not (np.diff(own.astype(int)) > 0).any()
 
 
+def named(target: MixedTarget) -> list[list[tuple[str, float]]]:
+    return [[share[:2] for share in row] for row in class_weights(target, NAMES)]
+
+
 def test_weight_of_one_class_in_both_places_is_added_up() -> None:
-    assert class_weights(pair([(1, 1)], [0.75]), NAMES) == [[("cat", 1.0)]]
+    assert named(pair([(1, 1)], [0.75])) == [[("cat", 1.0)]]
 
 
 def test_class_without_weight_is_not_written() -> None:
-    assert class_weights(pair([(1, 2), (1, 2)], [1.0, 0.0]), NAMES) == [
-        [("cat", 1.0)],
-        [("dog", 1.0)],
-    ]
+    assert named(pair([(1, 2), (1, 2)], [1.0, 0.0])) == [[("cat", 1.0)], [("dog", 1.0)]]
 
 
 def test_every_form_of_target_draws_the_same_sheet() -> None:
@@ -221,6 +245,67 @@ def test_long_class_names_stay_under_their_own_image() -> None:
     assert not changed[~under].any()
 
 
+# Plans of other numbers of regions
+
+
+def test_every_region_is_named_weighed_and_outlined_in_its_own_colour() -> None:
+    put = torch.tensor([[[0, 0, 32, 32], [4, 4, 8, 8], [18, 18, 10, 8]]], dtype=torch.int32)
+    rect = Rect(*put.split(2, dim=2))
+    share = torch.tensor([[1024 - 64 - 80, 64, 80]]) / 1024
+    regions = MixPlan(torch.zeros(1, 3, dtype=torch.int32), share, (32, 32), rect, rect)
+    image, target = telling(1, (32, 32)), MixedTarget(torch.tensor([[0, 1, 2]]), share)
+    sheet = contact_sheet(image, target, regions, classes=NAMES)
+    bare = contact_sheet(image, target, classes=NAMES)
+    changed = (pixels(sheet) != pixels(bare)).any(2)
+    ((top, left),) = places(bare, image)
+    for (y, x, height, width), colour in zip(put[0, 1:].tolist(), REGIONS[1:3], strict=True):
+        y0, x0 = top + 5 * y, left + 5 * x
+        y1, x1 = y0 + 5 * height, x0 + 5 * width
+        assert not changed[y0:y1, x0:x1].any()
+        ring = pixels(sheet)[y0 - 2 : y1 + 2, x0 - 2 : x1 + 2]
+        for side in (ring[0], ring[-1], ring[:, 0], ring[:, -1]):
+            assert (side == colour).all()
+        changed[y0 - 4 : y1 + 4, x0 - 4 : x1 + 4] = False
+    assert not changed.any()
+    for name, value, colour in zip(
+        NAMES, ("0.86", "0.06", "0.08"), (INK, *REGIONS[1:]), strict=False
+    ):
+        assert written(sheet, name, colour)
+        assert written(sheet, value, colour)
+    bar = pixels(sheet)[top + 160 + 10, left : left + 160]
+    for weight, colour in zip(share[0].tolist(), REGIONS, strict=False):
+        assert abs((bar == colour).all(1).mean() - weight) <= 1 / 160
+
+
+MIXES = [RICAP(), ResizeMix(), Cutout(16), Chain([CutMix(), CutMix()]), Chain([CutMix(), MixUp()])]
+MIXES += [RandomChoice([CutMix(), MixUp(), Cutout(16)]), RandomChoice([RICAP(), CutMix()])]
+
+
+@pytest.mark.parametrize("mix", MIXES, ids=repr)
+def test_every_mix_is_drawn_with_the_weights_of_its_dense_target(mix: Any) -> None:
+    names = [f"class {number}" for number in range(8)]
+    for batch in range(4):
+        drawn = draw_plan(mix, 8, (32, 32), seed=1, epoch=0, batch=batch)
+        target = MixedTarget(torch.arange(8)[drawn.source.long()], drawn.weight)
+        contact_sheet(telling(8, (32, 32)), target, drawn, classes=names)
+        for row, shares in zip(dense_target(target, 8), class_weights(target, names), strict=True):
+            expected = {
+                name: weight for name, weight in zip(names, row.tolist(), strict=True) if weight
+            }
+            assert {share.name: share.weight for share in shares} == pytest.approx(expected)
+
+
+def test_chain_outlines_the_cuts_of_each_of_its_mixes() -> None:
+    cuts = [plan((32, 32), [(2, 2, 6, 6)] * 2), plan((32, 32), [(20, 20, 8, 8)] * 2)]
+    image, label = telling(2, (32, 32)), torch.zeros(2, dtype=torch.int64)
+    bare = pixels(contact_sheet(image, label, classes=NAMES))
+    chain = ChainPlan(cuts[0].source, cuts[0].weight, (32, 32), plans=tuple(cuts))
+    changed = (pixels(contact_sheet(image, label, chain, classes=NAMES)) != bare).any(2)
+    for one in cuts:
+        alone = (pixels(contact_sheet(image, label, one, classes=NAMES)) != bare).any(2)
+        assert (changed | ~alone).all()
+
+
 # What is refused
 
 
@@ -266,7 +351,7 @@ def test_plan_of_another_batch_is_refused() -> None:
         )
 
 
-def test_row_of_more_than_two_classes_is_refused() -> None:
-    message = "contact_sheet: `target` must have one or two classes with weight per row, got 3."
+def test_row_without_any_weight_is_refused() -> None:
+    message = "contact_sheet: `target` must have a class with weight in each row, got 0."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        contact_sheet(telling(1, (8, 8)), torch.tensor([[0.5, 0.3, 0.2]]), classes=NAMES)
+        contact_sheet(telling(1, (8, 8)), torch.zeros(1, 3), classes=NAMES)

@@ -1,1 +1,1 @@
-"""Loaders against each other: the same work, interleaved, each in a process of its own, checked."""
+"""Race loaders against each other: the same work in turns, checked, each in its own process."""

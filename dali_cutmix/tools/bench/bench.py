@@ -1,45 +1,141 @@
-"""What ``dali-cutmix bench`` measures, and what it says of it."""
+"""The command ``dali-cutmix bench``: race this loader against torch's on a user's own files."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from dali_cutmix.tools.bench.machine import describe_machine
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dali_cutmix.tools.bench.machine import describe_machine, num_cores
+from dali_cutmix.tools.bench.options import (
+    BatchSize,
+    Data,
+    Device,
+    Size,
+    choose_device,
+    chosen_photos,
+    steps_shown,
+)
 from dali_cutmix.tools.bench.photos import Photos
+from dali_cutmix.tools.bench.plot import draw_bench
 from dali_cutmix.tools.bench.race import Contestant, OnRound, Standing, race
+from dali_cutmix.tools.bench.results import (
+    OURS,
+    STAGES,
+    TORCH,
+    TRAINING,
+    reading,
+    row_of,
+    stages_of,
+)
 from dali_cutmix.tools.bench.steps import describe_step, name_of_step
 from dali_cutmix.tools.bench.work import Work
+from dali_cutmix.tools.console import (
+    check_ending,
+    errors_as_one_sentence,
+    make_folder,
+    native_messages_aside,
+    print_path,
+    print_text,
+    tidy_when_terminated,
+)
 
-OURS = "this loader"
-TORCH = "torch DataLoader"
-TRAINING = ", in training"
-#: Parts of the work on their own, each with all before it, by the names of their openers.
-STAGES = {
-    "reading": "read_only",
-    "decoding the crop": "decode_roi",
-    "resizing": "ours_bytes",
-}
-REST = "normalising"
-MIXING = "CutMix"
-#: More batches than either loader keeps ready, two for each worker and three.
+# Batches, beside two for each worker: more than either loader keeps ready.
 _WARMUP = 3
-_IN_THE_NOISE = "less than the repeats differ"
 _LOADERS = "dali_cutmix.tools.bench.loaders:"
+
+
+def bench(
+    data: Data,
+    size: Size = 224,
+    batch_size: BatchSize = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads of this loader, and worker processes of torch's.",
+            show_default="CPUs of this process, at most 16",
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 3,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Duration of each loader's turn in a round.")
+    ] = 0.8,
+    device: Device = None,
+    out: Annotated[Path | None, typer.Option(help="Results to write, a .json file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture to write, a .png file; needs matplotlib.")
+    ] = None,
+) -> None:
+    """Measure this loader and torch's DataLoader with v2.CutMix on your own photos.
+
+    Both do the same work on the same cores, in turns, with and without mixing. Also measures
+    reading, decoding and resizing alone, and how long a training step waits. Takes about a minute.
+    """
+    check_ending("--out", out, ".json")
+    check_ending("--plot", plot, ".png")
+    with tidy_when_terminated(), errors_as_one_sentence():
+        if plot is not None:
+            require_matplotlib()
+        for path in (out, plot):
+            if path is not None:
+                make_folder(path.parent)
+        name = choose_device(device)
+        num_threads = min(16, num_cores()) if threads is None else threads
+        settings = BenchSettings(size, num_threads, repeats, seconds, name)
+        with (
+            native_messages_aside() as screen,
+            steps_shown(screen) as on_step,
+            chosen_photos(data, name, batch_size, on_step) as chosen,
+        ):
+            results, standings = run_bench(chosen, settings, on_step)
+        console = Console()
+        for sentence in chosen.sentences():
+            print_text(console, sentence)
+        print_bench(console, results)
+        _print_failures(console, standings)
+        print_text(console, f"\n{results['reading']}")
+        if out is not None:
+            out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            print_path(console, out)
+        if plot is not None:
+            draw_bench(results).save(plot)
+            print_path(console, plot)
+    if any(standing.error is not None for standing in standings):
+        raise typer.Exit(1)
+
+
+def require_matplotlib() -> None:
+    """Refuse to plot without matplotlib.
+
+    Raises:
+        ImportError: Says what to install.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            "dali-cutmix: `--plot` needs matplotlib: pip install 'dali-cutmix[demo]'."
+        ) from None
 
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """How ``bench`` measures."""
+    """Settings of the race."""
 
     size: int
     """Side of each image in pixels."""
     threads: int
-    """Worker processes of torch's loader, and threads of this one."""
+    """Worker processes of torch's loader, and threads of this loader."""
     repeats: int
     """Timed rounds."""
     seconds: float
-    """Least duration of each contestant's turn in a round."""
+    """Shortest turn of each contestant in a round, in s."""
     device: str
     """``"cpu"`` or ``"cuda"``."""
 
@@ -47,15 +143,15 @@ class BenchSettings:
 def run_bench(
     photos: Photos, settings: BenchSettings, on_round: OnRound
 ) -> tuple[dict[str, Any], list[Standing]]:
-    """Race everything that ``bench`` shows.
+    """Race all loaders and stages that ``bench`` shows.
 
     Args:
-        photos: What is read.
-        settings: How it is measured.
-        on_round: See `race`.
+        photos: Files to read.
+        settings: Settings of the race.
+        on_round: Progress; see `race`.
 
     Returns:
-        The content of the results file, and the standings, which know more of what failed.
+        The content of the results file, and the standings, which know more about failures.
     """
     standings = race(
         _contestants(photos, settings),
@@ -67,14 +163,14 @@ def run_bench(
         on_round=on_round,
     )
     machine = describe_machine()
-    chosen = {k: v for k, v in asdict(photos).items() if k not in ("root", "bad")}
+    photo_facts = {k: v for k, v in asdict(photos).items() if k not in ("root", "bad")}
     results: dict[str, Any] = {
         "what": "bench",
         "date": machine["date"],
         "machine": machine,
         "method": asdict(settings)
         | {"batch_size": photos.batch_size, "step": describe_step(settings.device)},
-        "photos": chosen | {"num_bad": len(photos.bad)},
+        "photos": photo_facts | {"num_bad": len(photos.bad)},
         "rows": [standing.row() for standing in standings],
     }
     results["reading"] = reading(results)
@@ -92,82 +188,92 @@ def _contestants(photos: Photos, settings: BenchSettings) -> list[Contestant]:
     )
     plain = replace(mixed, mix="none")
     step = name_of_step(settings.device)
-    found = []
+    contestants = []
     for name, opener in ((OURS, "ours"), (TORCH, "torch_tensor")):
-        found += [Contestant(name, _LOADERS + opener, work) for work in (mixed, plain)]
-        found.append(Contestant(name + TRAINING, _LOADERS + opener, mixed, step=step))
-    found += [
+        contestants += [Contestant(name, _LOADERS + opener, work) for work in (mixed, plain)]
+        contestants.append(Contestant(name + TRAINING, _LOADERS + opener, mixed, step=step))
+    contestants += [
         Contestant(name, _LOADERS + opener, plain, checks="count")
         for name, opener in STAGES.items()
     ]
-    return found
+    return contestants
 
 
-def row_of(results: dict[str, Any], name: str, mix: str) -> dict[str, Any]:
-    """The row of one contestant; without ``median`` where it did not run."""
-    return next(row for row in results["rows"] if (row["name"], row["mix"]) == (name, mix))
+def print_bench(console: Console, results: dict[str, Any]) -> None:
+    """Print three tables: the loaders, where the time goes, and a training step."""
+    method, machine = results["method"], results["machine"]
+    processor = machine["gpus"][0]["name"] if method["device"] == "cuda" else machine["cpu"]
+    print_text(
+        console,
+        f"{processor}, {method['threads']} threads or worker processes; {method['size']} px, "
+        f"batches of {method['batch_size']}; medians of {method['repeats']} turns of "
+        f"{method['seconds']:g} s, in brackets the lowest and highest.\n",
+    )
+    console.print(_table_of_loaders(results))
+    if stages_of(results):
+        console.print(_table_of_stages(results))
+    console.print(_table_of_steps(results))
+    if method["device"] == "cpu":
+        print_text(console, "On a CPU, the model and the loader take time from each other.")
 
 
-def stages_of(results: dict[str, Any]) -> list[tuple[str, float, float]]:
-    """Where the time of this loader goes.
+def _table_of_loaders(results: dict[str, Any]) -> Table:
+    table = Table(title="Images per second; torch with torchvision v2", title_justify="left")
+    for column in ("", "CutMix", "no mixing", "CPU ms/image", "MB"):
+        table.add_column(column, justify="right" if column else "left")
+    for name in (OURS, TORCH):
+        mixed, plain = (row_of(results, name, mix) for mix in ("cutmix", "none"))
+        costs = ["", ""]
+        if "median" in mixed:
+            costs = [f"{1e3 * mixed['cpu_s_per_image']:.2f}", f"{mixed['peak_memory'] / 1e6:,.0f}"]
+        table.add_row(name, _rate(mixed), _rate(plain), *costs)
+    ratios = [
+        _ratio(row_of(results, OURS, mix), row_of(results, TORCH, mix))
+        for mix in ("cutmix", "none")
+    ]
+    table.add_row("ratio", *ratios, "", "")
+    return table
 
-    Returns:
-        For each stage its name, images per second of it and all before it, and the milliseconds per
-        image that it adds, which may be below 0 where the stages of the loader are faster than
-        DALI's own. Stages that did not run are absent.
-    """
-    rows = [(name, row_of(results, name, "none")) for name in STAGES]
-    rows += [(REST, row_of(results, OURS, "none")), (MIXING, row_of(results, OURS, "cutmix"))]
-    found, before = [], 0.0
-    for name, row in rows:
-        if "median" in row:
-            each = 1e3 / row["median"]
-            found.append((name, row["median"], each - before))
-            before = each
-    return found
 
-
-def reading(results: dict[str, Any]) -> str:
-    """One sentence that says what the numbers say, losses as plainly as wins."""
-    ours, torch = (row_of(results, name, "cutmix") for name in (OURS, TORCH))
-    if "median" not in ours:
-        return f"This loader did not run: {ours['error']}."
-    said = [f"With CutMix this loader serves {ours['median']:,.0f} images/s"]
-    if "median" not in torch:
-        said[0] += f"; torch's did not run ({torch['error']})"
-    else:
-        ratio = ours["median"] / torch["median"]
-        against = f"torch's {torch['median']:,.0f}"
-        if _overlap(ours, torch):
-            said[0] += f", no clear difference from {against}: the repeats overlap"
-        elif ratio > 1:
-            said[0] += f", {ratio:.2f} times {against}"
-        else:
-            said[0] += f" and loses to {against}, being {ratio:.2f} times as fast"
-    costs = {
-        who: _cost(row_of(results, name, "none"), row)
-        for who, name, row in (("here", OURS, ours), ("there", TORCH, torch))
-        if "median" in row and "median" in row_of(results, name, "none")
-    }
-    if len(costs) > 1 and set(costs.values()) == {_IN_THE_NOISE}:
-        said.append(f"mixing costs both {_IN_THE_NOISE}")
-    elif costs:
-        said.append(f"mixing costs {' and '.join(f'{who} {cost}' for who, cost in costs.items())}")
+def _table_of_stages(results: dict[str, Any]) -> Table:
     stages = stages_of(results)
-    # Stages were timed apart: where one takes less than those before it, they met other conditions.
-    if len(stages) > 1 and min(each for _, _, each in stages) > -0.05e3 / stages[-1][1]:
-        name, _, most = max(stages, key=lambda stage: stage[2])
-        whole = 1e3 / stages[-1][1]
-        said.append(f"most of its time goes into {name} ({most / whole:.0%})")
-    return "; ".join(said) + "."
+    table = Table(title=f"Where the time of {OURS} goes", title_justify="left")
+    for column in ("", "up to here, images/s", "adds, ms per image", "share"):
+        table.add_column(column, justify="right" if column else "left")
+    total_ms = 1e3 / stages[-1].images_per_s
+    for stage in stages:
+        rate, share = f"{stage.images_per_s:,.0f}", f"{stage.added_ms / total_ms:.0%}"
+        table.add_row(stage.name, rate, f"{stage.added_ms:+.3f}", share)
+    return table
 
 
-def _cost(plain: dict[str, Any], mixed: dict[str, Any]) -> str:
-    share = 1 - mixed["median"] / plain["median"]
-    if _overlap(plain, mixed):
-        return _IN_THE_NOISE
-    return f"{share:.1%}" if share >= 0 else f"nothing (faster by {-share:.1%})"
+def _table_of_steps(results: dict[str, Any]) -> Table:
+    title = f"A training step with CutMix: {results['method']['step']}"
+    table = Table(title=title, title_justify="left", min_width=len(title))
+    for column in ("batches from", "images/s", "of the time waiting"):
+        table.add_column(column, justify="right" if column != "batches from" else "left")
+    for name in (OURS, TORCH):
+        row = row_of(results, name + TRAINING, "cutmix")
+        share = f"{row['wait_share']:.0%}" if "median" in row else ""
+        table.add_row(name, _rate(row), share)
+    return table
 
 
-def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return bool(one["min"] <= other["max"] and other["min"] <= one["max"])
+def _rate(row: dict[str, Any]) -> str:
+    if "median" not in row:
+        return "did not run"
+    return f"{row['median']:,.0f} ({row['min']:,.0f} to {row['max']:,.0f})"
+
+
+def _ratio(ours: dict[str, Any], torch: dict[str, Any]) -> str:
+    if "median" not in ours or "median" not in torch:
+        return ""
+    return f"{ours['median'] / torch['median']:.2f}"
+
+
+def _print_failures(console: Console, standings: list[Standing]) -> None:
+    for standing in standings:
+        if standing.error is not None:
+            contestant = standing.contestant
+            name = f"{contestant.name} ({contestant.work.mix})"
+            print_text(console, f"Did not run: {name}: {standing.error}")

@@ -1,4 +1,4 @@
-"""The process of a contestant, as the race sees it."""
+"""Run a contestant's process, and speak with it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ MAIN = Path(__file__).with_name("contestant.py")
 
 
 class Child:
-    """Starts a contestant's process and speaks with it.
+    """Start a contestant's process and speak with it.
 
-    Never raises for what goes wrong there: ``error`` says it, and what is asked later is not asked.
+    Failures of the process raise nothing. ``error`` names the first, and later commands are not
+    sent.
 
     Args:
-        python: Interpreter to run it with.
-        setup: What it is told first; see `Runner`.
-        timeout_s: It has failed when it is silent for so long.
+        python: Interpreter of the process.
+        setup: First message to the process; see `contestant.Runner`.
+        timeout_s: A process that is silent for longer has failed.
 
     Attributes:
-        error: Why it failed, in a line, or None.
-        traceback: What else it said.
+        error: Why the process failed, in a line, or None.
+        traceback: Traceback and last messages of the process.
     """
 
     def __init__(self, python: str, setup: dict[str, Any], *, timeout_s: float) -> None:
@@ -43,7 +44,7 @@ class Child:
         self._process: subprocess.Popen[str] | None = None
 
     def open(self) -> dict[str, Any] | None:
-        """Start the process and have it open its loader; its answer, or None."""
+        """Start the process, which opens its loader. Return its answer, or None if it failed."""
         try:
             self._process = subprocess.Popen(
                 [self._python, str(MAIN)],
@@ -51,7 +52,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=self._messages,
                 text=True,
-                start_new_session=True,  # its workers are ended with it
+                start_new_session=True,  # so that its workers end with it
             )
         except OSError as error:
             self._fail(f"cannot run {self._python}: {error.strerror}")
@@ -60,7 +61,7 @@ class Child:
         return self.ask(self._setup)
 
     def ask(self, command: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer to a command, or None if it failed, now or before."""
+        """Return the answer to a command, or None if the process failed, now or before."""
         process = self._process
         if process is None or process.stdin is None or self.error is not None:
             return None
@@ -71,7 +72,7 @@ class Child:
         except queue.Empty:
             self._fail(f"silent for {self._timeout_s:g} s")
             return None
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             line = ""
         if not line:
             self._fail(_how_it_ended(process.wait()))
@@ -83,28 +84,28 @@ class Child:
         return answer
 
     def wait_until_quiet(self, at_most_s: float = 5.0) -> None:
-        """Wait until it prepares nothing any more, so that it does not disturb the next turn."""
-        process, before = self._process, -1.0
+        """Wait until the process rests, so that it does not disturb the next turn."""
+        process, cpu_before = self._process, -1.0
         if process is None or self.error is not None:
             return
         deadline = time.monotonic() + at_most_s
         while time.monotonic() < deadline:
-            now = cpu_seconds(process.pid)
-            if now - before <= 0.01:  # one tick of the kernel's clock in 50 ms
+            cpu_now = cpu_seconds(process.pid)
+            if cpu_now - cpu_before <= 0.01:  # one tick of the kernel's clock in 50 ms
                 return
-            before = now
+            cpu_before = cpu_now
             time.sleep(0.05)
 
     def end(self) -> None:
         """End the process and its workers."""
         process, self._process = self._process, None
         if process is not None:
-            # The group goes at once: a loader that is asked nicely may wait for a stuck worker.
+            # Kills the group at once: a loader that is asked to end may wait for a stuck worker.
             _kill_group(process.pid)
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
-                    with contextlib.suppress(OSError):  # what was not yet written cannot be
+                    with contextlib.suppress(OSError):  # unwritten data cannot be written any more
                         pipe.close()
         self._messages.close()
 
@@ -120,8 +121,8 @@ class Child:
             _kill_group(self._process.pid)
         self.error = (reason.strip() or "no reason given").splitlines()[0]
         self._messages.seek(0)
-        said = self._messages.read()[-2000:]
-        self.traceback = "\n".join(part for part in (reason, traceback, said) if part)
+        last_messages = self._messages.read()[-2000:]
+        self.traceback = "\n".join(part for part in (reason, traceback, last_messages) if part)
 
 
 def _how_it_ended(status: int) -> str:

@@ -1,19 +1,20 @@
-"""One loader in a process of its own: opened, checked, and timed a round at a time.
+"""Open, check and time one loader in a process of its own.
 
-Spoken to over its standard streams, a line of JSON each. It is sent what to open, answers when it
-is ready, and then answers each command:
+Messages are lines of JSON on the standard streams. The first message says what to open; see
+`Runner`. Each later message is a command:
 
-- ``{"do": "check", "num_batches": n}``: batches are looked at, and not timed;
-- ``{"do": "go", "warmup": n, "num_batches": n, "seconds": s}``: after ``warmup`` batches that do
-  not count, at least ``num_batches`` are timed, and more until ``seconds`` have passed.
+- ``{"do": "check", "num_batches": n}`` checks batches without timing them.
+- ``{"do": "go", "warmup": n, "num_batches": n, "seconds": s}`` times at least ``num_batches``
+  batches, and more until ``seconds`` have passed. ``warmup`` batches before do not count.
 
-An answer has ``error`` with a traceback where something failed, and the process ends.
+Every message is answered. After a failure, the answer has ``error`` and ``traceback``, and the
+process ends.
 
-Run by its path, by any interpreter: the modules of this folder are loaded from their files, so that
-nobody else's packages, nor this library's, are imported for a loader that does not use them.
+Any interpreter runs this file by its path. Modules of this folder are loaded from their files, so
+that a loader has no packages imported that it does not use, this library included.
 """
 
-# Standard library only at the top, and Python 3.8: see above.
+# Standard library only at the top, and Python 3.8: any interpreter runs this file.
 from __future__ import annotations
 
 import importlib
@@ -39,7 +40,7 @@ FOLDER = "dali_cutmix.tools.bench."
 
 
 def load(name: str) -> Any:
-    """A module by its dotted name; those of this folder without the package around them."""
+    """Return a module by its dotted name. Modules of this folder load without the package."""
     if name in sys.modules or not name.startswith(FOLDER):
         return importlib.import_module(name)
     return _from_file(name, Path(__file__).with_name(name[len(FOLDER) :] + ".py"))
@@ -50,28 +51,28 @@ def _from_file(name: str, path: Path) -> Any:
     if spec is None or spec.loader is None:
         raise ImportError(f"no module {name} at {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look it up there
+    sys.modules[name] = module  # dataclasses and pickle look there
     spec.loader.exec_module(module)
     return module
 
 
 def find(where: str) -> tuple[Any, Callable[..., Any]]:
-    """The module and the function that ``"package.module:function"`` names."""
+    """Return the module and the function that ``"package.module:function"`` names."""
     name, _, function = where.partition(":")
     module = load(name)
     return module, getattr(module, function)
 
 
 class Runner:
-    """An opened loader as an endless stream of batches.
+    """Open a loader as an endless stream of batches.
 
     Args:
-        setup: ``work`` (a `Work` as an object), ``opener`` and perhaps ``step``
-            (``"package.module:function"``), ``path`` (put in front of ``sys.path``), ``checks``
-            (``"tensors"`` or ``"count"``).
+        setup: ``work``, a `Work` as an object; ``opener`` and, optional, ``step``, each
+            ``"package.module:function"``; ``path`` and ``path_last``, folders put at the front and
+            at the end of ``sys.path``; ``checks``, ``"tensors"`` or ``"count"``.
 
     Attributes:
-        info: What ``<opener>_info`` reported.
+        info: Report of ``<opener>_info``.
     """
 
     def __init__(self, setup: dict[str, Any]) -> None:
@@ -92,21 +93,21 @@ class Runner:
         self._memory = 0
 
     def ready(self) -> dict[str, Any]:
-        """What is known before the first batch."""
+        """Return what is known before the first batch."""
         return {"info": self.info, "open_s": self._open_s}
 
     def check(self, num_batches: int) -> dict[str, Any]:
-        """Look at batches.
+        """Check batches.
 
         Raises:
-            ValueError: A batch is not what was asked for; it says what is wrong.
+            ValueError: A batch does not do the work. Says what is wrong.
         """
         batches = [next(self._stream) for _ in range(num_batches)]
         if not self._counts:
             load(FOLDER + "inspection").check_batches(batches, self.work)
-        elif not all(isinstance(one, int) and one > 0 for one in batches):
+        elif not all(isinstance(count, int) and count > 0 for count in batches):
             raise ValueError(f"numbers of images must be whole and above 0, got {batches!r:.200}")
-        if self._step is not None:  # compiles, and sizes its memory
+        if self._step is not None:  # the first steps compile, and size their memory
             for image, target in batches[:2]:
                 self._step(image, target)
             self._synchronise()
@@ -116,9 +117,9 @@ class Runner:
         """Time a round.
 
         Returns:
-            ``images``, ``seconds``, ``cpu_seconds`` (all processes of the loader), ``memory``
-            (bytes they hold in all, shared pages counted once), ``device_memory`` (bytes, or None),
-            and with a step ``wait_share``.
+            ``images``; ``seconds``; ``cpu_seconds`` of all processes of the loader; ``memory``,
+            bytes of all processes, shared pages counted once; ``device_memory`` in bytes, or None;
+            and ``wait_share``, None without a step.
         """
         stream: Any = self._stream
         waits = None
@@ -171,7 +172,7 @@ class Runner:
         return int(torch.cuda.mem_get_info()[0])
 
     def _device_memory(self) -> int | None:
-        """Bytes that went since the start; the other contestants hold theirs still meanwhile."""
+        """Return the bytes taken since the start. Other contestants hold their memory meanwhile."""
         if self.work.device != "cuda":
             return None
         return self._free_before - self._free_device_memory()
@@ -188,35 +189,35 @@ def _endless(loader: Any) -> Iterator[Any]:
 
 
 def _processes(root: int) -> list[tuple[int, list[str]]]:
-    """A process and all below it: id, and the fields of its ``stat`` from the third on."""
-    found = {}
+    """Return id and fields of ``stat``, from the third on, of a process and its descendants."""
+    stats = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
                 text = Path("/proc", entry, "stat").read_text()
-            except OSError:  # it ended meanwhile
+            except OSError:  # the process ended meanwhile
                 continue
-            found[int(entry)] = text[text.rindex(")") + 2 :].split()
-    own, new = {root}, {root}
-    while new:
-        new = {pid for pid, stat in found.items() if int(stat[1]) in new} - own
-        own |= new
-    return [(pid, found[pid]) for pid in own if pid in found]
+            stats[int(entry)] = text[text.rindex(")") + 2 :].split()
+    family, children = {root}, {root}
+    while children:
+        children = {pid for pid, stat in stats.items() if int(stat[1]) in children} - family
+        family |= children
+    return [(pid, stats[pid]) for pid in family if pid in stats]
 
 
 def cpu_seconds(root: int) -> float:
-    """CPU time, user and system, of a process and all below it, those that ended included."""
+    """Return CPU time in s, user and system, of a process and its descendants, ended ones too."""
     ticks = sum(sum(map(int, stat[11:15])) for _, stat in _processes(root))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def memory_bytes(root: int) -> int:
-    """Memory in bytes of a process and all below it; pages that they share count once."""
+    """Return memory in bytes of a process and its descendants. Shared pages count once."""
     total = 0
     for pid, _ in _processes(root):
         try:
             lines = Path("/proc", str(pid), "smaps_rollup").read_text().splitlines()
-        except OSError:  # it ended meanwhile, or the kernel does not say
+        except OSError:  # the process ended meanwhile, or the kernel does not say
             continue
         total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total
@@ -224,7 +225,7 @@ def memory_bytes(root: int) -> int:
 
 def main() -> None:
     """Answer commands until there are no more, then end with all processes of the loader."""
-    # Whatever libraries print on the standard output must not be taken for an answer.
+    # Prints of libraries go to the error stream, and are not taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     commands: queue.Queue[str] = queue.Queue()
@@ -234,9 +235,9 @@ def main() -> None:
         answers.write(json.dumps(content) + "\n")
         answers.flush()
 
-    # The folder of this file, which Python put first, has modules with everybody's names.
-    own = Path(__file__).resolve().parent
-    sys.path[:] = [one for one in sys.path if Path(one or ".").resolve() != own]
+    # Python put the folder of this file first. Its modules have common names.
+    folder = Path(__file__).resolve().parent
+    sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != folder]
     try:
         runner = Runner(json.loads(commands.get()))
         answer(runner.ready())
@@ -245,8 +246,8 @@ def main() -> None:
             act = runner.check if command.pop("do") == "check" else runner.go
             answer(act(**command))
     except BaseException as error:
-        said = f"{type(error).__name__}: {error}"
-        answer({"error": said, "traceback": traceback.format_exc()})
+        message = f"{type(error).__name__}: {error}"
+        answer({"error": message, "traceback": traceback.format_exc()})
     _end()
 
 
@@ -254,12 +255,12 @@ def _listen(stream: int, commands: queue.Queue[str]) -> None:
     with os.fdopen(stream) as lines:
         for line in lines:
             commands.put(line)
-    _end()  # whoever asked has ended, perhaps in the middle of a round
+    _end()  # the race has ended, perhaps in the middle of a round
 
 
 def _end() -> None:
-    # Workers of a loader that is killed stay behind where they wait for a queue: the group goes,
-    # if it is this process's own. Nothing is asked to close, which may wait for a stuck worker.
+    # Workers that wait for a queue would outlive a killed loader: kill the group, if this process
+    # leads it. Closing the loader first could wait for a stuck worker.
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(0)

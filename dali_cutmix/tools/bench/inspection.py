@@ -1,6 +1,6 @@
-"""Whether the batches of a contestant are what it was asked for; looked at before it is timed."""
+"""Check the batches of a contestant before the contestant is timed."""
 
-# No import of this package: read in interpreters that do not have it.
+# Imports nothing of this package: interpreters without the package load this file.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dali_cutmix.tools.bench.work import Work
 
-#: Black and white, normalised with ImageNet's mean and deviation, and a margin for resampling.
+#: Levels of black and white, normalised with ImageNet's mean and deviation, with a margin.
 LOWEST, HIGHEST = -2.2, 2.7
-TOLERANCE = 1e-3  # of the sum of a row of class weights
+#: Weight: how far the sum of a row of class weights may be from 1.
+TOLERANCE = 1e-3
 
 
 def check_batches(batches: list[tuple[Any, Any]], work: Work) -> None:
-    """Refuse batches that are not what was asked for.
+    """Refuse batches that do not do the work.
 
     Args:
-        batches: ``(image, target)`` each: ``[B, 3, size, size]`` float32, normalised, and
-            ``[B, num_classes]`` float32 with a mix, else ``[B]`` int64, on ``work.device``.
-        work: What was asked for.
+        batches: Pairs ``(image, target)`` on ``work.device``: ``[B, 3, size, size]`` float32,
+            normalised; and ``[B, num_classes]`` float32 with a mix, else ``[B]`` int64.
+        work: The work.
 
     Raises:
-        ValueError: It says what is wrong.
+        ValueError: Says what is wrong.
     """
     for image, target in batches:
         _check_image(image, work)
@@ -70,12 +71,12 @@ def _check_target(target: Any, work: Work) -> None:
 
 
 def _check_mixed(targets: list[Any]) -> None:
-    """Of many images of several classes, some have to own weight in two."""
-    classes = {int(one) for target in targets for one in target.argmax(1)}
+    """Refuse batches of several classes in which no image has weight in two classes."""
+    classes = {int(label) for target in targets for label in target.argmax(1)}
     if len(classes) > 1 and not any(bool((target.max(1).values < 1).any()) for target in targets):
-        raise ValueError("target: no image is mixed with one of another class")
+        raise ValueError("target: no image is mixed with an image of another class")
 
 
-def _equal(what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise ValueError(f"{what}: {found}, and {expected} was asked for")
+def _equal(name: str, value: object, expected: object) -> None:
+    if value != expected:
+        raise ValueError(f"{name}: {value}, and {expected} was asked for")

@@ -1,6 +1,7 @@
-"""Openers for a race: this loader, torch's as its own documentation writes it, and single stages.
+"""Openers for a race: this loader, torch's loader by its documentation, and single stages.
 
-Each takes a `Work`. Imports are inside, so that a contestant holds only what it uses.
+Each opener takes a `Work`. Imports are inside functions, so that a contestant imports only what it
+uses.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def ours(work: Work) -> Any:
-    """`DataLoader` with `TrainTransform`; ``work.extra`` holds more arguments of it.
+    """Open `DataLoader` with `TrainTransform`. ``work.extra`` holds further arguments.
 
-    Its ``"tuning"`` may be a dictionary of the fields of a `Tuning`.
+    ``work.extra["tuning"]`` may be a dictionary of the fields of a `Tuning`.
     """
     import dali_cutmix as dc
 
@@ -46,14 +47,14 @@ def ours(work: Work) -> Any:
 
 
 def ours_bytes(work: Work) -> Any:
-    """This loader's images when they are resized and mirrored, neither mixed nor normalised."""
+    """Open this loader for images resized and flipped, neither mixed nor normalised."""
     import torch
 
     return _Counted(ours(replace(work, mix="none", extra={"dtype": torch.uint8})))
 
 
 class _Counted:
-    """Of each batch the number of its images."""
+    """Yield the number of images of each batch."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -64,28 +65,28 @@ class _Counted:
 
 
 def torch_tensor(work: Work) -> Any:
-    """Torch's loader on torchvision v2's tensor back end: ``decode_image``, then uint8 tensors."""
+    """Open torch's loader on torchvision v2's tensor back end: ``decode_image``, uint8 tensors."""
     from torchvision.io import ImageReadMode, decode_image  # type: ignore[import-untyped]
 
     return _Torch(work, [], loader=lambda path: decode_image(path, mode=ImageReadMode.RGB))
 
 
 def torch_pil(work: Work) -> Any:
-    """Torch's loader on Pillow images, the default of ``ImageFolder``."""
+    """Open torch's loader on Pillow images, the default of ``ImageFolder``."""
     from torchvision.transforms import v2  # type: ignore[import-untyped]
 
     return _Torch(work, [v2.PILToTensor()])
 
 
 class _Torch:
-    """Torch's loader with torchvision v2, and the mix in the collate function.
+    """Serve torch's loader with torchvision v2, and the mix in the collate function.
 
-    With ``"mix_after": True`` in ``work.extra`` the mix comes after the loader instead, on the
-    device of the batch; the documentation shows both.
+    With ``work.extra["mix_after"]`` the mix comes after the loader instead, on the device of the
+    batch. The documentation shows both.
 
     Source:
-        torchvision's documentation: "How to use CutMix and MixUp"; "Transforms v2: getting
-        started", of which the order of the transforms is.
+        torchvision's documentation: "How to use CutMix and MixUp"; and for the order of the
+        transforms "Transforms v2: getting started".
     """
 
     def __init__(self, work: Work, to_tensor: list[Any], **dataset: Any) -> None:
@@ -132,17 +133,17 @@ class _Torch:
 
 
 def read_only(work: Work) -> Any:
-    """Files read into a DALI graph, nothing decoded."""
+    """Open a DALI graph that reads files and decodes nothing."""
     return _Stage(work, lambda _fn, encoded, _gpu: encoded)
 
 
 def decode_roi(work: Work) -> Any:
-    """The random crop decoded on the CPU; on a GPU the whole image, as the loader does there."""
+    """Open a graph that decodes as the loader does: a random crop; on a GPU the whole image."""
     return _Stage(work, _decode)
 
 
 def decode_whole(work: Work) -> Any:
-    """The whole image decoded."""
+    """Open a graph that decodes whole images."""
     return _Stage(
         work,
         lambda fn, encoded, gpu: fn.decoders.image(encoded, device="mixed" if gpu else "cpu"),
@@ -150,7 +151,7 @@ def decode_whole(work: Work) -> Any:
 
 
 def resize_only(work: Work) -> Any:
-    """The random crop decoded and resized with DALI's stock operators: uint8 images of one size."""
+    """Open a graph that decodes and resizes with DALI's stock operators: uint8, one size."""
     size = [work.size, work.size]
 
     def node(fn: Any, encoded: Any, gpu: bool) -> Any:
@@ -168,7 +169,7 @@ def _decode(fn: Any, encoded: Any, gpu: bool) -> Any:
 
 
 class _Stage:
-    """A part of the graph, as an iterable of the numbers of images done."""
+    """Run a part of the graph, and yield the number of images of each batch."""
 
     def __init__(self, work: Work, node: Callable[[Any, Any, bool], Any]) -> None:
         import numpy as np
@@ -197,13 +198,13 @@ class _Stage:
             self._pipeline.set_outputs(node(fn, encoded, gpu))
 
     def _paths(self, number: int) -> Any:
-        """Files far apart, as shuffled ones are, each once before any comes again."""
+        """Return files far apart, as shuffled files are, each once before any comes again."""
         count = len(self._files)
-        stride = next(one for one in range(int(0.618 * count) + 1, 2 * count + 2)
-                      if math.gcd(one, count) == 1)  # fmt: skip
+        candidates = range(int(0.618 * count) + 1, 2 * count + 2)
+        stride = next(stride for stride in candidates if math.gcd(stride, count) == 1)
         first = number * self._batch_size
-        places = range(first, first + self._batch_size)
-        return [self._files[place * stride % count] for place in places]
+        positions = range(first, first + self._batch_size)
+        return [self._files[position * stride % count] for position in positions]
 
     def __iter__(self) -> Iterator[int]:
         for _ in range(self._num_batches):

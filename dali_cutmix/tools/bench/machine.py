@@ -1,4 +1,4 @@
-"""What a measurement ran on, as far as it explains the numbers."""
+"""Describe the machine of a measurement, as far as the machine explains the numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-#: Distributions whose versions are named; the first of a tuple that is installed.
+#: Packages whose versions are named, by the first distribution of a tuple that is installed.
 DISTRIBUTIONS = {
     "dali": ("nvidia-dali-cuda120", "nvidia-dali-cuda130"),
     "torch": ("torch",),
@@ -20,7 +20,7 @@ DISTRIBUTIONS = {
     "numpy": ("numpy",),
     "pillow": ("pillow",),
 }
-#: Of nvidia-smi, by our names.
+#: Fields of nvidia-smi, by the names in results.
 GPU_QUERY = {
     "name": "name",
     "driver": "driver_version",
@@ -32,17 +32,16 @@ GPU_QUERY = {
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores that this process may use, memory, GPUs, and versions.
+    """Return processor, usable cores, memory, GPUs, and versions.
 
     Returns:
-        ``date`` (ISO), ``cpu`` (its own name), ``cores`` (usable by this process),
-        ``memory_gib``, ``gpus`` (a list, empty without one: name, driver, clocks in MHz as found,
-        power limit in W), ``os``, and ``versions`` of Python and of the packages that load. No
-        name of the machine, and no path.
+        ``date`` (ISO), ``cpu`` (model), ``cores`` (usable by this process), ``memory_gib``,
+        ``gpus`` (a list of name, driver, clocks in MHz now and at most, memory in MiB, power limit
+        in W), ``os``, and ``versions`` of Python and of packages. No host name, and no path.
     """
     return {
         "date": datetime.date.today().isoformat(),
-        "cpu": _processor(),
+        "cpu": processor_name(),
         "cores": num_cores(),
         "memory_gib": round(_memory_bytes() / 2**30, 1),
         "gpus": _gpus(),
@@ -52,10 +51,10 @@ def describe_machine() -> dict[str, Any]:
 
 
 def short_name(machine: dict[str, Any]) -> str:
-    """A machine's name in the name of a results file, such as ``epyc-2-cores``, ``h200-16-cores``.
+    """Return a machine's name for a results file, such as ``epyc-2-cores`` or ``h200-16-cores``.
 
     Args:
-        machine: From `describe_machine`.
+        machine: Result of `describe_machine`.
     """
     named = machine["gpus"][0]["name"] if machine["gpus"] else machine["cpu"]
     vendors = r"\b(nvidia|amd|intel|\(r\)|\(tm\)|cpu|processor|\d+-core)\b|\(r\)|\(tm\)"
@@ -65,7 +64,7 @@ def short_name(machine: dict[str, Any]) -> str:
 
 
 def num_cores() -> int:
-    """CPUs that this process may use: its affinity, and its control group's share of time."""
+    """Count the CPUs that this process may use, by affinity and the control group's quota."""
     try:
         usable = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
@@ -73,12 +72,13 @@ def num_cores() -> int:
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         usable = min(usable, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # none, another version, or "max"
+    except (OSError, ValueError):  # no control group, another version, or "max"
         pass
     return usable
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Return the model of the CPU, as the system names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -96,15 +96,15 @@ def _memory_bytes() -> int:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name, distributions in DISTRIBUTIONS.items():
         for distribution in distributions:
             try:
-                found[name] = importlib.metadata.version(distribution)
+                versions[name] = importlib.metadata.version(distribution)
                 break
             except importlib.metadata.PackageNotFoundError:
                 continue
-    return found
+    return versions
 
 
 def _gpus() -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Whether a GPU decodes regions of these files: tried in a process of its own, which it may end."""
+"""Probe whether a GPU decodes regions of files, in a process that the decoder may crash."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+#: Files that are tried.
 NUM_FILES = 512
-#: Of 32 or more DALI 2.4.0 reads the headers in several threads, and ends the process at one that
-#: it cannot read, where it should say so.
+# Of 32 images or more DALI 2.4.0 reads the headers in several threads, and crashes at a header
+# that it cannot read. In smaller batches DALI reports the error.
 _BATCH_SIZE = 16
-#: Mean difference of a region decoded alone from the same region of the whole, in levels of 255.
-#: The two may take different engines, whose pixels differ by about one level.
+# Levels of 255: mean difference of a region decoded alone from the same region of the whole image.
+# The two may take different engines, whose pixels differ by about one level.
 _MOST_DIFFERENCE = 3.0
 
 
@@ -24,12 +25,12 @@ def probe_roi_decode(files: Sequence[str], device: str, *, timeout_s: float = 18
     """Decode regions of files in another process, and compare them with the whole images.
 
     Args:
-        files: Paths; the first `NUM_FILES` are tried.
+        files: Paths. The first `NUM_FILES` are tried.
         device: ``"cpu"`` or ``"cuda"``.
-        timeout_s: It has failed when it takes longer.
+        timeout_s: A probe that takes longer has failed.
 
     Returns:
-        None if regions can be decoded, else why not.
+        None if regions can be decoded, else the reason.
     """
     setup = json.dumps({"files": list(files[:NUM_FILES]), "device": device})
     try:
@@ -50,7 +51,7 @@ def probe_roi_decode(files: Sequence[str], device: str, *, timeout_s: float = 18
 
 
 def _reason(messages: str) -> str:
-    """The line of a traceback that says why; DALI has it in the middle of its own."""
+    """Return the line of a traceback that says why. DALI puts the line amid its own report."""
     lines = [line.strip() for line in messages.splitlines() if line.strip()]
     if "encountered:" in lines[:-1]:
         return lines[lines.index("encountered:") + 1]
@@ -58,10 +59,10 @@ def _reason(messages: str) -> str:
 
 
 def compare(setup: str) -> None:
-    """What the other process does.
+    """Decode regions and whole images, and compare them. Runs in the other process.
 
     Args:
-        setup: JSON of ``files`` and ``device``.
+        setup: JSON object of ``files`` and ``device``.
 
     Raises:
         RuntimeError: The decoder fails.
@@ -72,34 +73,34 @@ def compare(setup: str) -> None:
     # By its path: the package around it would import torch, which takes seconds.
     dali = runpy.run_path(str(Path(__file__).parents[2] / "core" / "dali.py"))
     fn = dali["fn"]
-    asked = json.loads(setup)
-    gpu = asked["device"] == "cuda"
-    files = [np.frombuffer(path.encode(), np.uint8) for path in asked["files"]]
+    arguments = json.loads(setup)
+    gpu = arguments["device"] == "cuda"
+    files = [np.frombuffer(path.encode(), np.uint8) for path in arguments["files"]]
     backend = "mixed" if gpu else "cpu"
     pipeline = dali["Pipeline"](batch_size=_BATCH_SIZE, num_threads=4, device_id=0 if gpu else None)
     region: dict[str, Any] = {"rel_start": [0.2, 0.3], "rel_shape": [0.5, 0.4], "axes": [0, 1]}
 
     def next_files(number: int) -> list[np.ndarray]:
         first = number * _BATCH_SIZE
-        return [files[(first + place) % len(files)] for place in range(_BATCH_SIZE)]
+        return [files[(first + index) % len(files)] for index in range(_BATCH_SIZE)]
 
     with pipeline:
         encoded = fn.io.file.read(fn.external_source(source=next_files, batch=True))
-        alone = fn.decoders.image_slice(encoded, device=backend, **region)
-        whole = fn.slice(fn.decoders.image(encoded, device=backend), **region)
-        pipeline.set_outputs(alone, whole)
+        region_alone = fn.decoders.image_slice(encoded, device=backend, **region)
+        region_of_whole = fn.slice(fn.decoders.image(encoded, device=backend), **region)
+        pipeline.set_outputs(region_alone, region_of_whole)
     for _ in range(-(-len(files) // _BATCH_SIZE)):
-        pair = pipeline.run()
-        alone, whole = (one.as_cpu() for one in pair) if gpu else pair
-        for place in range(_BATCH_SIZE):
-            one, other = np.asarray(alone[place]), np.asarray(whole[place])
-            if one.shape != other.shape:
-                raise ValueError(f"a region has the shape {one.shape}, not {other.shape}")
-            difference = np.abs(one.astype(np.int16) - other).mean() if one.size else 0.0
+        outputs = pipeline.run()
+        alone, of_whole = (batch.as_cpu() for batch in outputs) if gpu else outputs
+        for index in range(_BATCH_SIZE):
+            pixels, expected = np.asarray(alone[index]), np.asarray(of_whole[index])
+            if pixels.shape != expected.shape:
+                raise ValueError(f"a region has the shape {pixels.shape}, not {expected.shape}")
+            difference = np.abs(pixels.astype(np.int16) - expected).mean() if pixels.size else 0.0
             if difference > _MOST_DIFFERENCE:
                 raise ValueError(f"a region differs by {difference:.1f} levels from the whole")
 
 
 if __name__ == "__main__":
-    with open(0) as asked:
-        compare(asked.read())
+    with open(0) as stdin:
+        compare(stdin.read())

@@ -1,4 +1,4 @@
-"""Training steps for a race: what a loader's batches are for. Each takes a `Work`."""
+"""Training steps for a race, which use a loader's batches. Each opener takes a `Work`."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ if TYPE_CHECKING:
 
 Step = Callable[[Any, Any], None]
 
-#: Side that images are thinned out to for the small model, in pixels.
+#: Pixels: side that images are thinned out to for the small model.
 SMALL_SIDE = 64
 
 
 def name_of_step(device: str) -> str:
-    """The step that suits a device, as a contestant names it."""
+    """Return the step that suits a device, as ``"package.module:function"``."""
     return f"dali_cutmix.tools.bench.steps:{'resnet50' if device == 'cuda' else 'small'}"
 
 
 def describe_step(device: str) -> str:
-    """The same in words."""
+    """Return the step that suits a device, in words."""
     if device == "cuda":
         return "ResNet-50, bfloat16, SGD"
     return f"ShuffleNet v2 x0.5 on {SMALL_SIDE} px, float32, SGD"
 
 
 def resnet50(work: Work) -> Step:
-    """A step of torchvision's ResNet-50 in bfloat16, channels last, with SGD, on the GPU."""
+    """Return a step of torchvision's ResNet-50 in bfloat16, channels last, with SGD, for GPUs."""
     import torch
     from torchvision.models import resnet50 as build  # type: ignore[import-untyped]
 
@@ -43,10 +43,10 @@ def resnet50(work: Work) -> Step:
 
 
 def small(work: Work) -> Step:
-    """A step of torchvision's ShuffleNet v2 x0.5, for CPUs: every n-th pixel of each image.
+    """Return a step of torchvision's ShuffleNet v2 x0.5, for CPUs, on every n-th pixel.
 
-    Half the cores are the model's: threads that wait for each other lose more than half their time
-    where a loader runs on all cores.
+    The model takes half the threads. Threads that wait for each other would lose more than half
+    their time where a loader runs on all cores.
     """
     import torch
     from torchvision.models import shufflenet_v2_x0_5

@@ -1,7 +1,6 @@
-"""What every loader in a race is asked to do."""
+"""Describe the work that every loader in a race is asked to do."""
 
-# Standard library only, and Python 3.8: read by interpreters that have neither DALI nor this
-# package.
+# Standard library only, and Python 3.8: interpreters without DALI and this package load this file.
 from __future__ import annotations
 
 import json
@@ -14,14 +13,14 @@ DEVICES = ("cpu", "cuda")
 
 @dataclass(frozen=True)
 class Work:
-    """The same for all contestants of a race, but for ``mix`` and ``extra``.
+    """Describe the work of one contestant. Only ``mix`` and ``extra`` differ within a race.
 
-    Images are cropped at random (8 to 100 % of the area, aspect 3/4 to 4/3), resized, mirrored with
+    Images are cropped at random (8 to 100 % of the area, aspect 3/4 to 4/3), resized, flipped with
     probability 0.5, and normalised with ImageNet's mean and deviation. Epochs are shuffled, and a
-    last batch that would be short is left out.
+    short last batch is dropped.
 
     Raises:
-        ValueError: A value outside its range, named.
+        ValueError: A value is out of range. Names the field.
     """
 
     data: str
@@ -33,13 +32,13 @@ class Work:
     batch_size: int = 64
     """Images per batch."""
     threads: int = 2
-    """Worker processes or threads that a loader may use."""
+    """Worker processes or threads of a loader."""
     mix: str = "cutmix"
     """``"cutmix"`` or ``"mixup"``, alpha 1 and every batch mixed, or ``"none"``."""
     device: str = "cpu"
-    """``"cpu"`` or ``"cuda"``: where batches have to be."""
+    """Device of the batches: ``"cpu"`` or ``"cuda"``."""
     seed: int = 0
-    """Of order, crops and mixing."""
+    """Seed of order, crops and mixing."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Settings of one contestant, such as ``{"prefetch": 4}``."""
 
@@ -55,18 +54,18 @@ class Work:
                 raise ValueError(f"Work: `{name}` must be one of {listed}, got {value!r}.")
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return the work as one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Work:
-        """What `to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
-            ValueError: No JSON object, or a key that is no field.
+            ValueError: The text is not a JSON object, or a key is not a field.
         """
-        found = json.loads(text)
-        known = {one.name for one in fields(cls)}
-        if not isinstance(found, dict) or set(found) - known:
-            raise ValueError(f"Work: JSON must be an object of {sorted(known)}, got {text!r:.200}.")
-        return cls(**found)
+        values = json.loads(text)
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or set(values) - names:
+            raise ValueError(f"Work: JSON must be an object of {sorted(names)}, got {text!r:.200}.")
+        return cls(**values)

@@ -1,4 +1,4 @@
-"""What ``dali-cutmix bench`` found, as a picture."""
+"""Draw the results of ``dali-cutmix bench``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from PIL import Image
 
-from dali_cutmix.tools.bench.bench import MIXING, OURS, REST, STAGES, TORCH, row_of, stages_of
-from dali_cutmix.tools.report import GRAY, INK, RED
+from dali_cutmix.tools.bench.results import MIXING, OURS, REST, STAGES, TORCH, row_of, stages_of
+from dali_cutmix.tools.demo.report import GRAY, INK, RED
 
 LIGHT = {RED: "#f3b3a7", GRAY: "#ccd1d5"}
-#: From stored bytes to what is handed over.
+#: Colours in the order of the stages, from stored bytes to tensors.
 STAGE_COLOURS = dict(
     zip(
         (*STAGES, REST, MIXING),
@@ -22,13 +22,13 @@ STAGE_COLOURS = dict(
 
 
 def draw_bench(results: dict[str, Any]) -> Image.Image:
-    """Draw the rates of both loaders with mixing on and off, and where the time goes.
+    """Draw the rates of both loaders with and without mixing, and where the time goes.
 
     Args:
-        results: From `run_bench`.
+        results: Content of the results file; see `run_bench`.
 
     Returns:
-        RGB.
+        An RGB image.
     """
     # Without pyplot, which would keep the figure in global state and may open a window.
     from matplotlib.figure import Figure
@@ -38,9 +38,9 @@ def draw_bench(results: dict[str, Any]) -> Image.Image:
     _draw_rates(above, results)
     _draw_stages(below, results)
     method, machine = results["method"], results["machine"]
-    where = machine["gpus"][0]["name"] if method["device"] == "cuda" else machine["cpu"]
+    processor = machine["gpus"][0]["name"] if method["device"] == "cuda" else machine["cpu"]
     figure.suptitle(
-        f"{where}, {method['threads']} threads or workers, {method['size']} px, batches of "
+        f"{processor}, {method['threads']} threads or workers, {method['size']} px, batches of "
         f"{method['batch_size']}; n = {method['repeats']}, {results['date']}",
         fontsize=9,
         color=INK,
@@ -56,18 +56,18 @@ def _draw_rates(axes: Any, results: dict[str, Any]) -> None:
         for name in (OURS, TORCH)
         for mix, words in (("cutmix", "CutMix"), ("none", "no mixing"))
     ]
-    places = [0.0, 1.0, 2.4, 3.4]
+    positions = [0.0, 1.0, 2.4, 3.4]
     most = max((row.get("max", 0.0) for _, row, _, _ in bars), default=0.0) or 1.0
-    for place, (_, row, colour, mix) in zip(places, bars, strict=True):
+    for position, (_, row, colour, mix) in zip(positions, bars, strict=True):
         if "median" not in row:
-            axes.text(0.01 * most, place, "did not run", va="center", color=INK)
+            axes.text(0.01 * most, position, "did not run", va="center", color=INK)
             continue
         median = row["median"]
         error = [[median - row["min"]], [row["max"] - median]]
         face = colour if mix == "cutmix" else LIGHT[colour]
-        axes.barh(place, median, 0.82, color=face, xerr=error, error_kw={"ecolor": INK, "lw": 1})
+        axes.barh(position, median, 0.82, color=face, xerr=error, error_kw={"ecolor": INK, "lw": 1})
         text = f"{median:,.0f}"
-        axes.text(row["max"] + 0.012 * most, place, text, va="center", color=INK)
+        axes.text(row["max"] + 0.012 * most, position, text, va="center", color=INK)
     decoded = row_of(results, "decoding the crop", "none")
     right = 1.12 * most
     if "median" in decoded:
@@ -77,7 +77,7 @@ def _draw_rates(axes: Any, results: dict[str, Any]) -> None:
         axes.text(decoded["median"], 3.9, label, ha="right", va="bottom", color=INK, fontsize=9)
     axes.set_xlim(0, right)
     axes.set_ylim(4.35, -0.55)
-    axes.set_yticks(places, [label for label, _, _, _ in bars])
+    axes.set_yticks(positions, [label for label, _, _, _ in bars])
     axes.set_xlabel("images per second; lines span the lowest and highest turn", color=INK)
     axes.grid(axis="x", color="#e6e6e6", lw=0.8)
     _tidy(axes)
@@ -85,10 +85,10 @@ def _draw_rates(axes: Any, results: dict[str, Any]) -> None:
 
 def _draw_stages(axes: Any, results: dict[str, Any]) -> None:
     left = 0.0
-    for name, _, each in stages_of(results):
-        # A stage of the loader can be faster than DALI's own, on which it seems to build.
-        width = max(0.0, each)
-        axes.barh(0, width, 0.6, left=left, color=STAGE_COLOURS[name], label=f"{name} {width:.2f}")
+    for stage in stages_of(results):
+        width = max(0.0, stage.added_ms)  # see `Stage.added_ms`
+        label, colour = f"{stage.name} {width:.2f}", STAGE_COLOURS[stage.name]
+        axes.barh(0, width, 0.6, left=left, color=colour, label=label)
         left += width
     axes.set_yticks([0], [OURS])
     axes.set_xlabel("milliseconds per image, where they go", color=INK)

@@ -1,4 +1,4 @@
-"""What the demo found, as one HTML file that needs nothing else."""
+"""Write the demo's report: one HTML file that fetches nothing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from statistics import mean, stdev
 
 from PIL import Image
 
-from dali_cutmix.tools.demo import HEADLINE, Demo
-from dali_cutmix.tools.digits import SIDE
-from dali_cutmix.tools.trial import Trial
+from dali_cutmix.tools.demo.comparison import HEADLINE, Comparison
+from dali_cutmix.tools.demo.digits import SIDE
+from dali_cutmix.tools.demo.trial import Trial
 
 GRAY = "#7d868f"
 RED = "#e23d1e"
@@ -45,55 +45,57 @@ Row = tuple[str, Callable[[Trial], float], Callable[[float], str]]
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] as percent with one decimal, without the sign."""
+    """Write a share in [0, 1] as percent with one decimal, without the sign."""
     return f"{100 * share:.1f}"
 
 
 def three_decimals(value: float) -> str:
-    """A number with three decimals."""
+    """Write a number with three decimals."""
     return f"{value:.3f}"
 
 
-def whole(value: float) -> str:
-    """A number without decimals, thousands apart."""
+def integer(value: float) -> str:
+    """Write a number without decimals, with commas between thousands."""
     return f"{value:,.0f}"
 
 
-#: What is in the tables: name with unit, where it is in a trial, how it is written.
+#: Rows of the tables: name with unit, value in a trial, spelling.
 ROWS: Sequence[Row] = (
     ("Accuracy, whole images (%)", lambda t: t.accuracy[0], percent),
     ("Accuracy under occlusion (%)", lambda t: t.accuracy[HEADLINE], percent),
     ("Accuracy on the training images (%)", lambda t: t.train_accuracy, percent),
     ("Calibration error, whole images", lambda t: t.calibration_error[0], three_decimals),
     ("Calibration error under occlusion", lambda t: t.calibration_error[HEADLINE], three_decimals),
-    ("Training speed (images/s)", lambda t: t.images_per_s, whole),
+    ("Training speed (images/s)", lambda t: t.images_per_s, integer),
     ("Time spent waiting for the loader (%)", lambda t: t.wait_share, percent),
 )
 
 
 def mean_and_spread(values: Sequence[float], write: Callable[[float], str]) -> str:
-    """Mean and standard deviation, as text; a single value alone."""
+    """Write mean and standard deviation, or a single value alone."""
     if len(values) == 1:
         return write(values[0])
     return f"{write(mean(values))} ± {write(stdev(values))}"
 
 
-def write_report(demo: Demo, path: Path) -> None:
-    """Write the report: one HTML file, pictures inside, nothing fetched from anywhere.
+def write_report(comparison: Comparison, path: Path) -> None:
+    """Write the report: one HTML file with all its pictures inside.
 
     Args:
-        demo: From `run_demo`.
-        path: Of the file; its folder exists.
+        comparison: Result of `compare`.
+        path: Path of the file. Its folder exists.
     """
-    path.write_text(render(demo), encoding="utf-8")
+    path.write_text(render(comparison), encoding="utf-8")
 
 
-def render(demo: Demo) -> str:
-    """The report as HTML."""
-    settings, trial = demo.settings, demo.settings.trial
-    count = len(demo.mixed)
+def render(comparison: Comparison) -> str:
+    """Return the report as HTML."""
+    settings, trial = comparison.settings, comparison.settings.trial
+    count = len(comparison.mixed)
     share = percent((HEADLINE / SIDE) ** 2)
-    setup = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in demo.setup.items())
+    setup = "".join(
+        f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in comparison.setup.items()
+    )
     spread = "Mean ± standard deviation" if count > 1 else "Single values"
     runs = f"{count} runs" if count > 1 else "1 run"
     return f"""<!DOCTYPE html>
@@ -107,35 +109,34 @@ def render(demo: Demo) -> str:
 <body>
 <main>
 <h1>CutMix on handwritten digits, {settings.per_class} images per class</h1>
-<p class="reading">{escape(demo.reading)}</p>
+<p class="reading">{escape(comparison.reading)}</p>
 
 <p>A small CNN was trained on {10 * settings.per_class} scanned digits, {runs} without mixing and
-{runs} with CutMix, and measured on the other {demo.num_val:,}: on whole images, and with a gray
-square of {HEADLINE} &times; {HEADLINE} of {SIDE} &times; {SIDE} pixels ({share} % of the area)
+{runs} with CutMix, and measured on the other {comparison.num_val:,}: on whole images, and with a
+gray square of {HEADLINE} &times; {HEADLINE} of {SIDE} &times; {SIDE} pixels ({share} % of the area)
 hiding a part of each.</p>
-{_table(demo)}
-<p class="note">{spread} over n = {count} per column. A run with and one without CutMix start from
-the same weights, see the same images in the same order and crops, and take the same number of
-steps; the difference is taken within these pairs. Every model is tested on the same images with the
-same squares. The runs share their training images, so that the spread does not include that choice
-(<code>--seed</code> makes another).
-Calibration error: 15 equal bins of confidence, 0 is best. Training speed: images trained on per
-second of wall time; decoding, mixing and the model's own steps together.</p>
+{_table(comparison)}
+<p class="note">{spread} over n = {count} per column. Runs are paired: a run with and a run without
+CutMix start from the same weights, see the same images in the same order and crops, and take the
+same number of steps. Differences are taken within pairs. Every model is tested on the same images
+with the same squares. All runs share their training images, so that the spread does not include
+that choice (<code>--seed</code> draws others).
+Calibration error: 15 equal bins of confidence, 0 is best. Training speed: images per second of wall
+time, with decoding, mixing and the model's own steps.</p>
 
 <h2>Accuracy against the size of the hidden square</h2>
-{_img(_chart(demo), "Accuracy against the side of the hidden square, without and with CutMix")}
+{_img(_chart(comparison), "Accuracy against the side of the hidden square, by mix")}
 <p class="note">Thin: each run. Thick: their mean. At 0 px nothing is hidden.</p>
 
 <h2>What a model trains on</h2>
-<p>Twelve images as the loader hands them out in training. Inside the outline are the pixels of
-another image; below are the classes and their weights in the target, which are the shares of
-the pixels.</p>
-{_img(demo.contact_sheet, "A training batch, cuts outlined and class weights written below")}
+<p>Twelve images as the loader serves them in training. The pixels inside the outline are another
+image's. Below stand the classes and their weights in the target: the shares of the pixels.</p>
+{_img(comparison.contact_sheet, "A training batch, cuts outlined and class weights written below")}
 
 <h2>What it is tested on</h2>
-<p>The first validation image of each digit with its square, and what the two models of the first
-run take it for; wrong answers in red.</p>
-{_img(demo.hidden_sheet, "Validation images with a gray square and what each model says")}
+<p>The first validation image of each digit with its square, and the answers of the two models of
+the first run. Wrong answers are red.</p>
+{_img(comparison.hidden_sheet, "Validation images with a gray square and what each model says")}
 
 <h2>How it was done</h2>
 <dl>
@@ -148,7 +149,7 @@ schedule up to {trial.learning_rate:g}, random crops of {trial.scale[0]:.0%} to
 {settings.seed + count - 1}</dd>
 <dt>Loader</dt><dd>dali_cutmix.DataLoader on the CPU, from JPEG files to normalised tensors</dd>
 {setup}
-<dt>Time</dt><dd>{demo.seconds:.0f} s for everything</dd>
+<dt>Time</dt><dd>{comparison.seconds:.0f} s for everything</dd>
 </dl>
 </main>
 </body>
@@ -156,11 +157,11 @@ schedule up to {trial.learning_rate:g}, random crops of {trial.scale[0]:.0%} to
 """
 
 
-def _table(demo: Demo) -> str:
+def _table(comparison: Comparison) -> str:
     rows = []
-    for name, value, write in ROWS:
-        without = [value(trial) for trial in demo.without]
-        mixed = [value(trial) for trial in demo.mixed]
+    for name, value_of, write in ROWS:
+        without = [value_of(trial) for trial in comparison.without]
+        mixed = [value_of(trial) for trial in comparison.mixed]
         gains = [b - a for a, b in zip(without, mixed, strict=True)]
         gain = mean_and_spread(gains, write)
         signed = gain if gain.startswith("-") else f"+{gain}"
@@ -181,13 +182,13 @@ def _img(image: Image.Image, alt: str) -> str:
     return f'<img src="data:image/png;base64,{encoded}" alt="{escape(alt)}">'
 
 
-def _chart(demo: Demo) -> Image.Image:
+def _chart(comparison: Comparison) -> Image.Image:
     # Without pyplot, which would keep the figure in global state and may open a window.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.2, 4.1), dpi=200, layout="constrained")
     axes = figure.add_subplot()
-    curves = (("without mixing", demo.without, GRAY), ("with CutMix", demo.mixed, RED))
+    curves = (("without mixing", comparison.without, GRAY), ("with CutMix", comparison.mixed, RED))
     for name, trials, colour in curves:
         sides = sorted(trials[0].accuracy)
         for trial in trials:

@@ -1,4 +1,4 @@
-"""One training run of the demo and what it scored: a small CNN, with or without a mix."""
+"""Train one small CNN of the demo, with or without a mix, and measure it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from dali_cutmix import CutMix, DataLoader, EvalTransform, TrainTransform
-from dali_cutmix.tools.digits import MEAN, SIDE, STD
+from dali_cutmix.tools.demo.digits import MEAN, SIDE, STD
 
-NUM_BINS = 15  # of confidence, for the calibration error
+#: Bins of confidence, for the calibration error.
+NUM_BINS = 15
 
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """How each model is trained: all trials alike, whatever they mix."""
+    """Settings of every trial, whatever its mix."""
 
     epochs: int = 100
     """Passes over the training images."""
@@ -29,20 +30,19 @@ class TrialSettings:
     learning_rate: float = 3e-3
     """Largest learning rate of AdamW's one-cycle schedule."""
     weight_decay: float = 5e-4
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     scale: tuple[float, float] = (0.6, 1.0)
-    """Share of the image's area that the random crop keeps. No mirroring: digits have a side."""
+    """Range of the share of the area that the random crop keeps. Digits are not flipped."""
 
 
 @dataclass(frozen=True)
 class Digits:
-    """The images that every trial is measured on, as ``[B, 3, 32, 32]`` uint8 on the CPU.
+    """Hold the images that every trial is measured on: ``[B, 3, 32, 32]`` uint8, CPU.
 
     Args:
-        train_folder: Where trials train.
-        train: The training images, unaugmented and unmixed, with their classes ``[B]`` int64.
-        val: The validation images by side of the square that hides a part of each, in pixels; 0
-            hides nothing.
+        train_folder: Folder of the training images.
+        train: Training images, unaugmented and unmixed, and their classes ``[B]`` int64.
+        val: Validation images by side of the hiding square in pixels. 0 hides nothing.
         label: Classes of the validation images: ``[B]`` int64.
     """
 
@@ -54,14 +54,14 @@ class Digits:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one model scored. Accuracies and errors are shares in [0, 1].
+    """Hold the scores of one model. Accuracies and errors are shares in [0, 1].
 
     Args:
-        seed: Of the model's first weights, the order, the crops and the mixing.
-        train_accuracy: On the training images, unaugmented and unmixed.
-        accuracy: On the validation images by side of the hiding square in pixels.
-        calibration_error: Expected calibration error, 15 equal bins of confidence, likewise.
-        predicted: Class of each validation image by side of the hiding square: ``[B]`` int64.
+        seed: Seed of the model's first weights, the order, the crops and the mixing.
+        train_accuracy: Accuracy on the training images, unaugmented and unmixed.
+        accuracy: Accuracy on the validation images, by side of the hiding square in pixels.
+        calibration_error: Expected calibration error over 15 equal bins of confidence, by side.
+        predicted: Predicted class of each validation image, by side: ``[B]`` int64.
         images_per_s: Images trained on per second of wall time, waits and steps together.
         wait_share: Share of that time spent waiting for the loader.
     """
@@ -76,30 +76,30 @@ class Trial:
 
 
 def load(train_folder: Path, val_folder: Path, hidden_sides: Sequence[int]) -> Digits:
-    """Read what trials are measured on, through the library's own loader."""
+    """Read the images that trials are measured on, through the library's own loader."""
     train, (val, label) = _read(train_folder), _read(val_folder)
     hidden = {side: occlude(val, side, seed=side) for side in (0, *hidden_sides)}
     return Digits(train_folder, train, hidden, label)
 
 
 def occlude(image: torch.Tensor, side: int, *, seed: int) -> torch.Tensor:
-    """Hide a square of each image, inside it at a random place, under the digits' mean gray.
+    """Hide a square at a random place inside each image, under the digits' mean gray.
 
     Args:
         image: ``[B, 3, height, width]`` uint8, CPU.
-        side: Side of the square in pixels, at most the image's; 0 hides nothing.
-        seed: Of the places: the same seed hides the same pixels.
+        side: Side of the square in pixels, at most the image's. 0 hides nothing.
+        seed: Seed of the places. The same seed hides the same pixels.
 
     Returns:
-        As ``image``, a copy.
+        A copy, of the shape of ``image``.
     """
     generator = torch.Generator().manual_seed(seed)
     height, width = image.shape[2:]
     top = torch.randint(height - side + 1, (len(image),), generator=generator)
     left = torch.randint(width - side + 1, (len(image),), generator=generator)
     hidden = image.clone()
-    for one, y, x in zip(hidden, top.tolist(), left.tolist(), strict=True):
-        one[:, y : y + side, x : x + side] = round(255 * MEAN)
+    for pixels, y, x in zip(hidden, top.tolist(), left.tolist(), strict=True):
+        pixels[:, y : y + side, x : x + side] = round(255 * MEAN)
     return hidden
 
 
@@ -110,7 +110,7 @@ def train_loader(
     settings: TrialSettings,
     with_plan: bool = False,
 ) -> DataLoader:
-    """The loader that a trial trains from."""
+    """Return the loader that a trial trains from."""
     return DataLoader(
         folder,
         batch_size=settings.batch_size,
@@ -127,7 +127,7 @@ def train_loader(
 def sheet_loader(
     folder: Path, mix: CutMix, settings: TrialSettings, batch_size: int, seed: int
 ) -> DataLoader:
-    """As `train_loader`, for looking at: bytes, plans and pairs."""
+    """Return a loader as `train_loader` does, of bytes, pairs and plans, for pictures."""
     return DataLoader(
         folder,
         batch_size=batch_size,
@@ -151,13 +151,13 @@ def run_trial(
 ) -> Trial:
     """Train a model from its first weights and measure it.
 
-    Torch's global random state and thread count are as before when it returns.
+    Torch's global random state and thread count stay as they are.
 
     Args:
-        digits: From `load`.
-        mix: What the loader mixes; None for the baseline.
-        seed: Of everything that is random. Equal seeds give both mixes the same first weights,
-            order and crops.
+        digits: Images from `load`.
+        mix: Mix of the loader. None trains the baseline.
+        seed: Seed of everything that is random. Trials of equal seed have the same first weights,
+            order and crops, whatever the mix.
         settings: How to train.
         on_step: Called after each step.
     """
@@ -167,13 +167,13 @@ def run_trial(
         rate = settings.learning_rate
         optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=num_steps)
-        num_images, waited, start = 0, 0.0, time.perf_counter()
+        num_images, wait_s, start = 0, 0.0, time.perf_counter()
         for _ in range(settings.epochs):
             batches = iter(loader)
             for _ in range(len(loader)):
-                asked = time.perf_counter()
+                wait_start = time.perf_counter()
                 image, target = next(batches)
-                waited += time.perf_counter() - asked
+                wait_s += time.perf_counter() - wait_start
                 loss = cross_entropy(model(image), target)
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
@@ -181,7 +181,7 @@ def run_trial(
                 schedule.step()
                 num_images += len(image)
                 on_step()
-        spent = time.perf_counter() - start
+        train_s = time.perf_counter() - start
         model.eval()
         val = {side: _probabilities(model, image) for side, image in digits.val.items()}
         train_image, train_label = digits.train
@@ -191,26 +191,26 @@ def run_trial(
             {side: _accuracy(probability, digits.label) for side, probability in val.items()},
             {side: calibration_error(p, digits.label) for side, p in val.items()},
             {side: probability.argmax(1) for side, probability in val.items()},
-            num_images / spent,
-            waited / spent,
+            num_images / train_s,
+            wait_s / train_s,
         )
 
 
 def calibration_error(probability: torch.Tensor, label: torch.Tensor) -> float:
-    """Expected calibration error: how far confidence is from accuracy, over 15 equal bins.
+    """Return the expected calibration error: the mean gap of confidence and accuracy in 15 bins.
 
     Args:
-        probability: ``[B, num_classes]`` float, rows summing to 1.
-        label: ``[B]`` int64.
+        probability: Class probabilities: ``[B, num_classes]`` float, rows sum to 1.
+        label: Class indices: ``[B]`` int64.
 
     Source:
         Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599, section 2.
     """
     confidence, predicted = probability.max(1)
-    right = (predicted == label).to(confidence.dtype)
-    number = (confidence * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+    is_right = (predicted == label).to(confidence.dtype)
+    bin_index = (confidence * NUM_BINS).long().clamp(max=NUM_BINS - 1)
     gap = torch.zeros(NUM_BINS, dtype=confidence.dtype)
-    gap.index_add_(0, number, confidence - right)
+    gap.index_add_(0, bin_index, confidence - is_right)
     return float(gap.abs().sum() / len(label))
 
 
@@ -228,7 +228,7 @@ def _read(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _model(seed: int) -> nn.Module:
-    """Three convolutions and a linear layer; their first weights are a function of the seed."""
+    """Return three convolutions and a linear layer, initialised from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = nn.Sequential(
@@ -243,7 +243,7 @@ def _block(num_in: int, num_out: int) -> list[nn.Module]:
 
 
 def _probabilities(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
-    """Class probabilities ``[B, 10]`` of ``[B, 3, 32, 32]`` uint8 images."""
+    """Return class probabilities ``[B, 10]`` of ``[B, 3, 32, 32]`` uint8 images."""
     with torch.no_grad():
         parts = torch.split(image, 256)
         scores = [model((part / 255 - MEAN) / STD) for part in parts]
@@ -256,10 +256,10 @@ def _accuracy(probability: torch.Tensor, label: torch.Tensor) -> float:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    # Layers this small gain next to nothing from a second thread, which the loader can use.
-    before = torch.get_num_threads()
+    # Layers this small gain next to nothing from a second thread. The loader can use the thread.
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(num_threads)

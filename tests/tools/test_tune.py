@@ -13,8 +13,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dali_cutmix.serving.settings import Tuning
-from dali_cutmix.tools.bench import tune, tune_command
-from dali_cutmix.tools.bench.tune import Curve, Point, choose
+from dali_cutmix.tools.bench import tune
+from dali_cutmix.tools.bench.tune import Curve, Point, choose, print_curve
 from dali_cutmix.tools.cli import app
 
 
@@ -62,7 +62,7 @@ def test_a_setting_that_fails_is_not_chosen() -> None:
 def test_a_curve_is_whole_on_a_narrow_screen_and_failures_have_their_reason() -> None:
     points = (point("1", 1234, 12345), point("2", 20_000, 19_000, memory=8), point("16"))
     screen = Console(width=80, file=io.StringIO())
-    tune_command._print_curve(screen, Curve("threads", points, points[0]), int(6e9))
+    print_curve(screen, Curve("threads", points, points[0]), int(6e9))
     said = screen.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in said
     assert re.search(r"│ +1 │ +6,790 │ +1,234 to 12,345 │ +1.00 │ █+ kept +│", said)
@@ -74,6 +74,7 @@ def call(*arguments: str | Path) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_tune_writes_settings_that_were_measured_and_says_how_to_use_them(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Handwritten digits as a folder of JPEG files: the data of the demo, without a download.
+"""Write handwritten digits as a folder of JPEG files: the demo's data, without a download.
 
 The digits come with scikit-learn: 1797 scans of 8 x 8 pixels in 17 grays, the UCI set "Optical
 Recognition of Handwritten Digits".
@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIDE = 32  # of the files, in pixels: each scanned pixel becomes 4 x 4 by bicubic interpolation
-QUALITY = 95  # of the JPEG files
+#: Pixels: side of the files. Each scanned pixel becomes 4 x 4 by bicubic interpolation.
+SIDE = 32
+#: JPEG quality of the files.
+QUALITY = 95
 
-#: Mean and standard deviation of the files' pixels, for each of R, G, B, in units of [0, 1].
+#: Share of full level: mean and standard deviation of the files' pixels, for each of R, G, B.
 MEAN = 0.31
 STD = 0.35
 
@@ -26,10 +28,10 @@ def write_digits(root: Path, *, per_class: int, seed: int) -> tuple[Path, Path]:
     Files are 32 x 32 gray JPEGs. Writing again with the same arguments changes nothing.
 
     Args:
-        root: Folder of the data; made when missing.
-        per_class: Digits of each class that go to ``train``, drawn at random; the rest go to
-            ``val``.
-        seed: Of that draw, at least 0.
+        root: Folder of the data, made when missing.
+        per_class: Digits of each class that go to ``train``, drawn at random. The other digits
+            go to ``val``.
+        seed: Seed of that draw, at least 0.
 
     Returns:
         The folders ``train`` and ``val``.

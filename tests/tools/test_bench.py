@@ -12,9 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dali_cutmix import FileList
-from dali_cutmix.tools.bench.bench import OURS, STAGES, TORCH, reading, stages_of
-from dali_cutmix.tools.bench.bench_plot import draw_bench
 from dali_cutmix.tools.bench.photos import Photos, photos
+from dali_cutmix.tools.bench.plot import draw_bench
+from dali_cutmix.tools.bench.results import OURS, STAGES, TORCH, reading, stages_of
 from dali_cutmix.tools.cli import app
 
 
@@ -42,7 +42,7 @@ def linked(found: Photos) -> list[str]:
 
 def test_class_folders_stay_classes_and_every_image_is_read_once(photo_folder: Path) -> None:
     with chosen(photo_folder) as found:
-        assert (found.num_images, found.num_found, found.num_classes) == (21, 21, 3)
+        assert (found.num_images, found.num_listed, found.num_classes) == (21, 21, 3)
         assert linked(found) == sorted(map(str, photo_folder.rglob("*.jpg")))
         root = found.root
         assert len(FileList.from_folder(root).classes) == 3
@@ -81,7 +81,7 @@ def test_images_fewer_than_some_batches_are_repeated_and_it_is_said(photo_folder
         assert found.repeats == 4  # 4 batches of 16 are 64, and 21 images go 3.05 times into it
         assert len(FileList.from_folder(found.root)) == 84
         assert found.sentences()[1] == (
-            "They are fewer than 4 batches of 16: an epoch has each 4 times."
+            "They are fewer than 4 batches of 16: an epoch holds each image 4 times."
         )
 
 
@@ -91,20 +91,20 @@ def test_bad_images_are_left_out_and_named(photo_folder: Path, tmp_path: Path) -
     bad.write_bytes(bad.read_bytes()[:3000])
     with chosen(data) as found:
         assert [path for path, _ in found.bad] == [str(bad)]
-        assert (found.num_images, found.num_found) == (20, 21)
+        assert (found.num_images, found.num_listed) == (20, 21)
         assert str(bad) not in linked(found)
         assert found.sentences()[0].startswith("20 of 21 images in 3 classes, ")
         said = found.sentences()[1]
         assert said.startswith(f"1 bad image was left out, {bad}: ")
-        assert said.endswith("stop at such a file; `dali-cutmix check` finds them all.")
+        assert said.endswith("stop at such a file; `dali-cutmix check` finds all of them.")
 
 
 def test_no_more_images_are_looked_at_than_there_is_time_for(
     photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dali_cutmix.tools.bench.photos._LOOKED_AT", 5)
+    monkeypatch.setattr("dali_cutmix.tools.bench.photos._CHUNK", 5)
     with chosen(photo_folder, seconds=0.0) as found:
-        assert (found.num_images, found.num_found, found.num_classes) == (5, 21, 3)
+        assert (found.num_images, found.num_listed, found.num_classes) == (5, 21, 3)
 
 
 def test_batches_are_smaller_where_images_take_long(
@@ -133,7 +133,7 @@ def test_what_is_no_folder_of_photos_is_refused_in_a_sentence(what: str, tmp_pat
     says = {
         "missing": f"DATA must be a folder of image files, but '{data}' does not exist. ",
         "file": f"DATA must be a folder of image files, but '{data}' is a file. ",
-        "empty": f"no image in '{data}' or below it: no .jpg, ",
+        "empty": f"no image in '{data}' or its subfolders: no .jpg, ",
         "all bad": f"none of the 1 images in {data} can be decoded, the first because: ",
     }
     assert says[what] in result.stderr
@@ -201,8 +201,8 @@ def test_reading_does_not_say_where_the_time_goes_where_stages_contradict_each_o
 
 def test_stages_add_up_to_the_time_of_an_image() -> None:
     stages = stages_of(results((450, 500), (300, 300)))
-    assert sum(each for _, _, each in stages) == pytest.approx(1e3 / 450)
-    assert [rate for _, rate, _ in stages] == [10_000, 1_000, 800, 500, 450]
+    assert sum(stage.added_ms for stage in stages) == pytest.approx(1e3 / 450)
+    assert [stage.images_per_s for stage in stages] == [10_000, 1_000, 800, 500, 450]
 
 
 def test_plot_shows_more_for_more_and_goes_on_without_what_did_not_run() -> None:
@@ -217,6 +217,7 @@ def test_plot_shows_more_for_more_and_goes_on_without_what_did_not_run() -> None
 # The command
 
 
+@pytest.mark.slow
 def test_bench_measures_all_it_shows_on_a_folder_of_photos(
     photo_folder: Path, tmp_path: Path
 ) -> None:

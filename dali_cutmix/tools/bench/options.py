@@ -1,0 +1,87 @@
+"""Options that ``bench`` and ``tune`` share, and how both show their progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dali_cutmix.tools.bench.machine import num_cores
+from dali_cutmix.tools.bench.photos import Photos, photos
+from dali_cutmix.tools.bench.race import OnRound
+
+#: Seconds that looking at the images may take.
+LOOKING_S = 6.0
+
+
+class DeviceName(str, Enum):
+    """Devices that batches can be served on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+Data = Annotated[
+    str, typer.Argument(help="Folder of photos; folders below it are classes.", metavar="DATA")
+]
+Size = Annotated[int, typer.Option(min=8, max=4096, help="Side of each image in pixels.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help="Images per batch.",
+        show_default="64, on a GPU 256, fewer for images that take long to decode",
+    ),
+]
+Device = Annotated[
+    DeviceName | None,
+    typer.Option(help="Device of the batches.", show_default="cuda where there is a GPU"),
+]
+
+
+def choose_device(device: DeviceName | None) -> str:
+    """Return the device asked for, or by default the GPU where there is one.
+
+    Raises:
+        ValueError: ``cuda`` is asked for, and torch sees no GPU.
+    """
+    sees_gpu = torch.cuda.is_available()
+    if device is DeviceName.CUDA and not sees_gpu:
+        raise ValueError("dali-cutmix: `--device cuda` needs a GPU, and torch sees none here.")
+    return ("cuda" if sees_gpu else "cpu") if device is None else device.value
+
+
+@contextmanager
+def chosen_photos(
+    data: str, device: str, batch_size: int | None, on_step: OnRound
+) -> Iterator[Photos]:
+    """Choose photos as `photos` does, with all cores and within `LOOKING_S` seconds."""
+    with photos(
+        data,
+        device=device,
+        batch_size=batch_size,
+        seconds=LOOKING_S,
+        num_threads=num_cores(),
+        on_progress=lambda done, total: on_step(done, total, "looking at the images"),
+    ) as chosen:
+        yield chosen
+
+
+@contextmanager
+def steps_shown(screen: Console) -> Iterator[OnRound]:
+    """Show the steps done, what goes on, and the time left. Draw nothing without a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    hidden = not screen.is_terminal
+    with Progress(*columns, transient=True, console=screen, disable=hidden) as progress:
+        task = progress.add_task("", total=None)
+
+        def show(done: int, total: int, what: str) -> None:
+            progress.update(task, description=f"{what:45}", completed=done, total=total)
+
+        yield show

@@ -1,0 +1,1 @@
+"""The command ``dali-cutmix demo``, its data, its training runs and its report."""

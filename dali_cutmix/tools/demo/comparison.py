@@ -1,0 +1,236 @@
+"""Compare models trained without and with CutMix: does it help a small CNN, and where?
+
+The models see ten images per class, through the library's loader. They are measured on whole images
+and on images with a square hidden. Everything runs on the CPU.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+
+import torch
+from PIL import Image
+
+from dali_cutmix import CutMix, __version__
+from dali_cutmix.contact_sheet import (
+    INK,
+    OTHER,
+    Line,
+    Tile,
+    contact_sheet,
+    draw_tiles,
+    to_pillow,
+)
+from dali_cutmix.tools.bench.machine import num_cores, processor_name
+from dali_cutmix.tools.demo.digits import write_digits
+from dali_cutmix.tools.demo.trial import (
+    Digits,
+    Trial,
+    TrialSettings,
+    load,
+    run_trial,
+    sheet_loader,
+)
+
+#: Pixels of 32: sides of the square that hides a part of each image.
+SIDES = (8, 12, 16, 20)
+#: Pixels of 32: the side in the tables. The square covers 14 % of the image.
+HEADLINE = 12
+CLASSES = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Settings of the demo. The defaults take about a minute on two cores."""
+
+    per_class: int = 10
+    """Training images per class, 1 to 150."""
+    num_runs: int = 5
+    """Models trained without a mix, and again with it. Seeds count up from ``seed``."""
+    seed: int = 0
+    """Seed of the choice of training images, and of the first run."""
+    mix: CutMix = field(default_factory=CutMix)
+    """Mix of the second half of the models."""
+    trial: TrialSettings = field(default_factory=TrialSettings)
+    """How each model is trained."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Hold what the demo measured.
+
+    Args:
+        settings: Settings of the demo.
+        without: One trial per seed, nothing mixed.
+        mixed: One trial per seed, in the same order, with the mix.
+        num_val: Number of validation images.
+        contact_sheet: A training batch, cuts outlined.
+        hidden_sheet: Validation images with the square, and the answers of the first two models.
+        seconds: Wall time of the demo in s.
+        setup: Machine, versions and date, by name.
+    """
+
+    settings: DemoSettings
+    without: list[Trial]
+    mixed: list[Trial]
+    num_val: int
+    contact_sheet: Image.Image
+    hidden_sheet: Image.Image
+    seconds: float
+    setup: dict[str, str]
+
+    def gains(self, side: int) -> list[float]:
+        """Return accuracy with the mix minus accuracy without, per run.
+
+        Args:
+            side: Side of the hiding square in pixels: 0, or one of `SIDES`.
+        """
+        pairs = zip(self.without, self.mixed, strict=True)
+        return [mixed.accuracy[side] - without.accuracy[side] for without, mixed in pairs]
+
+    @property
+    def reading(self) -> str:
+        """One sentence that says what the numbers say, and no more."""
+        gains, gain_on_whole_images = self.gains(HEADLINE), mean(self.gains(0))
+        num_ahead, num_runs = sum(gain > 0 for gain in gains), len(gains)
+        points = f"{100 * mean(gains):+.1f} points" + (" on average" if num_runs > 1 else "")
+        difference = f"{100 * gain_on_whole_images:+.1f} points"
+        on_whole_images = f"on whole images the mean difference is {difference}"
+        if num_runs < 3:
+            runs = "one run decides" if num_runs == 1 else f"{num_runs} runs decide"
+            in_brackets = f"{points} under occlusion; {on_whole_images}"
+            return f"Too few runs to tell: {runs} nothing ({in_brackets})."
+        if num_ahead == num_runs:
+            outcome = f"CutMix is ahead under occlusion in each of {num_runs} runs"
+        elif all(gain < 0 for gain in gains):
+            outcome = f"CutMix is behind under occlusion in each of {num_runs} runs"
+        else:
+            ahead = f"CutMix is ahead in {num_ahead} of {num_runs} runs"
+            outcome = f"No clear winner under occlusion: {ahead}"
+        return f"{outcome}, {points}; {on_whole_images}."
+
+
+def compare(
+    folder: Path,
+    settings: DemoSettings | None = None,
+    on_step: Callable[[str, int, int], None] = lambda *_: None,
+) -> Comparison:
+    """Write the digits, train all models and measure them.
+
+    Apart from speeds, the result is a function of the settings on one machine with one set of
+    versions.
+
+    Args:
+        folder: Folder for the JPEG files, made when missing.
+        settings: Settings of the demo. None takes the defaults.
+        on_step: Called after each training step with the name of the model, the number of steps
+            done and the number of all steps.
+
+    Raises:
+        ImportError: scikit-learn or matplotlib is missing. Says what to install.
+        ValueError: A setting is out of range.
+    """
+    settings = settings or DemoSettings()
+    _check(settings)
+    require_packages()
+    start = time.perf_counter()
+    # Named by the settings that decide its files, so that no file of other settings is left over.
+    root = folder / f"digits-{settings.per_class}-per-class-seed-{settings.seed}"
+    train, val = write_digits(root, per_class=settings.per_class, seed=settings.seed)
+    digits = load(train, val, SIDES)
+    num_images = 10 * settings.per_class
+    steps_per_run = settings.trial.epochs * -(-num_images // settings.trial.batch_size)
+    num_done = 0
+    trials: dict[bool, list[Trial]] = {False: [], True: []}
+    for number in range(settings.num_runs):
+        for is_mixed in (False, True):
+            model = f"{'with CutMix' if is_mixed else 'without mixing'}, run {number + 1}"
+
+            def step(model: str = model) -> None:
+                nonlocal num_done
+                num_done += 1
+                on_step(model, num_done, 2 * settings.num_runs * steps_per_run)
+
+            mix = settings.mix if is_mixed else None
+            seed = settings.seed + number
+            trials[is_mixed].append(run_trial(digits, mix, seed, settings.trial, step))
+    return Comparison(
+        settings,
+        trials[False],
+        trials[True],
+        len(digits.label),
+        _contact_sheet(train, settings),
+        _hidden_sheet(digits, trials[False][0], trials[True][0]),
+        time.perf_counter() - start,
+        describe_setup(),
+    )
+
+
+def require_packages() -> None:
+    """Refuse to run without the demo's packages.
+
+    Raises:
+        ImportError: Names the missing package, and says what to install.
+    """
+    for module, package in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ImportError(
+                f"demo: {package} cannot be imported ({error}). Install the demo's packages with "
+                "`pip install 'dali-cutmix[demo]'`."
+            ) from error
+
+
+def describe_setup() -> dict[str, str]:
+    """Return machine, versions and date, for readers of the numbers."""
+    processor = processor_name()
+    return {
+        "Machine": f"{processor}, {num_cores()} CPUs usable, {platform.system()}; no GPU is used",
+        "Versions": f"dali_cutmix {__version__}, DALI {_version('nvidia.dali')}, "
+        f"torch {torch.__version__}, Python {platform.python_version()}",
+        "Date": datetime.date.today().isoformat(),
+    }
+
+
+def _check(settings: DemoSettings) -> None:
+    counts = {"num_runs": settings.num_runs, "epochs": settings.trial.epochs}
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"demo: `{name}` must be at least 1, got {value}.")
+    if settings.seed < 0:
+        raise ValueError(f"demo: `seed` must be at least 0, got {settings.seed}.")
+    if not 1 <= settings.per_class <= 150:
+        rule = "be in [1, 150], so that each class has images to validate with"
+        raise ValueError(f"demo: `per_class` must {rule}, got {settings.per_class}.")
+
+
+def _contact_sheet(train: Path, settings: DemoSettings) -> Image.Image:
+    with sheet_loader(train, settings.mix, settings.trial, 12, settings.seed) as loader:
+        image, target, plan = next(iter(loader))
+    return contact_sheet(image, target, plan, classes=CLASSES, columns=4)
+
+
+def _hidden_sheet(digits: Digits, without: Trial, mixed: Trial) -> Image.Image:
+    """Draw the first validation image of each class, whatever the models answer."""
+    tiles = []
+    for digit in range(10):
+        index = int((digits.label == digit).int().argmax())
+        lines = [Line("digit", CLASSES[digit])]
+        for name, trial in (("without", without), ("CutMix", mixed)):
+            answer = int(trial.predicted[HEADLINE][index])
+            colour = INK if answer == digit else OTHER
+            lines.append(Line(name, CLASSES[answer], colour))
+        tiles.append(Tile(to_pillow(digits.val[HEADLINE][index]), lines))
+    return draw_tiles(tiles, columns=5)
+
+
+def _version(module: str) -> str:
+    return str(getattr(importlib.import_module(module), "__version__", "of unknown version"))

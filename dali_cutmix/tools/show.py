@@ -1,0 +1,108 @@
+"""The command ``dali-cutmix show``: a batch of a user's images as a contact sheet."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from dali_cutmix import CutMix, Cutout, DataLoader, EvalTransform, MixUp, contact_sheet
+from dali_cutmix.tools.console import errors_as_one_sentence, make_folder, print_path
+
+
+class MixName(str, Enum):
+    """Mixes that ``show`` draws."""
+
+    CUTMIX = "cutmix"
+    MIXUP = "mixup"
+    CUTOUT = "cutout"
+    NONE = "none"
+
+
+def show(
+    data: Annotated[
+        Path, typer.Argument(help="Folder of images with one subfolder per class.", metavar="DATA")
+    ],
+    out: Annotated[Path, typer.Option(help="Picture to write, a PNG file.")] = Path("sheet.png"),
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images.")] = 12,
+    size: Annotated[int, typer.Option(min=1, max=4096, help="Side of each image in pixels.")] = 224,
+    mix: Annotated[MixName, typer.Option(help="Mix to apply.")] = MixName.CUTMIX,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="Parameter of the Beta distribution of the kept fraction, above 0. For cutmix "
+            "and mixup.",
+            show_default="1",
+        ),
+    ] = None,
+    prob: Annotated[
+        float | None,
+        typer.Option(help="Probability that an image is mixed.", show_default="1"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and of the mix.")] = 0,
+) -> None:
+    """Draw a batch of your own images, with cuts outlined and class weights below.
+
+    Images are resized and cropped at the centre, so that you recognise them. A training run would
+    crop at random.
+    """
+    if out.suffix.lower() != ".png":
+        raise typer.BadParameter(f"must end in .png, got {str(out)!r}.", param_hint="--out")
+    chosen_mix = _choose_mix(mix, alpha, prob, size)
+    if batch_size < 2 and mix in (MixName.CUTMIX, MixName.MIXUP):
+        rule = f"must be at least 2 with --mix {mix.value}: partners come from the same batch."
+        raise typer.BadParameter(rule, param_hint="--batch-size")
+    with errors_as_one_sentence():
+        loader = DataLoader(
+            data,
+            batch_size,
+            shuffle=True,
+            transform=EvalTransform(resize=size, size=size),
+            mix=chosen_mix,
+            target="pair",
+            dtype=torch.uint8,
+            with_plan=True,
+            seed=seed,
+            device="cpu",
+            prefetch=1,
+        )
+        with loader:
+            image, target, plan = next(iter(loader))
+        title = _title(chosen_mix, seed)
+        classes = loader.dataset.classes
+        sheet = contact_sheet(image, target, plan, classes=classes, title=title)
+        make_folder(out.parent)
+        sheet.save(out)
+    print_path(Console(), out)
+
+
+def _choose_mix(
+    name: MixName, alpha: float | None, prob: float | None, size: int
+) -> CutMix | MixUp | Cutout | None:
+    for option, value, mixes in (
+        ("--alpha", alpha, (MixName.CUTMIX, MixName.MIXUP)),
+        ("--prob", prob, (MixName.CUTMIX, MixName.MIXUP, MixName.CUTOUT)),
+    ):
+        if value is not None and name not in mixes:
+            rule = f"has no meaning with --mix {name.value}: leave it out."
+            raise typer.BadParameter(rule, param_hint=option)
+    alpha, prob = 1.0 if alpha is None else alpha, 1.0 if prob is None else prob
+    with errors_as_one_sentence():
+        if name is MixName.CUTMIX:
+            return CutMix(alpha=alpha, prob=prob)
+        if name is MixName.MIXUP:
+            return MixUp(alpha=alpha, prob=prob)
+        if name is MixName.CUTOUT:
+            return Cutout(side=max(2, size // 4 * 2), prob=prob)
+    return None
+
+
+def _title(mix: CutMix | MixUp | Cutout | None, seed: int) -> str:
+    if mix is None:
+        return f"No mixing, seed {seed}"
+    shape = f"side {mix.side} px" if isinstance(mix, Cutout) else f"alpha {mix.alpha:g}"
+    return f"{type(mix).__name__}, {shape}, prob {mix.prob:g}, seed {seed}"
