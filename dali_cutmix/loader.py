@@ -1,50 +1,36 @@
-"""`DataLoader`: a graph as a PyTorch loader."""
+"""`DataLoader`: arguments in, batches out."""
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.utils.data import BatchSampler
 from torch.utils.data import DataLoader as TorchLoader
 
-from dali_cutmix.core.checks import check_choice
-from dali_cutmix.core.device import choose_device
-from dali_cutmix.from_torch.swap import FixedSettings, check_torch_keywords
+from dali_cutmix.core.errors import BadFileError
+from dali_cutmix.from_torch.swap import check_torch_keywords
 from dali_cutmix.mixing.plan import Mix
 from dali_cutmix.order.progress import Progress
 from dali_cutmix.order.sampler import EpochSampler, Remainder
 from dali_cutmix.order.shard import Shard
-from dali_cutmix.order.user_sampler import UserOrder
-from dali_cutmix.serving.arguments import (
-    GRAPH_DTYPES,
-    check_enough,
-    check_mix,
-    check_numbers,
-    check_order,
-    choose_target,
-    choose_tuning,
-    count_batches,
-)
-from dali_cutmix.serving.batches import Inputs
-from dali_cutmix.serving.epoch import Epoch
-from dali_cutmix.serving.graph import GraphSettings
-from dali_cutmix.serving.outputs import Finish
-from dali_cutmix.serving.replacements import BadFile, Spares
-from dali_cutmix.serving.session import Serving
-from dali_cutmix.serving.settings import Tuning
+from dali_cutmix.serving.outputs import ToTorch
+from dali_cutmix.serving.replacements import BadFile
+from dali_cutmix.serving.session import Session
+from dali_cutmix.serving.settings import LoaderSettings, Target
+from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Target = Literal["label", "dense", "pair"]
 
-
-class DataLoader(FixedSettings):
+class DataLoader:
     """Decodes, augments and mixes in a DALI graph, and yields tensors as torch's loader does.
 
     ``for image, target in loader`` gives ``image`` ``[B, 3, height, width]`` and ``target``, both
@@ -143,94 +129,30 @@ class DataLoader(FixedSettings):
         persistent_workers: bool = True,
         **torch_keywords: Any,
     ) -> None:
-        check_torch_keywords(torch_keywords)
-        check_order(
-            sampler=sampler,
-            batch_sampler=batch_sampler,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            shard=shard,
-            remainder=remainder,
-        )
-        check_numbers(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            prefetch=prefetch,
-            max_pixels=max_pixels,
-            max_device_memory=max_device_memory,
-            dtype=dtype,
-        )
-        check_choice("DataLoader", "on_error", on_error, ("raise", "replace"))
-        given = UserOrder.of(sampler, batch_sampler, seed)
-        batch_size = (given and given.batch_size) or batch_size
-        self.target = choose_target(target, check_mix(mix, batch_size, transform))
-        self.device = choose_device(device)
+        arguments = dict(locals())
+        if torch_keywords:
+            check_torch_keywords(torch_keywords)
+        names = [field.name for field in fields(LoaderSettings) if field.init]
+        settings = LoaderSettings(**{name: arguments[name] for name in names})
         images = open_source(source)
-        shard = shard or Shard.current()
-        in_epochs = EpochSampler(
-            len(images), shuffle=bool(shuffle), seed=seed, shard=shard, remainder=remainder
-        )
-        if given is not None:
-            given.num_samples = len(images)
-        self.num_classes = images.count_classes(num_classes)
         self.dataset = source if hasattr(source, "samples") else images
-        self.batch_size = batch_size = int(batch_size)
-        self.drop_last = drop_last = bool(drop_last)
-        tuning = choose_tuning(tuning, num_workers, prefetch, self.device)
-        self.num_workers = tuning.num_threads if num_workers is None else num_workers
-        self.transform, self.mix, self.mixup_enabled = transform, mix, mix is not None
-        self.with_plan, self.seed = with_plan, seed
-        self.dtype, self.channels_last = dtype, channels_last
-        self.pin_memory, self.persistent_workers = pin_memory, persistent_workers
-        self.sampler = in_epochs if given is None else given.sampler
-        in_batches = BatchSampler(self.sampler, batch_size, drop_last)
-        self.batch_sampler = in_batches if batch_sampler is None else batch_sampler
-        if drop_last and given is None:
-            check_enough(batch_size, len(in_epochs))
-        settings = GraphSettings(
-            batch_size=batch_size,
-            device_id=None if self.device.type == "cpu" else self.device.index,
-            tuning=tuning,
-            transform=transform,
-            mix=mix,
-            dtype=GRAPH_DTYPES[dtype],
-            layout="HWC" if channels_last else "CHW",
-            with_plan=with_plan,
-            kind=images.kind,
-            max_pixels=max_pixels,
-            num_batches=count_batches(self.batch_sampler),
+        self.num_classes = images.count_classes(num_classes)
+        self.mixup_enabled = mix is not None
+        own_order, user_order = settings.own_order(len(images)), settings.user_order
+        if user_order is not None:
+            user_order.num_samples = len(images)
+        self.sampler = own_order if user_order is None else user_order.sampler
+        sizes = settings.batch_size, settings.drop_last
+        self.batch_sampler = (
+            BatchSampler(self.sampler, *sizes) if batch_sampler is None else batch_sampler
         )
-        self._serving = Serving(
-            images,
-            settings,
-            Progress.of(
-                images.fingerprint,
-                given or in_epochs,
-                in_epochs,
-                batch_size,
-                drop_last,
-                transform=transform,
-                mix=mix,
-            ),
-            seed=seed,
-            shard=shard.index,
-            drop_last=drop_last,
-            spares=Spares(images, seed) if on_error == "replace" else None,
-            max_device_memory=max_device_memory,
+        order = own_order if user_order is None else user_order
+        progress = Progress.of(
+            images.fingerprint, order, own_order, *sizes, transform=transform, mix=mix
         )
-        self._finish = Finish(
-            device=self.device,
-            dtype=dtype,
-            channels_last=channels_last,
-            target=self.target,
-            num_classes=self.num_classes,
-            with_plan=with_plan,
-            plan=Inputs(transform, mix, with_plan=with_plan).plan,
-            num_sources=1 if mix is None else mix.num_sources,
-        )
-        self._fix({"mixup_enabled"})
+        self._session = Session(images, settings, progress, _length(self.batch_sampler))
+        self._to_torch = ToTorch(settings, self.num_classes)
+        self._settings = settings
 
     @classmethod
     def from_torch(
@@ -276,17 +198,17 @@ class DataLoader(FixedSettings):
 
         It starts at its beginning, but for the epoch of a state that was just loaded.
         """
-        self._serving.progress.set_epoch(epoch)
+        self._session.progress.set_epoch(epoch)
 
     @property
     def bad_files(self) -> list[BadFile]:
         """``(path, reason)`` of each file that was replaced so far, in the order met."""
-        return [] if self._serving.spares is None else self._serving.spares.bad_files
+        return self._session.replacements.bad_files
 
     @property
     def batch_indices(self) -> list[int]:
         """Indices in the source of the batch handed out last, in its order; bad files replaced."""
-        return self._serving.last_indices()
+        return self._session.last_indices
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the run stands, and what run it is: numbers and strings that JSON can hold.
@@ -295,7 +217,7 @@ class DataLoader(FixedSettings):
         batch, and before the iteration noticed its end, the rest of the epoch is empty. Any rank's
         state serves all ranks; a state also holds the bad files that its rank replaced.
         """
-        return self._serving.state(self.mixup_enabled)
+        return self._session.state(self.mixup_enabled)
 
     def load_state_dict(self, state: Mapping[str, Any], *, allow: Collection[str] = ()) -> None:
         """Resume from a state: the next iteration serves the rest of the state's epoch.
@@ -324,39 +246,88 @@ class DataLoader(FixedSettings):
         Warns:
             RuntimeWarning: The transform or the mix has parts that a state cannot hold.
         """
-        self.mixup_enabled = self._serving.load(state, self.mixup_enabled, allow)
+        self.mixup_enabled = self._session.load(state, self.mixup_enabled, allow)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        return Epoch(self)
+        return _Iteration(self)
 
     def close(self) -> None:
-        """Stop the threads and free the memory of the graph. A later iteration makes a new one."""
-        self._serving.close()
+        """Stop the threads and free the memory of the graph. A later iteration builds another."""
+        self._session.close()
 
-    def __enter__(self) -> DataLoader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_serving"):
-            self._serving.drop()
+    def __getattr__(self, name: str) -> Any:
+        if "_settings" in vars(self) and name in LoaderSettings.__dataclass_fields__:
+            return getattr(self._settings, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Changing a setting later would change nothing, or half of it.
+        if "_settings" in vars(self) and name != "mixup_enabled" and hasattr(self, name):
+            raise AttributeError(
+                f"DataLoader: `{name}` cannot be changed after the loader is made. Make another "
+                "DataLoader; `mixup_enabled` and `set_epoch` are what can be changed."
+            )
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        own: dict[str, Any] = {"_serving": (serving := self._serving.copy())}
-        order = serving.progress.order
+        session = self._session.copy()
+        state = {**vars(self), "_session": session}
+        order = session.progress.order
         if isinstance(order, EpochSampler):
-            batches = BatchSampler(order, self.batch_size, self.drop_last)
-            own |= {"sampler": order, "batch_sampler": batches}
-        return {**vars(self), **own}
+            sizes = self._settings.batch_size, self._settings.drop_last
+            state |= {"sampler": order, "batch_sampler": BatchSampler(order, *sizes)}
+        return state
 
-    def _start(self) -> int:
-        """Start the epoch that is due; the number that its iteration is known by."""
-        return self._serving.start(self.mixup_enabled)
 
-    def _next(self, turn: int) -> tuple[Any, ...]:
-        stream = None if self.device.type == "cpu" else torch.cuda.current_stream(self.device)
-        batch = self._finish(self._serving.next(turn, stream))
-        self._serving.progress.advance()  # not before: what failed to arrive is not delivered
+class _Iteration(Iterator[tuple[Any, ...]]):
+    """One iteration over a loader. Nothing happens before the first ``next``."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self._loader = loader
+        self._number: int | None = None
+        self._ended_by: Exception | None = None
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __next__(self) -> tuple[Any, ...]:
+        if self._ended_by is not None:
+            raise copy.copy(self._ended_by)
+        session, to_torch = self._loader._session, self._loader._to_torch
+        try:
+            if self._number is None:
+                self._number = session.start(self._loader.mixup_enabled)
+            batch = to_torch(*session.next(self._number, to_torch.stream))
+        except BaseException as error:
+            self._ended_by = _again(error)
+            raise
+        session.progress.advance()  # not before: what failed to arrive is not delivered
         return batch
+
+
+def _again(error: BaseException) -> Exception:
+    """Return what an iteration that has ended raises from then on.
+
+    Never the error itself, whose traceback holds its frames, and with them the loader.
+    """
+    if isinstance(error, StopIteration):
+        return StopIteration()
+    if isinstance(error, BadFileError):
+        return BadFileError(error.path, error.reason)
+    return RuntimeError(
+        f"DataLoader: the iteration was ended by {type(error).__name__}. Start a new one."
+    )
+
+
+def _length(batches: Any) -> int | None:
+    """Return the number of batches in an epoch; None where a user's sampler has no length."""
+    try:
+        return len(batches)
+    except TypeError:
+        return None

@@ -140,6 +140,23 @@ def fields(plan: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def note_pipelines(monkeypatch: pytest.MonkeyPatch) -> list[Pipeline]:
+    """A list that every pipeline of a loader is added to from now on."""
+    pipelines: list[Pipeline] = []
+
+    def make(**settings: Any) -> Pipeline:
+        pipelines.append(Pipeline(**settings))
+        return pipelines[-1]
+
+    monkeypatch.setattr("dali_cutmix.serving.graph.Pipeline", make)
+    return pipelines
+
+
+def operators_of(pipeline: Pipeline) -> set[str]:
+    """Names of the operators that DALI runs in a pipeline."""
+    return {type(operator._op).__name__ for operator in pipeline._ops}
+
+
 def soon(happens: Callable[[], bool]) -> bool:
     """Whether it happens within a few seconds: a thread that was joined ends a little later."""
     end = time.monotonic() + 5

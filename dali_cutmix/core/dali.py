@@ -92,6 +92,29 @@ def take_operator_lock() -> None:
     with pipeline:
         pipeline.set_outputs(python_image(lambda: [np.zeros((1, 1, 1), np.uint8)]))
     pipeline.run()
+    shut_down(pipeline)
+
+
+def start_run(pipeline: Pipeline) -> None:
+    """Start one run of a pipeline whose inputs were fed once.
+
+    ``schedule_run`` alone would at first start as many runs as the pipeline prepares ahead.
+    """
+    cast(Any, pipeline)._first_iter = False
+    pipeline.schedule_run()
+
+
+def inputs_read(pipeline: Pipeline) -> set[str]:
+    """Build a pipeline, and return names of operators among which are the inputs that it reads.
+
+    DALI leaves out operators on which no output depends; such an input cannot be fed.
+    """
+    pipeline.build()
+    return {operator.name for operator in cast(Any, pipeline)._ops}
+
+
+def shut_down(pipeline: Pipeline) -> None:
+    """Wait for the run under way, stop the pipeline's threads and free its memory."""
     cast(Any, pipeline)._shutdown()
 
 
@@ -121,6 +144,7 @@ __all__ = [
     "Pipeline",
     "constant",
     "fn",
+    "inputs_read",
     "math",
     "merge",
     "num_gpus",
@@ -130,7 +154,9 @@ __all__ = [
     "python_pair",
     "release_unused_memory",
     "resize",
+    "shut_down",
     "split",
+    "start_run",
     "take_operator_lock",
     "types",
 ]

@@ -1,74 +1,164 @@
-"""What the host feeds a graph with every batch, beside the images: labels, draws and the plan.
+"""`Batches`: from the number of a batch to what a graph is fed and what the host keeps.
 
-All of it is fed by one call per batch, so that a graph waits for Python once. The plan is drawn
-here and not by operators, of which it would take some sixty: see `dali_cutmix.core.math`.
+Everything random is drawn here, on the host, and all of it is fed at once. By operators a plan of
+CutMix would take some sixty: see `README.md`.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.tree import Structure
-from dali_cutmix.mixing.labels import pair_labels
+from dali_cutmix.mixing.labels import MixedTarget, pair_labels
 from dali_cutmix.mixing.paste import without_empty
-from dali_cutmix.mixing.plan import Mix
-from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
+from dali_cutmix.mixing.plan import Mix, MixPlan
+from dali_cutmix.serving.replacements import Replacements
+from dali_cutmix.serving.settings import LoaderSettings
+from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.sources.read_ahead import ReadAhead
 
 
-class Inputs:
-    """Names and makes what is fed.
+@dataclass(frozen=True)
+class Epoch:
+    """The part of an epoch that an iteration serves.
+
+    Attributes:
+        number: Epoch, from 0.
+        order: Indices of the samples to serve: ``[num_samples]`` int64.
+        first: Number in the epoch of the first batch. Batches of the part are counted from 0.
+        num_batches: Batches of the part.
+    """
+
+    number: int
+    order: np.ndarray
+    first: int
+    num_batches: int
+
+
+NOTHING = Epoch(0, np.zeros(0, np.int64), 0, 0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the host keeps of a batch until the batch is handed out.
+
+    Attributes:
+        indices: Indices in the source of the images; bad ones replaced.
+        label: Class of each sample, ``[B]`` int64; or a `MixedTarget` where labels are mixed.
+        plan: As drawn; arrays with a batch axis in front. None without a mix.
+    """
+
+    indices: list[int]
+    label: np.ndarray | MixedTarget
+    plan: MixPlan | None
+
+
+class Batches:
+    """Draw the batches of an epoch by their numbers, in any order.
+
+    A batch is a function of the data, the seed, the epoch, the batch's number and the shard, and of
+    the images found bad.
 
     Args:
-        transform: What happens to each image.
-        mix: What happens between them; None mixes nothing.
-        with_plan: Feed all fields of the plan, to be handed out.
+        images: The data.
+        settings: The loader's.
+        replacements: The images found bad.
+        mixes: Whether the mix of the settings is drawn.
+        num_batches: Batches in a whole epoch; None where the sampler has no length.
+
+    Attributes:
+        mix: The mix that is drawn; None mixes nothing.
+        frame: What images look like where they are mixed.
+        structure: Of what a transform and a mix draw, as fed: the same in every batch.
+        epoch: The part of an epoch that batches are counted in.
     """
 
     def __init__(
-        self, transform: TrainTransform | EvalTransform, mix: Mix | None, *, with_plan: bool
+        self,
+        images: StoredImages,
+        settings: LoaderSettings,
+        replacements: Replacements,
+        *,
+        mixes: bool,
+        num_batches: int | None,
     ) -> None:
-        self._transform = transform
-        self._mix = mix
-        self._with_plan = with_plan
-        self._frame = transform.frame
-        #: Puts nodes into the tree that the transform draws.
-        self.structure = Structure(transform.draw(HostDraws(2, 0, 0, 0, 0), self._frame))
-        self.mix: Structure | None = None
-        self.plan: Structure | None = None
-        #: What `make` gives, in its order.
-        self.names = tuple(self.make(np.zeros(2, np.int64), HostDraws(2, 0, 0, 0, 0)))
+        self.settings = settings
+        self.kind = images.kind
+        self.mix: Mix | None = settings.mix if mixes else None
+        self.frame = settings.transform.frame
+        self.epoch = NOTHING
+        self._images = images
+        self._replacements = replacements
+        self._num_batches = num_batches
+        self._ahead: ReadAhead | None = None
+        # Drawn for nothing, so that a mix refuses before the first batch what it has to refuse.
+        probe = HostDraws(settings.batch_size, 0, 0, 0, 0, num_batches)
+        self.structure = Structure(self._draw(probe)[0])
 
-    def make(self, label: np.ndarray, draws: HostDraws) -> dict[str, Any]:
-        """Draw one batch.
+    def begin(self, epoch: Epoch) -> None:
+        """Go to a part of an epoch, and forget images read for another."""
+        if self._ahead is None:
+            self._ahead = ReadAhead(self._images, self.indices)
+        self.epoch = epoch
+        self._ahead.forget()
 
-        Args:
-            label: Class of each sample: ``[B]`` int64.
-            draws: Where the numbers come from.
+    def indices(self, number: int) -> list[int]:
+        """Return the indices of a batch's images, bad ones replaced; none after the last batch.
+
+        Raises:
+            BadFileError: Too many images are bad to replace one.
+        """
+        if number >= self.epoch.num_batches:
+            return []
+        first = number * self.settings.batch_size
+        order = self.epoch.order[first : first + self.settings.batch_size]
+        bad, indices = self._replacements.bad, order.tolist()
+        if not bad:
+            return indices
+        return [self._replacements.of(index) if index in bad else index for index in indices]
+
+    def draw(self, number: int) -> tuple[list[Any], Batch]:
+        """Read and draw one batch.
 
         Returns:
-            Arrays with a batch axis in front: ``label``, and ``weight`` with a mix that changes
-            labels, as in `MixedTarget`; the leaves of the transform's plan, named
-            ``transform/...`` by number; what the mix needs of the plan, named ``mix/...``; and the
-            plan's fields, named ``plan/...``.
+            What the graph is fed, in the order of its inputs, and what the host keeps. Fed are the
+            stored images (a list of arrays), whether each is trusted to be whole (``[B]`` bool),
+            and the leaves of `structure`.
         """
-        leaves = self.structure.leaves(self._transform.draw(draws, self._frame))
-        made: dict[str, Any] = {"label": label}
-        made |= {f"transform/{number}": leaf for number, leaf in enumerate(leaves)}
-        if self._mix is not None:
-            self._add_mix(made, self._mix, label, draws)
+        assert self._ahead is not None
+        settings, epoch = self.settings, self.epoch
+        indices = self.indices(number)
+        place = epoch.number, epoch.first + number, settings.shard.index
+        draws = HostDraws(len(indices), settings.seed, *place, self._num_batches)
+        tree, plan = self._draw(draws)
+        label: Any = self._images.targets[indices]
+        if plan is not None and settings.mixes_labels:
+            label = pair_labels(label, plan)
         # DALI takes no strided arrays, such as partners by flipping.
-        return {name: np.ascontiguousarray(value) for name, value in made.items()}
+        leaves = map(np.ascontiguousarray, self.structure.leaves(tree))
+        trusted = np.array([index in self._replacements.trusted for index in indices])
+        return [self._ahead.batch(number), trusted, *leaves], Batch(indices, label, plan)
 
-    def _add_mix(self, made: dict[str, Any], mix: Mix, label: np.ndarray, draws: HostDraws) -> None:
-        plan = mix.draw(draws, self._frame)
-        if mix.num_sources > 1:
-            made["label"], made["weight"] = pair_labels(label, plan)
-        pasted = without_empty(plan).for_operators()
-        self.mix = self.mix or Structure(pasted)
-        made |= {f"mix/{i}": leaf for i, leaf in enumerate(self.mix.leaves(pasted))}
-        if self._with_plan:
-            self.plan = self.plan or Structure(plan)
-            made |= {f"plan/{i}": leaf for i, leaf in enumerate(self.plan.leaves(plan))}
+    def close(self) -> None:
+        """Stop reading ahead."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.close()
+
+    def _draw(self, draws: HostDraws) -> tuple[Any, MixPlan | None]:
+        """Draw what is fed, as a tree, and the plan."""
+        drawn = self.settings.transform.draw(draws, self.frame)
+        if self.mix is None:
+            return (drawn, None), None
+        plan = self.mix.draw(draws, self.frame)
+        return (drawn, without_empty(plan).for_operators()), plan
+
+
+def count_batches(num_samples: int, batch_size: int, drop_last: bool) -> int:
+    """Count the batches that samples make."""
+    return num_samples // batch_size if drop_last else math.ceil(num_samples / batch_size)

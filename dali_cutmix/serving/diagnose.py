@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from dali_cutmix.core.dali import DataNode, Pipeline, fn
+from dali_cutmix.core.dali import DataNode, Pipeline, fn, shut_down
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.transforms import decode
 
@@ -203,7 +203,7 @@ class _Alone:
     def close(self) -> None:
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
-            pipeline._shutdown()
+            shut_down(pipeline)
 
 
 def reason_of(error: RuntimeError) -> str:

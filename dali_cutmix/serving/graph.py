@@ -1,182 +1,106 @@
-"""The graph of a loader: bytes to finished tensors, on either back end.
+"""`Graph`: one DALI pipeline, from stored images and drawn numbers to finished images.
 
-    stored  ->  read  ->  decode, crop, resize, augment  ->  mix  ->  normalize  ->  image
-                                    host: draws, plan  ->  labels  ->  label, weight
+    stored ->  read  ->  decode, crop, resize, augment  ->  mix  ->  normalize  ->  image
+                                  drawn numbers             plan
 
-With ``device_id=None`` it runs on the CPU, where torch resizes
-(`dali_cutmix.transforms.resample`) and the other operators are the same. Without a mix or an
-augmentation its operators are absent.
+Without a GPU the pipeline runs on the CPU: torch resizes there (`dali_cutmix.transforms.resample`),
+and the other operators are the same. Operators of a mix or an augmentation that is not used are
+absent.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
-from dali_cutmix.core.dali import DataNode, Pipeline, fn
-from dali_cutmix.core.draws import under
-from dali_cutmix.core.frame import Sample
-from dali_cutmix.mixing.plan import Mix
-from dali_cutmix.serving.batches import Inputs
-from dali_cutmix.serving.settings import Tuning
-from dali_cutmix.sources.base import Kind
+from dali_cutmix.core.dali import DataNode, Pipeline, fn, inputs_read, shut_down, start_run
+from dali_cutmix.serving.batches import Batches
 from dali_cutmix.sources.open import read
-from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
 from dali_cutmix.transforms.decode import Encoded, Pixels
 from dali_cutmix.transforms.normalize import normalize
 from dali_cutmix.transforms.resample import Resampler
 
-#: Batches in an epoch from which two graphs are faster than one.
-LONG_EPOCH = 16
 
-
-class Source(Protocol):
-    """What a graph is fed: called with the number of the batch in its epoch, in any order."""
-
-    def batch(self, number: int, /) -> list[Any]:
-        """What the graph's `inputs` name: arrays with a batch axis in front, ``stored`` a list of
-        arrays; or StopIteration.
-        """
-
-
-@dataclass(frozen=True)
-class GraphSettings:
-    """What a graph is made of; see `DataLoader` for the meaning of each."""
-
-    batch_size: int
-    device_id: int | None
-    tuning: Tuning
-    transform: TrainTransform | EvalTransform
-    mix: Mix | None
-    dtype: str
-    layout: str
-    with_plan: bool
-    kind: Kind
-    max_pixels: int | None
-    num_batches: int
-
-    @property
-    def num_threads(self) -> int:
-        """CPU threads, at least 1."""
-        return self.tuning.num_threads or 1
-
-    @property
-    def prefetch(self) -> int:
-        """Batches prepared ahead, at least 1."""
-        return self.tuning.prefetch or 1
-
-    @property
-    def num_lanes(self) -> int:
-        """Graphs that take turns: two on the CPU, where threads and batches ahead allow it.
-
-        At the end of an epoch one has nothing left to do, so that short epochs are slower with two.
-        """
-        several = self.num_threads > 1 and self.prefetch > 1 and self.num_batches >= LONG_EPOCH
-        return 2 if self.device_id is None and several else 1
-
-    def of_lane(self, turn: int) -> GraphSettings:
-        """The settings of one of them, which share threads and batches ahead."""
-
-        def part(whole: int) -> int:
-            return whole // self.num_lanes + (turn < whole % self.num_lanes)
-
-        own = replace(self.tuning, num_threads=part(self.num_threads), prefetch=part(self.prefetch))
-        return replace(self, tuning=own)
-
-    @property
-    def decodes_in_part(self) -> bool:
-        """Whether the rectangle that is cut out of an image is all that is decoded of it."""
-        able = self.device_id is None or self.tuning.roi_decode
-        return able and self.kind != "pixels" and self.transform.takes_part
-
-    def without_mix(self) -> GraphSettings:
-        """The same with nothing mixed."""
-        return replace(self, mix=None)
-
-
-@dataclass(frozen=True)
 class Graph:
-    """A pipeline with the names of what goes in and comes out.
+    """Define a pipeline for what `Batches` draws, and run it.
 
-    Attributes:
-        pipeline: It.
-        names: What a batch is fed, in order: ``stored``, what is stored of each image; ``trusted``,
-            whether an image is known to be whole whatever it looks like (``[B]`` bool), where that
-            is asked; and what `inputs` makes.
-        inputs: Draws a batch.
-        outputs: Names of the outputs, in order.
-        resampler: Holds threads of its own on the CPU.
+    Args:
+        batches: What will be fed.
+        num_threads: CPU threads, at least 1.
+        prefetch: Batches prepared ahead, at least 1.
+        decodes_in_part: Decode the rectangle that is cut out of an image and no more. This changes
+            no pixel on the CPU.
     """
 
-    pipeline: Pipeline
-    names: tuple[str, ...]
-    inputs: Inputs
-    outputs: tuple[str, ...]
-    resampler: Resampler
+    def __init__(
+        self, batches: Batches, num_threads: int, prefetch: int, *, decodes_in_part: bool
+    ) -> None:
+        device_id = batches.settings.device_id
+        self._resampler = Resampler(num_threads if device_id is None else None)
+        self._pipeline = Pipeline(
+            batch_size=batches.settings.batch_size,
+            num_threads=num_threads,
+            device_id=device_id,
+            prefetch_queue_depth=prefetch,
+            exec_dynamic=True,
+        )
+        self._names = [f"fed_{number}" for number in range(2 + batches.structure.num_leaves)]
+        with self._pipeline:
+            fed = [fn.external_source(name=name) for name in self._names]
+            self._pipeline.set_outputs(self._define(batches, fed, decodes_in_part))
+        self._read = inputs_read(self._pipeline)
+
+    def run(self, fed: Sequence[Any]) -> None:
+        """Feed a batch, as `Batches.draw` gives it, and start on it."""
+        for name, arrays in zip(self._names, fed, strict=True):
+            if name in self._read:
+                self._pipeline.feed_input(name, arrays)
+        start_run(self._pipeline)
+
+    def images(self, cuda_stream: Any = None) -> Any:
+        """Wait for the batch that was started on first, and return its images.
+
+        Args:
+            cuda_stream: A stream that is made to wait for the images. None waits here.
+
+        Returns:
+            DALI's list of tensors, on the settings' device.
+
+        Raises:
+            RuntimeError: The batch failed.
+        """
+        (images,) = self._pipeline.outputs(cuda_stream)
+        return images
 
     def close(self) -> None:
-        """Wait for what is under way and stop the threads."""
-        self.pipeline._shutdown()
-        self.resampler.close()
+        """Wait for the batches under way and stop the threads. Images handed out stay valid."""
+        shut_down(self._pipeline)
+        self._resampler.close()
 
-
-def build_graph(settings: GraphSettings, source: Source, *, always_whole: bool = False) -> Graph:
-    """Define the pipeline that turns what ``source`` feeds into a batch.
-
-    Its outputs are ``image``, ``label`` and ``weight`` (scalars and none without a mix that changes
-    labels), on the settings' device, then, where asked for, the plan's fields, on the CPU. With
-    ``always_whole`` no image is decoded in part, which changes no pixel.
-    """
-    pipeline = Pipeline(
-        batch_size=settings.batch_size,
-        num_threads=settings.num_threads,
-        device_id=settings.device_id,
-        prefetch_queue_depth=settings.prefetch,
-        exec_dynamic=True,
-    )
-    transform, mix = settings.transform, settings.mix
-    inputs = Inputs(transform, mix, with_plan=settings.with_plan)
-    asks = settings.decodes_in_part and not always_whole
-    resampler = Resampler(settings.num_threads if settings.device_id is None else None)
-    names = ("stored", *(("trusted",) if asks else ()), *inputs.names)
-    with pipeline:
-        fed = dict(zip(names, _external_source(source, len(names)), strict=True))
-        stored = _images(fed, settings, always_whole)
-        plan = inputs.structure.build(list(under("transform/", fed).values()))
-        frame = replace(transform.frame, resize=resampler.resize_each)
-        image = transform.operate(stored, plan, frame, resampler).image
-        if mix is not None:
-            assert inputs.mix is not None
-            mixed = inputs.mix.build(list(under("mix/", fed).values()))
-            frame = replace(transform.frame, resize=resampler.resize_each)
-            image = mix.operate(Sample(image), mixed, frame).image
-        image = normalize(image, transform.mean, transform.std, settings.dtype, settings.layout)
-        nodes = {"image": image, **{k: fed[k] for k in ("label", "weight") if k in fed}}
-        if settings.device_id is not None:
-            nodes |= {k: node.gpu() for k, node in nodes.items() if k != "image"}
-        nodes |= {k: node for k, node in fed.items() if k.startswith("plan/")}
-        pipeline.set_outputs(*nodes.values())
-    return Graph(pipeline, names, inputs, tuple(nodes), resampler)
-
-
-def _external_source(source: Source, num_outputs: int) -> list[DataNode]:
-    nodes = fn.external_source(source=source.batch, num_outputs=num_outputs, batch=True)
-    return cast(list[DataNode], nodes)
-
-
-def _images(
-    fed: dict[str, DataNode], settings: GraphSettings, always_whole: bool
-) -> Encoded | Pixels:
-    device = "cpu" if settings.device_id is None else "gpu"
-    stored = fed["stored"]
-    if settings.kind == "pixels":
-        return Pixels(stored, device)
-    encoded = read(stored) if settings.kind == "path" else stored
-    return Encoded(
-        encoded,
-        device,
-        settings.max_pixels,
-        fed.get("trusted"),
-        in_part=settings.decodes_in_part and not always_whole,
-        hints=settings.tuning.decoder_arguments() if device == "gpu" else {},
-    )
+    def _define(self, batches: Batches, fed: Sequence[Any], decodes_in_part: bool) -> DataNode:
+        settings = batches.settings
+        transform, device = settings.transform, settings.device_id
+        stored, trusted, *leaves = fed
+        drawn, plan = batches.structure.build(leaves)
+        if batches.kind == "path":
+            stored = read(stored)
+        images: Encoded | Pixels
+        if batches.kind == "pixels":
+            images = Pixels(stored, "cpu" if device is None else "gpu")
+        else:
+            images = Encoded(
+                stored,
+                "cpu" if device is None else "gpu",
+                settings.max_pixels,
+                trusted,
+                in_part=decodes_in_part,
+                hints={} if device is None else settings.tuning.decoder_arguments(),
+            )
+        frame = replace(batches.frame, resize=self._resampler.resize_each)
+        sample = transform.operate(images, drawn, frame, self._resampler)
+        if batches.mix is not None:
+            sample = batches.mix.operate(sample, plan, frame)
+        layout = "HWC" if settings.channels_last else "CHW"
+        dtype = settings.graph_dtype
+        return normalize(sample.image, transform.mean, transform.std, dtype, layout)

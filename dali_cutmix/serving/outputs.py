@@ -1,59 +1,108 @@
-"""From a graph's outputs to what the loader yields."""
+"""`ToTorch`: from a graph's images, and what the host kept of a batch, to what the loader yields.
+
+On the CPU torch takes DALI's memory over as it is: the memory is counted, and stays as long as the
+tensor does.
+
+On a GPU that would be a race. A tensor that Python drops returns its memory to DALI at once, though
+the GPU may be far from having read it, and DALI never waits for torch's streams. So everything is
+copied on a stream of the loader's own: DALI waits for that copy before it uses the memory again,
+the consumer's stream waits for the copy, and torch keeps each tensor's memory until the consumer's
+stream has passed the point where Python dropped it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ctypes
 from typing import Any
 
 import numpy as np
 import torch
 
-from dali_cutmix.core.tree import Structure
+from dali_cutmix.core.tree import map_leaves
 from dali_cutmix.mixing.labels import MixedTarget, dense_target, unmixed_target
-from dali_cutmix.mixing.plan import MixPlan
+from dali_cutmix.serving.batches import Batch
+from dali_cutmix.serving.settings import LoaderSettings
+
+#: Types of the images that a graph makes; see `GRAPH_DTYPES`.
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 
 
-@dataclass(frozen=True)
-class Finish:
-    """Turns the outputs of one batch, by name, into a tuple; see `DataLoader` for the fields."""
+class ToTorch:
+    """Make a batch's tensors, on the settings' device.
 
-    device: torch.device
-    dtype: torch.dtype
-    channels_last: bool
-    target: str
-    num_classes: int
-    with_plan: bool
-    plan: Structure | None
-    num_sources: int
+    Args:
+        settings: The loader's.
+        num_classes: Columns of the dense target.
+    """
 
-    def __call__(self, outputs: dict[str, Any]) -> tuple[Any, ...]:
-        """``(image, target)`` or ``(image, target, plan)``."""
-        image, label = _shared(outputs["image"]), _shared(outputs["label"])
-        if self.channels_last:
+    def __init__(self, settings: LoaderSettings, num_classes: int) -> None:
+        self._settings = settings
+        self._num_classes = num_classes
+        self._stream: torch.cuda.Stream | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_stream": None}
+
+    @property
+    def stream(self) -> torch.cuda.Stream | None:
+        """The loader's own stream, to which a graph hands its images; None on the CPU."""
+        if self._stream is None and self._settings.device.type == "cuda":
+            make: Any = torch.cuda.Stream  # untyped in torch
+            self._stream = make(self._settings.device)
+        return self._stream
+
+    def __call__(self, images: Any, batch: Batch) -> tuple[Any, ...]:
+        """Return ``(image, target)`` or ``(image, target, plan)``; see `DataLoader`.
+
+        Args:
+            images: DALI's list of tensors, bound to `stream`.
+            batch: What the host kept.
+        """
+        if (stream := self.stream) is None:
+            image, target = self._finish(torch.utils.dlpack.from_dlpack(images.as_tensor()), batch)
+        else:
+            with torch.cuda.stream(stream):
+                image, target = self._finish(self._copy(images.as_tensor(), stream), batch)
+            consumer = torch.cuda.current_stream(self._settings.device)
+            consumer.wait_stream(stream)
+            for tensor in (image, *(target if isinstance(target, MixedTarget) else (target,))):
+                tensor.record_stream(consumer)
+        if not self._settings.with_plan:
+            return image, target
+        # Copied, since strides of a plan on the host may be negative.
+        plan = map_leaves(lambda array: torch.from_numpy(np.array(array)), batch.plan)
+        if plan is not None:
+            plan.look_up()
+        return image, target, plan
+
+    def _finish(self, image: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, Any]:
+        settings = self._settings
+        if settings.channels_last:
             image = image.permute(0, 3, 1, 2)
-        target: Any = label
-        if self.target != "label":
-            mixed = "weight" in outputs
-            target = (
-                MixedTarget(label, _shared(outputs["weight"]))
-                if mixed
-                else unmixed_target(label, max(2, self.num_sources))
-            )
-        if self.target == "dense":
-            target = dense_target(target, self.num_classes)
-        image = image.to(self.dtype)
-        return (image, target, self._plan(outputs)) if self.with_plan else (image, target)
+        image = image.to(settings.dtype)
+        if isinstance(batch.label, MixedTarget):
+            target: Any = MixedTarget(*map(self._to_device, batch.label))
+        else:
+            target = self._to_device(batch.label)
+            if settings.target != "label":
+                target = unmixed_target(target, max(2, settings.num_sources))
+        if settings.target == "dense":
+            target = dense_target(target, self._num_classes)
+        return image, target
 
-    def _plan(self, outputs: dict[str, Any]) -> MixPlan | None:
-        leaves = [o for name, o in outputs.items() if name.startswith("plan/")]
-        if not leaves or self.plan is None:
-            return None
-        # Copied: DALI may keep these in pinned memory, which torch does not take as it is.
-        plan: MixPlan = self.plan.build([torch.from_numpy(np.array(o.as_array())) for o in leaves])
-        plan.look_up()
-        return plan
+    def _copy(self, images: Any, stream: torch.cuda.Stream) -> torch.Tensor:
+        """Copy a tensor of DALI's on a stream, for which DALI waits before it uses the memory."""
+        dtype = _DTYPES[self._settings.graph_dtype]
+        image = torch.empty(images.shape(), dtype=dtype, device=self._settings.device)
+        images.copy_to_external(
+            ctypes.c_void_p(image.data_ptr()),
+            ctypes.c_void_p(stream.cuda_stream),
+            non_blocking=True,
+        )
+        return image
 
-
-def _shared(output: Any) -> torch.Tensor:
-    # No copy: DALI's buffers are counted, and stay as long as the tensor does.
-    return torch.utils.dlpack.from_dlpack(output.as_tensor())
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self._stream is None:
+            return tensor
+        return tensor.pin_memory().to(self._settings.device, non_blocking=True)

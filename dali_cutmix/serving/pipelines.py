@@ -1,4 +1,4 @@
-"""One graph, or two that take turns batch by batch, as if they were one.
+"""`Pipelines`: one graph, or two that take turns batch by batch, as if they were one.
 
 On the CPU the operators of a graph run one after another, each on all threads, so that threads wait
 for the slowest image of every operator. Two graphs with half of the threads each fill each other's
@@ -7,114 +7,105 @@ gaps: on two cores that makes the loader a tenth to a fifth faster.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Sequence
 from typing import Any
 
-from dali_cutmix.serving.graph import Graph, Source
+from dali_cutmix.core.dali import release_unused_memory
+from dali_cutmix.serving.batches import Batches
+from dali_cutmix.serving.graph import Graph
+
+#: Batches in an epoch from which two graphs are faster than one: at the end of an epoch a graph has
+#: nothing left to do.
+LONG_EPOCH = 16
+
+FORKED = (
+    "DataLoader: this process was forked while a loader was at work in its parent, and DALI's "
+    "threads are not in it. Close the loader before the fork, or start the process by 'spawn'."
+)
+
+#: Pipelines that are open. A fork has no threads for those of its parent, and would wait for ever
+#: to free one: kept here, they are never freed there.
+_open: set[Pipelines] = set()
 
 
-class Lane:
-    """One of the graphs, and the batches that are its.
-
-    Args:
-        source: What is asked for batches, counted over all lanes.
-        turn: Of these, the lane takes the ``turn``-th and every ``num_lanes``-th after it.
-        num_lanes: Number of lanes.
-    """
-
-    def __init__(self, source: Source, turn: int, num_lanes: int) -> None:
-        self.graph: Graph | None = None
-        self._source = source
-        self._turn = turn
-        self._num_lanes = num_lanes
-
-    def batch(self, number: int, /) -> list[Any]:
-        """See `Source`."""
-        made = self._source.batch(number * self._num_lanes + self._turn)
-        assert self.graph is not None
-        self.graph.resampler.expect()
-        return made
-
-
-class Lanes:
-    """Graphs that take turns.
+class Pipelines:
+    """Run batches through a loader's graphs, in order.
 
     Args:
-        build: Makes the graph of a lane, by its turn, around what feeds it.
-        source: What feeds all of them.
-        num_lanes: Number of graphs.
+        batches: What will be fed.
+        num_batches: Batches in an epoch; None where that is not known.
+        decodes_in_part: See `Graph`.
+
+    Raises:
+        RuntimeError: This process was forked while a loader was at work in its parent.
     """
 
-    def __init__(
-        self, build: Callable[[Source, int], Graph], source: Source, num_lanes: int
-    ) -> None:
-        self.graphs: list[Graph] = []
+    def __init__(self, batches: Batches, num_batches: int | None, *, decodes_in_part: bool) -> None:
+        self._process = os.getpid()
+        if any(other._process != self._process for other in _open):
+            raise RuntimeError(FORKED)
+        settings = batches.settings
+        self._on_gpu = settings.device_id is not None
+        threads, self._depth = settings.num_threads, settings.prefetch
+        several = threads > 1 and self._depth > 1 and (num_batches or 0) >= LONG_EPOCH
+        count = 2 if several and not self._on_gpu else 1
+        self._graphs: list[Graph] = []
+        self._num_started = self._num_taken = 0
+        _open.add(self)
         try:
-            for turn in range(num_lanes):
-                lane = Lane(source, turn, num_lanes)
-                lane.graph = build(lane, turn)
-                self.graphs.append(lane.graph)
+            for turn in range(count):
+                share = _share(threads, count, turn), _share(self._depth, count, turn)
+                self._graphs.append(Graph(batches, *share, decodes_in_part=decodes_in_part))
         except BaseException:
             self.close()
             raise
 
     @property
-    def first(self) -> Graph:
-        """A graph that stands for all: they differ in threads alone."""
-        return self.graphs[0]
+    def are_foreign(self) -> bool:
+        """Whether this process is a fork of the process that opened the pipelines."""
+        return self._process != os.getpid()
 
     @property
-    def num_threads(self) -> int:
-        """CPU threads of all graphs."""
-        return sum(graph.pipeline.num_threads for graph in self.graphs)
+    def have_room(self) -> bool:
+        """Whether fewer batches are under way than are prepared ahead."""
+        return self._num_started - self._num_taken < self._depth
 
-    @property
-    def device_id(self) -> int | None:
-        """The GPU; None is the CPU."""
-        return self.first.pipeline.device_id
+    def run(self, fed: Sequence[Any]) -> None:
+        """Start on a batch, where there is room."""
+        self._graphs[self._num_started % len(self._graphs)].run(fed)
+        self._num_started += 1
 
-    def begin(self) -> None:
-        """Start on as many batches as are prepared ahead."""
-        for graph in self.graphs:
-            graph.pipeline.schedule_run()
-
-    def outputs(self, number: int, cuda_stream: Any = None) -> dict[str, Any]:
-        """Wait for a batch: DALI's lists of tensors by name of output.
-
-        Args:
-            number: The batch's, counted over all lanes since they began.
-            cuda_stream: Where it will be used.
-
-        Raises:
-            RuntimeError: It failed.
-            StopIteration: Its graph was fed no more.
-        """
-        graph = self._of(number)
-        made = graph.pipeline.outputs(cuda_stream)
-        return dict(zip(graph.outputs, made, strict=True))
-
-    def schedule(self, number: int) -> None:
-        """Start on another batch in the place of one that was taken, if there is another."""
-        self._of(number).pipeline.schedule_run()
+    def images(self, cuda_stream: Any = None) -> Any:
+        """Wait for the batch that was started on first; see `Graph.images`."""
+        images = self._graphs[self._num_taken % len(self._graphs)].images(cuda_stream)
+        self._num_taken += 1
+        return images
 
     def drain(self) -> None:
-        """Wait for what is under way, when nothing is fed any more, and begin to count anew.
+        """Wait for the batches under way, and begin again with the first graph.
 
         Raises:
-            RuntimeError: A batch under way failed.
+            RuntimeError: A batch failed, or this is a fork. The pipelines have to be closed.
         """
-        for graph in self.graphs:
-            try:
-                graph.pipeline.schedule_run()  # meets the end of the feed
-                while True:
-                    graph.pipeline.outputs()
-            except StopIteration:
-                graph.pipeline.reset()
+        if self.are_foreign:
+            raise RuntimeError(FORKED)
+        while self._num_taken < self._num_started:
+            self.images()
+        self._num_started = self._num_taken = 0
 
     def close(self) -> None:
-        """Stop the threads of all."""
-        for graph in self.graphs:
+        """Stop the threads and free the memory; in a fork, do nothing."""
+        if self.are_foreign:
+            return
+        graphs, self._graphs = self._graphs, []
+        for graph in graphs:
             graph.close()
+        _open.discard(self)
+        if self._on_gpu:
+            release_unused_memory()  # DALI's pool would keep it from torch
 
-    def _of(self, number: int) -> Graph:
-        return self.graphs[number % len(self.graphs)]
+
+def _share(total: int, count: int, turn: int) -> int:
+    """Return the part of one of ``count`` graphs; the first take what is left over."""
+    return total // count + (turn < total % count)

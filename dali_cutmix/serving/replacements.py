@@ -1,7 +1,9 @@
-"""Which images turned out bad, and which others stand in for them."""
+"""`Replacements`: which images are bad, and which other images stand in for them."""
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +12,12 @@ from dali_cutmix.core.draws import derive_seed
 from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.sources.base import StoredImages
 
-MAX_TRIES = 16  # spares in a row that are bad themselves: by then the storage is at fault
+#: Candidates in a row that are bad themselves: by then the storage is at fault.
+MAX_TRIES = 16
+
+#: Files with something behind their end marker cost a new graph each, once. With more of them the
+#: data is taken to be like that: all images are decoded whole, and no end is looked at.
+MAX_TRUSTED = 64
 
 
 class BadFile(NamedTuple):
@@ -20,56 +27,98 @@ class BadFile(NamedTuple):
     reason: str
 
 
-class Spares:
-    """Replaces bad images by others, always by the same ones.
+@dataclass(eq=False)
+class Replacements:
+    """Replace bad images by others, always by the same ones.
 
-    Which image stands in for another is a hash of the seed and its index: the first of a chain of
-    candidates that is not bad itself. It does not depend on when each was found to be bad, so that
-    a resumed run replaces as the first one did.
-
-    Args:
-        images: The data.
-        seed: The loader's.
+    The image that stands in for another is a hash of the seed and the index: the first of a chain
+    of candidates that is not bad itself. When an image was found bad does not matter, so that a
+    resumed run replaces as the first run did.
 
     Attributes:
+        images: The data.
+        seed: The loader's.
+        replaces: Replace bad images; else raise.
         bad: Reason by index, in the order found.
+        trusted: Indices of images that are whole, though something lies behind their end marker.
         pool: Indices that may stand in; None means all.
+        not_warned: Indices of bad images of which `warn` will warn.
     """
 
-    def __init__(self, images: StoredImages, seed: int) -> None:
-        self._images = images
-        self._seed = seed
-        self.bad: dict[int, str] = {}
-        self.pool: np.ndarray | None = None
+    images: StoredImages
+    seed: int
+    replaces: bool
+    bad: dict[int, str] = field(default_factory=dict)
+    trusted: set[int] = field(default_factory=set)
+    pool: np.ndarray | None = None
+    not_warned: list[int] = field(default_factory=list)
 
-    def copy(self) -> Spares:
-        """The same findings, from where another loader goes its own way."""
-        twin = Spares(self._images, self._seed)
-        twin.bad = dict(self.bad)
-        return twin
+    def take_from(self, other: Replacements) -> None:
+        """Know what another one knows."""
+        self.bad = dict(other.bad)
+        self.trusted = set(other.trusted)
 
     @property
     def bad_files(self) -> list[BadFile]:
         """Path and reason of each bad image, in the order found."""
-        return [BadFile(self._images.path(index), reason) for index, reason in self.bad.items()]
+        return [BadFile(self.images.path(index), reason) for index, reason in self.bad.items()]
+
+    @property
+    def trust_all(self) -> bool:
+        """Whether so many files go on behind their end marker that no end is looked at."""
+        return len(self.trusted) > MAX_TRUSTED
 
     def of(self, index: int) -> int:
-        """The index itself, or of what stands in for it.
+        """Return the index of the image that stands in for a bad image.
 
         Raises:
             BadFileError: So many candidates are bad that the storage must be at fault.
         """
-        if index not in self.bad:
-            return index
         for turn in range(MAX_TRIES):
-            number = derive_seed(self._seed, f"spare/{index}/{turn}")
-            spare = self._candidate(number)
-            if spare not in self.bad:
-                return spare
+            candidate = self._candidate(derive_seed(self.seed, f"spare/{index}/{turn}"))
+            if candidate not in self.bad:
+                return candidate
         reason = f"{self.bad[index]}; so are {MAX_TRIES} images tried in its place, one by one"
-        raise BadFileError(self._images.path(index), reason)
+        raise BadFileError(self.images.path(index), reason)
+
+    def note(self, bad: dict[int, str], trailing: set[int]) -> bool:
+        """Note what a look at the images of a failed batch found.
+
+        Args:
+            bad: Reason by index of images that cannot be read or decoded.
+            trailing: Good images with something behind their end marker.
+
+        Returns:
+            Whether any of it is new, so that another try can succeed.
+
+        Raises:
+            BadFileError: An image is bad, and bad images are not replaced.
+        """
+        if bad and not self.replaces:
+            index, reason = next(iter(bad.items()))
+            raise BadFileError(self.images.path(index), reason)
+        is_new = bool(bad) or not trailing <= self.trusted
+        self.trusted |= trailing
+        self.bad |= bad
+        self.not_warned += bad
+        return is_new
+
+    def warn(self, stacklevel: int) -> None:
+        """Warn once of each image that was replaced since the last call.
+
+        Args:
+            stacklevel: Calls between this one and the code that iterates the loader.
+        """
+        for index in self.not_warned:
+            path, other = (self.images.path(i) for i in (index, self.of(index)))
+            warnings.warn(
+                f"DataLoader: replaced {path} by {other}: {self.bad[index]}",
+                RuntimeWarning,
+                stacklevel=stacklevel + 1,
+            )
+        self.not_warned.clear()
 
     def _candidate(self, number: int) -> int:
         if self.pool is None:
-            return number % len(self._images)
+            return number % len(self.images)
         return int(self.pool[number % len(self.pool)])

@@ -1,180 +1,262 @@
-"""One graph at a time, built when it is needed, and the one iteration that it serves."""
+"""`Session`: one epoch at a time, from its first batch to its last, past bad files.
+
+The stock iterator of DALI continues in mid-epoch when iterated anew, loses a batch for each decode
+error, and ends an epoch early without a word after a few. Here an epoch always starts where it is
+due, ends after its last sample, and stops at a bad file with the file's name.
+"""
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.threads import is_a_graphs_thread
-from dali_cutmix.order.position import Position
+from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.order.progress import Progress
-from dali_cutmix.serving.device_memory import DeviceMemory
-from dali_cutmix.serving.feed import Feed
-from dali_cutmix.serving.graph import GraphSettings, build_graph
-from dali_cutmix.serving.replacements import Spares
+from dali_cutmix.serving.batches import Batch, Batches, Epoch, count_batches
+from dali_cutmix.serving.diagnose import diagnose, reason_of
+from dali_cutmix.serving.pipelines import FORKED, Pipelines
+from dali_cutmix.serving.replacements import Replacements
+from dali_cutmix.serving.settings import LoaderSettings
 from dali_cutmix.sources.base import StoredImages
 
+#: Tries of a batch that fails though none of its images is bad: a file that was being written, or a
+#: network that was away, is good again by then.
+MAX_RETRIES = 3
 
-class Serving:
-    """Runs a loader's epochs: builds the graph, starts it where the run stands, keeps count.
+
+class Session:
+    """Serve a loader's epochs. Not thread-safe.
 
     Args:
         images: The data.
-        settings: The graph's.
+        settings: The loader's.
         progress: Where the run stands.
-        seed: Of the random numbers.
-        shard: Index of this process's part of the data.
-        drop_last: Leave out a last batch that would be short.
-        spares: Where bad images are noted; None raises at them.
-        max_device_memory: Bytes that a graph may take of the GPU's memory; None has no limit.
+        num_batches: Batches in a whole epoch; None where the sampler has no length.
+
+    Attributes:
+        progress: Where the run stands.
+        replacements: The images found bad.
+        last_indices: Indices of the images of the batch handed out last; empty before the first
+            batch and after `close`.
     """
 
     def __init__(
         self,
         images: StoredImages,
-        settings: GraphSettings,
+        settings: LoaderSettings,
         progress: Progress,
-        *,
-        seed: int,
-        shard: int,
-        drop_last: bool,
-        spares: Spares | None,
-        max_device_memory: int | None = None,
+        num_batches: int | None,
     ) -> None:
-        self._memory = DeviceMemory(max_device_memory, settings)
         self.progress = progress
-        self.spares = spares
+        self.replacements = Replacements(
+            images, settings.seed, replaces=settings.on_error == "replace"
+        )
+        self.last_indices: list[int] = []
         self._images = images
         self._settings = settings
-        self._seed = seed
-        self._shard = shard
-        self._drop_last = drop_last
-        self._trusted: set[int] = set()
-        self._built: GraphSettings | None = None
-        self._feed: Feed | None = None
-        self._turn = 0  # number of the iteration that the feed is serving
+        self._num_batches = num_batches
+        self._batches = self._make_batches(mixes=True)
+        self._pipelines: Pipelines | None = None
+        self._kept: dict[int, Batch] = {}  # by number, from the start of a batch to its handing out
+        self._num_started = self._num_taken = 0  # batches of the epoch's part
+        self._num_retries = 0  # of the batch that is due
+        self._iteration = 0
 
-    def copy(self) -> Serving:
-        """The same run at the same place, with a graph of its own yet to be built."""
-        twin = copy.copy(self)
-        twin.progress = self.progress.copy()
-        twin.spares = None if self.spares is None else self.spares.copy()
-        twin._trusted = set(self._trusted)
-        twin._feed = twin._built = None
-        twin._memory = copy.copy(self._memory)
+    def copy(self) -> Session:
+        """Return a session of the same run at the same place, with graphs yet to be built."""
+        twin = Session(self._images, self._settings, self.progress.copy(), self._num_batches)
+        twin.replacements.take_from(self.replacements)
         return twin
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_feed": None, "_built": None}
-
-    def state(self, mixing: bool) -> dict[str, Any]:
-        """Where the run stands, whether it mixes, and what it found bad.
+    def state(self, mixes: bool) -> dict[str, Any]:
+        """Return where the run stands, whether it mixes, and what it found bad.
 
         Args:
-            mixing: Whether the epoch that comes next mixes, if none is under way.
+            mixes: Whether the epoch that comes next mixes, if none is under way.
         """
-        if self.progress.is_under_way and self._built is not None:
-            mixing = self._built.mix is not None
-        mixes = mixing if self._settings.mix is not None else None
-        bad = {} if self.spares is None else self.spares.bad
-        found = [list(one) for one in bad.items()]
-        return {**self.progress.state(), "mixing": mixes, "bad": found}
+        if self.progress.is_under_way and self._pipelines is not None:
+            mixes = self._batches.mix is not None
+        bad = [[index, reason] for index, reason in self.replacements.bad.items()]
+        has_mix = self._settings.mix is not None
+        return {**self.progress.state(), "mixing": mixes if has_mix else None, "bad": bad}
 
-    def load(self, state: Mapping[str, Any], mixing: bool, allow: Collection[str] = ()) -> bool:
+    def load(self, state: Mapping[str, Any], mixes: bool, allow: Collection[str]) -> bool:
         """Go on from a state; see `DataLoader.load_state_dict`.
 
         Returns:
-            Whether it mixes; ``mixing`` where the state or this run knows no mix.
+            Whether the run mixes; ``mixes`` where the state or this run knows no mix.
         """
         self.progress.load(state, allow)
         self.close()  # an iteration under way would go on from the place that is left
-        if self.spares is not None:
-            self.spares.bad = {int(index): str(reason) for index, reason in state.get("bad", [])}
+        self.replacements.bad = {int(index): str(reason) for index, reason in state.get("bad", [])}
         known = state.get("mixing") if self._settings.mix is not None else None
-        return mixing if known is None else bool(known)
+        return mixes if known is None else bool(known)
 
-    def start(self, mixing: bool) -> int:
-        """Start the epoch that is due, with or without mixing; the number of this iteration."""
-        settings = self._settings if mixing else self._settings.without_mix()
-        if self._feed is not None and (self._built != settings or not self._feed.is_own()):
-            self.close()
+    def start(self, mixes: bool) -> int:
+        """Start the epoch that is due.
+
+        Args:
+            mixes: Whether it mixes, where the loader has a mix.
+
+        Returns:
+            The number that `next` knows this iteration by.
+        """
         position, left, whole = self.progress.begin()
-        if self.spares is not None:
-            self.spares.pool = None if whole is None else np.unique(whole)
+        self.replacements.pool = None if whole is None else np.unique(whole)
+        num_left = count_batches(len(left), self._settings.batch_size, self._settings.drop_last)
+        self._end_epoch(mixes=mixes and self._settings.mix is not None)
+        self._batches.begin(Epoch(position.epoch, left, position.batch, num_left))
+        self._kept.clear()
+        self.last_indices = []
+        self._num_started = self._num_taken = self._num_retries = 0
         try:
-            self._start_feed(settings, position, left)
-        except BaseException as error:
-            self.close()
-            if not isinstance(error, RuntimeError):
-                raise
-            # A batch of an epoch that was left before its end failed, and nobody waits for it.
-            self._start_feed(settings, position, left)
-        self.progress.begun(position)
-        self._turn += 1
-        return self._turn
-
-    def next(self, turn: int, cuda_stream: Any = None) -> dict[str, Any]:
-        """The next batch of an iteration; see `Feed.next` for what it gives and raises."""
-        feed = self._feed
-        if feed is None or turn != self._turn or not feed.is_own():
-            what = "was iterated anew" if feed is not None and feed.is_own() else "was closed"
-            raise RuntimeError(
-                f"DataLoader: the loader {what} while this iteration was under way. One iteration "
-                "runs at a time; make a second DataLoader to have two."
-            )
-        try:
-            batch = feed.next(cuda_stream)
-            self._memory.check()
-        except StopIteration:
-            self.progress.end()
-            raise
+            self._fill()
         except BaseException:
-            self.close()  # what else is under way in the graph is not to be trusted
+            self.close()
             raise
-        return batch
+        self.progress.begun(position)
+        self._iteration += 1
+        return self._iteration
 
-    def last_indices(self) -> list[int]:
-        """See `Feed.last_indices`; empty where no graph is open."""
-        return [] if self._feed is None else self._feed.last_indices()
+    def next(self, iteration: int, cuda_stream: Any = None) -> tuple[Any, Batch]:
+        """Wait for the next batch of an iteration.
+
+        Args:
+            iteration: As `start` returned it.
+            cuda_stream: A stream that is made to wait for the images. None waits here.
+
+        Returns:
+            Images, as `Graph.images` returns them, and what the host kept of the batch.
+
+        Raises:
+            StopIteration: The epoch is over.
+            BadFileError: A file could not be read or decoded.
+            RuntimeError: Another iteration was started, the loader was closed, or this process is a
+                fork of the one that started the iteration.
+        """
+        pipelines = self._pipelines
+        if pipelines is None or iteration != self._iteration:
+            raise RuntimeError(
+                f"DataLoader: the loader was {'closed' if pipelines is None else 'iterated anew'} "
+                "while this iteration was under way. One iteration runs at a time; make a second "
+                "DataLoader to have two."
+            )
+        if pipelines.are_foreign:
+            raise RuntimeError(FORKED)
+        if self._num_taken == self._batches.epoch.num_batches:
+            self.progress.end()
+            raise StopIteration
+        try:
+            images = self._take(cuda_stream)
+            batch = self._kept.pop(self._num_taken)
+            self._num_taken += 1
+            self._num_retries = 0
+            self.last_indices = batch.indices
+            if self.replacements.not_warned:
+                self.replacements.warn(stacklevel=3)  # where the loader is iterated
+            self._fill()
+        except BaseException:
+            self.close()  # whatever else is under way in the graphs is not to be trusted
+            raise
+        return images, batch
 
     def close(self) -> None:
-        """Stop the threads and free the memory of the graph."""
-        feed, self._feed = self._feed, None
-        if feed is not None:
-            feed.close()
-
-    def drop(self) -> None:
-        """Close, from wherever the last reference went.
-
-        The garbage collector may call this on a thread that a graph waits for, which must not wait
-        for the graph.
-        """
-        if self._feed is None:
+        """Stop the threads and free the memory of the graphs."""
+        pipelines, self._pipelines = self._pipelines, None
+        self._kept.clear()
+        self.last_indices = []
+        if pipelines is None or pipelines.are_foreign:
             return
-        if is_a_graphs_thread():
+        pipelines.close()
+        self._batches.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_pipelines", None) is None:
+            return
+        if threading.current_thread() is threading.main_thread():
+            self.close()
+        else:  # maybe the garbage collector's call on a thread that the graphs wait for
             threading.Thread(target=self.close, daemon=True).start()
-        else:
+
+    def _make_batches(self, *, mixes: bool) -> Batches:
+        return Batches(
+            self._images,
+            self._settings,
+            self.replacements,
+            mixes=mixes,
+            num_batches=self._num_batches,
+        )
+
+    def _end_epoch(self, *, mixes: bool) -> None:
+        """End what is under way; keep the graphs only where they serve the next epoch too."""
+        if mixes != (self._batches.mix is not None):
+            self.close()
+            self._batches = self._make_batches(mixes=mixes)
+        if self._pipelines is None:
+            return
+        try:
+            self._pipelines.drain()
+        except RuntimeError:  # a batch of the epoch that was left failed: nobody waits for it
             self.close()
 
-    def _start_feed(self, settings: GraphSettings, position: Position, left: np.ndarray) -> None:
-        if self._feed is None:
-            self._memory.begin()
-            self._feed = Feed(
-                lambda source, whole, turn: build_graph(
-                    settings.of_lane(turn), source, always_whole=whole
-                ),
-                self._images,
-                num_lanes=settings.num_lanes,
-                batch_size=settings.batch_size,
-                seed=self._seed,
-                shard=self._shard,
-                spares=self.spares,
-                max_pixels=settings.max_pixels,
-                trusted=self._trusted,
+    def _fill(self) -> None:
+        """Start on as many batches as are prepared ahead."""
+        if self._pipelines is None:
+            settings = self._settings
+            able = settings.device_id is None or settings.tuning.roi_decode
+            able = able and settings.transform.takes_part and self._images.kind != "pixels"
+            self._pipelines = Pipelines(
+                self._batches,
+                self._num_batches,
+                decodes_in_part=able and not self.replacements.trust_all,
             )
-            self._built = settings
-        self._feed.start(position.epoch, left, drop_last=self._drop_last, first=position.batch)
+        while self._pipelines.have_room and self._num_started < self._batches.epoch.num_batches:
+            fed, self._kept[self._num_started] = self._batches.draw(self._num_started)
+            self._pipelines.run(fed)
+            self._num_started += 1
+
+    def _take(self, cuda_stream: Any) -> Any:
+        """Wait for the images of the batch that is due, past bad files where these are replaced."""
+        while True:
+            assert self._pipelines is not None
+            try:
+                return self._pipelines.images(cuda_stream)
+            except RuntimeError as error:
+                self._recover(error)
+
+    def _recover(self, error: RuntimeError) -> None:
+        """Find what stopped the batch that is due; start again from there without it.
+
+        The graphs are built anew, since what a failed batch leaves in them is not to be relied on.
+        Batches are functions of their numbers, so that those after it come out as they would have.
+        """
+        settings = self._settings
+        findings = diagnose(
+            self._images,
+            self._kept[self._num_taken].indices,
+            num_threads=settings.num_threads,
+            device_id=settings.device_id,
+            max_pixels=settings.max_pixels,
+        )
+        try:
+            is_new = self.replacements.note(findings.bad, findings.trailing)
+        except BadFileError as bad_file:
+            raise bad_file from error
+        self._num_retries += not is_new
+        if self._num_retries > MAX_RETRIES:
+            epoch = self._batches.epoch
+            raise RuntimeError(
+                f"DataLoader: the graph stopped in batch {epoch.first + self._num_taken} of epoch "
+                f"{epoch.number}, also when it was tried again {MAX_RETRIES} times, though each of "
+                f"its images decodes alone. DALI says: {reason_of(error)}"
+            ) from error
+        assert self._pipelines is not None
+        pipelines, self._pipelines = self._pipelines, None
+        pipelines.close()
+        self._batches.begin(self._batches.epoch)
+        self._kept.clear()
+        self._num_started = self._num_taken
+        self._fill()

@@ -1,112 +1,258 @@
-"""`Tuning`: settings that change how fast a loader is, and none of its pixels on the CPU."""
+"""`LoaderSettings`: the arguments of a loader, checked and filled in."""
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Literal, NoReturn
 
-from dali_cutmix.core.checks import check_count, is_number, refuse
+import torch
 
-WHERE = "Tuning"
+from dali_cutmix.core.checks import check_choice, check_count, refuse
+from dali_cutmix.core.device import choose_device, num_cpus
+from dali_cutmix.mixing.plan import Mix, is_mix, min_batch_size
+from dali_cutmix.order.sampler import EpochSampler, Remainder
+from dali_cutmix.order.shard import Shard
+from dali_cutmix.order.user_sampler import UserOrder
+from dali_cutmix.serving.tuning import NO_TUNING, Tuning
+from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
 
-DECODER_ARGUMENTS = (
-    "hw_decoder_load",
-    "device_memory_padding",
-    "preallocate_width_hint",
-    "preallocate_height_hint",
-)
+WHERE = "DataLoader"
+
+Target = Literal["label", "dense", "pair"]
+
+#: Batches prepared ahead, by kind of device: on the CPU by two graphs.
+DEFAULT_PREFETCH = {"cpu": 4, "cuda": 2}
+
+#: What a graph makes of each type. DALI has no bfloat16: torch casts, after the graph.
+GRAPH_DTYPES = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "float32",
+    torch.uint8: "uint8",
+}
+
+_IS_MIX = "be a mix, with the methods `draw` and `operate` and with `num_sources`"
+
+#: Bytes of an element.
+_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """How a loader uses the machine; what `dali-cutmix tune` finds, as `DataLoader` takes it.
+class LoaderSettings:
+    """Hold the arguments of `DataLoader`, which documents them; refuse what cannot be.
 
-    None leaves a setting as it would be without a tuning.
+    Arguments may be as a user gives them. The fields are as typed here: device, shard, target,
+    tuning, threads and batches ahead are chosen where they were None.
+
+    Attributes:
+        user_order: The order that ``sampler`` or ``batch_sampler`` gives; None without either.
 
     Raises:
-        ValueError: A setting outside its range, named with its value.
+        ValueError: An argument outside its range or of another kind, with its value.
     """
 
-    num_threads: int | None = None
-    """CPU threads of the graph, at least 1; used where ``num_workers`` is not given."""
-    prefetch: int | None = None
-    """Batches prepared ahead, at least 1."""
-    hw_decoder_load: float | None = None
-    """Share in [0, 1] of a batch's JPEGs that goes to the GPU's hardware decoder, where it has one;
-    the others are decoded by CUDA and CPU threads. DALI's own default is 0.65."""
-    device_memory_padding: int | None = None
-    """Bytes of a GPU's memory that each decoder thread begins with, so that it need not grow."""
-    preallocate_width_hint: int | None = None
-    """Width in pixels of the largest image that the hardware decoder prepares for."""
-    preallocate_height_hint: int | None = None
-    """Height in pixels of the largest image that the hardware decoder prepares for."""
-    roi_decode: bool = False
-    """Decode on the GPU only the crop that is used. Has no effect on the CPU, which always does.
-    Some versions of the decoder end the process there: set it where a probe passed."""
-    machine: dict[str, Any] = field(default_factory=dict, compare=False)
-    """What it was found on. Has no effect."""
+    batch_size: int
+    shuffle: bool
+    transform: TrainTransform | EvalTransform
+    mix: Mix | None
+    sampler: Any
+    batch_sampler: Any
+    drop_last: bool
+    num_workers: int
+    target: Target
+    num_classes: int | None
+    dtype: torch.dtype
+    channels_last: bool
+    device: torch.device
+    seed: int
+    shard: Shard
+    remainder: Remainder | None
+    on_error: Literal["raise", "replace"]
+    max_pixels: int | None
+    prefetch: int
+    tuning: Tuning
+    max_device_memory: int | None
+    with_plan: bool
+    user_order: UserOrder | None = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("num_threads", "prefetch"):
-            if getattr(self, name) is not None:
-                check_count(WHERE, name, getattr(self, name), 1)
-        for name in ("device_memory_padding", "preallocate_width_hint", "preallocate_height_hint"):
-            if getattr(self, name) is not None:
-                check_count(WHERE, name, getattr(self, name), 0)
-        load = self.hw_decoder_load
-        if load is not None and (not is_number(load) or not 0 <= load <= 1):
-            refuse(WHERE, "hw_decoder_load", "be in [0, 1], or None", load)
-        if not isinstance(self.roi_decode, bool):
-            refuse(WHERE, "roi_decode", "be True or False", self.roi_decode)
-        if not isinstance(self.machine, dict):
-            refuse(WHERE, "machine", "be a dictionary", self.machine)
+        self._check_order()
+        self._check_numbers()
+        check_choice(WHERE, "on_error", self.on_error, ("raise", "replace"))
+        self._set(user_order=None, batch_size=int(self.batch_size))
+        self._set(shuffle=bool(self.shuffle), drop_last=bool(self.drop_last))
+        if self.sampler is not None or self.batch_sampler is not None:
+            self._take_user_order()
+        self._check_mix()
+        self._set(target=self._choose_target(), device=choose_device(self.device))
+        self._set(shard=self.shard or Shard.current())
+        self._fill_tuning()
+        self._check_memory()
 
-    def decoder_arguments(self) -> dict[str, Any]:
-        """What DALI's decoder on a GPU is given beside its defaults, by argument."""
-        given = {name: getattr(self, name) for name in DECODER_ARGUMENTS}
-        return {name: value for name, value in given.items() if value is not None}
+    @property
+    def mixes_labels(self) -> bool:
+        """Whether targets are weights of classes."""
+        return self.num_sources > 1
 
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Tuning:
-        """What `write` wrote.
+    @property
+    def num_sources(self) -> int:
+        """Classes of a sample, ``k``: as many as the mix has; 1 without a mix."""
+        return 1 if self.mix is None else int(self.mix.num_sources)
 
-        Args:
-            path: A .json file.
+    @property
+    def device_id(self) -> int | None:
+        """Index of the GPU; None on the CPU."""
+        return self.device.index if self.device.type == "cuda" else None
+
+    @property
+    def num_threads(self) -> int:
+        """CPU threads at work, at least 1."""
+        return max(1, self.num_workers)
+
+    @property
+    def graph_dtype(self) -> str:
+        """Type of the images that a graph makes; see `GRAPH_DTYPES`."""
+        return GRAPH_DTYPES[self.dtype]
+
+    @property
+    def least_bytes(self) -> int:
+        """Bytes that batches take at least: those prepared ahead, and the batch in work.
+
+        Counted are finished images, as many batches as are prepared ahead and one more, and one
+        batch each of resized and of mixed bytes. Decoded images and the decoder's own buffers come
+        on top.
+        """
+        pixels = 3 * prod(self.transform.output_size)
+        finished = (self.prefetch + 1) * _BYTES[self.graph_dtype]
+        in_work = 1 + (self.mix is not None)
+        return self.batch_size * pixels * (finished + in_work)
+
+    def own_order(self, num_samples: int) -> EpochSampler:
+        """Return the order in which so many samples are served unless a sampler says another.
 
         Raises:
-            OSError: It cannot be read.
-            ValueError: It is no tuning, has an unknown key, or a setting outside its range; the
-                file is named.
+            ValueError: A batch is larger than an epoch, where short batches are left out.
         """
-        path = os.fspath(path)
-        again = "Write one with `dali-cutmix tune DATA --out tuning.json`."
-        with open(path, encoding="utf-8") as file:
-            try:
-                found = json.load(file)
-            except ValueError as error:
-                raise ValueError(f"{WHERE}: {path} is no JSON ({error}). {again}") from None
-        if not isinstance(found, dict):
-            raise ValueError(f"{WHERE}: {path} is no tuning but a {type(found).__name__}. {again}")
-        known = [one.name for one in fields(cls)]
-        unknown = sorted(set(found) - set(known))
-        if unknown:
-            raise ValueError(
-                f"{WHERE}: {path} has the key {unknown[0]!r}, which is none of "
-                f"{', '.join(known)}. {again}"
+        order = EpochSampler(
+            num_samples,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            shard=self.shard,
+            remainder=self.remainder,
+        )
+        if self.user_order is None and self.drop_last and len(order) < self.batch_size:
+            rule = f"be at most the {len(order)} samples of this shard with drop_last=True"
+            refuse(WHERE, "batch_size", rule, self.batch_size, "No batch would be served.")
+        return order
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _check_order(self) -> None:
+        """Refuse ways to order the samples that contradict each other."""
+        if self.shard is not None and not isinstance(self.shard, Shard):
+            refuse(WHERE, "shard", "be a Shard", self.shard, "Pass `Shard(index, count)`.")
+        if self.remainder is not None:
+            check_choice(WHERE, "remainder", self.remainder, ("pad", "drop", "exact"))
+            if self.remainder == "drop" and not self.drop_last:
+                way_out = "It leaves samples out, as only `drop_last=True` allows."
+                refuse(WHERE, "remainder", "go with drop_last=True", self.remainder, way_out)
+        if self.sampler is not None and self.batch_sampler is not None:
+            refuse(WHERE, "sampler", "be left out with `batch_sampler`", self.sampler)
+        if self.sampler is None and self.batch_sampler is None:
+            return
+        silent: dict[str, Any] = {"shuffle": False, "shard": None, "remainder": None}
+        if self.batch_sampler is not None:
+            silent |= {"batch_size": 1, "drop_last": False}
+        name = "sampler" if self.batch_sampler is None else "batch_sampler"
+        for other, value in silent.items():
+            if (given := getattr(self, other)) != value:
+                way_out = (
+                    "Your sampler alone says which samples come, in this process too: leave "
+                    f"`{other}` out."
+                )
+                refuse(WHERE, other, f"be left out with `{name}`", given, way_out)
+
+    def _check_numbers(self) -> None:
+        """Refuse numbers and types outside their ranges."""
+        check_count(WHERE, "batch_size", self.batch_size, at_least=1)
+        check_count(WHERE, "seed", self.seed, at_least=0)
+        if self.seed >= 2**63:
+            refuse(WHERE, "seed", "be below 2**63", self.seed)
+        for name, at_least in {"num_workers": 0, "prefetch": 1, "max_device_memory": 1}.items():
+            if getattr(self, name) is not None:
+                check_count(WHERE, name, getattr(self, name), at_least)
+        if self.max_pixels is not None:
+            check_count(WHERE, "max_pixels", self.max_pixels, 1, "None takes all.")
+        if self.dtype not in GRAPH_DTYPES:
+            refuse(WHERE, "dtype", f"be one of {', '.join(map(str, GRAPH_DTYPES))}", self.dtype)
+
+    def _check_mix(self) -> None:
+        """Refuse a transform and a mix of other kinds, and a mix without partners."""
+        transform, mix = self.transform, self.mix
+        if not isinstance(transform, (TrainTransform, EvalTransform)):
+            way_out = (
+                "torchvision's cannot run in the graph: `DataLoader.from_torch` translates them."
             )
-        try:
-            return cls(**found)
-        except ValueError as error:
-            raise ValueError(f"{error} It stands in {path}.") from None
+            refuse(WHERE, "transform", "be a TrainTransform or EvalTransform", transform, way_out)
+        if mix is None:
+            return
+        if type(mix).__module__.startswith("torchvision."):
+            _refuse_torchvisions(mix)
+        if not is_mix(mix):
+            refuse(WHERE, "mix", _IS_MIX, mix, "Pass a mix of dali_cutmix, such as `CutMix()`.")
+        if self.batch_size < (smallest := min_batch_size(mix)):
+            rule = f"be at least {smallest} with `mix`"
+            way_out = "Partners come from the same batch; `mix=None` mixes nothing."
+            refuse(WHERE, "batch_size", rule, self.batch_size, way_out)
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write a JSON file that `read` and ``DataLoader(tuning=path)`` take.
+    def _take_user_order(self) -> None:
+        order = UserOrder.of(self.sampler, self.batch_sampler, self.seed)
+        self._set(user_order=order)
+        if order is not None and order.batch_size is not None:
+            self._set(batch_size=order.batch_size)
 
-        Raises:
-            OSError: It cannot be written.
-        """
-        text = json.dumps(asdict(self), indent=2) + "\n"
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
+    def _choose_target(self) -> str:
+        """Return the form of the target: as asked for, or as the mix needs."""
+        if self.target is None:
+            return "dense" if self.mixes_labels else "label"
+        check_choice(WHERE, "target", self.target, ("label", "dense", "pair"))
+        if self.mixes_labels and self.target == "label":
+            way_out = "A mixed sample has two classes."
+            refuse(WHERE, "target", "be 'dense' or 'pair' with `mix`", self.target, way_out)
+        return self.target
+
+    def _fill_tuning(self) -> None:
+        """Choose threads and batches ahead: as given, as tuned, or by default."""
+        tuning: Any = NO_TUNING if self.tuning is None else self.tuning
+        if isinstance(tuning, (str, os.PathLike)):
+            tuning = Tuning.read(tuning)
+        if not isinstance(tuning, Tuning):
+            way_out = "`dali-cutmix tune DATA` writes one."
+            refuse(WHERE, "tuning", "be a Tuning, or the path of one", tuning, way_out)
+        self._set(tuning=tuning)
+        if self.num_workers is None:
+            self._set(num_workers=tuning.num_threads or num_cpus())
+        if self.prefetch is None:
+            self._set(prefetch=tuning.prefetch or DEFAULT_PREFETCH[self.device.type])
+
+    def _check_memory(self) -> None:
+        """Refuse a limit of a GPU's memory that the batches alone exceed."""
+        limit = self.max_device_memory
+        if limit is not None and self.device_id is not None and self.least_bytes > limit:
+            rule = (
+                f"be at least {self.least_bytes} bytes for batches of {self.batch_size} with "
+                f"prefetch={self.prefetch}"
+            )
+            way_out = "Smaller batches, a smaller dtype or a smaller prefetch take less."
+            refuse(WHERE, "max_device_memory", rule, limit, way_out)
+
+
+def _refuse_torchvisions(mix: Any) -> NoReturn:
+    name, way_out = type(mix).__name__, "`DataLoader.from_torch` translates a loader that has it."
+    if name in ("CutMix", "MixUp"):
+        way_out = f"Pass `dali_cutmix.{name}.torchvision({mix.alpha:g})`, which does the same."
+    refuse(WHERE, "mix", _IS_MIX, f"torchvision's {name}", way_out)

@@ -258,7 +258,7 @@ def test_sampler_without_an_end_is_refused(
             next(iter(numbered(numbered_folder, **settings)))
 
 
-ALONE = "It alone says which samples come, in this process too: leave"
+ALONE = "Your sampler alone says which samples come, in this process too: leave"
 
 
 @pytest.mark.parametrize(

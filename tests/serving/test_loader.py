@@ -29,7 +29,7 @@ from dali_cutmix import (
     Tuning,
     dense_target,
 )
-from graphs import soon
+from graphs import note_pipelines, operators_of, soon
 
 TINY = EvalTransform(resize=8, size=8)
 CROP = TrainTransform(size=(24, 16))
@@ -145,7 +145,6 @@ def test_making_an_iterator_has_no_effect_before_its_first_batch(numbered_folder
     threads = threading.active_count()
     for _ in range(5):
         iter(loader)
-    assert loader._serving._feed is None
     assert threading.active_count() == threads
     reference = numbered(numbered_folder, shuffle=True)
     reference.set_epoch(0)
@@ -320,6 +319,15 @@ def test_batches_stay_valid_when_the_loader_goes_on_and_closes(numbered_folder: 
     assert [n for batch in batches for n in numbers(batch)] == [*range(23), *range(23)]
 
 
+def test_labels_and_weights_are_those_of_the_plan(photo_folder: Path) -> None:
+    settings: dict[str, Any] = {"mix": CutMix(prob=0.7), "target": "pair", "with_plan": True}
+    loader = DataLoader(photo_folder, 8, True, transform=CROP, **settings)
+    for _, target, plan in loader:
+        label = torch.as_tensor(loader.dataset.targets[loader.batch_indices])
+        assert torch.equal(target.label, torch.stack([label, label[plan.partner.long()]], 1))
+        assert torch.equal(target.weight, torch.stack([plan.kept, 1 - plan.kept], 1))
+
+
 def test_plan_tells_what_happened_to_the_batch(photo_folder: Path) -> None:
     loader = DataLoader(photo_folder, 8, transform=CROP, mix=CutMix(), with_plan=True)
     for image, _, plan in loader:
@@ -347,12 +355,15 @@ def test_mixing_turned_off_takes_effect_with_the_next_epoch_and_keeps_the_target
     assert next(iter(loader))[2] is not None
 
 
-def operators(loader: DataLoader) -> set[str]:
-    next(iter(loader))
-    return {type(op._op).__name__ for op in loader._serving._feed._lanes.first.pipeline._ops}
+def test_mix_operators_are_absent_without_mixing(
+    photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipelines = note_pipelines(monkeypatch)
 
+    def operators(loader: DataLoader) -> set[str]:
+        next(iter(loader))
+        return operators_of(pipelines[-1])
 
-def test_mix_operators_are_absent_without_mixing(photo_folder: Path) -> None:
     settings = {"batch_size": 4, "transform": CROP}
     mixed = DataLoader(photo_folder, **settings, mix=CutMix())
     plain = operators(DataLoader(photo_folder, **settings))
@@ -368,23 +379,22 @@ def test_mix_operators_are_absent_without_mixing(photo_folder: Path) -> None:
 
 
 def test_tuning_sets_threads_and_prefetch_where_they_are_not_given(
-    photo_folder: Path, tmp_path: Path
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pipelines = note_pipelines(monkeypatch)
+
+    def graph_of(loader: DataLoader) -> tuple[int, int]:
+        next(iter(loader))
+        return pipelines[-1].num_threads, pipelines[-1].prefetch_queue_depth
+
     tuning = Tuning(num_threads=3, prefetch=5)
     tuning.write(tmp_path / "tuning.json")
-    for given in (tuning, tmp_path / "tuning.json", str(tmp_path / "tuning.json")):
-        loader = DataLoader(photo_folder, 4, transform=CROP, tuning=given)
+    for setting in (tuning, tmp_path / "tuning.json", str(tmp_path / "tuning.json")):
+        loader = DataLoader(photo_folder, 4, transform=CROP, tuning=setting)
         assert loader.num_workers == 3
         assert graph_of(loader) == (3, 5)
     loader = DataLoader(photo_folder, 4, transform=CROP, tuning=tuning, num_workers=0, prefetch=1)
     assert (loader.num_workers, graph_of(loader)) == (0, (1, 1))
-
-
-def graph_of(loader: DataLoader) -> tuple[int, int]:
-    """Threads and batches ahead of the graph of a loader that is being iterated."""
-    next(iter(loader))
-    (graph,) = loader._serving._feed._lanes.graphs  # type: ignore[union-attr]
-    return graph.pipeline.num_threads, graph.pipeline.prefetch_queue_depth
 
 
 def test_tuning_changes_no_pixel(photo_folder: Path) -> None:

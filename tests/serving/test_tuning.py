@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dali_cutmix.serving.settings import Tuning
+from dali_cutmix.serving.tuning import Tuning
 
 AGAIN = "Write one with `dali-cutmix tune DATA --out tuning.json`."
 

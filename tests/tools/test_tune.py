@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dali_cutmix.serving.settings import Tuning
+from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.tools.bench import tune
 from dali_cutmix.tools.bench.tune import Curve, Point, choose, print_curve
 from dali_cutmix.tools.cli import app

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dali_cutmix.core.device import num_cpus
-from dali_cutmix.serving.settings import Tuning
+from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.tools.bench.machine import describe_machine, num_cores
 from dali_cutmix.tools.bench.options import (
     BatchSize,

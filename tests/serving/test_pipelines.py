@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from dali_cutmix import CutMix, DataLoader, EvalTransform, TrainTransform
-from dali_cutmix.serving.pipelines import Lanes
+from dali_cutmix.serving import graph
+from graphs import note_pipelines, soon
 
 TINY = EvalTransform(8, 8)
 
 
 @pytest.fixture(autouse=True)
 def _however_short_an_epoch_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dali_cutmix.serving.graph.LONG_EPOCH", 1)
+    monkeypatch.setattr("dali_cutmix.serving.pipelines.LONG_EPOCH", 1)
 
 
 def batches_of(source: Any, **settings: Any) -> list[Any]:
@@ -74,42 +75,48 @@ def test_an_epoch_that_is_broken_off_anywhere_is_followed_by_a_whole_one(
     ],
 )
 def test_two_graphs_share_threads_and_batches_ahead(
-    numbered_folder: Path, num_workers: int, prefetch: int | None, graphs: list[tuple[int, int]]
+    numbered_folder: Path,
+    num_workers: int,
+    prefetch: int | None,
+    graphs: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given: dict[str, Any] = {"num_workers": num_workers, "prefetch": prefetch}
-    loader = DataLoader(numbered_folder, 4, transform=TINY, device="cpu", **given)
-    assert graphs_of(loader) == graphs
+    pipelines = note_pipelines(monkeypatch)
+    settings: dict[str, Any] = {"num_workers": num_workers, "prefetch": prefetch}
+    next(iter(DataLoader(numbered_folder, 4, transform=TINY, device="cpu", **settings)))
+    assert [(one.num_threads, one.prefetch_queue_depth) for one in pipelines] == graphs
 
 
 @pytest.mark.parametrize(("batch_size", "num_graphs"), [(1, 2), (2, 1)])
 def test_a_short_epoch_has_one_graph(
     numbered_folder: Path, batch_size: int, num_graphs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dali_cutmix.serving.graph.LONG_EPOCH", 16)
-    loader = DataLoader(numbered_folder, batch_size, transform=TINY, num_workers=2, device="cpu")
-    assert len(graphs_of(loader)) == num_graphs  # of 23 and of 12 batches
+    monkeypatch.setattr("dali_cutmix.serving.pipelines.LONG_EPOCH", 16)
+    pipelines = note_pipelines(monkeypatch)
+    settings: dict[str, Any] = {"transform": TINY, "num_workers": 2, "device": "cpu"}
+    next(iter(DataLoader(numbered_folder, batch_size, **settings)))
+    assert len(pipelines) == num_graphs  # of 23 and of 12 batches
 
 
-def graphs_of(loader: DataLoader) -> list[tuple[int, int]]:
-    """Threads and batches ahead of the graphs of a loader that is being iterated."""
-    next(iter(loader))
-    lanes = loader._serving._feed._lanes  # type: ignore[union-attr]
-    found = [graph.pipeline for graph in lanes.graphs]  # type: ignore[union-attr]
-    return [(one.num_threads, one.prefetch_queue_depth) for one in found]
+def test_a_graph_that_cannot_be_built_leaves_the_other_closed(
+    numbered_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def num_threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
 
+    pipelines = note_pipelines(monkeypatch)
+    make: Any = graph.Pipeline
 
-def test_a_lane_that_cannot_be_built_leaves_none_open() -> None:
-    closed: list[int] = []
-
-    class Graph:
-        def close(self) -> None:
-            closed.append(1)
-
-    def build(_: Any, turn: int) -> Any:
-        if turn == 1:
+    def run_out_of_memory(**settings: Any) -> Any:
+        if len(pipelines) == 1:
             raise MemoryError("no more")
-        return Graph()
+        return make(**settings)
 
-    with pytest.raises(MemoryError, match="no more"):
-        Lanes(build, source=None, num_lanes=2)  # type: ignore[arg-type]
-    assert closed == [1]
+    loader = DataLoader(numbered_folder, 4, transform=TINY, num_workers=2, device="cpu")
+    before = num_threads()
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "Pipeline", run_out_of_memory)
+        with pytest.raises(MemoryError, match="no more"):
+            next(iter(loader))
+    assert soon(lambda: num_threads() <= before)
+    assert len(list(loader)) == 6

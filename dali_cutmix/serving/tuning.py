@@ -1,0 +1,116 @@
+"""`Tuning`: settings that change how fast a loader is, and none of its pixels on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from dali_cutmix.core.checks import check_count, is_number, refuse
+
+WHERE = "Tuning"
+
+DECODER_ARGUMENTS = (
+    "hw_decoder_load",
+    "device_memory_padding",
+    "preallocate_width_hint",
+    "preallocate_height_hint",
+)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a loader uses the machine; what `dali-cutmix tune` finds, as `DataLoader` takes it.
+
+    None leaves a setting as it would be without a tuning.
+
+    Raises:
+        ValueError: A setting outside its range, named with its value.
+    """
+
+    num_threads: int | None = None
+    """CPU threads of the graph, at least 1; used where ``num_workers`` is not given."""
+    prefetch: int | None = None
+    """Batches prepared ahead, at least 1."""
+    hw_decoder_load: float | None = None
+    """Share in [0, 1] of a batch's JPEGs that goes to the GPU's hardware decoder, where it has one;
+    the others are decoded by CUDA and CPU threads. DALI's own default is 0.65."""
+    device_memory_padding: int | None = None
+    """Bytes of a GPU's memory that each decoder thread begins with, so that it need not grow."""
+    preallocate_width_hint: int | None = None
+    """Width in pixels of the largest image that the hardware decoder prepares for."""
+    preallocate_height_hint: int | None = None
+    """Height in pixels of the largest image that the hardware decoder prepares for."""
+    roi_decode: bool = False
+    """Decode on the GPU only the crop that is used. Has no effect on the CPU, which always does.
+    Some versions of the decoder end the process there: set it where a probe passed."""
+    machine: dict[str, Any] = field(default_factory=dict, compare=False)
+    """What it was found on. Has no effect."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_threads", "prefetch"):
+            if getattr(self, name) is not None:
+                check_count(WHERE, name, getattr(self, name), 1)
+        for name in ("device_memory_padding", "preallocate_width_hint", "preallocate_height_hint"):
+            if getattr(self, name) is not None:
+                check_count(WHERE, name, getattr(self, name), 0)
+        load = self.hw_decoder_load
+        if load is not None and (not is_number(load) or not 0 <= load <= 1):
+            refuse(WHERE, "hw_decoder_load", "be in [0, 1], or None", load)
+        if not isinstance(self.roi_decode, bool):
+            refuse(WHERE, "roi_decode", "be True or False", self.roi_decode)
+        if not isinstance(self.machine, dict):
+            refuse(WHERE, "machine", "be a dictionary", self.machine)
+
+    def decoder_arguments(self) -> dict[str, Any]:
+        """What DALI's decoder on a GPU is given beside its defaults, by argument."""
+        given = {name: getattr(self, name) for name in DECODER_ARGUMENTS}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Tuning:
+        """What `write` wrote.
+
+        Args:
+            path: A .json file.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is no tuning, has an unknown key, or a setting outside its range; the
+                file is named.
+        """
+        path = os.fspath(path)
+        again = "Write one with `dali-cutmix tune DATA --out tuning.json`."
+        with open(path, encoding="utf-8") as file:
+            try:
+                found = json.load(file)
+            except ValueError as error:
+                raise ValueError(f"{WHERE}: {path} is no JSON ({error}). {again}") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{WHERE}: {path} is no tuning but a {type(found).__name__}. {again}")
+        known = [one.name for one in fields(cls)]
+        unknown = sorted(set(found) - set(known))
+        if unknown:
+            raise ValueError(
+                f"{WHERE}: {path} has the key {unknown[0]!r}, which is none of "
+                f"{', '.join(known)}. {again}"
+            )
+        try:
+            return cls(**found)
+        except ValueError as error:
+            raise ValueError(f"{error} It stands in {path}.") from None
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write a JSON file that `read` and ``DataLoader(tuning=path)`` take.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+#: Leaves every setting as it would be without a tuning.
+NO_TUNING = Tuning()
