@@ -13,34 +13,38 @@ Expect: not yet run here. Published, not reproduced here, in percent, each the b
     smoothing                            in the paper's table
 
 The README and the paper's Table 5 are Yun et al. 2019, github.com/clovaai/CutMix-PyTorch and
-arXiv:1905.04899; the three runs are in issues 7 and 36 there. In issue 7 somebody else's five runs
-of the authors' code had errors of 16.31 without and 14.96 with CutMix on average, so that a run
-that ends there is no broken one.
+arXiv:1905.04899; the three runs are in issues 7 and 36 there. In issue 7 five runs of the
+authors' code by another reader had mean errors of 16.31 without CutMix and 14.96 with CutMix. A run
+that ends there is not broken.
 
 Run, where DIR holds train/ and val/, each with one folder of 32 px images per class, as
-data/prepare_cifar.py beside this file makes them of the official archive:
+data/prepare_cifar.py beside this file makes from the official archive:
 
     python pipelines/cifar100_pyramidnet200.py --data DIR
     python pipelines/cifar100_pyramidnet200.py --data DIR --preset cutmix_shakedrop
     torchrun --nproc-per-node 2 pipelines/cifar100_pyramidnet200.py --data DIR --resume auto
 
 The baseline is one flag away: --mix none, which is also --preset baseline.
-To see every part work on pictures made up on the spot, in seconds, GPU or not:
+To try every part on generated pictures, in seconds, with or without a GPU:
 
     python pipelines/cifar100_pyramidnet200.py --smoke
 
 Follows: the paper's section 4.1 and the authors' train.py and pyramidnet.py. PyramidNet of 200
-layers in bottleneck blocks, widening factor 240, 26.8 million parameters. 32 px cut out of images
-padded by 4, and mirror; batch 64, 300 epochs, SGD with Nesterov momentum 0.9, learning rate 0.25
+layers in bottleneck blocks, widening factor 240, 26.8 million parameters. Crops of 32 px from
+images padded by 4, and mirror; batch 64, 300 epochs, SGD with Nesterov momentum 0.9, learning rate 0.25
 divided by 10 at epochs 150 and 225, weight decay 1e-4 on every parameter, CutMix of alpha 1 in half
 of all batches, one cut per batch. ShakeDrop as in Yamada et al. 2018, arXiv:1802.02375, drawn as in
 github.com/owruby/shake-drop_pytorch, which the authors name in issue 12.
 
-Differs: bfloat16 autocast on a GPU. The authors had two GPUs: batch norm over 32 samples each, as
-under torchrun with two processes here, which draw one cut each, where DataParallel drew one for
-both; one process normalises over all 64. Cutout is done on bytes, and fills with the mean rounded
-to a level. What the baselines' probabilities were is stated nowhere: MixUp mixes every batch here,
-and Cutout cuts every image.
+Differs:
+
+- bfloat16 autocast on a GPU;
+- batch norm: the authors had two GPUs with 32 samples each, as two processes of torchrun have here.
+  One process normalises over all 64 samples;
+- cuts: two processes draw one cut each; the authors' DataParallel drew one cut for both GPUs;
+- Cutout erases bytes, and fills with the mean rounded to a level;
+- the probabilities of the baselines are not published: MixUp mixes every batch here, and Cutout
+  erases part of every image.
 """
 
 from __future__ import annotations
@@ -86,10 +90,10 @@ STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 
 @dataclass(frozen=True)
 class Settings(RunSettings):
-    """Everything a run depends on, beside what all recipes have."""
+    """Hold everything a run depends on, beside what all recipes have."""
 
     mix: Literal["cutmix", "mixup", "none"] = "cutmix"
-    """What batches are mixed by, with one draw per batch as the authors; or the baseline."""
+    """The mix, with one draw per batch as the authors do; or the baseline."""
 
     alpha: float = 1.0
     """Both parameters of the Beta distribution of the kept fraction."""
@@ -146,7 +150,7 @@ PRESETS = named(
 
 
 def shrink(settings: Settings) -> Settings:
-    """Settings of the smoke run: the same run, small enough for two slow cores."""
+    """Return the settings of the smoke run: the same run, small enough for two slow cores."""
     small = shrunk(settings, lr=settings.lr / 64, lr_milestones=(1,), depth=20, widening=12)
     return dataclasses.replace(settings, **small)
 
@@ -157,7 +161,7 @@ def shrink(settings: Settings) -> Settings:
 def make_train_loader(
     settings: Settings, data: Path, device: torch.device, size: int = SIDE
 ) -> DataLoader:
-    """The training graph, on this process's part of the data."""
+    """Return the training loader of this process's part of the data."""
     mixes = {
         "cutmix": CutMix.paper(alpha=settings.alpha, prob=settings.prob),
         "mixup": MixUp(settings.alpha, settings.prob, per="batch", partner="permutation"),
@@ -173,7 +177,7 @@ def make_train_loader(
         shuffle=True,
         transform=TrainTransform(size, pad=4, mean=MEAN, std=STD, augment=augment),
         mix=mixes[settings.mix],
-        target="pair",  # two classes and weights per sample: no rows of 100 weights are made
+        target="pair",  # two classes and weights per sample instead of rows of 100 weights
         num_workers=settings.workers,
         tuning=settings.tuning,
         channels_last=True,
@@ -183,7 +187,7 @@ def make_train_loader(
 
 
 def make_val_loader(settings: Settings, data: Path, device: torch.device) -> DataLoader:
-    """The validation graph. Not shuffled: over all processes every sample comes exactly once."""
+    """Return the validation loader. Over all processes it serves every sample exactly once."""
     return DataLoader(
         data / "val",
         split_batch(NAME, settings.batch_size, Shard.current().count, settings.accumulate),
@@ -198,37 +202,37 @@ def make_val_loader(settings: Settings, data: Path, device: torch.device) -> Dat
 
 
 class Scaled(torch.autograd.Function):
-    """A product whose gradient is scaled by another factor than its value."""
+    """Multiply a tensor by one factor, and its gradient by another factor."""
 
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, on_value: torch.Tensor, on_gradient: torch.Tensor
     ) -> Any:
-        """``x * on_value``; the factors have to fit ``x`` in shape and type."""
+        """Return ``x * on_value``; both factors broadcast to ``x`` and have its dtype."""
         ctx.save_for_backward(on_gradient)
         return x * on_value
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        """``gradient * on_gradient``."""
+        """Return ``gradient * on_gradient``."""
         (on_gradient,) = ctx.saved_tensors
         return gradient * on_gradient, None, None
 
 
 class ShakeDrop(nn.Module):
-    """Multiply a residual branch by 1, or by one number forward and by another one backward.
+    """Multiply a residual branch by 1, or by one random number forward and another backward.
 
-    In training a layer stays as it is for a whole batch (b = 1), or each of its samples is
-    multiplied by ``b + a - b a = a``, uniform in [-1, 1], and its gradient by a number uniform in
-    [0, 1]. In validation it is multiplied by the mean of all that, which is the probability.
-    Several processes draw for their parts each.
+    In training a layer keeps a whole batch as it is (b = 1), or multiplies each sample by
+    ``b + a - b a = a``, uniform in [-1, 1], and its gradient by a number uniform in [0, 1]. In
+    validation a layer multiplies by the mean of all that, which is ``prob``. Each process draws for
+    its own part of a batch.
 
     Args:
         prob: Probability in [0, 1] that the branch stays as it is.
 
     Source:
-        Yamada et al. 2018, arXiv:1802.02375. Who shares a draw is as in the code that the authors
-        of CutMix name, github.com/owruby/shake-drop_pytorch.
+        Yamada et al. 2018, arXiv:1802.02375. Samples share draws as in the code that the
+        authors of CutMix name, github.com/owruby/shake-drop_pytorch.
     """
 
     def __init__(self, prob: float) -> None:
@@ -239,7 +243,7 @@ class ShakeDrop(nn.Module):
         """Shake ``[B, C, height, width]``."""
         if not self.training:
             return residual * self.prob
-        # All is drawn on the device, and backward's factor here too: nobody waits for the host.
+        # All factors, also that of `backward`, are drawn on the device: nobody waits for the host.
         device, shape = residual.device, (len(residual), 1, 1, 1)
         stays = torch.rand((), device=device) < self.prob
         on_value = torch.where(stays, 1.0, 2 * torch.rand(shape, device=device) - 1)
@@ -249,18 +253,18 @@ class ShakeDrop(nn.Module):
         return shaken
 
     def extra_repr(self) -> str:
-        """The probability."""
+        """Return the probability as text."""
         return f"prob={self.prob:.3f}"
 
 
 class Block(nn.Module):
-    """A bottleneck between batch norms, added to what came in with channels of zeros behind.
+    """Add a bottleneck between batch norms to the input, which gains channels of zeros.
 
     Args:
-        width_in: Channels that come in.
-        width: Channels of the bottleneck; four times as many go out.
+        width_in: Channels of the input.
+        width: Channels of the bottleneck; the output has four times as many.
         stride: 1, or 2 to halve the image's sides.
-        prob: ShakeDrop's; None shakes nothing.
+        prob: Probability of ShakeDrop; None leaves ShakeDrop out.
     """
 
     def __init__(self, width_in: int, width: int, stride: int, prob: float | None) -> None:
@@ -282,13 +286,13 @@ class Block(nn.Module):
         self.num_new = width_out - width_in
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[B, width_in, height, width]`` to ``[B, 4 * width, height / stride, ...]``."""
+        """Map ``[B, width_in, height, width]`` to ``[B, 4 * width, height / stride, ...]``."""
         known = F.pad(self.shortcut(x), (0, 0, 0, 0, 0, self.num_new))
         return known + self.shake(self.residual(x))
 
 
 class PyramidNet(nn.Module):
-    """The additive PyramidNet for 32 px in bottleneck blocks, each wider than the one before.
+    """Classify 32 px by an additive PyramidNet: bottleneck blocks of rising width.
 
     Args:
         depth: Layers: 2 more than a multiple of 9, which are three stages of blocks of three.
@@ -325,13 +329,13 @@ class PyramidNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """``[B, 3, 32, 32]`` to logits ``[B, num_classes]``."""
+        """Map ``[B, 3, 32, 32]`` to logits ``[B, num_classes]``."""
         logits: torch.Tensor = self.classifier(self.last(self.blocks(self.first(image))))
         return logits
 
 
 def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn.Module:
-    """An untrained network."""
+    """Return an untrained network on ``device``."""
     if settings.depth < 11 or settings.depth % 9 != 2:
         stop(
             NAME,
@@ -345,7 +349,7 @@ def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn
 
 
 def make_training(settings: Settings, processes: Processes, temporary: Path) -> Training:
-    """What the harness runs."""
+    """Return what the harness trains."""
     data, device = find_data(NAME, settings, temporary, SIDE), processes.device
     val = make_val_loader(settings, data, device)
     classes = FileList.from_folder(data / "train").classes
@@ -374,7 +378,7 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
 
 
 def main(settings: Settings) -> dict[str, object]:
-    """Train, validate and save; gives what results.json holds."""
+    """Train, validate and save; return what results.json holds."""
     settings = shrink(settings) if settings.smoke else settings
     return run(NAME, settings, partial(make_training, settings))
 

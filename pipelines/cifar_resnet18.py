@@ -8,17 +8,16 @@ Run, where DIR holds train/ and val/, each with one folder of 32 px images per c
 
     python pipelines/cifar_resnet18.py --data DIR
 
-The baseline is one flag away: --mix none. To go on after an interruption, add --resume.
-To see every part work on pictures made up on the spot, in seconds, GPU or not:
+The baseline is one flag away: --mix none. To resume an interrupted run, add --resume.
+To try every part on generated pictures, in seconds, with or without a GPU:
 
     python pipelines/cifar_resnet18.py --smoke
 
-Follows: the CIFAR form of ResNet-18, whose first layer keeps the size; images padded by 4 and cut
-back to 32 px at random, and mirrored; CutMix of alpha 1 with
-probability 0.5, as the command for CIFAR-100 in the authors' README has it
-(github.com/clovaai/CutMix-PyTorch).
+Follows: the CIFAR form of ResNet-18, whose first layer keeps the size. Images are padded by 4,
+cropped to 32 px at random and mirrored. CutMix has alpha 1 and probability 0.5, as in the command
+for CIFAR-100 of the authors' README (github.com/clovaai/CutMix-PyTorch).
 
-Differs: each sample has its own cut, where the authors' batch has one. 30 epochs, where papers take
+Differs: each sample has its own cut; the authors' batch has one cut. 30 epochs, where papers take
 200 and more: CutMix gains with long training, and may gain nothing in a run this short.
 """
 
@@ -47,7 +46,7 @@ from torch import nn
 
 from dali_cutmix import CutMix, DataLoader, EvalTransform, TrainTransform, mixed_cross_entropy
 
-# Of CIFAR's training pixels, from the authors' train.py.
+# Mean and deviation of CIFAR's training pixels, in [0, 1]; the authors' train.py.
 MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 CONSOLE = Console(highlight=False, soft_wrap=True)
@@ -55,20 +54,21 @@ CONSOLE = Console(highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a run depends on."""
+    """Hold everything a run depends on."""
 
     data: Path | None = None
-    """Folder with train/ and val/, each an ImageFolder root. With --smoke, None makes some up."""
+    """Folder with train/ and val/, each an ImageFolder root. With --smoke, None generates
+    pictures."""
 
     out: Path | None = None
-    """Where checkpoint.pt and results.json go. None takes runs/cifar_resnet18, or with --smoke a
+    """Folder of checkpoint.pt and results.json. None takes runs/cifar_resnet18, or with --smoke a
     folder that is removed at the end."""
 
     resume: bool = False
-    """Go on from the output folder's checkpoint, where there is one."""
+    """Resume from the output folder's checkpoint, if it exists."""
 
     smoke: bool = False
-    """Shrink everything until a run takes seconds. Its numbers mean nothing."""
+    """Shrink everything until a run takes seconds. The numbers mean nothing."""
 
     mix: Literal["cutmix", "none"] = "cutmix"
     """CutMix, or the baseline without it."""
@@ -89,14 +89,14 @@ class Settings:
     """On every parameter."""
 
     max_steps: int | None = None
-    """Steps after which each pass over the data is cut short. None never does."""
+    """Steps after which each pass over the data ends. None takes all."""
 
     seed: int = 0
-    """Of initial weights, order, crops and mixing."""
+    """Seed of initial weights, order, crops and mixing."""
 
 
 def make_loaders(settings: Settings, data: Path) -> tuple[DataLoader, DataLoader]:
-    """The training and the validation graph."""
+    """Return the training and the validation loader."""
     train = DataLoader(
         data / "train",
         settings.batch_size,
@@ -111,7 +111,7 @@ def make_loaders(settings: Settings, data: Path) -> tuple[DataLoader, DataLoader
 
 
 def make_model(settings: Settings, num_classes: int) -> nn.Module:
-    """An untrained ResNet-18 for 32 px: a 3 x 3 convolution of stride 1 first, and no pooling."""
+    """Return an untrained ResNet-18 for 32 px: first a 3 x 3 convolution of stride 1; no pooling."""
     torch.manual_seed(settings.seed)
     model = torchvision.models.resnet18(weights=None, num_classes=num_classes)
     model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
@@ -123,7 +123,7 @@ def make_model(settings: Settings, num_classes: int) -> nn.Module:
 def train_epoch(
     settings: Settings, model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer
 ) -> dict[str, float]:
-    """One pass over the training data; the mean loss is that against the mixed targets."""
+    """Train one epoch; return the mean loss against the mixed targets, and images per second."""
     model.train()
     total = torch.zeros((), dtype=torch.float64, device=loader.device)
     count, start_s = 0, time.perf_counter()
@@ -142,7 +142,7 @@ def train_epoch(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        # Summed on the device: reading the loss in every step would make the host wait for it.
+        # Summed on the device: reading the loss in every step would make the host wait.
         total += loss.detach() * len(image)
         count += len(image)
     mean = total.item() / count
@@ -151,7 +151,7 @@ def train_epoch(
 
 @torch.no_grad()
 def validate(settings: Settings, model: nn.Module, loader: DataLoader) -> dict[str, float]:
-    """Mean loss and top-1 in percent over every validation sample, each once."""
+    """Return mean loss and top-1 in percent over every validation sample, each once."""
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=loader.device)
     for image, label in islice(loader, settings.max_steps):
@@ -164,7 +164,7 @@ def validate(settings: Settings, model: nn.Module, loader: DataLoader) -> dict[s
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Train, validate and save each epoch; gives what results.json holds."""
+    """Train, validate and save each epoch; return what results.json holds."""
     if settings.smoke:
         settings = dataclasses.replace(
             settings,
@@ -182,10 +182,10 @@ def run(settings: Settings) -> dict[str, Any]:
         if data is None or not all((data / part).is_dir() for part in ("train", "val")):
             stop(
                 f"`data` must be a folder with train/ and val/ in it, got {data}. "
-                "Pass `--data DIR`, or `--smoke` alone to try the recipe on made-up pictures."
+                "Pass `--data DIR`, or `--smoke` alone to try the recipe on generated pictures."
             )
         out = settings.out or Path(temporary if settings.smoke else "runs/cifar_resnet18")
-        # Where data and results are does not change them.
+        # Paths do not change results.
         what = {k: v for k, v in vars(settings).items() if k not in ("data", "out", "resume")}
         state = load(out / "checkpoint.pt", what, settings.resume)
         train, val = make_loaders(settings, data)
@@ -227,23 +227,23 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint so that ``path`` is whole at any time: the old one, then the new one."""
+    """Write a checkpoint; ``path`` holds the complete old or the complete new file at any time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, path.with_suffix(".partial"))
     os.replace(path.with_suffix(".partial"), path)
 
 
 def load(path: Path, settings: dict[str, Any], resume: bool) -> dict[str, Any]:
-    """The state to start from: the checkpoint's, when resuming, or that before the first epoch."""
+    """Return the checkpoint's state when resuming, else the state before the first epoch."""
     if not path.exists():
         return {"settings": settings, "history": []}
     if not resume:
-        stop(f"{path} exists. Pass `--resume` to go on from it, or another `--out`.")
+        stop(f"{path} exists. Pass `--resume` to continue that run, or another `--out`.")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     for name, value in settings.items():
         saved = state["settings"].get(name)
         if value != saved:
-            stop(f"`{name}` must be {saved!r} to go on from {path}, got {value!r}.")
+            stop(f"`{name}` must be {saved!r} to resume from {path}, got {value!r}.")
     return state
 
 
@@ -253,7 +253,7 @@ def stop(problem: str) -> NoReturn:
 
 
 def make_pictures(folder: Path, num_pictures: int, num_classes: int = 4) -> None:
-    """PNG files of stripes in random colours, a folder per class: the class is the angle."""
+    """Write PNG files of stripes in random colours, a folder per class: the class is the angle."""
     y, x = np.mgrid[:32, :32] / 32
     for index in range(num_pictures):
         rng = np.random.default_rng(index)

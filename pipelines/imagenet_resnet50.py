@@ -14,8 +14,8 @@ Run, where DIR holds train/ and val/, each with one folder of images per class:
     torchrun --nproc-per-node 8 pipelines/imagenet_resnet50.py --data DIR --preset modern
 
 The baseline is one flag away: --mix none. On several machines: imagenet_resnet50.sbatch beside this
-file. --resume auto goes on after an interruption, in mid-epoch, mostly also with other processes.
-To see every part work on pictures made up on the spot, in seconds, GPU or not:
+file. --resume auto resumes an interrupted run in mid-epoch, mostly also with other processes.
+To try every part on generated pictures, in seconds, with or without a GPU:
 
     python pipelines/imagenet_resnet50.py --smoke
 
@@ -28,12 +28,15 @@ is torchvision's, pytorch.org/blog/how-to-train-state-of-the-art-models-using-to
 primitives: 600 epochs, batch 1024, cosine, MixUp 0.2 or CutMix 1.0 by the toss of a coin,
 TrivialAugment, erasing, smoothing, repeated augmentation, averaged weights, 176 px in training.
 
-Differs: no colour jitter and no PCA lighting, which the authors' code has; bfloat16 autocast on a
-GPU; several processes draw one cut each, where the authors' DataParallel drew one for the whole
-batch. Every epoch's accuracy is kept, and the best one's is what the paper reports. In the modern
-preset erased pixels are mixed as bytes before normalisation, which is the same within rounding, and
-partners come by a random permutation instead of from the place before. With repeated images a run
-goes on with another number of processes only from the end of an epoch.
+Differs:
+
+- no colour jitter and no PCA lighting, which the authors' code has;
+- bfloat16 autocast on a GPU;
+- each process draws one cut; the authors' DataParallel drew one cut for the whole batch;
+- the results hold the accuracy of every epoch; the paper reports the best epoch;
+- the modern preset mixes erased pixels as bytes before normalisation, which is the same within
+  rounding, and takes partners by a random permutation instead of the sample before;
+- with repeated images a run resumes with another number of processes only at the end of an epoch.
 """
 
 from __future__ import annotations
@@ -74,20 +77,20 @@ NAME = "imagenet_resnet50"
 
 @dataclass(frozen=True)
 class Settings(RunSettings):
-    """Everything a run depends on, beside what all recipes have."""
+    """Hold everything a run depends on, beside what all recipes have."""
 
     arch: Literal["resnet50", "resnet101"] = "resnet50"
     """Depth of the network."""
 
     mix: Literal["paper", "cutmix", "mixup_or_cutmix", "none"] = "paper"
-    """One cut per batch as the authors; the library's default, one per sample; each batch by MixUp
-    or by CutMix, as torchvision; or the baseline."""
+    """CutMix with one cut per batch, as the authors; with one cut per sample, as the library;
+    MixUp or CutMix by batch, as torchvision; or the baseline."""
 
     alpha: float = 1.0
     """Both parameters of the Beta distribution of CutMix's kept fraction."""
 
     mixup_alpha: float = 0.2
-    """The same of MixUp."""
+    """Both parameters of MixUp's Beta distribution."""
 
     prob: float = 1.0
     """Probability that a batch ("paper") or a sample ("cutmix") is mixed."""
@@ -99,7 +102,7 @@ class Settings(RunSettings):
     """Probability that a rectangle of an image is erased."""
 
     repeats: int = 1
-    """How often an image comes in a row, each time augmented otherwise. An epoch stays as long."""
+    """Copies of an image in a row, each with its own augmentation. The epoch's length stays."""
 
     epochs: int = 300
     """Passes over as many images as the training data has."""
@@ -111,13 +114,13 @@ class Settings(RunSettings):
     """Highest learning rate, for the batch size above."""
 
     decay: Literal["steps", "cosine"] = "steps"
-    """Divide it by 10 at the milestones, or let it fall in half a cosine to 0."""
+    """Divide the learning rate by 10 at the milestones, or lower it along half a cosine to 0."""
 
     lr_milestones: tuple[int, ...] = (75, 150, 225)
     """Epochs, from 0, before which "steps" divides."""
 
     warmup_epochs: int = 0
-    """Epochs in which "cosine" rises first, from a hundredth."""
+    """Epochs in which "cosine" first rises, from a hundredth of `lr`."""
 
     momentum: float = 0.9
     """Of SGD."""
@@ -129,21 +132,21 @@ class Settings(RunSettings):
     """On parameters, biases included."""
 
     norm_weight_decay: float | None = None
-    """On those of normalisation; None takes `weight_decay`."""
+    """On parameters of normalisation; None takes `weight_decay`."""
 
     label_smoothing: float = 0.0
     """Share of each target spread over all classes."""
 
     average_decay: float | None = None
-    """Decay of an exponential moving average of the weights, which is validated too and whose top-1
-    is reported; rescaled with batch size and epochs. None keeps no average."""
+    """Decay of an exponential moving average of the weights, rescaled with batch size and epochs.
+    The average is validated, and its top-1 is reported. None keeps no average."""
 
     average_every: int = 32
-    """Steps from one update of the average to the next; it begins after the warmup."""
+    """Steps from one update of the average to the next. Averaging starts after the warmup."""
 
     sizes: tuple[int, ...] = (224,)
-    """Side of the training images in pixels: the first, then another from each of `size_milestones`
-    on. Small images early save time."""
+    """Sides of the training images in pixels. From each of `size_milestones` on, the next side is
+    used. Small images early save time."""
 
     size_milestones: tuple[int, ...] = ()
     """Epochs, from 0, with which the next of `sizes` begins."""
@@ -181,7 +184,7 @@ PRESETS = named(
 
 
 def shrink(settings: Settings) -> Settings:
-    """Settings of the smoke run: the same run, small enough for two slow cores."""
+    """Return the settings of the smoke run: the same run, small enough for two slow cores."""
     small = shrunk(
         settings,
         lr=settings.lr / 64,
@@ -196,7 +199,7 @@ def shrink(settings: Settings) -> Settings:
 
 
 def learning_rate(settings: Settings, epoch: int) -> float:
-    """Learning rate of an epoch, from 0. It has no state, so no checkpoint need hold it."""
+    """Return the learning rate of an epoch, counted from 0."""
     if settings.decay == "steps":
         return schedule.stepped(settings.lr, epoch, settings.lr_milestones)
     return schedule.cosine(settings.lr, epoch, settings.epochs, settings.warmup_epochs)
@@ -208,8 +211,8 @@ def learning_rate(settings: Settings, epoch: int) -> float:
 def make_train_loader(
     settings: Settings, data: Path, device: torch.device, size: int
 ) -> DataLoader:
-    """The training graph for images of a size, on this process's part of the data."""
-    # By a permutation, since with fewer processes than repeats neighbours are copies of one image.
+    """Return the training loader of this process's part of the data, for images of a size."""
+    # Partners by a permutation: with fewer processes than repeats, neighbours show one image.
     one_of = [MixUp.paper(settings.mixup_alpha), CutMix.paper(settings.alpha)]
     mixes = {
         "paper": CutMix.paper(alpha=settings.alpha, prob=settings.prob),
@@ -230,7 +233,7 @@ def make_train_loader(
         sampler=sampler,
         transform=TrainTransform(size, augment=augment),
         mix=mixes[settings.mix],
-        target="pair",  # two classes and weights per sample: no rows of 1000 weights are made
+        target="pair",  # two classes and weights per sample instead of rows of 1000 weights
         num_workers=settings.workers,
         tuning=settings.tuning,
         channels_last=True,
@@ -240,7 +243,7 @@ def make_train_loader(
 
 
 def make_val_loader(settings: Settings, data: Path, device: torch.device) -> DataLoader:
-    """The validation graph. Not shuffled: over all processes every sample comes exactly once."""
+    """Return the validation loader. Over all processes it serves every sample exactly once."""
     return DataLoader(
         data / "val",
         split_batch(NAME, settings.batch_size, Shard.current().count, settings.accumulate),
@@ -255,7 +258,7 @@ def make_val_loader(settings: Settings, data: Path, device: torch.device) -> Dat
 
 
 def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn.Module:
-    """An untrained network."""
+    """Return an untrained network on ``device``."""
     build = {"resnet50": torchvision.models.resnet50, "resnet101": torchvision.models.resnet101}
     model = build[settings.arch](weights=None, num_classes=num_classes)
     return model.to(device=device, memory_format=torch.channels_last)
@@ -265,7 +268,7 @@ def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn
 
 
 def make_training(settings: Settings, processes: Processes, temporary: Path) -> Training:
-    """What the harness runs."""
+    """Return what the harness trains."""
     if len(settings.sizes) != len(settings.size_milestones) + 1:
         stop(
             NAME,
@@ -306,13 +309,13 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
         average=average,
         average_every=settings.average_every,
         average_from=settings.warmup_epochs,
-        # A longer run begins like a shorter one, unless its schedule knows the end.
+        # A longer run starts like a shorter run, unless the schedule depends on the last epoch.
         free_to_change=frozenset({"epochs"} if settings.decay == "steps" and not average else ()),
     )
 
 
 def main(settings: Settings) -> dict[str, object]:
-    """Train, validate and save; gives what results.json holds."""
+    """Train, validate and save; return what results.json holds."""
     settings = shrink(settings) if settings.smoke else settings
     return run(NAME, settings, partial(make_training, settings))
 

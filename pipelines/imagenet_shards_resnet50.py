@@ -1,29 +1,30 @@
-"""ResNet-50 on ImageNet in tar shards, on disks or in a bucket: the paper's setting, resumed at any
-step, with another image in the place of each that cannot be decoded.
+"""ResNet-50 on ImageNet in tar shards, on disks or in a bucket: the paper's setting.
 
-Expect: not yet run here. It trains on what imagenet_resnet50.py trains on. Published: 78.60 % top-1
+A run resumes at any step, and replaces images that cannot be decoded by other images.
+
+Expect: not yet run here. The images are those of imagenet_resnet50.py. Published: 78.60 % top-1
 with CutMix, 76.32 % without, each the best of 300 epochs; Yun et al. 2019, arXiv:1905.04899,
 Table 3.
 
-Run, where DIR holds train/ and val/, each full of shards as `dali-cutmix pack` writes them, or
-WebDataset's of .jpg and .cls; or name the shards, which may lie in a bucket:
+Run, where DIR holds train/ and val/, each full of shards as `dali-cutmix pack` writes them, or of
+WebDataset shards of .jpg and .cls. Shards may also be named, and may lie in a bucket:
 
     python pipelines/imagenet_shards_resnet50.py --data DIR
     python pipelines/imagenet_shards_resnet50.py --train s3://B/{0000..1023}.tar --val s3://B/val.tar
     torchrun --nproc-per-node 8 pipelines/imagenet_shards_resnet50.py --data DIR --resume auto
 
-The baseline is one flag away: --mix none. To see every part work on shards made up on the spot, in
-seconds, GPU or not:
+The baseline is one flag away: --mix none. To try every part on generated shards, in
+seconds, with or without a GPU:
 
     python pipelines/imagenet_shards_resnet50.py --smoke
 
-Shards from a folder of images, once: dali-cutmix pack imagenet/train shards/train, and the same of
-val. Adding --resize 256 shrinks them on the way.
+To write the shards once: dali-cutmix pack imagenet/train shards/train, and the same for val.
+--resize 256 shrinks the images on the way.
 
 Follows: imagenet_resnet50.py with its preset "paper". Shards are read by index, so that an epoch is
-one permutation of all images, as with files, and a run goes on in the middle of it.
+one permutation of all images, as with files, and a run resumes in the middle of an epoch.
 
-Differs: as imagenet_resnet50.py; and what was packed with --resize is cropped from smaller images.
+Differs: as imagenet_resnet50.py. Shards packed with --resize give crops of smaller images.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ NAME = "imagenet_shards_resnet50"
 
 @dataclass(frozen=True)
 class Settings(RunSettings):
-    """Everything a run depends on, beside what all recipes have. `data` holds shards here."""
+    """Hold everything a run depends on, beside what all recipes have. `data` holds shards here."""
 
     train: str | None = None
     """Shards to train on, in place of DIR/train: a folder, or a pattern such as s3://B/{00..99}.tar
@@ -69,8 +70,8 @@ class Settings(RunSettings):
     """Shards to validate on, in place of DIR/val."""
 
     index_dir: Path | None = None
-    """Where the shards' indexes are kept, one file each. None keeps each beside its shard, where a
-    bucket has to hold them already, as `pack` writes them."""
+    """Folder of the shards' indexes, one file per shard. None looks beside each shard. A bucket has
+    to hold its indexes already, as `pack` writes them."""
 
     mix: Literal["paper", "none"] = "paper"
     """CutMix with one cut per batch as the authors; or the baseline."""
@@ -101,7 +102,7 @@ PRESETS = named({"paper": Settings()})
 
 
 def shrink(settings: Settings) -> Settings:
-    """Settings of the smoke run: the same run, small enough for two slow cores."""
+    """Return the settings of the smoke run: the same run, small enough for two slow cores."""
     small = shrunk(settings, lr=settings.lr / 64, lr_milestones=(1,), size=32, resize=36)
     return dataclasses.replace(settings, **small)
 
@@ -110,7 +111,7 @@ def shrink(settings: Settings) -> Settings:
 
 
 def find_shards(settings: Settings, temporary: Path) -> tuple[TarShards, TarShards]:
-    """Those to train and to validate on; in a smoke run without any, made up on the spot."""
+    """Return the shards to train and to validate on; a smoke run without shards generates both."""
     train, val = settings.train, settings.val
     if settings.data is not None:
         train, val = train or str(settings.data / "train"), val or str(settings.data / "val")
@@ -130,15 +131,15 @@ def find_shards(settings: Settings, temporary: Path) -> tuple[TarShards, TarShar
 def make_train_loader(
     settings: Settings, shards: TarShards, device: torch.device, size: int
 ) -> DataLoader:
-    """The training graph, on this process's part of the data."""
+    """Return the training loader of this process's part of the data."""
     return DataLoader(
         shards,
         split_batch(NAME, settings.batch_size, Shard.current().count, settings.accumulate),
         shuffle=True,
         transform=TrainTransform(size),
         mix=CutMix.paper() if settings.mix == "paper" else None,
-        target="pair",  # two classes and weights per sample: no rows of 1000 weights are made
-        on_error="replace",  # one image in a million is no reason to stop for
+        target="pair",  # two classes and weights per sample instead of rows of 1000 weights
+        on_error="replace",  # a run of days must not end at one bad image in a million
         num_workers=settings.workers,
         tuning=settings.tuning,
         channels_last=True,
@@ -148,7 +149,7 @@ def make_train_loader(
 
 
 def make_val_loader(settings: Settings, shards: TarShards, device: torch.device) -> DataLoader:
-    """The validation graph. Not shuffled: over all processes every sample comes exactly once."""
+    """Return the validation loader. Over all processes it serves every sample exactly once."""
     return DataLoader(
         shards,
         split_batch(NAME, settings.batch_size, Shard.current().count, settings.accumulate),
@@ -163,7 +164,7 @@ def make_val_loader(settings: Settings, shards: TarShards, device: torch.device)
 
 
 def make_training(settings: Settings, processes: Processes, temporary: Path) -> Training:
-    """What the harness runs."""
+    """Return what the harness trains."""
     train, val = find_shards(settings, temporary)
     if train.classes != val.classes:
         stop(NAME, "the shards of `train` and of `val` must have the same classes.")
@@ -191,7 +192,7 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
 
 
 def main(settings: Settings) -> dict[str, object]:
-    """Train, validate and save; gives what results.json holds."""
+    """Train, validate and save; return what results.json holds."""
     settings = shrink(settings) if settings.smoke else settings
     return run(NAME, settings, partial(make_training, settings))
 

@@ -1,17 +1,16 @@
-"""Turn an official CIFAR archive into folders of images, one per class, as recipes and ImageFolder
-take them.
+"""Turn an official CIFAR archive into an ImageFolder: a folder of images for each class.
 
     python pipelines/data/prepare_cifar.py cifar-100-python.tar.gz --out cifar100
 
-Archives are the "python versions" of CIFAR-100 and CIFAR-10, as www.cs.toronto.edu/~kriz/cifar.html
-has them. You download them; this never does. Out of CIFAR-100 come
+Archives are the "python versions" of CIFAR-100 and CIFAR-10 of www.cs.toronto.edu/~kriz/cifar.html.
+You download the archive; this script downloads nothing. CIFAR-100 becomes
 
     cifar100/train/CLASS/NUMBER.png     50,000 images
-    cifar100/val/CLASS/NUMBER.png       10,000 images: what the archive calls its test data
+    cifar100/val/CLASS/NUMBER.png       10,000 images: the archive's test data
 
 where CLASS is one of the 100 fine classes, whose alphabetical order is the official one, so that
-labels are the official numbers; NUMBER is the image's place in the archive, from 0. PNG keeps every
-pixel. The folder appears when it is complete: an interrupted run leaves none of its name.
+labels are the official numbers. NUMBER is the image's place in the archive, from 0. PNG keeps every
+pixel. The folder appears when all images are written: an interrupted run leaves no folder.
 """
 
 from __future__ import annotations
@@ -37,27 +36,27 @@ LISTS = ("train_list", "test_list")  # where torchvision names the files of an a
 
 @dataclass(frozen=True)
 class Settings:
-    """What is turned into what."""
+    """Hold what to read and what to write."""
 
     archive: Annotated[Path, tyro.conf.Positional]
     """cifar-100-python.tar.gz or cifar-10-python.tar.gz."""
 
     out: Path
-    """Folder that is made, for train/ and val/. One with something in it is refused."""
+    """New or empty folder for train/ and val/."""
 
     format: Literal["png", "jpeg"] = "png"
-    """Of the files: PNG without loss, or JPEG, which changes pixels."""
+    """Format of the files: PNG without loss, or JPEG, which changes pixels."""
 
     quality: int = 95
-    """Of JPEG, from 1 to 100; colours keep their resolution."""
+    """Quality of JPEG, from 1 to 100; colours keep their resolution."""
 
     check: bool = True
-    """Refuse an archive whose MD5 is not the official one. It holds pickles, which can run any code
-    when they are read: leave it on for what you have from others."""
+    """Refuse an archive without the official MD5. An archive holds pickles, which can run any code
+    when they are read: keep the check for archives that come from others."""
 
 
 def main(settings: Settings) -> None:
-    """Make the folders; ends the run with one sentence where it cannot."""
+    """Write the folders, or end the run with one sentence."""
     kind = find_kind(settings.archive)
     if settings.check and not check_integrity(settings.archive, kind.tgz_md5):
         stop(
@@ -73,7 +72,7 @@ def main(settings: Settings) -> None:
     if not 1 <= settings.quality <= 100:
         stop(f"`quality` must be from 1 to 100, got {settings.quality}.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its target, on the same disk, so that the last step is a rename.
+    # On the disk of `out`, so that the last step is a rename.
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         unpacked, made = Path(temporary, "unpacked"), Path(temporary, "made")
         unpack(settings.archive, kind, unpacked)
@@ -85,7 +84,7 @@ def main(settings: Settings) -> None:
 
 
 def find_kind(archive: Path) -> type[CIFAR10]:
-    """Which of the data sets an archive holds, told by the names in it and not by its own."""
+    """Return the data set that an archive holds, told by the names of its members."""
     if not archive.is_file():
         stop(f"`archive` must be a file, got {archive}. This script downloads nothing.")
     try:
@@ -101,31 +100,31 @@ def find_kind(archive: Path) -> type[CIFAR10]:
 
 
 def members(kind: type[CIFAR10]) -> list[str]:
-    """Names of the files in an archive that are read."""
+    """Return the names of the members that are read."""
     names = [file for name in LISTS for file, _ in getattr(kind, name)]
     return [f"{kind.base_folder}/{file}" for file in [*names, kind.meta["filename"]]]
 
 
 def unpack(archive: Path, kind: type[CIFAR10], folder: Path) -> None:
-    """Copy the files that are read out of an archive, and nothing else, wherever it points."""
+    """Copy the members that are read into a folder; other members and links stay unread."""
     with tarfile.open(archive) as tar:
         for name in members(kind):
             file = tar.extractfile(name)
             if file is None:
-                stop(f"`archive` must hold {name} as a file, and in {archive} it is none.")
+                stop(f"`archive` must hold {name} as a file, and {archive} holds a folder or link.")
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(file.read())
 
 
 def unchecked(kind: type[CIFAR10]) -> type[CIFAR10]:
-    """Torchvision's reader without MD5s of single files: the archive's was looked at before."""
+    """Return torchvision's reader without MD5s of single files; the archive's MD5 was checked."""
     lists = {name: [(file, None) for file, _ in getattr(kind, name)] for name in LISTS}
     return type(kind.__name__, (kind,), {**lists, "meta": {**kind.meta, "md5": None}})
 
 
 def write(data: CIFAR10, folder: Path, settings: Settings) -> int:
-    """Write each image into its class's folder; gives how many."""
+    """Write each image into the folder of its class; return the number of images."""
     suffix, options = "png", {}
     if settings.format == "jpeg":
         suffix, options = "jpg", {"quality": settings.quality, "subsampling": 0}

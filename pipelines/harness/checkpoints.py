@@ -1,4 +1,4 @@
-"""What a run writes: files that are whole at any time, and refused where they are another run's."""
+"""Files of a run: complete at any time, and refused by other runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.settings import FREE_TO_CHANGE, RunSettings, as_plain
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint so that ``path`` is whole at any time: the old one, then the new one."""
+    """Write a checkpoint; ``path`` holds the complete old or the complete new file at any time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
@@ -26,7 +26,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
-    """Write results, whole or not at all; what is no number, such as a lost loss, as null."""
+    """Write results in one step; NaN and infinities become null."""
     plain = json.loads(json.dumps(results), parse_constant=lambda _: None)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -35,7 +35,7 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
 
 
 def find_checkpoint(name: str, settings: RunSettings, out: Path) -> Path | None:
-    """The checkpoint to go on from, or None to start anew."""
+    """Return the checkpoint to resume from, or None for a new run."""
     own = out / "checkpoint.pt"
     if settings.resume == "auto":
         return own if own.exists() else None
@@ -44,7 +44,7 @@ def find_checkpoint(name: str, settings: RunSettings, out: Path) -> Path | None:
             stop(name, f"`resume` must be a checkpoint or 'auto', got {settings.resume!r}.")
         return Path(settings.resume)
     if own.exists():
-        stop(name, f"{out} holds a checkpoint. Pass `--resume auto` to go on, or another `--out`.")
+        stop(name, f"{out} holds a checkpoint. Pass `--resume auto` to resume, or another `--out`.")
     return None
 
 
@@ -54,11 +54,11 @@ def load_checkpoint(
     """Read a checkpoint, and refuse one of another run.
 
     Args:
-        name: The recipe's.
-        path: Its file.
-        settings: Of the run that goes on.
-        classes: Names of the classes of its data.
-        free: Settings that may differ, beside those that change nothing.
+        name: Name of the recipe.
+        path: File of the checkpoint.
+        settings: Settings of the resumed run.
+        classes: Class names of the run's data, in order.
+        free: Settings that may differ, beside `FREE_TO_CHANGE`.
     """
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     for setting, value in as_plain(settings).items():
@@ -66,7 +66,7 @@ def load_checkpoint(
         if setting not in FREE_TO_CHANGE | free and value != saved:
             stop(
                 name,
-                f"`{setting}` must be {saved!r} to go on from {path}, got {value!r}. "
+                f"`{setting}` must be {saved!r} to resume from {path}, got {value!r}. "
                 "Pass that value, or start anew with another `--out`.",
             )
     if state["classes"] != classes:

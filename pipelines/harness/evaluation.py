@@ -23,17 +23,18 @@ def validate(
     autocast: torch.autocast,
     max_batches: int | None = None,
 ) -> dict[str, float]:
-    """Validate a model on what its processes' loaders serve.
+    """Validate a model on the samples of all processes.
 
-    Parts differ by up to one sample, so by up to one batch: no step waits for another process, and
-    ``model`` is the bare module, whose forward pass talks to nobody.
+    The processes' parts differ by up to one sample, so by up to one batch. Therefore no step waits
+    for another process, and ``model`` is not wrapped for distributed training.
 
     Args:
-        model: On the processes' device.
-        loader: This process's part, unshuffled and exact.
-        processes: Who validates. One that was asked to stop leaves at once: a checkpoint is there.
-        autocast: The context of a forward pass.
-        max_batches: After which it is cut short.
+        model: Model on the processes' device.
+        loader: Loader of this process's part, unshuffled and exact.
+        processes: Processes that validate. A process that was asked to stop ends at once, since a
+            checkpoint exists.
+        autocast: Context of a forward pass.
+        max_batches: Validation ends after so many batches; None takes all.
 
     Returns:
         ``val_loss``, ``top1`` and ``top5`` in percent, and ``num_val``, the samples counted.
@@ -45,7 +46,7 @@ def validate(
             loader.num_classes,
             top_k=min(k, loader.num_classes),
             average="micro",
-            validate_args=False,  # which would wait for the GPU at each batch
+            validate_args=False,  # validation of arguments waits for the GPU at each batch
         ).to(processes.device)
         for k in (1, 5)
     }
@@ -54,7 +55,7 @@ def validate(
     mean, count = mean.to(processes.device), count.to(processes.device)
     for image, label in islice(loader, max_batches):
         if processes.received is not None:
-            processes.say("Stopped in validation, which is done again after --resume auto.")
+            processes.say("Stopped in validation. --resume auto repeats the validation.")
             raise SystemExit(128 + processes.received)
         with autocast:
             logits = model(image)
@@ -64,7 +65,7 @@ def validate(
         mean.update(F.cross_entropy(logits, label, reduction="none").double())
         count.update(len(label))
     model.train(was_training)
-    # Here the processes' sums are added up.
+    # `compute` adds up the sums of all processes.
     row: dict[str, Any] = {"val_loss": mean.compute().item()}
     row |= {name: 100 * metric.compute().item() for name, metric in hits.items()}
     return {**row, "num_val": int(count.compute().item())}

@@ -1,4 +1,4 @@
-"""What a run shows while it runs, and its watch over losses that are no numbers."""
+"""Progress bar, TensorBoard, and the watch over losses that are not finite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dali_cutmix import DataLoader, Waits, contact_sheet
 from harness.processes import CONSOLE, Processes
 
-#: Steps from one look at the losses to the next: reading them makes the host wait for the GPU.
+#: Steps between two looks at the losses: reading a loss makes the host wait for the GPU.
 LOOK_EVERY = 50
 
 #: Images on the contact sheet.
@@ -24,12 +24,12 @@ SHOWN = 16
 
 
 class Monitor:
-    """Progress bar and TensorBoard of the first process, and every process's losses.
+    """Show the progress of the first process, and watch the losses of every process.
 
     Args:
-        processes: Who trains.
-        out: Folder of the run; TensorBoard's files go to ``tensorboard/`` in it.
-        num_steps: In the whole run.
+        processes: Processes that train.
+        out: Folder of the run; TensorBoard's files go to its ``tensorboard/``.
+        num_steps: Steps of the run.
         step: Steps done before.
     """
 
@@ -47,7 +47,7 @@ class Monitor:
         self._shown_s = 0.0
         self._board: Any = None
         if processes.is_first:
-            # What an interrupted run wrote after its checkpoint is hidden.
+            # Hides what an interrupted run wrote after its checkpoint.
             self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> Monitor:
@@ -60,13 +60,13 @@ class Monitor:
             self._board.close()
 
     def show_batch(self, loader: DataLoader, image: torch.Tensor, target: Any) -> None:
-        """Draw the first batch of a run, as the model is given it: labels can be checked by eye."""
+        """Draw the first batch of a run as the model sees it, to check labels by eye."""
         if self._board is None:
             return
         transform = loader.transform
         std, mean = (
-            torch.tensor(one, device=image.device).view(3, 1, 1)
-            for one in (transform.std, transform.mean)
+            torch.tensor(channels, device=image.device).view(3, 1, 1)
+            for channels in (transform.std, transform.mean)
         )
         shown = (image[:SHOWN].float() * std + mean) * 255
         pixels = shown.round().clip(0, 255).to(torch.uint8).contiguous()
@@ -80,7 +80,7 @@ class Monitor:
         self._board.add_image("first batch", np.asarray(sheet), 0, dataformats="HWC")
 
     def step(self, loss: torch.Tensor, indices: Sequence[int], waits: Waits, title: str) -> None:
-        """Note a step: its mean loss on this process, and what its batches were made of."""
+        """Note a step: its mean loss on this process, and the indices of its samples."""
         self._losses.append(loss)
         self._indices.append(indices)
         self._step += 1
@@ -93,16 +93,16 @@ class Monitor:
 
     @property
     def is_due(self) -> bool:
-        """Whether to look at the losses now: at the same step in every process."""
+        """Return whether `look` is due; the answer is the same in every process."""
         return len(self._losses) >= LOOK_EVERY
 
     def look(self, model: nn.Module, loader: DataLoader, waits: Waits, lr: float) -> None:
-        """Read the losses since the last look, and stop at one that is no number.
+        """Read the losses since the last look, and stop at a loss or weights that are not finite.
 
-        Or at weights that are none, which follow from the last step: the loss after it would tell.
+        The last step may spoil the weights, which only the next loss would show.
 
-        Every process has to call it at the same step: with a gradient from elsewhere that is no
-        number, each one's next loss is none either, and what is to be named is the first.
+        Every process has to call `look` at the same step. A gradient that is not finite spreads to
+        all processes, and the process that met it first has to be named.
         """
         losses = torch.stack(self._losses) if self._losses else torch.zeros(0)
         values = losses.double().cpu()
@@ -127,7 +127,7 @@ class Monitor:
         self._indices.clear()
 
     def epoch(self, row: dict[str, float], step: int) -> None:
-        """Note what an epoch came to."""
+        """Note the results of an epoch."""
         if self._board is not None:
             for name, value in row.items():
                 self._board.add_scalar(f"epoch/{name}", value, step)
@@ -142,18 +142,18 @@ class Monitor:
         *,
         of_weights: bool = False,
     ) -> None:
-        if place is None:  # another process's batch came first, and that one tells
+        if place is None:  # another process met the first bad batch and reports
             raise SystemExit(1)
         step = self._step - len(values) + place
         samples = loader.dataset.samples
         files = "\n  ".join(str(samples[index][0]) for index in self._indices[place])
         what = f"the loss of step {step} is {values[place].item()}"
         if of_weights:
-            what = f"weights are no numbers after step {step}, whose loss was one,"
-        kept = self._out / "checkpoint.pt"
+            what = f"weights are not finite after step {step}, whose loss was finite,"
+        checkpoint = self._out / "checkpoint.pt"
         self._processes.stop(
             f"{what} on rank {self._processes.rank}, at a learning rate of {lr:g}. "
-            + (f"{kept} is from before. " if kept.exists() else "")
+            + (f"{checkpoint} is from before. " if checkpoint.exists() else "")
             + "Lower `--lr`, pass `--clip-norm 1`, or look at the files of its batch:"
             + f"\n  {files}"
         )

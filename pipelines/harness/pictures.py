@@ -1,4 +1,4 @@
-"""Where a run's pictures are, and pictures made up on the spot for smoke runs."""
+"""The folder of a run's pictures, and generated pictures for smoke runs."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from harness.settings import RunSettings
 
 
 def find_data(name: str, settings: RunSettings, temporary: Path, side: int = 100) -> Path:
-    """The folder with train/ and val/; in a smoke run without one, pictures made up on the spot."""
+    """Return the folder with train/ and val/; a smoke run without a folder generates pictures."""
     if settings.data is None and settings.smoke:
         make_pictures(temporary / "train", num_pictures(), side)
-        make_pictures(temporary / "val", 9, side)  # of two processes one has 3 batches, one has 2
+        make_pictures(temporary / "val", 9, side)  # two processes get 3 and 2 batches
         return temporary
     data = settings.data
     if data is None or not all((data / part).is_dir() for part in ("train", "val")):
         stop(
             name,
             f"`data` must be a folder with train/ and val/ in it, got {data}. "
-            "Pass `--data DIR`, or `--smoke` alone to try the recipe on made-up pictures.",
+            "Pass `--data DIR`, or `--smoke` alone to try the recipe on generated pictures.",
         )
     return data
 
 
 def num_pictures() -> int:
-    """Pictures to train on in a smoke run: three batches for each process, of two samples or more.
+    """Return the number of training pictures of a smoke run: three batches of 2 for each process.
 
-    One less than would come out even, so that one comes twice, or a batch is short.
+    One picture less than three full batches, so that a picture comes twice or a batch is short.
     """
     return 6 * max(2, Shard.current().count) - 1
 
 
 def make_pictures(folder: Path, count: int, side: int = 100, num_classes: int = 7) -> None:
-    """Image files of stripes behind a disc, a folder per class: the class is the stripes' angle.
+    """Write images of stripes behind a disc, a folder per class: the class is the stripes' angle.
 
     Args:
-        folder: The ImageFolder root, which is made.
-        count: How many.
-        side: Of an image in pixels, on average; sides differ by up to a fifth from 64 px on, where
-            files are JPEG, and are equal below, where they are PNG.
-        num_classes: How many folders.
+        folder: New ImageFolder root.
+        count: Number of images.
+        side: Mean side of an image in pixels. From 64 px on, files are JPEG and sides differ by up
+            to a fifth. Below, files are PNG and sides are equal.
+        num_classes: Number of folders.
     """
     for name, label, data in _pictures(count, side, num_classes):
         path = folder / f"class_{label}" / name
@@ -58,7 +58,7 @@ def make_pictures(folder: Path, count: int, side: int = 100, num_classes: int = 
 
 
 def make_shards(folder: Path, count: int, side: int = 100, num_classes: int = 7) -> None:
-    """The same in two tar shards, as WebDataset has them: ``.jpg`` and ``.cls`` for each."""
+    """Write the same images into two tar shards, as WebDataset does: ``.jpg`` and ``.cls`` each."""
     folder.mkdir(parents=True)
     with ExitStack() as stack:
         shards = [
@@ -74,7 +74,7 @@ def make_shards(folder: Path, count: int, side: int = 100, num_classes: int = 7)
 
 
 def _pictures(count: int, side: int, num_classes: int) -> Iterator[tuple[str, int, bytes]]:
-    """Name, class and bytes of each file."""
+    """Yield name, class and bytes of each file."""
     for index in range(count):
         rng = np.random.default_rng(index)
         label = index % num_classes

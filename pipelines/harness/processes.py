@@ -1,4 +1,4 @@
-"""The processes of a run: who they are, what they say, and how they stop together."""
+"""The processes of a run: which there are, what they tell each other, how they stop together."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from dali_cutmix import Shard
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
 
-#: Signals at which a run saves and ends: preemption, Ctrl-C, a terminal that is gone.
+#: Signals at which a run saves and ends: preemption, Ctrl-C, a closed terminal.
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-#: What a process asks the others for. The greatest wish wins.
+#: What a process may ask the others for. The greatest wish wins.
 NOTHING, SAVE, STOP = 0, 1, 2
 
 
 class Processes:
-    """The processes that train together: one, or those that torchrun started.
+    """Hold the processes that train together: a single process, or those that torchrun started.
 
-    Made by `joined`.
+    `joined` makes this object.
 
     Attributes:
-        name: The recipe's.
-        device: Where this process computes.
+        name: Name of the recipe.
+        device: Device on which this process computes.
         rank: Number of this process, from 0.
         count: Number of processes.
     """
@@ -50,19 +50,19 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Return whether this process writes files and prints."""
         return self.rank == 0
 
     @property
     def received(self) -> int | None:
-        """The signal that asks this process to stop, if one came."""
+        """Return the signal that asked this process to stop, or None."""
         return self._signal
 
     def agree(self, wish: int) -> int:
-        """Tell the others what this process wishes, and learn what all do.
+        """Tell the others the wish of this process, and return the greatest wish of all.
 
-        To be called once per step by each. With several processes the answer is that of the step
-        before, the same for all of them: nobody waits for it.
+        Every process has to call `agree` once per step. With several processes the answer is that
+        of the step before, so that no process waits. The answer is the same in all processes.
 
         Args:
             wish: `NOTHING`, `SAVE`, or `STOP` plus the number of the signal.
@@ -83,7 +83,7 @@ class Processes:
         return answer
 
     def gather(self, own: torch.Tensor) -> torch.Tensor:
-        """A tensor of each process, as rows in the order of ranks, on the CPU: ``[count, ...]``."""
+        """Return the tensors of all processes by rank, ``[count, ...]`` on the CPU."""
         if not dist.is_initialized():
             return own[None].cpu()
         rows = [torch.empty_like(own) for _ in range(self.count)]
@@ -91,24 +91,24 @@ class Processes:
         return torch.stack(rows).cpu()
 
     def collect(self, own: list[str]) -> list[str]:
-        """Strings of all processes, in the order of ranks."""
+        """Return the strings of all processes, in the order of ranks."""
         if self._wishes is None:
             return own
         rows: list[Any] = [None] * self.count
         dist.all_gather_object(rows, own, group=self._wishes)
-        return [one for row in rows for one in row]
+        return [text for row in rows for text in row]
 
     def share(self, model: torch.nn.Module) -> None:
-        """Give every process the first one's buffers, which lie on the processes' device.
+        """Give every process the buffers of the first, which lie on the processes' device.
 
-        Running statistics are each one's own.
+        Without this, running statistics differ between processes.
         """
         if dist.is_initialized():
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has called `wait`."""
         if dist.is_initialized():
             dist.barrier()
 
@@ -123,9 +123,10 @@ class Processes:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note SIGTERM, SIGINT and SIGHUP instead of dying of them.
+        """Note SIGTERM, SIGINT and SIGHUP instead of ending the process.
 
-        A second SIGINT interrupts at once. What was ignored before, as SIGHUP by nohup, stays so.
+        A second SIGINT interrupts at once. Signals that were ignored before, such as SIGHUP under
+        nohup, stay ignored.
         """
         before = {number: signal.getsignal(number) for number in STOPPING}
         before = {number: old for number, old in before.items() if old != signal.SIG_IGN}
@@ -146,7 +147,7 @@ class Processes:
 
 @contextmanager
 def joined(name: str) -> Iterator[Processes]:
-    """Join the processes that torchrun started, if it did."""
+    """Join the processes that torchrun started; without torchrun this process is alone."""
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -170,10 +171,10 @@ def joined(name: str) -> Iterator[Processes]:
 
 
 def _own_store() -> dict[str, Any]:
-    """A part of torchrun's store that no earlier attempt wrote to.
+    """Return the arguments for a part of torchrun's store that no earlier attempt wrote to.
 
-    With torch 2.15 restarted processes find what those before them had left there, and wait for
-    peers that are gone. Between nodes the number of restarts may differ: there the variable
+    With torch 2.15 restarted processes read what earlier processes left in the store, and wait for
+    peers that have ended. Between nodes the number of restarts may differ: there the variable
     ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1``, set for torchrun, has the same effect.
     """
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT")
@@ -186,7 +187,7 @@ def _own_store() -> dict[str, Any]:
 
 
 def _own_device(device: torch.device) -> dict[str, Any]:
-    # Without it a barrier guesses the GPU from the rank, wrongly where nodes differ.
+    # Without the device a barrier guesses the GPU from the rank, wrongly where nodes differ.
     return {"device_id": device} if device.type == "cuda" else {}
 
 
@@ -196,7 +197,7 @@ def stop(name: str, problem: str) -> NoReturn:
 
 
 def split_batch(name: str, batch_size: int, num_processes: int, accumulate: int) -> int:
-    """Samples that a process's loader yields at a time."""
+    """Return the number of samples that each process's loader yields per batch."""
     parts = num_processes * accumulate
     if batch_size % parts:
         whole = max(1, batch_size // parts) * parts

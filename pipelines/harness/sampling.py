@@ -1,4 +1,4 @@
-"""Repeated augmentation: the same image several times in a batch, each time cropped otherwise."""
+"""Repeated augmentation: the same image several times in a batch, each time with another crop."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from dali_cutmix import Shard
 
 
 class RepeatedAugmentation(Sampler[int]):
-    """A permutation in which each index comes several times in a row, dealt out in turn to shards.
+    """Yield a permutation in which each index comes several times in a row, dealt out to shards.
 
-    An epoch is as long as without repetition, so that it shows one in ``repeats`` of the images.
-    Copies of an image that come in a row go to different shards, as they do in torchvision's
-    references.
+    An epoch is as long as without repetition, so that an epoch shows one in ``repeats`` of the
+    images. Neighbouring copies of an image go to different shards, as in torchvision's references.
 
     Args:
         num_samples: Number of samples in the data.
-        repeats: How often each comes, at least 1.
-        seed: Of the permutations.
-        shard: This process's part.
+        repeats: Copies of each index, at least 1.
+        seed: Seed of the permutations.
+        shard: Part of the data that this process serves.
 
     Source:
         Hoffer et al. 2019, arXiv:1901.09335; Touvron et al. 2020 (DeiT), arXiv:2012.12877, whose
@@ -47,6 +46,6 @@ class RepeatedAugmentation(Sampler[int]):
         order = torch.randperm(self.num_samples, generator=generator).repeat_interleave(
             self.repeats
         )
-        length = len(self) * self.shard.count  # padded from the front where shards do not come out
-        whole = torch.cat([order, order[: max(0, length - len(order))]])[:length]
-        return iter(whole[self.shard.index :: self.shard.count].tolist())
+        length = len(self) * self.shard.count  # padded from the front where shards would differ
+        padded = torch.cat([order, order[: max(0, length - len(order))]])[:length]
+        return iter(padded[self.shard.index :: self.shard.count].tolist())

@@ -1,6 +1,6 @@
-"""What changes over a run: learning rate and image size; and which weights decay or are averaged.
+"""Learning rate and image size by epoch, weight decay by layer, and averaged weights.
 
-Functions of the epoch alone, so that no checkpoint need hold a scheduler.
+Schedules depend on the epoch alone, so that checkpoints need not hold a scheduler.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def stepped(lr: float, epoch: int, milestones: tuple[int, ...]) -> float:
-    """A learning rate that is divided by 10 before each of these epochs, counted from 0."""
+    """Return a learning rate that is divided by 10 before each milestone, an epoch from 0."""
     return float(lr * 0.1 ** sum(epoch >= start for start in milestones))
 
 
 def cosine(lr: float, epoch: int, epochs: int, warmup: int = 0, start: float = 0.01) -> float:
-    """A learning rate that rises in a line and falls in half a cosine to 0.
+    """Return a learning rate that rises linearly and falls along half a cosine to 0.
 
     Args:
-        lr: The highest, reached in epoch ``warmup``.
-        epoch: From 0.
-        epochs: In the whole run.
-        warmup: Epochs in which it rises.
-        start: Share of ``lr`` in epoch 0, where there is a warmup.
+        lr: Highest learning rate, reached in epoch ``warmup``.
+        epoch: Epoch, from 0.
+        epochs: Epochs of the run.
+        warmup: Epochs in which the learning rate rises.
+        start: Share of ``lr`` in epoch 0 of a warmup.
     """
     if epoch < warmup:
         return lr * (start + (1 - start) * epoch / warmup)
@@ -32,17 +32,18 @@ def cosine(lr: float, epoch: int, epochs: int, warmup: int = 0, start: float = 0
 
 
 def size_of(epoch: int, sizes: tuple[int, ...], milestones: tuple[int, ...]) -> int:
-    """Side of the training images in an epoch: the next of ``sizes`` from each milestone on."""
+    """Return the side of the training images in pixels: each milestone starts the next size."""
     return sizes[sum(epoch >= start for start in milestones)]
 
 
 def decaying(model: nn.Module, weight_decay: float, norm_weight_decay: float | None) -> list[dict]:
-    """Groups of parameters for an optimizer: those of normalisation decay by a rate of their own.
+    """Return parameter groups for an optimizer, with another weight decay for normalisation.
 
     Args:
-        model: Its parameters.
-        weight_decay: Of all others.
-        norm_weight_decay: Of weights and biases of normalisation layers; None is no exception.
+        model: Model whose parameters are grouped.
+        weight_decay: Decay of all other parameters.
+        norm_weight_decay: Decay of weights and biases of normalisation layers; None takes
+            ``weight_decay``.
     """
     if norm_weight_decay is None:
         return [{"params": list(model.parameters()), "weight_decay": weight_decay}]
@@ -61,19 +62,19 @@ def decaying(model: nn.Module, weight_decay: float, norm_weight_decay: float | N
 def averaged(
     model: nn.Module, decay: float, *, batch_size: int, every: int, epochs: int
 ) -> AveragedModel:
-    """An exponential moving average of a model's weights and buffers.
+    """Return an exponential moving average of a model's weights and buffers.
 
-    The decay is stated for one step of one sample and epoch, and rescaled to what a run has, as
-    torchvision's references do, so that it need not be tuned with the batch size.
+    The decay is stated for a step of one sample in a run of one epoch, and rescaled to the run, as
+    in torchvision's references. So the decay need not be tuned with the batch size.
 
     Args:
-        model: On its device.
-        decay: Share of the average that stays at an update.
+        model: Model on its device.
+        decay: Share of the average that an update keeps.
         batch_size: Samples per step over all processes.
         every: Steps from one update to the next.
-        epochs: In the whole run.
+        epochs: Epochs of the run.
     """
     alpha = min(1.0, (1 - decay) * batch_size * every / epochs)
     update = get_ema_multi_avg_fn(1 - alpha)
-    device = next(model.parameters()).device  # also of its counter, which ranks may exchange
+    device = next(model.parameters()).device  # the counter too, which ranks may exchange
     return AveragedModel(model, device=device, multi_avg_fn=update, use_buffers=True)

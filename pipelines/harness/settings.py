@@ -14,21 +14,22 @@ import tyro
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run depends on, whatever it trains."""
+    """Hold what a run depends on, whatever the run trains."""
 
     data: Path | None = None
-    """Folder with train/ and val/, each an ImageFolder root. With --smoke, None makes some up."""
+    """Folder with train/ and val/, each an ImageFolder root. With --smoke, None generates
+    pictures."""
 
     out: Path | None = None
-    """Where checkpoint.pt, results.json and tensorboard/ go; on a disk that all processes see. None
-    takes runs/ and the recipe's name, or with --smoke a folder that is removed at the end."""
+    """Folder of checkpoint.pt, results.json and tensorboard/, on a disk that all processes see.
+    None takes runs/ and the recipe's name, or with --smoke a folder that is removed at the end."""
 
     resume: str | None = None
-    """Checkpoint to go on from: a path, or "auto" for the output folder's, where there is one.
-    None starts anew, and refuses to when the output folder holds a checkpoint."""
+    """Checkpoint to resume from: a path, or "auto" for the output folder's if it exists. None
+    starts a new run, and refuses an output folder that holds a checkpoint."""
 
     smoke: bool = False
-    """Shrink everything until a run takes seconds. Its numbers mean nothing."""
+    """Shrink everything until a run takes seconds. The numbers mean nothing."""
 
     preset: str = ""
     """Set of defaults that the other flags change."""
@@ -40,32 +41,31 @@ class RunSettings:
     """Samples per step of the optimizer, over all processes together."""
 
     accumulate: int = 1
-    """Parts that a process's share of a step is computed in, one after another."""
+    """Parts into which a process divides its share of a step, to need less memory."""
 
     clip_norm: float | None = None
-    """Largest norm of all gradients together; None takes them as they are."""
+    """Largest norm of all gradients together; None does not clip."""
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the forward pass. "auto" is bfloat16 autocast on a GPU and float32 on a CPU."""
+    """Precision of the forward pass. "auto" is bfloat16 autocast on a GPU and float32 on a CPU."""
 
     compile: bool = False
-    """Train through torch.compile: minutes at the start, faster steps after."""
+    """Train through torch.compile: minutes at the start, then faster steps."""
 
     checkpoint_minutes: float = 30.0
-    """Save also in mid-epoch when the last time is so long ago. 0 saves after each step."""
+    """Minutes between two checkpoints in mid-epoch. 0 saves after each step."""
 
     max_steps: int | None = None
-    """Steps after which each epoch is cut short, and batches after which validation is. None never
-    does."""
+    """Most steps of an epoch, and most batches of a validation. None takes all."""
 
     workers: int | None = None
     """CPU threads per loader and process. None takes the tuning's, or one per CPU, at most 8."""
 
     tuning: Path | None = None
-    """What `dali-cutmix tune` wrote for this machine."""
+    """File that `dali-cutmix tune` wrote on this machine."""
 
     seed: int = 0
-    """Of initial weights, order, crops and mixing."""
+    """Seed of initial weights, order, crops and mixing."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "max_steps"):
@@ -74,8 +74,8 @@ class RunSettings:
                 raise SystemExit(f"`{name}` must be at least 1, got {value}.")
 
 
-#: What a run may be resumed with another value of. `accumulate` goes with the number of processes,
-#: which may change as well.
+#: Settings that a resumed run may change. `accumulate` depends on the number of processes, which
+#: may change as well.
 FREE_TO_CHANGE = frozenset(
     {
         "data",
@@ -97,8 +97,8 @@ def from_flags(presets: Mapping[str, Settings], description: str | None) -> Sett
     """Read the command line: ``--preset`` chooses defaults, the other flags change them.
 
     Args:
-        presets: Settings by name of the preset; the first is taken where none is named.
-        description: Shown by ``--help``.
+        presets: Settings by name of the preset; the first is the default.
+        description: Text of ``--help``.
     """
     return parse(presets, sys.argv[1:], description)
 
@@ -106,7 +106,7 @@ def from_flags(presets: Mapping[str, Settings], description: str | None) -> Sett
 def parse(
     presets: Mapping[str, Settings], flags: list[str], description: str | None = None
 ) -> Settings:
-    """As `from_flags`, of a list of flags."""
+    """Read a list of flags as `from_flags` reads the command line."""
     name = next(iter(presets))
     for place, flag in enumerate(flags):
         if flag == "--preset":
@@ -120,11 +120,11 @@ def parse(
 
 
 def named(presets: Mapping[str, Settings]) -> dict[str, Settings]:
-    """The presets, each knowing its name."""
-    return {name: dataclasses.replace(one, preset=name) for name, one in presets.items()}
+    """Return the presets, each with its name as ``preset``."""
+    return {name: dataclasses.replace(preset, preset=name) for name, preset in presets.items()}
 
 
 def as_plain(settings: RunSettings) -> dict[str, Any]:
-    """Settings in types that a checkpoint and JSON take."""
+    """Return settings in types that checkpoints and JSON can hold."""
     plain = dataclasses.asdict(settings)
     return {name: str(v) if isinstance(v, Path) else v for name, v in plain.items()}

@@ -33,22 +33,22 @@ Loss = Callable[[torch.Tensor, Target], torch.Tensor]
 
 @dataclass
 class Training:
-    """What a recipe trains, and on what.
+    """Hold what a recipe trains, and on which data.
 
     Args:
-        name: The recipe's.
-        settings: Of the run.
-        train: Makes the loader of an epoch's image size, in pixels.
-        val: The validation loader: this process's part, unshuffled.
-        model: On the device; not wrapped.
-        optimizer: Of its parameters.
-        loss: The mean over a batch, of logits ``[B, num_classes]`` and the loader's targets.
-        learning_rate: Of an epoch, from 0.
-        size: Side of the training images of an epoch, in pixels.
-        average: Of the model's weights, validated and saved beside it; None has none.
+        name: Name of the recipe.
+        settings: Settings of the run.
+        train: Function from image size in pixels to the training loader.
+        val: Validation loader of this process's part, unshuffled.
+        model: Model on the device, not wrapped.
+        optimizer: Optimizer of the model's parameters.
+        loss: Function from logits ``[B, num_classes]`` and the loader's targets to the mean loss.
+        learning_rate: Function from an epoch, counted from 0, to the learning rate.
+        size: Function from an epoch to the side of the training images in pixels.
+        average: Average of the model's weights, validated and saved too; None keeps no average.
         average_every: Steps from one update of the average to the next.
-        average_from: Epoch from which on it averages; before, an update copies the weights.
-        free_to_change: Settings with another value of which a run may be resumed.
+        average_from: First epoch that averages; before, an update copies the weights.
+        free_to_change: Settings that a resumed run may change, beside those of the harness.
     """
 
     name: str
@@ -67,24 +67,24 @@ class Training:
 
 
 class Run:
-    """One run of a `Training`, from its beginning or from a checkpoint."""
+    """Run a `Training` from its beginning or from a checkpoint."""
 
     def __init__(self, training: Training, processes: Processes, out: Path) -> None:
         self.training, self.processes, self.out = training, processes, out
         self.settings = training.settings
         self.history: list[dict[str, float]] = []  # a row per validated epoch
-        self.row: dict[str, float] | None = None  # of an epoch that is trained and not validated
+        self.row: dict[str, float] | None = None  # of a trained epoch before its validation
         self.step = 0  # of the optimizer, over all epochs
         self.step_in_epoch = 0
         self.bad_files: list[str] = []  # of all processes, as known at the end of an epoch
-        # Losses times samples, and samples, of the epoch under way on this process.
+        # Sum of the losses of samples, and number of samples, in this epoch on this process.
         self.sums = torch.zeros(2, dtype=torch.float64, device=processes.device)
         self._saved_s = time.monotonic()
         self._loader: DataLoader | None = None
         self._parallel: nn.parallel.DistributedDataParallel | None = None
 
     def execute(self) -> dict[str, Any]:
-        """Train, validate and save; gives what results.json holds."""
+        """Train, validate and save; return what results.json holds."""
         settings, processes = self.settings, self.processes
         self._resume()
         trained = self._wrapped()
@@ -96,7 +96,7 @@ class Run:
                 if self.row is None:
                     loader = self._loader_of(epoch)
                     self._train(epoch, loader, trained, monitor)
-                    self._save()  # validation may be interrupted, and takes its time
+                    self._save()  # validation takes long and may be interrupted
                 self._finish_epoch(epoch, monitor)
                 self._save()
         results = self._describe()
@@ -117,13 +117,13 @@ class Run:
         return torch.compile(model) if self.settings.compile else model
 
     def _loader_of(self, epoch: int) -> DataLoader:
-        """The loader of an epoch; another one where the image size changes."""
+        """Return the loader of an epoch; a change of image size makes a new loader."""
         size = self.training.size(epoch)
         old = self._loader
         if old is None or old.transform.output_size != (size, size):
             self._loader = self.training.train(size)
             if old is not None:
-                # For its place and its bad files; the image size differs on purpose.
+                # Carries position and bad files over; the image size differs on purpose.
                 self._loader.load_state_dict(old.state_dict(), allow=("transform",))
                 old.close()
         assert self._loader is not None
@@ -138,9 +138,9 @@ class Run:
     def _train(self, epoch: int, loader: DataLoader, trained: nn.Module, monitor: Monitor) -> None:
         training, settings = self.training, self.settings
         trained.train()
-        # Where groups are short of batches the loader notices its end before the last step is done.
+        # With a short last group the loader ends its epoch before the last step is done.
         is_over = loader.state_dict()["epoch"] > epoch
-        loader.set_epoch(epoch)  # keeps the place of a state that was loaded for this very epoch
+        loader.set_epoch(epoch)  # keeps the position of a state that was loaded for this epoch
         lr = training.learning_rate(epoch)
         for parameters in training.optimizer.param_groups:
             parameters["lr"] = lr
@@ -195,20 +195,20 @@ class Run:
     def _backward(
         self, trained: nn.Module, image: torch.Tensor, target: Target, is_last: bool
     ) -> torch.Tensor:
-        """Add a batch's gradients; processes exchange them with the last of a step."""
+        """Add a batch's gradients; processes exchange gradients at the last batch of a step."""
         apart = self._parallel if not is_last else None
         with nullcontext() if apart is None else apart.no_sync():
             with self._autocast():
                 loss = self.training.loss(trained(image), target)
-            # Each sample counts alike, also where an epoch's last batch is short.
+            # Every sample has the same weight, also in a short last batch.
             (loss if self.settings.accumulate == 1 else loss * len(image)).backward()
-        # Summed on the device: reading the loss in every step would make the host wait for it.
+        # Summed on the device: reading the loss in every step would make the host wait.
         self.sums[0] += loss.detach() * len(image)
         self.sums[1] += len(image)
         return loss.detach()
 
     def _update(self, num_samples: int) -> None:
-        """Step by the gradients, where they were added up by their mean over samples."""
+        """Step by the gradients; sums over several batches are divided by the number of samples."""
         training = self.training
         parameters = [p for p in training.model.parameters() if p.grad is not None]
         if self.settings.accumulate > 1:
@@ -221,11 +221,11 @@ class Run:
         self.step_in_epoch += 1
         if training.average is not None and self.step % training.average_every == 0:
             if len(self.history) < training.average_from:
-                training.average.n_averaged.zero_()  # so that it is a copy
+                training.average.n_averaged.zero_()  # makes the next update a copy
             training.average.update_parameters(training.model)
 
     def _keep(self, monitor: Monitor, loader: DataLoader, waits: Waits, lr: float) -> None:
-        """Look at the losses and save, where one of the processes wants it or was asked to stop."""
+        """Look at the losses, and save if a process wishes to save or was asked to stop."""
         wish = NOTHING
         if self.processes.received is not None:
             wish = STOP + self.processes.received
@@ -234,14 +234,14 @@ class Run:
             wish = SAVE if minutes >= self.settings.checkpoint_minutes else NOTHING
         agreed = self.processes.agree(wish)
         if agreed or monitor.is_due:
-            # Before saving: a checkpoint has to be good.
+            # Before saving, so that no checkpoint holds weights that are not finite.
             monitor.look(self.training.model, loader, waits, lr)
         if agreed:
             self._save()
         if agreed >= STOP:
             self.processes.say(
                 f"Stopped by signal {agreed - STOP} after step {self.step}, and saved: add "
-                "--resume auto to go on."
+                "--resume auto to resume."
             )
             raise SystemExit(128 + agreed - STOP)
 
@@ -296,13 +296,13 @@ class Run:
                     "classes": training.val.dataset.classes,
                 },
             )
-        self.processes.wait()  # nobody goes on, and perhaps down, before it is there
+        self.processes.wait()  # no process may end before the file exists
         self._saved_s = time.monotonic()
 
     def _resume(self) -> None:
         training, processes = self.training, self.processes
         path = find_checkpoint(training.name, self.settings, self.out)
-        self._check_that_all_see(path)  # before the first one writes
+        self._check_that_all_see(path)  # before the first process writes
         if path is None:
             return
         classes = training.val.dataset.classes
@@ -318,39 +318,39 @@ class Run:
         sums = state["sums"]
         if len(sums) == processes.count:
             self.sums.copy_(sums[processes.rank])
-        elif processes.is_first:  # other processes than before: one of them carries on all sums
+        elif processes.is_first:  # another number of processes: the first takes all sums
             self.sums.copy_(sums.sum(0))
         epoch = len(self.history)
         if epoch < self.settings.epochs:
             self._find_place(self._loader_of(epoch), state)
         processes.say(
-            f"Going on from {path}, after {epoch} of {self.settings.epochs} epochs and "
+            f"Resuming from {path}, after {epoch} of {self.settings.epochs} epochs and "
             f"{self.step} steps."
         )
 
     def _check_that_all_see(self, path: Path | None) -> None:
-        """Stop where processes see different checkpoints: they would train apart unnoticed."""
+        """Stop where processes see different checkpoints: they would train different models."""
         written = -1 if path is None else path.stat().st_mtime_ns
         seen = self.processes.gather(torch.tensor(written, device=self.processes.device))
         if len(set(seen.tolist())) > 1:
             self.processes.stop(
                 f"the processes do not see the same checkpoint in {self.out}. Pass an `--out` on a "
-                "disk that all of them share, or wait until they see the last one."
+                "disk that all processes share, or wait until all see the last checkpoint."
             )
 
     def _find_place(self, loader: DataLoader, state: dict[str, Any]) -> None:
         try:
-            # Settings are compared before. The state may be of an epoch of another image size.
+            # `load_checkpoint` compared settings. The state may belong to another image size.
             loader.load_state_dict(state["loader"], allow=("transform",))
         except ValueError as error:
             if state["step_in_epoch"]:
                 self.processes.stop(
-                    f"this run cannot go on in mid-epoch: {error} Start as many processes as "
+                    f"this run cannot resume in mid-epoch: {error} Start as many processes as "
                     "before, at least to the end of an epoch."
                 )
 
     def _describe(self) -> dict[str, Any]:
-        """What results.json holds: enough to render a table, and to tell a smoke run apart."""
+        """Return what results.json holds: enough for a table, and to tell a smoke run."""
         device = self.processes.device
         gpu = device.type == "cuda"
         top1 = "top1" if self.training.average is None else "average_top1"
@@ -379,14 +379,14 @@ def run(name: str, settings: RunSettings, make: Callable[[Processes, Path], Trai
     """Run a recipe in this process, beside the others that torchrun started.
 
     Args:
-        name: The recipe's.
-        settings: Of the run.
-        make: Makes what is trained, given the processes and a folder that is removed at the end.
+        name: Name of the recipe.
+        settings: Settings of the run.
+        make: Function from the processes, and a folder that is removed at the end, to a `Training`.
 
     Returns:
-        What results.json holds.
+        The content of results.json.
     """
-    # Each process makes its own pictures and, where no folder was named, throws its output away.
+    # Each process generates its own pictures; a smoke run without `out` discards its output.
     with tempfile.TemporaryDirectory() as temporary, joined(name) as processes:
         out = settings.out or Path(temporary if settings.smoke else f"runs/{name}")
         torch.manual_seed(settings.seed)  # the initial weights, the same in every process
@@ -395,10 +395,10 @@ def run(name: str, settings: RunSettings, make: Callable[[Processes, Path], Trai
 
 
 def shrunk(settings: RunSettings, **others: Any) -> dict[str, Any]:
-    """What a smoke run changes of the settings that all recipes have, and others of the recipe."""
+    """Return the settings that a smoke run changes: those of all recipes, and ``others``."""
     small = {
         "epochs": min(settings.epochs, 2),
-        # At least two samples in each process's batch, to be mixed.
+        # Mixing needs at least two samples in each process's batch.
         "batch_size": max(4, 2 * Shard.current().count * settings.accumulate),
         "max_steps": 3 if settings.max_steps is None else settings.max_steps,
     }
@@ -406,10 +406,11 @@ def shrunk(settings: RunSettings, **others: Any) -> dict[str, Any]:
 
 
 def _in_groups(batches: Iterable[tuple[Any, ...]], size: int) -> Iterator[tuple[Any, ...]]:
-    """Batches, each with whether it ends a group of ``size``, or the epoch's last, shorter one.
+    """Yield each batch with whether the batch ends a group of ``size``, or a shorter last group.
 
-    Looks one batch ahead within a group and never beyond it, so that between groups the loader's
-    state says what was trained on; but after a short group, where it stands at the next epoch.
+    Within a group the next batch is taken early, never across groups. So between groups the
+    loader's state says what was trained on. After a short last group the state already stands at
+    the next epoch.
     """
     left = iter(batches)
     for batch in left:
@@ -423,6 +424,6 @@ def _in_groups(batches: Iterable[tuple[Any, ...]], size: int) -> Iterator[tuple[
 
 
 def _seed(seed: int, step: int, rank: int) -> None:
-    """Seed what a model draws in a step, so that a resumed run draws the same."""
+    """Seed the draws of a model in a step, so that a resumed run draws the same numbers."""
     digest = blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "little") >> 1)

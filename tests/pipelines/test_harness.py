@@ -260,7 +260,7 @@ def test_weights_that_are_no_numbers_are_never_saved(data: Path, tmp_path: Path)
         run_small(data, settings, model=model, optimizer=Overflowing(model.parameters(), lr=1))
     said = str(stopped.value)
     assert said.startswith(
-        "small: weights are no numbers after step 1, whose loss was one, on rank"
+        "small: weights are not finite after step 1, whose loss was finite, on rank"
     )
     assert f"{tmp_path / 'checkpoint.pt'} is from before." in said
     assert said.count(".jpg") == 8
@@ -342,7 +342,7 @@ def test_repeated_images_go_on_with_other_processes_from_an_epochs_end_only(
         patched.setattr(Monitor, "step", told)
         with pytest.raises(SystemExit):
             run_on(1, 3)
-    with pytest.raises(SystemExit, match=r"cannot go on in mid-epoch: .* Start as many processes"):
+    with pytest.raises(SystemExit, match=r"cannot resume in mid-epoch: .* Start as many processes"):
         run_on(2, 3)
 
 
@@ -547,7 +547,7 @@ def test_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Path) -> None
         (
             other,
             ["cat", "dog"],
-            f"`lr` must be 0.1 to go on from {path}, got 0.2. Pass that value, or start anew with "
+            f"`lr` must be 0.1 to resume from {path}, got 0.2. Pass that value, or start anew with "
             "another `--out`.",
         ),
         (settings, ["cat"], f"{path} was trained on other classes than those of `data`."),

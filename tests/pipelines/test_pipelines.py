@@ -153,7 +153,7 @@ def test_standalone_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Pa
     module.save(path, {"settings": {"lr": 0.1, "seed": 0}, "history": []})
     with pytest.raises(SystemExit) as refused:
         module.load(path, {"lr": 0.1, "seed": 1}, resume=True)
-    assert str(refused.value) == f"{STANDALONE}: `seed` must be 0 to go on from {path}, got 1."
+    assert str(refused.value) == f"{STANDALONE}: `seed` must be 0 to resume from {path}, got 1."
 
 
 @every_recipe
@@ -177,7 +177,7 @@ def test_missing_data_is_one_clear_sentence(name: str, tmp_path: Path) -> None:
             (module.run if name == STANDALONE else module.main)(module.Settings(data=data))
         assert str(refused.value) == (
             f"{name}: `data` must be a folder with train/ and val/ in it, got {data}. Pass "
-            "`--data DIR`, or `--smoke` alone to try the recipe on made-up pictures."
+            "`--data DIR`, or `--smoke` alone to try the recipe on generated pictures."
         )
 
 

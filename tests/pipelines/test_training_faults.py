@@ -199,7 +199,7 @@ def test_loss_that_is_no_number_stops_the_run_with_its_batchs_files(
 def test_learning_rate_that_explodes_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     module = recipe(IMAGENET)
     settings = module.Settings(smoke=True, out=tmp_path, checkpoint_minutes=0, lr=1e30)
-    with pytest.raises(SystemExit, match=r"is (nan|inf) on rank 0|weights are no numbers"):
+    with pytest.raises(SystemExit, match=r"is (nan|inf) on rank 0|weights are not finite"):
         module.main(settings)
     state = checkpoint_of(tmp_path)
     assert state["step"] < 3
@@ -287,9 +287,9 @@ def test_rank_that_is_killed_is_brought_back_and_the_run_ends_as_an_uninterrupte
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert "exitcode: -9" in said
-    going_on = re.search(r"Going on from .* after (\d) of 2 epochs and (\d) steps", said)
-    assert going_on is not None, said
-    assert 1 <= int(going_on[2]) < 6
+    resumed = re.search(r"Resuming from .* after (\d) of 2 epochs and (\d) steps", said)
+    assert resumed is not None, said
+    assert 1 <= int(resumed[2]) < 6
     assert_same_run(tmp_path, two_ranks)
 
 
