@@ -39,7 +39,7 @@ STAGE_OF = {
 
 
 def stages_of(name: str, data: Path, batch_size: int) -> dict[str, dict[str, float]]:
-    """Bytes per image by stage, ``moved`` and ``fewest``, of one loader over one epoch.
+    """Count bytes per image by stage, ``moved`` and ``fewest``, of one loader over one epoch.
 
     Args:
         name: Of ``operation_counts.LOADERS``.

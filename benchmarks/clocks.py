@@ -6,12 +6,12 @@ import statistics
 import subprocess
 from typing import Any
 
-#: MHz, W and percent.
+#: Clocks in MHz, power in W, use in percent.
 QUERY = ("clocks.sm", "clocks.mem", "clocks.video", "power.draw", "utilization.gpu")
 
 
 class Clocks:
-    """Clocks, power and use of the first GPU as nvidia-smi has them, twice a second."""
+    """Read clocks, power and use of the first GPU from nvidia-smi, twice a second."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -27,7 +27,7 @@ class Clocks:
             return
 
     def end(self) -> dict[str, Any] | None:
-        """Least, median and most of each since the start; None without a GPU."""
+        """Return least, median and most of each since the start; None without a GPU."""
         if self._process is None:
             return None
         self._process.terminate()

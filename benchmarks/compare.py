@@ -33,13 +33,13 @@ from dali_cutmix.tools.bench.work import Work
 OTHERS = Path(__file__).parent / "others"
 LIBRARY = "dali_cutmix.tools.bench.loaders"
 MIXES = ("cutmix", "none")
-#: Batches that any loader has ready while it waits for its turn, beside two for each worker.
+#: Batches that a loader holds ready while others run, beside two for each worker.
 WARMUP = 8
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """A loader or a single stage, before it is known on what it runs."""
+    """Describe a loader or a single stage, whatever files it runs on."""
 
     name: str
     """In the tables."""
@@ -55,7 +55,7 @@ class Entrant:
     """Whether it runs under ``--ffcv-python``."""
 
     def install(self) -> str:
-        """The way to install what it needs."""
+        """Return the command that installs what the entrant needs."""
         name = self.opener.partition(":")[0]
         if name == LIBRARY:
             return "pip install dali-cutmix"
@@ -91,7 +91,7 @@ def contestants_of(
     mixes: tuple[str, ...] = MIXES,
     ffcv_python: str | None = None,
 ) -> list[tuple[Entrant, Contestant]]:
-    """Who runs: each loader once per mix, each stage once.
+    """Return who runs: each loader once per mix, each stage once.
 
     Args:
         entrants: Of `ENTRANTS`; those that do not run on ``work.device`` are left out.
@@ -129,7 +129,7 @@ def compare(
     ffcv_python: str | None = None,
     on_round: OnRound | None = None,
 ) -> list[dict[str, Any]]:
-    """Race them; rows of a results file.
+    """Race loaders and stages; return rows of a results file.
 
     A row has ``kind`` (``"loader"`` or ``"stage"``) beside what `Standing.row` has, and
     ``install`` where a module was missing.
@@ -147,7 +147,7 @@ def compare(
 
 
 def row_of(entrant: Entrant, standing: Standing) -> dict[str, Any]:
-    """A row of a results file."""
+    """Return a row of a results file."""
     row = {"kind": "stage" if entrant.stage else "loader", **standing.row()}
     error = row.get("error", "")
     if "ModuleNotFoundError" in error or "PackageNotFoundError" in error:
@@ -156,7 +156,7 @@ def row_of(entrant: Entrant, standing: Standing) -> dict[str, Any]:
 
 
 def describe_data(root: Path) -> dict[str, Any]:
-    """Number of files and their mean bytes; reading them brings them into the page cache."""
+    """Return number and mean bytes of the files, which reading brings into the page cache."""
     sizes = [len(path.read_bytes()) for path in root.rglob("*") if path.is_file()]
     if not sizes:
         raise SystemExit(f"{root}: no files. Make some with benchmarks/images.py.")
@@ -164,7 +164,7 @@ def describe_data(root: Path) -> dict[str, Any]:
 
 
 def write_results(out: Path, what: str, method: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """One results file: what, date, machine, method, rows."""
+    """Write one results file: what, date, machine, method, rows."""
     results = {
         "what": what,
         "date": datetime.date.today().isoformat(),
@@ -177,7 +177,7 @@ def write_results(out: Path, what: str, method: dict[str, Any], rows: list[dict[
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
-    """Rows on a screen."""
+    """Return rows as a table for the screen."""
     table = Table("", "mix", "images/s", "from", "to", "CPU ms/image", "memory MiB")
     for row in rows:
         if "error" in row:
@@ -190,7 +190,7 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
 
 
 def shown_by(console: Console, status: Status) -> OnRound:
-    """Progress on a line that changes, or, where none can, a line for each step."""
+    """Return a function that shows progress: on one line of a terminal, else line by line."""
 
     def show(done: int, total: int, what: str) -> None:
         text = f"{done} of {total}: {what}"
@@ -203,7 +203,7 @@ def shown_by(console: Console, status: Status) -> OnRound:
 
 
 def parser_of(about: str) -> argparse.ArgumentParser:
-    """The arguments that comparisons share."""
+    """Return a parser of the arguments that comparisons share."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder root")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
@@ -217,7 +217,7 @@ def parser_of(about: str) -> argparse.ArgumentParser:
 
 
 def work_of(args: argparse.Namespace) -> Work:
-    """The work that the arguments ask for."""
+    """Return the work that the arguments ask for."""
     return Work(
         data=str(args.data),
         num_classes=max(1, sum(path.is_dir() for path in args.data.iterdir())),
@@ -229,7 +229,7 @@ def work_of(args: argparse.Namespace) -> Work:
 
 
 def method_of(args: argparse.Namespace) -> dict[str, Any]:
-    """How it was measured, for a results file."""
+    """Return how the race was measured, for a results file."""
     keys = ("batch_size", "size", "threads", "repeats", "seconds", "device")
     return {
         "data": describe_data(args.data),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def decode_at_load(work: Work) -> Decode:
-    """Whole images read and decoded; ``work.extra`` holds arguments of ``fn.decoders.image``.
+    """Read and decode whole images; ``work.extra`` holds arguments of ``fn.decoders.image``.
 
     On the CPU ``hw_decoder_load`` and the like have no meaning, and are left out.
     """
@@ -18,7 +18,7 @@ def decode_at_load(work: Work) -> Decode:
 
 
 class Decode:
-    """An epoch of batches decoded, as numbers of images; shuffled in DALI's buffer."""
+    """Decode an epoch, shuffled in DALI's buffer, and yield numbers of images."""
 
     def __init__(self, work: Work) -> None:
         from nvidia.dali import Pipeline, fn

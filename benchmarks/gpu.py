@@ -3,9 +3,9 @@
     python benchmarks/gpu.py --out benchmarks/results/DATE_MACHINE_gpu.json
     python benchmarks/gpu.py --out /tmp/smoke.json --device cpu --smoke       # every part, tiny
 
-It makes its own data (``images.py``), unless ``--data`` names an ImageFolder root. Each part runs
-in a process of its own, and the file is written again after each: what a crash or the end of the
-time loses is one part.
+The data are made first (``images.py``), unless ``--data`` names an ImageFolder root. Each part runs
+in a process of its own, and the file is written after each part. So a crash or the end of the time
+loses one part.
 
 - ``decode``: decoding alone, over ``hw_decoder_load``;
 - ``loader``: this loader with CutMix, MixUp and without mixing, beside decoding alone;
@@ -14,7 +14,7 @@ time loses is one part.
 - ``peers``: the loaders of ``others/`` that are installed, mixing on and off;
 - the checks of ``gpu_behaviour.py``: engines, memory, recovery, decoding of regions and others.
 
-With each part are the GPU's clocks and power as they were found while it ran.
+Each part holds the GPU's clocks and power while it ran.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from dali_cutmix.tools.bench.work import Work
 
 HERE = str(Path(__file__).parent)
 LOADS = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 0.99)
-#: Those that a GPU's user would choose from. The others, ``compare.py --device cuda`` runs.
+#: Peers that run on a GPU; ``compare.py --device cuda`` runs the others.
 PEERS = (
     "torch DataLoader, tensors",
     "timm",
@@ -56,7 +56,7 @@ PEERS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is measured."""
+    """Hold how much is measured."""
 
     work: Work
     """Data, batch size, threads and device."""
@@ -69,7 +69,7 @@ class Settings:
 
 
 def decode(settings: Settings) -> list[dict[str, Any]]:
-    """Decoding alone at each load of the engines; on the CPU there are none, and it runs once."""
+    """Measure decoding alone at each load of the engines; once on the CPU, which has no engines."""
     work = replace(settings.work, mix="none")
     loads = LOADS if work.device == "cuda" else (0.0,)
     extras = {load: {"hw_decoder_load": load} for load in loads}
@@ -91,7 +91,7 @@ def decode(settings: Settings) -> list[dict[str, Any]]:
 
 
 def loader(settings: Settings) -> list[dict[str, Any]]:
-    """This loader, mixing on and off, beside decoding alone with DALI's own settings."""
+    """Measure this loader, mixing on and off, beside decoding alone with DALI's own settings."""
     ours = "dali_cutmix.tools.bench.loaders:ours"
     whole = "dali_cutmix.tools.bench.loaders:decode_whole"
     mixes = ("cutmix", "none") if settings.smoke else ("cutmix", "mixup", "none")
@@ -106,7 +106,7 @@ def loader(settings: Settings) -> list[dict[str, Any]]:
 
 
 def peers(settings: Settings) -> list[dict[str, Any]]:
-    """The peers, mixing on and off; those that are not installed say so."""
+    """Measure the peers, mixing on and off; a missing peer is noted."""
     names = ("torch DataLoader, tensors", "DALI, mixed in torch") if settings.smoke else PEERS
     return compare(
         tuple(one for one in ENTRANTS if one.name in names),
@@ -118,13 +118,13 @@ def peers(settings: Settings) -> list[dict[str, Any]]:
 
 
 def training(settings: Settings) -> list[dict[str, Any]]:
-    """The ceiling, and training fed by this loader and by torch's."""
+    """Measure the ceiling, and training fed by this loader and by torch's."""
     names = ("dali_cutmix",) if settings.smoke else ("dali_cutmix", "torch DataLoader, tensors")
     return train(settings.work, names=names, repeats=settings.repeats, seconds=settings.seconds)
 
 
 def check(name: str) -> Callable[[Settings], dict[str, Any]]:
-    """A check of `CHECKS` as a part."""
+    """Return a check of `CHECKS` as a part."""
 
     def run(settings: Settings) -> dict[str, Any]:
         import torch
@@ -136,7 +136,7 @@ def check(name: str) -> Callable[[Settings], dict[str, Any]]:
     return run
 
 
-#: By name, in the order of their worth should the time run out, and seconds after which each ends.
+#: Parts by name, the most valuable first, and the seconds after which each part ends.
 PARTS: dict[str, tuple[Callable[[Settings], Any], float]] = {
     "engines": (check("engines"), 60),
     "loader": (loader, 150),
@@ -148,7 +148,7 @@ PARTS: dict[str, tuple[Callable[[Settings], Any], float]] = {
 
 
 def run_part(name: str, settings: str, limit_s: float) -> dict[str, Any]:
-    """A part in a process of its own: ``found`` or ``failed``, ``seconds``, ``gpu``."""
+    """Run a part in a process of its own; return ``found`` or ``failed``, ``seconds``, ``gpu``."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         command = [sys.executable, __file__, "--part", name, "--settings", settings]
@@ -176,18 +176,18 @@ def run_part(name: str, settings: str, limit_s: float) -> dict[str, Any]:
 
 
 def without_folders(text: str) -> str:
-    """The text with files by their names only: where they lay is nobody's business."""
+    """Return the text with file names in place of paths, which would tell of this machine."""
     return re.sub(r"(?<![\w:])/(?:[\w.+@-]+/)+", "", text)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End a part; what it started itself in sessions of their own ends when their input does."""
+    """End a part; processes in sessions of their own end with their input."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def main() -> None:
-    """Run every part, or, asked by itself, one."""
+    """Run every part, or the part that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--data", type=Path, help="ImageFolder root; made where not given")
@@ -211,7 +211,7 @@ def main() -> None:
 
 
 def run_all(args: argparse.Namespace, folder: Path) -> None:
-    """Make the data, then one part after the other, the file being written after each."""
+    """Make the data, then run part after part, and write the file after each."""
     begin = time.perf_counter()
     if args.smoke:
         args.num_files, args.batch_size = 160, 8

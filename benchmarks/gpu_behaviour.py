@@ -1,13 +1,13 @@
-"""How a loader behaves on a GPU, where it may differ from the CPU; each check by its name.
+"""Checks of a loader on a GPU, where its behaviour may differ from the CPU.
 
-``gpu.py`` runs them, each in a process of its own:
+``gpu.py`` runs each check in a process of its own:
 
 - ``engines``: which of the decoder's engines took the files, and how many the GPU has;
-- ``empty_cuts``: whether a paste of nothing leaves the pixels alone;
+- ``empty_cuts``: whether pasting an empty cut keeps the pixels;
 - ``memory``: device memory before the loader, with it, and after ``close()``;
 - ``recovery``: what a file that cannot be decoded raises, and whether a new epoch runs after it;
-- ``replacement``: what else changes when files are replaced, what the new graph costs;
-- ``surviving``: whether a graph goes on after a decode error when it is not made anew;
+- ``replacement``: what else changes when files are replaced, and what the new graph costs;
+- ``surviving``: whether a graph continues after a decode error;
 - ``roi_decode``: decoding a region on the GPU, which can end the process;
 - ``demo``: the demonstration's own output.
 """
@@ -36,7 +36,7 @@ import dali_cutmix as dc
 
 
 def engines(root: Path, device: torch.device, *_: Any) -> dict[str, Any]:
-    """Lines of nvImageCodec's log that name a decoder, counted."""
+    """Count the lines of nvImageCodec's log that name a decoder."""
     code = (
         "import sys, dali_cutmix as dc;"
         "loader = dc.DataLoader(sys.argv[1], 64, transform=dc.TrainTransform(),"
@@ -62,7 +62,7 @@ def engines(root: Path, device: torch.device, *_: Any) -> dict[str, Any]:
 
 
 def jpeg_engines() -> dict[str, Any]:
-    """The GPU's JPEG engines, as nvJPEG counts them."""
+    """Return the number of the GPU's JPEG engines, as nvJPEG counts them."""
     import nvidia
 
     found = [path for root in nvidia.__path__ for path in Path(root).rglob("libnvjpeg.so.*")]
@@ -81,7 +81,7 @@ def jpeg_engines() -> dict[str, Any]:
 
 
 def empty_cuts(_: Path, device: torch.device, *__: Any) -> dict[str, Any]:
-    """Pixels of a batch pasted with cuts of no area, against the batch."""
+    """Compare a batch that was pasted with cuts of no area with the batch itself."""
     rng = np.random.default_rng(0)
     batch = rng.integers(0, 256, (8, 96, 128, 3), dtype=np.uint8)
     gpu = device.type == "cuda"
@@ -99,7 +99,7 @@ def empty_cuts(_: Path, device: torch.device, *__: Any) -> dict[str, Any]:
 
 
 def recovery(root: Path, device: torch.device, *_: Any) -> dict[str, Any]:
-    """A damaged file among good ones: what is raised, and whether a new epoch runs after it."""
+    """Serve a damaged file among good files: what is raised, and whether a new epoch runs."""
     files = sorted(map(str, root.rglob("*.jpg")))[:31]
     with tempfile.TemporaryDirectory() as folder:
         bad = Path(folder) / "bad.jpg"
@@ -121,7 +121,7 @@ def recovery(root: Path, device: torch.device, *_: Any) -> dict[str, Any]:
 
 
 def replacement(root: Path, device: torch.device, batch_size: int, *_: Any) -> dict[str, Any]:
-    """Damaged files replaced in mid-epoch: what else changes, what a new graph costs."""
+    """Replace damaged files in mid-epoch: what else changes, what a new graph costs."""
     batch_size = min(64, batch_size)  # all batches of a clean run are kept to compare with
     files = sorted(map(str, root.rglob("*.jpg")))[: 16 * batch_size]
     bad = [batch_size * number + 3 for number in (5, 8, 11)]
@@ -161,7 +161,7 @@ def replacement(root: Path, device: torch.device, batch_size: int, *_: Any) -> d
 
 
 def surviving(root: Path, device: torch.device, *_: Any) -> dict[str, Any]:
-    """Whether a graph goes on after a decode error when it is not made anew."""
+    """Return whether a graph continues after a decode error."""
     good = next(root.rglob("*.jpg")).read_bytes()
     gpu = device.type == "cuda"
     backend = "mixed" if gpu else "cpu"
@@ -186,7 +186,7 @@ def surviving(root: Path, device: torch.device, *_: Any) -> dict[str, Any]:
 
 
 def roi_decode(root: Path, device: torch.device, *_: Any) -> dict[str, Any]:
-    """Decoding a region on the GPU, in a process of its own, which it may end."""
+    """Decode regions on the GPU, in a process of its own, which the decoder may end."""
     code = """
 import sys
 import numpy as np
@@ -228,7 +228,7 @@ print("all served")
 
 
 def memory(root: Path, device: torch.device, batch_size: int, *_: Any) -> dict[str, Any]:
-    """Device memory in use, in MiB, around the life of a loader."""
+    """Return device memory in use, in MiB, before, during and after the life of a loader."""
     if device.type != "cuda":
         return {"skipped": "no GPU"}
 
@@ -252,7 +252,7 @@ def memory(root: Path, device: torch.device, batch_size: int, *_: Any) -> dict[s
 
 
 def demo(_: Path, __: torch.device, ___: int, smoke: bool) -> dict[str, Any]:
-    """The demonstration as a user runs it; as short as it can be for a smoke test."""
+    """Run the demonstration as a user does; a smoke test shortens it."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "dali_cutmix.tools.cli"]
         command += ["demo", "--out", folder, *(["--runs", "1", "--epochs", "1"] if smoke else [])]
@@ -266,7 +266,7 @@ def demo(_: Path, __: torch.device, ___: int, smoke: bool) -> dict[str, Any]:
         }
 
 
-#: Called with the ImageFolder root, the device, the batch size, and whether to be short.
+#: Checks by name: functions of ImageFolder root, device, batch size, and whether to be short.
 CHECKS: dict[str, Callable[..., dict[str, Any]]] = {
     "engines": engines,
     "empty_cuts": empty_cuts,

@@ -18,7 +18,7 @@ ALONE = "decode only"
 
 
 def parts(result: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Title and lines of each part that there is, those of `TITLES` first."""
+    """Yield title and lines of each part in the result, those of `TITLES` first."""
     found = result["parts"]
     for name, title in TITLES.items():
         yield title, [*_part(result, name), *_clocks(found.get(name))]
@@ -28,7 +28,7 @@ def parts(result: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
 
 
 def engine_rate(result: dict[str, Any]) -> float | None:
-    """Images per second of one JPEG engine: the rate with nearly all work on them, over their
+    """Return images per second of a JPEG engine: the rate with nearly all work on them, over their
     number; None where either is not known.
     """
     info = _found(result, "engines").get("jpeg_engines") or {}
@@ -59,7 +59,7 @@ def _part(result: dict[str, Any], name: str) -> list[str]:
 
 
 def _compare(result: dict[str, Any], peers: list[dict[str, Any]]) -> list[str]:
-    """This loader's part and the peers' as one comparison; each was a race of its own."""
+    """Return this loader's part and the peers' as one comparison; each was a race of its own."""
     ours = [
         {"kind": "stage" if row["name"].startswith(ALONE) else "loader", **row}
         for row in _found(result, "loader") or []
@@ -88,7 +88,7 @@ def _clocks(part: dict[str, Any] | None) -> list[str]:
 
 
 def _flat(found: Any, start: str = "") -> Iterator[tuple[str, str]]:
-    """What a check found, as names and texts; lists by their first three."""
+    """Return the results of a check as names and texts; of lists the first three."""
     if isinstance(found, dict):
         for key, value in found.items():
             yield from _flat(value, f"{start} / {key}" if start else str(key))

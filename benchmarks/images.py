@@ -1,17 +1,17 @@
-"""Makes an ImageFolder of JPEGs like ImageNet's: the same files from the same seed, in seconds.
+"""Make an ImageFolder of JPEGs like ImageNet's: the same files from the same seed, in seconds.
 
     python benchmarks/images.py /tmp/imagenet-like --num-files 2000
 
-What makes a photograph cost what it costs to decode is how many bytes it has per pixel and how
-they are spread. So the pictures are "dead leaves": shaded discs, strips and boxes of every size
-that hide one another. They have the edges of photographs and their spectrum (amplitude falls as
-1/f); on each is a texture of 1/f; the lens is a little soft, and the sensor has noise. White noise
-can have as many bytes, but it spreads them over all coefficients of all blocks, as no photograph
-does.
+The cost of decoding a photograph depends on its bytes per pixel and on how they are spread. So the
+pictures are "dead leaves": shaded discs, strips and boxes of every size
+that hide one another. Such pictures have the edges and the spectrum of photographs (amplitude falls
+as 1/f). Each leaf has a texture of 1/f, the lens is a little soft, and the sensor has noise. White
+noise can have as many bytes, but spreads the bytes over all coefficients of all blocks, as no
+photograph does.
 
-A few large canvases are painted; every file is a window of its own from one of them, mirrored or
-not, with its own exposure, colour cast, noise and quality. Sizes follow ImageNet's: 500 on the long
-side in most, some smaller, some up to 1,600. All are baseline, 4:2:0.
+Every file is a window of one of a few large canvases, mirrored or not, with its own exposure,
+colour cast, noise and quality. Sizes in pixels follow ImageNet's: mostly 500 on the long side, some
+smaller, some up to 1,600. All files are baseline, 4:2:0.
 
 Source: Lee, Mumford and Huang 2001, "Occlusion models for natural images", IJCV 41, for the leaves.
 ImageNet's training set: 1,281,167 files of 110 KB and about 0.55 bytes per pixel on average.
@@ -35,7 +35,7 @@ from dali_cutmix.tools.bench.machine import num_cores
 
 CANVAS = 1400
 MOST_CANVASES = 48
-#: (height, width) and how often, in percent; the rest has sides drawn between 120 and 500.
+#: (height, width) in pixels and frequency in percent; other sides are drawn between 120 and 500.
 SIZES = {
     (375, 500): 48,
     (333, 500): 14,
@@ -58,7 +58,7 @@ def write_images(
     scale: float = 1.0,
     num_processes: int | None = None,
 ) -> list[Path]:
-    """Write ``root/<class>/<number>.jpg``; files that are there already are made again.
+    """Write ``root/<class>/<number>.jpg``, over files that exist.
 
     Args:
         root: Folder to fill; made where it is missing.
@@ -89,7 +89,7 @@ def write_images(
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(num_processes) as pool,
     ):
-        # Listed, so that an error in a process is raised here.
+        # `list` raises the errors of processes here.
         list(pool.map(partial(_save_canvas, folder, seed), range(num_canvases)))
         write = partial(_write_one, folder, num_canvases, seed, scale)
         list(pool.map(write, range(num_files), paths, chunksize=16))
@@ -97,11 +97,11 @@ def write_images(
 
 
 def paint(rng: np.random.Generator, side: int = CANVAS) -> np.ndarray:
-    """A picture of dead leaves: ``[side, side, 3]`` uint8."""
+    """Paint a picture of dead leaves: ``[side, side, 3]`` uint8."""
     texture = _texture(rng, side)
     palette = np.clip(
         rng.normal(0.45, 0.22, (6, 1)) + rng.normal(0, 0.07, (6, 3)), 0.02, 0.98
-    )  # nature's colours differ in lightness first
+    )  # colours of nature differ mostly in lightness
     roughness = rng.uniform(0.4, 1.6)
     smallest = 10 ** rng.uniform(0.7, 1.6)
     canvas = (palette[0] + 0.05 * roughness * texture).astype(np.float32)
@@ -126,7 +126,7 @@ def _paint_leaf(
     radius: float,
     rng: np.random.Generator,
 ) -> None:
-    """One leaf over what is there: a disc, a strip or a box, shaded and textured."""
+    """Paint one leaf over a canvas: a disc, a strip or a box, shaded and textured."""
     side = len(canvas)
     cy, cx = rng.integers(0, side, 2)
     reach = min(side, int(radius) + 1)
@@ -148,7 +148,7 @@ def _paint_leaf(
 
 
 def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Noise with an amplitude of 1/f, ``[side, side, 3]`` float32 of unit spread, mostly gray."""
+    """Draw noise of amplitude 1/f, ``[side, side, 3]`` float32 of unit spread, mostly gray."""
     fy, fx = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]
     fall = 1 / np.maximum(np.hypot(fy, fx), 1 / 64)  # nothing larger than 64 pixels
     layers = []
@@ -170,14 +170,14 @@ def _canvas_path(folder: str, number: int) -> str:
 
 @cache
 def _canvas(folder: str, number: int) -> np.ndarray:
-    # Mapped: all processes share one copy.
+    # A memory map: all processes share one copy.
     return np.load(_canvas_path(folder, number), mmap_mode="r")
 
 
 def _write_one(
     folder: str, num_canvases: int, seed: int, scale: float, number: int, path: Path
 ) -> None:
-    """One file: a window of a canvas with its own exposure, colours, noise and quality."""
+    """Write one file: a window of a canvas with its own exposure, colours, noise and quality."""
     rng = np.random.default_rng([seed, 1, number])
     height, width = (max(8, round(scale * side)) for side in _draw_size(rng))
     canvas = _canvas(folder, int(rng.integers(num_canvases)))
@@ -198,7 +198,7 @@ def _write_one(
 
 
 def _draw_size(rng: np.random.Generator) -> tuple[int, int]:
-    """``(height, width)`` of one image in pixels."""
+    """Draw ``(height, width)`` of one image in pixels."""
     place = rng.uniform(0, 100)
     for size, share in SIZES.items():
         place -= share
@@ -209,13 +209,13 @@ def _draw_size(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _mirrored(begin: int, count: int) -> np.ndarray:
-    """Indices from ``begin`` on that turn back at the canvas's edges."""
+    """Return indices from ``begin`` on that turn back at the canvas's edges."""
     index = np.arange(begin, begin + count) % (2 * CANVAS)
     return np.where(index < CANVAS, index, 2 * CANVAS - 1 - index)
 
 
 def main() -> None:
-    """Write the files and say what they are."""
+    """Write the files and print their number and sizes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, help="folder to fill")
     parser.add_argument("--num-files", type=int, default=2000)

@@ -16,12 +16,12 @@ import tempfile
 from pathlib import Path
 
 BATCH_SIZE = 16
-#: Batches that pass before counting starts, and that are counted.
+#: Batches before counting starts, and batches that are counted.
 NUM_BATCHES = (4, 32)
 
 
 def instructions_per_image(name: str, data: Path) -> float:
-    """Instructions of all threads while batches are served, over the number of images.
+    """Count instructions of all threads while batches are served, over the number of images.
 
     Args:
         name: Of ``operation_counts.LOADERS``.
@@ -44,7 +44,7 @@ def instructions_per_image(name: str, data: Path) -> float:
             f"--callgrind-out-file={folder}/out",
         ]
         command = [valgrind, *callgrind, sys.executable, __file__, name, str(data)]
-        # Hashes decide how Python's dictionaries are laid out, and so what is executed.
+        # Hashes decide the layout of dictionaries, and so which instructions run.
         environment = {**os.environ, "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     found = re.search(r"Collected : (\d+)", done.stderr)
@@ -54,8 +54,8 @@ def instructions_per_image(name: str, data: Path) -> float:
 
 
 def _serve(name: str, data: Path) -> None:
-    """Serve batches and have the later ones counted."""
-    # Here, since the process that starts valgrind needs neither.
+    """Serve batches and have the later batches counted."""
+    # Imported here, since the process that starts valgrind needs neither module.
     from operation_counts import endless, loader_of
 
     with loader_of(name, data, BATCH_SIZE) as loader:

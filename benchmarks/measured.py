@@ -14,14 +14,14 @@ RESULTS = FOLDER / "results"
 
 @dataclass(frozen=True)
 class Results:
-    """The newest result of each kind, on the CPU and on a GPU."""
+    """Hold the newest result of each kind, on the CPU and on a GPU."""
 
     by_kind: dict[tuple[str, bool], dict[str, Any]]
     """By ``what`` and whether a GPU ran it."""
 
     @classmethod
     def read(cls, folder: Path = RESULTS) -> Results:
-        """All of a folder; of one kind the one whose file name, which begins with a date, is last.
+        """Read a folder; of each kind the last file name counts, which begins with a date.
 
         Raises:
             ValueError: A file is not what a benchmark writes.
@@ -40,12 +40,12 @@ class Results:
         return cls(found)
 
     def get(self, what: str, on_gpu: bool = False) -> dict[str, Any] | None:
-        """A result, or None if there is none."""
+        """Return a result, or None."""
         return self.by_kind.get((what, on_gpu))
 
 
 def machine_of(result: dict[str, Any]) -> str:
-    """What it ran on, with versions and date, in a line."""
+    """Return the machine of a result with versions and date, as one line."""
     machine = result["machine"]
     versions = machine.get("versions") or result.get("versions", {})
     parts = [machine["cpu"], count(machine["cores"], "core")]
@@ -60,59 +60,59 @@ def machine_of(result: dict[str, Any]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table, all columns but the first to the right."""
+    """Return the lines of a Markdown table, all columns but the first to the right."""
     lines = [f"| {' | '.join(head)} |", f"|---|{'--:|' * (len(head) - 1)}"]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def number(value: float) -> str:
-    """Three digits that count, or all of a large number's."""
+    """Return a number with three significant digits; a large number with all its digits."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:#.3g}".rstrip(".")
 
 
 def rate(row: dict[str, Any]) -> str:
-    """Images per second: the median, and the least and most of the repeats."""
+    """Return images per second: the median, and the least and most of the repeats."""
     return f"{row['median']:,.0f} ({row['min']:,.0f} to {row['max']:,.0f})"
 
 
 def share(value: float) -> str:
-    """A share in percent."""
+    """Return a share in percent."""
     return f"{100 * value:.1f} %"
 
 
 def mebibytes(value: float | None) -> str:
-    """Bytes as MiB; a dash for none."""
+    """Return bytes as MiB; a dash for None."""
     return "-" if value is None else f"{value / 2**20:,.0f}"
 
 
 def count(amount: int, noun: str) -> str:
-    """``1 core``, ``2 cores``."""
+    """Return a number with its noun: ``1 core``, ``2 cores``."""
     return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+    """Return names as a list: ``a``, ``a and b``, ``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def ran(rows: Iterable[dict[str, Any]], **where: Any) -> list[dict[str, Any]]:
-    """Rows that have rates, and these values."""
+    """Return the rows that have rates and these values."""
     return [
         row for row in rows if "error" not in row and all(row.get(k) == v for k, v in where.items())
     ]
 
 
 def by_name(rows: Iterable[dict[str, Any]], **where: Any) -> dict[str, dict[str, Any]]:
-    """The same by name."""
+    """Return the rows that have rates and these values, by name."""
     return {row["name"]: row for row in ran(rows, **where)}
 
 
 def or_not_yet(
     result: dict[str, Any] | None, command: str, write: Callable[[dict[str, Any]], list[str]]
 ) -> list[str]:
-    """What a result says, or how to get one."""
+    """Return the lines of a result, or the command that measures it."""
     if result is None:
         return [f"Not yet measured. `python benchmarks/{command}` measures it."]
     return [*write(result), "", f"<sub>{machine_of(result)}</sub>"]

@@ -34,13 +34,13 @@ from dali_cutmix.tools.bench.work import Work
 
 OURS, TORCH = "dali_cutmix", "torch DataLoader"
 BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
-#: Batches of training, of validation, and of training again: more than are prepared ahead.
+#: Batches of training, validation, and training again: more than loaders prepare ahead.
 NUM_BATCHES = (6, 6, 2)
 EVERY_S = 0.02
 
 
 class Peak:
-    """The most memory that this process and its children hold while it is watched, in bytes."""
+    """Watch the memory of this process and its children, and hold the most, in bytes."""
 
     def __init__(self) -> None:
         self.bytes = memory_bytes(os.getpid())
@@ -65,7 +65,7 @@ class Peak:
 
 
 def loaders_of(name: str, work: Work) -> tuple[Iterable[Any], Iterable[Any]]:
-    """A training loader with CutMix and a validation loader of the same batch size.
+    """Return a training loader with CutMix and a validation loader of the same batch size.
 
     Torch's second one serves training images without a mix: as much memory, one path less.
     """
@@ -84,7 +84,7 @@ def loaders_of(name: str, work: Work) -> tuple[Iterable[Any], Iterable[Any]]:
 
 
 def measure(name: str, work: Work) -> dict[str, Any]:
-    """Memory of one point, in this process.
+    """Measure the memory of one point, in this process.
 
     Returns:
         ``peak_memory`` and ``before``, bytes of the host; ``device_memory``, bytes of the GPU that
@@ -92,7 +92,7 @@ def measure(name: str, work: Work) -> dict[str, Any]:
     """
     on_gpu = work.device == "cuda"
     if on_gpu:
-        torch.zeros(1, device="cuda")  # what CUDA itself takes is no loader's
+        torch.zeros(1, device="cuda")  # the memory of CUDA itself does not count
     free = torch.cuda.mem_get_info()[0] if on_gpu else 0
     with Peak() as peak:
         before = peak.bytes
@@ -110,7 +110,7 @@ def measure(name: str, work: Work) -> dict[str, Any]:
 
 
 def measure_apart(name: str, work: Work) -> dict[str, Any]:
-    """`measure` in a process of its own; ``error`` in place of numbers where that failed."""
+    """Run `measure` in a process of its own; a failure gives ``error`` in place of numbers."""
     command = [sys.executable, __file__, "--point", name, work.to_json()]
     done = subprocess.run(command, capture_output=True, text=True)
     row = {"name": name, "mix": work.mix, "batch_size": work.batch_size}
@@ -169,6 +169,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--point"]:
         print(json.dumps(measure(sys.argv[2], Work.from_json(sys.argv[3]))))
         sys.stdout.flush()
-        # Not through the interpreter's end, where torch's workers may hold it up.
+        # `os._exit`, since torch's workers may delay the interpreter's end.
         os._exit(0)
     main()

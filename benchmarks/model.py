@@ -48,7 +48,7 @@ PUBLISHED_ENGINES = {"L4": 4, "A100": 5, "H100": 7, "H200": 7}
 
 @dataclass(frozen=True)
 class Point:
-    """What decides how long an image takes."""
+    """Hold what decides how long an image takes."""
 
     kind: str
     """`OURS`, `DECODE` or `RESIZE`."""
@@ -65,7 +65,7 @@ class Point:
 
     @classmethod
     def of(cls, row: dict[str, Any], cores: int) -> Point:
-        """The point of a row of a scale result."""
+        """Return the point of a row of a scale result."""
         files, work = row["files"], row["work"]
         return cls(
             row["name"],
@@ -77,7 +77,7 @@ class Point:
         )
 
     def terms(self, exponent: float) -> list[float]:
-        """What each of `TERMS` is multiplied with, ``exponent`` being ``e``."""
+        """Return the factor of each of `TERMS`; ``exponent`` is ``e``."""
         resizes, finishes = self.kind != DECODE, self.kind == OURS
         shared = [
             self.num_bytes,
@@ -92,25 +92,25 @@ class Point:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A point that the model was not fitted on."""
+    """Hold a point outside the fit, as predicted and as measured."""
 
     curve: str
     x: Any
     kind: str
     measured: float
-    """Images per second."""
+    """Return images per second."""
     predicted: float
-    """Images per second."""
+    """Return images per second."""
 
     @property
     def error(self) -> float:
-        """Of the prediction, relative to what was measured."""
+        """Return the error of the prediction, relative to the measured rate."""
         return self.predicted / self.measured - 1
 
 
 @dataclass(frozen=True)
 class Model:
-    """The fitted costs."""
+    """Hold the fitted costs."""
 
     costs: tuple[float, ...]
     """Seconds for each of `TERMS`."""
@@ -118,11 +118,11 @@ class Model:
     """``e``: two threads do the work of ``2**e``."""
 
     def rate(self, point: Point) -> float:
-        """Images per second."""
+        """Return images per second."""
         return 1 / float(np.dot(point.terms(self.exponent), self.costs))
 
     def cores(self, rate: float, point: Point) -> int:
-        """Cores that a rate takes, if more cores do as well as those of ``point``, each.
+        """Return the cores that a rate takes, if each core does as much as each core of ``point``.
 
         Args:
             rate: Images per second.
@@ -132,7 +132,7 @@ class Model:
 
 
 def fit(points: Sequence[Point], rates: Sequence[float]) -> Model:
-    """The costs that explain the rates best.
+    """Fit the costs that explain the rates best.
 
     Args:
         points: At least as many as `TERMS`.
@@ -150,7 +150,7 @@ def fit(points: Sequence[Point], rates: Sequence[float]) -> Model:
     def at(exponent: float) -> tuple[float, Model]:
         terms = np.array([point.terms(exponent) for point in points])
         relative = terms * np.array(rates)[:, None]
-        # Columns of one scale, since bytes and seconds are ten orders of magnitude apart.
+        # Columns are scaled, since bytes and seconds are ten orders of magnitude apart.
         scale = np.maximum(relative.max(0), 1e-300)
         costs, residual = nnls(relative / scale, np.ones(len(points)))
         return residual, Model(tuple((costs / scale).tolist()), exponent)
@@ -160,7 +160,7 @@ def fit(points: Sequence[Point], rates: Sequence[float]) -> Model:
 
 
 def level(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows without the drift from curve to curve.
+    """Return rows without the drift from curve to curve.
 
     Curves are measured one after the other, and this loader at one point in nearly all of them.
     Every curve's rates are scaled by one factor, so that this point has one rate, the median.
@@ -179,7 +179,7 @@ def level(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def split(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows to fit on and rows to predict: even and odd places of every kind in every curve.
+    """Return rows to fit and rows to predict: even and odd places of every kind in every curve.
 
     Left out are what did not run, kinds that are not modelled, several processes, and among those
     to predict what was measured in the other half as well.
@@ -201,7 +201,7 @@ def _identity(row: dict[str, Any]) -> str:
 
 
 def model_of(result: dict[str, Any]) -> tuple[Model, list[Prediction]]:
-    """Fit the model to a scale result and predict the half that it has not seen.
+    """Fit the model to half of a scale result and predict the other half.
 
     Args:
         result: As ``scale.py`` writes it.
@@ -226,7 +226,7 @@ def model_of(result: dict[str, Any]) -> tuple[Model, list[Prediction]]:
 
 
 def base_points(result: dict[str, Any]) -> dict[str, Point]:
-    """The points of the curve over source size at which this loader ran, by their name."""
+    """Return the points of the curve over source size at which this loader ran, by name."""
     cores = result["machine"]["cores"]
     return {
         row["x"]: Point.of(row, cores)

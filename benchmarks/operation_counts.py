@@ -1,20 +1,20 @@
-"""What the graphs of some loaders are made of: a guard against slowness that reads no clock.
+"""Counts of operators, calls and bytes of some loaders: a guard against slowness without a clock.
 
     python benchmarks/operation_counts.py                  # print the counts
     python benchmarks/operation_counts.py --check          # differences; fails where one rose
     python benchmarks/operation_counts.py --update         # make these counts the reference
     python benchmarks/operation_counts.py --check --instructions    # under valgrind, two minutes
 
-Counted per loader, on 32 files made on the spot, and the same on every machine:
+Counted per loader on 32 generated files, with equal results on every machine:
 
 - operators of the graph;
 - calls from DALI into Python per batch;
-- bytes per image that operators write. What is handed on without being copied counts nothing.
+- bytes per image that operators write. Memory that is passed on without a copy does not count.
 
 With ``--instructions``: instructions per image of a loader with CutMix, relative to one without,
-counted by callgrind. It takes ``valgrind``, and depends a little on the processor.
+counted by callgrind. This needs ``valgrind``, and depends a little on the processor.
 
-``bytes_moved.py`` writes the bytes down for one's own files, beside the fewest that could be moved.
+``bytes_moved.py`` counts the bytes of your own files, beside the fewest that could be moved.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ import dali_cutmix as dc
 REFERENCE = Path(__file__).with_suffix(".json")
 SIZE = 224
 TRAIN = dc.TrainTransform(size=SIZE)
-#: By name, the settings that make a loader another one.
+#: Settings of the loaders, by name.
 LOADERS: dict[str, dict[str, Any]] = {
     "without mixing": {"transform": TRAIN},
     "CutMix": {"transform": TRAIN, "mix": dc.CutMix()},
@@ -57,25 +57,25 @@ LOADERS: dict[str, dict[str, Any]] = {
     "Cutout": {"transform": TRAIN, "mix": dc.Cutout(side=112)},
     "evaluation": {"transform": dc.EvalTransform(resize=256, size=SIZE)},
 }
-#: What may not rise. The kinds of operators may change places.
+#: Counts that may not rise. Counts by kind of operator may change.
 GUARDED = ("operators", "python_calls_per_batch", "bytes_per_image")
-#: The loaders whose instructions are compared, and the one that they are compared with.
+#: The loader whose instructions are compared, and the loader it is compared with.
 INSTRUCTIONS = ("CutMix", "without mixing")
 FILE_BYTES = 20_000
-SMALL = 1_024  # bytes per image: what writes less is no work on pixels
-#: Instructions of one build differ this much between processors and runs, relatively.
+SMALL = 1_024  # bytes per image: operators that write less do not work on pixels
+#: Relative difference of instructions of one build between processors and runs.
 INSTRUCTIONS_TOLERANCE = 0.01
 
 
 def write_files(root: Path, num_files: int = 32) -> None:
-    """JPEGs of 200 x 150 px in 4 classes, of equal numbers of bytes whatever encodes them."""
+    """Write JPEGs of 200 x 150 px in 4 classes, of equally many bytes with any encoder."""
     rng = np.random.default_rng(0)
     for number in range(num_files):
         coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
         encoded = io.BytesIO()
         coarse.resize((200, 150), Image.Resampling.BICUBIC).save(encoded, "jpeg", quality=80)
         data = encoded.getvalue()
-        # A comment behind the start marker fills up what is missing.
+        # A comment behind the start marker brings the file to its size.
         missing = FILE_BYTES - len(data) - 2
         comment = b"\xff\xfe" + missing.to_bytes(2, "big") + bytes(missing - 2)
         path = root / f"class{number % 4}" / f"{number:03d}.jpg"
@@ -84,7 +84,7 @@ def write_files(root: Path, num_files: int = 32) -> None:
 
 
 def loader_of(name: str, data: Path, batch_size: int, **settings: Any) -> dc.DataLoader:
-    """One of the loaders, on the CPU unless told otherwise, which serves whole batches only.
+    """Return a loader that serves full batches only, by default on the CPU.
 
     Args:
         name: Of `LOADERS`.
@@ -98,7 +98,7 @@ def loader_of(name: str, data: Path, batch_size: int, **settings: Any) -> dc.Dat
 
 
 def count(name: str, data: Path, batch_size: int = 8, device: str = "cpu") -> dict[str, Any]:
-    """Counts of one loader over one epoch; see the top of this file.
+    """Return the counts of one loader over one epoch; see the top of this file.
 
     Returns:
         ``operators`` and ``python_calls_per_batch``; ``bytes_per_image``; ``kinds``, operators by
@@ -120,18 +120,18 @@ def count(name: str, data: Path, batch_size: int = 8, device: str = "cpu") -> di
 
 
 def endless(loader: dc.DataLoader) -> Iterator[Any]:
-    """Batches of one epoch after another."""
+    """Yield the batches of epoch after epoch."""
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
 def instructions(data: Path) -> dict[str, float]:
-    """Instructions per image, and as a ratio, of the loaders in `INSTRUCTIONS`."""
+    """Count instructions per image, and their ratio, of the loaders in `INSTRUCTIONS`."""
     mixing, plain = (instructions_per_image(name, data) for name in INSTRUCTIONS)
     return {"ratio": round(mixing / plain, 4), "per_image_without_mixing": round(plain)}
 
 
 def differences(found: dict[str, Any], reference: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Where counts are not those of the reference.
+    """Return where counts differ from the reference.
 
     Args:
         found: ``{loader: counts}``, counts as `count` returns them.
@@ -161,7 +161,7 @@ def differences(found: dict[str, Any], reference: dict[str, Any]) -> list[tuple[
 
 
 def _flat(counts: dict[str, Any]) -> dict[str, float]:
-    """Counts by name; those by kind as ``kinds/Resize``."""
+    """Return counts by name; counts by kind as ``kinds/Resize``."""
     flat: dict[str, float] = {}
     for what, value in counts.items():
         if isinstance(value, dict):
@@ -172,7 +172,7 @@ def _flat(counts: dict[str, Any]) -> dict[str, float]:
 
 
 def check(found: dict[str, Any], reference: dict[str, Any], console: Console) -> bool:
-    """Print what differs from the reference; whether nothing rose."""
+    """Print what differs from the reference; return whether no count rose."""
     rows = differences(found, reference)
     if not rows:
         console.print(f"The counts of {len(found)} loaders are those of the reference.")
@@ -182,7 +182,7 @@ def check(found: dict[str, Any], reference: dict[str, Any], console: Console) ->
         table.add_column(column, justify="right")
     table.add_column("")
     risen = [row for row in rows if row[-1] == "rose"]
-    # Kinds matter where a count rose.
+    # Kinds are shown for loaders of which a count rose.
     told = {row[0] for row in risen}
     for row in rows:
         if row[-1] != "moved" or row[0] in told:
@@ -197,7 +197,7 @@ def check(found: dict[str, Any], reference: dict[str, Any], console: Console) ->
 
 
 def check_instructions(found: dict[str, float], reference: Any, console: Console) -> bool:
-    """Print the ratio of instructions; whether it is no higher than the reference's."""
+    """Print the ratio of instructions; return whether the ratio did not rise."""
     console.print(f"Instructions per image, CutMix over none: {found['ratio']:.4f}")
     if reference is None:
         console.print("The reference has none: --update --instructions puts it there.")
@@ -207,7 +207,7 @@ def check_instructions(found: dict[str, float], reference: Any, console: Console
 
 
 def table_of(found: dict[str, Any]) -> Table:
-    """The guarded counts of every loader."""
+    """Return the guarded counts of every loader as a table."""
     table = Table("loader", title="Operation counts")
     for what in GUARDED:
         table.add_column(what.replace("_", " "), justify="right")
@@ -217,7 +217,7 @@ def table_of(found: dict[str, Any]) -> Table:
 
 
 def main() -> int:
-    """Count, then print, compare or write; 1 where a count rose."""
+    """Count, then print, compare or write; return 1 if a count rose."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail where a count rose")
     parser.add_argument("--update", action="store_true", help="write operation_counts.json")
@@ -241,7 +241,7 @@ def main() -> int:
     if executed is not None:
         fine &= check_instructions(executed, reference.get("instructions"), console)
     if options.update:
-        # Instructions of a graph that was another one are no reference.
+        # Instructions of another graph are not a reference.
         same = found == reference.get("loaders")
         written = {
             "date": datetime.date.today().isoformat(),

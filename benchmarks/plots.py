@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 GRAY, RED, INK, PALE = "#8a8a8a", "#c8102e", "#222222", "#e6e6e6"
-#: Colour, marker and line of the names that are known; of others, by their place.
+#: Colour, marker and line of known names; other names take theirs by position.
 STYLES = {
     "dali_cutmix": (RED, "o", "-"),
     "torch DataLoader": (INK, "s", "-"),
@@ -19,12 +19,12 @@ STYLES = {
     "decode and resize": (GRAY, "D", "--"),
 }
 OTHERS = ((GRAY, "v", ":"), (GRAY, "P", "-."))
-NOTE = "Data"  # of the PNG's text
+NOTE = "Data"  # key of the PNG's text
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Lines over one axis."""
+    """Draw lines over one axis."""
 
     name: str
     """Of the file, without its ending."""
@@ -37,18 +37,18 @@ class Plot:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that is drawn."""
+        """Return a fingerprint of all that is drawn."""
         drawn = json.dumps([self.title, self.x, self.y, self.lines])
         return hashlib.sha256(drawn.encode()).hexdigest()[:16]
 
     @property
     def markdown(self) -> str:
-        """The picture in a README beside ``pictures/``, with its data's fingerprint."""
+        """Return Markdown for the picture, with its data's fingerprint, beside ``pictures/``."""
         alt = f"{self.title}: {self.y} by {self.x}"
         return f"![{alt}](pictures/{self.name}.png)<!-- {self.fingerprint} -->"
 
     def is_drawn(self, folder: Path) -> bool:
-        """Whether the picture there was made from the same data."""
+        """Return whether the picture in a folder was made from the same data."""
         path = folder / f"{self.name}.png"
         if not path.exists():
             return False
@@ -83,7 +83,7 @@ class Plot:
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(length=0, labelcolor=INK)
         axes.yaxis.set_major_formatter("{x:,g}")  # whole numbers would hide halves
-        # Beside the lines, which would run through it.
+        # Beside the lines, which would cross a legend inside.
         figure.legend(frameon=False, fontsize=8, loc="outside right upper")
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(folder / f"{self.name}.png", metadata={NOTE: self.fingerprint})
@@ -104,7 +104,7 @@ class Plot:
 
 
 def scale_plots(result: dict[str, Any]) -> dict[str, Plot]:
-    """The curves of a scale result, by name."""
+    """Return the curves of a scale result, by name."""
     plots = {}
     suffix = "_gpu" if result["method"]["device"] == "cuda" else ""
     for name in dict.fromkeys(row["curve"] for row in result["rows"]):
@@ -121,7 +121,7 @@ def scale_plots(result: dict[str, Any]) -> dict[str, Plot]:
 
 
 def memory_plot(result: dict[str, Any]) -> Plot:
-    """Peak memory by batch size."""
+    """Return the plot of peak memory by batch size."""
     lines: dict[str, list[tuple[Any, float, float, float]]] = {}
     for row in result["rows"]:
         if "error" not in row:

@@ -12,7 +12,7 @@ from dali_cutmix.tools.bench.work import Work
 
 
 def processes(work: Work) -> _Processes:
-    """This loader in ``work.extra["processes"]`` processes, which share ``work.threads``.
+    """Open this loader in ``work.extra["processes"]`` processes, which share ``work.threads``.
 
     Yields numbers of images, as they come from any of them. What they make is thrown away there, as
     a training process would keep it to itself.
@@ -21,7 +21,7 @@ def processes(work: Work) -> _Processes:
 
 
 class _Processes:
-    """Starts them, and lets each run at most ``AHEAD`` batches ahead of what is taken."""
+    """Start the processes, and let each run at most ``AHEAD`` batches ahead."""
 
     AHEAD = 2
 
@@ -54,7 +54,7 @@ class _Processes:
 
 
 def _serve(work: Work, index: int, count: int, end: Connection) -> None:
-    """One process: a batch for each message that it receives."""
+    """Serve a batch for each message received, in one of the processes."""
     import dali_cutmix as dc
 
     part = {"shard": dc.Shard(index, count)}

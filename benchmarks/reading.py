@@ -33,12 +33,12 @@ from dali_cutmix.tools.bench.machine import num_cores, processor_name
 BATCH_SIZE = 256
 NUM_THREADS = 2
 REPEATS = 7
-#: Size in bytes, number of files, and batches per repeat, of each kind.
+#: Kinds of files: bytes, number of files, and batches per repeat.
 KINDS = {"110 KB": (110_000, 1_000, 40), "1 KB": (1_000, 5_000, 150)}
 
 
 def pipeline_of(node: Callable[[], Any]) -> Pipeline:
-    """A graph that only reads."""
+    """Return a graph that only reads."""
     pipeline = Pipeline(BATCH_SIZE, NUM_THREADS, None, prefetch_queue_depth=2)
     with pipeline:
         pipeline.set_outputs(node())
@@ -47,7 +47,7 @@ def pipeline_of(node: Callable[[], Any]) -> Pipeline:
 
 
 def ways(root: Path, threads: ThreadPoolExecutor) -> dict[str, Callable[[], Any]]:
-    """By name, what makes the node that reads."""
+    """Return functions that make the reading node, by name."""
     paths = [str(path) for path in sorted(root.rglob("*.jpg"))]
     encoded = [np.frombuffer(path.encode(), np.uint8) for path in paths]
     rng = np.random.default_rng(0)
@@ -89,7 +89,7 @@ def ways(root: Path, threads: ThreadPoolExecutor) -> dict[str, Callable[[], Any]
 
 
 def measure(root: Path, num_batches: int) -> dict[str, dict[str, float]]:
-    """Files per second by way: median, least and most of the repeats."""
+    """Measure files per second by way: median, least and most of the repeats."""
     rates: dict[str, list[float]] = {}
     with ThreadPoolExecutor(16) as threads:
         for _ in range(REPEATS):

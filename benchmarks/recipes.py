@@ -46,7 +46,7 @@ HIDDEN = 0.45
 
 
 def run_recipe(data: Path, out: Path, *flags: str) -> dict[str, Any]:
-    """The results of a run of the recipe in a process of its own."""
+    """Run the recipe in a process of its own; return its results."""
     command = [sys.executable, str(RECIPE), "--data", str(data), "--out", str(out), *flags]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     results: dict[str, Any] = json.loads((out / "results.json").read_text())
@@ -54,7 +54,7 @@ def run_recipe(data: Path, out: Path, *flags: str) -> dict[str, Any]:
 
 
 def speed(folder: Path, *, smoke: bool) -> list[dict[str, Any]]:
-    """Images per second of the recipe's second epoch, with and without torch.compile."""
+    """Measure images per second of the recipe's second epoch, with and without torch.compile."""
     data = folder / "photographs"
     for part, count in (("train", 40 if smoke else 10_000), ("val", 10 if smoke else 256)):
         write_images(data / part, count)
@@ -70,7 +70,7 @@ def speed(folder: Path, *, smoke: bool) -> list[dict[str, Any]]:
 
 
 def write_digits(root: Path, side: int, most: int | None = None) -> Path:
-    """Digits as files of a side in pixels: ``PER_CLASS`` of each class to train, the rest to test.
+    """Write digits as square files: ``PER_CLASS`` of each class for training, the others for tests.
 
     Args:
         root: Folder that gets ``train/`` and ``val/``.
@@ -98,7 +98,7 @@ def write_digits(root: Path, side: int, most: int | None = None) -> Path:
 
 @torch.no_grad()
 def evaluate(checkpoint: Path, data: Path, size: int, device: torch.device) -> dict[str, float]:
-    """Accuracy whole and with a square hidden, in percent, and the calibration error.
+    """Return accuracy with and without a hidden square, in percent, and the calibration error.
 
     Args:
         checkpoint: Of the recipe.
@@ -132,7 +132,7 @@ def evaluate(checkpoint: Path, data: Path, size: int, device: torch.device) -> d
 
 
 def learning(folder: Path, *, smoke: bool, device: torch.device) -> list[dict[str, Any]]:
-    """Digits with and without CutMix: every seed's numbers, their mean and deviation."""
+    """Train on digits with and without CutMix; return each seed's numbers, mean and deviation."""
     size = 32 if smoke else 224
     data = write_digits(folder / "digits", size, 400 if smoke else None)
     flags = ["--smoke"] if smoke else ["--epochs", "60", "--batch-size", "50", "--lr", "0.02"]
@@ -156,7 +156,7 @@ def learning(folder: Path, *, smoke: bool, device: torch.device) -> list[dict[st
 
 
 def main() -> None:
-    """Both parts, the file being written after each."""
+    """Run both parts, and write the file after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--smoke", action="store_true", help="every part, tiny: no result")

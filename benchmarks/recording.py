@@ -1,4 +1,4 @@
-"""What a graph is made of and what its operators write, recorded while a loader runs it."""
+"""A record of a graph's operators and of the bytes they write, taken while a loader runs it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from nvidia.dali import Pipeline, fn
 
 
 class Recording:
-    """Graphs as they are built and run: operators, calls into Python, and bytes written.
+    """Record graphs as they are built and run: operators, calls into Python, bytes written.
 
-    Every node of a graph is made an output beside its own, and taken away again before the loader
-    sees them; so that what each node holds can be looked at. Nothing else changes.
+    Every node of a graph becomes an additional output, so that its content can be looked at. The
+    loader sees its own outputs only. Nothing else changes.
     """
 
     def __init__(self) -> None:
@@ -29,19 +29,19 @@ class Recording:
 
     @property
     def written(self) -> list[tuple[str, int]]:
-        """Kind of each operator, inputs first, and bytes that it wrote so far."""
+        """Return the kind of each operator, inputs first, and the bytes written so far."""
         return [(kind, self._written[number]) for number, kind in self._kind_of.items()]
 
     @property
     def bytes(self) -> Counter[str]:
-        """Bytes written so far, by kind of operator."""
+        """Return the bytes written so far, by kind of operator."""
         found: Counter[str] = Counter()
         for kind, size in self.written:
             found[kind] += size
         return found
 
     def define(self, real: Callable[..., None], pipeline: Pipeline, *outputs: Any) -> None:
-        """In place of ``Pipeline.set_outputs``."""
+        """Stand in for ``Pipeline.set_outputs``."""
         operators = _operators(outputs)
         self._kind_of = {operator.id: _kind(operator) for operator in operators}
         self._written = dict.fromkeys(self._kind_of, 0)
@@ -51,7 +51,7 @@ class Recording:
         real(pipeline, *outputs, *self._nodes)
 
     def collect(self, outputs: Any) -> Any:
-        """In place of what ``Pipeline.outputs`` returns."""
+        """Take the additional outputs away from the result of ``Pipeline.outputs``."""
         held = dict(zip(map(_key, self._nodes), outputs[self._own :], strict=True))
         pointers = {key: _pointers(batch) for key, batch in held.items()}
         for node in self._nodes:
@@ -62,14 +62,14 @@ class Recording:
         return outputs[: self._own]
 
     def counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, every call that returns being counted."""
+        """Return the function, with every call that returns counted."""
 
         def call(*arguments: Any) -> Any:
             result = function(*arguments)
             self.calls += 1
             return result
 
-        # DALI looks at how many arguments a source takes.
+        # DALI looks at the number of a source's arguments.
         return (lambda number: call(number)) if _takes_one(function) else call
 
 
@@ -102,7 +102,7 @@ def recording() -> Iterator[Recording]:
 
 
 def _operators(outputs: Any) -> list[Any]:
-    """What the outputs are made by, each once, inputs first."""
+    """Return the operators behind the outputs, each once, inputs first."""
     found: dict[int, Any] = {}
 
     def visit(operator: Any) -> None:

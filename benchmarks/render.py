@@ -1,7 +1,7 @@
-"""Renders ``benchmarks/README.md`` and its plots from ``results/``, and says when they are stale.
+"""Render ``benchmarks/README.md`` and its plots from ``results/``, and say when they are stale.
 
     python benchmarks/render.py            # write
-    python benchmarks/render.py --check    # fail where what is there is not what would be written
+    python benchmarks/render.py --check    # fail where a file is not what would be written
 
 Nobody types a number into that file. Of each kind of result the newest file is shown.
 """
@@ -24,7 +24,7 @@ from scaling import curve, eight_gpus, fitted
 
 README = FOLDER / "README.md"
 FRONT = FOLDER.parent / "README.md"
-#: Between these two lines of the front page stands a table of the comparison.
+#: The two lines of the front page around the table of the comparison.
 BEGIN, END = "<!-- rendered by benchmarks/render.py -->", "<!-- end of what is rendered -->"
 PICTURES = FOLDER / "pictures"
 COUNTS = FOLDER / "operation_counts.json"
@@ -49,7 +49,7 @@ photograph-like JPEGs, each section names its script, and `python benchmarks/ren
 
 
 class Page:
-    """The README and the plots it shows."""
+    """Hold the README and its plots."""
 
     def __init__(self, results: Results, counts: dict[str, Any] | None) -> None:
         self.plots: list[Plot] = []
@@ -70,7 +70,7 @@ class Page:
 
     @property
     def text(self) -> str:
-        """The README."""
+        """Return the text of the README."""
         return "\n".join(self._lines).rstrip() + "\n"
 
     def _section(self, title: str, lines: list[str], level: int = 2) -> None:
@@ -170,7 +170,7 @@ class Page:
 
 
 def page_of(results: Path = RESULTS, counts: Path = COUNTS) -> Page:
-    """The page that a folder of results makes.
+    """Return the page of a folder of results.
 
     Raises:
         ValueError: A file is not what a benchmark writes.
@@ -180,7 +180,7 @@ def page_of(results: Path = RESULTS, counts: Path = COUNTS) -> Page:
 
 
 def front_of(page: Page, front: str) -> str:
-    """The text of the front page with the table that the results make.
+    """Return the text of the front page with the table of the results.
 
     Raises:
         ValueError: It has no place for one.
@@ -193,7 +193,7 @@ def front_of(page: Page, front: str) -> str:
 
 
 def write(page: Page, readme: Path = README, pictures: Path = PICTURES) -> None:
-    """Write the README, and the plots that are not there as they should be."""
+    """Write the README, and the plots that are missing or stale."""
     readme.write_text(page.text)
     for plot in page.plots:
         if not plot.is_drawn(pictures):
@@ -201,7 +201,7 @@ def write(page: Page, readme: Path = README, pictures: Path = PICTURES) -> None:
 
 
 def stale(page: Page, readme: Path = README, pictures: Path = PICTURES) -> list[str]:
-    """What is there and is not what would be written: lines that say what."""
+    """Return a line for each file that is not what would be written."""
     there = readme.read_text() if readme.exists() else ""
     found = list(
         difflib.unified_diff(
@@ -216,7 +216,7 @@ def stale(page: Page, readme: Path = README, pictures: Path = PICTURES) -> list[
 
 
 def main() -> int:
-    """Write, or check; 1 where something is stale."""
+    """Write, or check; return 1 if a file is stale."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, fail where stale")
     page = page_of()

@@ -30,7 +30,7 @@ from sources import STORED, describe_files, write_sources
 LOADERS = "dali_cutmix.tools.bench.loaders:"
 OURS, TORCH = "dali_cutmix", "torch DataLoader"
 DECODE, RESIZE = "decode only", "decode and resize"
-#: By name: opener, what is checked, and whether it mixes.
+#: Opener, what is checked, and whether it mixes, by name.
 KINDS = {
     OURS: ("ours", "tensors", "cutmix"),
     TORCH: ("torch_tensor", "tensors", "cutmix"),
@@ -44,13 +44,13 @@ CURVES = ("batch size", "threads", "image size", "source size", "processes")
 
 
 def contestant(kind: str, work: Work) -> Contestant:
-    """One of `KINDS` at a point."""
+    """Return a contestant of `KINDS` at a point."""
     opener, checks, mix = KINDS[kind]
     return Contestant(kind, LOADERS + opener, replace(work, mix=mix), checks=checks)
 
 
 def points_of(curve: str, base: Work, roots: dict[str, Path]) -> list[tuple[Any, Contestant]]:
-    """The points of a curve: the value on its axis, and who runs there.
+    """Return the points of a curve: the value on its axis, and the contestants.
 
     Args:
         curve: Of `CURVES`.
@@ -98,8 +98,8 @@ def points_of(curve: str, base: Work, roots: dict[str, Path]) -> list[tuple[Any,
 def run_curve(
     curve: str, points: list[tuple[Any, Contestant]], *, repeats: int, seconds: float
 ) -> list[dict[str, Any]]:
-    """Race the points of a curve; rows of a results file, with ``curve``, ``x`` and the work."""
-    # What a loader holds ready passes untimed: 2 batches of ours, 2 for each of torch's workers.
+    """Race the points of a curve; return rows of results, with ``curve``, ``x`` and the work."""
+    # Batches that a loader holds ready pass untimed: 2 here, 2 for each of torch's workers.
     torches = [one.work.threads for _, one in points if one.name == TORCH]
     standings = race(
         [one for _, one in points],
@@ -121,7 +121,7 @@ def run_curve(
 
 
 def main() -> None:
-    """Measure the curves and write one JSON file, anew after each curve."""
+    """Measure the curves and write one JSON file after each curve."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder root of JPEGs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")

@@ -22,7 +22,7 @@ from sources import SHRUNK, STORED
 
 
 def curve(result: dict[str, Any], name: str) -> list[str]:
-    """One curve as a table: a row for each value, a column for each loader."""
+    """Return one curve as a table: a row for each value, a column for each loader."""
     rows = [row for row in result["rows"] if row["curve"] == name]
     kinds = list(dict.fromkeys(row["name"] for row in rows))
     # The baseline first.
@@ -44,7 +44,7 @@ def _rate(row: dict[str, Any] | None) -> str:
 
 
 def read_curve(rows: list[dict[str, Any]]) -> str:
-    """The sentence under a curve."""
+    """Return the sentence under a curve."""
     ours = ran(rows, name=OURS)
     if len(ours) < 2:
         return f"{OURS} ran at fewer than two points."
@@ -58,7 +58,7 @@ def read_curve(rows: list[dict[str, Any]]) -> str:
 
 
 def fitted(result: dict[str, Any]) -> list[str]:
-    """The model: its costs, its predictions, and whether they are near."""
+    """Return the model: its costs, its predictions, and whether they are near."""
     try:
         model, predictions = model_of(result)
     except ValueError as error:
@@ -91,7 +91,7 @@ def fitted(result: dict[str, Any]) -> list[str]:
 
 
 def read_predictions(predictions: list[Prediction]) -> str:
-    """Whether the unseen half is predicted within `WITHIN`."""
+    """Return a sentence on whether the unseen half is predicted within `WITHIN`."""
     if not predictions:
         return "No point was left to predict."
     near = sum(abs(one.error) <= WITHIN for one in predictions)
@@ -105,7 +105,7 @@ def read_predictions(predictions: list[Prediction]) -> str:
 
 
 def eight_gpus(result: dict[str, Any], engine_rate: float | None = None) -> list[str]:
-    """Cores that eight GPUs need, and their engines.
+    """Return the cores that eight GPUs need, and their engines.
 
     Args:
         result: Of ``scale.py`` on a CPU.
@@ -151,7 +151,7 @@ def _per_core(model: Model, point: Any) -> float:
 
 
 def packing(result: dict[str, Any], model: Model) -> str:
-    """What ``dali-cutmix pack --resize 256`` buys, in a sentence."""
+    """Return what ``dali-cutmix pack --resize 256`` gains, in a sentence."""
     rows = {row["x"]: row for row in ran(result["rows"], name=OURS, curve="source size")}
     points = base_points(result)
     if SHRUNK not in rows or STORED not in rows:

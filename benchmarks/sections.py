@@ -22,21 +22,21 @@ OURS = "dali_cutmix"
 TORCH = "torch DataLoader"
 FFCV = "FFCV, JPEG"
 REGION = "decode only, region"
-#: What is aimed at on a CPU: the least ratio to each, and the most that mixing may cost.
+#: Targets on a CPU: the least ratio to each loader, and the highest cost of mixing.
 TARGETS = {"torch": 1.6, "ffcv": 1.3, "decode": 0.65, "mixing": 0.03}
-#: Of a GPU, likewise; and of training, the share of the ceiling, and of torch's CPU time per image.
+#: Targets on a GPU, and of training: shares of the ceiling and of torch's CPU time per image.
 GPU_TARGETS = {"torch": 8.0, "decode": 0.95, "mixing": 0.01}
 OF_CEILING, OF_CPU = 0.97, 0.1
 
 
 def compare(result: dict[str, Any]) -> list[str]:
-    """Loaders with mixing on and off, then the stages alone, then the reading."""
+    """Return loaders with mixing on and off, then the stages alone, then the reading."""
     loaders = [row for row in result["rows"] if row["kind"] == "loader"]
     mixed, plain = by_name(loaders, mix="cutmix"), by_name(loaders, mix="none")
     torches = [name for name in mixed if name.startswith(TORCH)]
     fastest = max(torches, key=lambda name: mixed[name]["median"], default=None)
     names = list(dict.fromkeys(row["name"] for row in loaders))
-    # The baseline first, then by rate; last those that did not run.
+    # The baseline first, then by rate; loaders that did not run come last.
     names.sort(key=lambda n: (n != fastest, -mixed.get(n, {"median": 0})["median"]))
     rows = []
     for name in names:
@@ -103,7 +103,7 @@ def _why_not(rows: list[dict[str, Any]], name: str) -> str:
 
 
 def _note(row: dict[str, Any]) -> str:
-    """What a loader did before, and on which disk."""
+    """Return what a loader did before, and on which disk."""
     info = row["info"]
     if "encode_s" not in info:
         return ""
@@ -130,7 +130,7 @@ def _reading(
     plain: dict[str, dict[str, Any]],
     fastest: str | None,
 ) -> str:
-    """Ours against targets and peers, in a sentence or two."""
+    """Return a sentence or two on this loader against targets and peers."""
     if OURS not in mixed or OURS not in plain:
         return f"{OURS} did not run."
     ours = mixed[OURS]["median"]
@@ -170,7 +170,7 @@ def _reading(
 
 
 def training(result: dict[str, Any]) -> list[str]:
-    """Training fed by loaders against the ceiling."""
+    """Return training fed by loaders against the ceiling."""
     rows = [
         [
             _ours(row["name"]),
@@ -214,7 +214,7 @@ def training(result: dict[str, Any]) -> list[str]:
 
 
 def variants(result: dict[str, Any]) -> list[str]:
-    """The same work done in other ways, each over the first."""
+    """Return the same work done in other ways, each over the first."""
     first, *_ = rows = ran(result["rows"])
     ranked = [first, *sorted(rows[1:], key=lambda row: -row["median"])]
     lines = [[row["name"], rate(row), _over(row, first)] for row in ranked]
@@ -229,7 +229,7 @@ def variants(result: dict[str, Any]) -> list[str]:
 
 
 def moved(result: dict[str, Any]) -> list[str]:
-    """Bytes per image that stages write, and the fewest."""
+    """Return bytes per image that stages write, and the fewest."""
     names = [row["name"] for row in result["rows"]]
     stages = list(result["rows"][0]["stages"])
     rows = []
@@ -250,7 +250,7 @@ def moved(result: dict[str, Any]) -> list[str]:
 
 
 def memory(result: dict[str, Any]) -> list[str]:
-    """Peak memory of two loaders by batch size."""
+    """Return peak memory of two loaders by batch size."""
     sizes = list(dict.fromkeys(row["batch_size"] for row in result["rows"]))
     ours, torch = (
         {row["batch_size"]: row for row in ran(result["rows"], name=name)} for name in (OURS, TORCH)
@@ -288,7 +288,7 @@ def memory(result: dict[str, Any]) -> list[str]:
 
 
 def reading(result: dict[str, Any]) -> list[str]:
-    """Files read per second, by the way they are read."""
+    """Return files read per second, by the way they are read."""
     kinds = result["files_per_s"]
     names = list(next(iter(kinds.values())))
     # DALI's own reader is the baseline.

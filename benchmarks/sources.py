@@ -1,4 +1,4 @@
-"""The same pictures stored otherwise: shrunk as `pack --resize` does, or in larger files."""
+"""The same pictures in other files: shrunk as `pack --resize` does, or tiled into larger images."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dali_cutmix.tools.bench.machine import num_cores
 
 QUALITY = 90
 TILE = (375, 500)  # (height, width) in pixels
-#: By name: tiles on a side of an image, and how many files are written.
+#: Tiles on a side of an image, and number of files, by name.
 MOSAICS = {"500 x 375": (1, 512), "1,000 x 750": (2, 256), "2,000 x 1,500": (4, 128)}
 SHORT_SIDE = 256
 STORED, SHRUNK = "as stored", f"{SHORT_SIDE} px short side"
 
 
 def write_sources(data: Path, out: Path) -> dict[str, Path]:
-    """Write the pictures in other sizes, in the classes they have.
+    """Write the pictures in other sizes, in the same classes.
 
     The larger ones are mosaics of the pictures at their own scale, and not enlargements, which
     would have fewer bytes per pixel than photographs of that size.
@@ -43,7 +43,7 @@ def write_sources(data: Path, out: Path) -> dict[str, Path]:
     roots = {SHRUNK: out / "256", STORED: data}
     with ProcessPoolExecutor(num_cores()) as pool:
         written = pool.map(partial(_shrink, roots[SHRUNK]), paths, chunksize=16)
-        list(written)  # an error in a process is raised here
+        list(written)  # raises the errors of processes
         for name, (num_tiles, most) in MOSAICS.items():
             roots[name] = out / f"{num_tiles}x"
             wanted = range(min(most, len(paths)))
@@ -52,7 +52,7 @@ def write_sources(data: Path, out: Path) -> dict[str, Path]:
 
 
 def describe_files(root: Path, most: int = 500) -> dict[str, float]:
-    """Means over files of a folder, in a stride that takes at most ``most``.
+    """Return means over at most ``most`` files of a folder, in equal strides.
 
     Returns:
         ``num_files``; ``bytes`` and ``pixels`` per file.

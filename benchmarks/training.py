@@ -35,17 +35,17 @@ from dali_cutmix.tools.bench.work import Work
 HERE = str(Path(__file__).parent)
 CEILING = "tensors in memory"
 FED = ("dali_cutmix", "torch DataLoader, tensors")
-#: Batches kept for the ceiling: real ones, and not always the same.
+#: Batches kept for the ceiling: decoded images, several batches in turn.
 NUM_KEPT = 4
 
 
 def in_memory(work: Work) -> InMemory:
-    """The ceiling's loader: a few batches of this library's, kept on the device."""
+    """Open the ceiling's loader: a few batches of this library, kept on the device."""
     return InMemory(work)
 
 
 class InMemory:
-    """Batches kept on ``work.device``, of which each iteration yields all in turn."""
+    """Keep batches on ``work.device``, and yield all of them in each iteration."""
 
     def __init__(self, work: Work) -> None:
         with loaders.ours(work) as loader:
@@ -57,7 +57,7 @@ class InMemory:
 
 
 def contestants_of(work: Work, names: tuple[str, ...] = FED) -> list[Contestant]:
-    """The ceiling first, then the loaders of these names, all with the step for the device."""
+    """Return the ceiling, then the loaders of these names, all with the device's step."""
     by_name: dict[str, Entrant] = {one.name: one for one in ENTRANTS}
     openers = {CEILING: "training:in_memory"} | {name: by_name[name].opener for name in names}
     return [
@@ -74,7 +74,7 @@ def train(
     seconds: float = 3.0,
     on_round: OnRound | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of a results file; ``of_ceiling`` is the share of the ceiling's median rate."""
+    """Race; return rows. ``of_ceiling`` is the share of the ceiling's median rate."""
     standings = race(
         contestants_of(work, names),
         repeats=repeats,
@@ -90,7 +90,7 @@ def train(
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
-    """Rows on a screen."""
+    """Return rows as a table for the screen."""
     table = Table("fed by", "images/s", "from", "to", "of ceiling", "waiting", "CPU ms/image")
     for row in rows:
         if "error" in row:

@@ -1,4 +1,4 @@
-"""What makes the loader faster or slower: the same work done in other ways, in one race.
+"""The same work done in other ways, in one race: what makes the loader faster or slower.
 
     python benchmarks/variants.py --data DIR --out benchmarks/results/DATE_MACHINE_variants.json
 
@@ -32,7 +32,7 @@ from dali_cutmix.tools.bench.work import Work
 
 OURS = "dali_cutmix.tools.bench.loaders:ours"
 OPERATORS = "variants:operators"
-#: By name: who opens it, with which mix, and its settings. The baseline comes first.
+#: Opener, mix and settings by name, the baseline first.
 VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "as it is": (OURS, "cutmix", {}),
     "nothing mixed": (OURS, "none", {}),
@@ -48,8 +48,8 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def operators(work: Work) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One DALI graph of the public functions; ``extra`` may have ``fast_idct`` and ``whole``."""
-    return iter(_Operators(work))  # never ends: there are no epochs in it
+    """Open a DALI graph of the public functions; ``extra`` may have ``fast_idct`` and ``whole``."""
+    return iter(_Operators(work))  # endless, without epochs
 
 
 class _Operators:
@@ -108,7 +108,7 @@ class _Operators:
 
 
 def contestants(work: Work) -> list[Contestant]:
-    """All variants, on the same files."""
+    """Return all variants, on the same files."""
     made = []
     for name, (opener, mix, extra) in VARIANTS.items():
         more = extra.get("more_threads", 0)

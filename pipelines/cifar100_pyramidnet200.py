@@ -31,10 +31,10 @@ To try every part on generated pictures, in seconds, with or without a GPU:
 
 Follows: the paper's section 4.1 and the authors' train.py and pyramidnet.py. PyramidNet of 200
 layers in bottleneck blocks, widening factor 240, 26.8 million parameters. Crops of 32 px from
-images padded by 4, and mirror; batch 64, 300 epochs, SGD with Nesterov momentum 0.9, learning rate 0.25
-divided by 10 at epochs 150 and 225, weight decay 1e-4 on every parameter, CutMix of alpha 1 in half
-of all batches, one cut per batch. ShakeDrop as in Yamada et al. 2018, arXiv:1802.02375, drawn as in
-github.com/owruby/shake-drop_pytorch, which the authors name in issue 12.
+images padded by 4, and mirror; batch 64, 300 epochs, SGD with Nesterov momentum 0.9, learning rate
+0.25 divided by 10 at epochs 150 and 225, weight decay 1e-4 on every parameter, CutMix of alpha 1 in
+half of all batches, one cut per batch. ShakeDrop as in Yamada et al. 2018, arXiv:1802.02375, drawn
+as in github.com/owruby/shake-drop_pytorch, which the authors name in issue 12.
 
 Differs:
 
@@ -170,7 +170,7 @@ def make_train_loader(
     augment = []
     if settings.cutout:
         mean = tuple(round(255 * channel) for channel in MEAN)
-        augment.append(Cutout(settings.cutout, fill=mean))  # of single images, mixed after it
+        augment.append(Cutout(settings.cutout, fill=mean))  # before the mix
     return DataLoader(
         data / "train",
         split_batch(NAME, settings.batch_size, Shard.current().count, settings.accumulate),

@@ -111,7 +111,7 @@ def make_loaders(settings: Settings, data: Path) -> tuple[DataLoader, DataLoader
 
 
 def make_model(settings: Settings, num_classes: int) -> nn.Module:
-    """Return an untrained ResNet-18 for 32 px: first a 3 x 3 convolution of stride 1; no pooling."""
+    """Return an untrained ResNet-18 for 32 px: a 3 x 3 convolution of stride 1, no pooling."""
     torch.manual_seed(settings.seed)
     model = torchvision.models.resnet18(weights=None, num_classes=num_classes)
     model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Callable  # noqa: UP035
 if TYPE_CHECKING:
     from dali_cutmix.tools.bench.work import Work
 
-#: ImageNet's, of values between 0 and 1.
+#: Mean and deviation of ImageNet, of values in [0, 1].
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def batch_mix(work: Work) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """A function of ``image`` ``[B, 3, H, W]`` and ``label`` ``[B]`` int64, on any one device.
+    """Return a function of ``image`` ``[B, 3, H, W]`` and ``label`` ``[B]`` int64, on any device.
 
     It returns both as they are without a mix; else the mixed images and ``[B, num_classes]``
     float32, one partner and one cut or weight for the whole batch, as torchvision draws them.

@@ -15,7 +15,7 @@ INSTALL = "pip install nvidia-dali-cuda120 (or nvidia-dali-cuda130)"
 
 
 def dali_then_torch_info(_: Work) -> dict[str, Any]:
-    """Version, and where it does other work than asked for."""
+    """Return the version, and where the loader does other work than asked for."""
     names = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
     installed = {d.metadata["Name"] for d in importlib.metadata.distributions()}
     found = next((name for name in names if name in installed), None)
@@ -26,7 +26,7 @@ def dali_then_torch_info(_: Work) -> dict[str, Any]:
 
 
 def dali_then_torch(work: Work) -> _Dali:
-    """DALI's file reader, decoder and ``random_resized_crop``, its iterator, torchvision's mix.
+    """Open DALI's reader, decoder, ``random_resized_crop`` and iterator, and torchvision's mix.
 
     Source: ``ConvNets/image_classification/dataloaders.py`` and ``mixup.py`` of NVIDIA's
     DeepLearningExamples, with antialiasing on, and CutMix, which it has not, from torchvision.

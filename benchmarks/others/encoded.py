@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def encode_once(work: Work, name: str, write: Callable[[Path], None]) -> tuple[Path, dict]:
-    """Where ``write`` put the data, now or when another contestant asked for it, and its price.
+    """Have ``write`` rewrite the data once for all contestants; return the folder and the costs.
 
     Args:
         work: ``work.extra["folder"]`` is where to write.

@@ -25,27 +25,27 @@ MAX_SIDE, QUALITY, SHARE_OF_JPEG = 500, 90, 0.5
 
 
 def ffcv_jpeg_info(work: Work) -> dict[str, Any]:
-    """Version, what the file costs, and where it does other work than asked for."""
+    """Return version and costs of the file, and where the loader does other work than asked."""
     return _info(work, "jpg")
 
 
 def ffcv_jpeg(work: Work) -> Any:
-    """Every image encoded again as JPEG."""
+    """Open FFCV on images that are all encoded again as JPEG."""
     return _Ffcv(work, "jpg")
 
 
 def ffcv_half_raw_info(work: Work) -> dict[str, Any]:
-    """Version, what the file costs, and where it does other work than asked for."""
+    """Return version and costs of the file, and where the loader does other work than asked."""
     return _info(work, "proportion")
 
 
 def ffcv_half_raw(work: Work) -> Any:
-    """Half of the images kept as pixels, half encoded again as JPEG, at random."""
+    """Open FFCV on images of which a random half is stored as pixels, the others as JPEG."""
     return _Ffcv(work, "proportion")
 
 
 class _Ffcv:
-    """FFCV's loader.
+    """Iterate FFCV's loader.
 
     Source: ``train_imagenet.py`` of FFCV's authors; on the CPU normalised before it becomes a
     tensor, as ``NormalizeImage`` says. Mixed by torchvision after the loader: FFCV has no CutMix,

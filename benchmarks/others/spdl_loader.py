@@ -16,7 +16,7 @@ INSTALL = "apt-get install libavdevice59 libavfilter8 (FFmpeg 4 to 9); pip insta
 
 
 def spdl_ffmpeg_info(_: Work) -> dict[str, Any]:
-    """Version, and where it does other work than asked for."""
+    """Return the version, and where the loader does other work than asked for."""
     return {
         "version": importlib.metadata.version("spdl"),
         "note": "Images are channels-last in memory, as SPDL hands them over.",
@@ -24,7 +24,7 @@ def spdl_ffmpeg_info(_: Work) -> dict[str, Any]:
 
 
 def spdl_ffmpeg(work: Work) -> _Spdl:
-    """Each image decoded, cropped, resized and flipped by FFmpeg in one of the threads.
+    """Decode, crop, resize and flip each image by FFmpeg in one of the threads.
 
     Source: ``examples/imagenet_classification.py`` and ``examples/image_dataloading.py`` of SPDL,
     with a random crop in the filter, and its normalisation after the loader.
@@ -64,7 +64,7 @@ class _Spdl:
                 yield self._mix((image.float() - self._mean) / self._std, label)
 
     def _decode(self, samples: list[tuple[str, int]]) -> tuple[Any, Any]:
-        """A batch: ``[B, 3, size, size]`` uint8 and ``[B]`` int64, both on the CPU."""
+        """Return a batch: ``[B, 3, size, size]`` uint8 and ``[B]`` int64, both on the CPU."""
         import spdl.io
         import torch
 
@@ -79,7 +79,7 @@ class _Spdl:
 
 
 def _filters(width: int, height: int, size: int) -> str:
-    """FFmpeg's filters for one random resized crop and flip."""
+    """Return FFmpeg's filters for one random resized crop and flip."""
     from torch import empty
     from torchvision.transforms.v2 import RandomResizedCrop
 

@@ -12,7 +12,7 @@ INSTALL = "pip install timm"
 
 
 def timm_prefetcher_info(_: Work) -> dict[str, Any]:
-    """Version, and where it does other work than asked for."""
+    """Return the version, and where the loader does other work than asked for."""
     return {
         "version": importlib.metadata.version("timm"),
         "note": "Mixed as uint8 while collating, one cut per batch; normalised on the device.",
@@ -20,7 +20,7 @@ def timm_prefetcher_info(_: Work) -> dict[str, Any]:
 
 
 def timm_prefetcher(work: Work) -> Any:
-    """timm's loader, the prefetcher on: it moves batches and normalises them on the device.
+    """Open timm's loader with its prefetcher, which moves and normalises batches on the device.
 
     Source: ``train.py`` and ``timm/data/loader.py`` of timm 1.0, with its colour jitter off.
     """

@@ -19,7 +19,7 @@ __all__ = ["torch_decode", "torch_pil", "torch_tensor"]
 
 
 def torch_decode(work: Work) -> _Decode:
-    """``decode_image`` in a worker per thread, the pixels left there: numbers of images."""
+    """Run ``decode_image`` in a worker per thread, drop the pixels, yield numbers of images."""
     return _Decode(work)
 
 

@@ -15,12 +15,12 @@ INSTALL = "pip install torchvision, with a GPU"
 
 
 def torchvision_cuda_info(_: Work) -> dict[str, Any]:
-    """Version."""
+    """Return the version."""
     return {"version": importlib.metadata.version("torchvision")}
 
 
 def torchvision_cuda(work: Work) -> _Cuda:
-    """``decode_jpeg(device="cuda")`` on a list of files, crop and flip image by image.
+    """Run ``decode_jpeg(device="cuda")`` on lists of files; crop and flip image by image.
 
     Source: torchvision's documentation of ``decode_jpeg``, which decodes a list in one batch on
     nvJPEG, and of the v2 transforms, which take one image with draws of its own at a time.
@@ -42,7 +42,7 @@ class _Cuda:
         from torchvision.transforms import v2
 
         class Encoded(Dataset):
-            """Files as they are: ``[bytes]`` uint8, and their class."""
+            """Yield encoded files, ``[bytes]`` uint8, and their class."""
 
             samples = ImageFolder(work.data).samples
 

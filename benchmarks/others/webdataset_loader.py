@@ -19,7 +19,7 @@ PER_SHARD = 100
 
 
 def webdataset_tensor_info(work: Work) -> dict[str, Any]:
-    """Version, and what its shards cost."""
+    """Return the version, and the costs of the shards."""
     return {
         "version": importlib.metadata.version("webdataset"),
         "note": "Batches come from one worker each; the second shuffle over all is left out.",
@@ -28,7 +28,7 @@ def webdataset_tensor_info(work: Work) -> dict[str, Any]:
 
 
 def webdataset_tensor(work: Work) -> _WebLoader:
-    """Shards and samples shuffled, decoded as tensors, batched and mixed in the workers.
+    """Shuffle shards and samples, and decode, batch and mix in the workers.
 
     Source: webdataset's documentation, "Creating a WebDataset" and "ResNet-50 on ImageNet". That
     also takes the batches apart again and shuffles between the workers, which costs a copy.
