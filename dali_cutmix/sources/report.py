@@ -1,30 +1,31 @@
-"""What a check of a source found: the report, as an object and as JSON."""
+"""The report of a check of a source, as an object and as JSON."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from dali_cutmix.core.checks import is_number, is_whole
+
 SMALL_SIDE = 224  # pixels: what most networks are trained at
 
-_MOST_IMAGES = 2**31
 _WAY_OUT = "Write it anew with `dali-cutmix check DATA --out report.json`."
 
 
 @dataclass(frozen=True)
 class BadImage:
-    """An image that cannot be used.
+    """Name an image that cannot be used.
 
     Attributes:
-        index: Its index in the source.
-        path: Where it is stored.
+        index: Index of the image in the source.
+        path: Where the image is stored.
         kind: One of `verdict.BAD_KINDS`.
-        reason: What a decoder or the system said.
+        reason: Message of a decoder or of the system.
     """
 
     index: int
@@ -35,7 +36,7 @@ class BadImage:
 
 @dataclass(frozen=True)
 class Spread:
-    """Smallest, median and largest of a quantity."""
+    """Hold the smallest, median and largest value of a quantity."""
 
     min: float
     median: float
@@ -43,7 +44,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Spread:
-        """Of ``[n]`` numbers; all 0 where there are none."""
+        """Return the spread of ``[n]`` numbers; all 0 if n is 0."""
         if not len(values):
             return cls(0, 0, 0)
         return cls(values.min().item(), float(np.median(values)), values.max().item())
@@ -51,15 +52,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the images whose header tells one.
+    """Hold the sizes of the images whose header tells a size.
 
     Attributes:
-        count: Number of them.
-        width: In pixels, not turned upright.
-        height: In pixels, not turned upright.
+        count: Number of these images.
+        width: Pixels, before an EXIF rotation.
+        height: Pixels, before an EXIF rotation.
         megapixels: Width times height, in millions.
-        file_bytes: Size of the file; of decoded pixels for a source of those.
-        num_small: How many have a side below 224 pixels.
+        file_bytes: Bytes of the file, or of the pixels in a source of pixels.
+        num_small: Number of images with a side below 224 pixels.
     """
 
     count: int
@@ -71,7 +72,7 @@ class Sizes:
 
     @classmethod
     def of(cls, height: np.ndarray, width: np.ndarray, file_bytes: np.ndarray) -> Sizes:
-        """Of three ``[n]`` arrays of whole numbers."""
+        """Return the sizes for three ``[n]`` arrays of whole numbers."""
         return cls(
             count=len(height),
             width=Spread.of(width),
@@ -84,15 +85,15 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_images` found.
+    """Hold the result of `check_images`.
 
     Attributes:
-        source: The source as it was given.
-        fingerprint: Of the images; see `StoredImages.fingerprint`.
+        source: The source that was checked, as its user named it.
+        fingerprint: Fingerprint of the images; see `StoredImages`.
         num_images: Number of images.
-        bad: The bad ones, by index.
-        sizes: How large the images are.
-        first_label: What the source was opened with; see `TFRecords`. None where nothing was given.
+        bad: The bad images, by index.
+        sizes: Sizes of the images.
+        first_label: Argument of `TFRecords` that the source was opened with; None without.
     """
 
     source: str
@@ -103,144 +104,102 @@ class Report:
     first_label: int | None = None
 
     def good_indices(self) -> np.ndarray:
-        """Indices of all images that are not bad: ``[num_images - len(bad)]`` int64, ascending."""
+        """Return the indices of all other images: ``[num_images - len(bad)]`` int64, sorted."""
         keep = np.ones(self.num_images, bool)
         keep[[image.index for image in self.bad]] = False
         return np.flatnonzero(keep).astype(np.int64)
 
     def to_json(self) -> str:
-        """As text that `from_json` reads. Names bad images only."""
+        """Return the report as text that `from_json` reads."""
         return json.dumps({"format": 1, **asdict(self)}, indent=1) + "\n"
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Report:
-        """Read a file that holds what `to_json` wrote.
+        """Read a file that holds the text of `to_json`.
 
         Raises:
-            OSError: It cannot be read.
-            ValueError: It is no report, of another format, or damaged.
+            OSError: The file cannot be read.
+            ValueError: The file is not a report, of another format, or damaged.
         """
         name = os.fspath(path)
         with open(name, encoding="utf-8") as file:
             try:
                 text = file.read()
             except UnicodeDecodeError:
-                raise ValueError(_no_report(name)) from None
+                raise ValueError(_not_a_report(name)) from None
         return cls.from_json(text, name)
 
     @classmethod
     def from_json(cls, text: str, name: str = "the report") -> Report:
-        """Read what `to_json` wrote. Unknown fields, such as ``odd`` of older reports, are ignored.
+        """Read the text of `to_json`. Unknown fields, such as ``odd`` before, are ignored.
 
         Args:
             text: The JSON text.
-            name: What messages call it.
+            name: Name of the report, for messages.
 
         Raises:
-            ValueError: It is no report, of another format, or damaged, with the field that is.
+            ValueError: The text is not a report, of another format, or damaged; the message names
+                the field.
         """
         try:
-            fields = json.loads(text)
-        except ValueError:
-            raise ValueError(_no_report(name)) from None
-        except RecursionError:
-            raise ValueError(_damaged_report(name, "it is nested too deeply")) from None
-        if not isinstance(fields, dict) or "format" not in fields:
-            raise ValueError(_no_report(name))
-        if fields["format"] != 1:
-            got = f"{fields['format']!r:.80}"
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict) or "format" not in content:
+            raise ValueError(_not_a_report(name))
+        if content["format"] != 1:
+            got = f"{content['format']!r:.80}"
             raise ValueError(f"{name} must be a report of format 1, got {got}. {_WAY_OUT}")
         try:
-            return _report(fields)
+            report: Report = _read(cls, content, "")
+            for place, image in enumerate(report.bad):
+                if not 0 <= image.index < report.num_images:
+                    rule = f"be below num_images={report.num_images}"
+                    raise _DamagedError(f"`bad[{place}].index` must {rule}, got {image.index}")
         except _DamagedError as error:
-            raise ValueError(_damaged_report(name, str(error))) from None
+            raise ValueError(f"{name} is a damaged report: {error}. {_WAY_OUT}") from None
+        return report
 
 
-def _damaged_report(name: str, problem: str) -> str:
-    return f"{name} is a damaged report: {problem}. {_WAY_OUT}"
-
-
-def _no_report(name: str) -> str:
-    return f"{name} is no report of `dali-cutmix check`. {_WAY_OUT}"
+def _not_a_report(name: str) -> str:
+    return f"{name} is not a report of `dali-cutmix check`. {_WAY_OUT}"
 
 
 class _DamagedError(Exception):
-    """What is wrong with which field."""
+    """Name a damaged field and its content."""
 
 
-def _report(fields: dict[str, Any]) -> Report:
-    _object(fields, "", ("source", "fingerprint", "num_images", "bad", "sizes"))
-    count = _whole(fields["num_images"], "num_images", 1, _MOST_IMAGES)
-    bad: dict[int, BadImage] = {}
-    for place, found in enumerate(_list(fields["bad"], "bad")):
-        name = f"bad[{place}]"
-        keys = ("path", "kind", "reason")
-        image = _object(found, name, ("index", *keys))
-        index = _whole(image["index"], f"{name}.index", 0, count - 1)
-        if index in bad:
-            raise _DamagedError(f"`{name}.index` must not be there twice, got {index}")
-        bad[index] = BadImage(index, *(_text(image[key], f"{name}.{key}") for key in keys))
-    first_label = fields.get("first_label")
-    if first_label is not None:
-        _whole(first_label, "first_label", 0, _MOST_IMAGES)
-    return Report(
-        source=_text(fields["source"], "source"),
-        fingerprint=_text(fields["fingerprint"], "fingerprint"),
-        num_images=count,
-        bad=tuple(bad.values()),
-        sizes=_sizes(fields["sizes"], count),
-        first_label=first_label,
-    )
+def _read(kind: Any, value: Any, name: str) -> Any:
+    """Return JSON's value as a field's type, a dataclass, a tuple, or a plain type.
 
-
-def _sizes(value: Any, num_images: int) -> Sizes:
-    spreads = ("width", "height", "megapixels", "file_bytes")
-    fields = _object(value, "sizes", ("count", "num_small", *spreads))
-    return Sizes(
-        count=_whole(fields["count"], "sizes.count", 0, num_images),
-        num_small=_whole(fields["num_small"], "sizes.num_small", 0, num_images),
-        **{name: _spread(fields[name], f"sizes.{name}") for name in spreads},
-    )
-
-
-def _spread(value: Any, name: str) -> Spread:
-    keys = ("min", "median", "max")
-    fields = _object(value, name, keys)
-    return Spread(*(_number(fields[key], f"{name}.{key}") for key in keys))
-
-
-def _object(value: Any, name: str, keys: tuple[str, ...] = ()) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _damaged(name, "be an object", value)
-    for key in keys:
-        if key not in value:
-            raise _DamagedError(f"`{name}{'.' * bool(name)}{key}` is missing")
+    Args:
+        kind: Type of the field.
+        value: Content of the field.
+        name: Path of the field, for messages.
+    """
+    if isinstance(kind, type) and is_dataclass(kind):
+        _check(isinstance(value, dict), name, "an object", value)
+        kinds, parts = get_type_hints(kind), {}
+        for field in fields(kind):
+            path = f"{name}.{field.name}".removeprefix(".")
+            if field.name in value:
+                parts[field.name] = _read(kinds[field.name], value[field.name], path)
+            elif field.default is MISSING:
+                raise _DamagedError(f"`{path}` is missing")
+        return kind(**parts)
+    if get_origin(kind) is tuple:
+        _check(isinstance(value, list), name, "a list", value)
+        item_kind = get_args(kind)[0]
+        return tuple(_read(item_kind, item, f"{name}[{i}]") for i, item in enumerate(value))
+    if kind is float:
+        _check(is_number(value) and math.isfinite(value), name, "a finite number", value)
+    elif kind is str:
+        _check(isinstance(value, str), name, "text", value)
+    elif value is not None or kind is int:  # `int` or `int | None`
+        _check(is_whole(value) and value >= 0, name, "a whole number of at least 0", value)
     return value
 
 
-def _list(value: Any, name: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise _damaged(name, "be a list", value)
-    return value
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise _damaged(name, "be text", value)
-    return value
-
-
-def _whole(value: Any, name: str, least: int, most: int) -> int:
-    if type(value) is not int or not least <= value <= most:  # True is an int, too
-        raise _damaged(name, f"be a whole number in [{least}, {most}]", value)
-    return value
-
-
-def _number(value: Any, name: str) -> float:
-    if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise _damaged(name, "be a finite number of at least 0", value)
-    return value
-
-
-def _damaged(name: str, rule: str, value: Any) -> _DamagedError:
-    return _DamagedError(f"`{name}` must {rule}, got {value!r:.80}")
+def _check(is_right: bool, name: str, rule: str, value: Any) -> None:
+    if not is_right:
+        raise _DamagedError(f"`{name}` must be {rule}, got {value!r:.80}")

@@ -375,105 +375,10 @@ def test_report_survives_json_and_gives_the_good_indices(mixed: Path) -> None:
     assert good.tolist() == [0, 1, 2, 4, *range(6, 23)]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "r.json is no report of `dali-cutmix check`."),
-        ("[]", "r.json is no report of `dali-cutmix check`."),
-        ('{"a": 1}', "r.json is no report of `dali-cutmix check`."),
-        ('{"format": 2}', "r.json must be a report of format 1, got 2."),
-        ("9" * 5000, "r.json is no report of `dali-cutmix check`."),
-        ("[" * 100_000, "r.json is a damaged report: it is nested too deeply."),
-        ('{"format": 1}', "r.json is a damaged report: `source` is missing."),
-    ],
-)
-def test_what_is_no_report_is_refused(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=r"r\.json") as caught:
-        Report.from_json(text, "r.json")
-    way_out = "Write it anew with `dali-cutmix check DATA --out report.json`."
-    assert str(caught.value) == f"{message} {way_out}"
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "problem"),
-    [
-        ("num_images", 2**31 + 1, "`num_images` must be a whole number in [1, 2147483648]"),
-        ("num_images", True, "`num_images` must be a whole number in [1, 2147483648]"),
-        ("source", 3, "`source` must be text"),
-        ("fingerprint", None, "`fingerprint` must be text"),
-        ("first_label", -1, "`first_label` must be a whole number in [0, 2147483648]"),
-        ("bad", {}, "`bad` must be a list"),
-        ("bad.0", 7, "`bad[0]` must be an object"),
-        ("bad.0.index", -1, "`bad[0].index` must be a whole number in [0, 22]"),
-        ("bad.1.index", 23, "`bad[1].index` must be a whole number in [0, 22]"),
-        ("bad.1.index", 3, "`bad[1].index` must not be there twice"),
-        ("bad.1.index", 5.0, "`bad[1].index` must be a whole number in [0, 22]"),
-        ("bad.0.reason", [], "`bad[0].reason` must be text"),
-        ("sizes.count", 24, "`sizes.count` must be a whole number in [0, 23]"),
-        ("sizes.width", 4, "`sizes.width` must be an object"),
-        ("sizes.width.max", "4", "`sizes.width.max` must be a finite number of at least 0"),
-        (
-            "sizes.width.max",
-            float("nan"),
-            "`sizes.width.max` must be a finite number of at least 0",
-        ),
-    ],
-)
-def test_damaged_field_of_a_report_is_named_with_what_it_holds(
-    field: str, value: Any, problem: str
-) -> None:
-    spread = {"min": 1, "median": 2.5, "max": 4}
-    names = ("width", "height", "megapixels", "file_bytes")
-    whole = {
-        "format": 1,
-        "source": "data",
-        "fingerprint": "0" * 16,
-        "num_images": 23,
-        "bad": [{"index": index, "path": "a", "kind": "b", "reason": "c"} for index in (3, 5)],
-        "sizes": {"count": 22, "num_small": 0, **{name: dict(spread) for name in names}},
-    }
-    report = Report.from_json(json.dumps(whole))
-    assert (report.first_label, [image.index for image in report.bad]) == (None, [3, 5])
-    holder: Any = whole
-    *path, last = (int(key) if key.isdecimal() else key for key in field.split("."))
-    for key in path:
-        holder = holder[key]
-    holder[last] = value
-    with pytest.raises(ValueError, match="damaged") as caught:
-        Report.from_json(json.dumps(whole), "r.json")
-    way_out = "Write it anew with `dali-cutmix check DATA --out report.json`."
-    got = f"{value!r:.80}"
-    assert str(caught.value) == f"r.json is a damaged report: {problem}, got {got}. {way_out}"
-
-
-def test_field_that_is_missing_inside_is_named(mixed: Path) -> None:
-    report = check_images(FileList.from_folder(mixed), num_threads=2, max_pixels=None)
-    fields = json.loads(report.to_json())
-    del fields["sizes"]["height"]["median"]
-    with pytest.raises(ValueError, match=r"report: `sizes\.height\.median` is missing\. Write it"):
-        Report.from_json(json.dumps(fields))
-
-
 def test_report_of_an_older_version_is_read_without_its_list_of_odd_files(mixed: Path) -> None:
     report = check_images(FileList.from_folder(mixed), num_threads=2, max_pixels=None)
     fields = json.loads(report.to_json()) | {"odd": {"progressive": [[7, "a"]]}}
     assert Report.from_json(json.dumps(fields)) == report
-
-
-def test_file_that_is_no_text_is_no_report(mixed: Path, tmp_path: Path) -> None:
-    report = check_images(FileList.from_folder(mixed), num_threads=2, max_pixels=None)
-    path = tmp_path / "r.json"
-    path.write_text(report.to_json())
-    assert Report.read(path) == report
-    path.write_bytes(b"\xff\xfe\0")
-    with pytest.raises(ValueError, match="is no report") as caught:
-        Report.read(path)
-    assert str(caught.value) == (
-        f"{path} is no report of `dali-cutmix check`. Write it anew with `dali-cutmix check DATA "
-        "--out report.json`."
-    )
-    with pytest.raises(FileNotFoundError):
-        Report.read(tmp_path / "nowhere.json")
 
 
 def test_sizes_are_those_of_the_headers(photos: list[np.ndarray]) -> None:

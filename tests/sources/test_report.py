@@ -1,0 +1,101 @@
+"""Reading the report of a check: a damaged report is refused by its field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dali_cutmix.sources.report import Report
+
+WAY_OUT = "Write it anew with `dali-cutmix check DATA --out report.json`."
+
+
+def content() -> dict[str, Any]:
+    spread = {"min": 1, "median": 2.5, "max": 4}
+    names = ("width", "height", "megapixels", "file_bytes")
+    return {
+        "format": 1,
+        "source": "data",
+        "fingerprint": "0" * 16,
+        "num_images": 23,
+        "bad": [{"index": index, "path": "a", "kind": "b", "reason": "c"} for index in (3, 5)],
+        "sizes": {"count": 22, "num_small": 0, **{name: dict(spread) for name in names}},
+    }
+
+
+def holder_of(tree: Any, field: str) -> tuple[Any, Any]:
+    *path, last = (int(key) if key.isdecimal() else key for key in field.split("."))
+    for key in path:
+        tree = tree[key]
+    return tree, last
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    report = Report.from_json(json.dumps(content()))
+    assert [image.index for image in report.bad] == [3, 5]
+    assert report.sizes.width.median == 2.5
+    assert report.first_label is None
+    assert report.good_indices().tolist() == [0, 1, 2, 4, *range(6, 23)]
+    path = tmp_path / "r.json"
+    path.write_text(report.to_json())
+    assert Report.read(path) == report
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', "9" * 5000, "[" * 100_000, b"\xff\xfe\0"])
+def test_another_file_than_a_report_is_refused(tmp_path: Path, text: str | bytes) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match="is not a report") as caught:
+        Report.read(path)
+    assert str(caught.value) == f"{path} is not a report of `dali-cutmix check`. {WAY_OUT}"
+
+
+def test_another_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="format 1") as caught:
+        Report.from_json('{"format": 2}', "r.json")
+    assert str(caught.value) == f"r.json must be a report of format 1, got 2. {WAY_OUT}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("num_images", True, "`num_images` must be a whole number of at least 0"),
+        ("source", 3, "`source` must be text"),
+        ("fingerprint", None, "`fingerprint` must be text"),
+        ("first_label", -1, "`first_label` must be a whole number of at least 0"),
+        ("bad", {}, "`bad` must be a list"),
+        ("bad.0", 7, "`bad[0]` must be an object"),
+        ("bad.0.index", -1, "`bad[0].index` must be a whole number of at least 0"),
+        ("bad.1.index", 23, "`bad[1].index` must be below num_images=23"),
+        ("bad.1.index", 5.0, "`bad[1].index` must be a whole number of at least 0"),
+        ("bad.0.reason", [], "`bad[0].reason` must be text"),
+        ("sizes.count", None, "`sizes.count` must be a whole number of at least 0"),
+        ("sizes.width", 4, "`sizes.width` must be an object"),
+        ("sizes.width.max", "4", "`sizes.width.max` must be a finite number"),
+        ("sizes.width.max", float("nan"), "`sizes.width.max` must be a finite number"),
+    ],
+)
+def test_a_damaged_field_is_named_with_its_content(field: str, value: Any, rule: str) -> None:
+    damaged = content()
+    holder, key = holder_of(damaged, field)
+    holder[key] = value
+    with pytest.raises(ValueError, match="damaged") as caught:
+        Report.from_json(json.dumps(damaged), "r.json")
+    got = f"{value!r:.80}"
+    assert str(caught.value) == f"r.json is a damaged report: {rule}, got {got}. {WAY_OUT}"
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [("source", "source"), ("bad.1.path", "bad[1].path"), ("sizes.height.min", "sizes.height.min")],
+)
+def test_a_missing_field_is_named(field: str, name: str) -> None:
+    damaged = content()
+    holder, key = holder_of(damaged, field)
+    del holder[key]
+    with pytest.raises(ValueError, match="damaged") as caught:
+        Report.from_json(json.dumps(damaged), "r.json")
+    assert str(caught.value) == f"r.json is a damaged report: `{name}` is missing. {WAY_OUT}"
