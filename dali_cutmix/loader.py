@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler
 from torch.utils.data import DataLoader as TorchLoader
 
 from dali_cutmix.core.errors import BadFileError
-from dali_cutmix.from_torch.swap import check_torch_keywords
+from dali_cutmix.from_torch.keywords import check_torch_keywords
 from dali_cutmix.mixing.plan import Mix
 from dali_cutmix.order.progress import Progress
 from dali_cutmix.order.sampler import EpochSampler, Remainder
@@ -167,6 +167,10 @@ class DataLoader:
         The dataset, its ``transform``, the order of samples, the sizes of batches and the mix in
         ``collate_fn`` are translated. No image is read, and ``loader`` stays as it is. Draws keep
         their distribution; the numbers are new, and come from ``seed``.
+
+        A ``collate_fn``, and a ``transform`` that is a function, are called on synthetic data and
+        compared with the mix or the list inside. What they do with other data is not seen. Random
+        states are put back.
 
         Args:
             loader: A loader over torchvision's ``ImageFolder``, ``DatasetFolder``, ``CIFAR10`` or
