@@ -10,10 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvidia.dali import Pipeline, fn
+from nvidia.dali import Pipeline, fn, types
 
+import reference
+from dali_cutmix import MixPlan, Rect
 from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.math import GRAPH, HOST, Math
+from dali_cutmix.core.tree import Structure, map_leaves
+from dali_cutmix.mixing.paste import without_empty
 
 #: Where pixels are made: every test that makes some runs on both.
 BACK_ENDS = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
@@ -132,6 +137,44 @@ def cuts(
 def math_of(value: Any) -> Math:
     """The arithmetic of what a function was given, nodes or arrays."""
     return HOST if isinstance(value, np.ndarray) else GRAPH
+
+
+def plan_of(
+    size: tuple[int, int], own: Any, partner: Any, kept: Any, anchor: Any, extent: Any
+) -> MixPlan:
+    """Return the plan of two regions, of nodes, that pastes the given cuts of the partner."""
+    rect = Rect(
+        fn.stack(types.Constant(np.zeros(2, np.int32)), anchor),
+        fn.stack(types.Constant(np.array(size, np.int32)), extent),
+    )
+    weight = fn.stack(kept, 1.0 - kept)
+    return MixPlan(fn.stack(own, partner), weight, size, taken=rect, put=rect, lam=kept)
+
+
+def operated(mix: Any, plan: MixPlan, images: np.ndarray, back_end: str = "cpu") -> np.ndarray:
+    """What a mix's operators make of images and of a plan of arrays or tensors."""
+    plan = without_empty(map_leaves(np.asarray, plan)).for_operators()
+    structure = Structure(plan)
+
+    def define(image: Any, *leaves: Any) -> Any:
+        # Copied, since an input of a graph cannot be its output.
+        sample = Sample(on(back_end, fn.copy(image)))
+        return [mix.operate(sample, structure.build(leaves), Frame(plan.size)).image]
+
+    return run(define, [(images, *structure.leaves(plan))], back_end)[0][0]
+
+
+def steps(plan: Any) -> list[reference.Step]:
+    """The plans of one rectangle or blend each that a plan consists of, in order."""
+    if hasattr(plan, "choice"):
+        return steps(plan.plans[int(plan.choice[0])])
+    if hasattr(plan, "plans"):
+        return [step for part in plan.plans for step in steps(part)]
+    taken, put = (
+        None if rect is None else np.stack([rect.anchor, rect.extent], axis=2)
+        for rect in (plan.taken, plan.put)
+    )
+    return [reference.Step(np.asarray(plan.source), np.asarray(plan.weight), taken, put)]
 
 
 def fields(plan: Any) -> dict[str, Any]:

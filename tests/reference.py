@@ -11,6 +11,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from math import erf, sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,6 +68,53 @@ def pasted(
     return result
 
 
+class Step(NamedTuple):
+    """One plan as plain arrays: it pastes, blends where ``put`` is None, or erases.
+
+    ``source`` and ``weight`` are ``[B, k]``. ``taken`` and ``put`` are ``[B, k, 2, 2]``: anchor and
+    extent, (y, x). A step that erases takes nothing.
+    """
+
+    source: np.ndarray
+    weight: np.ndarray
+    taken: np.ndarray | None
+    put: np.ndarray | None
+
+
+def followed(
+    pixels: np.ndarray, steps: Sequence[Step], fill: float | Sequence[float] | None = None
+) -> np.ndarray:
+    """Pixels ``[B, height, width, ...]`` after each step, sample by sample and region by region.
+
+    Where a step erases, ``fill`` is put; None leaves the pixels as they were.
+    """
+    for source, weight, taken, put in steps:
+        before, pixels = pixels, pixels.copy()
+        if put is None:
+            pixels = np.zeros(before.shape)
+        for sample, region in np.ndindex(source.shape):
+            other = before[source[sample, region]]
+            if put is None:
+                pixels[sample] += float(weight[sample, region]) * other
+                continue
+            (y, x), (height, width) = put[sample, region]
+            window = slice(y, y + height), slice(x, x + width)
+            if taken is not None:
+                (v, u), extent = taken[sample, region]
+                assert tuple(extent) == (height, width), "resizing is another oracle's"
+                pixels[sample][window] = other[v : v + height, u : u + width]
+            elif fill is not None:
+                pixels[sample][window] = fill
+    return pixels
+
+
+def owned(steps: Sequence[Step], num_samples: int, size: tuple[int, int]) -> np.ndarray:
+    """Share of every sample in what each sample shows, by painting: ``[B, B]``."""
+    start = np.zeros((num_samples, *size, num_samples))
+    start[range(num_samples), ..., range(num_samples)] = 1
+    return followed(start, steps).mean(axis=(1, 2))
+
+
 # --- Boxes, from the code of those who published them -------------------------------------------
 
 
@@ -109,6 +158,16 @@ def intervals(length: int, side: int, placement: str) -> list[tuple[int, int]]:
     return [(min(max(c - half, 0), length), max(min(c + after, length), 0)) for c in centres]
 
 
+def likelihoods(length: int, num_places: int, placement: str) -> np.ndarray:
+    """Probability of each place that `intervals` lists."""
+    if placement != "gaussian":
+        return np.full(num_places, 1 / num_places)
+    # The normal law around the middle with a deviation of a quarter of the side; what lies beyond
+    # the border is moved onto the first or last pixel.
+    ends = [0.5 * (1 + erf((end / length - 0.5) / 0.25 / sqrt(2))) for end in range(1, length)]
+    return np.diff([0, *ends, 1])
+
+
 def sides_law(size: tuple[int, int], cdf: Cdf = float) -> Iterator[tuple[float, int, int]]:
     """Every pair of whole sides a cut can have before it is placed, with its probability.
 
@@ -136,7 +195,8 @@ def mean_kept(size: tuple[int, int], placement: str, cdf: Cdf = float) -> float:
         lengths = []
         for length, side in zip(size, (side_y, side_x), strict=True):
             places = intervals(length, side, placement)
-            lengths.append(sum(high - low for low, high in places) / len(places) / length)
+            chances = likelihoods(length, len(places), placement)
+            lengths.append(float(np.diff(places)[:, 0] @ chances) / length)
         cut += probability * lengths[0] * lengths[1]
     return 1 - cut
 
@@ -149,8 +209,9 @@ def coverage(size: tuple[int, int], placement: str, cdf: Cdf = float) -> np.ndar
         for length, side in zip(size, (side_y, side_x), strict=True):
             places = intervals(length, side, placement)
             axis = np.zeros(length)
-            for low, high in places:
-                axis[low:high] += 1 / len(places)
+            chances = likelihoods(length, len(places), placement)
+            for (low, high), chance in zip(places, chances, strict=True):
+                axis[low:high] += chance
             axes.append(axis)
         result += probability * np.outer(*axes)
     return result

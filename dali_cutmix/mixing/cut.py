@@ -35,6 +35,9 @@ NUM_CANDIDATES = 64  # cuts drawn when bounds are set on the kept fraction
 #: Standard deviation of a Gaussian centre, as a share of the image's side. The paper states none.
 GAUSSIAN_STD = 0.25
 
+#: Radians. A float32 number, which DALI's constants are, so that both carriers compute the same.
+_TURN = float(np.float32(2 * pi))
+
 
 def clipped(lam: Any, place: Any, size: Size, math: Math) -> Cut:
     """Cut as the authors do: centre uniform over the pixels, sides even, clipped by the border.
@@ -95,8 +98,8 @@ def gaussian(lam: Any, place: Any, size: Size, math: Math) -> Cut:
     # Box and Muller: two uniform numbers make two normal ones. A float32 may be rounded up to 1.
     uniforms = math.cast(place, FLOAT64)
     radius = math.sqrt(math.log(math.maximum(1.0 - math.column(uniforms, 0), 2.0**-24)) * -2.0)
-    turn = math.column(uniforms, 1) * (2 * pi) - math.constant(np.array([0, pi / 2]))
-    normal = radius * math.cos(turn)
+    turn = math.column(uniforms, 1) * _TURN
+    normal = radius * math.cos(turn - math.constant(np.array([0, _TURN / 4])))
     centre = math.floor(sides * (normal * GAUSSIAN_STD + 0.5))
     centre = math.minimum(math.maximum(centre, 0.0), sides - 1.0)
     return _between(centre - half, centre + half, size, math)

@@ -78,6 +78,7 @@ class RICAP:
         weight = extent.prod(axis=2) / np.float64(sides.prod())
         regions = [source, taken, corner, extent]
         source, taken, corner, extent = _repeat_for_empty(regions, extent.min(axis=2) > 0)
+        source[:, 0] = own  # also where its region is empty: another one covers it then
         return MixPlan(
             source=source,
             weight=weight.astype(np.float32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 import reference
 from dali_cutmix.mixing import cut
-from graphs import cuts, run_on_both
+from graphs import cuts, math_of, run_on_both
 
 SIZES = [(12, 20), (20, 12), (7, 5), (1, 9), (32, 32)]
 # 0 and 1; the fractions at which a side of 12 or 20 steps, from both sides; and some between.
@@ -27,7 +28,9 @@ LAMS = [
 def squares(side: int, place: Any, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Anchors and extents ``[n, 2]`` of squares at ``n`` places."""
     place = np.asarray(place, np.float32)
-    ((anchor, extent),) = run_on_both(lambda place: cut.square(side, place, size), [([place],)])
+    ((anchor, extent),) = run_on_both(
+        lambda place: cut.square(side, place, size, math_of(place)), [([place],)]
+    )
     return anchor[0], extent[0]
 
 
@@ -106,7 +109,7 @@ def test_no_cut_leaves_the_image(placement: str, size: tuple[int, int]) -> None:
     assert (extent[10:20] == 0).all()  # lam of 1 keeps everything
 
 
-@pytest.mark.parametrize("placement", cut.PLACEMENTS)
+@pytest.mark.parametrize("placement", [name for name in cut.PLACEMENTS if name != "gaussian"])
 def test_uniform_number_rounded_up_to_one_is_the_last_place(placement: str) -> None:
     almost, one = (
         cuts(cut.PLACEMENTS[placement], [0.5], [[place, place]], (24, 32))
@@ -148,7 +151,7 @@ def test_one_cut_and_many_candidates_are_the_same_arithmetic(placement: str) -> 
     lam, place = generator.random((50, 1), np.float32), generator.random((50, 2), np.float32)
     size = (24, 40)
     single = run_on_both(
-        lambda lam, place: cut.PLACEMENTS[placement](lam, place, size), [(lam, place)]
+        lambda lam, place: cut.PLACEMENTS[placement](lam, place, size, math_of(lam)), [(lam, place)]
     )[0]
     np.testing.assert_array_equal(single, cuts(cut.PLACEMENTS[placement], lam, place, size))
 
@@ -228,13 +231,34 @@ def coverage(function: Any, size: tuple[int, int], placement: str) -> np.ndarray
     return result
 
 
-@pytest.mark.parametrize("placement", cut.PLACEMENTS)
+@pytest.mark.parametrize("placement", [name for name in cut.PLACEMENTS if name != "gaussian"])
 @pytest.mark.parametrize("size", [(16, 16), (8, 12)])
 def test_probability_of_being_cut_is_known_for_each_pixel(
     placement: str, size: tuple[int, int]
 ) -> None:
     found = coverage(cut.PLACEMENTS[placement], size, placement)
     np.testing.assert_allclose(found, reference.coverage(size, placement), atol=1e-12)
+
+
+def test_gaussian_centres_are_those_of_box_and_muller_around_the_middle() -> None:
+    size, sides = (24, 40), (8, 14)
+    rng = np.random.default_rng(0)
+    places = rng.random((4000, 2), np.float32)
+    places[:2], places[2:4] = (0, 0.3), (1, 0.3)  # one in 30 million of the numbers is 1
+    lam = 1 - (8.5 / 24) ** 2
+    anchor, extent = cuts(cut.gaussian, lam, places, size)
+    seen = set()
+    for (u, v), low, lengths in zip(places.tolist(), anchor, extent, strict=True):
+        radius = math.sqrt(-2 * math.log(max(1 - u, 2**-24)))
+        normal = radius * math.cos(2 * math.pi * v), radius * math.sin(2 * math.pi * v)
+        for axis in (0, 1):
+            centre = math.floor(size[axis] * (0.5 + normal[axis] / 4))
+            centre = min(max(centre, 0), size[axis] - 1)
+            half = sides[axis] // 2
+            ends = max(centre - half, 0), min(centre + half, size[axis])
+            assert (low[axis], low[axis] + lengths[axis]) == ends
+            seen.add((axis, centre))
+    assert len(seen) > 60  # of 64
 
 
 def test_clipped_cuts_prefer_the_centre() -> None:
@@ -266,7 +290,7 @@ def test_sides_between_shares_are_whole_and_stay_below_the_larger(size: tuple[in
     for place in (0.0, 0.5, np.nextafter(np.float32(1), np.float32(0))):
         places = np.full((len(grid), 2), place, np.float32)
         ((anchor, extent),) = run_on_both(
-            lambda length, place: cut.between_sides(length, sides, place, size),
+            lambda length, place: cut.between_sides(length, sides, place, size, math_of(place)),
             [([lengths.astype(np.float32)], [places])],
         )
         np.testing.assert_array_equal(extent[0], grid + low)
@@ -279,8 +303,12 @@ def test_kept_is_a_correctly_rounded_quotient_of_two_counts(size: tuple[int, int
     generator = np.random.default_rng(0)
     extent = generator.integers(0, np.add(size, 1), (5000, 2), dtype=np.int32)
     extent[0], extent[1] = 0, size
-    ((single,),) = run_on_both(lambda extent: [cut.kept(extent, size)], [(extent,)])
-    ((many,),) = run_on_both(lambda extent: [cut.kept(extent, size)], [([extent],)])
+
+    def define(extent: Any) -> Any:
+        return [cut.kept(extent, size, math_of(extent))]
+
+    ((single,),) = run_on_both(define, [(extent,)])
+    ((many,),) = run_on_both(define, [([extent],)])
     wanted = [
         np.float32(Fraction(size[0] * size[1] - int(h) * int(w), size[0] * size[1]))
         for h, w in extent
@@ -308,5 +336,7 @@ def test_first_cut_within_the_bounds_is_taken_and_else_the_nearest(
     kept = np.full((1, cut.NUM_CANDIDATES, 1), 1.0, np.float32)
     for index, value in values.items():
         kept[0, index] = value
-    ((found,),) = run_on_both(lambda kept: [cut.first_within(kept, 0.3, 0.7)], [(kept,)])
+    ((found,),) = run_on_both(
+        lambda kept: [cut.first_within(kept, 0.3, 0.7, math_of(kept))], [(kept,)]
+    )
     assert found.tolist() == [wanted]

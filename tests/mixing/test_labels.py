@@ -13,22 +13,28 @@ from nvidia.dali import Pipeline, fn
 
 import reference
 from dali_cutmix import MixedTarget, MixPlan, cutmix_plan, dense_target, mixed_target, paste
-from graphs import BACK_ENDS, on, run
+from graphs import BACK_ENDS, on, plan_of, run
 
 
-def targets(label: Any, partner: Any, kept: Any) -> SimpleNamespace:
-    """Labels ``[B, 2]`` and weights ``[B, 2]`` of a plan that is not drawn but given."""
+def targets(label: Any, source: Any, weight: Any) -> SimpleNamespace:
+    """Labels ``[B, k]`` and weights ``[B, k]`` of a plan that is not drawn but given."""
 
-    def define(label: Any, partner: Any, kept: Any) -> Any:
-        return mixed_target(label, MixPlan(None, partner, None, kept, None, None, (1, 1)))
+    def define(label: Any, source: Any, weight: Any) -> Any:
+        return mixed_target(label, MixPlan(source, weight, (1, 1)))
 
-    batch = (label, np.asarray(partner, np.int32), np.asarray(kept, np.float32))
-    ((label, weight),) = run(define, [batch])
-    return SimpleNamespace(label=label, weight=weight)
+    source, weight = np.asarray(source, np.int32), np.asarray(weight, np.float32)
+    ((labels, weights),) = run(define, [(label, source, weight)])
+    return SimpleNamespace(label=labels, weight=weights)
+
+
+def pairs(partner: Any, kept: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Sources and weights of a plan of two regions."""
+    kept = np.asarray(kept)
+    return np.stack([np.arange(len(kept)), partner], axis=1), np.stack([kept, 1 - kept], axis=1)
 
 
 def test_own_class_weighs_what_is_kept_and_the_partners_the_rest() -> None:
-    found = targets(np.array([7, 8, 9]), [1, 2, 0], [0.75, 0.5, 0.0])
+    found = targets(np.array([7, 8, 9]), *pairs([1, 2, 0], [0.75, 0.5, 0.0]))
     assert found.label.tolist() == [[7, 8], [8, 9], [9, 7]]
     assert found.weight.tolist() == [[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]]
     assert (found.label.dtype, found.weight.dtype) == (np.int64, np.float32)
@@ -40,22 +46,32 @@ def test_labels_may_be_any_whole_numbers_scalar_or_of_one_element(
     dtype: Any, shape: tuple[int, ...]
 ) -> None:
     label = np.array([3, 200, 5], dtype).reshape(3, *shape)
-    assert targets(label, [2, 0, 1], [0.5] * 3).label.tolist() == [[3, 5], [200, 3], [5, 200]]
+    assert targets(label, *pairs([2, 0, 1], [0.5] * 3)).label.tolist() == [
+        [3, 5],
+        [200, 3],
+        [5, 200],
+    ]
 
 
 def test_label_beyond_32_bits_survives() -> None:
-    assert targets(np.array([2**40, 1]), [1, 0], [0.5] * 2).label[0].tolist() == [2**40, 1]
+    found = targets(np.array([2**40, 1]), *pairs([1, 0], [0.5] * 2))
+    assert found.label[0].tolist() == [2**40, 1]
 
 
-def test_sample_that_is_its_own_partner_keeps_all_weight_whatever_was_erased() -> None:
-    found = targets(np.array([4, 5, 6]), [0, 1, 2], [0.3, 0.0, 1.0])
-    assert found.weight.tolist() == [[1, 0]] * 3
-    assert found.label.tolist() == [[4, 4], [5, 5], [6, 6]]
+@pytest.mark.parametrize("k", [1, 3, 4])
+def test_a_plan_of_any_number_of_regions_gives_as_many_classes(k: int) -> None:
+    rng = np.random.default_rng(k)
+    label, source = rng.integers(0, 9, 6), rng.integers(0, 6, (6, k))
+    weight = rng.dirichlet(np.ones(k), 6).astype(np.float32)
+    found = targets(label, source, weight)
+    for sample in range(6):
+        assert found.label[sample].tolist() == [label[other] for other in source[sample]]
+    np.testing.assert_array_equal(found.weight, weight)
 
 
 def test_targets_are_a_pure_function_of_labels_and_plan() -> None:
     rng = np.random.default_rng(0)
-    given = rng.integers(0, 9, 64), rng.permutation(64), rng.random(64)
+    given = rng.integers(0, 9, 64), *pairs(rng.permutation(64), rng.random(64))
     one, other = targets(*given), targets(*given)
     np.testing.assert_array_equal(one.weight, other.weight)
     np.testing.assert_array_equal(one.label, other.label)
@@ -79,7 +95,7 @@ def test_weights_of_equal_classes_add_up_to_the_share_of_their_pixels(
         plans.append((rng.permutation(8).astype(np.int32), kept, ends[0], extent))
 
     def define(image: Any, label: Any, own: Any, partner: Any, kept: Any, *cut: Any) -> Any:
-        plan = MixPlan(own, partner, None, kept, *cut, size)
+        plan = plan_of(size, own, partner, kept, *cut)
         return paste(on(back_end, image), plan), *mixed_target(label, plan)
 
     given = [(images, labels, owners.astype(np.int32), *plan) for plan in plans]

@@ -26,11 +26,13 @@ from dali_cutmix import (
     MixedTarget,
     MixUp,
     dense_target,
+    mix_images,
+    mix_plan,
     mixed_cross_entropy,
     mixed_target,
 )
 from dali_cutmix.mixing import cut
-from graphs import cuts, draw, run
+from graphs import cuts, draw, math_of, run
 
 try:
     from kornia.augmentation import RandomCutMixV2
@@ -138,7 +140,7 @@ def test_timm_cuts_the_same_minmax_box_for_the_same_draw(
     found = [timm.data.mixup.rand_bbox_minmax((3, *size), minmax) for _ in places]
 
     def define(length: Any, place: Any) -> Any:
-        return cut.between_sides(length, minmax, place, size)
+        return cut.between_sides(length, minmax, place, size, math_of(place))
 
     ((anchor, extent),) = run(define, [([lengths], [places])])
     np.testing.assert_array_equal(
@@ -204,8 +206,8 @@ def mixed_batches(mix: Any, number: int = 25, batch_size: int = 8) -> list[Simpl
         given.append((images, (np.arange(batch_size) * 3 + i) % NUM_CLASSES))
 
     def define(image: Any, label: Any) -> Any:
-        plan = mix.plan(SIZE)
-        mixed, target = mix.apply(image, plan), mixed_target(label, plan)
+        plan = mix_plan(mix, SIZE)
+        mixed, target = mix_images(mix, image, plan), mixed_target(label, plan)
         return mixed, *target, *(getattr(plan, name) for name in names[3:])
 
     batches = []
@@ -390,7 +392,7 @@ def assert_same_law(plan: SimpleNamespace, kept: np.ndarray, boxes: np.ndarray) 
 
 def drawn(mix: CutMix) -> SimpleNamespace:
     # One draw per batch is one draw per sample drawn less often: `test_plan.py` holds that.
-    return draw(lambda: replace(mix, per="sample").plan(SIZE), NUM_DRAWS, 2)
+    return draw(lambda: mix_plan(replace(mix, per="sample"), SIZE), NUM_DRAWS, 2)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
@@ -449,5 +451,5 @@ def test_torchvision_and_timm_blend_by_the_same_law(alpha: float) -> None:
         (MixUp.torchvision(alpha=alpha), torchvisions),
         (MixUp.timm(alpha=alpha), timms),
     ):
-        ours = draw(lambda mix=mix: replace(mix, per="sample").plan(SIZE), NUM_DRAWS, 2).kept
+        ours = draw(lambda mix=mix: mix_plan(replace(mix, per="sample"), SIZE), NUM_DRAWS, 2).kept
         assert stats.ks_2samp(ours.ravel(), theirs).pvalue > LEAST_P

@@ -19,6 +19,7 @@ from scipy import stats
 import graphs
 import reference
 from dali_cutmix import CutMix, Cutout, MixUp, cutmix_plan, cutout_plan, mixup_plan
+from dali_cutmix.mixing import cut
 from graphs import define_in_a_graph, draw
 
 ERRORS = 4.5  # tolerance in standard errors
@@ -269,7 +270,7 @@ def test_mean_kept_follows_from_alpha(alpha: float) -> None:
     assert plan.kept.mean() == pytest.approx(wanted, abs=ERRORS * error)
 
 
-@pytest.mark.parametrize("placement", ["clipped", "clipped_whole", "inside", "uniform"])
+@pytest.mark.parametrize("placement", cut.PLACEMENTS)
 def test_pixels_are_cut_as_often_as_the_placement_says(placement: Any) -> None:
     plan = draw(lambda: cutmix_plan(SIZE, placement=placement), 4000, 5, only=("anchor", "extent"))
     anchor, extent = plan.anchor.reshape(-1, 2), plan.extent.reshape(-1, 2)
@@ -279,6 +280,33 @@ def test_pixels_are_cut_as_often_as_the_placement_says(placement: Any) -> None:
     # the worst lies beyond 5 of them once in 2000 seeds.
     error = np.sqrt(wanted * (1 - wanted) / len(anchor))
     assert (np.abs(found - wanted) / error).max() < 5
+
+
+@pytest.mark.parametrize("placement", ["clipped", "inside", "gaussian"])
+def test_a_fixed_fraction_cuts_one_size_before_the_border_clips_the_cut(placement: Any) -> None:
+    plan = draw(
+        lambda: cutmix_plan((32, 48), lam=0.75, placement=placement, min_kept=0, per="sample"),
+        4000,
+        only=("lam", "anchor", "extent"),
+    )
+    assert (plan.lam == np.float32(0.75)).all()
+    low, high = plan.anchor[0], plan.anchor[0] + plan.extent[0]
+    unclipped = ((low > 0) & (high < (32, 48))).all(axis=1)
+    assert unclipped.any()
+    assert (plan.extent[0][unclipped] == (16, 24)).all()  # half of each side
+    assert (plan.extent[0] <= (16, 24)).all()
+    assert (plan.extent[0] == (16, 24)).all() == (placement == "inside")
+    if placement == "inside":
+        counts = np.unique(low[:, 0], return_counts=True)[1]
+        assert len(counts) == 17
+        assert stats.chisquare(counts).pvalue > LEAST_P
+
+
+def test_a_fixed_fraction_of_all_or_nothing_cuts_nothing_or_all() -> None:
+    for lam, extent in ((1, (0, 0)), (0.0, SIZE)):
+        plan = draw(lambda lam=lam: cutmix_plan(SIZE, lam=lam, placement="inside"), 8)
+        assert (plan.extent == extent).all()
+        assert (plan.kept == lam).all()
 
 
 @pytest.mark.parametrize("per", ["sample", "batch"])
@@ -474,7 +502,8 @@ SHARED: list[tuple[dict[str, Any], str]] = [
 CUTMIX: list[tuple[dict[str, Any], str]] = [
     (
         {"placement": "centre"},
-        "`placement` must be one of 'clipped', 'clipped_whole', 'inside', 'uniform', got 'centre'.",
+        "`placement` must be one of 'clipped', 'clipped_whole', 'inside', 'uniform', "
+        "'gaussian', got 'centre'.",
     ),
     ({"min_kept": -0.5}, "`min_kept` must be in [0, 1], got -0.5."),
     ({"max_kept": 1.5}, "`max_kept` must be in [0, 1], got 1.5."),
@@ -493,6 +522,15 @@ CUTMIX: list[tuple[dict[str, Any], str]] = [
     (
         {"sides": (0.2, 0.8), "alpha": 0.5},
         "`alpha` must be left out with `sides`, which take its place, got 0.5.",
+    ),
+    ({"lam": 1.5}, "`lam` must be in [0, 1], got 1.5."),
+    (
+        {"sides": (0.2, 0.8), "lam": 0.5},
+        "`lam` must be left out with `sides`, which take its place, got 0.5.",
+    ),
+    (
+        {"lam": 0.5, "alpha": 2},
+        "`alpha` must be left out with `lam`, which takes its place, got 2.",
     ),
 ]
 CUTOUT: list[tuple[dict[str, Any], str]] = [

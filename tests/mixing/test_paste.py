@@ -12,8 +12,25 @@ import pytest
 from nvidia.dali import Pipeline, fn
 
 import reference
-from dali_cutmix import CutMix, Cutout, MixPlan, MixUp, blend, cutmix_plan, erase, mixup_plan, paste
-from graphs import BACK_ENDS, define_in_a_graph, on, run
+from dali_cutmix import (
+    RICAP,
+    Chain,
+    CutMix,
+    Cutout,
+    Deferred,
+    MixPlan,
+    MixUp,
+    ResizeMix,
+    blend,
+    cutmix_plan,
+    cutout_plan,
+    draw_plan,
+    erase,
+    mixup_plan,
+    paste,
+)
+from dali_cutmix.core.frame import Frame, Sample
+from graphs import BACK_ENDS, define_in_a_graph, on, plan_of, run
 
 SIZES = [(16, 24), (24, 16), (5, 1)]
 
@@ -44,7 +61,7 @@ def applied(
     size = (images.shape[1], images.shape[2])
 
     def define(image: Any, own: Any, partner: Any, kept: Any, anchor: Any, extent: Any) -> Any:
-        return [act(on(back_end, image), MixPlan(own, partner, kept, kept, anchor, extent, size))]
+        return [act(on(back_end, image), plan_of(size, own, partner, kept, anchor, extent))]
 
     given = (plan.own, plan.partner, plan.kept, plan.anchor, plan.extent)
     return run(define, [(images, *given)], back_end)[0][0]
@@ -155,21 +172,54 @@ def test_erased_pixels_have_the_fill_and_the_rest_is_untouched(
         np.testing.assert_array_equal(one, np.where(inside[..., None], fill_of, image))
 
 
-@pytest.mark.parametrize("mix", [CutMix(prob=0.0), MixUp(prob=0.0), Cutout(side=8, prob=0.0)])
+@pytest.mark.parametrize(
+    "mix",
+    [
+        CutMix(prob=0.0),
+        MixUp(prob=0.0),
+        Cutout(side=8, prob=0.0),
+        RICAP(prob=0.0),
+        ResizeMix(prob=0.0),
+        Chain([CutMix(prob=0.0), MixUp(prob=0.0)]),
+        Deferred(CutMix()),
+    ],
+    ids=repr,
+)
 def test_mix_that_mixes_nothing_leaves_its_operator_out_of_the_graph(mix: Any) -> None:
-    image = object()
-    assert mix.apply(image, None) is image
+    image: Any = object()
+    plan = draw_plan(mix, 4, SIZES[0], seed=0, epoch=0, batch=0)
+    assert mix.operate(Sample(image), plan, Frame(SIZES[0])).image is image
 
 
-@pytest.mark.parametrize("act", [paste, erase])
-def test_plan_without_a_cut_is_refused_where_a_cut_is_needed(act: Any) -> None:
-    name = act.__name__
-    message = (
-        f"{name}: `plan` must have a cut, got one of mixup_plan. "
-        "Apply it with `blend(image, plan)`."
-    )
+@pytest.mark.parametrize(
+    ("act", "define", "message"),
+    [
+        (
+            paste,
+            mixup_plan,
+            "paste: `plan` must have rectangles, got one that blends. Apply it with "
+            "`blend(image, plan)`.",
+        ),
+        (
+            erase,
+            mixup_plan,
+            "erase: `plan` must have rectangles, got one that blends. Apply it with "
+            "`blend(image, plan)`.",
+        ),
+        (
+            paste,
+            lambda size: cutout_plan(size, side=4),
+            "paste: `plan` must read pixels, got one that erases. Apply it with "
+            "`erase(image, plan)`.",
+        ),
+    ],
+    ids=["paste a blend", "erase a blend", "paste an erasure"],
+)
+def test_plan_of_another_kind_is_refused_with_the_function_that_applies_it(
+    act: Any, define: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
-        define_in_a_graph(lambda: act(None, mixup_plan((16, 24))))
+        define_in_a_graph(lambda: act(None, define((16, 24))))
 
 
 def test_an_empty_cut_names_the_sample_itself_as_its_source(

@@ -11,6 +11,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
 from dali_cutmix import (
+    RICAP,
     CutMix,
     Cutout,
     DataLoader,
@@ -20,23 +21,28 @@ from dali_cutmix import (
     RandomChoice,
     TrainTransform,
     contact_sheet,
+    draw_plan,
+    mix_images,
+    mix_plan,
 )
 from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.core.frame import Frame
 from dali_cutmix.mixing.choice import ChosenPlan
-from graphs import BACK_ENDS, on, run
+from graphs import BACK_ENDS, operated, run
 
 SIZE = (16, 24)
+PIXELS = np.zeros((2, *SIZE, 3), np.uint8)
 BOTH = RandomChoice([CutMix.torchvision(), MixUp.torchvision(0.4)])
 
 
 def plans(mix: RandomChoice, num: int, batch_size: int = 4, seed: int = 0) -> list[ChosenPlan]:
     """As many plans as the loader would draw in an epoch."""
-    return [mix.plan(SIZE, seed=HostDraws(batch_size, seed, 0, at, 0)) for at in range(num)]
+    return [mix.draw(HostDraws(batch_size, seed, 0, at, 0), Frame(SIZE)) for at in range(num)]
 
 
 @pytest.mark.parametrize("weights", [None, (0.2, 0.8), (3, 1), (1, 0)])
 def test_mixes_come_as_often_and_keep_as_much_as_torchvisions(weights: Any) -> None:
-    num = 3000
+    num, theirs_num = 1000, 400
     found = plans(RandomChoice(BOTH.mixes, weights), num)
     probs = None if weights is None else list(weights)
     theirs = v2.RandomChoice(
@@ -47,13 +53,16 @@ def test_mixes_come_as_often_and_keep_as_much_as_torchvisions(weights: Any) -> N
     kept: dict[bool, list[float]] = {True: [], False: []}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for _ in range(1000):
+        for _ in range(theirs_num):
             mixed, target = theirs(images, torch.arange(4))
             is_pasted = bool(((mixed == 0) | (mixed == 1)).all())
             kept[is_pasted].append(float(target[0, 0]))
     chosen = np.array([one.choice[0] for one in found])
     share = 0.5 if weights is None else weights[0] / sum(weights)
-    for measured, count in ((np.mean(chosen == 0), num), (len(kept[True]) / 1000, 1000)):
+    for measured, count in (
+        (np.mean(chosen == 0), num),
+        (len(kept[True]) / theirs_num, theirs_num),
+    ):
         # Four and a half standard errors of a share of coins, of torchvision's as of ours; and
         # one in a thousand of its pastes fills the image or nothing, as a blend may.
         assert abs(measured - share) <= 4.5 * (share * (1 - share) / count) ** 0.5 + 0.001
@@ -91,40 +100,29 @@ def test_two_mixes_of_one_kind_draw_apart() -> None:
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 def test_chosen_mix_makes_the_pixels_that_it_makes_alone(back_end: str) -> None:
-    """Fed to a graph, the operands of the choice do what those of the chosen mix do."""
-    mix = RandomChoice([CutMix(), MixUp(), Cutout(side=6, fill=9)])
+    mix = RandomChoice([CutMix(), MixUp(), Cutout(side=6, fill=9), RICAP()])
     images = np.random.default_rng(0).integers(0, 256, (5, *SIZE, 3)).astype(np.uint8)
     seen = set()
-    for plan in plans(mix, 12, batch_size=5):
+    for plan in plans(mix, 16, batch_size=5):
         which = int(plan.choice[0])
         seen.add(which)
         alone = mix.mixes[which]
-        made = []
-        for one, own in ((mix, plan), (alone, plan.plans[which])):
-            operands = one.operands(own)
-
-            def define(image: Any, *fed: Any, one: Any = one, names: Any = tuple(operands)) -> Any:
-                named = dict(zip(names, fed, strict=True))
-                return [one.operate(on(back_end, image), named)]
-
-            ((pixels,),) = run(define, [(images, *operands.values())], back_end)
-            made.append(pixels)
-        assert made[0].dtype == np.float32
-        np.testing.assert_array_equal(*made)
-    assert seen == {0, 1, 2}
+        pixels = operated(mix, plan, images, back_end)
+        assert pixels.dtype == np.float32
+        wanted = operated(alone, plan.plans[which], images, back_end)
+        np.testing.assert_array_equal(pixels, wanted)
+    assert seen == {0, 1, 2, 3}
 
 
 def test_bytes_stay_bytes_where_no_mix_blends() -> None:
     for mixes, is_float in (
         ([CutMix(), Cutout(side=4)], False),
-        ([CutMix(), MixUp(prob=0.0)], False),
         ([CutMix(), MixUp()], True),
     ):
         mix = RandomChoice(mixes)
-        assert mix.makes_float == is_float
 
         def define(image: Any, mix: Any = mix) -> Any:
-            return [mix.apply(image, mix.plan(SIZE))]
+            return [mix_images(mix, image, mix_plan(mix, SIZE))]
 
         ((made,),) = run(define, [(np.zeros((3, *SIZE, 3), np.uint8),)])
         assert (made.dtype == np.float32) == is_float
@@ -135,7 +133,7 @@ def test_images_of_another_size_than_the_plans_fail_in_the_first_batch(
     size: tuple[int, int],
 ) -> None:
     def define(image: Any) -> Any:
-        return [BOTH.apply(image, BOTH.plan(SIZE))]
+        return [mix_images(BOTH, image, mix_plan(BOTH, SIZE))]
 
     with pytest.raises(RuntimeError, match=r"\bslice\b"):
         run(define, [(np.zeros((3, *size, 3), np.uint8),)])
@@ -144,7 +142,7 @@ def test_images_of_another_size_than_the_plans_fail_in_the_first_batch(
 def test_a_choice_of_what_only_erases_leaves_labels_alone() -> None:
     source = ImageArrays(np.full((9, 16, 16, 3), 200, np.uint8), np.arange(9))
     mix = RandomChoice([Cutout(side=4, fill=0), Cutout(side=8, fill=0)])
-    assert not mix.mixes_labels
+    assert mix.num_sources == 1
     with DataLoader(
         source, 3, transform=EvalTransform(16, 16), mix=mix, dtype=torch.uint8, with_plan=True
     ) as loader:
@@ -221,8 +219,8 @@ def test_loader_serves_the_same_choices_whatever_the_threads_and_shows_them() ->
             for weights in ([1], [1, -1], [0, 0], [1, float("inf")], 0.5)
         ),
         (
-            lambda: BOTH.operands(CutMix().plan(SIZE, seed=HostDraws(2, 0, 0, 0, 0))),
-            "RandomChoice: `plan` must be one of its own, by `plan`, got 'MixPlan'.",
+            lambda: operated(BOTH, draw_plan(CutMix(), 2, SIZE, seed=0, epoch=0, batch=0), PIXELS),
+            "RandomChoice: `plan` must be drawn by RandomChoice, got 'MixPlan'.",
         ),
     ],
 )
