@@ -294,6 +294,7 @@ def test_chroma_layout_that_the_strict_decoder_does_not_know_is_left_to_pillow(
 # Damage at random
 
 
+@pytest.mark.slow
 def test_of_200_damaged_files_those_not_found_are_those_that_no_decoder_warns_of(
     photos: list[np.ndarray],
 ) -> None:

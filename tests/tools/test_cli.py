@@ -234,6 +234,7 @@ def test_readme_shows_every_command() -> None:
     assert sorted(line.split()[0] for line in COMMANDS) == sorted(get_command(app).commands)
 
 
+@pytest.mark.slow
 def test_installed_command_runs() -> None:
     command = Path(sys.executable).parent / "dali-cutmix"
     said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout

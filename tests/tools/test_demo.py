@@ -182,6 +182,7 @@ def test_models_with_and_without_the_mix_see_the_same_crops_in_the_same_order(
         assert (target.gather(1, label[:, None])[:, 0] >= plan.kept - 1e-6).all()
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_models_and_other_seeds_other_ones(few: Digits) -> None:
     def numbers(seed: int, mix: CutMix | None) -> tuple[object, ...]:
         trial = run_trial(few, mix, seed, SHORT, lambda: None)
