@@ -593,6 +593,9 @@ def test_functions_are_compared_by_their_values_and_the_user_is_told(photo_folde
     failing = train(photo_folder, mix=Fading(fade=lambda t: [][int(t)]))
     with pytest.warns(RuntimeWarning, match="not a function of t: make sure that it is the same"):
         failing.load_state_dict(failing.state_dict())
+    opaque = train(photo_folder, mix=Fading(fade=np.random.default_rng()))  # type: ignore[arg-type]
+    with pytest.warns(RuntimeWarning, match=r"mix\.fade is an object \(Generator\) of which a"):
+        opaque.load_state_dict(opaque.state_dict())
 
 
 def test_a_schedule_is_named_by_its_setting(photo_folder: Path) -> None:
