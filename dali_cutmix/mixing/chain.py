@@ -71,10 +71,6 @@ class Chain:
             if isinstance(mix, Deferred):
                 way_out = "Defer the whole chain: `Deferred(Chain([...]))`."
                 refuse("Chain", "mixes", "mix in the graph", mix, way_out)
-            if mix.num_sources > shares.MAX_REGIONS:
-                rule = f"hold mixes of at most {shares.MAX_REGIONS} regions"
-                way_out = "Counting the owners of more takes too long."
-                refuse("Chain", "mixes", rule, mix, way_out)
 
     @property
     def num_sources(self) -> int:
@@ -91,6 +87,12 @@ class Chain:
         plans = tuple(
             mix.draw(draws.under(f"chain/{place}/"), frame) for place, mix in enumerate(self.mixes)
         )
+        for mix, plan in zip(self.mixes, plans, strict=True):
+            has_many = plan.source.shape[1] > shares.MAX_OVERLAPPING
+            if has_many and plan.put is not None and shares.overlap(plan.put):
+                rule = f"have at most {shares.MAX_OVERLAPPING} regions that overlap each other"
+                way_out = "Let the regions after the first not overlap."
+                refuse("Chain", "mixes", rule, mix, way_out)
         source, weight = owners_of(map_leaves(_as_tensor, plans), len(plans[0].source), frame.size)
         return ChainPlan(
             source=source.numpy().astype(np.int32),

@@ -87,14 +87,20 @@ class Scheduled:
         """
         mix: Any = self.mix
         settings = {name: schedule(t) for name, schedule in self.schedules}
+        values = ", ".join(f"{name}={value!r}" for name, value in settings.items())
         try:
-            return replace(mix, **settings)
+            scheduled: Mix = replace(mix, **settings)
         except (ValueError, TypeError) as error:
-            values = ", ".join(f"{name}={value!r}" for name, value in settings.items())
             raise ValueError(
                 f"{WHERE}: the schedules must give settings that {type(mix).__name__} takes, got "
                 f"{values} at t={t:g}. {error}"
             ) from None
+        if scheduled.num_sources != mix.num_sources:
+            raise ValueError(
+                f"{WHERE}: the schedules must keep the {mix.num_sources} regions of "
+                f"{type(mix).__name__}, got {scheduled.num_sources} with {values} at t={t:g}."
+            )
+        return scheduled
 
     def draw(self, draws: Draws, frame: Frame) -> MixPlan:
         """Draw the plan with the settings of this batch; see `Mix`."""

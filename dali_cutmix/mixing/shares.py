@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from dali_cutmix.mixing.plan import MixPlan, Rect
 
-#: Regions of one plan: what is taken away doubles the list with every region.
-MAX_REGIONS = 8
+#: Regions of a plan that may overlap: what is taken away doubles the list with every region. Of
+#: plans with more regions those after the first do not overlap, so that each covers the first only.
+MAX_OVERLAPPING = 8
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,11 @@ def follow(shares: Shares, plan: MixPlan) -> Shares:
         else:
             assert plan.taken is not None
             taken, put = _corners(plan.taken, region), _corners(plan.put, region)
-            covered = [(*_clip(low, high, put), -weight) for low, high, weight in parts]
-            slots, parts = slots + slots, parts + covered
+            may_overlap = len(regions) <= MAX_OVERLAPPING or region == 0
+            below = parts if may_overlap else parts[:1]
+            covered = [(*_clip(low, high, put), -weight) for low, high, weight in below]
+            slots = slots + (slots if may_overlap else shares.slot)
+            parts = parts + covered
             low, high = _clip(low, high, taken)
             scale = (put[1] - put[0]) / (taken[1] - taken[0]).clamp(min=1)
             low, high = ((end - taken[0]) * scale + put[0] for end in (low, high))
@@ -95,3 +100,11 @@ def _clip(
     low: torch.Tensor, high: torch.Tensor, window: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.maximum(low, window[0]), torch.minimum(high, window[1])
+
+
+def overlap(rect: Rect) -> bool:
+    """Tell whether regions after the first overlap in some sample, in a plan of arrays."""
+    low, high = rect.anchor[:, 1:], rect.anchor[:, 1:] + rect.extent[:, 1:]
+    sides = np.minimum(high[:, :, None], high[:, None]) - np.maximum(low[:, :, None], low[:, None])
+    area = sides.clip(min=0).prod(axis=-1)
+    return bool(np.triu(area, k=1).any())
