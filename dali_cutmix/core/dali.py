@@ -86,15 +86,6 @@ def python_image(function: Callable[..., Any], *nodes: DataNode) -> DataNode:
     return cast(DataNode, made)
 
 
-def take_operator_lock() -> None:
-    """Wait until no Python operator of this process runs, by running another."""
-    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
-    with pipeline:
-        pipeline.set_outputs(python_image(lambda: [np.zeros((1, 1, 1), np.uint8)]))
-    pipeline.run()
-    shut_down(pipeline)
-
-
 def start_run(pipeline: Pipeline) -> None:
     """Start one run of a pipeline whose inputs were fed once.
 
@@ -157,6 +148,5 @@ __all__ = [
     "shut_down",
     "split",
     "start_run",
-    "take_operator_lock",
     "types",
 ]

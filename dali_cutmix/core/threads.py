@@ -95,10 +95,3 @@ def _work(tasks: SimpleQueue[Task | None]) -> None:
     while (task := tasks.get()) is not None:
         task()
         del task  # while this thread waits, the arguments and the result belong to others
-
-
-def is_a_graphs_thread() -> bool:
-    """Return whether this thread is a pool's or DALI's, so that a graph may wait for it."""
-    thread = threading.current_thread()
-    # Threads that Python did not start, such as DALI's, appear as dummies.
-    return thread.name == NAME or isinstance(thread, threading._DummyThread)

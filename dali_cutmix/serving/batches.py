@@ -20,6 +20,7 @@ from dali_cutmix.mixing.plan import Mix, MixPlan
 from dali_cutmix.serving.replacements import Replacements
 from dali_cutmix.serving.settings import LoaderSettings
 from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.sources.read_ahead import NOTHING as UNREAD
 from dali_cutmix.sources.read_ahead import ReadAhead
 
 
@@ -40,7 +41,7 @@ class Epoch:
     num_batches: int
 
 
-NOTHING = Epoch(0, np.zeros(0, np.int64), 0, 0)
+NO_EPOCH = Epoch(0, np.zeros(0, np.int64), 0, 0)
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Batches:
         self.kind = images.kind
         self.mix: Mix | None = settings.mix if mixes else None
         self.frame = settings.transform.frame
-        self.epoch = NOTHING
+        self.epoch = NO_EPOCH
         self._images = images
         self._replacements = replacements
         self._num_batches = num_batches
@@ -102,10 +103,11 @@ class Batches:
 
     def begin(self, epoch: Epoch) -> None:
         """Go to a part of an epoch, and forget images read for another."""
-        if self._ahead is None:
-            self._ahead = ReadAhead(self._images, self.indices)
         self.epoch = epoch
-        self._ahead.forget()
+        if self._ahead is not None:
+            self._ahead.forget()
+        elif self._images.reads:
+            self._ahead = ReadAhead(self._images, self.indices)
 
     def indices(self, number: int) -> list[int]:
         """Return the indices of a batch's images, bad ones replaced; none after the last batch.
@@ -130,7 +132,6 @@ class Batches:
             stored images (a list of arrays), whether each is trusted to be whole (``[B]`` bool),
             and the leaves of `structure`.
         """
-        assert self._ahead is not None
         settings, epoch = self.settings, self.epoch
         indices = self.indices(number)
         place = epoch.number, epoch.first + number, settings.shard.index
@@ -142,13 +143,23 @@ class Batches:
         # DALI takes no strided arrays, such as partners by flipping.
         leaves = map(np.ascontiguousarray, self.structure.leaves(tree))
         trusted = np.array([index in self._replacements.trusted for index in indices])
-        return [self._ahead.batch(number), trusted, *leaves], Batch(indices, label, plan)
+        if self._ahead is None:
+            stored = [self._stored(index) for index in indices]
+        else:
+            stored = self._ahead.batch(number)
+        return [stored, trusted, *leaves], Batch(indices, label, plan)
 
     def close(self) -> None:
         """Stop reading ahead."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             ahead.close()
+
+    def _stored(self, index: int) -> np.ndarray:
+        try:
+            return self._images.stored(index)
+        except OSError:
+            return UNREAD
 
     def _draw(self, draws: HostDraws) -> tuple[Any, MixPlan | None]:
         """Draw what is fed, as a tree, and the plan."""

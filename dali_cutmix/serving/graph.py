@@ -14,12 +14,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from dali_cutmix.core.dali import DataNode, Pipeline, fn, inputs_read, shut_down, start_run
+from dali_cutmix.core.dali import (
+    FLOAT,
+    FLOAT16,
+    UINT8,
+    DataNode,
+    Pipeline,
+    fn,
+    inputs_read,
+    shut_down,
+    start_run,
+)
 from dali_cutmix.serving.batches import Batches
 from dali_cutmix.sources.open import read
 from dali_cutmix.transforms.decode import Encoded, Pixels
-from dali_cutmix.transforms.normalize import normalize
 from dali_cutmix.transforms.resample import Resampler
+
+#: DALI's types of finished images.
+_TYPES = {"float32": FLOAT, "float16": FLOAT16, "uint8": UINT8}
 
 
 class Graph:
@@ -103,4 +115,29 @@ class Graph:
             sample = batches.mix.operate(sample, plan, frame)
         layout = "HWC" if settings.channels_last else "CHW"
         dtype = settings.graph_dtype
-        return normalize(sample.image, transform.mean, transform.std, dtype, layout)
+        return _normalize(sample.image, transform.mean, transform.std, dtype, layout)
+
+
+def _normalize(
+    image: DataNode, mean: Sequence[float], std: Sequence[float], dtype: str, layout: str
+) -> DataNode:
+    """Change type and axis order; for floats also subtract the mean and divide by the deviation.
+
+    Args:
+        image: ``[height, width, 3]`` uint8, or float32 in [0, 255], per sample, CPU or GPU.
+        mean: Mean per channel in [0, 1].
+        std: Standard deviation per channel, above 0, in the same units.
+        dtype: ``"float32"``, ``"float16"`` or ``"uint8"``. With ``"uint8"`` values stay in
+            [0, 255], and blended values are rounded.
+        layout: ``"CHW"`` or ``"HWC"``.
+
+    Returns:
+        ``[3, height, width]`` or ``[height, width, 3]`` per sample, on the device of ``image``.
+    """
+    if dtype == "uint8":
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    else:
+        mean, std = [255 * value for value in mean], [255 * value for value in std]
+    return fn.crop_mirror_normalize(
+        image, dtype=_TYPES[dtype], output_layout=layout, mean=list(mean), std=list(std)
+    )

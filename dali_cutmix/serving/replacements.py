@@ -63,11 +63,6 @@ class Replacements:
         """Path and reason of each bad image, in the order found."""
         return [BadFile(self.images.path(index), reason) for index, reason in self.bad.items()]
 
-    @property
-    def trust_all(self) -> bool:
-        """Whether so many files go on behind their end marker that no end is looked at."""
-        return len(self.trusted) > MAX_TRUSTED
-
     def of(self, index: int) -> int:
         """Return the index of the image that stands in for a bad image.
 

@@ -18,7 +18,7 @@ from dali_cutmix.order.progress import Progress
 from dali_cutmix.serving.batches import Batch, Batches, Epoch, count_batches
 from dali_cutmix.serving.diagnose import diagnose, reason_of
 from dali_cutmix.serving.pipelines import FORKED, Pipelines
-from dali_cutmix.serving.replacements import Replacements
+from dali_cutmix.serving.replacements import MAX_TRUSTED, Replacements
 from dali_cutmix.serving.settings import LoaderSettings
 from dali_cutmix.sources.base import StoredImages
 
@@ -211,7 +211,7 @@ class Session:
             self._pipelines = Pipelines(
                 self._batches,
                 self._num_batches,
-                decodes_in_part=able and not self.replacements.trust_all,
+                decodes_in_part=able and len(self.replacements.trusted) <= MAX_TRUSTED,
             )
         while self._pipelines.have_room and self._num_started < self._batches.epoch.num_batches:
             fed, self._kept[self._num_started] = self._batches.draw(self._num_started)

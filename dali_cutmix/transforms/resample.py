@@ -15,9 +15,6 @@ at 224 px.
 
 from __future__ import annotations
 
-import os
-import time
-import weakref
 from collections.abc import Callable
 from math import ceil
 
@@ -34,7 +31,6 @@ from dali_cutmix.core.dali import (
     math,
     python_image,
     resize,
-    take_operator_lock,
 )
 from dali_cutmix.core.threads import ThreadPool
 
@@ -47,12 +43,6 @@ MIRRORED_BYTES = 30_000
 #: Long side over short side. Of an image beyond this ratio only the middle is resized.
 MAX_ELONGATION = 8
 
-#: Seconds that a fork waits for a batch that is being resized.
-FORK_PATIENCE_S = 5.0
-
-#: Resamplers on the CPU that are not closed.
-_live: weakref.WeakSet[Resampler] = weakref.WeakSet()
-
 
 class Resampler:
     """Resize the images of one graph.
@@ -63,19 +53,6 @@ class Resampler:
 
     def __init__(self, num_threads: int | None) -> None:
         self._crew = ThreadPool(num_threads) if num_threads else None
-        self._num_operators = 0
-        self._num_due = self._num_done = 0
-        if num_threads:
-            _live.add(self)
-
-    def expect(self) -> None:
-        """Note that the graph was fed a batch, which each resizing operator will see once."""
-        self._num_due += self._num_operators
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a batch that was fed is still to be resized on the CPU."""
-        return self._num_done < self._num_due
 
     def resize(
         self, image: DataNode, size: tuple[int, int], mirrored: DataNode | None = None
@@ -171,7 +148,6 @@ class Resampler:
 
     def close(self) -> None:
         """Stop the threads. Stop the graph before."""
-        _live.discard(self)
         if self._crew is not None:
             self._crew.close()
 
@@ -179,7 +155,6 @@ class Resampler:
         """Call a function of one sample's inputs for each sample, on all threads."""
         crew = self._crew
         assert crew is not None
-        self._num_operators += 1
 
         def resize_batch(*columns: list[np.ndarray]) -> list[np.ndarray]:
             num_samples = len(columns[0])
@@ -188,32 +163,10 @@ class Resampler:
             def part(first: int) -> list[np.ndarray]:
                 return list(map(function, *(column[first : first + length] for column in columns)))
 
-            try:
-                parts = crew.map(part, range(0, num_samples, length))
-                return [image for images in parts for image in images]
-            finally:
-                self._num_done += 1
+            parts = crew.map(part, range(0, num_samples, length))
+            return [image for images in parts for image in images]
 
         return python_image(resize_batch, *inputs)
-
-
-def _wait_until_idle() -> None:
-    """Let Python operators finish before a fork.
-
-    DALI runs Python operators under a lock of the process. A child that is forked meanwhile
-    inherits the lock locked, and every Python operator in the child would wait for ever.
-    """
-    resamplers = list(_live)
-    if not any(resampler._num_due for resampler in resamplers):
-        return
-    end = time.monotonic() + FORK_PATIENCE_S
-    while any(resampler.is_busy for resampler in resamplers) and time.monotonic() < end:
-        time.sleep(0.001)
-    take_operator_lock()  # which is held a little longer than Python code runs
-
-
-# In the child nothing works on what was inherited.
-os.register_at_fork(before=_wait_until_idle, after_in_child=_live.clear)
 
 
 def _sides(image: DataNode, short_side: int) -> tuple[DataNode, DataNode]:

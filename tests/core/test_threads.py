@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from dali_cutmix.core.threads import NAME, ThreadPool, is_a_graphs_thread
+from dali_cutmix.core.threads import NAME, ThreadPool
 from graphs import soon
 
 
@@ -83,9 +83,3 @@ def test_closing_cancels_calls_that_have_not_begun() -> None:
     assert pool.map(lambda part: part, [3]) == [3]
     assert done == [0]
     pool.close()
-
-
-def test_a_pools_thread_is_known_as_a_thread_that_a_graph_may_wait_for() -> None:
-    with ThreadPool(1) as pool:
-        assert pool.map(lambda _: is_a_graphs_thread(), [0]) == [True]
-    assert not is_a_graphs_thread()

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from nvidia.dali import fn
 from torch.utils.data.distributed import DistributedSampler
 from torchvision.transforms import v2
 
@@ -23,6 +25,7 @@ from dali_cutmix import (
     DataLoader,
     EvalTransform,
     MixedTarget,
+    MixPlan,
     MixUp,
     Shard,
     TrainTransform,
@@ -337,6 +340,43 @@ def test_plan_tells_what_happened_to_the_batch(photo_folder: Path) -> None:
         assert torch.allclose(1 - cut, plan.kept.double(), atol=1e-7)
 
 
+class Darker:
+    """A mix written outside the package: dims some images, and draws more than it operates on."""
+
+    num_sources = 1
+
+    def draw(self, draws: Any, frame: Any) -> MixPlan:
+        is_dimmed = draws.chance("darker", 0.5)
+        unread = draws.uniform("unread", [7])
+        own = np.arange(len(is_dimmed), dtype=np.int32)[:, None]
+        plan = MixPlan(own, np.ones((len(own), 1), np.float32), frame.size, lam=is_dimmed[:, 0])
+        return DimPlan(**vars(plan), is_dimmed=is_dimmed[::-1], unread=unread)
+
+    def operate(self, sample: Any, plan: Any, _frame: Any) -> Any:
+        return type(sample)(fn.cast_like(sample.image / (1 + plan.is_dimmed[0]), sample.image))
+
+
+@dataclass(frozen=True)
+class DimPlan(MixPlan):
+    is_dimmed: Any = None
+    unread: Any = None
+
+
+def test_a_mix_written_outside_the_package_needs_no_base_class(photo_folder: Path) -> None:
+    settings: dict[str, Any] = {"transform": CROP, "dtype": torch.uint8}
+    plain = DataLoader(photo_folder, 6, **settings)
+    loader = DataLoader(photo_folder, 6, **settings, mix=Darker(), with_plan=True)
+    num_dimmed = 0
+    for (image, label, plan), (whole, wanted) in zip(loader, plain, strict=True):
+        assert torch.equal(label, wanted)
+        assert plan.unread.shape == (len(image), 7)
+        divisor = 1 + plan.is_dimmed[:, 0].float()
+        difference = image.float() - whole.float() / divisor[:, None, None, None]
+        assert difference.abs().max() <= 0.5
+        num_dimmed += int(plan.is_dimmed.sum())
+    assert 0 < num_dimmed < 21
+
+
 # Turning mixing on and off
 
 
@@ -583,6 +623,27 @@ def test_torchvision_transforms_are_refused(numbered_folder: Path) -> None:
         numbered(numbered_folder, transform=v2.RandomResizedCrop(8))
 
 
+def test_torchvisions_mixes_are_refused_with_ours(numbered_folder: Path) -> None:
+    rule = (
+        "DataLoader: `mix` must be a mix, with the methods `draw` and `operate` and with "
+        "`num_sources`, got "
+    )
+    mixes = {
+        v2.CutMix(alpha=0.5, num_classes=3): (
+            '"torchvision\'s CutMix". Pass `dali_cutmix.CutMix.torchvision(0.5)`, which does the '
+            "same."
+        ),
+        v2.RandomChoice([v2.CutMix(num_classes=3)]): (
+            '"torchvision\'s RandomChoice". `DataLoader.from_torch` translates a loader that has '
+            "it."
+        ),
+    }
+    for mix, rest in mixes.items():
+        with pytest.raises(ValueError, match="`mix` must be") as caught:
+            numbered(numbered_folder, mix=mix)
+        assert str(caught.value) == rule + rest
+
+
 def test_shards_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^Shard: `index` must be below count=2, got 2\.$"):
         Shard(2, 2)
@@ -611,3 +672,22 @@ def test_gpu_loader_yields_on_the_gpu_what_the_cpu_yields(
         assert torch.equal(target.cpu(), weights)
         # Decoders differ by a few levels on the GPU (chroma upsampling), never by whole pixels.
         assert (image.cpu().float() - reference.float()).abs().mean() < 4
+
+
+@pytest.mark.gpu
+def test_gpu_batches_keep_their_pixels_while_the_gpu_is_busy(photo_folder: Path) -> None:
+    """A program runs ahead of the GPU: batches are dropped long before the GPU has read them."""
+    settings: dict[str, Any] = {"transform": CROP, "mix": CutMix(), "device": "cuda"}
+    sums = []
+    for is_busy in (False, True):
+        loader = DataLoader(photo_folder, 3, True, **settings)
+        work = torch.ones((3000, 3000), device="cuda")
+        found = []
+        for image, target in loader:
+            if is_busy:
+                work = work @ work / 3000
+            found.append(torch.stack([image.double().sum(), target.double()[:, 0].sum()]))
+            if not is_busy:
+                torch.cuda.synchronize()
+        sums.append(torch.stack(found).cpu())
+    assert torch.equal(*sums)
