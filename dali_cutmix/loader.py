@@ -31,29 +31,37 @@ if TYPE_CHECKING:
 
 
 class DataLoader:
-    """Decodes, augments and mixes in a DALI graph, and yields tensors as torch's loader does.
+    """Decode, augment and mix in a DALI graph, and yield tensors as torch's loader does.
 
     ``for image, target in loader`` gives ``image`` ``[B, 3, height, width]`` and ``target``, both
-    on ``loader.device``. Iterating starts an epoch from its beginning, also after a ``break``; each
-    iteration serves the next epoch unless ``set_epoch`` chose one. One iteration runs at a time: a
-    new one ends the one before.
+    on ``loader.device``. Iterating starts an epoch from its beginning, also after a ``break``. Each
+    iteration serves the next epoch unless ``set_epoch`` chose another. One iteration runs at a
+    time: a new iteration ends the iteration before.
 
-    A batch is a function of the data, ``seed``, epoch, its number and the shard alone. It does not
-    depend on threads, on the prefetch depth, or on what was served before.
+    A batch is a function of the data, ``seed``, epoch, its number and the shard alone. Threads, the
+    prefetch depth and what was served before change nothing.
+
+    Every argument but ``source`` is an attribute too, as chosen where it was None.
 
     Args:
-        source: Folder with one subfolder per class (an ImageFolder root), or ``s3://`` of one; a
-            list of ``(path, class)`` with class indices or names, or a file of such lines (.txt,
-            .tsv); a report of ``dali-cutmix check`` (.json); tar shards (.tar) or TFRecords, by
-            folder, pattern or as `TarShards`, `TFRecords`; `ImageArrays`; a torchvision
-            ``ImageFolder``, ``DatasetFolder`` or ``CIFAR`` without transforms, or a ``Subset``.
+        source: Images and their classes:
+
+            - a folder with one subfolder per class (an ImageFolder root), or ``s3://`` of such a
+              folder;
+            - a list of ``(path, class)`` with class indices or names, or a file of such lines
+              (.txt, .tsv), or a report of ``dali-cutmix check`` (.json);
+            - tar shards (.tar) or TFRecords, by folder, pattern or as `TarShards`, `TFRecords`;
+            - `ImageArrays`;
+            - a torchvision ``ImageFolder``, ``DatasetFolder`` or ``CIFAR`` without transforms, or a
+              ``Subset`` of one.
         batch_size: Samples per batch; at least 2 with a mix that changes labels.
-        shuffle: Serve a full random permutation, another one each epoch; else the order as listed.
+        shuffle: Serve a full random permutation, another in each epoch; else the order as listed.
             Mixing data sorted by class needs it, since partners come from the same batch.
         transform: `TrainTransform` or `EvalTransform`.
-        mix: `CutMix`, `MixUp`, `Cutout`, a `RandomChoice` of them, or None.
-        sampler: Indices of this process's samples, in order: a torch ``Sampler``, or a list. One
-            that draws and has no generator of its own is seeded by ``seed`` and epoch.
+        mix: `CutMix`, `MixUp`, `Cutout` or another mix of this package; any object with
+            ``num_sources``, ``draw`` and ``operate``; or None.
+        sampler: Indices of this process's samples, in order: a torch ``Sampler``, or a list. A
+            sampler that draws and has no generator is seeded by ``seed`` and epoch.
         batch_sampler: Lists of indices, all as long as the first but for the last.
         drop_last: Leave out a last batch that would be short; else every sample is served once.
         num_workers: CPU threads at work; 0 means 1. None takes the tuning's, else all, at most 8.
@@ -65,21 +73,22 @@ class DataLoader:
         channels_last: Give ``image`` the memory order of ``torch.channels_last``; its shape stays.
         device: ``"cuda"``, ``"cuda:1"``, ``"cpu"``. None takes the current GPU when both DALI and
             torch see one, else the CPU.
-        seed: Of order, augmentation and mixing, at least 0.
+        seed: Of order, augmentation and mixing, at least 0, below 2**63.
         shard: This process's part of the data. None asks `Shard.current`: ``torch.distributed``,
             then torchrun's, Slurm's or MPI's variables, else everything.
         remainder: What happens to samples that cannot be dealt out evenly to the shards: ``"pad"``
             (the default with ``shuffle``), ``"drop"``, or ``"exact"`` (the default without): see
-            `EpochSampler`. To evaluate with the latter, sum hits and counts over the ranks.
+            `EpochSampler`. To evaluate with ``"exact"``, sum hits and counts over the ranks.
         on_error: ``"raise"`` ends the epoch at a bad file. ``"replace"`` puts another image of the
-            dataset with its own label in its place, warns, and goes on; all others stay as they
-            would have been. See `bad_files`.
+            dataset with its own label in the place of the bad one, warns, and goes on. All other
+            samples stay as they would have been. See `bad_files`.
         max_pixels: An image with more pixels, as its header says, is a bad file; None takes all.
         prefetch: Batches prepared ahead, at least 1. None takes the tuning's, else 2 (CPU: 4).
-        tuning: What ``dali-cutmix tune`` found: a `Tuning`, or its file. It changes how fast, never
-            which pixels (but for ``roi_decode`` on a GPU, whose decoder may round otherwise).
-        max_device_memory: Bytes it may take of a GPU's memory. Refused at once where its batches
-            alone take more, and in one of the first batches where its graph does.
+        tuning: What ``dali-cutmix tune`` found: a `Tuning`, or its file. A tuning changes how fast
+            the loader is, and never which pixels. The exception is ``roi_decode`` on a GPU, whose
+            decoder may round otherwise.
+        max_device_memory: Bytes of a GPU's memory. A loader whose batches alone take more is
+            refused.
         with_plan: Yield ``(image, target, plan)``: the `MixPlan` of the batch, CPU tensors; None
             for an epoch without mixing.
         pin_memory, persistent_workers: Taken for torch's sake, without effect.
@@ -87,8 +96,9 @@ class DataLoader:
     Attributes:
         dataset: The source as a `FileList` or another list of stored images, or the torchvision
             object that was given.
-        sampler: The `EpochSampler`, or the one given.
-        batch_sampler: Its indices in batches, a torch ``BatchSampler``, or the one given.
+        sampler: The `EpochSampler`, or the sampler given.
+        batch_sampler: The sampler's indices in batches, a torch ``BatchSampler``, or the batch
+            sampler given.
         mixup_enabled: Settable. False leaves mixing out of the graph from the next epoch on; the
             target keeps its form.
 
@@ -96,7 +106,8 @@ class DataLoader:
         ValueError, TypeError: An argument outside its range or of another kind, with its value.
         OSError: A source that is missing, empty, without classes, or cannot be read.
         BadFileError: While iterating: a file cannot be read or decoded. The iteration is over then,
-            and asking it for more raises again; a new one starts afresh.
+            and raises again when asked for more. A new iteration starts afresh.
+        RuntimeError: While iterating, in a process that was forked while a loader was at work.
     """
 
     def __init__(
@@ -200,18 +211,18 @@ class DataLoader:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration serves, from 0.
 
-        It starts at its beginning, but for the epoch of a state that was just loaded.
+        The iteration starts at the beginning, except in the epoch of a state that was just loaded.
         """
         self._session.progress.set_epoch(epoch)
 
     @property
     def bad_files(self) -> list[BadFile]:
-        """``(path, reason)`` of each file that was replaced so far, in the order met."""
+        """Path and reason of each file that was replaced so far, in the order met."""
         return self._session.replacements.bad_files
 
     @property
     def batch_indices(self) -> list[int]:
-        """Indices in the source of the batch handed out last, in its order; bad files replaced."""
+        """Indices in the source of the images in the last batch, in order; bad files replaced."""
         return self._session.last_indices
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,22 +1,22 @@
-"""Why a file cannot be decoded, in words: the graph's own errors seldom name the file."""
+"""`diagnose`: which files of a failed batch cannot be decoded, and why; DALI seldom names them."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from dali_cutmix.core.dali import DataNode, Pipeline, fn, shut_down
+from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.transforms import decode
 
-#: What DALI says of a file that it cannot decode, and what that means. The numbers are
-#: nvImageCodec's status, of which it prints no more.
+#: DALI's words for a file that cannot be decoded, and their meaning. The numbers are a status of
+#: nvImageCodec.
 _MEANINGS = {
     "nvImageCodec failure: '#3'": "damaged or cut short",
     "nvImageCodec failure: '#4'": "no image, or of a kind that is not supported",
@@ -26,11 +26,11 @@ _MEANINGS = {
 
 
 class Diagnosis(NamedTuple):
-    """What a look at some images gave, by index.
+    """Findings about the images of a batch, by index.
 
     Attributes:
-        bad: Those that cannot be read or decoded, and why.
-        trailing: Good JPEGs with something behind their end marker, so that they look cut short.
+        bad: Images that cannot be read or decoded, and why.
+        trailing: Good JPEGs with something behind their end marker, so that they look truncated.
     """
 
     bad: dict[int, str]
@@ -49,15 +49,15 @@ def diagnose(
 
     Args:
         images: The data.
-        indices: Which of them.
-        num_threads: CPU threads to decode with.
+        indices: Indices of the images to look at.
+        num_threads: CPU threads to decode on.
         max_pixels: Largest image taken, in pixels, as its header says; None takes all.
         device_id: The GPU to decode on; None is the CPU.
     """
     if images.kind == "pixels":
         return Diagnosis({}, set())
     bad: dict[int, str] = {}
-    found: dict[int, np.ndarray] = {}
+    readable: dict[int, np.ndarray] = {}
     for index in dict.fromkeys(map(int, indices)):
         try:
             encoded = images.encoded(index)
@@ -68,22 +68,27 @@ def diagnose(
         if reason:
             bad[index] = reason
         else:
-            found[index] = encoded
+            readable[index] = encoded
     undecodable = find_undecodable(
-        list(found.values()), num_threads=num_threads, device_id=device_id, max_pixels=max_pixels
+        list(readable.values()),
+        num_threads=num_threads,
+        device_id=device_id,
+        max_pixels=max_pixels,
     )
-    numbers = list(found)
-    bad |= {numbers[position]: reason for position, reason in undecodable.items()}
-    trailing = {index for index, data in found.items() if index not in bad and _looks_cut(data)}
+    order = list(readable)
+    bad |= {order[position]: reason for position, reason in undecodable.items()}
+    trailing = {
+        index for index, data in readable.items() if index not in bad and _looks_truncated(data)
+    }
     return Diagnosis(bad, trailing)
 
 
-def _looks_cut(encoded: np.ndarray) -> bool:
+def _looks_truncated(encoded: np.ndarray) -> bool:
     return encoded[:2].tobytes() == b"\xff\xd8" and encoded[-2:].tobytes() != b"\xff\xd9"
 
 
 def why_refused(encoded: np.ndarray, max_pixels: int | None) -> str | None:
-    """What can be said against an image file without decoding it; None when nothing can.
+    """Return why an image file is refused before decoding; None where nothing speaks against it.
 
     Args:
         encoded: Bytes of the file: ``[size]`` uint8.
@@ -104,9 +109,9 @@ def _too_large(height: int, width: int, max_pixels: int) -> str:
 
 
 def header_size(encoded: np.ndarray) -> tuple[int, int] | None:
-    """``(height, width)`` in pixels as the header of an image file says, not turned upright.
+    """Return ``(height, width)`` in pixels by the header of an image file, not turned upright.
 
-    None when it is of no format that DALI decodes, or its header is broken.
+    None where the header is broken, or the format is not among those that DALI decodes.
     """
     start = encoded[:16].tobytes()
     Image.init()
@@ -129,10 +134,10 @@ def find_undecodable(
     device_id: int | None = None,
     max_pixels: int | None = None,
 ) -> dict[int, str]:
-    """Which of these image files DALI refuses to decode, and why, by position.
+    """Return which image files DALI refuses to decode, and why, by position.
 
-    Each is decoded by itself: a batch that fails does not tell which of its images are at fault,
-    and DALI 2.4.0 ends the process (SIGSEGV) at some broken headers when they are not alone.
+    Each file is decoded alone. A batch that fails does not tell which of its images are at fault,
+    and DALI 2.4.0 ends the process (SIGSEGV) at some broken headers in company.
 
     Args:
         encoded: Bytes of each file: ``[size]`` uint8, none empty.
@@ -143,16 +148,15 @@ def find_undecodable(
     workers = min(num_threads, len(encoded)) if device_id is None else 1
     if not workers:
         return {}
-    with ThreadPoolExecutor(workers) as pool:
-        parts = pool.map(
-            lambda first: _refusals(encoded[first::workers], device_id, max_pixels), range(workers)
-        )
-        return {
-            first + workers * place: reason
-            for first, part in enumerate(parts)
-            for place, reason in enumerate(part)
-            if reason
-        }
+    parts = [encoded[first::workers] for first in range(workers)]
+    with ThreadPool(workers) as pool:
+        reasons = pool.map(lambda part: _refusals(part, device_id, max_pixels), parts)
+    return {
+        first + workers * position: reason
+        for first, part_reasons in enumerate(reasons)
+        for position, reason in enumerate(part_reasons)
+        if reason
+    }
 
 
 def _refusals(
@@ -172,30 +176,27 @@ def _refusals(
             return reason_of(error)
         return None
 
-    found = [refusal(data) for data in encoded]
+    reasons = [refusal(data) for data in encoded]
     peek.close()
     whole.close()
-    return found
+    return reasons
 
 
 class _Alone:
-    """An operator applied to one file at a time, in a graph that is made anew after an error."""
+    """Apply an operator to one file at a time, in a graph that is built anew after an error."""
 
     def __init__(self, operator: Callable[[DataNode], DataNode], device_id: int | None) -> None:
         self._operator = operator
         self._device_id = device_id
-        self._data = np.zeros(0, np.uint8)
         self._pipeline: Pipeline | None = None
 
     def __call__(self, data: np.ndarray) -> Any:
-        self._data = data
         if self._pipeline is None:
             self._pipeline = Pipeline(1, 1, self._device_id, prefetch_queue_depth=1)
             with self._pipeline:
-                node = fn.external_source(source=lambda _: [self._data], batch=True)
-                self._pipeline.set_outputs(self._operator(node))
+                self._pipeline.set_outputs(self._operator(fn.external_source(name="encoded")))
         try:
-            return self._pipeline.run()[0]
+            return self._pipeline.run(encoded=[data])[0]
         except RuntimeError:
             self.close()
             raise
@@ -207,13 +208,13 @@ class _Alone:
 
 
 def reason_of(error: RuntimeError) -> str:
-    """The line of DALI's message that says what happened, in words."""
+    """Return the line of DALI's message that says what happened, in words."""
     text = str(error).split("encountered:", 1)[-1]
     lines = (re.sub(r"^\[[^]]*\]\s*", "", line).strip() for line in text.splitlines())
-    said = [
+    telling = [
         line
         for line in lines
         if line and not line.startswith(("Critical error", "C++ context", "Current pipeline"))
     ]
-    line = (said[0] if said else str(error)).rstrip(" :")
+    line = (telling[0] if telling else str(error)).rstrip(" :")
     return f"{_MEANINGS[line]} ({line})" if line in _MEANINGS else line
