@@ -29,8 +29,7 @@ from dali_cutmix.mixing.resizemix import ResizeMix
 from dali_cutmix.mixing.ricap import RICAP
 from dali_cutmix.mixing.schedule import Scheduled
 from dali_cutmix.mixing.torch import draw_plan, mix_batch
-from dali_cutmix.order.sampler import EpochSampler
-from dali_cutmix.order.shard import Shard
+from dali_cutmix.order.sampler import EpochSampler, Shard
 from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.files import FileList

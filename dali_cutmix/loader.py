@@ -16,8 +16,7 @@ from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.from_torch.keywords import check_torch_keywords
 from dali_cutmix.mixing.plan import Mix
 from dali_cutmix.order.progress import Progress
-from dali_cutmix.order.sampler import EpochSampler, Remainder
-from dali_cutmix.order.shard import Shard
+from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.serving.outputs import ToTorch
 from dali_cutmix.serving.replacements import BadFile
 from dali_cutmix.serving.session import Session

@@ -11,7 +11,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from dali_cutmix.core.checks import is_whole
 from dali_cutmix.from_torch.report import Translation, named, written
-from dali_cutmix.order.shard import Shard
+from dali_cutmix.order.sampler import Shard
 
 
 def translate_order(

@@ -12,8 +12,7 @@ import torch
 from dali_cutmix.core.checks import check_choice, check_count, refuse
 from dali_cutmix.core.device import choose_device, num_cpus
 from dali_cutmix.mixing.plan import Mix, is_mix, min_batch_size
-from dali_cutmix.order.sampler import EpochSampler, Remainder
-from dali_cutmix.order.shard import Shard
+from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.order.user_sampler import UserOrder
 from dali_cutmix.serving.tuning import NO_TUNING, Tuning
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform

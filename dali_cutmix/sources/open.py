@@ -14,7 +14,7 @@ from torchvision.datasets.folder import default_loader  # type: ignore[import-un
 from dali_cutmix.core.dali import DataNode, fn
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import WHERE, StoredImages
-from dali_cutmix.sources.bucket import Bucket, BucketFiles, is_url, split_url
+from dali_cutmix.sources.bucket import SCHEME, Bucket, BucketFiles, split_url
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.report import Report
 from dali_cutmix.sources.tar import TarShards
@@ -59,7 +59,7 @@ def open_source(source: Any, *, first_label: int | None = None) -> StoredImages:
 
 
 def _from_path(path: str) -> StoredImages:
-    if is_url(path):
+    if path.startswith(SCHEME):
         return _from_shards([path]) if _is_shard(path) else _from_bucket(path)
     if os.path.isdir(path):
         return _from_folder(path)

@@ -26,8 +26,7 @@ import typer
 from rich.console import Console
 
 from dali_cutmix.core.checks import check_count, is_whole, refuse
-from dali_cutmix.order.sampler import EpochSampler
-from dali_cutmix.order.shard import Shard
+from dali_cutmix.order.sampler import EpochSampler, Shard
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.sources.tar import TarShards

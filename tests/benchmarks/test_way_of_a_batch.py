@@ -34,7 +34,7 @@ def test_functions_of_python_operators_count_though_dalis_threads_run_them(
             node = fn.python_function(function=index, num_outputs=1, batch_processing=True)
             pipeline.set_outputs(node)
         assert np.asarray(pipeline.run()[0][0]) == [2]
-    assert tracer.take().modules == {"core/checks", "order/shard"}
+    assert tracer.take().modules == {"core/checks", "order/sampler"}
 
 
 def test_the_last_batch_of_an_epoch_draws_nothing(script: ModuleType, tmp_path: Path) -> None:

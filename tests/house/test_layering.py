@@ -41,7 +41,7 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def name_of(path: Path) -> str:
-    """A file by its place in the package: ``order/shard``."""
+    """A file by its place in the package: ``order/sampler``."""
     return path.relative_to(LIBRARY).with_suffix("").as_posix()
 
 
@@ -146,7 +146,7 @@ def test_library_does_not_print_read_the_environment_or_touch_global_random_stat
         r"print$|os\.environ|os\.getenv|(torch|np\.random|random)\.(manual_)?seed$|sys\.std"
     )
     # The latter as the default of an argument only.
-    allowed = {("order/shard", "os.environ"), ("loader", "print")}
+    allowed = {("order/sampler", "os.environ"), ("loader", "print")}
     for path in files():
         if room_of(path) == "tools":
             continue
