@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ from dali_cutmix import (
     ImageArrays,
     TrainTransform,
 )
-from dali_cutmix.transforms.resample import FORK_PATIENCE_S
 
 BACKENDS = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -252,17 +249,6 @@ def test_of_a_very_long_image_the_middle_is_resized_and_cropped(tmp_path: Path) 
     path = save(tmp_path / "long.png", image)
     got = first([path] * 40, TrainTransform(8, pad=0, resize=8, flip=0))
     assert (got == 255).all()
-
-
-def test_a_graph_that_resizes_nothing_holds_no_fork_up() -> None:
-    source = ImageArrays(np.zeros((80, 16, 16, 3), np.uint8), np.zeros(80, int))
-    with DataLoader(source, 4, transform=TrainTransform(16, pad=2), device="cpu") as loader:
-        next(iter(loader))
-        start = time.monotonic()
-        if not (child := os.fork()):
-            os._exit(0)
-        os.waitpid(child, 0)
-        assert time.monotonic() - start < FORK_PATIENCE_S / 2
 
 
 # TrainTransform: crops that are resized
