@@ -16,7 +16,6 @@ from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.tree import map_leaves
 from dali_cutmix.mixing import shares
 from dali_cutmix.mixing.choice import ChosenPlan, check_mixes
-from dali_cutmix.mixing.deferred import Deferred
 from dali_cutmix.mixing.plan import Mix, MixPlan, min_batch_size
 
 
@@ -67,10 +66,6 @@ class Chain:
                 "a sample its own pixels back. Draw one of them per sample or per batch."
             )
             refuse("Chain", "mixes", "hold at most one mix with per='pair'", mixes, way_out)
-        for mix in mixes:
-            if isinstance(mix, Deferred):
-                way_out = "Defer the whole chain: `Deferred(Chain([...]))`."
-                refuse("Chain", "mixes", "mix in the graph", mix, way_out)
 
     @property
     def num_sources(self) -> int:

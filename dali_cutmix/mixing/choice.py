@@ -15,6 +15,7 @@ from dali_cutmix.core.dali import FLOAT, DataNode, fn, merge, split
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.tree import map_leaves
+from dali_cutmix.mixing.deferred import Deferred
 from dali_cutmix.mixing.plan import Mix, MixPlan, Rect, is_mix, min_batch_size
 
 
@@ -136,13 +137,16 @@ class RandomChoice:
 
 
 def check_mixes(where: str, mixes: Any) -> tuple[Mix, ...]:
-    """Refuse all but a list of at least one mix."""
+    """Refuse all but a list of at least one mix, none of which leaves the pixels to torch."""
     if not isinstance(mixes, (tuple, list)) or not mixes:
         refuse(where, "mixes", "be a list of at least one mix", mixes)
     for mix in mixes:
         if not is_mix(mix):
             way_out = "Pass mixes of dali_cutmix, such as `CutMix()`."
             refuse(where, "mixes", "hold mixes", mix, way_out)
+        if isinstance(mix, Deferred):
+            way_out = f"Defer all of them: `Deferred({where}([...]))`."
+            refuse(where, "mixes", "mix in the graph", mix, way_out)
     return tuple(mixes)
 
 

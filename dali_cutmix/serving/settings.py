@@ -11,6 +11,7 @@ import torch
 
 from dali_cutmix.core.checks import check_choice, check_count, refuse
 from dali_cutmix.core.device import choose_device, num_cpus
+from dali_cutmix.mixing.deferred import Deferred
 from dali_cutmix.mixing.plan import Mix, is_mix, min_batch_size
 from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.order.user_sampler import UserOrder
@@ -207,6 +208,9 @@ class LoaderSettings:
             rule = f"be at least {smallest} with `mix`"
             way_out = "Partners come from the same batch; `mix=None` mixes nothing."
             refuse(WHERE, "batch_size", rule, self.batch_size, way_out)
+        if isinstance(mix, Deferred) and not self.with_plan:
+            way_out = "Without the plan nobody knows how `mix_batch` is to mix the pixels."
+            refuse(WHERE, "with_plan", "be True with a Deferred mix", self.with_plan, way_out)
 
     def _take_user_order(self) -> None:
         order = UserOrder.of(self.sampler, self.batch_sampler, self.seed)

@@ -15,6 +15,7 @@ from dali_cutmix import (
     CutMix,
     Cutout,
     DataLoader,
+    Deferred,
     EvalTransform,
     ImageArrays,
     MixUp,
@@ -209,6 +210,11 @@ def test_loader_serves_the_same_choices_whatever_the_threads_and_shows_them() ->
             lambda: RandomChoice([CutMix(), v2.MixUp(num_classes=3)]),
             f"RandomChoice: `mixes` must hold mixes, got {v2.MixUp(num_classes=3)!r}. Pass mixes "
             "of dali_cutmix, such as `CutMix()`.",
+        ),
+        (
+            lambda: RandomChoice([Deferred(CutMix()), MixUp()]),
+            f"RandomChoice: `mixes` must mix in the graph, got {Deferred(CutMix())!r}. Defer all "
+            "of them: `Deferred(RandomChoice([...]))`.",
         ),
         *(
             (
