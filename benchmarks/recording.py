@@ -117,6 +117,8 @@ def _operators(outputs: Any) -> list[Any]:
 
 
 def _kind(operator: Any) -> str:
+    if str(operator.spec).startswith("OpSpec for ExternalSource:"):  # named by the loader
+        return "ExternalSource"
     return re.sub(r"^_*(.+)_\d+$", r"\1", operator.name)
 
 
