@@ -64,7 +64,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def hidden_gpu() -> Iterator[None]:
     """Hide the GPU from the package, from torch, and from processes that start meanwhile."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dali_cutmix.core.device.num_gpus", lambda: 0)
+        patch.setattr("dali_cutmix.serving.settings.num_gpus", lambda: 0)
         patch.setattr("torch.cuda.is_available", lambda: False)
         patch.setattr("torch.cuda.device_count", lambda: 0)
         patch.setenv("CUDA_VISIBLE_DEVICES", "")

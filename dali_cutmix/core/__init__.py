@@ -1,1 +1,1 @@
-"""What every room may use: argument checks, errors, DALI, draws, math, frames, threads, devices."""
+"""What every room may use: argument checks, errors, DALI, draws, math, frames, trees, threads."""

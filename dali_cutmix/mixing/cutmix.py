@@ -12,9 +12,17 @@ from dali_cutmix.core.dali import INT32
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.mixing import cut
-from dali_cutmix.mixing.partner import Partner, Per, check_partner, leader, pair_up, share
 from dali_cutmix.mixing.paste import paste_regions
-from dali_cutmix.mixing.plan import MixPlan, Rect
+from dali_cutmix.mixing.plan import (
+    MixPlan,
+    Partner,
+    Per,
+    Rect,
+    check_partner,
+    leader,
+    pair_up,
+    share,
+)
 
 PlacementName = Literal["clipped", "clipped_whole", "inside", "uniform", "gaussian"]
 

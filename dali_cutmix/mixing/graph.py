@@ -14,9 +14,8 @@ from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.cutmix import CutMix, PlacementName, check_cutmix
 from dali_cutmix.mixing.cutout import Cutout, check_cutout
 from dali_cutmix.mixing.mixup import MixUp, check_mixup
-from dali_cutmix.mixing.partner import Partner, Per
 from dali_cutmix.mixing.paste import without_empty
-from dali_cutmix.mixing.plan import Mix, MixPlan, is_mix
+from dali_cutmix.mixing.plan import Mix, MixPlan, Partner, Per, is_mix
 
 #: Mixes whose arithmetic is written for nodes as well as for arrays.
 _DRAWN_BY_OPERATORS = (CutMix, MixUp, Cutout)

@@ -10,9 +10,8 @@ from dali_cutmix.core.dali import FLOAT
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.mixing.cutmix import TIMM_MODES
-from dali_cutmix.mixing.partner import Partner, Per, check_partner, leader, pair_up, share
 from dali_cutmix.mixing.paste import blend
-from dali_cutmix.mixing.plan import MixPlan
+from dali_cutmix.mixing.plan import MixPlan, Partner, Per, check_partner, leader, pair_up, share
 
 
 @dataclass(frozen=True)

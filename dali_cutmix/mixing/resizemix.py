@@ -10,9 +10,17 @@ import numpy as np
 from dali_cutmix.core.checks import check_prob, check_range, refuse
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.mixing.partner import Partner, Per, check_partner, leader, pair_up, share
 from dali_cutmix.mixing.paste import paste_regions
-from dali_cutmix.mixing.plan import MixPlan, Rect
+from dali_cutmix.mixing.plan import (
+    MixPlan,
+    Partner,
+    Per,
+    Rect,
+    check_partner,
+    leader,
+    pair_up,
+    share,
+)
 
 
 @dataclass(frozen=True)

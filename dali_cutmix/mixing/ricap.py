@@ -10,9 +10,8 @@ import numpy as np
 from dali_cutmix.core.checks import check_alpha, check_choice, check_prob
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.mixing.partner import share
 from dali_cutmix.mixing.paste import paste_regions
-from dali_cutmix.mixing.plan import MixPlan, Rect
+from dali_cutmix.mixing.plan import MixPlan, Rect, share
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -36,8 +37,8 @@ class Run:
         drop_last: Whether a short batch is left out.
         batch_size: Samples per batch and rank.
         num_shards: Number of ranks.
-        transform: Description of the transform.
-        mix: Description of the mix.
+        transform: The transform, as it was when the run began.
+        mix: The mix, as it was when the run began.
     """
 
     data: str
@@ -49,8 +50,13 @@ class Run:
     drop_last: bool
     batch_size: int
     num_shards: int
-    transform: Description
-    mix: Description
+    transform: Any
+    mix: Any
+
+    @cached_property
+    def descriptions(self) -> dict[str, Description]:
+        """Transform and mix in terms that JSON can hold, by name; made when first asked for."""
+        return {name: Description(name, getattr(self, name)) for name in ("transform", "mix")}
 
     def state_at(self, position: Position) -> dict[str, Any]:
         """Return the state of the run at a position: numbers and strings that JSON can hold."""
@@ -83,7 +89,7 @@ class Run:
         self._check_same(then, allow)
         doubts = [
             doubt
-            for setting in (self.transform, self.mix)
+            for setting in self.descriptions.values()
             if setting.name not in allow
             for doubt in setting.doubts
         ]
@@ -99,7 +105,9 @@ class Run:
 
     def _values(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**values, "transform": dict(self.transform.values), "mix": dict(self.mix.values)}
+        return values | {
+            name: dict(description.values) for name, description in self.descriptions.items()
+        }
 
     def _check_same(self, then: Mapping[str, Any], allow: Collection[str]) -> None:
         ignored = {"batch_size", *allow} | (set() if self.sampler else {"num_shards"})
@@ -109,8 +117,8 @@ class Run:
         for name, value in self._values().items():
             if name in ignored:
                 continue
-            if name in ("transform", "mix"):
-                differing += getattr(self, name).differences(then[name])
+            if name in self.descriptions:
+                differing += self.descriptions[name].differences(then[name])
             elif value != then[name]:
                 differing.append(f"{name} is {value!r} here and {then[name]!r} in the state")
         if differing:
@@ -146,6 +154,14 @@ def _part(kind: type[Any], state: Mapping[str, Any]) -> dict[str, Any]:
         if name in ("transform", "mix") and not isinstance(value, Mapping):
             _refuse(f"{name!r} in the state must be a description, got {value!r:.80}.")
     return {name: state[name] for name in names}
+
+
+def _snapshot(setting: Any) -> Any:
+    """Copy a setting, since a user's object may change while it is at work."""
+    try:
+        return copy.deepcopy(setting)
+    except Exception:  # whatever a user's object raises
+        return setting
 
 
 def _refuse(problem: str) -> NoReturn:
@@ -199,8 +215,8 @@ class Progress:
             drop_last=drop_last,
             batch_size=batch_size,
             num_shards=int(sampler.shard.count),
-            transform=Description("transform", transform),
-            mix=Description("mix", mix),
+            transform=_snapshot(transform),
+            mix=_snapshot(mix),
         )
         return cls(order, run)
 

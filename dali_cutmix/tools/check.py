@@ -24,8 +24,8 @@ from rich.table import Table
 
 from dali_cutmix.core.checks import check_count
 from dali_cutmix.core.dali import Pipeline, fn
-from dali_cutmix.core.device import num_cpus
 from dali_cutmix.serving.diagnose import find_undecodable, why_refused
+from dali_cutmix.serving.settings import num_cpus
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.sources.report import SMALL_SIDE, BadImage, Report, Sizes, Spread

@@ -404,7 +404,7 @@ def test_choosing_the_cpu_does_not_ask_for_a_gpu(
     def fail() -> int:
         raise AssertionError("asked for a GPU")
 
-    monkeypatch.setattr("dali_cutmix.core.device.num_gpus", fail)
+    monkeypatch.setattr("dali_cutmix.serving.settings.num_gpus", fail)
     monkeypatch.setattr(torch.cuda, "is_available", fail)
     loader = DataLoader(numbered_folder, 4, transform=TINY, device="cpu", shard=Shard())
     assert len(list(loader)) == 6

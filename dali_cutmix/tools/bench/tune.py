@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dali_cutmix.core.device import num_cpus
+from dali_cutmix.serving.settings import num_cpus
 from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.tools.bench.machine import describe_machine, num_cores
 from dali_cutmix.tools.bench.options import (
