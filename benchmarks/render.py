@@ -34,17 +34,18 @@ GPU_COMMAND = "gpu.py --out benchmarks/results/DATE_MACHINE_gpu.json"
 INTRODUCTION = """\
 # Benchmarks
 
-<!-- Written by render.py from results/. Change that, or measure again; never this file. -->
+<!-- Rendered by render.py from results/. Change that or measure again; never edit this file. -->
 
 Same files, same work, same threads: crop at random (8 to 100 % of the area), resize to 224 px with
-antialiasing, mirror, mix, normalise to float32, CutMix in every batch unless it says "without".
-Loaders live in processes of their own and take turns within one run, so that a drift of the machine
-hits all; their batches are checked (shape, type, range, targets that sum to 1) before any time
-counts. Peers are written as their own authors write them, in [others/](others/). Losses stand
-beside wins. Times from few shared cores are good for ratios, and for nothing else.
+antialiasing, mirror, mix, normalise to float32. CutMix mixes every batch, except in columns
+"without". Each loader lives in a process of its own. Loaders take turns within one run, so that a
+drift of the machine hits all. Batches are checked (shape, type, range, targets that sum to 1)
+before any time counts. Peers are written as their authors write them, in [others/](others/).
+Losses stand beside wins. Times on few shared cores are good for ratios only.
 
-On your own files: `dali-cutmix bench DATA`. For the tables: `python benchmarks/images.py DIR` makes
-photograph-like JPEGs, each section names its script, and `python benchmarks/render.py` writes this.
+On your own files: `dali-cutmix bench DATA`. To make the tables: `python benchmarks/images.py DIR`
+makes photograph-like JPEGs, the script of each section measures, `python benchmarks/render.py`
+renders.
 """
 
 
@@ -61,7 +62,7 @@ class Page:
         self._add("Loaders against each other", "compare", f"compare.py {OUT}_compare.json")
         self._add("What was tried", "variants", f"variants.py {OUT}_variants.json")
         self._add("Training", "training", f"training.py {OUT}_training.json")
-        self._add("Bytes that are moved", "bytes", f"bytes_moved.py {OUT}_bytes.json")
+        self._add("Bytes moved", "bytes", f"bytes_moved.py {OUT}_bytes.json")
         self._add_scale(on_gpu=False)
         self._add("Memory", "memory", f"memory.py {OUT}_memory.json")
         self._add("Reading files", "reading", "reading.py --out benchmarks/results/...json")
@@ -102,7 +103,7 @@ class Page:
             return
         base = result["method"]["base"]
         said = (
-            f"Where nothing else is said: {base['size']} px, batches of {base['batch_size']}, "
+            f"Unless a curve varies them: {base['size']} px, batches of {base['batch_size']}, "
             f"{base['threads']} threads; medians of {result['method']['repeats']} interleaved "
             "turns, with least and most. Larger sources are mosaics of the stored images."
         )
@@ -111,13 +112,13 @@ class Page:
             self.plots.append(plot)
             self._section(f"By {name}", [plot.markdown, "", *curve(result, name)], 3)
         if not on_gpu:
-            self._section("A model of it", fitted(result), 3)
+            self._section("A model of the rate", fitted(result), 3)
             gpu = self._results.get("gpu", on_gpu=True)
             rate = None if gpu is None else gpu_sections.engine_rate(gpu)
             self._section("What eight GPUs need", eight_gpus(result, rate), 3)
 
     def _add_counts(self, counts: dict[str, Any] | None) -> None:
-        title = "Counts that read no clock"
+        title = "Counts without a clock"
         if counts is None:
             lines = ["Not yet counted. `python benchmarks/operation_counts.py --update` counts."]
             self._section(title, lines)
@@ -133,8 +134,7 @@ class Page:
         ]
         head = ["loader", "operators", "Python calls per batch", "bytes written per image"]
         lines = [
-            "On 32 small files made on the spot; `operation_counts.py --check` fails where one "
-            "rises.",
+            "On 32 small generated files. `operation_counts.py --check` fails where a count rises.",
             "",
             *table(head, rows),
         ]

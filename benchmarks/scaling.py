@@ -78,7 +78,7 @@ def fitted(result: dict[str, Any]) -> list[str]:
         "Seconds per image, with `t` threads and no more than cores:",
         "`(c1 bytes + c2 pixels + c3 sqrt(pixels) size + c4 size^2) / t^e + c5 / batch + c6`;",
         "`model.py` says what the terms mean. Fitted on every second point of each curve and on no "
-        "other, the curves being levelled at the point that they share.",
+        "other. Curves are levelled at their common point.",
         "",
         *table(["cost of one", "nanoseconds"], costs),
         "",
@@ -123,7 +123,7 @@ def eight_gpus(result: dict[str, Any], engine_rate: float | None = None) -> list
         rows.append([name, f"{point.pixels:,.0f}", f"{_per_core(model, point):,.0f}", *needed])
     heads = [f"{demand:,} images/s each" for demand in DEMANDS]
     lines = [
-        "Cores of the machine measured, decoding on the CPU alone, if more of them do as well:",
+        "Cores of the machine measured, decoding on the CPU alone, if more cores do as well:",
         "",
         *table(["files", "pixels", "images/s per core", *heads], rows),
         "",

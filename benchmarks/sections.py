@@ -54,7 +54,7 @@ def compare(result: dict[str, Any]) -> list[str]:
     lines = [*_method(result), "", *table([*head, "CPU ms per image", "memory, MiB"], rows), ""]
     stages = [row for row in result["rows"] if row["kind"] == "stage"]
     lines += table(
-        ["stages alone, nothing made of it", "images per second", f"{OURS} over it"],
+        ["stages alone", "images per second", f"{OURS} over it"],
         [[row["name"], rate(row), _over(mixed.get(OURS), row)] for row in ran(stages)],
     )
     notes = [_note(row) for row in mixed.values() if _note(row)]
@@ -98,7 +98,7 @@ def _why_not(rows: list[dict[str, Any]], name: str) -> str:
     failed = next((row for row in rows if row["name"] == name and "error" in row), None)
     if failed is None:
         return "ran with another mix only"
-    reason = failed["error"] if "install" not in failed else f"not there: `{failed['install']}`"
+    reason = failed["error"] if "install" not in failed else f"not installed: `{failed['install']}`"
     return "did not run: " + reason.replace("|", "/")
 
 
@@ -221,7 +221,7 @@ def variants(result: dict[str, Any]) -> list[str]:
     faster = [row["name"] for row in rows[1:] if row["min"] > first["max"]]
     slower = [row["name"] for row in rows[1:] if row["max"] < first["min"]]
     reading = (
-        f"Faster than the loader as it is in every turn: {listed(faster) if faster else 'none'}; "
+        f"Faster than the first in every turn: {listed(faster) if faster else 'none'}; "
         f"slower in every turn: {listed(slower) if slower else 'none'}."
     )
     head = ["variant", "images per second", "ratio"]
@@ -271,7 +271,7 @@ def memory(result: dict[str, Any]) -> list[str]:
         ]
         for size in sizes
     ]
-    head = ["batch size", "torch, all", "its loaders", f"{OURS}, all", "its loaders", "on the GPU"]
+    head = ["batch size", "torch, process", "loaders", f"{OURS}, process", "loaders", "on the GPU"]
     lines = ["MiB.", "", *table(head, rows), ""]
     both = [size for size in sizes if size in ours and size in torch]
     if len(both) < 2:
@@ -281,8 +281,9 @@ def memory(result: dict[str, Any]) -> list[str]:
     image = 3 * 4 * result["method"]["size"] ** 2
     ratio = ours[high]["peak_memory"] / torch[high]["peak_memory"]
     text = (
-        f"Each image more in a batch takes {slope / image:.1f} times the {image / 2**20:.2f} MiB "
-        f"of its tensor; at {high:,} the process holds {ratio:.2f} times what torch's hold."
+        f"Each additional image in a batch takes {slope / image:.1f} times the "
+        f"{image / 2**20:.2f} MiB of its tensor; at {high:,} the process holds {ratio:.2f} times "
+        "torch's."
     )
     return [*lines, text]
 

@@ -2,9 +2,9 @@
 
     python benchmarks/variants.py --data DIR --out benchmarks/results/DATE_MACHINE_variants.json
 
-The first is the loader as it is. Those named "operators" are one DALI graph in which the plan, the
-labels and the resizing are DALI's operators too, as in a graph of one's own made of the public
-functions; the loader was like that before it drew on the host and resized with torch on the CPU.
+The first variant is the loader as it is. Variants named "operators" are a DALI graph of the public
+functions, in which operators draw the plan, weigh the labels and resize. The loader was like that
+before it drew on the host and resized with torch on the CPU.
 """
 
 from __future__ import annotations

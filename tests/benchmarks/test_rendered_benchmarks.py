@@ -206,7 +206,7 @@ def test_a_loader_that_did_not_run_is_shown_with_the_reason(
         content["rows"] += [broken | {"mix": mix}]
     write(tmp_path, "compare", content)
     text = text_of(render, tmp_path)
-    assert "| SPDL | did not run: not there: `pip install spdl` |" in text
+    assert "| SPDL | did not run: not installed: `pip install spdl` |" in text
     assert "| timm | did not run: ValueError: a / b |" in text
 
 
