@@ -23,6 +23,12 @@ from dali_cutmix.mixing.paste import without_empty
 #: Where pixels are made: every test that makes some runs on both.
 BACK_ENDS = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
 
+
+def full(*cases: Any) -> list[Any]:
+    """Cases that only repeat a law with other settings: run by ``pytest -m full``."""
+    return [pytest.param(case, marks=pytest.mark.full) for case in cases]
+
+
 #: Where plans are drawn: in a ``"graph"``, or on the ``"host"`` as the loader does.
 CARRIER = "graph"
 

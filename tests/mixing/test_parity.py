@@ -7,6 +7,7 @@ covered must look alike.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -295,9 +296,18 @@ def feed_timm(
     return leaders, chosen & (batch.lam[leaders] != 1)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("prob", [1.0, 0.6])
-@pytest.mark.parametrize("minmax", [None, (0.2, 0.8)], ids=repr)
+@pytest.mark.parametrize(
+    ("minmax", "prob", "smoothing"),
+    [
+        (None, 1.0, 0.1),
+        ((0.2, 0.8), 0.6, 0.0),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in itertools.product([None, (0.2, 0.8)], [1.0, 0.6], [0.0, 0.1])
+        ),
+    ],
+    ids=repr,
+)
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 def test_timm_makes_the_same_batch_of_the_same_draw(
     mode: Any, minmax: Any, prob: float, smoothing: float, monkeypatch: pytest.MonkeyPatch
