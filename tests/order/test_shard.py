@@ -102,6 +102,7 @@ def test_variables_that_make_no_sense_are_named(
         Shard.current()
 
 
+@pytest.mark.slow
 def test_ranks_of_a_launcher_serve_everything_once_between_them(numbered_folder: Path) -> None:
     script = (
         "import sys; from dali_cutmix import DataLoader, EvalTransform\n"

@@ -75,6 +75,7 @@ def readme_example() -> str:
     )
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch_the_readmes_training_ends_with_the_same_weights(
     photo_folder: Path, tmp_path: Path
 ) -> None:
@@ -135,6 +136,7 @@ print(len(list(first)), "batches of the first")
 """
 
 
+@pytest.mark.slow
 def test_interrupted_loader_leaves_no_process_and_another_starts(photo_folder: Path) -> None:
     process = start(INTERRUPTED, photo_folder, str(photo_folder))
     assert process.stdout is not None
@@ -147,6 +149,7 @@ def test_interrupted_loader_leaves_no_process_and_another_starts(photo_folder: P
     ]
 
 
+@pytest.mark.slow
 def test_interrupt_that_nobody_catches_ends_the_process(photo_folder: Path) -> None:
     code = INTERRUPTED.replace("except KeyboardInterrupt", "except ZeroDivisionError")
     process = start(code, photo_folder, str(photo_folder))
@@ -239,6 +242,7 @@ def ppm_with_broken_header(_: bytes) -> bytes:
     return b"P6\n240\xf2200\n255" + bytes(240 * 200 * 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [damage.gif, damage.text, lambda jpeg: jpeg[:200], ppm_with_broken_header]
 )
@@ -308,6 +312,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_ranks_stay_in_step_when_one_of_them_meets_bad_files(
     pairs: list[tuple[str, int]], tmp_path: Path
 ) -> None:
@@ -340,6 +345,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_evaluation_of_the_docstring_counts_every_sample_once_over_uneven_ranks(
     numbered_folder: Path, tmp_path: Path
 ) -> None:
@@ -374,6 +380,7 @@ def test_memory_stays_flat_over_fifty_epochs(pairs: list[tuple[str, int]]) -> No
     assert max(memory[3:]) <= 1.05 * memory[2]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
 def test_two_hundred_damaged_files_are_replaced_one_for_one(
     tmp_path: Path, photos: list[np.ndarray]

@@ -195,6 +195,7 @@ in_child(iterate)
 """
 
 
+@pytest.mark.slow
 def test_a_fork_of_a_process_with_a_loader_at_work_is_told_to_close_it(
     numbered_folder: Path,
 ) -> None:
@@ -217,6 +218,7 @@ for _ in loader:                            # workers are forked while images ar
 """
 
 
+@pytest.mark.slow
 def test_a_torch_loader_may_fork_its_workers_while_ours_is_at_work() -> None:
     command = [sys.executable, "-c", BESIDE]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
@@ -253,6 +255,7 @@ assert len(list(loader())) == 8
 """
 
 
+@pytest.mark.slow
 def test_a_loader_that_is_collected_on_a_graphs_thread_stops_no_graph() -> None:
     command = [sys.executable, "-c", COLLECTED]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -271,6 +274,7 @@ threading.Thread(target=served).start()
 """
 
 
+@pytest.mark.slow
 def test_a_thread_that_outlives_the_main_one_can_iterate() -> None:
     command = [sys.executable, "-c", AFTER_MAIN]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

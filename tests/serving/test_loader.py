@@ -207,6 +207,7 @@ print(sum(float((i.double().sum() + (t * torch.arange(3)).sum()).item()) for i, 
 """
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_in_another_process(photo_folder: Path) -> None:
     command = [sys.executable, "-c", PRINT_SUM, str(photo_folder)]
     runs = {subprocess.run(command, capture_output=True, check=True).stdout for _ in range(2)}
@@ -519,6 +520,7 @@ train = torch.utils.data.DataLoader(dataset, batch_size=6, shuffle=True, num_wor
 OUR_LINE = "train = DataLoader(root, batch_size=6, shuffle=True, num_workers=2, {settings})"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imports", "line"),
     [

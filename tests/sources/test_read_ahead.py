@@ -107,11 +107,12 @@ def test_dropping_the_loader_lets_the_data_go_at_once(photo_folder: Path) -> Non
     gc.disable()
     try:
         images = Slow(photo_folder)
+        before = set(threading.enumerate())
         alive = weakref.ref(images)
         loader = loader_of(images)
         next(iter(loader))
         loader.close()
-        for thread in threading.enumerate():
+        for thread in set(threading.enumerate()) - before:
             if thread.name == NAME:
                 thread.join(30)
         del loader, images

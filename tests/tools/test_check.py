@@ -597,6 +597,7 @@ def test_progress_tells_count_speed_and_time_left_on_a_terminal_only() -> None:
     assert said[False] == ""
 
 
+@pytest.mark.slow
 def test_decoders_do_not_write_through_the_screen(tmp_path: Path, jpeg: bytes) -> None:
     """libjpeg and nvImageCodec write to the process's error stream, past Python."""
     root = folder_of(

@@ -131,6 +131,7 @@ def test_shards_are_loaded_as_the_files_were(photo_folder: Path, tmp_path: Path)
         assert np.array_equal(shards.encoded(index), files.encoded(index))
 
 
+@pytest.mark.slow
 def test_shards_are_packed_again_into_others(photo_folder: Path, tmp_path: Path) -> None:
     files = FileList.from_folder(photo_folder)
     pack_here(files, tmp_path / "out", per_shard=8, shuffle=False)
