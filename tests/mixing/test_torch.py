@@ -196,9 +196,9 @@ def test_weights_stay_float32_whatever_the_type(mix: Any, dtype: torch.dtype) ->
     assert torch.equal(weight, plan.weight)
     wanted = reference.followed(x.double().permute(0, 2, 3, 1).numpy(), steps(plan))
     found = mixed.double().permute(0, 2, 3, 1)
-    # Rounded once per blend, to the type or to float32; with half weights .002 would be lost.
-    eps = max(torch.finfo(dtype).eps, 2**-22)
-    torch.testing.assert_close(found, torch.from_numpy(wanted), rtol=0, atol=eps)
+    # Rounded once per blend, to the type; with half weights .002 would be lost.
+    atol = torch.finfo(dtype).eps
+    torch.testing.assert_close(found, torch.from_numpy(wanted), rtol=0, atol=atol)
 
 
 def test_blended_whole_numbers_become_float32_and_pasted_ones_stay() -> None:
@@ -210,6 +210,17 @@ def test_blended_whole_numbers_become_float32_and_pasted_ones_stay() -> None:
     wanted = reference.followed(masks.permute(0, 2, 3, 1).numpy(), steps(plan))
     found, _ = mix_batch(masks, plan)
     assert torch.equal(found, torch.from_numpy(wanted).permute(0, 3, 1, 2))
+
+
+def test_resized_whole_numbers_are_rounded_to_the_nearest() -> None:
+    x = torch.randint(0, 30_000, (6, 1, *SIZE), generator=torch.Generator().manual_seed(0))
+    plan = plan_of(ResizeMix(), 6)
+    mixed, _ = mix_batch(x, plan)
+    assert mixed.dtype == torch.int64
+    # The same in floating point numbers, of which float32 holds 24 bits.
+    torch.testing.assert_close(
+        mixed.double(), mix_batch(x.double(), plan)[0], rtol=0, atol=0.5 + 0.02
+    )
 
 
 def test_erased_pixels_are_the_colour_of_bytes_and_the_mean_of_normalised_images() -> None:
