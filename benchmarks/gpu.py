@@ -1,7 +1,7 @@
 """Everything that has to be measured on a GPU, in one go: under ten minutes, nothing built.
 
     python benchmarks/gpu.py --out benchmarks/results/DATE_MACHINE_gpu.json
-    python benchmarks/gpu.py --out /tmp/smoke.json --device cpu --smoke       # every part, tiny
+    python benchmarks/gpu.py --out smoke.json --device cpu --smoke       # every part, tiny
 
 The data are made first (``images.py``), unless ``--data`` names an ImageFolder root. Each part runs
 in a process of its own, and the file is written after each part. So a crash or the end of the time

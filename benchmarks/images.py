@@ -1,6 +1,6 @@
 """Make an ImageFolder of JPEGs like ImageNet's: the same files from the same seed, in seconds.
 
-    python benchmarks/images.py /tmp/imagenet-like --num-files 2000
+    python benchmarks/images.py imagenet-like --num-files 2000
 
 The cost of decoding a photograph depends on its bytes per pixel and on how they are spread. So the
 pictures are "dead leaves": shaded discs, strips and boxes of every size

@@ -1,7 +1,7 @@
 """The ImageNet recipe for real: how fast it trains, and what a short run with CutMix learns.
 
     python benchmarks/recipes.py --out benchmarks/results/DATE_MACHINE_recipes.json
-    python benchmarks/recipes.py --out /tmp/smoke.json --smoke      # every part, tiny, on any CPU
+    python benchmarks/recipes.py --out smoke.json --smoke      # every part, tiny, on any CPU
 
 Meant for a GPU, some eight minutes. Two parts, written to the file as they are done:
 

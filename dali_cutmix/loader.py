@@ -40,7 +40,8 @@ class DataLoader:
     A batch is a function of the data, ``seed``, epoch, its number and the shard alone. Threads, the
     prefetch depth and what was served before change nothing.
 
-    Every argument but ``source`` is an attribute too, as chosen where it was None.
+    Arguments are attributes too, with the values in use where they were None. ``source``,
+    ``pin_memory`` and ``persistent_workers`` are not.
 
     Args:
         source: Images and their classes:
@@ -79,7 +80,7 @@ class DataLoader:
             (the default with ``shuffle``), ``"drop"``, or ``"exact"`` (the default without): see
             `EpochSampler`. To evaluate with ``"exact"``, sum hits and counts over the ranks.
         on_error: ``"raise"`` ends the epoch at a bad file. ``"replace"`` puts another image of the
-            dataset with its own label in the place of the bad one, warns, and goes on. All other
+            source with its own label in place of the bad image, warns, and continues. All other
             samples stay as they would have been. See `bad_files`.
         max_pixels: An image with more pixels, as its header says, is a bad file; None takes all.
         prefetch: Batches prepared ahead, at least 1. None takes the tuning's, else 2 (CPU: 4).
@@ -274,6 +275,14 @@ class DataLoader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        names = ("batch_size", "device", "mix")
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({len(self.dataset)} samples, {settings})"
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *LoaderSettings.__dataclass_fields__})
 
     def __getattr__(self, name: str) -> Any:
         if "_settings" in vars(self) and name in LoaderSettings.__dataclass_fields__:

@@ -12,7 +12,7 @@ from dali_cutmix.core.draws import Draws
 
 @dataclass(frozen=True)
 class Frame:
-    """What every image of a loader looks like where it is mixed or augmented.
+    """Describe every image of a loader where images are mixed or augmented.
 
     Attributes:
         size: ``(height, width)`` in pixels.
@@ -28,11 +28,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Sample:
-    """What belongs to one sample and changes together. In a graph the fields are nodes.
+    """Hold what changes together in one sample. In a graph the fields are nodes.
 
     Attributes:
-        image: ``[height, width, 3]`` uint8 per sample, CPU or GPU. A mix that blends makes it
-            float32, in [0, 255].
+        image: ``[height, width, 3]`` uint8 per sample, CPU or GPU. A mix that blends makes
+            float32 images, in [0, 255].
     """
 
     image: DataNode

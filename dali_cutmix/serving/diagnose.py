@@ -19,8 +19,8 @@ from dali_cutmix.transforms import decode
 #: nvImageCodec.
 _MEANINGS = {
     "nvImageCodec failure: '#3'": "damaged or cut short",
-    "nvImageCodec failure: '#4'": "no image, or of a kind that is not supported",
-    "nvImageCodec failure: '#17'": "of a kind that is not supported",
+    "nvImageCodec failure: '#4'": "not an image, or an unsupported format",
+    "nvImageCodec failure: '#17'": "an unsupported format",
     "Failed to decode sample #0": "damaged or cut short",
 }
 

@@ -21,7 +21,7 @@ MAX_TRUSTED = 64
 
 
 class BadFile(NamedTuple):
-    """An image that could not be read or decoded, and why."""
+    """Name an image that could not be read or decoded, and the reason."""
 
     path: str
     reason: str

@@ -43,8 +43,8 @@ _BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 class LoaderSettings:
     """Hold the arguments of `DataLoader`, which documents them; refuse what cannot be.
 
-    Arguments may be as a user gives them. The fields are as typed here: device, shard, target,
-    tuning, threads and batches ahead are chosen where they were None.
+    Arguments may be as a user gives them. The fields are as typed here: device, shard, remainder,
+    target, tuning, threads and batches ahead are chosen where they were None.
 
     Attributes:
         user_order: The order that ``sampler`` or ``batch_sampler`` gives; None without either.
@@ -88,6 +88,8 @@ class LoaderSettings:
         self._check_mix()
         self._set(target=self._choose_target(), device=choose_device(self.device))
         self._set(shard=self.shard or Shard.current())
+        if self.user_order is None and self.remainder is None:
+            self._set(remainder="pad" if self.shuffle else "exact")
         self._fill_tuning()
         self._check_memory()
 

@@ -21,7 +21,7 @@ DECODER_ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a loader uses the machine; what `dali-cutmix tune` finds, as `DataLoader` takes it.
+    """Hold how a loader uses the machine, as `dali-cutmix tune` finds it and `DataLoader` takes it.
 
     None leaves a setting as it would be without a tuning.
 
@@ -46,7 +46,7 @@ class Tuning:
     """Decode on the GPU only the crop that is used. Has no effect on the CPU, which always does.
     Some versions of the decoder end the process there: set it where a probe passed."""
     machine: dict[str, Any] = field(default_factory=dict, compare=False)
-    """What it was found on. Has no effect."""
+    """Machine that the tuning was found on. Has no effect."""
 
     def __post_init__(self) -> None:
         for name in ("num_threads", "prefetch"):
@@ -64,48 +64,49 @@ class Tuning:
             refuse(WHERE, "machine", "be a dictionary", self.machine)
 
     def decoder_arguments(self) -> dict[str, Any]:
-        """What DALI's decoder on a GPU is given beside its defaults, by argument."""
-        given = {name: getattr(self, name) for name in DECODER_ARGUMENTS}
-        return {name: value for name, value in given.items() if value is not None}
+        """Return the arguments of DALI's decoder on a GPU that are not left at their defaults."""
+        values = {name: getattr(self, name) for name in DECODER_ARGUMENTS}
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Tuning:
-        """What `write` wrote.
+        """Read a tuning that `write` wrote.
 
         Args:
             path: A .json file.
 
         Raises:
-            OSError: It cannot be read.
-            ValueError: It is no tuning, has an unknown key, or a setting outside its range; the
-                file is named.
+            OSError: The file cannot be read.
+            ValueError: The file is not a tuning, has an unknown key, or has a setting outside its
+                range. The file is named.
         """
         path = os.fspath(path)
         again = "Write one with `dali-cutmix tune DATA --out tuning.json`."
         with open(path, encoding="utf-8") as file:
             try:
-                found = json.load(file)
+                settings = json.load(file)
             except ValueError as error:
-                raise ValueError(f"{WHERE}: {path} is no JSON ({error}). {again}") from None
-        if not isinstance(found, dict):
-            raise ValueError(f"{WHERE}: {path} is no tuning but a {type(found).__name__}. {again}")
-        known = [one.name for one in fields(cls)]
-        unknown = sorted(set(found) - set(known))
+                raise ValueError(f"{WHERE}: {path} is not valid JSON ({error}). {again}") from None
+        if not isinstance(settings, dict):
+            kind = type(settings).__name__
+            raise ValueError(f"{WHERE}: {path} must hold a JSON object, got a {kind}. {again}")
+        known = [setting.name for setting in fields(cls)]
+        unknown = sorted(set(settings) - set(known))
         if unknown:
             raise ValueError(
-                f"{WHERE}: {path} has the key {unknown[0]!r}, which is none of "
+                f"{WHERE}: {path} has the unknown key {unknown[0]!r}. Known are "
                 f"{', '.join(known)}. {again}"
             )
         try:
-            return cls(**found)
+            return cls(**settings)
         except ValueError as error:
-            raise ValueError(f"{error} It stands in {path}.") from None
+            raise ValueError(f"{error} The file is {path}.") from None
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file that `read` and ``DataLoader(tuning=path)`` take.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         text = json.dumps(asdict(self), indent=2) + "\n"
         with open(path, "w", encoding="utf-8") as file:

@@ -155,8 +155,8 @@ class BucketFiles(StoredImages):
     """List an ImageFolder in a bucket: ``s3://bucket/prefix/class/.../image.jpg``.
 
     Classes, files, order and fingerprint are those of `FileList.from_folder` for the same tree on a
-    disk. Needs ``pip install 'dali-cutmix[s3]'``. Region, endpoint and credentials come from the
-    AWS_* environment variables.
+    disk. Needs ``pip install -e '.[s3]'`` in the checkout. Region, endpoint and credentials come
+    from the AWS_* environment variables.
 
     Args:
         url: ``s3://bucket/prefix``, with or without a slash at its end.
@@ -234,7 +234,7 @@ def _import_obstore() -> Any:
     except ImportError as error:
         raise ImportError(
             f"{WHERE}: reading {SCHEME} needs obstore, which cannot be imported ({error}). Install "
-            "it with `pip install 'dali-cutmix[s3]'`."
+            "it with `pip install -e '.[s3]'` in the checkout."
         ) from error
     return obstore
 

@@ -26,9 +26,9 @@ class TFRecords(PackedImages):
     """List images and labels in TFRecord files with ImageNet's usual features.
 
     Each record is a ``tf.train.Example`` with an image file in ``image/encoded`` and an integer in
-    ``image/class/label``. Needs ``pip install 'dali-cutmix[tfrecord]'``, but not TensorFlow. The
-    lengths of records are checked by their checksums, the data are not. See `PackedImages` for the
-    indexes.
+    ``image/class/label``. Needs ``pip install -e '.[tfrecord]'`` in the checkout, but not
+    TensorFlow. The lengths of records are checked by their checksums, the data are not. See
+    `PackedImages` for the indexes.
 
     Args:
         shards: A path or an ``s3://`` URL, or several. Each may hold ``{00000..01023}`` and
@@ -151,7 +151,7 @@ def _example_class() -> Any:
     except ImportError as error:
         raise ImportError(
             f"{WHERE}: protobuf cannot be imported ({error}). Install it with "
-            "`pip install 'dali-cutmix[tfrecord]'`."
+            "`pip install -e '.[tfrecord]'` in the checkout."
         ) from error
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(

@@ -8,8 +8,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -29,6 +30,21 @@ from dali_cutmix import BadFileError
 FirstLabel = Annotated[
     int | None, typer.Option(min=0, help="Label of class 0 in TFRecords.", show_default="1")
 ]
+
+
+def one_of(names: type[Enum]) -> Callable[[str], Any]:
+    """Return a parser for an option that takes a name of an enumeration.
+
+    Typer's own parser says "Value error" where a name is unknown.
+    """
+
+    def parse(name: str) -> Any:
+        known = [member.value for member in names]
+        if name not in known:
+            raise typer.BadParameter(f"must be one of {', '.join(known)}, got {str(name)!r}.")
+        return names(name)
+
+    return parse
 
 
 def check_ending(option: str, path: Path | None, ending: str) -> None:

@@ -189,7 +189,7 @@ class Packer:
         endings = (e for e, start in _BEGINNINGS.items() if re.match(start, data, re.DOTALL))
         ending = next(endings, None)
         if ending is None:
-            reason = "no image, or of a kind that is not supported" if data else "the file is empty"
+            reason = "not an image, or an unsupported format" if data else "the file is empty"
             raise BadImageError(self.images.path(index), reason)
         if self.resize is None:
             return data, ending, None

@@ -1,4 +1,4 @@
-"""The command ``dali-cutmix show``: a batch of a user's images as a contact sheet."""
+"""The command ``dali-cutmix show``: a batch of the user's images as a contact sheet."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ import torch
 import typer
 from rich.console import Console
 
-from dali_cutmix import CutMix, Cutout, DataLoader, EvalTransform, MixUp, contact_sheet
-from dali_cutmix.tools.console import errors_as_one_sentence, make_folder, print_path
+from dali_cutmix import (
+    RICAP,
+    CutMix,
+    Cutout,
+    DataLoader,
+    EvalTransform,
+    MixUp,
+    ResizeMix,
+    contact_sheet,
+)
+from dali_cutmix.tools.console import errors_as_one_sentence, make_folder, one_of, print_path
+
+ShownMix = CutMix | MixUp | Cutout | ResizeMix | RICAP
 
 
 class MixName(str, Enum):
@@ -20,6 +31,8 @@ class MixName(str, Enum):
     CUTMIX = "cutmix"
     MIXUP = "mixup"
     CUTOUT = "cutout"
+    RESIZEMIX = "resizemix"
+    RICAP = "ricap"
     NONE = "none"
 
 
@@ -30,7 +43,14 @@ def show(
     out: Annotated[Path, typer.Option(help="Picture to write, a PNG file.")] = Path("sheet.png"),
     batch_size: Annotated[int, typer.Option(min=1, help="Number of images.")] = 12,
     size: Annotated[int, typer.Option(min=1, max=4096, help="Side of each image in pixels.")] = 224,
-    mix: Annotated[MixName, typer.Option(help="Mix to apply.")] = MixName.CUTMIX,
+    mix: Annotated[
+        MixName,
+        typer.Option(
+            help="Mix to apply: cutmix, mixup, cutout, resizemix, ricap or none.",
+            metavar="MIX",
+            parser=one_of(MixName),
+        ),
+    ] = MixName.CUTMIX,
     alpha: Annotated[
         float | None,
         typer.Option(
@@ -53,7 +73,7 @@ def show(
     if out.suffix.lower() != ".png":
         raise typer.BadParameter(f"must end in .png, got {str(out)!r}.", param_hint="--out")
     chosen_mix = _choose_mix(mix, alpha, prob, size)
-    if batch_size < 2 and mix in (MixName.CUTMIX, MixName.MIXUP):
+    if batch_size < 2 and mix not in (MixName.CUTOUT, MixName.NONE):
         rule = f"must be at least 2 with --mix {mix.value}: partners come from the same batch."
         raise typer.BadParameter(rule, param_hint="--batch-size")
     with errors_as_one_sentence():
@@ -82,12 +102,12 @@ def show(
 
 def _choose_mix(
     name: MixName, alpha: float | None, prob: float | None, size: int
-) -> CutMix | MixUp | Cutout | None:
-    for option, value, mixes in (
-        ("--alpha", alpha, (MixName.CUTMIX, MixName.MIXUP)),
-        ("--prob", prob, (MixName.CUTMIX, MixName.MIXUP, MixName.CUTOUT)),
+) -> ShownMix | None:
+    for option, value, has_meaning in (
+        ("--alpha", alpha, name in (MixName.CUTMIX, MixName.MIXUP)),
+        ("--prob", prob, name is not MixName.NONE),
     ):
-        if value is not None and name not in mixes:
+        if value is not None and not has_meaning:
             rule = f"has no meaning with --mix {name.value}: leave it out."
             raise typer.BadParameter(rule, param_hint=option)
     alpha, prob = 1.0 if alpha is None else alpha, 1.0 if prob is None else prob
@@ -98,11 +118,19 @@ def _choose_mix(
             return MixUp(alpha=alpha, prob=prob)
         if name is MixName.CUTOUT:
             return Cutout(side=max(2, size // 4 * 2), prob=prob)
+        if name is MixName.RESIZEMIX:
+            return ResizeMix(prob=prob)
+        if name is MixName.RICAP:
+            return RICAP(prob=prob)
     return None
 
 
-def _title(mix: CutMix | MixUp | Cutout | None, seed: int) -> str:
+def _title(mix: ShownMix | None, seed: int) -> str:
     if mix is None:
         return f"No mixing, seed {seed}"
-    shape = f"side {mix.side} px" if isinstance(mix, Cutout) else f"alpha {mix.alpha:g}"
-    return f"{type(mix).__name__}, {shape}, prob {mix.prob:g}, seed {seed}"
+    parts = [type(mix).__name__]
+    if isinstance(mix, Cutout):
+        parts.append(f"side {mix.side} px")
+    elif isinstance(mix, (CutMix, MixUp)):
+        parts.append(f"alpha {mix.alpha:g}")
+    return ", ".join([*parts, f"prob {mix.prob:g}", f"seed {seed}"])

@@ -16,7 +16,7 @@ WHERE = "AccelerateLoader"
 
 
 class AccelerateLoader(torch.utils.data.DataLoader[Any]):
-    """A `DataLoader` that ``accelerator.prepare`` takes and leaves as it is.
+    """Wrap a `DataLoader` so that ``accelerator.prepare`` takes it and leaves it as it is.
 
     Batches are those of the loader, on its device and from its rank's shard. Without a mix,
     repeated samples of the last batches change ranks, so that Accelerate can cut them off.

@@ -21,7 +21,7 @@ def import_for(where: str, name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        way_out = "Install it with `pip install 'dali-cutmix[integrations]'`."
+        way_out = "Install it with `pip install -e '.[trainers]'` in the checkout."
         raise ImportError(f"{where}: {name} cannot be imported. {way_out}") from error
 
 

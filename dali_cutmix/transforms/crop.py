@@ -148,7 +148,7 @@ class TrainTransform:
 
     @property
     def frame(self) -> Frame:
-        """What every output looks like."""
+        """Describe every output."""
         return Frame(self.output_size, self.mean)
 
     def draw(self, draws: HostDraws, frame: Frame, /) -> TrainPlan:
@@ -268,7 +268,7 @@ class EvalTransform:
 
     @property
     def frame(self) -> Frame:
-        """What every output looks like."""
+        """Describe every output."""
         return Frame(self.output_size, self.mean)
 
     def draw(self, _draws: HostDraws, _frame: Frame, /) -> tuple[()]:

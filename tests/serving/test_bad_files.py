@@ -46,7 +46,7 @@ def gif(photo: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-NO_IMAGE = "no image, or of a kind that is not supported (nvImageCodec failure: '#4')"
+NO_IMAGE = "not an image, or an unsupported format (nvImageCodec failure: '#4')"
 DAMAGED = "damaged or cut short (nvImageCodec failure: '#3')"
 REASONS = {
     "empty": "the file is empty",

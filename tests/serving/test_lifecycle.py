@@ -294,6 +294,15 @@ def test_whole_numbers_of_numpy_are_taken(numbered_folder: Path) -> None:
     assert len(list(loader)) == 6
 
 
+def test_a_loader_says_what_it_serves_and_lists_its_settings(numbered_folder: Path) -> None:
+    loader = DataLoader(numbered_folder, 4, transform=TINY, mix=CutMix(), device="cpu")
+    shown = f"DataLoader(23 samples, batch_size=4, device=device(type='cpu'), mix={CutMix()!r})"
+    assert repr(loader) == shown
+    assert {"batch_size", "mix", "device", "remainder", "state_dict"} <= set(dir(loader))
+    assert loader.remainder == "exact"
+    assert DataLoader(numbered_folder, 4, True, transform=TINY).remainder == "pad"
+
+
 def test_what_the_graph_was_made_with_cannot_be_changed(numbered_folder: Path) -> None:
     loader = DataLoader(numbered_folder, 4, transform=TINY)
     for name in ("batch_size", "drop_last", "target", "mix", "device", "sampler", "num_classes"):

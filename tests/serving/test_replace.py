@@ -26,7 +26,7 @@ from dali_cutmix.tools.check import check_images
 from graphs import note_pipelines, operators_of
 
 BAD = 13  # number of the broken file among 24, in the fourth batch of four when served as listed
-NO_IMAGE = "no image, or of a kind that is not supported (nvImageCodec failure: '#4')"
+NO_IMAGE = "not an image, or an unsupported format (nvImageCodec failure: '#4')"
 BROKEN = "damaged or cut short (Failed to decode sample #0)"
 
 # What `raise` says, as in the table of sources/README.md: the reason, or None where the decoder

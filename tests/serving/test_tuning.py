@@ -68,7 +68,7 @@ def test_values_out_of_range_are_refused_by_name(
         Tuning(**{setting: value})
     path = tmp_path / "tuning.json"
     path.write_text(json.dumps({setting: value}))
-    with pytest.raises(ValueError, match=f"^{re.escape(f'{whole} It stands in {path}.')}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{whole} The file is {path}.')}$"):
         Tuning.read(path)
 
 
@@ -76,7 +76,7 @@ def test_unknown_keys_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "tuning.json"
     path.write_text('{"prefetch": 2, "threads": 3}')
     whole = (
-        f"Tuning: {path} has the key 'threads', which is none of num_threads, prefetch, "
+        f"Tuning: {path} has the unknown key 'threads'. Known are num_threads, prefetch, "
         "hw_decoder_load, device_memory_padding, preallocate_width_hint, "
         f"preallocate_height_hint, roi_decode, machine. {AGAIN}"
     )
@@ -87,8 +87,8 @@ def test_unknown_keys_are_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("no", "is no JSON (Expecting value: line 1 column 1 (char 0))."),
-        ("[1]", "is no tuning but a list."),
+        ("no", "is not valid JSON (Expecting value: line 1 column 1 (char 0))."),
+        ("[1]", "must hold a JSON object, got a list."),
     ],
 )
 def test_other_files_are_refused_by_name(text: str, says: str, tmp_path: Path) -> None:

@@ -381,4 +381,4 @@ def test_missing_obstore_is_named_with_what_to_install(monkeypatch: pytest.Monke
     with pytest.raises(ImportError) as caught:
         BucketFiles(f"s3://{BUCKET}")
     assert str(caught.value).startswith("DataLoader: reading s3:// needs obstore, which cannot be")
-    assert str(caught.value).endswith("Install it with `pip install 'dali-cutmix[s3]'`.")
+    assert str(caught.value).endswith("Install it with `pip install -e '.[s3]'` in the checkout.")

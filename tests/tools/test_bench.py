@@ -259,5 +259,5 @@ def test_bench_says_what_to_install_for_a_plot(
     result = call("bench", photo_folder, "--plot", tmp_path / "bench.png")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
-        "dali-cutmix: `--plot` needs matplotlib: pip install 'dali-cutmix[demo]'.\n"
+        "dali-cutmix: `--plot` needs matplotlib: `pip install -e '.[demo]'` in the checkout.\n"
     )

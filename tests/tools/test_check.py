@@ -82,7 +82,7 @@ def folder_of(root: Path, files: dict[str, bytes]) -> Path:
 
 SHORT = "Premature end of JPEG file"
 IN_SILENCE = "; DALI decodes it without a word"
-NO_IMAGE = "no image, or of a kind that is not supported (nvImageCodec failure: '#4')"
+NO_IMAGE = "not an image, or an unsupported format (nvImageCodec failure: '#4')"
 LEFT_OVER = "Corrupt JPEG data: 99 extraneous bytes before marker 0xd9"
 TOO_FEW = "Corrupt JPEG data: premature end of data segment"
 VERDICTS = {

@@ -34,7 +34,7 @@ def sentence(result: Any, status: int) -> str:
 # show
 
 
-@pytest.mark.parametrize("mix", ["cutmix", "mixup", "cutout", "none"])
+@pytest.mark.parametrize("mix", ["cutmix", "mixup", "cutout", "resizemix", "ricap", "none"])
 def test_show_draws_a_batch_of_a_folder_of_photos(
     mix: str, photo_folder: Path, tmp_path: Path
 ) -> None:
@@ -135,11 +135,16 @@ def test_show_says_when_the_picture_cannot_be_written(photo_folder: Path, tmp_pa
     [
         (("--mix", "none", "--prob", "1"), "--prob: has no meaning with --mix none"),
         (("--mix", "cutout", "--alpha", "1"), "--alpha: has no meaning with --mix cutout"),
+        (("--mix", "ricap", "--alpha", "1"), "--alpha: has no meaning with --mix ricap"),
+        (("--mix", "ricap", "--batch-size", "1"), "must be at least 2 with --mix ricap"),
         (("--batch-size", "1"), "--batch-size: must be at least 2 with --mix cutmix"),
         (("--out", "sheet.gif"), "--out: must end in .png, got 'sheet.gif'."),
         (("--size", "0"), "--size"),
         (("--seed", "-1"), "--seed"),
-        (("--mix", "blend"), "--mix"),
+        (
+            ("--mix", "blend"),
+            "--mix': must be one of cutmix, mixup, cutout, resizemix, ricap, none, got 'blend'.",
+        ),
     ],
 )
 def test_show_takes_no_options_without_meaning(
@@ -183,7 +188,9 @@ def test_demo_without_its_packages_says_what_to_install(
     monkeypatch.setitem(sys.modules, "sklearn", None)
     said = sentence(call("demo", "--out", tmp_path / "out"), 1)
     assert said.startswith("demo: scikit-learn cannot be imported")
-    assert said.endswith("Install the demo's packages with `pip install 'dali-cutmix[demo]'`.")
+    assert said.endswith(
+        "Install the demo's packages with `pip install -e '.[demo]'` in the checkout."
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -265,32 +265,38 @@ def test_runs_are_paired_by_seed(run: tuple[Comparison, list[tuple[str, int, int
         (
             [0.06, 0.02, 0.04],
             "CutMix is ahead under occlusion in each of 3 runs, +4.0 points on average; "
-            "on whole images the mean difference is +1.0 points.",
+            "on whole images the mean difference is +1.0 points; "
+            "calibration error under occlusion falls from 0.100 to 0.083.",
         ),
         (
             [0.06, -0.02, 0.05],
             "No clear winner under occlusion: CutMix is ahead in 2 of 3 runs, +3.0 points on "
-            "average; on whole images the mean difference is +1.0 points.",
+            "average; on whole images the mean difference is +1.0 points; "
+            "calibration error under occlusion falls from 0.100 to 0.083.",
         ),
         (
             [0.06, 0.0, 0.06],
             "No clear winner under occlusion: CutMix is ahead in 2 of 3 runs, +4.0 points on "
-            "average; on whole images the mean difference is +1.0 points.",
+            "average; on whole images the mean difference is +1.0 points; "
+            "calibration error under occlusion falls from 0.100 to 0.083.",
         ),
         (
             [-0.06, -0.02, -0.04],
             "CutMix is behind under occlusion in each of 3 runs, -4.0 points on average; "
-            "on whole images the mean difference is +1.0 points.",
+            "on whole images the mean difference is +1.0 points; "
+            "calibration error under occlusion falls from 0.100 to 0.083.",
         ),
         (
             [0.1, 0.2],
             "Too few runs to tell: 2 runs decide nothing (+15.0 points on average under occlusion; "
-            "on whole images the mean difference is +1.0 points).",
+            "on whole images the mean difference is +1.0 points; "
+            "calibration error under occlusion falls from 0.100 to 0.083).",
         ),
         (
             [0.1],
             "Too few runs to tell: one run decides nothing (+10.0 points under occlusion; "
-            "on whole images the mean difference is +1.0 points).",
+            "on whole images the mean difference is +1.0 points; "
+            "calibration error under occlusion falls from 0.100 to 0.083).",
         ),
     ],
 )
@@ -299,6 +305,11 @@ def test_reading_says_who_is_ahead_only_when_every_run_agrees(
 ) -> None:
     assert with_gains(found, gains).reading == reading
     assert reading in render(with_gains(found, gains))
+
+
+def test_reading_says_that_the_calibration_error_rises(found: Comparison) -> None:
+    worse = [replace(trial, calibration_error={HEADLINE: 0.25}) for trial in found.mixed]
+    assert "; calibration error under occlusion rises from " in replace(found, mixed=worse).reading
 
 
 def test_report_is_one_file_that_fetches_nothing(found: Comparison) -> None:
@@ -384,8 +395,7 @@ def test_missing_package_is_named_with_what_to_install(
     module: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    message = (
-        rf"^demo: {package} cannot be imported \(.*\)\. .*`pip install 'dali-cutmix\[demo\]'`\.$"
-    )
+    way_out = r"`pip install -e '\.\[demo\]'` in the checkout\."
+    message = rf"^demo: {package} cannot be imported \(.*\)\. .*{way_out}$"
     with pytest.raises(ImportError, match=message):
         require_packages()

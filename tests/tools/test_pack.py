@@ -406,7 +406,7 @@ def bad_files(folder: Path, photo: Path) -> list[tuple[Path, str]]:
     empty.touch()
     cut.write_bytes(photo.read_bytes()[:2000])
     return [
-        (text, "no image, or of a kind that is not supported"),
+        (text, "not an image, or an unsupported format"),
         (empty, "the file is empty"),
         (folder / "missing.jpg", "No such file or directory"),
         (cut, "image file is truncated"),
@@ -443,9 +443,7 @@ def test_bad_image_ends_all_workers_and_leaves_no_part(photo_folder: Path, tmp_p
     told = message(
         lambda: pack_here(images, tmp_path / "out", num_workers=2, **settings), BadImageError
     )
-    assert told == (
-        f"pack: cannot pack {bad}: no image, or of a kind that is not supported. {WAY_OUT}"
-    )
+    assert told == (f"pack: cannot pack {bad}: not an image, or an unsupported format. {WAY_OUT}")
     assert not [name for name in contents(tmp_path / "out") if name.endswith(".part")]
     assert not (tmp_path / "out" / "000004.tar").exists()  # nobody went on to the end
 

@@ -30,7 +30,7 @@ for use in (lambda: AccelerateLoader(None), lambda: timm_loader(None, None).__en
     )
     assert process.stdout.splitlines() == [
         f"{where}: {name} cannot be imported. Install it with "
-        "`pip install 'dali-cutmix[integrations]'`."
+        "`pip install -e '.[trainers]'` in the checkout."
         for where, name in (("AccelerateLoader", "accelerate.state"), ("timm_loader", "timm.data"))
     ]
 

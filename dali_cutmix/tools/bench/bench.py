@@ -120,7 +120,7 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise ImportError(
-            "dali-cutmix: `--plot` needs matplotlib: pip install 'dali-cutmix[demo]'."
+            "dali-cutmix: `--plot` needs matplotlib: `pip install -e '.[demo]'` in the checkout."
         ) from None
 
 

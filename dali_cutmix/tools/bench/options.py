@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from dali_cutmix.tools.bench.machine import num_cores
 from dali_cutmix.tools.bench.photos import Photos, photos
 from dali_cutmix.tools.bench.race import OnRound
+from dali_cutmix.tools.console import one_of
 
 #: Seconds that looking at the images may take.
 LOOKING_S = 6.0
@@ -41,7 +42,12 @@ BatchSize = Annotated[
 ]
 Device = Annotated[
     DeviceName | None,
-    typer.Option(help="Device of the batches.", show_default="cuda where there is a GPU"),
+    typer.Option(
+        help="Device of the batches.",
+        show_default="cuda where there is a GPU",
+        metavar="[cpu|cuda]",
+        parser=one_of(DeviceName),
+    ),
 ]
 
 

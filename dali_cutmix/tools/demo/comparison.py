@@ -48,7 +48,7 @@ CLASSES = tuple("0123456789")
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Settings of the demo. The defaults take about a minute on two cores."""
+    """Settings of the demo. The defaults take one to three minutes on two cores."""
 
     per_class: int = 10
     """Training images per class, 1 to 150."""
@@ -97,7 +97,7 @@ class Comparison:
 
     @property
     def reading(self) -> str:
-        """One sentence that says what the numbers say, and no more."""
+        """Return one sentence that says what the numbers say, and no more."""
         gains, gain_on_whole_images = self.gains(HEADLINE), mean(self.gains(0))
         num_ahead, num_runs = sum(gain > 0 for gain in gains), len(gains)
         points = f"{100 * mean(gains):+.1f} points" + (" on average" if num_runs > 1 else "")
@@ -106,7 +106,7 @@ class Comparison:
         if num_runs < 3:
             runs = "one run decides" if num_runs == 1 else f"{num_runs} runs decide"
             in_brackets = f"{points} under occlusion; {on_whole_images}"
-            return f"Too few runs to tell: {runs} nothing ({in_brackets})."
+            return f"Too few runs to tell: {runs} nothing ({in_brackets}; {self._calibration})."
         if num_ahead == num_runs:
             outcome = f"CutMix is ahead under occlusion in each of {num_runs} runs"
         elif all(gain < 0 for gain in gains):
@@ -114,7 +114,14 @@ class Comparison:
         else:
             ahead = f"CutMix is ahead in {num_ahead} of {num_runs} runs"
             outcome = f"No clear winner under occlusion: {ahead}"
-        return f"{outcome}, {points}; {on_whole_images}."
+        return f"{outcome}, {points}; {on_whole_images}; {self._calibration}."
+
+    @property
+    def _calibration(self) -> str:
+        trials = (self.without, self.mixed)
+        before, after = (mean(t.calibration_error[HEADLINE] for t in group) for group in trials)
+        verb = "rises" if after > before else "falls" if after < before else "stays"
+        return f"calibration error under occlusion {verb} from {before:.3f} to {after:.3f}"
 
 
 def compare(
@@ -185,7 +192,7 @@ def require_packages() -> None:
         except ImportError as error:
             raise ImportError(
                 f"demo: {package} cannot be imported ({error}). Install the demo's packages with "
-                "`pip install 'dali-cutmix[demo]'`."
+                "`pip install -e '.[demo]'` in the checkout."
             ) from error
 
 
