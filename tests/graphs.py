@@ -117,7 +117,7 @@ def _draw_on_host(
             return HostDraws(batch_size, own, 0, at, 0)  # type: ignore[arg-type]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("dali_cutmix.mixing.graph.draws_of", draws_of)
+            patch.setattr("dali_cutmix.core.draws.GraphDraws.of", draws_of)
             drawn.append(fields(define()))
     for name, array in drawn[0].items():
         assert array.dtype == (np.float32 if name in ("lam", "kept") else np.int32), name

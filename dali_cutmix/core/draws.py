@@ -21,7 +21,7 @@ import copy
 import hashlib
 import secrets
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,9 +44,11 @@ class Draws(Protocol):
 
     Attributes:
         math: Arithmetic on what is drawn.
+        num_samples: Samples in the batch; 0 in a graph, which does not know.
     """
 
     math: Math
+    num_samples: int
 
     def uniform(self, name: str, shape: Sequence[int]) -> Any:
         """Draw uniform numbers in [0, 1), float32. One in 30 million is 1 on the host."""
@@ -85,6 +87,7 @@ class GraphDraws:
     """
 
     math: Math = GRAPH
+    num_samples: int = 0
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -92,10 +95,16 @@ class GraphDraws:
     @classmethod
     def of(cls, where: str, seed: int | None) -> GraphDraws:
         """Return the draws of one graph function, from an integer or the graph's own seed."""
+        is_whole = isinstance(seed, int) and not isinstance(seed, bool)
+        if seed is not None and not (is_whole and seed >= 0):
+            refuse(where, "seed", "be a whole number of at least 0, or None", seed)
+        if Pipeline.current() is None:
+            raise RuntimeError(
+                f"{where}: must be called where a graph is defined, such as in a function under "
+                "`@pipeline_def`. Without a graph, draw by `draw_plan`."
+            )
         if seed is None:
             return cls._of_graph(where)
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            refuse(where, "seed", "be a whole number of at least 0, or None", seed)
         if not _take(seed, where):
             refuse(
                 where,
@@ -163,7 +172,8 @@ class HostDraws:
         epoch: Epoch, from 0.
         batch: Number of the batch within its epoch, from 0.
         shard: Index of this process's part of the data: ranks must not draw alike.
-        num_batches: Batches in the epoch; None where that is not known.
+        in_epoch: Share of the epoch that lies before the batch, in [0, 1); None where that is not
+            known.
 
     Attributes:
         num_samples, epoch, batch: As given.
@@ -178,12 +188,12 @@ class HostDraws:
         epoch: int,
         batch: int,
         shard: int,
-        num_batches: int | None = None,
+        in_epoch: float | None = None,
     ) -> None:
         self.num_samples = num_samples
         self.epoch = epoch
         self.batch = batch
-        self._num_batches = num_batches
+        self._in_epoch = in_epoch
         self._place = f"{epoch}/{batch}/{shard}"
         self._seed = seed
         self._prefix = ""
@@ -226,15 +236,12 @@ class HostDraws:
     def progress(self, num_epochs: int) -> float:
         """See `Draws`."""
         epoch = min(self.epoch, num_epochs - 1)
-        if not self._num_batches:
-            if self.batch == 0:
-                return epoch / num_epochs
+        if self._in_epoch is None and self.batch:
             raise ValueError(
-                "Scheduled: the number of batches in an epoch is not known here, so that batch "
-                f"{self.batch} has no place in it. Pass `num_batches=` to `draw_plan`; a sampler "
-                "given to the loader needs a length."
+                "Scheduled: how much of the epoch lies before batch "
+                f"{self.batch} is not known here. Pass `num_batches=` to `draw_plan`."
             )
-        return (epoch + min(self.batch / self._num_batches, 1.0)) / num_epochs
+        return (epoch + (self._in_epoch or 0.0)) / num_epochs
 
     def _shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return (self.num_samples, *shape)
@@ -250,13 +257,6 @@ class HostDraws:
     def _generator(self, name: str) -> np.random.RandomState:
         key = np.frombuffer(self._digest(name)[:16], np.uint64)
         return np.random.RandomState(np.random.Philox(key=key))
-
-
-def under(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
-    """Those whose names start with this, without it."""
-    return {
-        name.removeprefix(prefix): one for name, one in named.items() if name.startswith(prefix)
-    }
 
 
 def derive_seed(seed: int, name: str) -> int:

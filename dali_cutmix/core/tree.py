@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from itertools import zip_longest
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -21,19 +22,22 @@ _LEAVES = (np.ndarray, torch.Tensor, DataNode)
 
 
 class Structure:
-    """The shape of a tree: where its leaves are, and which containers are one object.
+    """The shape of a tree: everything but its leaves, which vary by batch.
 
-    The leaves of a container that stands in several places, such as a rectangle that is read and
+    The leaves of a dataclass that stands in several places, such as a rectangle that is read and
     filled, are listed once.
 
     Args:
-        tree: Any tree. Values that are neither leaves nor containers belong to the structure:
-            `build` repeats them.
+        tree: Any tree.
+
+    Raises:
+        TypeError: The tree holds a NumPy scalar, which would not vary by batch.
     """
 
     def __init__(self, tree: Any) -> None:
         self._tree = tree
-        self.num_leaves = len(self._leaves(tree))
+        leaves, self._entries = _flatten(tree)
+        self.num_leaves = len(leaves)
 
     def leaves(self, tree: Any) -> list[Any]:
         """List the leaves of a tree of this structure, depth first.
@@ -41,12 +45,9 @@ class Structure:
         Raises:
             ValueError: The tree has another structure.
         """
-        leaves = self._leaves(tree)
-        if len(leaves) != self.num_leaves:
-            raise ValueError(
-                "draw: every batch must draw the same tree of arrays, got "
-                f"{len(leaves)} arrays, and {self.num_leaves} when the graph was made."
-            )
+        leaves, entries = _flatten(tree)
+        if entries != self._entries:
+            _refuse_difference(entries, self._entries)
         return leaves
 
     def build(self, leaves: Sequence[Any]) -> Any:
@@ -54,19 +55,19 @@ class Structure:
         remaining = iter(leaves)
         return map_leaves(lambda _: next(remaining), self._tree)
 
-    @staticmethod
-    def _leaves(tree: Any) -> list[Any]:
-        leaves: list[Any] = []
-        map_leaves(leaves.append, tree)
-        return leaves
-
 
 def map_leaves(function: Callable[[Any], Any], tree: T) -> T:
     """Replace every leaf by what a function makes of it, depth first.
 
-    A container that stands in several places is visited once, and is one object in the result.
+    A dataclass that stands in several places is visited once, and is one object in the result.
     """
     return _mapped(function, tree, {})
+
+
+def as_tensors(tree: T) -> T:
+    """Replace every array of a tree by a tensor with a copy of its values."""
+    # Copied, since strides of what is drawn on the host may be negative.
+    return map_leaves(lambda array: torch.from_numpy(np.array(array)), tree)
 
 
 def _mapped(function: Callable[[Any], Any], value: Any, done: dict[int, Any]) -> Any:
@@ -74,20 +75,64 @@ def _mapped(function: Callable[[Any], Any], value: Any, done: dict[int, Any]) ->
         return function(value)
     if id(value) in done:
         return done[id(value)]
-    result: Any
     if is_dataclass(value) and not isinstance(value, type):
         # Not by `replace`, which would run `__post_init__` and its checks on nodes.
-        result = object.__new__(type(value))
+        result: Any = object.__new__(type(value))
         for field in fields(value):
             item = _mapped(function, getattr(value, field.name), done)
             object.__setattr__(result, field.name, item)
-    elif isinstance(value, (tuple, list)):
+        done[id(value)] = result
+        return result
+    if isinstance(value, (tuple, list)):
         items = [_mapped(function, item, done) for item in value]
-        is_named = hasattr(value, "_fields")
-        result = type(value)(*items) if is_named else type(value)(items)
-    elif isinstance(value, dict):
-        result = {name: _mapped(function, item, done) for name, item in value.items()}
-    else:
-        return value
-    done[id(value)] = result
-    return result
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {name: _mapped(function, item, done) for name, item in value.items()}
+    return value
+
+
+def _flatten(tree: Any) -> tuple[list[Any], list[tuple[str, Any]]]:
+    """List the leaves of a tree, and by path everything else."""
+    leaves: list[Any] = []
+    entries: list[tuple[str, Any]] = []
+    done: dict[int, str] = {}
+
+    def visit(path: str, value: Any) -> None:
+        if isinstance(value, _LEAVES):
+            leaves.append(value)
+            entries.append((path, "an array"))
+        elif isinstance(value, np.generic):
+            raise TypeError(
+                f"draw: {path or 'the tree'} must be an array with a batch axis in front, got the "
+                f"scalar {value!r}."
+            )
+        elif is_dataclass(value) and not isinstance(value, type):
+            if id(value) in done:
+                entries.append((path, f"the same as {done[id(value)]}"))
+                return
+            done[id(value)] = path
+            entries.append((path, type(value).__name__))
+            for field in fields(value):
+                visit(f"{path}.{field.name}", getattr(value, field.name))
+        elif isinstance(value, (tuple, list)):
+            entries.append((path, f"{type(value).__name__} of {len(value)}"))
+            for index, item in enumerate(value):
+                visit(f"{path}[{index}]", item)
+        elif isinstance(value, dict):
+            entries.append((path, f"dict of {', '.join(map(repr, value))}"))
+            for name, item in value.items():
+                visit(f"{path}[{name!r}]", item)
+        else:
+            entries.append((path, value))
+
+    visit("", tree)
+    return leaves, entries
+
+
+def _refuse_difference(entries: list[tuple[str, Any]], first: list[tuple[str, Any]]) -> NoReturn:
+    pairs = zip_longest(entries, first, fillvalue=("the end", "nothing"))
+    (path, got), (_, wanted) = next(pair for pair in pairs if pair[0] != pair[1])
+    raise ValueError(
+        f"draw: {path or 'the tree'} must be what it was when the graph was made, {wanted!r}, got "
+        f"{got!r}. Only arrays with a batch axis in front vary by batch."
+    )

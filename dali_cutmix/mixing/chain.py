@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +12,13 @@ import torch
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.tree import map_leaves
+from dali_cutmix.core.tree import as_tensors
 from dali_cutmix.mixing import shares
 from dali_cutmix.mixing.choice import ChosenPlan, check_mixes
-from dali_cutmix.mixing.plan import Mix, MixPlan, min_batch_size
+from dali_cutmix.mixing.plan import Mix, MixPlan, check_plan, inner_mixes, min_batch_size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChainPlan(MixPlan):
     """Plans that are applied one after another, each to the result of the plan before.
 
@@ -48,7 +47,8 @@ class Chain:
     """Apply several mixes one after another.
 
     The partner's pixels in each mix are those of the batch as the mixes before left it. Two
-    CutMixes in a row show up to four images. Every label weighs what its image owns of the result.
+    CutMixes in a row show up to four images. Every label weighs what its image owns of the result;
+    where a `ResizeMix` shrinks patches of the mixes before, their borders blend, and count by area.
 
     Args:
         mixes: At least one mix. At most one of them draws per pair, and none is `Deferred`.
@@ -59,7 +59,8 @@ class Chain:
     def __post_init__(self) -> None:
         mixes = check_mixes("Chain", self.mixes)
         object.__setattr__(self, "mixes", mixes)
-        per_pair = [mix for mix in mixes if getattr(mix, "per", None) == "pair"]
+        parts = [part for mix in mixes for part in inner_mixes(mix)]
+        per_pair = [part for part in parts if getattr(part, "per", None) == "pair"]
         if len(per_pair) > 1:
             way_out = (
                 "Pairs of samples are the same in all of them, so that the second mix would give "
@@ -83,12 +84,13 @@ class Chain:
             mix.draw(draws.under(f"chain/{place}/"), frame) for place, mix in enumerate(self.mixes)
         )
         for mix, plan in zip(self.mixes, plans, strict=True):
+            check_plan(mix, plan, draws.num_samples, frame)
             has_many = plan.source.shape[1] > shares.MAX_OVERLAPPING
             if has_many and plan.put is not None and shares.overlap(plan.put):
                 rule = f"have at most {shares.MAX_OVERLAPPING} regions that overlap each other"
                 way_out = "Let the regions after the first not overlap."
                 refuse("Chain", "mixes", rule, mix, way_out)
-        source, weight = owners_of(map_leaves(_as_tensor, plans), len(plans[0].source), frame.size)
+        source, weight = owners_of(as_tensors(plans), draws.num_samples, frame.size)
         return ChainPlan(
             source=source.numpy().astype(np.int32),
             weight=weight.numpy(),
@@ -148,7 +150,3 @@ def _follow_choice(counted: shares.Shares, plan: ChosenPlan) -> shares.Shares:
         rectangles.append((part.low, part.high, part.weight * is_chosen))
     low, high, weight = (torch.cat(values, dim=1) for values in zip(*rectangles, strict=True))
     return shares.Shares(source, slots, low, high, weight)
-
-
-def _as_tensor(array: Any) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))

@@ -16,10 +16,18 @@ from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.tree import map_leaves
 from dali_cutmix.mixing.deferred import Deferred
-from dali_cutmix.mixing.plan import Mix, MixPlan, Rect, is_mix, min_batch_size
+from dali_cutmix.mixing.plan import (
+    Mix,
+    MixPlan,
+    Rect,
+    check_plan,
+    inner_mixes,
+    is_mix,
+    min_batch_size,
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChosenPlan(MixPlan):
     """The plan of the mix that was chosen for the batch, and the plans of all mixes.
 
@@ -94,6 +102,8 @@ class RandomChoice:
         plans = tuple(
             mix.draw(draws.under(f"choice/{place}/"), frame) for place, mix in enumerate(self.mixes)
         )
+        for mix, plan in zip(self.mixes, plans, strict=True):
+            check_plan(mix, plan, draws.num_samples, frame)
         weights = self.weights or [1.0] * len(self.mixes)
         bounds = np.cumsum([weight / sum(weights) for weight in weights])[:-1]
         drawn = draws.uniform("choice", [1])[0, 0]
@@ -144,7 +154,7 @@ def check_mixes(where: str, mixes: Any) -> tuple[Mix, ...]:
         if not is_mix(mix):
             way_out = "Pass mixes of dali_cutmix, such as `CutMix()`."
             refuse(where, "mixes", "hold mixes", mix, way_out)
-        if isinstance(mix, Deferred):
+        if any(isinstance(part, Deferred) for part in inner_mixes(mix)):
             way_out = f"Defer all of them: `Deferred({where}([...]))`."
             refuse(where, "mixes", "mix in the graph", mix, way_out)
     return tuple(mixes)

@@ -143,6 +143,7 @@ class CutMix:
             taken=rect,
             put=rect,
             lam=math.scalar(lam),
+            num_regions=2,
         )
 
     def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:

@@ -60,6 +60,7 @@ class Cutout:
             put=Rect(math.stack([anchor]), math.stack([extent])),
             lam=math.scalar(kept),
             fill=self._color,
+            num_regions=1,
         )
 
     def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:

@@ -8,14 +8,14 @@ import numpy as np
 
 from dali_cutmix.core.checks import check_size, refuse
 from dali_cutmix.core.dali import INT32, DataNode, constant, fn, math, python_nodes
-from dali_cutmix.core.draws import Draws, GraphDraws, HostDraws
+from dali_cutmix.core.draws import GraphDraws, HostDraws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.cutmix import CutMix, PlacementName, check_cutmix
 from dali_cutmix.mixing.cutout import Cutout, check_cutout
 from dali_cutmix.mixing.mixup import MixUp, check_mixup
 from dali_cutmix.mixing.paste import without_empty
-from dali_cutmix.mixing.plan import Mix, MixPlan, Partner, Per, is_mix
+from dali_cutmix.mixing.plan import Mix, MixPlan, Partner, Per, check_nodes, check_plan, is_mix
 
 #: Mixes whose arithmetic is written for nodes as well as for arrays.
 _DRAWN_BY_OPERATORS = (CutMix, MixUp, Cutout)
@@ -85,7 +85,7 @@ def cutmix_plan(
     }
     size = check_size("cutmix_plan", size)
     check_cutmix("cutmix_plan", **settings)
-    return CutMix(**settings).draw(draws_of("cutmix_plan", seed), Frame(size))
+    return CutMix(**settings).draw(GraphDraws.of("cutmix_plan", seed), Frame(size))
 
 
 def mixup_plan(
@@ -121,7 +121,7 @@ def mixup_plan(
     size = check_size("mixup_plan", size)
     check_mixup("mixup_plan", alpha=alpha, prob=prob, per=per, partner=partner)
     mix = MixUp(alpha=alpha, prob=prob, per=per, partner=partner)
-    return mix.draw(draws_of("mixup_plan", seed), Frame(size))
+    return mix.draw(GraphDraws.of("mixup_plan", seed), Frame(size))
 
 
 def cutout_plan(
@@ -152,7 +152,7 @@ def cutout_plan(
     """
     size = check_size("cutout_plan", size)
     check_cutout("cutout_plan", side=side, prob=prob)
-    return Cutout(side, prob).draw(draws_of("cutout_plan", seed), Frame(size))
+    return Cutout(side, prob).draw(GraphDraws.of("cutout_plan", seed), Frame(size))
 
 
 def mix_plan(mix: Mix, size: tuple[int, int], *, seed: int | None = None) -> MixPlan:
@@ -176,14 +176,17 @@ def mix_plan(mix: Mix, size: tuple[int, int], *, seed: int | None = None) -> Mix
     if not is_mix(mix):
         refuse("mix_plan", "mix", "be a mix", mix, "Pass one such as `CutMix()`.")
     frame = Frame(check_size("mix_plan", size))
-    draws = draws_of("mix_plan", seed)
-    if isinstance(mix, _DRAWN_BY_OPERATORS) or not isinstance(draws, GraphDraws):
+    draws = GraphDraws.of("mix_plan", seed)
+    if isinstance(mix, _DRAWN_BY_OPERATORS):
         return mix.draw(draws, frame)
     # Drawn once for nothing, so that a mix that cannot be drawn here is refused here.
-    structure = Structure(mix.draw(_Unscheduled(2, 0, 0, 0, 0), frame))
+    probe = mix.draw(_Unscheduled(2, 0, 0, 0, 0), frame)
+    check_plan(mix, probe, 2, frame)
+    structure = Structure(probe)
 
     def draw(keys: list[np.ndarray]) -> tuple[list[np.ndarray], ...]:
         plan = mix.draw(_Unscheduled(len(keys), int(keys[0]), 0, 0, 0), frame)
+        check_plan(mix, plan, len(keys), frame)
         # DALI takes one contiguous array per sample, and no NumPy scalars.
         return tuple(
             [np.array(value) for value in np.ascontiguousarray(leaf)]
@@ -208,16 +211,12 @@ def mix_images(mix: Mix, image: DataNode, plan: MixPlan) -> DataNode:
     Raises:
         RuntimeError: In the first batch, by DALI: an image is not of the plan's size.
     """
+    check_nodes("mix_images", plan)
     # Above the size it would start before the image, below it would end behind it: DALI fails.
     excess = constant(np.array(plan.size, np.int32)) - image.shape(dtype=INT32)[:2]
     image = fn.slice(image, start=math.min(excess, 0), shape=list(plan.size), axes=[0, 1])
     sample = Sample(fn.reshape(image, layout="HWC"))
     return mix.operate(sample, without_empty(plan), Frame(plan.size)).image
-
-
-def draws_of(where: str, seed: int | None) -> Draws:
-    """Return where a graph function's numbers come from: a seed, or the graph's own."""
-    return GraphDraws.of(where, seed)
 
 
 class _Unscheduled(HostDraws):

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dali_cutmix.core.checks import check_prob
+from dali_cutmix.core.checks import check_prob, refuse
 from dali_cutmix.core.dali import DataNode, python_node
-from dali_cutmix.mixing.plan import MixPlan
+from dali_cutmix.mixing.plan import MixPlan, check_nodes
 
 
 class MixedTarget(NamedTuple):
@@ -47,6 +47,7 @@ def mixed_target(label: DataNode, plan: MixPlan) -> MixedTarget:
         ``label`` ``[k]`` int64 and ``weight`` ``[k]`` float32 per sample, CPU. `dense_target` turns
         a batch of them into rows on the device.
     """
+    check_nodes("mixed_target", plan)
     return MixedTarget(python_node(_labels_of_sources, label, plan.source), plan.weight)
 
 
@@ -103,6 +104,9 @@ def dense_target(target: MixedTarget, num_classes: int) -> torch.Tensor:
     Returns:
         ``[B, num_classes]`` float32, rows summing to 1.
     """
+    if not isinstance(target, MixedTarget):
+        way_out = "Class indices become rows by `torch.nn.functional.one_hot`."
+        refuse("dense_target", "target", "be a MixedTarget", type(target).__name__, way_out)
     rows = target.weight.new_zeros((target.weight.shape[0], num_classes))
     return rows.scatter_add_(1, target.label, target.weight)
 

@@ -73,6 +73,7 @@ class MixUp:
             weight=math.join([kept, 1.0 - kept]),
             size=frame.size,
             lam=math.scalar(lam),
+            num_regions=2,
         )
 
     def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:

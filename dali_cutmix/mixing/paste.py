@@ -8,8 +8,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.dali import FLOAT, INT32, DataNode, constant, fn, math, resize
-from dali_cutmix.mixing.plan import MixPlan, Rect
+from dali_cutmix.mixing.plan import MixPlan, Rect, check_nodes
 
 
 def paste(image: DataNode, plan: MixPlan) -> DataNode:
@@ -31,6 +32,7 @@ def paste(image: DataNode, plan: MixPlan) -> DataNode:
         ValueError: The plan blends or erases.
         RuntimeError: In the first batch, by DALI: an image is not of the plan's size.
     """
+    check_nodes("paste", plan)
     if plan.put is None:
         _refuse_kind("paste", "have rectangles", "one that blends", "blend(image, plan)")
     if plan.taken is None:
@@ -57,8 +59,9 @@ def paste_regions(
         resize_each: How to resize, where the plan does; see `Frame.resize`.
     """
     taken, put = plan.taken, plan.put
-    assert taken is not None
-    assert put is not None
+    if taken is None or put is None:
+        kind = "one that blends" if put is None else "one that erases"
+        refuse("paste", "plan", "read pixels and have rectangles", kind)
     if plan.resizes:
         partner = fn.permute_batch(image, indices=plan.source[1])
         resized = (resize_each or _resize_each)(partner, put.extent[1])
@@ -104,15 +107,23 @@ def blend(image: DataNode, plan: MixPlan) -> DataNode:
 
     Args:
         image: ``[height, width, channels]`` of any number type per sample, CPU or GPU.
-        plan: A plan of nodes of two regions, from any plan function. Only ``source`` and
-            ``weight`` are read.
+        plan: A plan of nodes that blends, from `mixup_plan` or `mix_plan`; or one of two regions
+            from `cutmix_plan`, whose rectangles are not looked at. Only ``source`` and ``weight``
+            are read.
 
     Returns:
         Shape and range of ``image``, float32 (unrounded, so that pixels keep the weights' ratio).
     """
-    # Permuted before arithmetic makes it float32, four times the bytes.
-    partner = fn.permute_batch(image, indices=plan.source[1])
-    return image * plan.weight[0] + partner * plan.weight[1]
+    check_nodes("blend", plan)
+    if plan.put is not None and plan.num_regions > 2:
+        way_out = "Apply it with `paste(image, plan)`."
+        refuse("blend", "plan", "blend", f"one of {plan.num_regions} rectangles", way_out)
+    blended = image * plan.weight[0]
+    for region in range(1, plan.num_regions or 2):
+        # Permuted before arithmetic makes it float32, four times the bytes.
+        partner = fn.permute_batch(image, indices=plan.source[region])
+        blended = blended + partner * plan.weight[region]
+    return blended
 
 
 def erase(
@@ -132,8 +143,12 @@ def erase(
     Raises:
         ValueError: The plan has no rectangles.
     """
+    check_nodes("erase", plan)
     if plan.put is None:
         _refuse_kind("erase", "have rectangles", "one that blends", "blend(image, plan)")
+    if plan.num_regions > 2:
+        rule = "have one rectangle besides the image"
+        refuse("erase", "plan", rule, f"one of {plan.num_regions} regions")
     if fill is None:
         fill = 0 if plan.fill is None else plan.fill
     return fn.erase(

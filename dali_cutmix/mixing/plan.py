@@ -7,7 +7,7 @@ is mixed with whom.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -20,11 +20,14 @@ from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.math import Math
 
+#: Sums of weights of a sample may differ from 1 by so much: float32 adds up to some 100 of them.
+WEIGHT_TOLERANCE = 1e-4
+
 Per = Literal["sample", "pair", "batch"]
 Partner = Literal["derangement", "permutation", "roll", "flip"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rect:
     """Rectangles of whole pixels, one for each of ``k`` regions.
 
@@ -37,7 +40,7 @@ class Rect:
     extent: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MixPlan:
     """Who owns which pixels of each sample, and what each owner's label weighs.
 
@@ -61,6 +64,7 @@ class MixPlan:
         fill: Colour R, G, B, in [0, 255], that the rectangles of ``put`` are filled with where
             ``taken`` is None.
         resizes: Whether ``taken`` and ``put`` differ in size, so that pixels are resized.
+        num_regions: Regions, ``k``. Counted where ``source`` is an array or a tensor.
     """
 
     source: Any
@@ -71,6 +75,12 @@ class MixPlan:
     lam: Any = None
     fill: tuple[float, float, float] | None = None
     resizes: bool = False
+    num_regions: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.num_regions and hasattr(self.source, "shape"):
+            is_node = isinstance(self.source, DataNode)
+            object.__setattr__(self, "num_regions", 0 if is_node else self.source.shape[-1])
 
     @property
     def blends(self) -> bool:
@@ -128,15 +138,15 @@ class MixPlan:
 
     def look_up(self) -> None:
         """Look up the properties of a plan of two regions, so that ``vars(plan)`` shows them."""
-        if self.source.shape[-1] <= 2:
+        if self.num_regions <= 2:
             for name in ("own", "partner", "kept", "anchor", "extent"):
                 getattr(self, name)
 
     def _needs_at_most_two(self, name: str) -> None:
-        if not isinstance(self.source, DataNode) and self.source.shape[-1] > 2:
+        if self.num_regions > 2:
             raise AttributeError(
                 f"MixPlan: `{name}` must be asked of a plan of two regions, got one of "
-                f"{self.source.shape[-1]}. Read `source`, `weight`, `taken` and `put`."
+                f"{self.num_regions}. Read `source`, `weight`, `taken` and `put`."
             )
 
 
@@ -144,7 +154,7 @@ class Mix(Protocol):
     """What a loader asks of a mix: numbers on the host, then operators in the graph.
 
     A class with these three members can be given to ``DataLoader(mix=...)``. It needs no base
-    class.
+    class. A fourth, ``min_batch_size``, is optional: see `min_batch_size`.
     """
 
     @property
@@ -235,6 +245,69 @@ _PARTNERS: dict[Partner, Callable[[np.ndarray], np.ndarray]] = {
     "roll": lambda permutation: np.roll(_indices(permutation), 1, axis=0),
     "flip": lambda permutation: _indices(permutation)[::-1],
 }
+
+
+def inner_mixes(mix: Any) -> Iterator[Any]:
+    """Yield a mix and the mixes that it is made of, at any depth."""
+    yield mix
+    inner = getattr(mix, "mixes", None) or (getattr(mix, "mix", None),)
+    for part in inner:
+        if part is not None and is_mix(part):
+            yield from inner_mixes(part)
+
+
+def check_plan(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:
+    """Refuse what a mix drew on the host, if it is not a plan of its batch.
+
+    Raises:
+        TypeError, ValueError: The class of the mix, the field, and its fault.
+    """
+    where = f"{type(mix).__name__}.draw"
+    if not isinstance(plan, MixPlan):
+        raise TypeError(f"{where}: must return a MixPlan, got {type(plan).__name__}.")
+    shape = (num_samples, int(mix.num_sources))
+    _check_array(where, "source", plan.source, np.int32, shape)
+    _check_array(where, "weight", plan.weight, np.float32, shape)
+    if plan.source.min() < 0 or plan.source.max() >= num_samples:
+        refuse(where, "source", f"be below the {num_samples} samples", plan.source.max())
+    if (plan.source[:, 0] != np.arange(num_samples)).any():
+        refuse(where, "source", "name the sample itself in its first region", plan.source[:, 0])
+    if plan.weight.min() < 0 or abs(plan.weight.sum(axis=1) - 1).max() > WEIGHT_TOLERANCE:
+        sums = plan.weight.sum(axis=1).round(4).tolist()
+        refuse(where, "weight", "be at least 0 and sum to 1 per sample", f"sums {sums}")
+    if tuple(plan.size) != tuple(frame.size):
+        refuse(where, "size", f"be the frame's {frame.size}", plan.size)
+    for name, rect in (("taken", plan.taken), ("put", plan.put)):
+        if rect is None:
+            continue
+        for part in ("anchor", "extent"):
+            _check_array(where, f"{name}.{part}", getattr(rect, part), np.int32, (*shape, 2))
+        end = rect.anchor + rect.extent
+        if rect.anchor.min() < 0 or rect.extent.min() < 0 or (end > frame.size).any():
+            rule = f"lie inside the image of {frame.size}"
+            refuse(where, name, rule, f"corners to {end.reshape(-1, 2).max(axis=0).tolist()}")
+
+
+def _check_array(where: str, name: str, value: Any, dtype: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
+        is_array = isinstance(value, np.ndarray)
+        got = f"{value.dtype} {list(value.shape)}" if is_array else type(value).__name__
+        rule = f"be a NumPy array {np.dtype(dtype)} {list(shape)}"
+        raise ValueError(f"{where}: `{name}` must {rule}, got {got}.")
+
+
+def check_nodes(where: str, plan: object) -> None:
+    """Refuse all but a plan of a graph's nodes."""
+    if not isinstance(plan, MixPlan):
+        refuse(where, "plan", "be a MixPlan", type(plan).__name__)
+    rect = plan.put if plan.put is not None else plan.taken
+    leaf = plan.source if rect is None else rect.anchor
+    if getattr(plan, "plans", None) and where != "mix_images" and where != "mixed_target":
+        way_out = "Apply it with `mix_images(mix, image, plan)`."
+        refuse(where, "plan", "be of one mix", type(plan).__name__, way_out)
+    if leaf is not None and not isinstance(leaf, DataNode):
+        way_out = "In torch, call `mix_batch(x, plan)`."
+        refuse(where, "plan", "hold nodes of a graph", type(leaf).__name__, way_out)
 
 
 def _region(value: Any, index: int) -> Any:

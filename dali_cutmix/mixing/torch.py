@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
 from dali_cutmix.core.checks import check_count, check_size, refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame
-from dali_cutmix.core.tree import map_leaves
+from dali_cutmix.core.tree import as_tensors, map_leaves
 from dali_cutmix.mixing.chain import ChainPlan, owners_of
 from dali_cutmix.mixing.choice import ChosenPlan
-from dali_cutmix.mixing.plan import Mix, MixPlan, Rect, is_mix
+from dali_cutmix.mixing.plan import Mix, MixPlan, Rect, check_plan, is_mix
 
 
 def draw_plan(
@@ -58,14 +57,17 @@ def draw_plan(
     check_count(where, "num_samples", num_samples, at_least=1)
     for name, value in (("seed", seed), ("epoch", epoch), ("batch", batch), ("shard", shard)):
         check_count(where, name, value, at_least=0)
-    draws = HostDraws(num_samples, seed, epoch, batch, shard, num_batches)
-    plan = mix.draw(draws, Frame(check_size(where, size)))
-    return map_leaves(lambda leaf: plan_tensor(leaf).to(device), plan)
-
-
-def plan_tensor(leaf: np.ndarray) -> torch.Tensor:
-    """Return an array of a plan as a tensor."""
-    return torch.from_numpy(np.ascontiguousarray(leaf))
+    in_epoch = None
+    if num_batches is not None:
+        check_count(where, "num_batches", num_batches, at_least=1)
+        if batch >= num_batches:
+            refuse(where, "batch", f"be below num_batches={num_batches}", batch)
+        in_epoch = batch / num_batches
+    draws = HostDraws(num_samples, seed, epoch, batch, shard, in_epoch)
+    frame = Frame(check_size(where, size))
+    plan = mix.draw(draws, frame)
+    check_plan(mix, plan, num_samples, frame)
+    return map_leaves(lambda tensor: tensor.to(device), as_tensors(plan))
 
 
 def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,6 +92,9 @@ def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tenso
     Raises:
         ValueError: The batch sizes differ, or ``x`` has no two spatial axes.
     """
+    if not isinstance(plan, MixPlan):
+        way_out = "Call mix_batch(x, plan). An epoch that mixes nothing has no plan: keep x."
+        refuse("mix_batch", "plan", "be a MixPlan", type(plan).__name__, way_out)
     if x.ndim < 4:
         rule = "be [B, channels, *spatial] with at least two spatial axes"
         refuse("mix_batch", "x", rule, tuple(x.shape))

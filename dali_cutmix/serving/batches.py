@@ -98,7 +98,7 @@ class Batches:
         self._num_batches = num_batches
         self._ahead: ReadAhead | None = None
         # Drawn for nothing, so that a mix refuses before the first batch what it has to refuse.
-        probe = HostDraws(settings.batch_size, 0, 0, 0, 0, num_batches)
+        probe = HostDraws(settings.batch_size, 0, 0, 0, 0, 0.0)
         self.structure = Structure(self._draw(probe)[0])
 
     def begin(self, epoch: Epoch) -> None:
@@ -135,7 +135,8 @@ class Batches:
         settings, epoch = self.settings, self.epoch
         indices = self.indices(number)
         place = epoch.number, epoch.first + number, settings.shard.index
-        draws = HostDraws(len(indices), settings.seed, *place, self._num_batches)
+        in_epoch = place[1] / self._num_batches if self._num_batches else None
+        draws = HostDraws(len(indices), settings.seed, *place, in_epoch)
         tree, plan = self._draw(draws)
         label: Any = self._images.targets[indices]
         if plan is not None and settings.mixes_labels:

@@ -81,11 +81,41 @@ def test_tree_without_leaves_is_all_structure() -> None:
     assert structure.build([]) == (None, "text", [])
 
 
-def test_batch_that_draws_another_tree_is_refused() -> None:
-    structure = Structure((array(1), array(2)))
+@pytest.mark.parametrize(
+    ("first", "later", "message"),
+    [
+        (
+            (array(1), array(2)),
+            (array(1), None),
+            "draw: [1] must be what it was when the graph was made, 'an array', got None.",
+        ),
+        (
+            {"x": array(1), "gain": 0.5},
+            {"x": array(1), "gain": 0.7},
+            "draw: ['gain'] must be what it was when the graph was made, 0.5, got 0.7.",
+        ),
+        (
+            {"x": array(1), "y": array(2)},
+            {"y": array(2), "x": array(1)},
+            "draw: the tree must be what it was when the graph was made, \"dict of 'x', 'y'\", got "
+            "\"dict of 'y', 'x'\".",
+        ),
+    ],
+    ids=["an array less", "another number", "another order"],
+)
+def test_batch_that_draws_another_tree_is_refused(first: Any, later: Any, message: str) -> None:
+    structure = Structure(first)
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
-        structure.leaves((array(1), None))
+        structure.leaves(later)
+    assert str(caught.value) == (f"{message} Only arrays with a batch axis in front vary by batch.")
+
+
+def test_scalar_of_numpy_is_refused_where_an_array_would_vary_by_batch() -> None:
+    with pytest.raises(TypeError) as caught:
+        Structure({"gain": np.float32(0.5)})
     assert str(caught.value) == (
-        "draw: every batch must draw the same tree of arrays, got 1 arrays, and 2 when the graph "
-        "was made."
+        "draw: ['gain'] must be an array with a batch axis in front, got the scalar 0.5."
+        if "np.float32" not in repr(np.float32(0.5))
+        else "draw: ['gain'] must be an array with a batch axis in front, got the scalar "
+        "np.float32(0.5)."
     )

@@ -203,9 +203,8 @@ def test_batch_without_a_place_in_its_epoch_is_refused() -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
         draw_plan(TELLING, 4, SIZE, seed=0, epoch=1, batch=2)
     assert str(caught.value) == (
-        "Scheduled: the number of batches in an epoch is not known here, so that batch 2 has no "
-        "place in it. Pass `num_batches=` to `draw_plan`; a sampler given to the loader needs a "
-        "length."
+        "Scheduled: how much of the epoch lies before batch 2 is not known here. Pass "
+        "`num_batches=` to `draw_plan`."
     )
 
 
