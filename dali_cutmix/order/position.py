@@ -17,6 +17,8 @@ class Position:
         start_batch: Number of the first batch after that dealing.
         order: CRC-32 of the epoch's order under a user's sampler; see `UserOrder.mark`. None
             without a sampler.
+        mixing: Whether the epoch is served with the mix; None before the epoch begins, and without
+            a mix.
     """
 
     epoch: int
@@ -24,3 +26,4 @@ class Position:
     start: int = 0
     start_batch: int = 0
     order: int | None = None
+    mixing: bool | None = None

@@ -148,11 +148,13 @@ def _part(kind: type[Any], state: Mapping[str, Any]) -> dict[str, Any]:
         _refuse(f"the state lacks {', '.join(map(repr, missing))}.")
     for name in names:
         value = state[name]
-        is_free = kind is Run or (name == "order" and value is None)
-        if not is_free and not (is_whole(value) and value >= 0):
-            _refuse(f"{name!r} in the state must be a whole number from 0, got {value!r}.")
-        if name in ("transform", "mix") and not isinstance(value, Mapping):
-            _refuse(f"{name!r} in the state must be a description, got {value!r:.80}.")
+        if name == "mixing":
+            check_flag(name, value)
+        elif kind is Position and not (name == "order" and value is None):
+            if not is_whole(value) or value < 0:
+                refuse_value(name, "be a whole number from 0", value)
+        elif name in ("transform", "mix") and not isinstance(value, Mapping):
+            refuse_value(name, "be a description", value)
     return {name: state[name] for name in names}
 
 
@@ -166,6 +168,17 @@ def _snapshot(setting: Any) -> Any:
 
 def _refuse(problem: str) -> NoReturn:
     raise ValueError(f"load_state_dict: {problem}")
+
+
+def refuse_value(name: str, must: str, got: object) -> NoReturn:
+    """Refuse a value in a state by its name, as in "be a whole number from 0"."""
+    _refuse(f"{name!r} in the state must {must}, got {got!r:.80}.")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse all but True, False and None in a state."""
+    if value is not None and not isinstance(value, bool):
+        refuse_value(name, "be True, False or None", value)
 
 
 class Progress:
@@ -237,10 +250,14 @@ class Progress:
         """Return the state; see `DataLoader.state_dict`."""
         return self._run.state_at(self._position())
 
-    def load(self, state: Mapping[str, Any], allow: Collection[str] = ()) -> None:
-        """Take over a state; see `DataLoader.load_state_dict`."""
-        self._resume = self._run.position_of(state, allow)
-        self.set_epoch(self._resume.epoch)
+    def position_of(self, state: Mapping[str, Any], allow: Collection[str] = ()) -> Position:
+        """Return the position of a state in this run; see `DataLoader.load_state_dict`."""
+        return self._run.position_of(state, allow)
+
+    def resume(self, position: Position) -> None:
+        """Go to the position of a state."""
+        self._resume = position
+        self.set_epoch(position.epoch)
 
     def begin(self) -> tuple[Position, np.ndarray, np.ndarray | None]:
         """Return where the epoch that is due starts.
@@ -249,8 +266,7 @@ class Progress:
             The position; the indices left in the epoch, in order, ``[num_samples]`` int64; and the
             epoch's complete order under a user's sampler, else None.
         """
-        self._running = None
-        position = self._position()
+        position = self._next_position()
         order = None
         if isinstance(self.order, UserOrder):
             order = self.order.order(position.epoch)
@@ -266,11 +282,6 @@ class Progress:
         self.order.epoch = position.epoch + 1
         self._resume, self._running = None, position
 
-    @property
-    def is_under_way(self) -> bool:
-        """Whether the state lies in an epoch that is being served."""
-        return self._position() is self._running
-
     def advance(self) -> None:
         """Note that a batch was handed out."""
         if self._running is not None:
@@ -281,11 +292,14 @@ class Progress:
         self._running = None
 
     def _position(self) -> Position:
-        epoch = self.order.epoch
         # Trainers choose another epoch on the sampler, since they know nothing else.
-        is_chosen = self._running is not None and epoch != self._running.epoch + 1
-        if self._running is not None and not is_chosen:
+        if self._running is not None and self.order.epoch == self._running.epoch + 1:
             return self._running
+        return self._next_position()
+
+    def _next_position(self) -> Position:
+        """Return where the next iteration starts, whether or not another is under way."""
+        epoch = self.order.epoch
         if self._resume is not None and self._resume.epoch == epoch:
             return self._resume
         return Position(epoch)

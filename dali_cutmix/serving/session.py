@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from dali_cutmix.core.checks import is_whole
 from dali_cutmix.core.errors import BadFileError
-from dali_cutmix.order.progress import Progress
+from dali_cutmix.order.progress import Progress, check_flag, refuse_value
 from dali_cutmix.serving.batches import Batch, Batches, Epoch, count_batches
 from dali_cutmix.serving.diagnose import diagnose, reason_of
 from dali_cutmix.serving.pipelines import FORKED, Pipelines
@@ -75,31 +77,34 @@ class Session:
         """Return where the run stands, whether it mixes, and what it found bad.
 
         Args:
-            mixes: Whether the epoch that comes next mixes, if none is under way.
+            mixes: Whether epochs that begin from now on mix.
         """
-        if self.progress.is_under_way and self._pipelines is not None:
-            mixes = self._batches.mix is not None
         bad = [[index, reason] for index, reason in self.replacements.bad.items()]
-        has_mix = self._settings.mix is not None
-        return {**self.progress.state(), "mixing": mixes if has_mix else None, "bad": bad}
+        enabled = None if self._settings.mix is None else mixes
+        return {**self.progress.state(), "mixup_enabled": enabled, "bad": bad}
 
     def load(self, state: Mapping[str, Any], mixes: bool, allow: Collection[str]) -> bool:
         """Go on from a state; see `DataLoader.load_state_dict`.
 
         Returns:
-            Whether the run mixes; ``mixes`` where the state or this run knows no mix.
+            Whether epochs that begin from now on mix; ``mixes`` where the state or this run knows
+            no mix.
         """
-        self.progress.load(state, allow)
+        position = self.progress.position_of(state, allow)
+        bad, enabled = state.get("bad", []), state.get("mixup_enabled")
+        _check_bad(bad, len(self._images))
+        check_flag("mixup_enabled", enabled)
+        self.progress.resume(position)
         self.close()  # an iteration under way would go on from the place that is left
-        self.replacements.bad = {int(index): str(reason) for index, reason in state.get("bad", [])}
-        known = state.get("mixing") if self._settings.mix is not None else None
-        return mixes if known is None else bool(known)
+        self.replacements.bad = dict(bad) if self.replacements.replaces else {}
+        return mixes if enabled is None or self._settings.mix is None else bool(enabled)
 
     def start(self, mixes: bool) -> int:
         """Start the epoch that is due.
 
         Args:
-            mixes: Whether it mixes, where the loader has a mix.
+            mixes: Whether it mixes, where the loader has a mix. The rest of an epoch that a state
+                was taken in mixes as the epoch did.
 
         Returns:
             The number that `next` knows this iteration by.
@@ -107,7 +112,13 @@ class Session:
         position, left, whole = self.progress.begin()
         self.replacements.pool = None if whole is None else np.unique(whole)
         num_left = count_batches(len(left), self._settings.batch_size, self._settings.drop_last)
-        self._end_epoch(mixes=mixes and self._settings.mix is not None)
+        if self._settings.mix is None:
+            mixes, position = False, replace(position, mixing=None)
+        elif position.mixing is None:
+            position = replace(position, mixing=mixes)
+        else:
+            mixes = position.mixing
+        self._end_epoch(mixes=mixes)
         self._batches.begin(Epoch(position.epoch, left, position.batch, num_left))
         self._kept.clear()
         self.last_indices = []
@@ -260,3 +271,13 @@ class Session:
         self._kept.clear()
         self._num_started = self._num_taken
         self._fill()
+
+
+def _check_bad(bad: Any, num_samples: int) -> None:
+    """Refuse all but pairs of an index of the data and a reason in a state."""
+    if not isinstance(bad, (list, tuple)):
+        refuse_value("bad", "be a list", bad)
+    for pair in bad:
+        is_pair = isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[1], str)
+        if not is_pair or not is_whole(pair[0]) or not 0 <= pair[0] < num_samples:
+            refuse_value("bad", f"hold pairs of an index below {num_samples} and a reason", pair)

@@ -131,7 +131,7 @@ def test_a_run_resumed_with_other_ranks_serves_what_is_left_exactly_once(
         ranks = loaders(num_samples, world, batch_size, shuffle=shuffle, remainder=remainder)
         if state is not None:
             for rank in ranks:
-                rank.load(json.loads(state))
+                rank.resume(rank.position_of(json.loads(state)))
         # Ranks save after the same number of batches, as a training run does.
         fewest = min(len(rank.begin()[1]) for rank in ranks)
         before += chain(*serve(ranks, batch_size, min(num_batches, fewest // batch_size)))
@@ -141,7 +141,7 @@ def test_a_run_resumed_with_other_ranks_serves_what_is_left_exactly_once(
     world, batch_size = last
     ranks = loaders(num_samples, world, batch_size, shuffle=shuffle, remainder=remainder)
     for rank in ranks:
-        rank.load(json.loads(state or "{}"))
+        rank.resume(rank.position_of(json.loads(state or "{}")))
     after = serve(ranks, batch_size, None)
     missing = sorted(set(range(num_samples)) - set(before))
     times = Counter(chain(*after))
@@ -190,7 +190,7 @@ def test_a_run_resumed_with_the_same_ranks_serves_the_same_order(
         states = [json.loads(json.dumps(rank.state())) for rank in ranks]
         ranks = make()
         for rank, state in zip(ranks, states, strict=True):
-            rank.load(state)
+            rank.resume(rank.position_of(state))
     for _ in range(2):
         for part, new in zip(found, serve(ranks, batch_size, None), strict=True):
             part += new

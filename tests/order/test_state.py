@@ -250,6 +250,36 @@ def test_a_run_that_stopped_mixing_goes_on_without(photo_folder: Path) -> None:
     assert_same(list(fourth), whole[1:])
 
 
+@pytest.mark.parametrize("taken", ["open", "closed", "copy", "pickle", "resumed"])
+def test_a_state_in_mid_epoch_holds_whether_the_epoch_and_whether_the_next_mixes(
+    photo_folder: Path, taken: str
+) -> None:
+    epochs: dict[bool, list[Any]] = {}
+    for mixes in (False, True):
+        loader = train(photo_folder)
+        loader.mixup_enabled = mixes
+        epochs[mixes] = [list(loader), list(loader)]
+    for mixes in (False, True):
+        loader = train(photo_folder)
+        loader.mixup_enabled = mixes
+        epoch = iter(loader)
+        next(epoch)
+        loader.mixup_enabled = not mixes
+        if taken == "closed":
+            loader.close()
+        elif taken == "resumed":
+            state = loader.state_dict()
+            loader = train(photo_folder)
+            loader.load_state_dict(state)
+        elif taken != "open":
+            loader = copy.copy(loader) if taken == "copy" else pickle.loads(pickle.dumps(loader))
+        resumed = train(photo_folder)
+        resumed.load_state_dict(through_json(loader.state_dict()))
+        assert resumed.mixup_enabled is not mixes
+        assert_same(list(resumed), epochs[mixes][0][1:])
+        assert_same(list(resumed), epochs[not mixes][1])
+
+
 def test_a_state_of_a_run_without_a_mix_does_not_turn_one_off(photo_folder: Path) -> None:
     state = train(photo_folder, mix=None, target="dense").state_dict()
     loader = train(photo_folder)
@@ -450,14 +480,32 @@ def test_something_else_than_a_state_is_refused(photo_folder: Path) -> None:
         loader.load_state_dict(state)
 
 
-def test_a_refused_state_leaves_the_loader_as_it_was(photo_folder: Path) -> None:
+BAD_PAIR = "'bad' in the state must hold pairs of an index below 21 and a reason, got "
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 99, "epoch": 5}, "the state belongs to another run"),
+        ({"epoch": 5, "bad": "zz"}, "'bad' in the state must be a list, got 'zz'."),
+        ({"epoch": 5, "bad": [[21, "gone"]]}, f"{BAD_PAIR}[21, 'gone']."),
+        ({"epoch": 5, "bad": [["1", "gone"]]}, f"{BAD_PAIR}['1', 'gone']."),
+        ({"epoch": 5, "bad": [3]}, f"{BAD_PAIR}3."),
+        ({"epoch": 5, "mixing": 1}, "'mixing' in the state must be True, False or None, got 1."),
+        ({"epoch": 5, "mixup_enabled": "no"}, "'mixup_enabled' in the state must be True, Fal"),
+    ],
+)
+def test_a_refused_state_leaves_the_loader_as_it_was(
+    photo_folder: Path, change: dict[str, Any], message: str
+) -> None:
     expected = list(train(photo_folder))
-    loader = train(photo_folder)
+    loader = train(photo_folder, on_error="replace")
     epoch = iter(loader)
     found = [next(epoch), next(epoch)]
-    with pytest.raises(ValueError, match="another run"):
-        loader.load_state_dict({**loader.state_dict(), "seed": 99, "epoch": 5})
-    assert loader.state_dict()["batch"] == 2
+    before = loader.state_dict()
+    with pytest.raises(ValueError, match=f"^load_state_dict: {re.escape(message)}"):
+        loader.load_state_dict({**before, **change})
+    assert loader.state_dict() == before
     assert_same(found + list(epoch), expected)
 
 

@@ -362,6 +362,33 @@ def test_what_is_no_index_or_no_even_batch_is_refused_when_the_epoch_starts(
         next(iter(numbered(numbered_folder, **settings)))
 
 
+class Failing(Sampler[int]):
+    """All indices; from the second epoch on one that is none."""
+
+    def __len__(self) -> int:
+        return 23
+
+    def set_epoch(self, epoch: int) -> None:
+        self.fails = epoch > 0
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([99] if self.fails else range(23))
+
+
+def test_an_iteration_that_cannot_start_leaves_the_iteration_under_way_its_place(
+    numbered_folder: Path,
+) -> None:
+    loader = numbered(numbered_folder, sampler=Failing(), batch_size=4)
+    epoch = iter(loader)
+    next(epoch)
+    with pytest.raises(ValueError, match="99 at position 0"):
+        next(iter(loader))
+    for batch in (2, 3, 4, 5, 6):
+        next(epoch)
+        state = loader.state_dict()
+        assert (state["epoch"], state["batch"]) == (0, batch)
+
+
 def test_length_of_a_sampler_without_one_is_torchs_error(numbered_folder: Path) -> None:
     class Endless:
         def __iter__(self) -> Iterator[int]:

@@ -337,6 +337,25 @@ def test_resumed_run_replaces_as_the_first_did_and_remembers_why(
 
 
 @pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
+def test_a_loader_that_raises_replaces_nothing_that_a_state_knows_as_bad(
+    pairs: list[tuple[str, int]],
+) -> None:
+    path = break_file(pairs, damage.cut_in_the_middle)
+    first = loader_of(pairs, on_error="replace")
+    epoch = iter(first)
+    for _ in range(4):
+        next(epoch)
+    assert len(first.bad_files) == 1
+    loader = loader_of(pairs, on_error="raise")
+    loader.load_state_dict(first.state_dict())
+    assert loader.bad_files == []
+    loader.set_epoch(1)
+    with pytest.raises(BadFileError) as caught:
+        list(loader)
+    assert caught.value.path == path
+
+
+@pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
 def test_what_stands_in_does_not_depend_on_when_files_were_found_bad(
     pairs: list[tuple[str, int]],
 ) -> None:
