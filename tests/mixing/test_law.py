@@ -480,7 +480,7 @@ def test_loader_from_files_weighs_each_class_by_the_pixels_it_shows(
     ) as loader:
         for image, target in loader:
             owners = np.rint(bytes_of(image)[..., 0] / 20).astype(int)
-            counts = np.stack([np.bincount(one.ravel(), minlength=13) for one in owners])
+            counts = (owners[..., None] == np.arange(13)).sum(axis=(1, 2))
             row = dense_target(target, 13).cpu().numpy()
             np.testing.assert_array_equal(np.rint(row * 240), counts)
 
