@@ -92,16 +92,19 @@ def count(amount: int, noun: str) -> str:
     return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return names as a list: ``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
 def ran(rows: Iterable[dict[str, Any]], **where: Any) -> list[dict[str, Any]]:
     """Return the rows that have rates and these values."""
     return [
         row for row in rows if "error" not in row and all(row.get(k) == v for k, v in where.items())
     ]
+
+
+def rows_of(result: dict[str, Any], curve: str) -> list[dict[str, Any]]:
+    """Return the rows of a curve. Rows of named files come by pixels of a file."""
+    rows = [row for row in result["rows"] if row["curve"] == curve]
+    if any(isinstance(row["x"], str) for row in rows):
+        rows.sort(key=lambda row: row["files"]["pixels"])
+    return rows
 
 
 def by_name(rows: Iterable[dict[str, Any]], **where: Any) -> dict[str, dict[str, Any]]:

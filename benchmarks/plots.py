@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from measured import rows_of
 from PIL import Image
 
 GRAY, RED, INK, PALE = "#8a8a8a", "#c8102e", "#222222", "#e6e6e6"
@@ -24,7 +26,7 @@ NOTE = "Data"  # key of the PNG's text
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw lines over one axis."""
+    """Draw lines over one axis, or markers alone over names."""
 
     name: str
     """Of the file, without its ending."""
@@ -70,9 +72,11 @@ class Plot:
             below = [median - least for _, median, least, _ in line]
             above = [most - median for _, median, _, most in line]
             colour, marker, dashes = STYLES.get(name, OTHERS[place % len(OTHERS)])
-            style = {"color": colour, "marker": marker, "ls": dashes, "label": name}
-            thin = {"ms": 4, "lw": 1.6, "capsize": 2.5, "elinewidth": 0.9}
-            axes.errorbar(at, middle, (below, above), **style, **thin)
+            style = {"color": colour, "marker": marker, "ls": "none" if named else dashes}
+            thin = {"ms": 4, "lw": 1.6, "capsize": 2.5, "elinewidth": 0.9, "label": name}
+            # Without bars, the legend would still draw one.
+            spread = (below, above) if any(below + above) else None
+            axes.errorbar(at, middle, spread, **style, **thin)
         self._scale(axes, named)
         axes.set_title(self.title, loc="left", color=INK, fontsize=10)
         axes.set_xlabel(self.x, color=INK)
@@ -94,7 +98,7 @@ class Plot:
     def _scale(self, axes: Any, named: bool) -> None:
         values = self._values()
         if named:
-            axes.set_xticks(range(len(values)), values)
+            axes.set_xticks(range(len(values)), [textwrap.fill(name, 11) for name in values])
             axes.set_xlim(-0.3, len(values) - 0.7)
             return
         if max(values) >= 4 * min(values):
@@ -109,8 +113,8 @@ def scale_plots(result: dict[str, Any]) -> dict[str, Plot]:
     suffix = "_gpu" if result["method"]["device"] == "cuda" else ""
     for name in dict.fromkeys(row["curve"] for row in result["rows"]):
         lines: dict[str, list[tuple[Any, float, float, float]]] = {}
-        for row in result["rows"]:
-            if row["curve"] == name and "error" not in row:
+        for row in rows_of(result, name):
+            if "error" not in row:
                 point = (row["x"], row["median"], row["min"], row["max"])
                 lines.setdefault(row["name"], []).append(point)
         if lines:
@@ -125,8 +129,8 @@ def memory_plot(result: dict[str, Any]) -> Plot:
     lines: dict[str, list[tuple[Any, float, float, float]]] = {}
     for row in result["rows"]:
         if "error" not in row:
-            held = row["peak_memory"] / 2**30
+            held = row["peak_memory"] / 2**20
             lines.setdefault(row["name"], []).append((row["batch_size"], held, held, held))
     suffix = "_gpu" if result["method"]["device"] == "cuda" else ""
     title = "Training and validation loader together"
-    return Plot(f"memory{suffix}", title, "batch size", "GiB held at most", lines)
+    return Plot(f"memory{suffix}", title, "batch size", "MiB held at most", lines)

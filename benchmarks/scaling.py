@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from measured import count, number, ran, rate, share, table
+from measured import number, ran, rate, rows_of, share, table
 from model import (
     DEMANDS,
     NUM_GPUS,
@@ -23,7 +23,7 @@ from sources import SHRUNK, STORED
 
 def curve(result: dict[str, Any], name: str) -> list[str]:
     """Return one curve as a table: a row for each value, a column for each loader."""
-    rows = [row for row in result["rows"] if row["curve"] == name]
+    rows = rows_of(result, name)
     kinds = list(dict.fromkeys(row["name"] for row in rows))
     # The baseline first.
     kinds.sort(key=lambda kind: not kind.startswith("torch"))
@@ -63,7 +63,7 @@ def fitted(result: dict[str, Any]) -> list[str]:
         model, predictions = model_of(result)
     except ValueError as error:
         return [f"No model: {error}"]
-    costs = [[name, f"{1e9 * cost:,.3f}"] for name, cost in zip(TERMS, model.costs, strict=True)]
+    costs = [[name, _time(cost)] for name, cost in zip(TERMS, model.costs, strict=True)]
     rows = [
         [
             f"{one.curve} {one.x}",
@@ -80,9 +80,10 @@ def fitted(result: dict[str, Any]) -> list[str]:
         "`model.py` says what the terms mean. Fitted on every second point of each curve and on no "
         "other. Curves are levelled at their common point.",
         "",
-        *table(["cost of one", "nanoseconds"], costs),
+        *table(["one", "costs"], costs),
         "",
-        f"`e` is {model.exponent:.2f}: two threads do the work of {2**model.exponent:.2f}.",
+        f"`e` is {model.exponent:.2f}: two threads do the work of {2**model.exponent:.2f} single "
+        "threads.",
         "",
         *table(["point, not fitted on", "what", "measured", "predicted", "error"], rows),
         "",
@@ -96,12 +97,20 @@ def read_predictions(predictions: list[Prediction]) -> str:
         return "No point was left to predict."
     near = sum(abs(one.error) <= WITHIN for one in predictions)
     worst = max(predictions, key=lambda one: abs(one.error))
-    verdict = "Within" if near == len(predictions) else "Not all within"
+    verdict = "met" if near == len(predictions) else "missed"
     return (
-        f"{verdict} {WITHIN:.0%}: {near} of {count(len(predictions), 'point')} that it was not "
-        f"fitted on; the worst is off by {share(abs(worst.error))} ({worst.kind}, {worst.curve} "
-        f"{worst.x})."
+        f"{near} of {len(predictions)} unseen points lie within {100 * WITHIN:.0f} %, target "
+        f"{len(predictions)}, {verdict}. The worst is off by {share(abs(worst.error))} "
+        f"({worst.kind}, {worst.curve} {worst.x})."
     )
+
+
+def _time(seconds: float) -> str:
+    """Return a time in the largest unit of which there is at least one."""
+    for unit, factor in (("ms", 1e3), ("us", 1e6)):
+        if factor * seconds >= 1:
+            return f"{number(factor * seconds)} {unit}"
+    return f"{number(1e9 * seconds)} ns"
 
 
 def eight_gpus(result: dict[str, Any], engine_rate: float | None = None) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from measured import (
     by_name,
-    listed,
     machine_of,
     mebibytes,
     number,
@@ -22,6 +21,7 @@ OURS = "dali_cutmix"
 TORCH = "torch DataLoader"
 FFCV = "FFCV, JPEG"
 REGION = "decode only, region"
+RESIZE = "decode and resize"
 #: Targets on a CPU: the least ratio to each loader, and the highest cost of mixing.
 TARGETS = {"torch": 1.6, "ffcv": 1.3, "decode": 0.65, "mixing": 0.03}
 #: Targets on a GPU, and of training: shares of the ceiling and of torch's CPU time per image.
@@ -58,7 +58,11 @@ def compare(result: dict[str, Any]) -> list[str]:
         [[row["name"], rate(row), _over(mixed.get(OURS), row)] for row in ran(stages)],
     )
     notes = [_note(row) for row in mixed.values() if _note(row)]
-    return [*lines, "", *notes, *([""] if notes else []), _reading(result, mixed, plain, fastest)]
+    if any(row["name"] == RESIZE for row in ran(stages)) and result["method"]["device"] == "cpu":
+        notes.append(
+            f'- "{RESIZE}" resizes by DALI. The loader resizes by torch and can be faster.'
+        )
+    return [*lines, "", *notes, *([""] if notes else []), *_reading(result, mixed, plain, fastest)]
 
 
 def in_short(result: dict[str, Any]) -> list[str]:
@@ -77,7 +81,7 @@ def in_short(result: dict[str, Any]) -> list[str]:
     machine = f"<sub>Medians. {machine_of(result)}</sub>".replace(
         "`results/", "`benchmarks/results/"
     )
-    return ["", *lines, "", _reading(result, mixed, plain, fastest), "", machine, ""]
+    return ["", *lines, "", *_reading(result, mixed, plain, fastest), "", machine, ""]
 
 
 def _ours(name: str) -> str:
@@ -129,44 +133,49 @@ def _reading(
     mixed: dict[str, dict[str, Any]],
     plain: dict[str, dict[str, Any]],
     fastest: str | None,
-) -> str:
-    """Return a sentence or two on this loader against targets and peers."""
+) -> list[str]:
+    """Return a table of this loader against its targets, and the loaders ahead."""
     if OURS not in mixed or OURS not in plain:
-        return f"{OURS} did not run."
+        return [f"{OURS} did not run."]
     ours = mixed[OURS]["median"]
     targets = GPU_TARGETS if result["method"]["device"] == "cuda" else TARGETS
     stages = by_name(result["rows"], kind="stage")
     decode = stages.get(REGION) or stages.get("decode only, whole")
-    found = []
+    peers = []
     if fastest is not None:
-        found.append(("torch", mixed[fastest], "the fastest torch loader's"))
+        peers.append(("torch", mixed[fastest], "the fastest torch loader"))
     if FFCV in mixed and "ffcv" in targets:
-        found.append(("ffcv", mixed[FFCV], "FFCV's on JPEGs"))
+        peers.append(("ffcv", mixed[FFCV], "FFCV on JPEGs"))
     if decode is not None:
-        found.append(("decode", decode, f"that of {decode['name']}"))
-    texts = []
-    for key, row, what in found:
+        what = "decoding" + (" of the crop" if decode["name"] == REGION else "") + " alone"
+        peers.append(("decode", decode, what))
+    rows = []
+    for key, row, what in peers:
         ratio = ours / row["median"]
         met = "met" if ratio >= targets[key] else "missed"
         printed = _judged(ratio, ge, targets[key], 2)
-        texts.append(f"{printed} times {what} (target {targets[key]:g}, {met})")
-    cost = 1 - ours / plain[OURS]["median"]
-    met = "met" if cost <= targets["mixing"] else "missed"
-    aim = f"target at most {targets['mixing']:.0%}, {met}"
-    text = f"With CutMix this loader's rate is {listed(texts)}; " if texts else ""
-    text += f"mixing costs it {_judged(100 * cost, le, 100 * targets['mixing'], 1)} % ({aim})."
+        rows.append([f"this loader with CutMix over {what}", printed, f"{targets[key]:g}", met])
+    cost, most = 100 * (1 - ours / plain[OURS]["median"]), 100 * targets["mixing"]
+    met = "met" if cost <= most else "missed"
+    rows.append(
+        [
+            "what mixing costs this loader",
+            f"{_judged(cost, le, most, 1)} %",
+            f"at most {most:g} %",
+            met,
+        ]
+    )
+    lines = table(["comparison", "ratio", "target", "verdict"], rows)
     ahead = [
-        f"{name} {row['median'] / ours:.2f} times"
-        for name, row in mixed.items()
+        f"- {row['name']}, {how}: {row['median'] / ours:.2f} times."
+        for how, rates, ours in (
+            ("with CutMix", mixed, ours),
+            ("without mixing", plain, plain[OURS]["median"]),
+        )
+        for row in rates.values()
         if row["median"] > ours
     ]
-    bare = plain[OURS]["median"]
-    ahead += [
-        f"{name} {row['median'] / bare:.2f} times without mixing"
-        for name, row in plain.items()
-        if row["median"] > bare
-    ]
-    return text + (f" Ahead of it: {listed(ahead)}." if ahead else " No loader is ahead of it.")
+    return [*lines, "", *(["Ahead of it:", "", *ahead] if ahead else ["No loader is ahead of it."])]
 
 
 def training(result: dict[str, Any]) -> list[str]:
@@ -217,15 +226,15 @@ def variants(result: dict[str, Any]) -> list[str]:
     """Return the same work done in other ways, each over the first."""
     first, *_ = rows = ran(result["rows"])
     ranked = [first, *sorted(rows[1:], key=lambda row: -row["median"])]
-    lines = [[row["name"], rate(row), _over(row, first)] for row in ranked]
-    faster = [row["name"] for row in rows[1:] if row["min"] > first["max"]]
-    slower = [row["name"] for row in rows[1:] if row["max"] < first["min"]]
-    reading = (
-        f"Faster than the first in every turn: {listed(faster) if faster else 'none'}; "
-        f"slower in every turn: {listed(slower) if slower else 'none'}."
-    )
-    head = ["variant", "images per second", "ratio"]
-    return [*_method(result), "", *table(head, lines), "", reading]
+
+    def in_every_turn(row: dict[str, Any]) -> str:
+        if row["min"] > first["max"]:
+            return "faster"
+        return "slower" if row["max"] < first["min"] else ""
+
+    lines = [[row["name"], rate(row), _over(row, first), in_every_turn(row)] for row in ranked]
+    head = ["variant", "images per second", "ratio", "in every turn"]
+    return [*_method(result), "", *table(head, lines)]
 
 
 def moved(result: dict[str, Any]) -> list[str]:
