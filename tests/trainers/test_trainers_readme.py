@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 import socket
 from argparse import Namespace
 from collections.abc import Callable
@@ -15,10 +14,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
 from dali_cutmix import CutMix, DataLoader, EpochSampler, TrainTransform
-from dali_cutmix.trainers import AccelerateLoader, LoaderTrainer, timm_loader
 
 README = Path(__file__).parents[2] / "dali_cutmix" / "trainers" / "README.md"
 
@@ -58,7 +55,7 @@ class Watched(torch.nn.Sequential):
 def run_example(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., dict[str, Any]]:
-    """Runs the example under a heading with the names that it takes from its surroundings."""
+    """Runs the example under a heading. Names that are passed replace names that it imports."""
     (tmp_path / "data").mkdir()
     for part in ("train", "val"):
         (tmp_path / "data" / part).symlink_to(photo_folder, target_is_directory=True)
@@ -66,8 +63,13 @@ def run_example(
 
     def run(heading: str, **names: Any) -> dict[str, Any]:
         code = examples()
-        exec(code[""] + code[heading], names)
-        return names
+        lines = (code[""] + code[heading]).splitlines(keepends=True)
+        imports = [line for line in lines if line.startswith(("import ", "from "))]
+        surroundings: dict[str, Any] = {}
+        exec("".join(imports), surroundings)
+        surroundings |= names
+        exec("".join(line for line in lines if line not in imports), surroundings)
+        return surroundings
 
     return run
 
@@ -125,8 +127,6 @@ def test_accelerate_example_runs(
     run_example(
         "Accelerate",
         Accelerator=partial(accelerate.Accelerator, cpu=True),
-        AccelerateLoader=AccelerateLoader,
-        cross_entropy=cross_entropy,
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
     )
@@ -159,8 +159,6 @@ def test_hf_trainer_example_runs(
     )
     run_example(
         "Hugging Face's Trainer",
-        LoaderTrainer=LoaderTrainer,
-        Trainer=transformers.Trainer,
         model=Model(config),
         arguments=arguments,
     )
@@ -179,7 +177,7 @@ def test_timm_example_runs(
         "torch.save([image for image, _ in train], 'seen.pt')\n"
         "assert sum(len(label) for _, label in val) == 21\n"
     )
-    run_example("timm", timm_loader=timm_loader, runpy=runpy)
+    run_example("timm")
     assert_is_the_loaders_epoch(torch.load(tmp_path / "seen.pt"), photo_folder)
 
 
@@ -198,18 +196,14 @@ def test_ray_example_runs(
 ) -> None:
     """In this process, which Ray calls its local mode; the workers have a test of their own."""
     pytest.importorskip("ray.train", reason="Ray Train is not for this Python")
-    import ray
-    from ray.train import Checkpoint, ScalingConfig
+    from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
     seen: list[torch.Tensor] = []
     names = run_example(
         "Ray Train",
-        Checkpoint=Checkpoint,
         folder=tmp_path,
-        ray=ray,
         step=lambda image, _: seen.append(image.clone()),
-        torch=torch,
     )
     TorchTrainer(names["work"], scaling_config=ScalingConfig(num_workers=0)).fit()
     assert_is_the_loaders_epoch(seen, photo_folder)
@@ -232,10 +226,8 @@ def test_plain_example_runs(
     try:
         run_example(
             "Plain DDP",
-            DistributedDataParallel=DistributedDataParallel,
-            cross_entropy=cross_entropy,
-            dist=dist,
             model=model,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
         )
     finally:
         dist.destroy_process_group()
