@@ -21,7 +21,7 @@ class ThreadPool:
     """Call functions in a few threads, which start with the first call.
 
     The threads of ``concurrent.futures`` refuse work once the main thread has ended. These do not:
-    another thread may go on iterating a loader. A context manager closes the pool.
+    another thread may keep iterating a loader. A context manager closes the pool.
 
     Args:
         num_threads: Number of threads, at least 1.

@@ -81,7 +81,7 @@ def chosen_photos(
 
 @contextmanager
 def steps_shown(screen: Console) -> Iterator[OnRound]:
-    """Show the steps done, what goes on, and the time left. Draw nothing without a terminal."""
+    """Show the steps done, the step at work, and the time left. Draw nothing without a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     hidden = not screen.is_terminal
     with Progress(*columns, transient=True, console=screen, disable=hidden) as progress:
