@@ -16,8 +16,8 @@ from sklearn.datasets import load_sample_images
 
 from dali_cutmix.core.dali import num_gpus
 
-#: Folders of tests that train, race loaders or start many processes.
-SLOW_FOLDERS = {"benchmarks", "pipelines", "trainers"}
+#: Folders and files of tests that train, race loaders or start many processes.
+SLOW = {"benchmarks", "pipelines", "trainers", "test_demo", "test_measuring"}
 NUM_LEFT_OUT = pytest.StashKey[int]()
 
 
@@ -30,7 +30,7 @@ def pytest_configure() -> None:
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent.name in SLOW_FOLDERS:
+        if SLOW & {item.path.parent.name, item.path.stem}:
             item.add_marker(pytest.mark.slow)
     skip_without_a_gpu(items)
     if "full" not in config.getoption("-m"):

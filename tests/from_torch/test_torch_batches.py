@@ -270,6 +270,7 @@ def test_crops_and_flips_have_the_torch_loaders_distribution(place_folder: Path,
         assert ks_2samp(found, other[name]).pvalue > 0.001, name
 
 
+@pytest.mark.slow
 def test_resized_random_crops_have_the_torch_loaders_distribution(place_folder: Path) -> None:
     reference = over(place_folder, [v2.Resize(64), v2.RandomCrop((32, 48)), *RAW], batch_size=600)
     loader = silently(reference)
@@ -304,6 +305,7 @@ def test_padded_crops_have_the_torch_loaders_distribution() -> None:
         assert ks_2samp(mine.numpy(), other.numpy()).pvalue > 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", [cutmix, choice], ids=["CutMix", "RandomChoice"])
 def test_mixing_has_the_collate_functions_distribution(photo_folder: Path, mix: Any) -> None:
     """How much is kept, as the targets tell, and whose pixels are there."""

@@ -138,6 +138,7 @@ def test_code_of_the_report_has_the_root_only_where_it_lists_the_same(
     assert source(Reversed(root, transform)) == "dataset,"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scale", "ratio"),
     [((0.08, 1), (3 / 4, 4 / 3)), ((0.9, 1), (3 / 4, 4 / 3)), ((0.5, 1), (1, 1))],

@@ -248,6 +248,7 @@ class Recipe:
         return self.transforms(image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "back_end", "policy", "expected"),
     [

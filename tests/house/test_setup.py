@@ -27,6 +27,7 @@ def test_missing_dali_gives_one_clear_sentence() -> None:
     assert "pip install nvidia-dali-cuda130" in last
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_is_refused_with_the_way_out(numbered_folder: Path) -> None:
     code = (
         "import dali_cutmix as dc, sys; "

@@ -41,6 +41,7 @@ def plans(mix: RandomChoice, num: int, batch_size: int = 4, seed: int = 0) -> li
     return [mix.draw(HostDraws(batch_size, seed, 0, at, 0), Frame(SIZE)) for at in range(num)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [None, (1, 0), *full((0.2, 0.8), (3, 1))])
 def test_mixes_come_as_often_and_keep_as_much_as_torchvisions(weights: Any) -> None:
     num, theirs_num = 1000, 400

@@ -66,6 +66,7 @@ def test_cut_matches_the_authors_box_at_every_centre(
     np.testing.assert_array_equal(extent, wanted[:, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("placement", ["inside", "uniform"])
 def test_cut_takes_every_place_that_its_placement_allows_and_no_other(
@@ -231,6 +232,7 @@ def coverage(function: Any, size: tuple[int, int], placement: str) -> np.ndarray
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", [name for name in cut.PLACEMENTS if name != "gaussian"])
 @pytest.mark.parametrize("size", [(16, 16), (8, 12)])
 def test_probability_of_being_cut_is_known_for_each_pixel(
@@ -268,6 +270,7 @@ def test_clipped_cuts_prefer_the_centre() -> None:
     assert found[0, 0] == pytest.approx(0.135, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_uniform_cuts_prefer_no_pixel() -> None:
     found = coverage(cut.uniform, (16, 24), "uniform")
     assert found.max() - found.min() < 1e-12

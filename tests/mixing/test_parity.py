@@ -44,6 +44,8 @@ except ImportError:  # Kornia 0.9 is the first without a known mistake, and need
 needs_kornia = pytest.mark.skipif(kornia_cutmix is None, reason="Kornia 0.9 is not installed")
 
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(24, 32), (33, 65), (224, 160)]
 NUM_CLASSES = 5
 LEAST_P = 1e-4  # below this p-value two laws count as different; seeds are fixed

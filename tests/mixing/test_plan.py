@@ -30,7 +30,11 @@ PARTNERS = ["derangement", "permutation", "roll", "flip"]
 PLANS: list[Callable[..., Any]] = [cutmix_plan, mixup_plan]
 
 
-@pytest.fixture(scope="module", params=["graph", "host"], autouse=True)
+#: Drawing in a graph takes several times as long as drawing on the host.
+CARRIERS = [pytest.param("graph", marks=pytest.mark.slow), "host"]
+
+
+@pytest.fixture(scope="module", params=CARRIERS, autouse=True)
 def carrier(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every law holds in a graph and on the host."""
     graphs.CARRIER = request.param

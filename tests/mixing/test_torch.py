@@ -263,6 +263,7 @@ def test_gradients_flow_to_the_sources(mix: Any) -> None:
 # --- Compiled -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mix",
     [
@@ -290,6 +291,7 @@ def test_compiled_mixing_has_one_graph_for_every_plan(mix: Any, size: tuple[int,
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_resizing_of_bytes_is_one_operator_of_a_compiled_graph() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(mix_batch, fullgraph=True, backend="aot_eager")

@@ -54,8 +54,10 @@ def through_json(state: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(state, allow_nan=False)))
 
 
-@pytest.mark.parametrize("served", [0, 1, 5, 6, 9, 12, 14])
-@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize(
+    ("served", "drop_last"),
+    [(0, True), (1, False), (5, True), (6, False), (9, True), (12, False), (14, True)],
+)
 def test_resumed_loader_serves_the_batches_it_would_have_served(
     photo_folder: Path, served: int, drop_last: bool
 ) -> None:

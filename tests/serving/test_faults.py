@@ -173,6 +173,7 @@ def pairs(tmp_path: Path, photos: list[np.ndarray]) -> list[tuple[str, int]]:
     return [(str(tmp_path / f"{number:02d}.jpg"), number) for number in range(24)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
 def test_files_rewritten_while_they_are_read_cost_no_step_and_no_crash(
     pairs: list[tuple[str, int]],
@@ -364,6 +365,7 @@ def test_evaluation_of_the_docstring_counts_every_sample_once_over_uneven_ranks(
 # --- Many epochs, much damage ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
 def test_memory_stays_flat_over_fifty_epochs(pairs: list[tuple[str, int]]) -> None:
     def resident() -> int:

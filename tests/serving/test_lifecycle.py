@@ -327,6 +327,7 @@ def test_torch_settings_of_the_process_do_not_leak_in(numbered_folder: Path) -> 
     assert all(target.dtype == torch.float32 for target in got)
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_epochs_broken_off_and_finished(photo_folder: Path) -> None:
     """Resident memory after warm-up: a batch kept in each of 60 epochs would be 70 MB more."""
 

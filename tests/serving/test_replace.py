@@ -183,6 +183,7 @@ def test_readmes_table_says_what_happens(pairs: list[tuple[str, int]]) -> None:
             assert [image.kind for image in report.bad] == ([] if checked == "fine" else [checked])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
 @pytest.mark.parametrize("prefetch", [1, 2, 5])
 def test_replaced_batches_are_the_same_whatever_the_prefetch_depth(
@@ -221,6 +222,7 @@ def test_gpu_replaces_the_bad_sample_and_nothing_else(
         assert (image[kept] - wanted[kept]).abs().mean() < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [damage.without_end_marker, lambda jpeg: jpeg[: -len(jpeg) // 50]])
 def test_file_cut_short_is_bad_wherever_its_crop_lies(
     pairs: list[tuple[str, int]], cut: Callable[[bytes], bytes]
@@ -234,6 +236,7 @@ def test_file_cut_short_is_bad_wherever_its_crop_lies(
         assert caught.value.path == path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [False, True])
 def test_bytes_behind_the_end_of_a_jpeg_change_nothing(
     pairs: list[tuple[str, int]], many: bool
@@ -255,6 +258,7 @@ def test_bytes_behind_the_end_of_a_jpeg_change_nothing(
     assert loader.bad_files == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
 def test_where_many_files_go_on_behind_their_end_one_cut_short_is_still_bad(
     tmp_path: Path, photos: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
@@ -471,6 +475,7 @@ print(peak_gb() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", ["crop", "whole"])
 def test_an_image_above_max_pixels_is_never_decoded(
     pairs: list[tuple[str, int]], transform: str

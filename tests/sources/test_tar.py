@@ -104,6 +104,7 @@ def test_long_names_are_read_and_told_exactly(tmp_path: Path, layout: str) -> No
     assert [images.path(i) for i in range(len(names))] == [f"{path}/{name}.jpg" for name in names]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     samples=st.lists(

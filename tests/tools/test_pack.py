@@ -205,6 +205,7 @@ def test_order_is_random_by_seed_or_as_listed(numbered_folder: Path, tmp_path: P
         assert order != list(range(23))
 
 
+@pytest.mark.slow
 def test_same_input_and_settings_give_the_same_bytes_with_any_number_of_workers(
     photo_folder: Path, tmp_path: Path
 ) -> None:
@@ -602,6 +603,7 @@ def shard(numbered_folder: Path, tmp_path: Path) -> tuple[Path, list[Sample]]:
     return tmp_path / "out" / "000000.tar", expected
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_of_an_image_label_or_name_is_noticed(
     shard: tuple[Path, list[Sample]],
 ) -> None:

@@ -274,6 +274,7 @@ def test_blends_are_within_a_level_of_torchvisions(
             np.testing.assert_array_equal(made, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @EACH_SIZE
 def test_hues_are_within_a_level_of_torchvisions(
@@ -516,6 +517,7 @@ def same_distribution(ours: Counter[Any], theirs: Counter[Any]) -> None:
         assert chi2_contingency(rows).pvalue > 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -654,6 +656,7 @@ def served(source: Any, augment: Any, batch_size: int = 6, **settings: Any) -> l
         return [batch[0] for batch in loader]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "augment", [*(pytest.param([one], marks=pytest.mark.full) for one in ALL), ALL], ids=str
 )
@@ -743,6 +746,7 @@ def test_augmentations_apply_in_the_order_given(arrays: ImageArrays) -> None:
     assert (last[:, 0] > last[:, 1]).flatten(1).any(dim=1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pad", [None, 3])
 def test_arrays_and_files_are_augmented_alike(tmp_path: Path, pad: int | None) -> None:
     rng = np.random.default_rng(2)

@@ -127,6 +127,7 @@ def places(image: torch.Tensor, pad: int) -> tuple[np.ndarray, np.ndarray]:
     return top[firsts].numpy(), left[firsts].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", BACKENDS)
 @pytest.mark.parametrize(
     ("height", "width", "pad", "size"),
@@ -192,6 +193,7 @@ def test_an_image_below_the_size_is_padded_further_as_torchvisions_pad_if_needed
     assert ((image[:, 2] > 0).any(dim=2).sum(dim=1) == 10).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", BACKENDS)
 def test_crops_of_a_resized_image_are_torchvisions_pixels(
     photos: list[np.ndarray], tmp_path: Path, device: str
@@ -266,6 +268,7 @@ def boxes(image: torch.Tensor, mirrored: bool = False) -> np.ndarray:
     return np.stack([top, left, bottom, right], 1) + 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width"),
     [(150, 240), *(pytest.param(*size, marks=pytest.mark.full) for size in [(250, 187), (64, 64)])],
@@ -301,6 +304,7 @@ def test_crops_follow_torchvisions_distribution(tmp_path: Path, height: int, wid
         assert ks_2samp(ours_measured, measures(theirs)[name]).pvalue > 0.001, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flip", [0.0, 0.3, 1.0])
 def test_flip_mirrors_left_to_right_with_its_probability(tmp_path: Path, flip: float) -> None:
     num = 2000
