@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 NAME = "dali_cutmix-pool"
 
 S = TypeVar("S")
 T = TypeVar("T")
 
-Task = Callable[[], None]
+Task = tuple[Future[Any], Callable[[], None]]
 
 
 class ThreadPool:
@@ -51,7 +51,7 @@ class ThreadPool:
                 except BaseException as error:
                     future.set_exception(error)
 
-        self._tasks.put(task)
+        self._tasks.put((future, task))
         return future
 
     def map(self, function: Callable[[S], T], parts: Sequence[S]) -> list[T]:
@@ -71,10 +71,10 @@ class ThreadPool:
         Args:
             wait: Return when the threads have ended.
         """
-        with suppress(Empty):
-            while True:
-                self._tasks.get_nowait()
         threads, self._threads = self._threads, []
+        with suppress(Empty):
+            while threads and (task := self._tasks.get_nowait()):
+                task[0].cancel()
         for _ in threads:
             self._tasks.put(None)
         for thread in threads if wait else ():
@@ -93,5 +93,5 @@ class ThreadPool:
 
 def _work(tasks: SimpleQueue[Task | None]) -> None:
     while (task := tasks.get()) is not None:
-        task()
+        task[1]()
         del task  # while this thread waits, the arguments and the result belong to others

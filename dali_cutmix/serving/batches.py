@@ -16,7 +16,8 @@ from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.labels import MixedTarget, pair_labels
 from dali_cutmix.mixing.paste import without_empty
-from dali_cutmix.mixing.plan import Mix, MixPlan
+from dali_cutmix.mixing.plan import Mix, MixPlan, check_plan
+from dali_cutmix.order.position import Position
 from dali_cutmix.serving.replacements import Replacements
 from dali_cutmix.serving.settings import LoaderSettings
 from dali_cutmix.sources.base import StoredImages
@@ -29,19 +30,25 @@ class Epoch:
     """The part of an epoch that an iteration serves.
 
     Attributes:
-        number: Epoch, from 0.
-        order: Indices of the samples to serve: ``[num_samples]`` int64.
-        first: Number in the epoch of the first batch. Batches of the part are counted from 0.
+        position: Where the part begins. Batches of the part are counted from 0.
+        order: Indices of the samples to serve: ``[num_indices]`` int64.
         num_batches: Batches of the part.
+        num_samples: Samples of the complete epoch that ``position.start`` counts in.
     """
 
-    number: int
+    position: Position
     order: np.ndarray
-    first: int
     num_batches: int
+    num_samples: int
+
+    def share_before(self, number: int) -> float:
+        """Return the share of the epoch that lies before a batch of the part, in [0, 1)."""
+        dealt = self.position.start / self.num_samples
+        past = self.position.batch - self.position.start_batch
+        return dealt + (1 - dealt) * (past + number) / (past + self.num_batches)
 
 
-NO_EPOCH = Epoch(0, np.zeros(0, np.int64), 0, 0)
+NO_EPOCH = Epoch(Position(0), np.zeros(0, np.int64), 0, 0)
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,6 @@ class Batches:
         settings: The loader's.
         replacements: The images found bad.
         mixes: Whether the mix of the settings is drawn.
-        num_batches: Batches in a whole epoch; None where the sampler has no length.
 
     Attributes:
         mix: The mix that is drawn; None mixes nothing.
@@ -86,7 +92,6 @@ class Batches:
         replacements: Replacements,
         *,
         mixes: bool,
-        num_batches: int | None,
     ) -> None:
         self.settings = settings
         self.kind = images.kind
@@ -95,7 +100,6 @@ class Batches:
         self.epoch = NO_EPOCH
         self._images = images
         self._replacements = replacements
-        self._num_batches = num_batches
         self._ahead: ReadAhead | None = None
         # Drawn for nothing, so that a mix refuses before the first batch what it has to refuse.
         probe = HostDraws(settings.batch_size, 0, 0, 0, 0, 0.0)
@@ -134,9 +138,8 @@ class Batches:
         """
         settings, epoch = self.settings, self.epoch
         indices = self.indices(number)
-        place = epoch.number, epoch.first + number, settings.shard.index
-        in_epoch = place[1] / self._num_batches if self._num_batches else None
-        draws = HostDraws(len(indices), settings.seed, *place, in_epoch)
+        place = epoch.position.epoch, epoch.position.batch + number, settings.shard.index
+        draws = HostDraws(len(indices), settings.seed, *place, epoch.share_before(number))
         tree, plan = self._draw(draws)
         label: Any = self._images.targets[indices]
         if plan is not None and settings.mixes_labels:
@@ -168,6 +171,7 @@ class Batches:
         if self.mix is None:
             return (drawn, None), None
         plan = self.mix.draw(draws, self.frame)
+        check_plan(self.mix, plan, draws.num_samples, self.frame)
         return (drawn, without_empty(plan).for_operators()), plan
 
 

@@ -25,6 +25,7 @@ from dali_cutmix.core.dali import (
     shut_down,
     start_run,
 )
+from dali_cutmix.core.frame import Sample
 from dali_cutmix.serving.batches import Batches
 from dali_cutmix.sources.open import read
 from dali_cutmix.transforms.decode import Encoded, Pixels
@@ -113,6 +114,9 @@ class Graph:
         sample = transform.operate(images, drawn, frame, self._resampler)
         if batches.mix is not None:
             sample = batches.mix.operate(sample, plan, frame)
+            if not isinstance(sample, Sample):
+                where = f"{type(batches.mix).__name__}.operate"
+                raise TypeError(f"{where}: must return a Sample, got {type(sample).__name__}.")
         layout = "HWC" if settings.channels_last else "CHW"
         dtype = settings.graph_dtype
         return _normalize(sample.image, transform.mean, transform.std, dtype, layout)

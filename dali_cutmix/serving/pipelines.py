@@ -29,6 +29,11 @@ FORKED = (
 _open: set[Pipelines] = set()
 
 
+def is_fork() -> bool:
+    """Return whether this process was forked while a loader was at work in its parent."""
+    return any(pipelines._process != os.getpid() for pipelines in tuple(_open))
+
+
 class Pipelines:
     """Run batches through a loader's graphs, in order.
 
@@ -43,7 +48,7 @@ class Pipelines:
 
     def __init__(self, batches: Batches, num_batches: int | None, *, decodes_in_part: bool) -> None:
         self._process = os.getpid()
-        if any(other._process != self._process for other in _open):
+        if is_fork():
             raise RuntimeError(FORKED)
         settings = batches.settings
         self._on_gpu = settings.device_id is not None
@@ -60,11 +65,6 @@ class Pipelines:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def are_foreign(self) -> bool:
-        """Whether this process is a fork of the process that opened the pipelines."""
-        return self._process != os.getpid()
 
     @property
     def have_room(self) -> bool:
@@ -88,7 +88,7 @@ class Pipelines:
         Raises:
             RuntimeError: A batch failed, or this is a fork. The pipelines have to be closed.
         """
-        if self.are_foreign:
+        if is_fork():
             raise RuntimeError(FORKED)
         while self._num_taken < self._num_started:
             self.images()
@@ -96,7 +96,7 @@ class Pipelines:
 
     def close(self) -> None:
         """Stop the threads and free the memory; in a fork, do nothing."""
-        if self.are_foreign:
+        if is_fork():
             return
         graphs, self._graphs = self._graphs, []
         for graph in graphs:

@@ -8,7 +8,8 @@ due, ends after its last sample, and stops at a bad file with the file's name.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,10 +20,15 @@ from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.order.progress import Progress, check_flag, refuse_value
 from dali_cutmix.serving.batches import Batch, Batches, Epoch, count_batches
 from dali_cutmix.serving.diagnose import diagnose, reason_of
-from dali_cutmix.serving.pipelines import FORKED, Pipelines
+from dali_cutmix.serving.pipelines import FORKED, Pipelines, is_fork
 from dali_cutmix.serving.replacements import MAX_TRUSTED, Replacements
 from dali_cutmix.serving.settings import LoaderSettings
 from dali_cutmix.sources.base import StoredImages
+
+_ENDED = (
+    "DataLoader: the loader was {} while this iteration was under way. One iteration runs at a "
+    "time; make a second DataLoader to have two."
+)
 
 #: Tries of a batch that fails though none of its images is bad: a file that was being written, or a
 #: network that was away, is good again by then.
@@ -63,6 +69,7 @@ class Session:
         self._batches = self._make_batches(mixes=True)
         self._pipelines: Pipelines | None = None
         self._kept: dict[int, Batch] = {}  # by number, from the start of a batch to its handing out
+        self._failure: Exception | None = None  # of the batch to start next, raised when it is due
         self._num_started = self._num_taken = 0  # batches of the epoch's part
         self._num_retries = 0  # of the batch that is due
         self._iteration = 0
@@ -119,15 +126,13 @@ class Session:
         else:
             mixes = position.mixing
         self._end_epoch(mixes=mixes)
-        self._batches.begin(Epoch(position.epoch, left, position.batch, num_left))
-        self._kept.clear()
-        self.last_indices = []
+        pipelines = self._pipelines = self._pipelines or self._open()
+        num_samples = len(self._images) if whole is None else len(whole)
+        self._batches.begin(Epoch(position, left, num_left, num_samples))
+        self._forget()
         self._num_started = self._num_taken = self._num_retries = 0
-        try:
-            self._fill()
-        except BaseException:
-            self.close()
-            raise
+        with self._closing_on_errors():
+            self._fill(pipelines)
         self.progress.begun(position)
         self._iteration += 1
         return self._iteration
@@ -150,38 +155,30 @@ class Session:
         """
         pipelines = self._pipelines
         if pipelines is None or iteration != self._iteration:
-            raise RuntimeError(
-                f"DataLoader: the loader was {'closed' if pipelines is None else 'iterated anew'} "
-                "while this iteration was under way. One iteration runs at a time; make a second "
-                "DataLoader to have two."
-            )
-        if pipelines.are_foreign:
+            raise RuntimeError(_ENDED.format("closed" if pipelines is None else "iterated anew"))
+        if is_fork():
             raise RuntimeError(FORKED)
         if self._num_taken == self._batches.epoch.num_batches:
             self.progress.end()
             raise StopIteration
-        try:
-            images = self._take(cuda_stream)
-            batch = self._kept.pop(self._num_taken)
+        with self._closing_on_errors():
+            images, batch = self._take(pipelines, cuda_stream)
             self._num_taken += 1
             self._num_retries = 0
             self.last_indices = batch.indices
             if self.replacements.not_warned:
                 self.replacements.warn(stacklevel=3)  # where the loader is iterated
-            self._fill()
-        except BaseException:
-            self.close()  # whatever else is under way in the graphs is not to be trusted
-            raise
+            self._fill(self._pipelines or pipelines)
         return images, batch
 
     def close(self) -> None:
         """Stop the threads and free the memory of the graphs."""
         pipelines, self._pipelines = self._pipelines, None
-        self._kept.clear()
-        self.last_indices = []
-        if pipelines is None or pipelines.are_foreign:
+        self._forget()
+        if is_fork():
             return
-        pipelines.close()
+        if pipelines is not None:
+            pipelines.close()
         self._batches.close()
 
     def __del__(self) -> None:
@@ -193,13 +190,23 @@ class Session:
             threading.Thread(target=self.close, daemon=True).start()
 
     def _make_batches(self, *, mixes: bool) -> Batches:
-        return Batches(
-            self._images,
-            self._settings,
-            self.replacements,
-            mixes=mixes,
-            num_batches=self._num_batches,
-        )
+        return Batches(self._images, self._settings, self.replacements, mixes=mixes)
+
+    def _forget(self) -> None:
+        self._kept.clear()
+        self._failure = None
+        self.last_indices = []
+
+    @contextmanager
+    def _closing_on_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            was_closed = self._pipelines is None  # by another thread
+            self.close()  # whatever else is under way in the graphs is not to be trusted
+            if was_closed and isinstance(error, Exception):
+                raise RuntimeError(_ENDED.format("closed")) from error
+            raise
 
     def _end_epoch(self, *, mixes: bool) -> None:
         """End what is under way; keep the graphs only where they serve the next epoch too."""
@@ -213,32 +220,44 @@ class Session:
         except RuntimeError:  # a batch of the epoch that was left failed: nobody waits for it
             self.close()
 
-    def _fill(self) -> None:
-        """Start on as many batches as are prepared ahead."""
-        if self._pipelines is None:
-            settings = self._settings
-            able = settings.device_id is None or settings.tuning.roi_decode
-            able = able and settings.transform.takes_part and self._images.kind != "pixels"
-            self._pipelines = Pipelines(
-                self._batches,
-                self._num_batches,
-                decodes_in_part=able and len(self.replacements.trusted) <= MAX_TRUSTED,
-            )
-        while self._pipelines.have_room and self._num_started < self._batches.epoch.num_batches:
-            fed, self._kept[self._num_started] = self._batches.draw(self._num_started)
-            self._pipelines.run(fed)
+    def _open(self) -> Pipelines:
+        """Build the graphs."""
+        settings = self._settings
+        able = settings.device_id is None or settings.tuning.roi_decode
+        able = able and settings.transform.takes_part and self._images.kind != "pixels"
+        return Pipelines(
+            self._batches,
+            self._num_batches,
+            decodes_in_part=able and len(self.replacements.trusted) <= MAX_TRUSTED,
+        )
+
+    def _fill(self, pipelines: Pipelines) -> None:
+        """Start on as many batches as are prepared ahead, up to a batch that cannot be drawn."""
+        num_batches = self._batches.epoch.num_batches
+        while pipelines.have_room and self._num_started < num_batches and self._failure is None:
+            try:
+                fed, self._kept[self._num_started] = self._batches.draw(self._num_started)
+            except Exception as error:
+                self._failure = error
+                return
+            pipelines.run(fed)
             self._num_started += 1
 
-    def _take(self, cuda_stream: Any) -> Any:
-        """Wait for the images of the batch that is due, past bad files where these are replaced."""
+    def _take(self, pipelines: Pipelines, cuda_stream: Any) -> tuple[Any, Batch]:
+        """Wait for the batch that is due, past bad files where these are replaced."""
         while True:
-            assert self._pipelines is not None
+            if self._num_taken == self._num_started and self._failure is not None:
+                raise self._failure
             try:
-                return self._pipelines.images(cuda_stream)
+                images = pipelines.images(cuda_stream)
             except RuntimeError as error:
-                self._recover(error)
+                if pipelines is not self._pipelines:
+                    raise  # closed by another thread
+                pipelines = self._recover(pipelines, error)
+            else:
+                return images, self._kept.pop(self._num_taken)
 
-    def _recover(self, error: RuntimeError) -> None:
+    def _recover(self, pipelines: Pipelines, error: RuntimeError) -> Pipelines:
         """Find what stopped the batch that is due; start again from there without it.
 
         The graphs are built anew, since what a failed batch leaves in them is not to be relied on.
@@ -258,19 +277,19 @@ class Session:
             raise bad_file from error
         self._num_retries += not is_new
         if self._num_retries > MAX_RETRIES:
-            epoch = self._batches.epoch
+            start = self._batches.epoch.position
             raise RuntimeError(
-                f"DataLoader: the graph stopped in batch {epoch.first + self._num_taken} of epoch "
-                f"{epoch.number}, also when it was tried again {MAX_RETRIES} times, though each of "
+                f"DataLoader: the graph stopped in batch {start.batch + self._num_taken} of epoch "
+                f"{start.epoch}, also when it was tried again {MAX_RETRIES} times, though each of "
                 f"its images decodes alone. DALI says: {reason_of(error)}"
             ) from error
-        assert self._pipelines is not None
-        pipelines, self._pipelines = self._pipelines, None
         pipelines.close()
+        self._pipelines = pipelines = self._open()
         self._batches.begin(self._batches.epoch)
         self._kept.clear()
         self._num_started = self._num_taken
-        self._fill()
+        self._fill(pipelines)
+        return pipelines
 
 
 def _check_bad(bad: Any, num_samples: int) -> None:

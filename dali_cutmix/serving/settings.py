@@ -226,7 +226,7 @@ class LoaderSettings:
             return "dense" if self.mixes_labels else "label"
         check_choice(WHERE, "target", self.target, ("label", "dense", "pair"))
         if self.mixes_labels and self.target == "label":
-            way_out = "A mixed sample has two classes."
+            way_out = "A mixed sample has several classes."
             refuse(WHERE, "target", "be 'dense' or 'pair' with `mix`", self.target, way_out)
         return self.target
 

@@ -54,11 +54,10 @@ class ReadAhead:
         self._begun.clear()
         self._next = None
 
-    def close(self, *, wait: bool = True) -> None:
-        """Let the data go and stop the threads; without ``wait`` where a fork left them behind."""
-        if wait:
-            self.forget()
-            self._pool.close(wait=False)  # a read may take long, and nobody needs its result
+    def close(self) -> None:
+        """Let the data go and stop the threads."""
+        self.forget()
+        self._pool.close(wait=False)  # a read may take long, and nobody needs its result
         if hasattr(self, "_images"):
             del self._images, self._indices
 

@@ -74,12 +74,13 @@ def test_closing_cancels_calls_that_have_not_begun() -> None:
         done.append(part)
 
     pool = ThreadPool(1)
-    for part in range(5):
-        pool.submit(wait, part)
+    futures = [pool.submit(wait, part) for part in range(5)]
     assert has_begun.wait(10)
     pool.close(wait=False)
     may_end.set()
     assert soon(lambda: done == [0])
+    futures[0].result(10)
+    assert all(future.cancelled() for future in futures[1:])
     assert pool.map(lambda part: part, [3]) == [3]
     assert done == [0]
     pool.close()

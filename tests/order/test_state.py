@@ -390,6 +390,55 @@ def test_another_batch_size_goes_on_at_the_sample_where_the_state_stands(
     assert numbers(third) == list(range(11, 23))
 
 
+def times(loader: DataLoader) -> Iterator[float]:
+    """Yield t of each batch of `TELLING`."""
+    return (float(plan.lam[0]) for _, _, plan in loader)
+
+
+TELLING = Scheduled(CutMix(), num_epochs=2, lam=lambda t: t)
+
+
+@pytest.mark.filterwarnings("ignore:load_state_dict. mix.schedules:RuntimeWarning")
+def test_a_schedule_goes_on_where_a_state_stands_with_another_batch_size_and_other_ranks(
+    numbered_folder: Path,
+) -> None:
+    def make(batch_size: int, shard: Shard = Shard(), **settings: Any) -> DataLoader:  # noqa: B008
+        settings = {"mix": TELLING, "with_plan": True, "shard": shard, **settings}
+        return DataLoader(numbered_folder, batch_size, transform=TrainTransform(8), **settings)
+
+    first = make(4)
+    first.set_epoch(1)
+    served = times(first)
+    assert [next(served) for _ in range(3)] == pytest.approx([(1 + n / 6) / 2 for n in range(3)])
+    second = make(2)
+    second.load_state_dict(first.state_dict())
+    served = times(second)
+    wanted = [(1 + 12 / 23 + 11 / 23 * n / 6) / 2 for n in range(6)]
+    assert [next(served) for _ in range(2)] == pytest.approx(wanted[:2])
+    same = make(2)
+    same.load_state_dict(second.state_dict())
+    assert list(times(same)) == pytest.approx(wanted[2:])
+    for rank in range(2):
+        third = make(3, Shard(rank, 2))
+        third.load_state_dict(second.state_dict())
+        wanted = [(1 + 16 / 23 + 7 / 23 * n / (2 - rank)) / 2 for n in range(2 - rank)]
+        assert list(times(third)) == pytest.approx(wanted)
+        assert max(wanted) < 1
+    # Neither a sampler's length nor the rest of the data says how long an epoch is.
+    loader = make(2, sampler=filter_of([3, 1, 2, 0, 5]), shard=None)
+    assert list(times(loader)) == pytest.approx([0, 1 / 6, 2 / 6])
+
+
+def filter_of(indices: list[int]) -> Any:
+    """Return a sampler without a length."""
+
+    class Unsized:
+        def __iter__(self) -> Iterator[int]:
+            return iter(indices)
+
+    return Unsized()
+
+
 REFUSED = "load_state_dict: the state belongs to another run: "
 WAY_OUT = ". Make the loader as it was then, or start without the state."
 

@@ -9,6 +9,10 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +31,7 @@ from dali_cutmix import (
     TrainTransform,
 )
 from graphs import soon
+from stripes import Stripes
 
 TINY = EvalTransform(resize=8, size=8)
 
@@ -99,6 +104,8 @@ def test_an_iteration_that_was_interrupted_stays_ended_and_the_next_epoch_is_who
     images.error = error
     batches = iter(loader)
     next(batches)
+    served = list(islice(batches, 0 if isinstance(error, KeyboardInterrupt) else 4))
+    assert all(len(image) == 4 for image, _ in served)
     with pytest.raises(type(error)):
         next(batches)
     assert soon(lambda: num_threads() <= before)
@@ -108,6 +115,88 @@ def test_an_iteration_that_was_interrupted_stays_ended_and_the_next_epoch_is_who
         with pytest.raises(RuntimeError, match=message):
             next(batches)
     assert len(list(loader)) == 6
+
+
+class Disturbed(Stripes):
+    """A mix that does something when it is drawn for a batch."""
+
+    def __init__(self, disturb: Callable[[], object], at: int) -> None:
+        self.disturb, self.at = disturb, at
+
+    def draw(self, draws: Any, frame: Any) -> Any:
+        if (draws.epoch, draws.batch) == (0, self.at):
+            self.disturb()
+        return super().draw(draws, frame)
+
+
+@pytest.mark.parametrize("prefetch", [1, 3, 9])
+@pytest.mark.parametrize("at", [0, 2, 5])
+def test_an_error_in_a_mixs_draw_is_raised_at_its_batch(
+    numbered_folder: Path, prefetch: int, at: int
+) -> None:
+    mix = Disturbed(lambda: [][0], at=-1)
+    loader = DataLoader(
+        numbered_folder, 4, transform=TINY, mix=mix, prefetch=prefetch, num_workers=2
+    )
+    wanted = list(loader)
+    mix.at = at
+    loader.set_epoch(0)
+    batches = iter(loader)
+    for image, _ in wanted[:at]:
+        assert torch.equal(next(batches)[0], image)
+    with pytest.raises(IndexError) as caught:
+        next(batches)
+    assert caught.traceback[-1].name == "<lambda>"
+    assert loader.state_dict()["batch"] == at
+    assert len(list(loader)) == 6
+
+
+def test_closing_from_another_thread_ends_the_iteration_with_a_reason(
+    numbered_folder: Path,
+) -> None:
+    before = num_threads()
+
+    def close() -> None:
+        thread = threading.Thread(target=loader.close)
+        thread.start()
+        thread.join()
+
+    loader = DataLoader(
+        numbered_folder, 4, transform=TINY, mix=Disturbed(close, 4), prefetch=2, device="cpu"
+    )
+    for taken, at in ((0, 0), (0, 2), (2, 4)):
+        loader.set_epoch(0)
+        loader.mix.at = at
+        batches = iter(loader)
+        for _ in range(taken):
+            next(batches)
+        with pytest.raises(RuntimeError, match="the loader was closed while this iteration was"):
+            next(batches)
+    assert soon(lambda: num_threads() <= before)
+    loader.set_epoch(1)
+    assert len(list(loader)) == 6
+
+
+class Unfinished(Stripes):
+    """A mix that returns the image of the sample alone."""
+
+    def operate(self, sample: Any, plan: Any, frame: Any) -> Any:
+        return super().operate(sample, plan, frame).image
+
+
+def test_a_mix_that_draws_or_returns_something_else_is_refused_by_the_name_of_its_class(
+    numbered_folder: Path,
+) -> None:
+    class Short(Stripes):
+        def draw(self, draws: Any, frame: Any) -> Any:
+            plan = super().draw(draws, frame)
+            return replace(plan, weight=plan.weight[:, :2])
+
+    with pytest.raises(ValueError, match=r"^Short\.draw: `weight` must be a NumPy array float32"):
+        DataLoader(numbered_folder, 4, transform=TINY, mix=Short())
+    loader = DataLoader(numbered_folder, 4, transform=TINY, mix=Unfinished(), device="cpu")
+    with pytest.raises(TypeError, match=r"^Unfinished\.operate: must return a Sample, got DataNo"):
+        next(iter(loader))
 
 
 @pytest.mark.parametrize("left", ["finished", "broken off", "failed"])

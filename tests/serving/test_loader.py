@@ -605,8 +605,8 @@ def test_using_the_loader_leaves_global_random_state_alone(photo_folder: Path) -
         ({"target": "soft"}, "`target` must be one of 'label', 'dense', 'pair', got 'soft'."),
         (
             {"batch_size": 2, "mix": CutMix(), "target": "label"},
-            "`target` must be 'dense' or 'pair' with `mix`, got 'label'. A mixed sample has two "
-            "classes.",
+            "`target` must be 'dense' or 'pair' with `mix`, got 'label'. A mixed sample has "
+            "several classes.",
         ),
         ({"device": "mps"}, "`device` must be 'cuda', 'cuda:<index>' or 'cpu', got 'mps'."),
         ({"num_classes": 0}, "`num_classes` must be a whole number of at least 1, got 0."),
