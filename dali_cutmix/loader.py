@@ -110,6 +110,27 @@ class DataLoader:
         RuntimeError: While iterating, in a process that was forked while a loader was at work.
     """
 
+    # `LoaderSettings` holds these: see `__getattr__`.
+    batch_size: int
+    shuffle: bool
+    transform: TrainTransform | EvalTransform
+    mix: Mix | None
+    drop_last: bool
+    num_workers: int
+    target: Target
+    dtype: torch.dtype
+    channels_last: bool
+    device: torch.device
+    seed: int
+    shard: Shard
+    remainder: Remainder | None
+    on_error: Literal["raise", "replace"]
+    max_pixels: int | None
+    prefetch: int
+    tuning: Tuning
+    max_device_memory: int | None
+    with_plan: bool
+
     def __init__(
         self,
         source: Any,
@@ -284,10 +305,12 @@ class DataLoader:
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *LoaderSettings.__dataclass_fields__})
 
-    def __getattr__(self, name: str) -> Any:
-        if "_settings" in vars(self) and name in LoaderSettings.__dataclass_fields__:
-            return getattr(self._settings, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    if not TYPE_CHECKING:  # a type checker would take any name
+
+        def __getattr__(self, name: str) -> Any:
+            if "_settings" in vars(self) and name in LoaderSettings.__dataclass_fields__:
+                return getattr(self._settings, name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Changing a setting later would change nothing, or half of it.

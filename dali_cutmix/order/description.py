@@ -34,7 +34,7 @@ class Description:
     | number, string, None, or a sequence of these | itself |
     | dataclass | name of the class, and its fields under their names |
     | function in a dataclass | qualified name, and its values at `POINTS` |
-    | another object | name of the class, and its public attributes where these are simple |
+    | another object | name of the class, and its simple public attributes; always with a doubt |
 
     Args:
         name: Name of the setting, for messages.
@@ -106,16 +106,14 @@ class Description:
         self.doubts.append(f"{self.name}{path} is a function, which a state cannot hold{rest}.")
 
     def _add_object(self, path: str, value: Any, in_object: bool) -> None:
-        attributes = {} if in_object else getattr(value, "__dict__", {})
-        public = {key: part for key, part in attributes.items() if not key.startswith("_")}
         self.values[path] = _title(value)
-        if in_object or len(public) < len(attributes) or not _is_part(value):
-            self.doubts.append(
-                f"{self.name}{path} is an object ({_title(value)}) of which a state cannot hold "
-                "all attributes: make sure that they are the same."
-            )
-        for key, part in public.items():
-            self._add(f"{path}.{key}", part, in_object=True)
+        self.doubts.append(
+            f"{self.name}{path} is an object ({_title(value)}) of which a state cannot hold all "
+            "attributes: make sure that they are the same."
+        )
+        for key, part in () if in_object else _attributes(value):
+            if not key.startswith("_"):
+                self._add(f"{path}.{key}", part, in_object=True)
 
 
 def _simplify(value: Any) -> tuple[bool, Any]:
@@ -152,6 +150,16 @@ def _parts(path: str, value: Any) -> dict[str, Any]:
     if all(isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) for p in pairs):
         return {f"{path}.{name}": part for name, part in pairs}
     return {f"{path}[{index}]": part for index, part in enumerate(pairs)}
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes of an object, of its dictionary and its slots, with their names."""
+    yield from getattr(value, "__dict__", {}).items()
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name != "__dict__" and hasattr(value, name):
+                yield name, getattr(value, name)
 
 
 def _is_part(value: Any) -> bool:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ from dali_cutmix import (
     Shard,
     TrainTransform,
 )
+from dali_cutmix.serving.settings import LoaderSettings
 from graphs import soon
 from stripes import Stripes
 
@@ -398,6 +399,13 @@ def test_what_the_graph_was_made_with_cannot_be_changed(numbered_folder: Path) -
         with pytest.raises(AttributeError, match=f"^DataLoader: `{name}` cannot be changed after"):
             setattr(loader, name, getattr(loader, name))
     loader.mixup_enabled = False
+
+
+def test_a_type_checker_knows_the_settings_and_no_other_name() -> None:
+    types = {field.name: field.type for field in fields(LoaderSettings) if field.init}
+    for name in ("sampler", "batch_sampler", "num_classes"):  # chosen by the loader
+        del types[name]
+    assert DataLoader.__annotations__ == types
 
 
 def test_torch_settings_of_the_process_do_not_leak_in(numbered_folder: Path) -> None:
