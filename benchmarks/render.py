@@ -60,6 +60,8 @@ class Page:
         self.in_short = [] if compared is None else sections.in_short(compared)
         self._lines = INTRODUCTION.splitlines()
         self._add("Loaders against each other", "compare", f"compare.py {OUT}_compare.json")
+        command = "before_after.py --before CHECKOUT " + f"{OUT}_before_after.json"
+        self._add("Before and after", "before_after", command)
         self._add("What was tried", "variants", f"variants.py {OUT}_variants.json")
         self._add("Training", "training", f"training.py {OUT}_training.json")
         self._add("Bytes moved", "bytes", f"bytes_moved.py {OUT}_bytes.json")
@@ -82,6 +84,7 @@ class Page:
             "compare": sections.compare,
             "training": sections.training,
             "variants": sections.variants,
+            "before_after": sections.before_after,
             "bytes": sections.moved,
             "memory": self._memory,
             "reading": sections.reading,

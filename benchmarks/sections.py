@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import ge, le
+from statistics import median
 from typing import Any
 
 from measured import (
@@ -235,6 +236,28 @@ def variants(result: dict[str, Any]) -> list[str]:
     lines = [[row["name"], rate(row), _over(row, first), in_every_turn(row)] for row in ranked]
     head = ["variant", "images per second", "ratio", "in every turn"]
     return [*_method(result), "", *table(head, lines)]
+
+
+def before_after(result: dict[str, Any]) -> list[str]:
+    """Return the rates of an earlier commit and of a later one, and the ratio."""
+    rows = [
+        [
+            row["mix"],
+            *(f"{median(row[name]):,.0f}" for name in ("before", "after")),
+            f"{row['ratio']:.3f}",
+            f"{row['ratio_of_cpu']:.3f}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["mix", "before", "after", "ratio", "ratio of CPU time"]
+    method = result["method"]
+    said = (
+        f"Images per second at commit {result['before']} and at commit {result['after']}: "
+        f"{method['size']} px, batches of {method['batch_size']}, {method['threads']} threads. "
+        f"Medians of {method['repeats']} interleaved turns; a ratio is the median over rounds. "
+        "Target: at least 0.97."
+    )
+    return [said, "", *table(head, rows), "", f"<sub>{machine_of(result)}</sub>"]
 
 
 def moved(result: dict[str, Any]) -> list[str]:
