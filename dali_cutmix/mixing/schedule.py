@@ -29,8 +29,9 @@ class Scheduled:
 
     A schedule is a function of ``t = (epoch + batch / num_batches) / num_epochs``, in [0, 1), so
     that a batch stays a function of its number. A resumed run mixes as the first run would have,
-    and nothing lags behind by the batches prepared ahead. Epochs after ``num_epochs`` repeat the
-    last one.
+    and nothing lags behind by the batches prepared ahead. In an epoch that was resumed with another
+    batch size or other ranks, ``t`` counts the samples served. Epochs after ``num_epochs`` repeat
+    the last one.
 
     Args:
         mix: A mix with the settings that are scheduled, such as `CutMix`.

@@ -102,7 +102,7 @@ class Session:
         _check_bad(bad, len(self._images))
         check_flag("mixup_enabled", enabled)
         self.progress.resume(position)
-        self.close()  # an iteration under way would go on from the place that is left
+        self.close()  # an iteration under way would continue from the place that is left
         self.replacements.bad = dict(bad) if self.replacements.replaces else {}
         return mixes if enabled is None or self._settings.mix is None else bool(enabled)
 
