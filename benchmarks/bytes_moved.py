@@ -49,7 +49,7 @@ def stages_of(name: str, data: Path, batch_size: int) -> dict[str, dict[str, flo
     changed: list[float] = []
     num_images = 0
     settings = {"with_plan": True, "drop_last": False, "num_workers": 2}
-    with recording() as found, loader_of(name, data, batch_size, **settings) as loader:
+    with recording() as recorded, loader_of(name, data, batch_size, **settings) as loader:
         for image, _, *plan in loader:
             num_images += len(image)
             if plan and plan[0] is not None:
@@ -57,7 +57,7 @@ def stages_of(name: str, data: Path, batch_size: int) -> dict[str, dict[str, flo
                 part = plan[0].kept < 1 if blends else 1 - plan[0].kept
                 changed.append(float(part.float().mean()))
     moved: Counter[str] = Counter()
-    for kind, size in found.written:
+    for kind, size in recorded.written:
         if size < SMALL * num_images:
             stage = "draws and labels"
         else:

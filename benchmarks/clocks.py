@@ -32,13 +32,13 @@ class Clocks:
             return None
         self._process.terminate()
         rows = map(_numbers, self._process.communicate()[0].splitlines())
-        whole = [row for row in rows if len(row) == len(QUERY)]  # the last line may be cut short
-        found = {}
-        for name, column in zip(QUERY, zip(*whole, strict=True), strict=False):
+        complete = [row for row in rows if len(row) == len(QUERY)]  # the last line may be cut short
+        spans = {}
+        for name, column in zip(QUERY, zip(*complete, strict=True), strict=False):
             values = [value for value in column if value is not None]
             if values:
-                found[name] = [min(values), statistics.median(values), max(values)]
-        return found
+                spans[name] = [min(values), statistics.median(values), max(values)]
+        return spans
 
 
 def _numbers(line: str) -> list[float | None]:

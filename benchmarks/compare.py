@@ -100,23 +100,23 @@ def contestants_of(
         mixes: ``"cutmix"``, ``"mixup"``, ``"none"``.
         ffcv_python: Interpreter for FFCV; None takes this one.
     """
-    found = []
+    pairs = []
     for entrant in entrants:
         if work.device not in entrant.devices:
             continue
         for mix in ("none",) if entrant.stage else mixes:
             extra = {"folder": folder} if entrant.writes else {}
-            own = entrant.own_python and ffcv_python is not None
+            has_own_python = entrant.own_python and ffcv_python is not None
             contestant = Contestant(
                 entrant.name,
                 entrant.opener,
                 replace(work, mix=mix, extra=work.extra | extra),
-                python=str(ffcv_python) if own else sys.executable,
+                python=str(ffcv_python) if has_own_python else sys.executable,
                 path=(str(OTHERS),),
                 checks="count" if entrant.stage else "tensors",
             )
-            found.append((entrant, contestant))
-    return found
+            pairs.append((entrant, contestant))
+    return pairs
 
 
 def compare(
@@ -143,7 +143,9 @@ def compare(
             seconds=seconds,
             on_round=on_round,
         )
-    return [row_of(one, standing) for (one, _), standing in zip(pairs, standings, strict=True)]
+    return [
+        row_of(entrant, standing) for (entrant, _), standing in zip(pairs, standings, strict=True)
+    ]
 
 
 def row_of(entrant: Entrant, standing: Standing) -> dict[str, Any]:
@@ -247,12 +249,12 @@ def main() -> None:
     args = parser.parse_args()
     console = Console()
     entrants = tuple(
-        one
-        for one in ENTRANTS
-        if args.only is None or any(part.lower() in one.name.lower() for part in args.only)
+        entrant
+        for entrant in ENTRANTS
+        if args.only is None or any(part.lower() in entrant.name.lower() for part in args.only)
     )
     if not entrants:
-        parser.error(f"--only {args.only}: none of {[one.name for one in ENTRANTS]}")
+        parser.error(f"--only {args.only}: none of {[entrant.name for entrant in ENTRANTS]}")
     method = method_of(args)
     with console.status("") as status:
         rows = compare(

@@ -93,14 +93,14 @@ def decode(settings: Settings) -> list[dict[str, Any]]:
 def loader(settings: Settings) -> list[dict[str, Any]]:
     """Measure this loader, mixing on and off, beside decoding alone with DALI's own settings."""
     ours = "dali_cutmix.tools.bench.loaders:ours"
-    whole = "dali_cutmix.tools.bench.loaders:decode_whole"
+    decoding = "dali_cutmix.tools.bench.loaders:decode_whole"
     mixes = ("cutmix", "none") if settings.smoke else ("cutmix", "mixup", "none")
     entries = [Contestant("dali_cutmix", ours, replace(settings.work, mix=mix)) for mix in mixes]
     if not settings.smoke:
         deep = replace(settings.work, extra={"prefetch": 4})
         entries.append(Contestant("dali_cutmix, prefetch 4", ours, deep))
     unmixed = replace(settings.work, mix="none")
-    entries.append(Contestant("decode only, whole", whole, unmixed, checks="count"))
+    entries.append(Contestant("decode only, whole", decoding, unmixed, checks="count"))
     standings = race(entries, repeats=settings.repeats, seconds=settings.seconds)
     return [standing.row() for standing in standings]
 
@@ -109,7 +109,7 @@ def peers(settings: Settings) -> list[dict[str, Any]]:
     """Measure the peers, mixing on and off; a missing peer is noted."""
     names = ("torch DataLoader, tensors", "DALI, mixed in torch") if settings.smoke else PEERS
     return compare(
-        tuple(one for one in ENTRANTS if one.name in names),
+        tuple(entrant for entrant in ENTRANTS if entrant.name in names),
         settings.work,
         repeats=min(3, settings.repeats),
         seconds=settings.seconds,
@@ -202,8 +202,8 @@ def main() -> None:
     parser.add_argument("--settings", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part is not None:
-        given = json.loads(args.settings)
-        settings = Settings(**given | {"work": Work(**given["work"])})
+        data = json.loads(args.settings)
+        settings = Settings(**data | {"work": Work(**data["work"])})
         args.out.write_text(json.dumps(PARTS[args.part][0](settings)))
         return
     with tempfile.TemporaryDirectory() as folder:

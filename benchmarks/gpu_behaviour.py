@@ -65,10 +65,10 @@ def jpeg_engines() -> dict[str, Any]:
     """Return the number of the GPU's JPEG engines, as nvJPEG counts them."""
     import nvidia
 
-    found = [path for root in nvidia.__path__ for path in Path(root).rglob("libnvjpeg.so.*")]
-    if not found:
+    libraries = [path for root in nvidia.__path__ for path in Path(root).rglob("libnvjpeg.so.*")]
+    if not libraries:
         return {"unknown": "no nvJPEG beside DALI"}
-    library, handle = ctypes.CDLL(str(found[0])), ctypes.c_void_p()
+    library, handle = ctypes.CDLL(str(libraries[0])), ctypes.c_void_p()
     engines, cores = ctypes.c_uint(), ctypes.c_uint()
     status = library.nvjpegCreateSimple(ctypes.byref(handle))
     if status == 0:
@@ -106,18 +106,18 @@ def recovery(root: Path, device: torch.device, *_: Any) -> dict[str, Any]:
         bad.write_bytes(Path(files[0]).read_bytes()[:20_000])
         pairs = [(path, 0) for path in files] + [(str(bad), 0)]
         loader = dc.DataLoader(pairs, 8, transform=dc.TrainTransform(), device=device)
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         try:
             list(loader)
-            found["raised"] = None
+            results["raised"] = None
         except RuntimeError as error:
-            found["raised"] = f"{type(error).__name__}: {error}"
+            results["raised"] = f"{type(error).__name__}: {error}"
         bad.write_bytes(Path(files[0]).read_bytes())
         begin = time.perf_counter()
-        found["batches_of_the_next_epoch"] = len(list(loader))
-        found["next_epoch_s"] = time.perf_counter() - begin
+        results["batches_of_the_next_epoch"] = len(list(loader))
+        results["next_epoch_s"] = time.perf_counter() - begin
         loader.close()
-    return found
+    return results
 
 
 def replacement(root: Path, device: torch.device, batch_size: int, *_: Any) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def replacement(root: Path, device: torch.device, batch_size: int, *_: Any) -> d
                 free, total = torch.cuda.mem_get_info(device)
                 memory_mib.append((total - free) / 2**20)
             differs = (image != expected[number]).flatten(1).any(1).nonzero().flatten()
-            changed += [number * batch_size + int(place) for place in differs]
+            changed += [number * batch_size + int(index) for index in differs]
         loader.close()
     slow = {index // batch_size for index in bad}
     usual = statistics.median(t for n, t in enumerate(times_s) if n and n not in slow)
@@ -169,8 +169,8 @@ def surviving(root: Path, device: torch.device, *_: Any) -> dict[str, Any]:
     with pipeline:
         encoded = fn.external_source(
             source=lambda number: [
-                np.frombuffer(good[:20_000] if number == 2 and place == 1 else good, np.uint8)
-                for place in range(4)
+                np.frombuffer(good[:20_000] if number == 2 and index == 1 else good, np.uint8)
+                for index in range(4)
             ],
             batch=True,
         )
@@ -237,18 +237,18 @@ def memory(root: Path, device: torch.device, batch_size: int, *_: Any) -> dict[s
         free, total = torch.cuda.mem_get_info(device)
         return (total - free) / 2**20
 
-    found = {"before": used()}
+    memory_mib = {"before": used()}
     for turn in ("first", "second"):
         loader = dc.DataLoader(
             root, batch_size, transform=dc.TrainTransform(), mix=dc.CutMix(), device=device
         )
         for image, _ in loader:
             del image
-        found[f"{turn} loader"] = used()
+        memory_mib[f"{turn} loader"] = used()
         loader.close()
         torch.cuda.empty_cache()
-        found[f"after closing the {turn}"] = used()
-    return found
+        memory_mib[f"after closing the {turn}"] = used()
+    return memory_mib
 
 
 def demo(_: Path, __: torch.device, ___: int, smoke: bool) -> dict[str, Any]:

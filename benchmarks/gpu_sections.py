@@ -19,10 +19,10 @@ ALONE = "decode only"
 
 def parts(result: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """Yield title and lines of each part in the result, those of `TITLES` first."""
-    found = result["parts"]
+    results = result["parts"]
     for name, title in TITLES.items():
-        yield title, [*_part(result, name), *_clocks(found.get(name))]
-    for name in found:
+        yield title, [*_part(result, name), *_clocks(results.get(name))]
+    for name in results:
         if name not in TITLES and name != "loader":  # which stands beside the peers
             yield name.replace("_", " ").capitalize(), _part(result, name)
 
@@ -48,14 +48,14 @@ def _part(result: dict[str, Any], name: str) -> list[str]:
     failed = [f"Failed: {part['failed']}"] if "failed" in part else []
     if "found" not in part:
         return failed
-    found = part["found"]
+    results = part["found"]
     if name == "peers":
-        return [*failed, *_compare(result, found)]
+        return [*failed, *_compare(result, results)]
     if name == "training":
-        return [*failed, *sections.training({**result, "rows": found})]
+        return [*failed, *sections.training({**result, "rows": results})]
     if name == "decode":
-        return [*failed, *_decode(found)]
-    return [*failed, *table(["", "found"], [[key, value] for key, value in _flat(found)])]
+        return [*failed, *_decode(results)]
+    return [*failed, *table(["", "found"], [[key, value] for key, value in _flat(results)])]
 
 
 def _compare(result: dict[str, Any], peers: list[dict[str, Any]]) -> list[str]:
@@ -87,16 +87,16 @@ def _clocks(part: dict[str, Any] | None) -> list[str]:
     return ["", f"<sub>As found meanwhile (MHz, W, %): {'; '.join(said)}.</sub>"]
 
 
-def _flat(found: Any, start: str = "") -> Iterator[tuple[str, str]]:
+def _flat(results: Any, start: str = "") -> Iterator[tuple[str, str]]:
     """Return the results of a check as names and texts; of lists the first three."""
-    if isinstance(found, dict):
-        for key, value in found.items():
+    if isinstance(results, dict):
+        for key, value in results.items():
             yield from _flat(value, f"{start} / {key}" if start else str(key))
         return
-    if isinstance(found, list):
-        short = ", ".join(map(str, found[:3])) + (", ..." if len(found) > 3 else "")
-    elif isinstance(found, float):
-        short = number(found)
+    if isinstance(results, list):
+        short = ", ".join(map(str, results[:3])) + (", ..." if len(results) > 3 else "")
+    elif isinstance(results, float):
+        short = number(results)
     else:
-        short = str(found)
+        short = str(results)
     yield start, short[:300].replace("|", "/").replace("\n", " ")

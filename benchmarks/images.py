@@ -199,10 +199,10 @@ def _write_one(
 
 def _draw_size(rng: np.random.Generator) -> tuple[int, int]:
     """Draw ``(height, width)`` of one image in pixels."""
-    place = rng.uniform(0, 100)
+    quantile = rng.uniform(0, 100)
     for size, share in SIZES.items():
-        place -= share
-        if place < 0:
+        quantile -= share
+        if quantile < 0:
             return size
     height, width = rng.integers(120, 501, 2)
     return int(height), int(width)

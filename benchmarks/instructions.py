@@ -47,10 +47,10 @@ def instructions_per_image(name: str, data: Path) -> float:
         # Hashes decide the layout of dictionaries, and so which instructions run.
         environment = {**os.environ, "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    found = re.search(r"Collected : (\d+)", done.stderr)
-    if done.returncode or found is None or int(found[1]) == 0:
+    counts = re.search(r"Collected : (\d+)", done.stderr)
+    if done.returncode or counts is None or int(counts[1]) == 0:
         raise RuntimeError(f"callgrind counted nothing for {name!r}:\n{done.stderr[-2000:]}")
-    return int(found[1]) / (NUM_BATCHES[1] * BATCH_SIZE)
+    return int(counts[1]) / (NUM_BATCHES[1] * BATCH_SIZE)
 
 
 def _serve(name: str, data: Path) -> None:

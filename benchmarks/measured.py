@@ -26,7 +26,7 @@ class Results:
         Raises:
             ValueError: A file is not what a benchmark writes.
         """
-        found: dict[tuple[str, bool], dict[str, Any]] = {}
+        newest: dict[tuple[str, bool], dict[str, Any]] = {}
         for path in sorted(folder.glob("*.json")):
             try:
                 result = json.loads(path.read_text())
@@ -36,8 +36,8 @@ class Results:
                 result["file"] = path.name
             except (ValueError, AttributeError) as error:
                 raise ValueError(f"{path}: no result of a benchmark: {error}") from error
-            found[what, on_gpu] = result
-        return cls(found)
+            newest[what, on_gpu] = result
+        return cls(newest)
 
     def get(self, what: str, on_gpu: bool = False) -> dict[str, Any] | None:
         """Return a result, or None."""

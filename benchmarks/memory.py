@@ -146,8 +146,8 @@ def main() -> None:
         for name in (OURS, TORCH):
             row = measure_apart(name, replace(work, batch_size=batch_size))
             rows.append(row)
-            found = row.get("error") or f"{row['peak_memory'] / 2**30:.2f} GiB"
-            Console().print(f"batch size {batch_size}: {name}: {found}", highlight=False)
+            outcome = row.get("error") or f"{row['peak_memory'] / 2**30:.2f} GiB"
+            Console().print(f"batch size {batch_size}: {name}: {outcome}", highlight=False)
     results = {
         "what": "memory",
         "date": datetime.date.today().isoformat(),

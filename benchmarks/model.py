@@ -156,7 +156,7 @@ def fit(points: Sequence[Point], rates: Sequence[float]) -> Model:
         return residual, Model(tuple((costs / scale).tolist()), exponent)
 
     tried = [at(exponent) for exponent in np.linspace(0.3, 1.0, 71).tolist()]
-    return min(tried, key=lambda one: one[0])[1]
+    return min(tried, key=lambda fit: fit[0])[1]
 
 
 def level(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -248,9 +248,13 @@ def main() -> None:
     table = Table("curve", "point", "loader", title="Predicted from the other half")
     for column in ("measured", "predicted", "error"):
         table.add_column(column, justify="right")
-    for one in predictions:
-        numbers = (f"{one.measured:,.0f}", f"{one.predicted:,.0f}", f"{one.error:+.0%}")
-        table.add_row(one.curve, str(one.x), one.kind, *numbers)
+    for prediction in predictions:
+        numbers = (
+            f"{prediction.measured:,.0f}",
+            f"{prediction.predicted:,.0f}",
+            f"{prediction.error:+.0%}",
+        )
+        table.add_row(prediction.curve, str(prediction.x), prediction.kind, *numbers)
     console.print(table)
     for name, point in base_points(result).items():
         needed = ", ".join(

@@ -93,8 +93,8 @@ def loader_of(name: str, data: Path, batch_size: int, **settings: Any) -> dc.Dat
         **settings: More arguments of `DataLoader`.
     """
     fixed = {"shuffle": True, "drop_last": True, "num_workers": 1, "prefetch": 1, "device": "cpu"}
-    own = {"shard": dc.Shard(0, 1), **LOADERS[name]}
-    return dc.DataLoader(data, batch_size, **{**fixed, **own, **settings})
+    arguments = {"shard": dc.Shard(0, 1), **LOADERS[name]}
+    return dc.DataLoader(data, batch_size, **{**fixed, **arguments, **settings})
 
 
 def count(name: str, data: Path, batch_size: int = 8, device: str = "cpu") -> dict[str, Any]:
@@ -105,16 +105,16 @@ def count(name: str, data: Path, batch_size: int = 8, device: str = "cpu") -> di
         kind; ``bytes_by_kind``, bytes per image by the operator that writes them. Kinds that write
         less than 1 KiB are left out: paths among them are as long as the folder's name.
     """
-    with recording() as found, loader_of(name, data, batch_size, device=device) as loader:
+    with recording() as record, loader_of(name, data, batch_size, device=device) as loader:
         num_batches = sum(1 for _ in loader)
     num_images = num_batches * batch_size
-    by_kind = {kind: round(size / num_images) for kind, size in found.bytes.items()}
+    by_kind = {kind: round(size / num_images) for kind, size in record.bytes.items()}
     pixels = {kind: size for kind, size in sorted(by_kind.items()) if size >= SMALL}
     return {
-        "operators": found.kinds.total(),
-        "python_calls_per_batch": round(found.calls / num_batches, 2),
+        "operators": record.kinds.total(),
+        "python_calls_per_batch": round(record.calls / num_batches, 2),
         "bytes_per_image": sum(pixels.values()),
-        "kinds": dict(sorted(found.kinds.items())),
+        "kinds": dict(sorted(record.kinds.items())),
         "bytes_by_kind": pixels,
     }
 
@@ -130,7 +130,7 @@ def instructions(data: Path) -> dict[str, float]:
     return {"ratio": round(mixing / plain, 4), "per_image_without_mixing": round(plain)}
 
 
-def differences(found: dict[str, Any], reference: dict[str, Any]) -> list[tuple[str, ...]]:
+def differences(counted: dict[str, Any], reference: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return where counts differ from the reference.
 
     Args:
@@ -143,11 +143,11 @@ def differences(found: dict[str, Any], reference: dict[str, Any]) -> list[tuple[
         or for what has no reference, ``"gone"`` for a loader that is no longer counted.
     """
     rows = []
-    for name in {**reference, **found}:
-        if name not in found:
+    for name in {**reference, **counted}:
+        if name not in counted:
             rows.append((name, "", "", "", "gone"))
             continue
-        old, new = _flat(reference.get(name, {})), _flat(found[name])
+        old, new = _flat(reference.get(name, {})), _flat(counted[name])
         for what in {**old, **new}:
             before, now = old.get(what), new.get(what)
             if before == now:
@@ -171,11 +171,11 @@ def _flat(counts: dict[str, Any]) -> dict[str, float]:
     return flat
 
 
-def check(found: dict[str, Any], reference: dict[str, Any], console: Console) -> bool:
+def check(counted: dict[str, Any], reference: dict[str, Any], console: Console) -> bool:
     """Print what differs from the reference; return whether no count rose."""
-    rows = differences(found, reference)
+    rows = differences(counted, reference)
     if not rows:
-        console.print(f"The counts of {len(found)} loaders are those of the reference.")
+        console.print(f"The counts of {len(counted)} loaders are those of the reference.")
         return True
     table = Table("loader", "count", title="Differences from operation_counts.json")
     for column in ("reference", "now"):
@@ -196,22 +196,22 @@ def check(found: dict[str, Any], reference: dict[str, Any], console: Console) ->
     return not risen
 
 
-def check_instructions(found: dict[str, float], reference: Any, console: Console) -> bool:
+def check_instructions(counted: dict[str, float], reference: Any, console: Console) -> bool:
     """Print the ratio of instructions; return whether the ratio did not rise."""
-    console.print(f"Instructions per image, CutMix over none: {found['ratio']:.4f}")
+    console.print(f"Instructions per image, CutMix over none: {counted['ratio']:.4f}")
     if reference is None:
         console.print("The reference has none: --update --instructions puts it there.")
         return True
     console.print(f"In the reference: {reference['ratio']:.4f}")
-    return bool(found["ratio"] <= reference["ratio"] * (1 + INSTRUCTIONS_TOLERANCE))
+    return bool(counted["ratio"] <= reference["ratio"] * (1 + INSTRUCTIONS_TOLERANCE))
 
 
-def table_of(found: dict[str, Any]) -> Table:
+def table_of(counted: dict[str, Any]) -> Table:
     """Return the guarded counts of every loader as a table."""
     table = Table("loader", title="Operation counts")
     for what in GUARDED:
         table.add_column(what.replace("_", " "), justify="right")
-    for name, counts in found.items():
+    for name, counts in counted.items():
         table.add_row(name, *(f"{counts[what]:,}" for what in GUARDED))
     return table
 
@@ -233,20 +233,20 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder))
-        found = {name: count(name, Path(folder)) for name in LOADERS}
+        counted = {name: count(name, Path(folder)) for name in LOADERS}
         executed = instructions(Path(folder)) if options.instructions else None
     if not options.check:
-        console.print(table_of(found))
-    fine = not options.check or check(found, reference["loaders"], console)
+        console.print(table_of(counted))
+    fine = not options.check or check(counted, reference["loaders"], console)
     if executed is not None:
         fine &= check_instructions(executed, reference.get("instructions"), console)
     if options.update:
         # Instructions of another graph are not a reference.
-        same = found == reference.get("loaders")
+        same = counted == reference.get("loaders")
         written = {
             "date": datetime.date.today().isoformat(),
             "dali": nvidia.dali.__version__,
-            "loaders": found,
+            "loaders": counted,
             "instructions": executed or (reference.get("instructions") if same else None),
         }
         options.reference.write_text(json.dumps(written, indent=1) + "\n")

@@ -65,13 +65,13 @@ class Plot:
         figure = Figure(figsize=(6.4, 3.4), dpi=150, layout="constrained")
         axes = figure.add_subplot()
         named = any(isinstance(point[0], str) for line in self.lines.values() for point in line)
-        places = {x: place for place, x in enumerate(self._values())}
-        for place, (name, line) in enumerate(self.lines.items()):
+        places = {x: index for index, x in enumerate(self._values())}
+        for index, (name, line) in enumerate(self.lines.items()):
             at = [places[x] if named else x for x, *_ in line]
             middle = [median for _, median, _, _ in line]
             below = [median - least for _, median, least, _ in line]
             above = [most - median for _, median, _, most in line]
-            colour, marker, dashes = STYLES.get(name, OTHERS[place % len(OTHERS)])
+            colour, marker, dashes = STYLES.get(name, OTHERS[index % len(OTHERS)])
             style = {"color": colour, "marker": marker, "ls": "none" if named else dashes}
             thin = {"ms": 4, "lw": 1.6, "capsize": 2.5, "elinewidth": 0.9, "label": name}
             # Without bars, the legend would still draw one.

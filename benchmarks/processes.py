@@ -36,13 +36,13 @@ class _Processes:
         context = multiprocessing.get_context("spawn")
         self._ends: list[Connection] = []
         for index in range(count):
-            own, other = context.Pipe()
+            parent, other = context.Pipe()
             process = context.Process(target=_serve, args=(work, index, count, other), daemon=True)
             process.start()
             other.close()
-            self._ends.append(own)
+            self._ends.append(parent)
             for _ in range(self.AHEAD):
-                own.send(None)
+                parent.send(None)
 
     def __iter__(self) -> Iterator[int]:
         while True:

@@ -102,8 +102,8 @@ def measure(root: Path, num_batches: int) -> dict[str, dict[str, float]]:
                 rate = num_batches * BATCH_SIZE / (time.perf_counter() - begin)
                 rates.setdefault(name, []).append(rate)
     return {
-        name: {"median": statistics.median(found), "min": min(found), "max": max(found)}
-        for name, found in rates.items()
+        name: {"median": statistics.median(turns), "min": min(turns), "max": max(turns)}
+        for name, turns in rates.items()
     }
 
 

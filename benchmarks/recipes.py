@@ -61,8 +61,8 @@ def speed(folder: Path, *, smoke: bool) -> list[dict[str, Any]]:
     flags = ["--smoke"] if smoke else ["--max-steps", "100"]
     rows = []
     for compiled in (False,) if smoke else (False, True):
-        own = [*flags, "--epochs", "2", *(["--compile"] if compiled else [])]
-        results = run_recipe(data, folder / f"speed_{compiled}", *own)
+        arguments = [*flags, "--epochs", "2", *(["--compile"] if compiled else [])]
+        results = run_recipe(data, folder / f"speed_{compiled}", *arguments)
         last = results["epochs"][-1]
         kept = {name: last.get(name) for name in ("images_per_s", "waiting_share", "num_train")}
         rows.append({"compile": compiled, "settings": results["settings"], **kept})
@@ -114,13 +114,13 @@ def evaluate(checkpoint: Path, data: Path, size: int, device: torch.device) -> d
     side = round(HIDDEN * size)
     hits, hits_hidden, probabilities, labels = 0, 0, [], []
     for image, label in loader:
-        whole = model(image)
-        for one in image:
+        logits = model(image)
+        for picture in image:
             top, left = torch.randint(size - side + 1, (2,), generator=generator).tolist()
-            one[:, top : top + side, left : left + side] = 0
-        hits += int((whole.argmax(1) == label).sum())
+            picture[:, top : top + side, left : left + side] = 0
+        hits += int((logits.argmax(1) == label).sum())
         hits_hidden += int((model(image).argmax(1) == label).sum())
-        probabilities.append(whole.float().softmax(1))
+        probabilities.append(logits.float().softmax(1))
         labels.append(label)
     label = torch.cat(labels)
     error = multiclass_calibration_error(torch.cat(probabilities), label, 10, n_bins=15)
@@ -139,19 +139,21 @@ def learning(folder: Path, *, smoke: bool, device: torch.device) -> list[dict[st
     flags += ["--lr-milestones", "30", "45", "--resize", str(size), "--val-size", str(size)]
     rows = []
     for mix in ("none", "cutmix"):
-        found = []
+        results = []
         for seed in SEEDS[:1] if smoke else SEEDS:
             out = folder / f"learning_{mix}_{seed}"
             run_recipe(data, out, *flags, "--mix", mix, "--seed", str(seed))
-            found.append(evaluate(out / "checkpoint.pt", data, size, device))
+            results.append(evaluate(out / "checkpoint.pt", data, size, device))
         summary = {
             name: {
-                "mean": statistics.mean(one[name] for one in found),
-                "deviation": statistics.stdev(one[name] for one in found) if found[1:] else None,
+                "mean": statistics.mean(numbers[name] for numbers in results),
+                "deviation": statistics.stdev(numbers[name] for numbers in results)
+                if results[1:]
+                else None,
             }
-            for name in found[0]
+            for name in results[0]
         }
-        rows.append({"mix": mix, "runs": found, **summary})
+        rows.append({"mix": mix, "runs": results, **summary})
     return rows
 
 

@@ -35,10 +35,10 @@ class Recording:
     @property
     def bytes(self) -> Counter[str]:
         """Return the bytes written so far, by kind of operator."""
-        found: Counter[str] = Counter()
+        counter: Counter[str] = Counter()
         for kind, size in self.written:
-            found[kind] += size
-        return found
+            counter[kind] += size
+        return counter
 
     def define(self, real: Callable[..., None], pipeline: Pipeline, *outputs: Any) -> None:
         """Stand in for ``Pipeline.set_outputs``."""
@@ -55,7 +55,9 @@ class Recording:
         held = dict(zip(map(_key, self._nodes), outputs[self._own :], strict=True))
         pointers = {key: _pointers(batch) for key, batch in held.items()}
         for node in self._nodes:
-            inherited = set().union(*(pointers[_key(one)] for one in node.source.inputs or []))
+            inherited = set().union(
+                *(pointers[_key(parent)] for parent in node.source.inputs or [])
+            )
             for sample in held[_key(node)]:
                 if sample.data_ptr() not in inherited:
                     self._written[node.source.id] += _num_bytes(sample)
@@ -76,26 +78,26 @@ class Recording:
 @contextmanager
 def recording() -> Iterator[Recording]:
     """Record the graph that is built and run within."""
-    found = Recording()
+    record = Recording()
     real = Pipeline.set_outputs, Pipeline.outputs, fn.python_function, fn.external_source
 
     def external_source(source: Any = None, *arguments: Any, **settings: Any) -> Any:
-        counted = found.counted(source) if callable(source) else source
+        counted = record.counted(source) if callable(source) else source
         return real[3](counted, *arguments, **settings)
 
     def python_function(*nodes: Any, function: Any, **settings: Any) -> Any:
-        return real[2](*nodes, function=found.counted(function), **settings)
+        return real[2](*nodes, function=record.counted(function), **settings)
 
     def outputs(pipeline: Pipeline, *arguments: Any) -> Any:
-        return found.collect(real[1](pipeline, *arguments))
+        return record.collect(real[1](pipeline, *arguments))
 
     def set_outputs(pipeline: Pipeline, *nodes: Any) -> None:
-        found.define(real[0], pipeline, *nodes)
+        record.define(real[0], pipeline, *nodes)
 
     Pipeline.set_outputs, Pipeline.outputs = set_outputs, outputs
     fn.python_function, fn.external_source = python_function, external_source
     try:
-        yield found
+        yield record
     finally:
         Pipeline.set_outputs, Pipeline.outputs = real[:2]
         fn.python_function, fn.external_source = real[2:]
@@ -103,17 +105,17 @@ def recording() -> Iterator[Recording]:
 
 def _operators(outputs: Any) -> list[Any]:
     """Return the operators behind the outputs, each once, inputs first."""
-    found: dict[int, Any] = {}
+    operators: dict[int, Any] = {}
 
     def visit(operator: Any) -> None:
-        if operator.id not in found:
+        if operator.id not in operators:
             for node in operator.inputs or []:
                 visit(node.source)
-            found[operator.id] = operator
+            operators[operator.id] = operator
 
     for node in outputs:
         visit(node.source)
-    return list(found.values())
+    return list(operators.values())
 
 
 def _kind(operator: Any) -> str:

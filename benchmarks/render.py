@@ -129,11 +129,11 @@ class Page:
         rows = [
             [
                 name,
-                f"{one['operators']:,}",
-                f"{one['python_calls_per_batch']:g}",
-                f"{one['bytes_per_image']:,}",
+                f"{counted['operators']:,}",
+                f"{counted['python_calls_per_batch']:g}",
+                f"{counted['bytes_per_image']:,}",
             ]
-            for name, one in counts["loaders"].items()
+            for name, counted in counts["loaders"].items()
         ]
         head = ["loader", "operators", "Python calls per batch", "bytes written per image"]
         lines = [
@@ -206,12 +206,12 @@ def write(page: Page, readme: Path = README, pictures: Path = PICTURES) -> None:
 def stale(page: Page, readme: Path = README, pictures: Path = PICTURES) -> list[str]:
     """Return a line for each file that is not what would be written."""
     there = readme.read_text() if readme.exists() else ""
-    found = list(
+    lines = list(
         difflib.unified_diff(
             there.splitlines(), page.text.splitlines(), readme.name, "rendered", lineterm="", n=0
         )
     )
-    return found + [
+    return lines + [
         f"{plot.name}.png was made from other data, or is missing"
         for plot in page.plots
         if not plot.is_drawn(pictures)
@@ -228,14 +228,14 @@ def main() -> int:
         write(page)
         FRONT.write_text(front_of(page, front))
         return 0
-    found = stale(page)
+    lines = stale(page)
     if front != front_of(page, front):
-        found.append("the table of the front page was made from other results")
-    for line in found:
+        lines.append("the table of the front page was made from other results")
+    for line in lines:
         print(line)
-    if found:
+    if lines:
         print("What is rendered is stale: run `python benchmarks/render.py`.")
-    return 1 if found else 0
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":

@@ -78,12 +78,12 @@ def points_of(curve: str, base: Work, roots: dict[str, Path]) -> list[tuple[Any,
             (name, contestant(kind, replace(base, data=str(root))))
             for (name, root), kind in itertools.product(roots.items(), (OURS, DECODE, RESIZE))
         ]
-    one = contestant(OURS, base)
+    single = contestant(OURS, base)
     return [
         (
             count,
             replace(
-                one,
+                single,
                 opener="processes:processes",
                 path=(here,),
                 checks="count",
@@ -100,9 +100,9 @@ def run_curve(
 ) -> list[dict[str, Any]]:
     """Race the points of a curve; return rows of results, with ``curve``, ``x`` and the work."""
     # Batches that a loader holds ready pass untimed: 2 here, 2 for each of torch's workers.
-    torches = [one.work.threads for _, one in points if one.name == TORCH]
+    torches = [entry.work.threads for _, entry in points if entry.name == TORCH]
     standings = race(
-        [one for _, one in points],
+        [entry for _, entry in points],
         repeats=repeats,
         warmup=1 + 2 * max([1, *torches]),
         num_batches=2,
@@ -110,12 +110,12 @@ def run_curve(
         num_checked=2,
     )
     rows = []
-    for (x, one), standing in zip(points, standings, strict=True):
+    for (x, entry), standing in zip(points, standings, strict=True):
         work = {
-            name: getattr(one.work, name)
+            name: getattr(entry.work, name)
             for name in ("size", "batch_size", "threads", "device", "extra")
         }
-        files = describe_files(Path(one.work.data))
+        files = describe_files(Path(entry.work.data))
         rows.append({"curve": curve, "x": x, "work": work, "files": files} | standing.row())
     return rows
 

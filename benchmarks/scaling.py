@@ -66,13 +66,13 @@ def fitted(result: dict[str, Any]) -> list[str]:
     costs = [[name, _time(cost)] for name, cost in zip(TERMS, model.costs, strict=True)]
     rows = [
         [
-            f"{one.curve} {one.x}",
-            one.kind,
-            f"{one.measured:,.0f}",
-            f"{one.predicted:,.0f}",
-            f"{100 * one.error:+.0f} %",
+            f"{prediction.curve} {prediction.x}",
+            prediction.kind,
+            f"{prediction.measured:,.0f}",
+            f"{prediction.predicted:,.0f}",
+            f"{100 * prediction.error:+.0f} %",
         ]
-        for one in predictions
+        for prediction in predictions
     ]
     return [
         "Seconds per image, with `t` threads and no more than cores:",
@@ -95,8 +95,8 @@ def read_predictions(predictions: list[Prediction]) -> str:
     """Return a sentence on whether the unseen half is predicted within `WITHIN`."""
     if not predictions:
         return "No point was left to predict."
-    near = sum(abs(one.error) <= WITHIN for one in predictions)
-    worst = max(predictions, key=lambda one: abs(one.error))
+    near = sum(abs(prediction.error) <= WITHIN for prediction in predictions)
+    worst = max(predictions, key=lambda prediction: abs(prediction.error))
     verdict = "met" if near == len(predictions) else "missed"
     return (
         f"{near} of {len(predictions)} unseen points lie within {100 * WITHIN:.0f} %, target "

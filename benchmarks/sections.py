@@ -89,8 +89,8 @@ def _ours(name: str) -> str:
     return f"**{name}**" if name == OURS else name
 
 
-def _over(one: dict[str, Any] | None, row: dict[str, Any]) -> str:
-    return "-" if one is None else f"{one['median'] / row['median']:.2f}"
+def _over(ours: dict[str, Any] | None, row: dict[str, Any]) -> str:
+    return "-" if ours is None else f"{ours['median'] / row['median']:.2f}"
 
 
 def _judged(value: float, rule: Callable[[float, float], bool], target: float, digits: int) -> str:
@@ -197,15 +197,15 @@ def training(result: dict[str, Any]) -> list[str]:
         if "error" in row
     ]
     head = ["trained on", "images per second", "of the ceiling", "waiting", "CPU ms per image"]
-    found = by_name(result["rows"])
+    rows_by_name = by_name(result["rows"])
     reading = f"{OURS} did not run."
-    if OURS in found:
-        ours = found[OURS]
+    if OURS in rows_by_name:
+        ours = rows_by_name[OURS]
         reading = (
             f"Fed by this loader, training runs at {share(ours['of_ceiling'])} of its rate on "
             f"tensors in memory, and waits {share(ours['wait_share'])} of the time"
         )
-        others = [row for name, row in found.items() if name.startswith(TORCH)]
+        others = [row for name, row in rows_by_name.items() if name.startswith(TORCH)]
         reading += "".join(
             f"; fed by torch's, {share(row['of_ceiling'])} and {share(row['wait_share'])}"
             for row in others
@@ -288,10 +288,10 @@ def memory(result: dict[str, Any]) -> list[str]:
         {row["batch_size"]: row for row in ran(result["rows"], name=name)} for name in (OURS, TORCH)
     )
 
-    def cells(found: dict[int, Any], size: int) -> list[str]:
-        if size not in found:
+    def cells(rows_by_size: dict[int, Any], size: int) -> list[str]:
+        if size not in rows_by_size:
             return ["did not run", "-"]
-        row = found[size]
+        row = rows_by_size[size]
         return [mebibytes(row["peak_memory"]), mebibytes(row["peak_memory"] - row["before"])]
 
     rows = [
@@ -329,9 +329,9 @@ def reading(result: dict[str, Any]) -> list[str]:
     rows = [[name, *(rate(kinds[kind][name]) for kind in kinds)] for name in names]
     settings = result["settings"]
     parts = []
-    for kind, found in kinds.items():
-        best = max(found, key=lambda name: found[name]["median"])
-        ratio = found["index-fed"]["median"] / found["readers.file"]["median"]
+    for kind, rates in kinds.items():
+        best = max(rates, key=lambda name: rates[name]["median"])
+        ratio = rates["index-fed"]["median"] / rates["readers.file"]["median"]
         parts.append(f"with files of {kind} {number(ratio)} times `readers.file`, {best} fastest")
     return [
         f"Batches of {settings['batch_size']}, {settings['threads']} threads, medians of "

@@ -78,12 +78,12 @@ def _shrink(root: Path, path: Path) -> None:
 
 def _tile(root: Path, num_tiles: int, paths: Sequence[Path], number: int) -> None:
     height, width = TILE
-    whole = Image.new("RGB", (width * num_tiles, height * num_tiles))
-    for place in range(num_tiles**2):
-        picture: Any = Image.open(paths[(number + 97 * place) % len(paths)]).convert("RGB")
+    mosaic = Image.new("RGB", (width * num_tiles, height * num_tiles))
+    for tile in range(num_tiles**2):
+        picture: Any = Image.open(paths[(number + 97 * tile) % len(paths)]).convert("RGB")
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-        whole.paste(picture, (place % num_tiles * width, place // num_tiles * height))
-    _save(whole, root / paths[number].parent.name / f"{number:06d}.jpg")
+        mosaic.paste(picture, (tile % num_tiles * width, tile // num_tiles * height))
+    _save(mosaic, root / paths[number].parent.name / f"{number:06d}.jpg")
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -58,7 +58,7 @@ class InMemory:
 
 def contestants_of(work: Work, names: tuple[str, ...] = FED) -> list[Contestant]:
     """Return the ceiling, then the loaders of these names, all with the device's step."""
-    by_name: dict[str, Entrant] = {one.name: one for one in ENTRANTS}
+    by_name: dict[str, Entrant] = {entrant.name: entrant for entrant in ENTRANTS}
     openers = {CEILING: "training:in_memory"} | {name: by_name[name].opener for name in names}
     return [
         Contestant(name, opener, work, path=(HERE, str(OTHERS)), step=name_of_step(work.device))

@@ -99,7 +99,7 @@ class _Operators:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
             image, *target = (
-                torch.utils.dlpack.from_dlpack(one.as_tensor()) for one in self._graph.run()
+                torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in self._graph.run()
             )
             if len(target) == 2:
                 yield image, dc.dense_target(dc.MixedTarget(*target), self._num_classes)
@@ -109,13 +109,13 @@ class _Operators:
 
 def contestants(work: Work) -> list[Contestant]:
     """Return all variants, on the same files."""
-    made = []
+    entries = []
     for name, (opener, mix, extra) in VARIANTS.items():
         more = extra.get("more_threads", 0)
-        given = {key: value for key, value in extra.items() if key != "more_threads"}
-        own = replace(work, mix=mix, threads=work.threads + more, extra=given)
-        made.append(Contestant(name, opener, own, path=(str(Path(__file__).parent),)))
-    return made
+        settings = {key: value for key, value in extra.items() if key != "more_threads"}
+        changed_work = replace(work, mix=mix, threads=work.threads + more, extra=settings)
+        entries.append(Contestant(name, opener, changed_work, path=(str(Path(__file__).parent),)))
+    return entries
 
 
 def main() -> None:

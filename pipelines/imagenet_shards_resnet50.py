@@ -125,7 +125,7 @@ def find_shards(settings: Settings, temporary: Path) -> tuple[TarShards, TarShar
             f"`train` and `val` must be tar shards, got {train} and {val}. Pass `--data DIR` with "
             "train/ and val/ in it, or `--train` and `--val`, or `--smoke` alone to see it work.",
         )
-    return tuple(TarShards(one, index_dir=settings.index_dir) for one in (train, val))
+    return tuple(TarShards(shards, index_dir=settings.index_dir) for shards in (train, val))
 
 
 def make_train_loader(

@@ -18,9 +18,9 @@ def dali_then_torch_info(_: Work) -> dict[str, Any]:
     """Return the version, and where the loader does other work than asked for."""
     names = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
     installed = {d.metadata["Name"] for d in importlib.metadata.distributions()}
-    found = next((name for name in names if name in installed), None)
+    package = next((name for name in names if name in installed), None)
     return {
-        "version": importlib.metadata.version(found) if found else "unknown",
+        "version": importlib.metadata.version(package) if package else "unknown",
         "note": "Shuffled in a buffer of 1,024; mixed after normalising, one cut per batch.",
     }
 

@@ -45,16 +45,16 @@ def encode_once(work: Work, name: str, write: Callable[[Path], None]) -> tuple[P
             write(part)
             seconds = time.perf_counter() - begin
             os.replace(part, path)
-            found: dict[str, Any] = {
+            costs: dict[str, Any] = {
                 "encode_s": seconds,
                 "encoded_bytes": _bytes(path),
                 "source_bytes": _bytes(Path(work.data)),
             }
-            price.write_text(json.dumps(found))
+            price.write_text(json.dumps(costs))
     return path, json.loads(price.read_text())
 
 
 def _bytes(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
-    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -74,13 +74,13 @@ def main(settings: Settings) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     # On the disk of `out`, so that the last step is a rename.
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        unpacked, made = Path(temporary, "unpacked"), Path(temporary, "made")
+        unpacked, complete = Path(temporary, "unpacked"), Path(temporary, "made")
         unpack(settings.archive, kind, unpacked)
         for part, is_train in (("train", True), ("val", False)):
             data = unchecked(kind)(unpacked, train=is_train)
-            num_images = write(data, made / part, settings)
+            num_images = write(data, complete / part, settings)
             CONSOLE.print(f"{out / part}: {num_images:,} images in {len(data.classes)} classes")
-        os.replace(made, out)
+        os.replace(complete, out)
 
 
 def find_kind(archive: Path) -> type[CIFAR10]:

@@ -36,14 +36,14 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
 
 def find_checkpoint(name: str, settings: RunSettings, out: Path) -> Path | None:
     """Return the checkpoint to resume from, or None for a new run."""
-    own = out / "checkpoint.pt"
+    checkpoint = out / "checkpoint.pt"
     if settings.resume == "auto":
-        return own if own.exists() else None
+        return checkpoint if checkpoint.exists() else None
     if settings.resume is not None:
         if not Path(settings.resume).is_file():
             stop(name, f"`resume` must be a checkpoint or 'auto', got {settings.resume!r}.")
         return Path(settings.resume)
-    if own.exists():
+    if checkpoint.exists():
         stop(name, f"{out} holds a checkpoint. Pass `--resume auto` to resume, or another `--out`.")
     return None
 

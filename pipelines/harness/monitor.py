@@ -136,18 +136,18 @@ class Monitor:
     def _refuse(
         self,
         values: torch.Tensor,
-        place: int | None,
+        first_bad: int | None,
         loader: DataLoader,
         lr: float,
         *,
         of_weights: bool = False,
     ) -> None:
-        if place is None:  # another process met the first bad batch and reports
+        if first_bad is None:  # another process met the first bad batch and reports
             raise SystemExit(1)
-        step = self._step - len(values) + place
+        step = self._step - len(values) + first_bad
         samples = loader.dataset.samples
-        files = "\n  ".join(str(samples[index][0]) for index in self._indices[place])
-        what = f"the loss of step {step} is {values[place].item()}"
+        files = "\n  ".join(str(samples[index][0]) for index in self._indices[first_bad])
+        what = f"the loss of step {step} is {values[first_bad].item()}"
         if of_weights:
             what = f"weights are not finite after step {step}, whose loss was finite,"
         checkpoint = self._out / "checkpoint.pt"

@@ -82,20 +82,20 @@ class Processes:
         self._asked = mine, work
         return answer
 
-    def gather(self, own: torch.Tensor) -> torch.Tensor:
+    def gather(self, mine: torch.Tensor) -> torch.Tensor:
         """Return the tensors of all processes by rank, ``[count, ...]`` on the CPU."""
         if not dist.is_initialized():
-            return own[None].cpu()
-        rows = [torch.empty_like(own) for _ in range(self.count)]
-        dist.all_gather(rows, own)
+            return mine[None].cpu()
+        rows = [torch.empty_like(mine) for _ in range(self.count)]
+        dist.all_gather(rows, mine)
         return torch.stack(rows).cpu()
 
-    def collect(self, own: list[str]) -> list[str]:
+    def collect(self, mine: list[str]) -> list[str]:
         """Return the strings of all processes, in the order of ranks."""
         if self._wishes is None:
-            return own
+            return mine
         rows: list[Any] = [None] * self.count
-        dist.all_gather_object(rows, own, group=self._wishes)
+        dist.all_gather_object(rows, mine, group=self._wishes)
         return [text for row in rows for text in row]
 
     def share(self, model: torch.nn.Module) -> None:
@@ -200,10 +200,11 @@ def split_batch(name: str, batch_size: int, num_processes: int, accumulate: int)
     """Return the number of samples that each process's loader yields per batch."""
     parts = num_processes * accumulate
     if batch_size % parts:
-        whole = max(1, batch_size // parts) * parts
+        divisible = max(1, batch_size // parts) * parts
         stop(
             name,
             f"`batch_size` must divide by {parts} (processes: {num_processes}, `accumulate`: "
-            f"{accumulate}), got {batch_size}. Pass `--batch-size {whole}`, or change the others.",
+            f"{accumulate}), got {batch_size}. Pass `--batch-size {divisible}`, or change the "
+            "others.",
         )
     return batch_size // parts

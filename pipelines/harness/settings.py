@@ -108,9 +108,9 @@ def parse(
 ) -> Settings:
     """Read a list of flags as `from_flags` reads the command line."""
     name = next(iter(presets))
-    for place, flag in enumerate(flags):
+    for index, flag in enumerate(flags):
         if flag == "--preset":
-            name = flags[place + 1] if place + 1 < len(flags) else ""
+            name = flags[index + 1] if index + 1 < len(flags) else ""
         elif flag.startswith("--preset="):
             name = flag.removeprefix("--preset=")
     if name not in presets:
