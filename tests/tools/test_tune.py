@@ -95,7 +95,8 @@ def test_tune_writes_settings_that_were_measured_and_says_how_to_use_them(
         line.split("│")[1].strip() for line in said.splitlines() if "│" in line and " kept" in line
     ]
     assert kept[0] in ("1", "2")
-    assert kept[-1] in ("1", "defaults", "tuned")
+    # Which thread count wins is noise here: with the defaults kept, no comparison follows it.
+    assert kept[-1] in ("1", "2", "defaults", "tuned")
     assert said.endswith(f'Wrote {out}\nUse it: DataLoader(..., tuning="{out}")\n')
     assert str(photo_folder) not in json.dumps(found.machine)
 
