@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_missing_dali_gives_one_clear_sentence() -> None:
     hidden = "import sys; sys.modules['nvidia.dali'] = None; "
     command = [sys.executable, "-c", hidden + "import dali_cutmix"]

@@ -34,6 +34,7 @@ def sentence(result: Any, status: int) -> str:
 # show
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", ["cutmix", "mixup", "cutout", "resizemix", "ricap", "none"])
 def test_show_draws_a_batch_of_a_folder_of_photos(
     mix: str, photo_folder: Path, tmp_path: Path
