@@ -8,13 +8,13 @@ after the graph, in torch.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dali_cutmix.core.checks import check_prob, refuse
+from dali_cutmix.core.checks import check_choice, check_prob, refuse
 from dali_cutmix.core.dali import DataNode, python_node
 from dali_cutmix.mixing.plan import MixPlan, check_nodes
 
@@ -112,34 +112,81 @@ def dense_target(target: MixedTarget, num_classes: int) -> torch.Tensor:
 
 
 def mixed_cross_entropy(
-    logits: torch.Tensor, target: torch.Tensor | MixedTarget, label_smoothing: float = 0.0
+    logits: torch.Tensor,
+    target: torch.Tensor | MixedTarget,
+    label_smoothing: float = 0.0,
+    *,
+    weight: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["mean", "sum", "none"] = "mean",
 ) -> torch.Tensor:
-    """Return the cross entropy against any target a loader gives, averaged over the batch.
+    """Return the cross entropy against any target that a loader gives.
 
-    The result equals ``torch.nn.functional.cross_entropy`` on the dense form. With the pair form no
-    dense target is made. Smoothing applies to every sample, mixed or not, and commutes with mixing.
-    Half precision ``logits`` are computed in float32.
+    Arguments mean what they mean in ``torch.nn.functional.cross_entropy``. The loss of a sample
+    with the pair form is ``sum(target.weight[i] * cross_entropy(logits, target.label[i]))``, as the
+    papers write. That sum is torch's loss on the dense form, and needs no dense target. Smoothing
+    applies to every sample, mixed or not, and commutes with mixing. Half precision ``logits`` are
+    computed in float32.
+
+    With class weights torch has two means, which differ where the classes of a batch differ:
+
+    - Dense: the sum over the samples, divided by the number of samples.
+    - Class indices: the sum, divided by the sum of the class weights of the labels.
+    - Pair: torch's mean for class indices in each of the ``k`` columns, and the sum over the
+      columns. With equal shares in all samples the result is
+      ``share[0] * cross_entropy(logits, label[:, 0]) + share[1] * ...``.
 
     Args:
         logits: Unnormalised scores: ``[B, num_classes]`` float.
         target: Class weights ``[B, num_classes]`` float, class indices ``[B]`` int64, or a
             `MixedTarget` of ``k`` classes, on the device of ``logits``.
         label_smoothing: Share of each target spread evenly over all classes, in [0, 1].
+        weight: Factor of each class, ``[num_classes]`` float, on the device of ``logits``; None
+            stands for 1.
+        ignore_index: Class index that adds nothing to the loss, nor to the number that ``"mean"``
+            divides by. Negative with a dense target, which has no indices.
+        reduction: ``"mean"``, ``"sum"``, or ``"none"``.
 
     Returns:
-        Scalar.
+        Scalar; ``[B]`` with ``"none"``.
+
+    Raises:
+        ValueError: An argument outside its range, named with its value.
     """
-    check_prob("mixed_cross_entropy", label_smoothing, "label_smoothing")
+    where, num_classes = "mixed_cross_entropy", logits.shape[1]
+    check_prob(where, label_smoothing, "label_smoothing")
+    check_choice(where, "reduction", reduction, ("mean", "sum", "none"))
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
+    if weight is not None:
+        if weight.shape != (num_classes,):
+            refuse(where, "weight", f"have the shape {(num_classes,)}", tuple(weight.shape))
+        weight = weight.to(logits.dtype)
     if not isinstance(target, MixedTarget):
         if target.is_floating_point():
             target = target.to(logits.dtype)
-        return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
-    log_prob = F.log_softmax(logits, dim=1)
-    loss = -(log_prob.gather(1, target.label) * target.weight).sum(dim=1)
-    if label_smoothing:
-        loss = (1 - label_smoothing) * loss - label_smoothing / logits.shape[1] * log_prob.sum(
-            dim=1
+            if ignore_index >= 0:
+                refuse(where, "ignore_index", "be negative with a dense target", ignore_index)
+        return F.cross_entropy(
+            logits,
+            target,
+            weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
         )
-    return loss.mean()
+    counts = target.label != ignore_index
+    label = target.label.where(counts, 0)
+    factor = counts.to(logits.dtype) if weight is None else weight[label] * counts
+    log_prob = F.log_softmax(logits, dim=1)
+    losses = -log_prob.gather(1, label) * factor
+    if label_smoothing:
+        spread = log_prob.sum(dim=1) if weight is None else log_prob.mv(weight)
+        share = label_smoothing / num_classes
+        losses = (1 - label_smoothing) * losses - share * spread[:, None] * counts
+    losses = losses * target.weight
+    if reduction == "none":
+        return losses.sum(dim=1)
+    if reduction == "sum":
+        return losses.sum()
+    return (losses.sum(dim=0) / factor.sum(dim=0)).sum()

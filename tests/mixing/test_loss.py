@@ -161,3 +161,91 @@ def test_smoothing_that_is_no_share_is_refused(smoothing: Any) -> None:
     message = f"mixed_cross_entropy: `label_smoothing` must be in [0, 1], got {smoothing!r}."
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         mixed_cross_entropy(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), smoothing)
+
+
+def class_weights(num_classes: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.linspace(0.25, 3, num_classes, dtype=dtype)
+
+
+def dense_of(pair: MixedTarget, num_classes: int) -> torch.Tensor:
+    return dense_target(MixedTarget(pair.label, pair.weight.double()), num_classes)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_class_weights_of_pairs_are_those_of_torch_on_dense_rows(
+    reduction: Any, smoothing: float
+) -> None:
+    pair, weight = some_target(32, 7), class_weights(7)
+    logits = some_logits(32, 7, torch.float64)
+    loss, expected = (
+        function(logits, target, weight=weight, reduction=reduction, label_smoothing=smoothing)
+        for function, target in ((mixed_cross_entropy, pair), (F.cross_entropy, dense_of(pair, 7)))
+    )
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    gradients = [torch.autograd.grad(each.sum(), logits)[0] for each in (loss, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@pytest.mark.parametrize("ignored", [None, 3])
+def test_mean_of_pairs_weighs_torchs_means_of_their_classes_as_papers_do(
+    ignored: int | None, smoothing: float
+) -> None:
+    """Three shares that all samples have in common."""
+    generator = torch.Generator().manual_seed(2)
+    label = torch.randint(7, (32, 3), generator=generator)
+    shares = (0.5, 0.375, 0.125)
+    pair = MixedTarget(label, torch.tensor(shares).expand(32, 3))
+    settings = {"weight": class_weights(7), "label_smoothing": smoothing}
+    if ignored is not None:
+        settings["ignore_index"] = ignored
+    logits = some_logits(32, 7, torch.float64).detach()
+    expected = sum(
+        share * F.cross_entropy(logits, label[:, column], **settings)
+        for column, share in enumerate(shares)
+    )
+    loss = mixed_cross_entropy(logits, pair, **settings)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("form", ["index", "dense", "unmixed pair"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_settings_of_the_loss_mean_what_they_mean_to_torch(
+    reduction: Any, smoothing: float, form: str
+) -> None:
+    """In float16 too, where torch asks for class weights in the type of the logits."""
+    logits = some_logits(16, 5, torch.float16).detach()
+    label = torch.arange(16) % 5
+    settings: dict[str, Any] = {"reduction": reduction, "label_smoothing": smoothing}
+    if form != "dense":
+        settings["ignore_index"] = 2
+    target = dense_of(some_target(16, 5), 5).float() if form == "dense" else label
+    weight = class_weights(5, torch.float32)
+    expected = F.cross_entropy(logits.float(), target, weight, **settings)
+    if form == "unmixed pair":
+        settings["target"] = MixedTarget(
+            label[:, None].expand(-1, 2), torch.tensor([1.0, 0.0]).expand(16, 2)
+        )
+    loss = mixed_cross_entropy(logits, **{"target": target, "weight": weight, **settings})
+    torch.testing.assert_close(loss, expected, rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"weight": torch.ones(4)}, "`weight` must have the shape (3,), got (4,)."),
+        (
+            {"reduction": "batchmean"},
+            "`reduction` must be one of 'mean', 'sum', 'none', got 'batchmean'.",
+        ),
+        ({"ignore_index": 1}, "`ignore_index` must be negative with a dense target, got 1."),
+    ],
+    ids=["weight", "reduction", "ignore_index"],
+)
+def test_settings_of_the_loss_that_have_no_meaning_are_refused(
+    settings: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(f'mixed_cross_entropy: {problem}')}$"):
+        mixed_cross_entropy(torch.zeros(2, 3), torch.full((2, 3), 1 / 3), **settings)
