@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix.from_torch.report import NoCounterpartError
-from dali_cutmix.transforms.crop import EvalTransform, TrainTransform, Triple
+from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
 
 Size = tuple[int, int]
 
@@ -98,7 +98,7 @@ class Crops:
         self._center = self.size = size
 
     def transform(
-        self, augment: tuple[Any, ...], scaling: dict[str, Triple]
+        self, augment: tuple[Any, ...], scaling: dict[str, Any]
     ) -> TrainTransform | EvalTransform:
         """Make the transform that does all of the list.
 
@@ -140,7 +140,7 @@ class Crops:
     def _train(self, size: Size, settings: dict[str, Any]) -> TrainTransform:
         return TrainTransform(size=_side(size), pad=self._pad, resize=self._resize, **settings)
 
-    def _evaluation(self, scaling: dict[str, Triple]) -> EvalTransform:
+    def _evaluation(self, scaling: dict[str, Any]) -> EvalTransform:
         assert self.size is not None
         resize: Any = self._resize if self._resize is not None else self._source_size
         if resize is None:

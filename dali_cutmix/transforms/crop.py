@@ -1,7 +1,7 @@
 """Turn stored images into images of one size, before mixing: crop, resize, mirror, augment.
 
-Resizing is bilinear and antialiased (a triangle filter as wide as the reduction), as torchvision's
-with ``antialias=True`` and Pillow's ``BILINEAR``.
+Resizing is antialiased, and bilinear by default (a triangle filter as wide as the reduction), as
+torchvision's with ``antialias=True`` and Pillow's ``BILINEAR``.
 
 `draw` draws on the host, once per batch. `operate` starts from stored images, where an augmentation
 starts from a sample.
@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf as INFINITY
-from typing import Any
+from typing import Any, Literal
 
 from dali_cutmix.core.checks import (
     are_numbers,
+    check_choice,
     check_count,
     check_prob,
     check_range,
@@ -27,7 +28,7 @@ from dali_cutmix.core.dali import DataNode, fn
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Augmentation, Frame, Sample
 from dali_cutmix.transforms.decode import Encoded, Pixels
-from dali_cutmix.transforms.resample import Resampler
+from dali_cutmix.transforms.resample import KERNELS, Kernel, Resampler
 from dali_cutmix.transforms.windows import central_window, middle, padded_window
 
 Triple = tuple[float, float, float]
@@ -49,12 +50,15 @@ class TrainPlan:
             float32 (y, x) per sample.
         mirrored: 1 to mirror left to right, else 0: scalar int32 per sample.
         augment: Plan of each augmentation, in order.
+        is_bicubic: Whether to resize by ``"bicubic"``, with ``interpolation="random"``: scalar bool
+            per sample.
     """
 
     crop_state: Any = None
     crop_share: Any = None
     mirrored: Any = None
     augment: tuple[Any, ...] = ()
+    is_bicubic: Any = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,10 @@ class TrainTransform:
             - ``(height, width)`` changes the image's shape.
             - None leaves the image's size.
 
+        interpolation: Kernel that resizes: ``"bilinear"``, ``"bicubic"``, ``"lanczos"`` or
+            ``"nearest"``. ``"random"`` takes ``"bilinear"`` or ``"bicubic"`` for each sample, both
+            equally likely, as timm's ``RandomResizedCropAndInterpolation``.
+
     Source:
         Szegedy et al. 2015, arXiv:1409.4842, section 6; torchvision ``v2.RandomResizedCrop`` and
         ``v2.RandomCrop``.
@@ -104,6 +112,7 @@ class TrainTransform:
     augment: Sequence[Augmentation] = ()
     pad: int | None = None
     resize: int | tuple[int, int] | None = None
+    interpolation: Kernel | Literal["random"] = "bilinear"
 
     def __post_init__(self) -> None:
         where = "TrainTransform"
@@ -116,6 +125,7 @@ class TrainTransform:
             refuse(where, "ratio", "start above 0", self.ratio)
         check_prob(where, self.flip, "flip")
         _check_mean_std(where, self.mean, self.std)
+        check_choice(where, "interpolation", self.interpolation, (*KERNELS, "random"))
         _check_augment(where, self.augment)
         # As a tuple: a list that changes later would change nothing, or half of the loader.
         object.__setattr__(self, "augment", tuple(self.augment))
@@ -166,7 +176,10 @@ class TrainTransform:
             augmentation.draw(draws.under(f"augment/{index}/"), frame)
             for index, augmentation in enumerate(self.augment)
         )
-        return TrainPlan(state, share, mirrored, plans)
+        is_bicubic = None
+        if self.interpolation == "random":
+            is_bicubic = draws.chance("transform/interpolation", 0.5)[:, 0] > 0
+        return TrainPlan(state, share, mirrored, plans, is_bicubic)
 
     def operate(
         self, stored: Encoded | Pixels, plan: TrainPlan, frame: Frame, resampler: Resampler, /
@@ -182,10 +195,12 @@ class TrainTransform:
         Returns:
             Images ``[height, width, 3]`` uint8 RGB per sample, on the device of ``stored``.
         """
+        kernel = plan.is_bicubic if self.interpolation == "random" else self.interpolation
         if self.pad is None:
-            image = resampler.resize(self._random_crop(stored, plan), frame.size, plan.mirrored)
+            crop = self._random_crop(stored, plan)
+            image = resampler.resize(crop, frame.size, plan.mirrored, kernel)
         else:
-            image = self._resized(stored, resampler)
+            image = self._resized(stored, resampler, kernel)
             if not self._keeps_everything:
                 image = padded_window(image, plan.crop_share, frame.size, self.pad)
             if self.flip > 0:
@@ -201,12 +216,14 @@ class TrainTransform:
     def _keeps_everything(self) -> bool:
         return self.pad == 0 and self.resize == self.output_size
 
-    def _resized(self, stored: Encoded | Pixels, resampler: Resampler) -> DataNode:
+    def _resized(
+        self, stored: Encoded | Pixels, resampler: Resampler, kernel: Kernel | DataNode
+    ) -> DataNode:
         if self.resize is None:
             return stored.whole()
         if isinstance(self.resize, tuple):
-            return resampler.resize(stored.whole(), self.resize)
-        return resampler.resize_short(middle(stored), self.resize)
+            return resampler.resize(stored.whole(), self.resize, kernel=kernel)
+        return resampler.resize_short(middle(stored), self.resize, kernel)
 
     def _random_crop(self, stored: Encoded | Pixels, plan: TrainPlan) -> DataNode:
         state: dict[str, Any] = {"_random_state": plan.crop_state}  # missing from the stubs
@@ -225,8 +242,10 @@ class EvalTransform:
 
     The same pixels are read as by torchvision's ``Resize`` and ``CenterCrop``: the long side is
     truncated, and the centre is rounded half to even. On the CPU the result is bit-identical to
-    that of torchvision's tensor back end, and within 1 of 255 of its PIL back end. Exceptions:
+    that of torchvision's tensor back end, and within 2 of 255 of its PIL back end. Exceptions:
 
+    - ``"lanczos"`` and ``"nearest"`` are bit-identical to the PIL back end instead.
+    - A few ``"bicubic"`` pixels beside hard edges differ from the PIL back end's by up to 7.
     - A GPU's decoder differs by itself, and so does its resizing at an image's edge.
     - A file with an EXIF rotation is turned upright here, and not in torchvision.
     - A ``size`` above ``resize`` is refused. torchvision would pad the image with black.
@@ -237,12 +256,15 @@ class EvalTransform:
         size: Side of the output in pixels, or ``(height, width)``, each at most ``resize``.
         mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end.
         std: Standard deviation per channel, R, G, B, above 0, divided by at the end.
+        interpolation: Kernel that resizes: ``"bilinear"``, ``"bicubic"``, ``"lanczos"`` or
+            ``"nearest"``.
     """
 
     resize: int | tuple[int, int] = 256
     size: int | tuple[int, int] = 224
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+    interpolation: Kernel = "bilinear"
 
     def __post_init__(self) -> None:
         where = "EvalTransform"
@@ -255,6 +277,7 @@ class EvalTransform:
             way_out = f"`resize={max(height, width)}` takes the whole short side."
             refuse(where, "resize", f"be at least size={self.size}", self.resize, way_out)
         _check_mean_std(where, self.mean, self.std)
+        check_choice(where, "interpolation", self.interpolation, KERNELS)
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -279,10 +302,12 @@ class EvalTransform:
         self, stored: Encoded | Pixels, _plan: tuple[()], frame: Frame, resampler: Resampler, /
     ) -> Sample:
         """Decode, resize and cut out the centre; see `TrainTransform.operate`."""
+        image, kernel = stored.whole(), self.interpolation
         if isinstance(self.resize, int):
-            return Sample(resampler.resize_centre(stored.whole(), self.resize, frame.size))
+            return Sample(resampler.resize_centre(image, self.resize, frame.size, kernel))
         sides = self.resize[0], self.resize[1]
-        return Sample(central_window(resampler.resize(stored.whole(), sides), sides, frame.size))
+        image = resampler.resize(image, sides, kernel=kernel)
+        return Sample(central_window(image, sides, frame.size))
 
 
 def _check_augment(where: str, augment: object) -> None:

@@ -1,12 +1,13 @@
-"""Resize images bilinearly with antialiasing, and mirror where asked for.
+"""Resize images with antialiasing, and mirror where asked for.
 
-On a GPU DALI's kernel resizes. To mirror, the kernel reads from right to left, which costs nothing.
+On a GPU DALI's kernels resize. To mirror, a kernel reads from right to left, which costs nothing.
 
-On the CPU torch's kernel for bytes resizes, called by a Python operator on a few threads. torch's
-kernel takes a fifth of the time of DALI's, and resizing by DALI was half of all CPU work. Pixels
-are bit-identical to torchvision's. DALI's differ from torchvision's by 1 of 255 inside, and by up
-to some 15 in the outermost ring of pixels: where the filter reaches beyond the image, torch leaves
-that part of the filter out and DALI repeats the edge.
+On the CPU torch's kernels for bytes resize, called by a Python operator on a few threads. torch's
+bilinear kernel takes a fifth of the time of DALI's, and resizing by DALI was half of all CPU work.
+Pixels are bit-identical to torchvision's. DALI's differ from torchvision's by 1 of 255 inside, and
+by up to some 15 in the outermost ring of pixels: where the filter reaches beyond the image, torch
+leaves that part of the filter out and DALI repeats the edge. ``"lanczos"`` and ``"nearest"`` are
+Pillow's on the CPU.
 
 DALI runs the Python operators of a process one at a time. Two graphs decode at once, and resize in
 turn, each on all of its threads. DALI holds the GIL while copying a resized batch, 150 KB per image
@@ -16,10 +17,13 @@ at 224 px.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import ceil
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn.functional import interpolate
 
 from dali_cutmix.core.dali import (
@@ -29,10 +33,30 @@ from dali_cutmix.core.dali import (
     constant,
     fn,
     math,
+    merge,
     python_image,
     resize,
+    split,
+    types,
 )
 from dali_cutmix.core.threads import ThreadPool
+
+#: Which pixels make a pixel, and how they are weighed, by torchvision's names. All kernels but
+#: ``"nearest"`` are antialiased. ``"nearest"`` is Pillow's, torchvision's ``"nearest-exact"``.
+Kernel = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+_DALI_KERNELS = {
+    "nearest": types.DALIInterpType.INTERP_NN,
+    "bilinear": types.DALIInterpType.INTERP_LINEAR,
+    "bicubic": types.DALIInterpType.INTERP_CUBIC,
+    "lanczos": types.DALIInterpType.INTERP_LANCZOS3,
+}
+
+#: Names of `Kernel`.
+KERNELS = tuple(_DALI_KERNELS)
+
+#: What torch has no kernel for in all versions, or another one of this name.
+_PILLOW_KERNELS = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
 
 #: Parts per thread. Images differ in size, and with small parts threads finish together.
 PARTS_PER_THREAD = 4
@@ -47,6 +71,9 @@ MAX_ELONGATION = 8
 class Resampler:
     """Resize the images of one graph.
 
+    Each method takes a ``kernel``: a name for all samples, or whether each sample is resized by
+    ``"bicubic"`` instead of ``"bilinear"``, a scalar bool per sample, CPU.
+
     Args:
         num_threads: CPU threads to resize on; None resizes on the GPU.
     """
@@ -55,7 +82,11 @@ class Resampler:
         self._crew = ThreadPool(num_threads) if num_threads else None
 
     def resize(
-        self, image: DataNode, size: tuple[int, int], mirrored: DataNode | None = None
+        self,
+        image: DataNode,
+        size: tuple[int, int],
+        mirrored: DataNode | None = None,
+        kernel: Kernel | DataNode = "bilinear",
     ) -> DataNode:
         """Resize whole images to one size.
 
@@ -64,57 +95,73 @@ class Resampler:
             size: ``(height, width)`` of the result, in pixels.
             mirrored: 1 to mirror left to right, else 0: scalar int32 per sample, CPU. None mirrors
                 nothing.
+            kernel: See the class.
 
         Returns:
             ``[height, width, 3]`` uint8 RGB per sample, on the device.
         """
         if self._crew is not None:
             inputs = [image] if mirrored is None else [image, mirrored]
-            return self._on_threads(
-                lambda pixels, turn=0: _resized(pixels, size, bool(turn)), inputs
+            return self._by_kernel(
+                lambda name, pixels, turn=0: _resized(pixels, size, name, bool(turn)),
+                kernel,
+                inputs,
             )
         if mirrored is None:
-            return resize(image, size=list(size))
+            return _by_operator(image, kernel, size=list(size))
         start = mirrored * constant(np.array([0, 1], np.float32))
-        return resize(
-            image, size=list(size), roi_start=start, roi_end=1.0 - start, roi_relative=True
+        return _by_operator(
+            image, kernel, size=list(size), roi_start=start, roi_end=1.0 - start, roi_relative=True
         )
 
-    def resize_each(self, image: DataNode, extent: DataNode) -> DataNode:
+    def resize_each(
+        self, image: DataNode, extent: DataNode, kernel: Kernel | DataNode = "bilinear"
+    ) -> DataNode:
         """Resize each image to sides of its own.
 
         Args:
             image: ``[y, x, 3]`` uint8 RGB per sample, on the device.
             extent: Sides of the result in pixels, each at least 1: ``[2]`` int32 (y, x) per sample,
                 CPU.
+            kernel: See the class.
 
         Returns:
             ``[*extent, 3]`` uint8 RGB per sample, on the device.
         """
         if self._crew is not None:
-            return self._on_threads(
-                lambda pixels, sides: _resized(pixels, (int(sides[0]), int(sides[1]))),
+            return self._by_kernel(
+                lambda name, pixels, sides: _resized(pixels, (int(sides[0]), int(sides[1])), name),
+                kernel,
                 [image, extent],
             )
-        return resize(image, size=fn.cast(extent, dtype=FLOAT))
+        return _by_operator(image, kernel, size=fn.cast(extent, dtype=FLOAT))
 
-    def resize_centre(self, image: DataNode, short_side: int, size: tuple[int, int]) -> DataNode:
+    def resize_centre(
+        self,
+        image: DataNode,
+        short_side: int,
+        size: tuple[int, int],
+        kernel: Kernel | DataNode = "bilinear",
+    ) -> DataNode:
         """Resize so that the short side has a length, then cut out the centre.
 
-        On the CPU the result is bit-identical to torchvision's ``Resize`` and ``CenterCrop``. Of an
-        image longer than `MAX_ELONGATION` short sides only the middle is resized, which differs by
-        rounding.
+        On the CPU the result is that of torchvision's ``Resize`` and ``CenterCrop``; see the top of
+        this module. Of an image longer than `MAX_ELONGATION` short sides only the middle is
+        resized, which differs by rounding.
 
         Args:
             image: ``[y, x, 3]`` uint8 RGB per sample, on the device.
             short_side: Short side of the resized image, in pixels. The long side is truncated.
             size: ``(height, width)`` of the centre, in pixels, each at most ``short_side``.
+            kernel: See the class.
 
         Returns:
             ``[height, width, 3]`` uint8 RGB per sample, on the device.
         """
         if self._crew is not None:
-            return self._on_threads(lambda pixels: _centre(pixels, short_side, size), [image])
+            return self._by_kernel(
+                lambda name, pixels: _centre(pixels, short_side, size, name), kernel, [image]
+            )
         sides, resized = _sides(image, short_side)
         margin = resized - constant(np.array(size, np.float64))
         # Half to even: floor((margin + 1) / 2), minus 1 where margin is 1 above a multiple of 4.
@@ -122,34 +169,54 @@ class Resampler:
         start = math.floor((margin + 1) / 2) - is_rounded_up
         scale = sides / resized
         end = start + constant(np.array(size, np.float64))
-        return resize(
+        return _by_operator(
             image,
+            kernel,
             size=list(size),
             roi_start=fn.cast(start * scale, dtype=FLOAT),
             roi_end=fn.cast(end * scale, dtype=FLOAT),
         )
 
-    def resize_short(self, image: DataNode, short_side: int) -> DataNode:
+    def resize_short(
+        self, image: DataNode, short_side: int, kernel: Kernel | DataNode = "bilinear"
+    ) -> DataNode:
         """Resize so that the short side has a length. Sizes of images may differ.
 
-        On the CPU the result is bit-identical to torchvision's ``Resize``.
+        On the CPU the result is that of torchvision's ``Resize``; see the top of this module.
 
         Args:
             image: ``[y, x, 3]`` uint8 RGB per sample, on the device.
             short_side: Short side of the resized image, in pixels. The long side is truncated.
+            kernel: See the class.
 
         Returns:
             ``[height, width, 3]`` uint8 RGB per sample, on the device.
         """
         if self._crew is not None:
-            return self._on_threads(lambda pixels: _with_short(pixels, short_side), [image])
+            return self._by_kernel(
+                lambda name, pixels: _with_short(pixels, short_side, name), kernel, [image]
+            )
         _, resized = _sides(image, short_side)
-        return resize(image, size=fn.cast(resized, dtype=FLOAT))
+        return _by_operator(image, kernel, size=fn.cast(resized, dtype=FLOAT))
 
     def close(self) -> None:
         """Stop the threads. Stop the graph before."""
         if self._crew is not None:
             self._crew.close()
+
+    def _by_kernel(
+        self,
+        function: Callable[..., np.ndarray],
+        kernel: Kernel | DataNode,
+        inputs: list[DataNode],
+    ) -> DataNode:
+        """Call a function of a kernel's name and of one sample's inputs for each sample."""
+        if isinstance(kernel, str):
+            return self._on_threads(partial(function, kernel), inputs)
+        return self._on_threads(
+            lambda is_bicubic, *arrays: function("bicubic" if is_bicubic else "bilinear", *arrays),
+            [kernel, *inputs],
+        )
 
     def _on_threads(self, function: Callable[..., np.ndarray], inputs: list[DataNode]) -> DataNode:
         """Call a function of one sample's inputs for each sample, on all threads."""
@@ -169,6 +236,22 @@ class Resampler:
         return python_image(resize_batch, *inputs)
 
 
+def _by_operator(image: DataNode, kernel: Kernel | DataNode, **arguments: Any) -> DataNode:
+    """Resize by DALI's operator; once for each kernel where samples differ in their kernels."""
+    if isinstance(kernel, str):
+        return resize(image, interp_type=_DALI_KERNELS[kernel], **arguments)
+    bicubic, bilinear = split(image, kernel)
+    numbers = {
+        name: split(value, kernel) if isinstance(value, DataNode) else (value, value)
+        for name, value in arguments.items()
+    }
+    return merge(
+        _by_operator(bicubic, "bicubic", **{name: pair[0] for name, pair in numbers.items()}),
+        _by_operator(bilinear, "bilinear", **{name: pair[1] for name, pair in numbers.items()}),
+        kernel,
+    )
+
+
 def _sides(image: DataNode, short_side: int) -> tuple[DataNode, DataNode]:
     """Return the sides of each image before and after resizing its short side.
 
@@ -182,29 +265,35 @@ def _sides(image: DataNode, short_side: int) -> tuple[DataNode, DataNode]:
     return sides, math.floor(short_side * sides / short)
 
 
-def _centre(image: np.ndarray, short_side: int, size: tuple[int, int]) -> np.ndarray:
+def _centre(image: np.ndarray, short_side: int, size: tuple[int, int], kernel: str) -> np.ndarray:
     short = min(image.shape[:2])
     # A long image, resized as a whole, may not fit into memory. Both ends lose as much, so that the
     # centre stays where it is.
     y, x = (max(0, (side - MAX_ELONGATION * short) // 2) for side in image.shape[:2])
     image = np.ascontiguousarray(image[y : image.shape[0] - y, x : image.shape[1] - x])
-    resized = _with_short(image, short_side)
+    resized = _with_short(image, short_side, kernel)
     # Half to even, as torchvision rounds.
     top, left = (round((side - want) / 2) for side, want in zip(resized.shape, size, strict=False))
     return np.ascontiguousarray(resized[top : top + size[0], left : left + size[1]])
 
 
-def _with_short(image: np.ndarray, short_side: int) -> np.ndarray:
+def _with_short(image: np.ndarray, short_side: int, kernel: str) -> np.ndarray:
     height, width, _ = image.shape
     short = min(height, width)
-    return _resized(image, (int(short_side * height / short), int(short_side * width / short)))
+    size = int(short_side * height / short), int(short_side * width / short)
+    return _resized(image, size, kernel)
 
 
-def _resized(image: np.ndarray, size: tuple[int, int], mirrored: bool = False) -> np.ndarray:
+def _resized(
+    image: np.ndarray, size: tuple[int, int], kernel: str, mirrored: bool = False
+) -> np.ndarray:
+    if kernel in _PILLOW_KERNELS and image.shape[:2] != size:
+        by_pillow = Image.fromarray(image).resize((size[1], size[0]), _PILLOW_KERNELS[kernel])
+        image = np.array(by_pillow)  # a copy, since DALI takes no array that is read-only
     # In channels_last layout, which the kernel takes and returns without a copy.
     pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
     if image.shape[:2] != size:  # torch would copy an image of that size, on threads of its own
-        pixels = interpolate(pixels, size=size, mode="bilinear", antialias=True)
+        pixels = interpolate(pixels, size=size, mode=kernel, antialias=True)
     return (_mirrored(pixels) if mirrored else pixels)[0].permute(1, 2, 0).numpy()
 
 

@@ -109,6 +109,35 @@ def test_eval_resizes_the_whole_image_to_a_height_and_a_width(
         assert (got - expected).abs().mean() < 0.5
 
 
+@pytest.mark.parametrize("resize", [64, (61, 70)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "lanczos", "nearest"])
+def test_eval_resizes_by_the_kernel_named_within_two_levels_of_pillow(
+    photos: list[np.ndarray], tmp_path: Path, interpolation: Any, resize: Any
+) -> None:
+    paths = [save(tmp_path / f"{i}.png", photo) for i, photo in enumerate(photos)]
+    got = first(paths, EvalTransform(resize, (56, 60), interpolation=interpolation), device="cpu")
+    mode = v2.InterpolationMode(interpolation)
+    reference = v2.Compose([v2.Resize(resize, mode), v2.CenterCrop((56, 60)), v2.PILToTensor()])
+    expected = torch.stack([reference(Image.fromarray(photo)) for photo in photos])
+    assert (got.int() - expected.int()).abs().max() <= 2
+    assert not torch.equal(got, first(paths, EvalTransform(resize, (56, 60)), device="cpu"))
+
+
+def test_random_interpolation_is_drawn_for_each_sample_and_shifts_no_crop(
+    photos: list[np.ndarray], tmp_path: Path
+) -> None:
+    paths = [save(tmp_path / f"{i}.png", photo[:150, :200]) for i, photo in enumerate(photos)] * 40
+    random, bilinear, bicubic = (
+        first(paths, TrainTransform(24, interpolation=interpolation), device="cpu")
+        for interpolation in ("random", "bilinear", "bicubic")
+    )
+    is_bilinear = [torch.equal(one, same) for one, same in zip(random, bilinear, strict=True)]
+    is_bicubic = [torch.equal(one, same) for one, same in zip(random, bicubic, strict=True)]
+    assert [not same for same in is_bilinear] == is_bicubic
+    # Of 120 coins fewer than 37 or more than 83 heads come once in 40 000.
+    assert 37 <= sum(is_bicubic) <= 83
+
+
 # TrainTransform: crops of the padded image
 
 
@@ -398,6 +427,16 @@ def test_normalisation_uses_the_documented_mean_and_deviation(tmp_path: Path) ->
         (
             lambda: TrainTransform(ratio=(0, 1)),
             "TrainTransform: `ratio` must start above 0, got (0, 1).",
+        ),
+        (
+            lambda: TrainTransform(interpolation="cubic"),
+            "TrainTransform: `interpolation` must be one of 'nearest', 'bilinear', 'bicubic', "
+            "'lanczos', 'random', got 'cubic'.",
+        ),
+        (
+            lambda: EvalTransform(interpolation="random"),
+            "EvalTransform: `interpolation` must be one of 'nearest', 'bilinear', 'bicubic', "
+            "'lanczos', got 'random'.",
         ),
         (lambda: TrainTransform(flip=1.5), "TrainTransform: `flip` must be in [0, 1], got 1.5."),
         (

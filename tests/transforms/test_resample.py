@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from nvidia.dali import Pipeline, fn
+from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
@@ -56,6 +57,61 @@ def test_resized_pixels_are_torchvisions_to_the_bit(size: tuple[int, int]) -> No
     for image, one in zip(given, made, strict=True):
         wanted = v2.functional.resize(as_tensor(image), list(size), antialias=True)
         np.testing.assert_array_equal(as_tensor(one), wanted)
+
+
+@pytest.mark.parametrize("size", [(96, 80), (5, 7), (300, 400)])
+@pytest.mark.parametrize("kernel", ["nearest", "bicubic", "lanczos"])
+def test_other_kernels_are_pillows_or_to_the_bit_torchvisions(
+    kernel: Any, size: tuple[int, int], photos: list[np.ndarray]
+) -> None:
+    """torchvision's bytes are within a level of Pillow's but where a filter overshoots."""
+    given = [*map(np.array, photos), *images()]
+    made = resized(lambda resampler, image: resampler.resize(image, size, kernel=kernel), given)
+    mode = v2.InterpolationMode(kernel)
+    for image, one in zip(given, made, strict=True):
+        if kernel == "bicubic":
+            wanted = v2.functional.resize(as_tensor(image), list(size), mode, antialias=True)
+            np.testing.assert_array_equal(as_tensor(one), wanted)
+        else:
+            by_pillow = v2.functional.resize(Image.fromarray(image), list(size), mode)
+            np.testing.assert_array_equal(one, np.asarray(by_pillow))
+
+
+@pytest.mark.parametrize("num_threads", [2, None], ids=["cpu", "as a gpu"])
+def test_each_sample_takes_its_kernel(num_threads: int | None) -> None:
+    given = images()
+    mirrored = np.array([1, 1, 0, 0, 1, 0, 1], np.int32)
+
+    def of_kernel(is_bicubic: np.ndarray | None, name: Any = None) -> list[np.ndarray]:
+        def define(resampler: Resampler, image: Any) -> Any:
+            turn = fn.external_source(lambda _: mirrored, batch=True)
+            kernel = name or fn.external_source(lambda _: is_bicubic, batch=True)
+            return resampler.resize(image, (32, 24), turn, kernel)
+
+        return resized(define, given, num_threads)
+
+    bicubic, bilinear = of_kernel(None, "bicubic"), of_kernel(None, "bilinear")
+    for chosen in (np.arange(7) % 2 == 0, np.ones(7, bool), np.zeros(7, bool)):
+        for i, one in enumerate(of_kernel(chosen)):
+            np.testing.assert_array_equal(one, (bicubic if chosen[i] else bilinear)[i])
+
+
+@pytest.mark.parametrize("kernel", ["nearest", "bicubic", "lanczos"])
+def test_what_a_gpu_resizes_with_is_near_pillow_but_at_the_edge(
+    kernel: Any, photos: list[np.ndarray]
+) -> None:
+    made = resized(
+        lambda resampler, image: resampler.resize(image, (96, 80), kernel=kernel),
+        list(map(np.array, photos)),
+        None,
+    )
+    inside = ~ring((96, 80))
+    for image, one in zip(photos, made, strict=True):
+        wanted = Image.fromarray(image).resize((80, 96), Image.Resampling[kernel.upper()])
+        difference = np.abs(one.astype(int) - np.asarray(wanted))[inside]
+        # A filter overshoots beside hard edges, and a point may be as far from two pixels.
+        assert (difference > 2).mean() < (0.1 if kernel == "nearest" else 0.005)
+        assert difference.mean() < 1
 
 
 @pytest.mark.parametrize("size", [(224, 224), (5, 7), (40, 12_000)])
@@ -173,8 +229,11 @@ def test_closing_ends_the_threads() -> None:
     assert soon(lambda: not [t for t in set(threading.enumerate()) - before if t.name == NAME])
 
 
+@pytest.mark.parametrize("kernel", ["bilinear", "bicubic", "lanczos", "nearest"])
 @pytest.mark.parametrize("size", [(512, 512), (600, 600)], ids=["resized", "of that size"])
-def test_resizing_and_mirroring_start_no_threads_of_torchs_own(size: tuple[int, int]) -> None:
+def test_resizing_and_mirroring_start_no_threads_of_torchs_own(
+    size: tuple[int, int], kernel: Any
+) -> None:
     """Each would spin beside the graph's, and there would be some for every thread here."""
     given = [np.zeros((600, 600, 3), np.uint8)] * 16
 
@@ -184,7 +243,7 @@ def test_resizing_and_mirroring_start_no_threads_of_torchs_own(size: tuple[int, 
         with pipeline:
             image = fn.external_source(source=lambda _: given, batch=True, layout="HWC")
             turn = fn.external_source(source=lambda _: turned, batch=True)
-            pipeline.set_outputs(resampler.resize(image, size, turn))
+            pipeline.set_outputs(resampler.resize(image, size, turn, kernel))
         for _ in range(3):
             pipeline.run()
         num_threads = len(os.listdir("/proc/self/task"))
