@@ -197,7 +197,7 @@ class DataLoader:
         """Build the loader that does what a torch ``DataLoader`` does, from the parts it has.
 
         The dataset, its ``transform``, the order of samples, the sizes of batches and the mix in
-        ``collate_fn`` are translated. No image is read, and ``loader`` stays as it is. Draws keep
+        ``collate_fn`` are translated. No image of torchvision's datasets is read, and ``loader`` stays as it is. Draws keep
         their distribution; the numbers are new, and come from ``seed``.
 
         A ``collate_fn``, and a ``transform`` that is a function, are called on synthetic data and
@@ -205,12 +205,15 @@ class DataLoader:
         states are put back.
 
         Args:
-            loader: A loader over torchvision's ``ImageFolder``, ``DatasetFolder``, ``CIFAR10`` or
-                ``CIFAR100``, or a ``Subset`` of one, with torchvision's transforms, v1 or v2.
+            loader: A loader with torchvision's transforms, v1 or v2, over torchvision's
+                ``ImageFolder``, ``DatasetFolder``, ``CIFAR10`` or ``CIFAR100``, a ``Subset`` or
+                ``ConcatDataset`` of these, or a dataset that lists its files. The latter is called
+                for four samples, and compared with the files.
             report: Called with each line of what became what; None: silent.
             changes: Arguments of `DataLoader` that replace translated ones: ``device=``, ``seed=``.
-                A part that ``transform=``, ``mix=``, ``sampler=``, ``batch_sampler=`` or
-                ``source=`` replaces is not translated at all, and may be anything.
+                A part that ``transform=``, ``mix=``, ``sampler=`` or ``batch_sampler=`` replaces
+                is not translated at all, and may be anything. ``source=`` replaces the images and
+                labels, and keeps the transform.
 
         Returns:
             The loader. Its ``dataset`` is a copy of the torch loader's, without transforms.

@@ -23,6 +23,9 @@ class Levels:
 
     A pixel's number is ``(x - mean) / std``, where x in [0, 1] is the stored pixel.
 
+    Args:
+        kind: Class of the tensors in front of the list; None for Pillow images.
+
     Attributes:
         kind: Class of the image where the image is a tensor; None for a Pillow image.
         dtype: Type of the numbers.
@@ -30,8 +33,8 @@ class Levels:
         std: Per channel, in units of the full range.
     """
 
-    def __init__(self) -> None:
-        self.kind: type[torch.Tensor] | None = None
+    def __init__(self, kind: type[torch.Tensor] | None = None) -> None:
+        self.kind = kind
         self.dtype = torch.uint8
         self.mean: Triple = (0.0, 0.0, 0.0)
         self.std: Triple = (LEVEL, LEVEL, LEVEL)

@@ -46,7 +46,10 @@ _IDENTITIES = ("Identity", "RGB")
 
 
 def translate_transform(
-    transform: Any, size: Size | None, translation: Translation
+    transform: Any,
+    size: Size | None,
+    translation: Translation,
+    kind: type[torch.Tensor] | None = None,
 ) -> tuple[TrainTransform | EvalTransform | None, torch.dtype]:
     """Translate a dataset's ``transform``.
 
@@ -55,11 +58,12 @@ def translate_transform(
             pretrained weights, or a function or object that calls one of these.
         size: ``(height, width)`` of all stored images; None where sizes differ or are unknown.
         translation: Takes lines, notes and refusals.
+        kind: Class of the tensors that ``transform`` is handed; None for Pillow images.
 
     Returns:
         The transform, None where a part was refused, and the dtype of its pixels.
     """
-    walk = _Walk(size, translation)
+    walk = _Walk(size, translation, kind)
     num_refused = len(translation.refusals)
     if torchvision_name(transform) is None and (inner := _unwrapped(transform, size)) is not None:
         translation.became("transform", named(transform), f"the {named(inner)} inside")
@@ -129,12 +133,14 @@ def _each(path: str, part: Any) -> Iterator[tuple[str, Any]]:
 class _Walk:
     """Go through a list, and know the image in front of each part."""
 
-    def __init__(self, size: Size | None, translation: Translation) -> None:
+    def __init__(
+        self, size: Size | None, translation: Translation, kind: type[torch.Tensor] | None
+    ) -> None:
         self._translation = translation
         self._crops = Crops(size)
         self._is_lost = False  # whether a refused part may be why later parts are out of place
         self._colors: list[tuple[str, Any, Any]] = []  # path, torchvision's part, augmentation
-        self.levels = levels = Levels()
+        self.levels = levels = Levels(kind)
         self._handlers: dict[str, Callable[[Any], str]] = {
             **dict.fromkeys(_IDENTITIES, lambda _: NO_CHANGE),
             "RandomResizedCrop": self._random_resized_crop,

@@ -7,28 +7,25 @@ refusal at once, or becomes the report.
 
 from __future__ import annotations
 
-import copy
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader as TorchLoader
-from torch.utils.data import IterableDataset, Subset, default_collate
-from torchvision.datasets import (  # type: ignore[import-untyped]
-    CIFAR10,
-    DatasetFolder,
-    ImageFolder,
-)
-from torchvision.datasets.folder import (  # type: ignore[import-untyped]
-    default_loader,
-    pil_loader,
-)
+from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
+from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
 
 from dali_cutmix.from_torch.collate import translate_collate
-from dali_cutmix.from_torch.crops import Size
+from dali_cutmix.from_torch.dataset import (
+    Data,
+    RefusedPartError,
+    find_transforms,
+    parts_of,
+    read_dataset,
+)
 from dali_cutmix.from_torch.order import translate_order
 from dali_cutmix.from_torch.report import (
     NoCounterpartError,
@@ -39,6 +36,7 @@ from dali_cutmix.from_torch.report import (
 )
 from dali_cutmix.from_torch.transforms import translate_transform
 from dali_cutmix.sources.files import FileList
+from dali_cutmix.sources.open import open_source
 
 Loader = TypeVar("Loader")
 
@@ -51,8 +49,6 @@ _WITHOUT_EFFECT = {
     "pin_memory_device": "",
     "in_order": True,
 }
-#: Methods that say which samples a dataset has.
-_SERVING = ("__getitem__", "__getitems__", "__len__")
 #: Values that the printed code leaves out.
 _OMITTED = {
     "shuffle": (False,),
@@ -127,13 +123,13 @@ def translate_loader(loader: TorchLoader[Any], changes: Mapping[str, Any]) -> Ar
         translation.refuse(
             "loader", loader, "the class overrides `__iter__`. Pass a plain torch DataLoader."
         )
-    dataset = _translate_dataset(loader.dataset, arguments)
-    if dataset is not None:
+    data = _translate_dataset(loader.dataset, arguments)
+    if data is not None:
         num_samples = len(loader.dataset)  # type: ignore[arg-type]
         arguments.epoch = translate_order(loader, num_samples, arguments.settings, translation)
-        transform, dtype = _translate_transform(dataset, arguments)
+        transform, dtype = _translate_transform(data, arguments)
         if loader.batch_sampler is not None:  # else refused already
-            _translate_collate(loader.collate_fn, dataset, transform, dtype, arguments)
+            _translate_collate(loader.collate_fn, data.num_classes, transform, dtype, arguments)
     for name, default in _WITHOUT_EFFECT.items():
         value = getattr(loader, name, default)
         if value != default and not (name == "prefetch_factor" and value == 2):
@@ -182,71 +178,89 @@ def _is_stateful(loader: Any) -> bool:
     return type(loader).__module__.startswith("torchdata.")
 
 
-def _translate_dataset(outer: Any, arguments: Arguments) -> Any:
-    """Return the dataset inside all Subsets, and set the source; None where refused."""
-    translation, path = arguments.translation, "dataset"
+def _translate_dataset(outer: Any, arguments: Arguments) -> Data | None:
+    """Set the source, and return what the dataset serves; None where refused for good."""
+    translation = arguments.translation
     if isinstance(outer, IterableDataset):
-        translation.refuse(path, outer, "the graph reads images by index, and there are none.")
+        reason = "the graph reads images by index, and there are none."
+        translation.refuse("dataset", outer, reason)
         return None
-    subsets, dataset = [], outer
-    while type(dataset) is Subset:
-        subsets.append(dataset.indices)
-        dataset, path = dataset.dataset, f"{path}.dataset"
-    text = f"{type(dataset).__name__}, {len(dataset)} images"
-    text += f", of which {len(outer)}" if subsets else ""
+    inner, num_selected = outer, ""
+    while type(inner) is Subset:
+        inner, num_selected = inner.dataset, f", of which {len(outer)}"
+    text = f"{type(inner).__name__}, {len(inner)} images{num_selected}"
     if "source" in arguments.settings:
         arguments.source = arguments.settings.pop("source")
         translation.became("dataset", text, "replaced by `source`")
-        return dataset
+        _check_what_source_replaces(outer, arguments)
+        return _without_images(outer, arguments)
     try:
-        source: Any = _without_transforms(dataset)
-    except NoCounterpartError as error:
-        translation.refuse(path, dataset, error)
-        return None
-    if dataset.target_transform is not None:
-        translation.refuse(
-            f"{path}.target_transform",
-            dataset.target_transform,
-            "the graph serves labels as stored. Remove `target_transform`, and pass `source=` a "
-            "list of (path, class).",
-        )
-    for indices in reversed(subsets):
-        source = Subset(source, indices)
-    if isinstance(dataset, DatasetFolder):
-        translation.note("Images are rotated upright by their EXIF tags, unlike with Pillow.")
-    arguments.source = source
+        data = read_dataset(outer)
+    except RefusedPartError as error:
+        reason = f"{error} {_both_arguments(outer)}" if error.is_users else str(error)
+        translation.refuse(error.path, error.part, reason)
+        translation.num_parts += not isinstance(error.part, Dataset)  # the dataset is another
+        return _without_images(outer, arguments)
+    for note in data.notes:
+        translation.note(note)
+    arguments.source = data.source
     translation.became("dataset", text, "the same images, decoded by DALI")
-    return dataset
+    return data
 
 
-def _without_transforms(dataset: Any) -> Any:
-    """Return a copy without transforms, which the graph has instead."""
-    kinds = (DatasetFolder, CIFAR10)
-    kind = next((each for each in kinds if isinstance(dataset, each)), None)
-    if kind is None:
-        raise NoCounterpartError(
-            "from_torch takes ImageFolder, DatasetFolder, CIFAR10, CIFAR100 and Subsets of these. "
-            "Pass `source=`, such as a folder or a list of (path, class)."
-        )
-    plain = next(base for base in type(dataset).__mro__ if base.__module__.startswith("torchvis"))
-    overridden = [
-        name for name in _SERVING if getattr(type(dataset), name, None) is not vars(kind).get(name)
-    ]
-    if overridden:
-        raise NoCounterpartError(
-            f"the class overrides `{overridden[0]}`, which the graph does not call. Pass a plain "
-            f"{plain.__name__}."
-        )
-    twin = copy.copy(dataset)
-    twin.transform = twin.target_transform = twin.transforms = None
-    if kind is DatasetFolder:
-        if dataset.loader not in (default_loader, pil_loader):
-            raise NoCounterpartError(
-                f"DALI decodes files itself, without `loader`, {named(dataset.loader)}. Remove "
-                "`loader`."
+def _check_what_source_replaces(outer: Any, arguments: Arguments) -> None:
+    """Refuse to drop what a dataset does beside listing images."""
+    settings, source = arguments.settings, arguments.source
+    for path, part in parts_of(outer):
+        if getattr(part, "target_transform", None) is not None:
+            arguments.translation.refuse(
+                f"{path}.target_transform",
+                part.target_transform,
+                "`source` has the labels, and the graph does not change these. Pass `source=` a "
+                "list of (path, class) with the classes you want, and remove `target_transform`.",
             )
-        twin.loader = default_loader
-    return twin
+        selects = isinstance(part, Subset) and not {"sampler", "batch_sampler"} & settings.keys()
+        if selects and (count := len(open_source(source))) != len(outer):
+            arguments.translation.refuse(
+                path,
+                part,
+                f"the Subset selects {len(part)} of {len(part.dataset)} samples, and `source` has "
+                f"{count}. Pass `source=` the selected images only, or their indices as "
+                "`sampler=`.",
+            )
+
+
+def _without_images(outer: Any, arguments: Arguments) -> Data | None:
+    """Return the transform of a dataset whose images are not read; None where there is none."""
+    translation = arguments.translation
+    if "transform" in arguments.settings:
+        return Data(arguments.source, None, "transform", lambda transform: transform)
+    transforms = find_transforms(outer)
+    if len(transforms) != 1:
+        *others, last = map(str, transforms or ["the dataset"])
+        places = f"{', '.join(others)} and {last}" if others else last
+        reason = "hold different transforms" if others else "holds no transform of torchvision"
+        if translation.refusals:
+            return None  # the dataset is named already
+        translation.refuse("transform", "None", f"{places} {reason}. Pass `transform=`.")
+        return None
+    ((path, transform),) = transforms.items()
+    name = type(outer).__name__
+    if not type(outer).__module__.startswith(("torch.", "torchvision.")):
+        translation.note(f"What {name} does beside calling {path} is not seen.")
+    return Data(arguments.source, transform, path, lambda _: outer)
+
+
+def _both_arguments(outer: Any) -> str:
+    """Return the sentence that shows what to pass for a dataset that cannot be read."""
+    transforms = find_transforms(outer)
+    code, origin = "TrainTransform(size=224)", ""
+    if len(transforms) == 1:
+        ((path, transform),) = transforms.items()
+        translated, _ = translate_transform(transform, None, Translation())
+        if translated is not None:
+            code, origin = written(translated), f", which {path} becomes"
+    return f"Pass both: `source=[(path, class), ...]` and `transform={code}`{origin}."
 
 
 def _source_code(source: Any) -> str:
@@ -266,34 +280,30 @@ def _lists_its_folder(dataset: Any) -> bool:
     ]
 
 
-def _translate_transform(dataset: Any, arguments: Arguments) -> tuple[Any, torch.dtype]:
+def _translate_transform(data: Data, arguments: Arguments) -> tuple[Any, torch.dtype]:
     """Set ``transform`` and ``dtype``, and return both; the transform is None where refused."""
-    settings, transform = arguments.settings, getattr(dataset, "transform", None)
+    settings, translation = arguments.settings, arguments.translation
     if "transform" in settings:
-        arguments.translation.became("transform", named(transform), "replaced by `transform`")
+        translation.became("transform", named(data.transform), "replaced by `transform`")
         return settings["transform"], settings.get("dtype", torch.float32)
-    size = _size_of(dataset)
-    settings["transform"], dtype = translate_transform(transform, size, arguments.translation)
+    if not re.fullmatch(r"dataset(\.dataset)*\.transform", data.path):
+        translation.note(f"The transform is {data.path}.")
+    settings["transform"], dtype = translate_transform(
+        data.transform, data.size, translation, data.kind
+    )
     if dtype != torch.float32:
         settings.setdefault("dtype", dtype)
     return settings["transform"], dtype
 
 
-def _size_of(dataset: Any) -> Size | None:
-    """Return ``(height, width)`` of all images where these are one array, else None."""
-    pixels = getattr(dataset, "data", None)
-    return pixels.shape[1:3] if isinstance(pixels, np.ndarray) and pixels.ndim == 4 else None
-
-
 def _translate_collate(
-    collate: Any, dataset: Any, transform: Any, dtype: torch.dtype, arguments: Arguments
+    collate: Any, num_classes: int, transform: Any, dtype: torch.dtype, arguments: Arguments
 ) -> None:
     """Set ``mix``, ``num_classes`` and ``channels_last``."""
     translation, settings = arguments.translation, arguments.settings
     if "mix" in settings:
         translation.became("collate_fn", named(collate), "replaced by `mix`")
         return
-    num_classes = len(getattr(dataset, "classes", "ab"))
     labels = [(num_classes - 1 - number) % num_classes for number in range(SYNTHETIC_SAMPLES)]
     try:
         collated = translate_collate(collate, _synthetic_images(transform, dtype), labels)

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
-from torch.utils.data import ConcatDataset, IterableDataset, Subset
 from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import IterableDataset
 from torchvision import transforms as v1
-from torchvision.datasets import DatasetFolder, ImageFolder
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from dali_cutmix import DataLoader, TrainTransform
@@ -302,21 +301,6 @@ def test_function_in_a_list_is_refused_by_its_line(photo_folder: Path) -> None:
     assert f"`brighter (test_refusals.py:{line})` at transform[0]: {UNSEEN}" in message
 
 
-class Weighed(ImageFolder):
-    def __getitem__(self, index: int) -> Any:
-        return super().__getitem__(index)
-
-
-class Halved(ImageFolder):
-    def __len__(self) -> int:
-        return super().__len__() // 2
-
-
-class Several(DatasetFolder):
-    def __getitems__(self, indices: list[int]) -> Any:
-        return [self[0] for _ in indices]
-
-
 class Endless(IterableDataset[Any]):
     def __iter__(self) -> Any:
         return iter(())
@@ -325,50 +309,6 @@ class Endless(IterableDataset[Any]):
 class Twice(TorchLoader[Any]):
     def __iter__(self) -> Any:
         yield from super().__iter__()
-
-
-def opened(path: str) -> Any:
-    return Image.open(path)
-
-
-def overrides(method: str, base: str) -> str:
-    return f"the class overrides `{method}`, which the graph does not call. Pass a plain {base}."
-
-
-def test_dataset_that_the_graph_cannot_read_is_refused(photo_folder: Path) -> None:
-    root, transform = str(photo_folder), v2.Compose([CROP, *SCALED])
-    kinds = (
-        "from_torch takes ImageFolder, DatasetFolder, CIFAR10, CIFAR100 and Subsets of these. Pass "
-        "`source=`, such as a folder or a list of (path, class)."
-    )
-    plain = ImageFolder(root, transform)
-    line = opened.__code__.co_firstlineno
-    for dataset, part, reason in [
-        (ConcatDataset([plain, plain]), "`ConcatDataset` at dataset", kinds),
-        (
-            Endless(),
-            "`Endless` at dataset",
-            "the graph reads images by index, and there are none.",
-        ),
-        (
-            Subset(Weighed(root, transform), [0, 1]),
-            "`Weighed` at dataset.dataset",
-            overrides("__getitem__", "ImageFolder"),
-        ),
-        (Halved(root, transform), "`Halved` at dataset", overrides("__len__", "ImageFolder")),
-        (
-            Several(root, opened, (".jpg",)),
-            "`Several` at dataset",
-            overrides("__getitems__", "DatasetFolder"),
-        ),
-        (
-            ImageFolder(root, transform, loader=opened),
-            "`ImageFolder` at dataset",
-            f"DALI decodes files itself, without `loader`, opened (test_refusals.py:{line}). "
-            "Remove `loader`.",
-        ),
-    ]:
-        assert refusal(TorchLoader(dataset)).splitlines()[1:] == [f"  - {part}: {reason}"]
 
 
 def test_loader_that_is_not_torchs_plain_loader_is_refused(photo_folder: Path) -> None:
