@@ -197,8 +197,8 @@ class DataLoader:
         """Build the loader that does what a torch ``DataLoader`` does, from the parts it has.
 
         The dataset, its ``transform``, the order of samples, the sizes of batches and the mix in
-        ``collate_fn`` are translated. No image of torchvision's datasets is read, and ``loader`` stays as it is. Draws keep
-        their distribution; the numbers are new, and come from ``seed``.
+        ``collate_fn`` are translated. No image of torchvision's datasets is read, and ``loader``
+        stays as it is. Draws keep their distribution; the numbers are new, and come from ``seed``.
 
         A ``collate_fn``, and a ``transform`` that is a function, are called on synthetic data and
         compared with the mix or the list inside. What they do with other data is not seen. Random
