@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from dali_cutmix.core.checks import check_count, is_number, refuse
+from dali_cutmix.core.regular import read_text
 
 WHERE = "Tuning"
 
@@ -82,11 +83,10 @@ class Tuning:
         """
         path = os.fspath(path)
         again = "Write one with `dali-cutmix tune DATA --out tuning.json`."
-        with open(path, encoding="utf-8") as file:
-            try:
-                settings = json.load(file)
-            except ValueError as error:
-                raise ValueError(f"{WHERE}: {path} is not valid JSON ({error}). {again}") from None
+        try:
+            settings = json.loads(read_text(path))
+        except ValueError as error:
+            raise ValueError(f"{WHERE}: {path} is not valid JSON ({error}). {again}") from None
         if not isinstance(settings, dict):
             kind = type(settings).__name__
             raise ValueError(f"{WHERE}: {path} must hold a JSON object, got a {kind}. {again}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from torchvision.datasets.folder import (  # type: ignore[import-untyped]
 )
 
 from dali_cutmix.core.checks import is_whole, refuse
+from dali_cutmix.core.regular import read_regular, read_text
 from dali_cutmix.sources.base import MAX_CLASSES, WHERE, Names, StoredImages
 
 
@@ -121,7 +123,7 @@ class FileList(StoredImages):
         paths start in the folder of the list file. Empty lines are skipped.
 
         Raises:
-            FileNotFoundError: The file does not exist.
+            OSError: The file does not exist, is not a regular file, or cannot be read.
             ValueError: A line has no class (its number is named), or the file has no lines.
         """
         path = os.fspath(path)
@@ -129,20 +131,20 @@ class FileList(StoredImages):
         paths: list[str] = []
         labels: list[str] = []
         kinds: dict[bool, int] = {}  # whether a class is an index: number of the first such line
-        with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-            for number, line in enumerate(lines, 1):
-                text = line.strip()
-                if not text:
-                    continue
-                name, separator, label = text.rpartition("\t" if "\t" in text else " ")
-                if not separator:
-                    raise ValueError(
-                        f"{WHERE}: line {number} of the list {path} must be a path and a class, "
-                        f"separated by a tab or a space, got {text!r}."
-                    )
-                paths.append(os.path.join(folder, name.rstrip()))
-                labels.append(label)
-                kinds.setdefault(label.lstrip("+-").isdecimal(), number)
+        lines = io.StringIO(read_text(path, "surrogateescape"), newline=None)
+        for number, line in enumerate(lines, 1):
+            text = line.strip()
+            if not text:
+                continue
+            name, separator, label = text.rpartition("\t" if "\t" in text else " ")
+            if not separator:
+                raise ValueError(
+                    f"{WHERE}: line {number} of the list {path} must be a path and a class, "
+                    f"separated by a tab or a space, got {text!r}."
+                )
+            paths.append(os.path.join(folder, name.rstrip()))
+            labels.append(label)
+            kinds.setdefault(label.lstrip("+-").isdecimal(), number)
         if not paths:
             raise ValueError(f"{WHERE}: the list {path} is empty.")
         if len(kinds) > 1:
@@ -182,10 +184,7 @@ class FileList(StoredImages):
         Raises:
             OSError: The file cannot be read.
         """
-        try:
-            return np.fromfile(self.path(index), np.uint8)
-        except ValueError as error:  # a path that no file can have, such as with a zero byte
-            raise OSError(str(error)) from None
+        return read_regular(self.path(index))
 
     def _describe(self) -> Iterable[bytes]:
         if not self.root:

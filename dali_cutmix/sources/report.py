@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from dali_cutmix.core.checks import is_number, is_whole
+from dali_cutmix.core.regular import read_text
 
 SMALL_SIDE = 224  # pixels: what most networks are trained at
 
@@ -122,11 +123,10 @@ class Report:
             ValueError: The file is not a report, of another format, or damaged.
         """
         name = os.fspath(path)
-        with open(name, encoding="utf-8") as file:
-            try:
-                text = file.read()
-            except UnicodeDecodeError:
-                raise ValueError(_not_a_report(name)) from None
+        try:
+            text = read_text(name)
+        except UnicodeDecodeError:
+            raise ValueError(_not_a_report(name)) from None
         return cls.from_json(text, name)
 
     @classmethod

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 import numpy as np
 
 from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.regular import check_regular, open_regular
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.bucket import NUM_REQUESTS, Bucket, is_url, split_url
 
@@ -199,7 +200,7 @@ class ShardFiles:
         """Open a shard to read it from its beginning to its end."""
         name = self.names[number]
         if not is_url(name):
-            return open(name, "rb")
+            return open_regular(name)
         bucket, key = split_url(name)
         stat = self.stats[number]
         return io.BufferedReader(_Object(self.buckets[bucket], key, stat), SCAN_BYTES)
@@ -211,6 +212,7 @@ class ShardFiles:
                 bucket, key = split_url(name)
                 return Stat(*self.buckets[bucket].stat(key), 0)
             stat = os.stat(name)
+            check_regular(stat.st_mode, name)
             return Stat(stat.st_size, "", stat.st_mtime_ns)
         except FileNotFoundError:
             return Stat(-1, "", 0)
@@ -233,8 +235,8 @@ class ShardFiles:
 
 class _Descriptor:
     def __init__(self, name: str, stat: Stat) -> None:
-        self._number = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-        now = os.fstat(self._number)
+        self._file = open_regular(name)
+        now = os.fstat(self._file.fileno())
         # The time too: shards are padded, and often as long as their predecessors.
         if (now.st_size, now.st_mtime_ns) != (stat.size, stat.changed):
             reason = "the shard has changed since it was indexed. Make a new loader"
@@ -242,11 +244,11 @@ class _Descriptor:
 
     def read(self, offset: int, size: int) -> bytes:
         # By position: threads and forked processes share the descriptor's own position.
-        return os.pread(self._number, size, offset)
+        return os.pread(self._file.fileno(), size, offset)
 
     def __del__(self) -> None:
         with suppress(AttributeError, OSError):
-            os.close(self._number)
+            self._file.close()  # without the warning of a file that is dropped open
 
 
 def _most_descriptors() -> int:

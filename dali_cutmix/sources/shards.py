@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.regular import read_regular
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.base import StoredImages, check_labels
 from dali_cutmix.sources.bucket import NUM_REQUESTS, is_url, split_url
@@ -156,11 +157,12 @@ class PackedImages(StoredImages):
     def _load(self, number: int, folder: str | None) -> Index | None:
         path, stat = self._index_path(number, folder), self._files.stats[number]
         try:
-            file: Any = path
             if is_url(path):
                 bucket, key = split_url(path)
-                file = io.BytesIO(self._files.buckets[bucket].read(key).tobytes())
-            with np.load(file, allow_pickle=False) as saved:
+                content = self._files.buckets[bucket].read(key)
+            else:
+                content = read_regular(path)
+            with np.load(io.BytesIO(content.tobytes()), allow_pickle=False) as saved:
                 index = Index(*(saved[column] for column in Index._fields))
                 format_of_index = saved["layout"].item(), saved["version"].item()
                 size, tag = saved["shard_size"].item(), saved["shard_tag"].item()

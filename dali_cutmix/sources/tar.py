@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import json
@@ -16,6 +17,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
+from dali_cutmix.core.regular import read_regular, read_text
 from dali_cutmix.sources.bucket import Bucket, is_url, split_url
 from dali_cutmix.sources.shard_files import find_shards
 from dali_cutmix.sources.shards import Index, PackedImages
@@ -211,8 +213,7 @@ def _sample(key: str, run: Sequence[_Member], shard: str) -> tuple[int, int, int
 def _check_finished(folder: str, num_shards: int) -> None:
     """Refuse a folder whose `dali-cutmix pack` is unfinished."""
     try:
-        with open(os.path.join(folder, "pack.json"), encoding="utf-8") as file:
-            num_packed = json.load(file)["num_shards"]
+        num_packed = json.loads(read_text(os.path.join(folder, "pack.json")))["num_shards"]
     except (OSError, ValueError, KeyError, TypeError):  # not a folder, or not a pack
         return
     if num_packed != num_shards:
@@ -243,12 +244,11 @@ def _read_classes(first_shard: tuple[str, str, str]) -> list[str] | None:
             bucket.stat(key)
             text = bucket.read(key).tobytes()
         else:
-            with open(path, "rb") as file:
-                text = file.read()
+            text = read_regular(path).tobytes()
     except FileNotFoundError:
         return None
     except PermissionError:
         if is_url(path):  # also said of a missing object, if the bucket may not be listed
             return None
         raise
-    return os.fsdecode(text).splitlines()
+    return text.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").splitlines()

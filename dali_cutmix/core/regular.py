@@ -1,0 +1,84 @@
+"""Read regular files only: a FIFO, a socket or a device would be waited for without end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import BinaryIO
+
+import numpy as np
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+
+
+def open_regular(path: str | bytes | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file to read its bytes. Links are followed.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The file, buffered. Pass ``fileno()`` to functions that read by position.
+
+    Raises:
+        OSError: The path leads to anything but a regular file, or the file cannot be opened. The
+            error holds the path, and returns at once whatever the path leads to.
+    """
+    try:
+        return open(path, "rb", opener=_open)
+    except ValueError as error:  # a zero byte, which no path can hold
+        raise OSError(errno.EINVAL, f"not a path ({error})", os.fspath(path)) from None
+
+
+def read_regular(path: str | bytes | os.PathLike[str]) -> np.ndarray:
+    """Return the bytes of a regular file: ``[size]`` uint8.
+
+    Raises:
+        OSError: See `open_regular`.
+    """
+    with open_regular(path) as file:
+        return np.fromfile(file, np.uint8)
+
+
+def read_text(path: str | bytes | os.PathLike[str], errors: str = "strict") -> str:
+    r"""Return the text of a regular file in UTF-8, without a byte order mark.
+
+    Args:
+        path: The file.
+        errors: As of ``bytes.decode``.
+
+    Returns:
+        The text, with lines as they are stored: they may end in ``\r\n``.
+
+    Raises:
+        OSError: See `open_regular`.
+        UnicodeDecodeError: The bytes are not UTF-8, and ``errors`` is ``"strict"``.
+    """
+    with open_regular(path) as file:
+        return file.read().decode("utf-8-sig", errors)
+
+
+def check_regular(mode: int, path: str | bytes | os.PathLike[str]) -> None:
+    """Refuse the ``st_mode`` of anything but a regular file.
+
+    Raises:
+        OSError: The path leads to a folder, a FIFO, a socket or a device.
+    """
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "a device")
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(number, f"not a regular file, but {kind}", path)
+
+
+def _open(path: str | bytes, flags: int) -> int:
+    # Looked at before: to open a device, or to open a FIFO and close it, has effects. Looked at
+    # afterwards too: the path may lead elsewhere by then. O_NONBLOCK changes no regular file.
+    check_regular(os.stat(path).st_mode, path)
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        check_regular(os.fstat(descriptor).st_mode, path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
