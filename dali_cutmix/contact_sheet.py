@@ -112,6 +112,9 @@ def contact_sheet(
             class has no name.
     """
     where = "contact_sheet"
+    if isinstance(image, list):
+        way_out = "Pass one view of the list: `image[0]`."
+        refuse(where, "image", "be a tensor", f"a list of {len(image)}", way_out)
     if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[1] != 3 or not len(image):
         got = f"{image.dtype} {list(image.shape)}"
         way_out = "Make the loader with `dtype=torch.uint8`."

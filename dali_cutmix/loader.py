@@ -23,7 +23,8 @@ from dali_cutmix.serving.session import Session
 from dali_cutmix.serving.settings import LoaderSettings, Target
 from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.sources.open import open_source
-from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
+from dali_cutmix.transforms.transform import Transform
+from dali_cutmix.transforms.views import Views
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,9 +34,11 @@ class DataLoader:
     """Decode, augment and mix in a DALI graph, and yield tensors as torch's loader does.
 
     ``for image, target in loader`` gives ``image`` ``[B, 3, height, width]`` and ``target``, both
-    on ``loader.device``. Iterating starts an epoch from its beginning, also after a ``break``. Each
-    iteration serves the next epoch unless ``set_epoch`` chose another. One iteration runs at a
-    time: a new iteration ends the iteration before.
+    on ``loader.device``. With `Views` ``image`` is a list of such tensors.
+
+    Iterating starts an epoch from its beginning, also after a ``break``. Each iteration serves the
+    next epoch unless ``set_epoch`` chose another. One iteration runs at a time: a new iteration
+    ends the iteration before.
 
     A batch is a function of the data, ``seed``, epoch, its number and the shard alone. Threads, the
     prefetch depth and what was served before change nothing.
@@ -57,7 +60,8 @@ class DataLoader:
         batch_size: Samples per batch; at least 2 with a mix that changes labels.
         shuffle: Serve a full random permutation, another in each epoch; else the order as listed.
             Mixing data sorted by class needs it, since partners come from the same batch.
-        transform: `TrainTransform` or `EvalTransform`.
+        transform: `TrainTransform` or `EvalTransform`; or `Views` of several, which make several
+            images of every stored image.
         mix: `CutMix`, `MixUp`, `Cutout` or another mix of this package; any object with
             ``num_sources``, ``draw`` and ``operate``; or None.
         sampler: Indices of this process's samples, in order: a torch ``Sampler``, or a list. A
@@ -113,7 +117,7 @@ class DataLoader:
     # `LoaderSettings` holds these: see `__getattr__`.
     batch_size: int
     shuffle: bool
-    transform: TrainTransform | EvalTransform
+    transform: Transform | Views
     mix: Mix | None
     drop_last: bool
     num_workers: int
@@ -137,7 +141,7 @@ class DataLoader:
         batch_size: int = 1,
         shuffle: bool = False,
         *,
-        transform: TrainTransform | EvalTransform,
+        transform: Transform | Views,
         mix: Mix | None = None,
         sampler: Any = None,
         batch_sampler: Any = None,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import textwrap
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
+from itertools import groupby
 from typing import Any
 
 import torch
 
 from dali_cutmix.core.checks import is_number
+from dali_cutmix.transforms.views import Views
 
 _PILLOW_MODES = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 
@@ -51,6 +54,18 @@ class Translation:
         """Record that a part has no counterpart; ``part`` may be the name to show."""
         self.num_parts += 1
         self.refusals.append((path, part if isinstance(part, str) else named(part), str(reason)))
+
+    def take(self, path: str, inner: Translation) -> None:
+        """Record a translation of a transform, with ``path`` in the place of ``transform``."""
+        for records, inner_records in (
+            (self.lines, inner.lines),
+            (self.refusals, inner.refusals),
+        ):
+            for inner_path, part, text in inner_records:
+                records.append((path + inner_path.removeprefix("transform"), part, text))
+        self.num_parts += inner.num_parts
+        for sentence in inner.notes:
+            self.note(sentence)
 
     def note(self, sentence: str) -> None:
         """Record a difference, unless it is recorded already."""
@@ -135,6 +150,8 @@ def written(value: Any) -> str:
     if not hasattr(value, "__dataclass_fields__"):
         return repr(value) if is_number(value) or isinstance(value, (str, bool)) else named(value)
     name = type(value).__name__
+    if isinstance(value, Views):
+        return f"Views({_written_views(value)})"
     if (preset := getattr(type(value), "torchvision", None)) and value == preset(value.alpha):
         return f"{name}.torchvision({written(value.alpha)})"
     arguments = {
@@ -143,3 +160,16 @@ def written(value: Any) -> str:
         if argument.default is MISSING or getattr(value, argument.name) != argument.default
     }
     return f"{name}({', '.join(f'{key}={written(each)}' for key, each in arguments.items())})"
+
+
+def counted(names: Iterable[str]) -> str:
+    """Return names in order, with the number of equal names in a row."""
+    runs = [(name, len(list(same))) for name, same in groupby(names)]
+    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in runs)
+
+
+def _written_views(views: Views) -> str:
+    runs = [(view, len(list(same))) for view, same in groupby(map(written, views.transforms))]
+    if all(count == 1 for _, count in runs):
+        return f"[{', '.join(view for view, _ in runs)}]"
+    return " + ".join(f"[{view}]" + (f" * {count}" if count > 1 else "") for view, count in runs)

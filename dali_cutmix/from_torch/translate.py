@@ -30,13 +30,15 @@ from dali_cutmix.from_torch.order import translate_order
 from dali_cutmix.from_torch.report import (
     NoCounterpartError,
     Translation,
+    counted,
     named,
     shown,
     written,
 )
-from dali_cutmix.from_torch.transforms import translate_transform
+from dali_cutmix.from_torch.views import translate_views
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.open import open_source
+from dali_cutmix.transforms.views import Views
 
 Loader = TypeVar("Loader")
 
@@ -56,6 +58,10 @@ _OMITTED = {
     "pin_memory": (False, True),
     "persistent_workers": (False, True),
 }
+_COLLATED_VIEWS = (
+    "with several views of an image, only torch's default_collate has a counterpart. Pass "
+    "`mix=None`, which collates as default_collate does."
+)
 SYNTHETIC_SAMPLES = 4  # of the batch that a collate function is called with
 
 
@@ -156,8 +162,7 @@ def report_of(arguments: Arguments, new_loader: Any) -> list[str]:
         if name not in _OMITTED or value not in _OMITTED[name]:
             text = f"loader.{name}" if name in ("sampler", "batch_sampler") else written(value)
             code.append(f"{name}={text},")
-    height, width = new_loader.transform.output_size
-    image = f"image [B, 3, {height}, {width}] {str(new_loader.dtype)[6:]}"
+    image = f"{_shape_of(new_loader.transform)} {str(new_loader.dtype)[6:]}"
     target = {
         "label": "label [B] int64",
         "dense": f"target [B, {new_loader.num_classes}] float32, class weights",
@@ -172,6 +177,15 @@ def report_of(arguments: Arguments, new_loader: Any) -> list[str]:
         *(f"        {line}" for line in code),
         "    )",
     ]
+
+
+def _shape_of(transform: Any) -> str:
+    if not isinstance(transform, Views):
+        height, width = transform.output_size
+        return f"image [B, 3, {height}, {width}]"
+    sizes = [view.output_size for view in transform.transforms]
+    shapes = counted(f"[B, 3, {height}, {width}]" for height, width in sizes)
+    return f"a list of {len(sizes)} images, {shapes}"
 
 
 def _is_stateful(loader: Any) -> bool:
@@ -257,7 +271,7 @@ def _both_arguments(outer: Any) -> str:
     code, origin = "TrainTransform(size=224)", ""
     if len(transforms) == 1:
         ((path, transform),) = transforms.items()
-        translated, _ = translate_transform(transform, None, Translation())
+        translated, _ = translate_views(transform, None, Translation())
         if translated is not None:
             code, origin = written(translated), f", which {path} becomes"
     return f"Pass both: `source=[(path, class), ...]` and `transform={code}`{origin}."
@@ -288,7 +302,7 @@ def _translate_transform(data: Data, arguments: Arguments) -> tuple[Any, torch.d
         return settings["transform"], settings.get("dtype", torch.float32)
     if not re.fullmatch(r"dataset(\.dataset)*\.transform", data.path):
         translation.note(f"The transform is {data.path}.")
-    settings["transform"], dtype = translate_transform(
+    settings["transform"], dtype = translate_views(
         data.transform, data.size, translation, data.kind
     )
     if dtype != torch.float32:
@@ -303,6 +317,12 @@ def _translate_collate(
     translation, settings = arguments.translation, arguments.settings
     if "mix" in settings:
         translation.became("collate_fn", named(collate), "replaced by `mix`")
+        return
+    if isinstance(transform, Views):
+        if collate is default_collate:
+            translation.became("collate_fn", named(collate), "nothing is mixed")
+        else:
+            translation.refuse("collate_fn", collate, _COLLATED_VIEWS)
         return
     labels = [(num_classes - 1 - number) % num_classes for number in range(SYNTHETIC_SAMPLES)]
     try:

@@ -80,7 +80,7 @@ class Batches:
 
     Attributes:
         mix: The mix that is drawn; None mixes nothing.
-        frame: What images look like where they are mixed.
+        frames: What the images of each view look like where they are mixed.
         structure: Of what a transform and a mix draw, as fed: the same in every batch.
         epoch: The part of an epoch that batches are counted in.
     """
@@ -96,7 +96,7 @@ class Batches:
         self.settings = settings
         self.kind = images.kind
         self.mix: Mix | None = settings.mix if mixes else None
-        self.frame = settings.transform.frame
+        self.frames = [view.frame for view in settings.views]
         self.epoch = NO_EPOCH
         self._images = images
         self._replacements = replacements
@@ -167,11 +167,18 @@ class Batches:
 
     def _draw(self, draws: HostDraws) -> tuple[Any, MixPlan | None]:
         """Draw what is fed, as a tree, and the plan."""
-        drawn = self.settings.transform.draw(draws, self.frame)
+        # The first view draws as it would alone.
+        drawn = tuple(
+            view.draw(draws.under(f"view/{number}/") if number else draws, frame)
+            for number, (view, frame) in enumerate(
+                zip(self.settings.views, self.frames, strict=True)
+            )
+        )
         if self.mix is None:
             return (drawn, None), None
-        plan = self.mix.draw(draws, self.frame)
-        check_plan(self.mix, plan, draws.num_samples, self.frame)
+        (frame,) = self.frames
+        plan = self.mix.draw(draws, frame)
+        check_plan(self.mix, plan, draws.num_samples, frame)
         return (drawn, without_empty(plan).for_operators()), plan
 
 

@@ -10,7 +10,7 @@ absent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,7 +61,7 @@ class Graph:
         self._names = [f"fed_{number}" for number in range(2 + batches.structure.num_leaves)]
         with self._pipeline:
             fed = [fn.external_source(name=name) for name in self._names]
-            self._pipeline.set_outputs(self._define(batches, fed, decodes_in_part))
+            self._pipeline.set_outputs(*self._define(batches, fed, decodes_in_part))
         self._read = inputs_read(self._pipeline)
 
     def run(self, fed: Sequence[Any]) -> None:
@@ -71,29 +71,30 @@ class Graph:
                 self._pipeline.feed_input(name, arrays)
         start_run(self._pipeline)
 
-    def images(self, cuda_stream: Any = None) -> Any:
-        """Wait for the batch that was started on first, and return its images.
+    def images(self, cuda_stream: Any = None) -> Sequence[Any]:
+        """Wait for the batch that was started on first, and return the images of each view.
 
         Args:
             cuda_stream: A stream that is made to wait for the images. None waits here.
 
         Returns:
-            DALI's list of tensors, on the settings' device.
+            DALI's list of tensors for each view, on the settings' device.
 
         Raises:
             RuntimeError: The batch failed.
         """
-        (images,) = self._pipeline.outputs(cuda_stream)
-        return images
+        return self._pipeline.outputs(cuda_stream)
 
     def close(self) -> None:
         """Wait for the batches under way and stop the threads. Images handed out stay valid."""
         shut_down(self._pipeline)
         self._resampler.close()
 
-    def _define(self, batches: Batches, fed: Sequence[Any], decodes_in_part: bool) -> DataNode:
-        settings = batches.settings
-        transform, device = settings.transform, settings.device_id
+    def _define(
+        self, batches: Batches, fed: Sequence[Any], decodes_in_part: bool
+    ) -> Iterator[DataNode]:
+        """Yield the images of each view."""
+        settings, device = batches.settings, batches.settings.device_id
         stored, trusted, *leaves = fed
         drawn, plan = batches.structure.build(leaves)
         if batches.kind == "path":
@@ -110,16 +111,16 @@ class Graph:
                 in_part=decodes_in_part,
                 hints={} if device is None else settings.tuning.decoder_arguments(),
             )
-        frame = replace(batches.frame, resize=self._resampler.resize_each)
-        sample = transform.operate(images, drawn, frame, self._resampler)
-        if batches.mix is not None:
-            sample = batches.mix.operate(sample, plan, frame)
-            if not isinstance(sample, Sample):
-                where = f"{type(batches.mix).__name__}.operate"
-                raise TypeError(f"{where}: must return a Sample, got {type(sample).__name__}.")
         layout = "HWC" if settings.channels_last else "CHW"
-        dtype = settings.graph_dtype
-        return _normalize(sample.image, transform.mean, transform.std, dtype, layout)
+        for view, view_drawn, view_frame in zip(settings.views, drawn, batches.frames, strict=True):
+            frame = replace(view_frame, resize=self._resampler.resize_each)
+            sample = view.operate(images, view_drawn, frame, self._resampler)
+            if batches.mix is not None:
+                sample = batches.mix.operate(sample, plan, frame)
+                if not isinstance(sample, Sample):
+                    where = f"{type(batches.mix).__name__}.operate"
+                    raise TypeError(f"{where}: must return a Sample, got {type(sample).__name__}.")
+            yield _normalize(sample.image, view.mean, view.std, settings.graph_dtype, layout)
 
 
 def _normalize(

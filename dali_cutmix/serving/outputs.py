@@ -13,6 +13,7 @@ stream has passed the point where Python dropped it.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from dali_cutmix.core.tree import map_leaves
 from dali_cutmix.mixing.labels import MixedTarget, dense_target, unmixed_target
 from dali_cutmix.serving.batches import Batch
 from dali_cutmix.serving.settings import LoaderSettings
+from dali_cutmix.transforms.views import Views
 
 #: Types of the images that a graph makes; see `GRAPH_DTYPES`.
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
@@ -51,22 +53,24 @@ class ToTorch:
             self._stream = make(self._settings.device)
         return self._stream
 
-    def __call__(self, images: Any, batch: Batch) -> tuple[Any, ...]:
+    def __call__(self, images: Sequence[Any], batch: Batch) -> tuple[Any, ...]:
         """Return ``(image, target)`` or ``(image, target, plan)``; see `DataLoader`.
 
         Args:
-            images: DALI's list of tensors, bound to `stream`.
+            images: DALI's list of tensors for each view, bound to `stream`.
             batch: What the host kept.
         """
         if (stream := self.stream) is None:
-            image, target = self._finish(torch.utils.dlpack.from_dlpack(images.as_tensor()), batch)
+            views, target = self._finish(map(_taken_over, images), batch)
         else:
             with torch.cuda.stream(stream):
-                image, target = self._finish(self._copy(images.as_tensor(), stream), batch)
+                copies = (self._copy(view.as_tensor(), stream) for view in images)
+                views, target = self._finish(copies, batch)
             consumer = torch.cuda.current_stream(self._settings.device)
             consumer.wait_stream(stream)
-            for tensor in (image, *(target if isinstance(target, MixedTarget) else (target,))):
+            for tensor in (*views, *(target if isinstance(target, MixedTarget) else (target,))):
                 tensor.record_stream(consumer)
+        image = views if isinstance(self._settings.transform, Views) else views[0]
         if not self._settings.with_plan:
             return image, target
         # Copied, since strides of a plan on the host may be negative.
@@ -75,11 +79,13 @@ class ToTorch:
             plan.look_up()
         return image, target, plan
 
-    def _finish(self, image: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, Any]:
+    def _finish(
+        self, images: Iterable[torch.Tensor], batch: Batch
+    ) -> tuple[list[torch.Tensor], Any]:
         settings = self._settings
         if settings.channels_last:
-            image = image.permute(0, 3, 1, 2)
-        image = image.to(settings.dtype)
+            images = (image.permute(0, 3, 1, 2) for image in images)
+        views = [image.to(settings.dtype) for image in images]
         if isinstance(batch.label, MixedTarget):
             target: Any = MixedTarget(*map(self._to_device, batch.label))
         else:
@@ -88,7 +94,7 @@ class ToTorch:
                 target = unmixed_target(target, max(2, settings.num_sources))
         if settings.target == "dense":
             target = dense_target(target, self._num_classes)
-        return image, target
+        return views, target
 
     def _copy(self, images: Any, stream: torch.cuda.Stream) -> torch.Tensor:
         """Copy a tensor of DALI's on a stream, for which DALI waits before it uses the memory."""
@@ -106,3 +112,7 @@ class ToTorch:
         if self._stream is None:
             return tensor
         return tensor.pin_memory().to(self._settings.device, non_blocking=True)
+
+
+def _taken_over(images: Any) -> torch.Tensor:
+    return torch.utils.dlpack.from_dlpack(images.as_tensor())

@@ -76,7 +76,7 @@ class Pipelines:
         self._graphs[self._num_started % len(self._graphs)].run(fed)
         self._num_started += 1
 
-    def images(self, cuda_stream: Any = None) -> Any:
+    def images(self, cuda_stream: Any = None) -> Sequence[Any]:
         """Wait for the batch that was started on first; see `Graph.images`."""
         images = self._graphs[self._num_taken % len(self._graphs)].images(cuda_stream)
         self._num_taken += 1

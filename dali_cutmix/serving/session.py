@@ -8,7 +8,7 @@ due, ends after its last sample, and stops at a bad file with the file's name.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -137,7 +137,7 @@ class Session:
         self._iteration += 1
         return self._iteration
 
-    def next(self, iteration: int, cuda_stream: Any = None) -> tuple[Any, Batch]:
+    def next(self, iteration: int, cuda_stream: Any = None) -> tuple[Sequence[Any], Batch]:
         """Wait for the next batch of an iteration.
 
         Args:
@@ -224,7 +224,7 @@ class Session:
         """Build the graphs."""
         settings = self._settings
         able = settings.device_id is None or settings.tuning.roi_decode
-        able = able and settings.transform.takes_part and self._images.kind != "pixels"
+        able = able and settings.takes_part and self._images.kind != "pixels"
         return Pipelines(
             self._batches,
             self._num_batches,
@@ -243,7 +243,7 @@ class Session:
             pipelines.run(fed)
             self._num_started += 1
 
-    def _take(self, pipelines: Pipelines, cuda_stream: Any) -> tuple[Any, Batch]:
+    def _take(self, pipelines: Pipelines, cuda_stream: Any) -> tuple[Sequence[Any], Batch]:
         """Wait for the batch that is due, past bad files where these are replaced."""
         while True:
             if self._num_taken == self._num_started and self._failure is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, NoReturn
@@ -16,7 +17,8 @@ from dali_cutmix.mixing.plan import Mix, is_mix, min_batch_size
 from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.order.user_sampler import UserOrder
 from dali_cutmix.serving.tuning import NO_TUNING, Tuning
-from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
+from dali_cutmix.transforms.transform import Transform
+from dali_cutmix.transforms.views import Views
 
 WHERE = "DataLoader"
 
@@ -55,7 +57,7 @@ class LoaderSettings:
 
     batch_size: int
     shuffle: bool
-    transform: TrainTransform | EvalTransform
+    transform: Transform | Views
     mix: Mix | None
     sampler: Any
     batch_sampler: Any
@@ -99,6 +101,16 @@ class LoaderSettings:
         return self.num_sources > 1
 
     @property
+    def views(self) -> Sequence[Transform]:
+        """A transform for each image that is made of a stored image."""
+        return self.transform.transforms if isinstance(self.transform, Views) else (self.transform,)
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether one rectangle of each image is read and no more."""
+        return len(self.views) == 1 and self.views[0].takes_part
+
+    @property
     def num_sources(self) -> int:
         """Classes of a sample, ``k``: as many as the mix has; 1 without a mix."""
         return 1 if self.mix is None else int(self.mix.num_sources)
@@ -126,7 +138,7 @@ class LoaderSettings:
         batch each of resized and of mixed bytes. Decoded images and the decoder's own buffers come
         on top.
         """
-        pixels = 3 * prod(self.transform.output_size)
+        pixels = 3 * sum(prod(view.output_size) for view in self.views)
         finished = (self.prefetch + 1) * _BYTES[self.graph_dtype]
         in_work = 1 + (self.mix is not None)
         return self.batch_size * pixels * (finished + in_work)
@@ -195,17 +207,23 @@ class LoaderSettings:
     def _check_mix(self) -> None:
         """Refuse a transform and a mix of other kinds, and a mix without partners."""
         transform, mix = self.transform, self.mix
-        if not isinstance(transform, (TrainTransform, EvalTransform)):
+        if isinstance(transform, type) or not isinstance(transform, (Transform, Views)):
             way_out = (
                 "torchvision's cannot run in the graph: `DataLoader.from_torch` translates them."
             )
-            refuse(WHERE, "transform", "be a TrainTransform or EvalTransform", transform, way_out)
+            if isinstance(transform, (list, tuple)):
+                way_out = "`Views([...])` makes an image by each transform of a list."
+            rule = "be a TrainTransform, EvalTransform or Views"
+            refuse(WHERE, "transform", rule, transform, way_out)
         if mix is None:
             return
         if type(mix).__module__.startswith("torchvision."):
             _refuse_torchvisions(mix)
         if not is_mix(mix):
             refuse(WHERE, "mix", _IS_MIX, mix, "Pass a mix of dali_cutmix, such as `CutMix()`.")
+        if isinstance(transform, Views):
+            way_out = "Mix a view of the batch in torch: `mix_batch(image, draw_plan(...))`."
+            refuse(WHERE, "mix", "be None with Views, whose labels would differ", mix, way_out)
         if self.batch_size < (smallest := min_batch_size(mix)):
             rule = f"be at least {smallest} with `mix`"
             way_out = "Partners come from the same batch; `mix=None` mixes nothing."

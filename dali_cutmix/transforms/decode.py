@@ -50,14 +50,20 @@ class Encoded:
         self._hints = dict(hints or {})
         self._shape = shape(encoded)
         self._encoded = _without_huge(encoded, self._shape, max_pixels)
+        self._whole: DataNode | None = None
 
     def shape(self) -> DataNode:
         """Return the decoded size, from the header: ``[3]`` int64 (y, x, channels), CPU."""
         return self._shape
 
     def whole(self) -> DataNode:
-        """Return the whole image: ``[height, width, 3]`` uint8 RGB per sample, on the device."""
-        return whole(self._encoded, self._device, **self._hints)
+        """Return the whole image: ``[height, width, 3]`` uint8 RGB per sample, on the device.
+
+        However often whole images are asked for, the graph decodes them once.
+        """
+        if self._whole is None:
+            self._whole = whole(self._encoded, self._device, **self._hints)
+        return self._whole
 
     def window(self, anchor: DataNode, extent: DataNode) -> DataNode:
         """Return one rectangle of each image, bit-identical to that part of the whole image.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dali_cutmix import CutMix, DataLoader, EvalTransform, TrainTransform
+from dali_cutmix import CutMix, DataLoader, EvalTransform, TrainTransform, Views
 
 PIXELS = 256 * 3 * 224 * 224
 
@@ -36,6 +36,10 @@ def loader_of(root: Path, limit: int, **settings: Any) -> DataLoader:
         ({"dtype": torch.uint8}, PIXELS * (3 * 1 + 2)),
         ({"prefetch": 5}, PIXELS * (6 * 4 + 2)),
         ({"transform": EvalTransform(64, 32), "mix": None}, 256 * 3 * 32**2 * 13),
+        (
+            {"transform": Views([EvalTransform(64, 32), EvalTransform(8, 8)]), "mix": None},
+            256 * 3 * (32**2 + 8**2) * 13,
+        ),
     ],
 )
 def test_a_limit_below_finished_batches_and_those_in_work_is_refused(

@@ -1,0 +1,217 @@
+"""Functions and objects that make several views of an image, by calling torchvision's lists.
+
+Such are MoCo's ``TwoCropsTransform``, DINO's ``DataAugmentationDINO`` and their kin. Each is called
+on synthetic images from known random states. Its views must be those of lists inside, called one
+after another from the same states.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dali_cutmix.from_torch.comparison import (
+    are_equal,
+    call,
+    held,
+    random_states,
+    random_states_of,
+    set_random_states,
+)
+from dali_cutmix.from_torch.crops import Size
+from dali_cutmix.from_torch.report import Translation, counted, named, torchvision_name
+from dali_cutmix.from_torch.transforms import translate_transform
+from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
+from dali_cutmix.transforms.views import Views
+
+#: (height, width) of synthetic images, in turn: small, since there are many calls.
+SIZES = ((240, 320), (320, 240), (256, 256))
+
+#: Synthetic images, each with random states of its own: where one choice of lists is left, and at
+#: most. Lists that differ in a probability alone, 0.1 and 0.5, agree on all of the latter once in
+#: 200,000 times.
+NUM_IMAGES, MAX_IMAGES = 6, 24
+
+#: Ways to choose lists that are looked into, where lists are alike.
+MAX_CHOICES = 8
+
+#: Number of a list for each view.
+Choice = tuple[int, ...]
+
+_NOT_IN_TURN = (
+    "makes {} images of one, and torchvision's lists inside, called in turn, do not make the same. "
+    "Pass `transform=Views([...])`, with a transform for each image."
+)
+_ALIKE = (
+    "holds lists that differ, though {} synthetic images do not tell which list makes which view. "
+    "Pass `transform=Views([...])`, with a transform for each view."
+)
+_TYPES = "makes views of several types, {}, and a batch has one. Convert all to one type."
+
+
+def translate_views(
+    transform: Any,
+    size: Size | None,
+    translation: Translation,
+    kind: type[torch.Tensor] | None = None,
+) -> tuple[TrainTransform | EvalTransform | Views | None, torch.dtype]:
+    """Translate a dataset's ``transform``, which may make several views; see `translate_transform`.
+
+    Returns:
+        The transform, `Views` where there are several, None where a part was refused; and the dtype
+        of its pixels.
+    """
+    is_list = transform is None or _is_list(transform)
+    num_views = 0 if is_list else _count(transform, _image(0, size, kind))
+    if not num_views:
+        return translate_transform(transform, size, translation, kind)
+    lists = held(transform, _is_list, in_sequences=True)
+    num_images, choices = _choices(transform, lists, partial(_image, size=size, kind=kind))
+    if not choices:
+        translation.refuse("transform", transform, _NOT_IN_TURN.format(num_views))
+        return None, torch.float32
+    paths = {number: _path(transform, lists[number], number) for number in range(len(lists))}
+    by_lists = counted(paths[number] for number in choices[0])
+    translation.became("transform", f"{named(transform)}, {num_views} views", f"Views: {by_lists}")
+    translation.note(
+        f"{named(transform)} was compared with the lists inside on {num_images} synthetic images "
+        "only."
+    )
+    views: dict[int, Any] = {}
+    dtypes = set()
+    for number in sorted({number for choice in choices for number in choice}):
+        inner = Translation()
+        views[number], dtype = translate_transform(lists[number], size, inner, kind)
+        translation.take(paths[number], inner)
+        dtypes.add(dtype)
+    if None in views.values():
+        return None, dtype
+    candidates = [tuple(views[number] for number in choice) for choice in choices]
+    if any(candidate != candidates[0] for candidate in candidates):
+        translation.refuse("transform", transform, _ALIKE.format(num_images))
+        return None, dtype
+    if len(dtypes) > 1:
+        types = " and ".join(sorted(map(str, dtypes)))
+        translation.refuse("transform", transform, _TYPES.format(types))
+        return None, dtype
+    return Views(candidates[0]), dtype
+
+
+def _is_list(part: Any) -> bool:
+    return torchvision_name(part) not in (None, "Lambda")
+
+
+def _count(function: Any, image: Any) -> int:
+    """Count the tensors that a function makes of one image; 0 where it makes anything else."""
+    try:
+        result, _ = call(function, copy.deepcopy(image))
+    except Exception:  # whatever the user's code raises
+        return 0
+    is_list = isinstance(result, (list, tuple)) and len(result) > 0
+    return len(result) if is_list and all(isinstance(view, torch.Tensor) for view in result) else 0
+
+
+def _choices(
+    function: Any, lists: Sequence[Any], image: Callable[[int], Any]
+) -> tuple[int, list[Choice]]:
+    """Return the choices of lists that make the function's views of all synthetic images.
+
+    Args:
+        function: Makes views of an image.
+        lists: What it holds.
+        image: Returns a synthetic image by number.
+
+    Returns:
+        The number of images, and the choices. Some are missing beyond `MAX_CHOICES`.
+    """
+    choices: list[Choice] | None = None
+    for number in range(MAX_IMAGES):
+        if choices == [] or (number >= NUM_IMAGES and len(choices or ()) == 1):
+            return number, choices or []
+        try:
+            choices, _ = call(partial(_matching, function, lists, choices, number), image(number))
+        except Exception:  # whatever the user's code raises
+            return number, []
+    return MAX_IMAGES, choices or []
+
+
+def _matching(
+    function: Any, lists: Sequence[Any], choices: list[Choice] | None, seed: int, image: Any
+) -> list[Choice]:
+    """Return those of the choices that make the function's views of an image; None: of all."""
+    start = random_states_of(seed)
+    set_random_states(start)
+    views = function(copy.deepcopy(image))
+    end = random_states()
+    if choices is None:
+        set_random_states(start)
+        anything = [range(len(lists))] * len(views)
+        return list(islice(_search(lists, anything, image, views, end), MAX_CHOICES))
+    matching: list[Choice] = []
+    for choice in choices:
+        set_random_states(start)
+        options = [[number] for number in choice]
+        if len(options) == len(views):
+            matching += _search(lists, options, image, views, end)
+    return matching
+
+
+def _search(
+    lists: Sequence[Any],
+    options: Sequence[Sequence[int]],
+    image: Any,
+    views: Sequence[Any],
+    end: Any,
+) -> Iterator[Choice]:
+    """Yield each choice among the options of each view that makes the views, from here to ``end``.
+
+    Args:
+        lists: What makes a view of an image.
+        options: Numbers of lists to try, for each view.
+        image: The image.
+        views: The views to make.
+        end: Random states behind the last view.
+    """
+    start = random_states()
+    if not options:
+        if start == end:
+            yield ()
+        return
+    for number in options[0]:
+        set_random_states(start)
+        if are_equal(_outcome(lists[number], image), views[0]):
+            for rest in _search(lists, options[1:], image, views[1:], end):
+                yield (number, *rest)
+
+
+def _outcome(function: Any, image: Any) -> Any:
+    try:
+        return function(copy.deepcopy(image))
+    except Exception:  # whatever a list raises on images of some sizes
+        return None
+
+
+def _image(number: int, size: Size | None, kind: type[torch.Tensor] | None) -> Any:
+    """Return an RGB image without two equal parts: a tensor of a class, or Pillow's."""
+    height, width = size or SIZES[number % len(SIZES)]
+    mixed = (np.arange(height * width * 3, dtype=np.uint32) + number) * np.uint32(2654435761)
+    pixels = (mixed >> 24).astype(np.uint8).reshape(height, width, 3)
+    if kind is None:
+        return Image.fromarray(pixels)
+    return torch.from_numpy(pixels).permute(2, 0, 1).as_subclass(kind)
+
+
+def _path(transform: Any, part: Any, number: int) -> str:
+    """Return where a list is: the attribute that holds the list, or the list's number."""
+    attributes = getattr(transform, "__dict__", {})
+    for name, value in {**attributes, **attributes.get("_modules", {})}.items():
+        if value is part:
+            return f"transform.{name}"
+    return f"lists[{number}]"

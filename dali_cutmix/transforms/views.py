@@ -1,0 +1,48 @@
+"""`Views`: several images of every stored image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dali_cutmix.core.checks import refuse
+from dali_cutmix.transforms.transform import Transform
+
+
+@dataclass(frozen=True)
+class Views:
+    """Make several images of every stored image, each by a transform with draws of its own.
+
+    A loader with ``transform=Views([first, second])`` yields ``(images, target)``. ``images`` is a
+    list with a tensor ``[B, 3, height, width]`` for each transform, in order. Sizes may differ.
+
+    - A stored image is read and decoded once for all views.
+    - Views share no draws, also where their transforms are equal.
+    - The first view is bit-identical to the images of a loader with the first transform alone, and
+      further views change nothing in the views before.
+    - A mix is refused, since every view would need labels of its own. Mix a view in torch, by
+      `draw_plan` and `mix_batch`.
+
+    ``Views([TrainTransform(224)] * 2)`` makes the two views of SimCLR, MoCo and SimSiam, and
+    ``Views([large] * 2 + [small] * 8)`` the crops of DINO and SwAV.
+
+    Args:
+        transforms: A `TrainTransform` or `EvalTransform` for each view, in order; at least one.
+
+    Source:
+        Chen et al. 2020, arXiv:2002.05709, section 2.1; Caron et al. 2020, arXiv:2006.09882,
+        section 3.2.
+    """
+
+    transforms: Sequence[Transform]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.transforms, (list, tuple)) or not self.transforms:
+            way_out = "Two views by one transform are `Views([transform] * 2)`."
+            refuse("Views", "transforms", "be a list of transforms", self.transforms, way_out)
+        for transform in self.transforms:
+            if isinstance(transform, type) or not isinstance(transform, Transform):
+                rule = "hold a TrainTransform or EvalTransform for each view"
+                refuse("Views", "transforms", rule, transform)
+        # As a tuple: a list that changes later would change nothing, or half of the loader.
+        object.__setattr__(self, "transforms", tuple(self.transforms))
