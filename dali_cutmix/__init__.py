@@ -2,7 +2,7 @@
 
 from dali_cutmix._version import __version__
 from dali_cutmix.contact_sheet import contact_sheet
-from dali_cutmix.core.errors import BadFileError
+from dali_cutmix.core.errors import BadFileError, TroubleError
 from dali_cutmix.loader import DataLoader
 from dali_cutmix.mixing.chain import Chain
 from dali_cutmix.mixing.choice import RandomChoice
@@ -64,6 +64,7 @@ __all__ = [
     "TFRecords",
     "TarShards",
     "TrainTransform",
+    "TroubleError",
     "Tuning",
     "Views",
     "Waits",

@@ -19,7 +19,7 @@ from dali_cutmix.order.progress import Progress
 from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.serving.outputs import ToTorch
 from dali_cutmix.serving.replacements import BadFile
-from dali_cutmix.serving.session import Session
+from dali_cutmix.serving.session import EndedError, Session
 from dali_cutmix.serving.settings import LoaderSettings, Target
 from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.sources.open import open_source
@@ -241,7 +241,8 @@ class DataLoader:
 
         The iteration starts at the beginning, except in the epoch of a state that was just loaded.
         """
-        self._session.progress.set_epoch(epoch)
+        with self._session.at_work():
+            self._session.progress.set_epoch(epoch)
 
     @property
     def bad_files(self) -> list[BadFile]:
@@ -260,7 +261,8 @@ class DataLoader:
         batch, and before the iteration noticed its end, the rest of the epoch is empty. Any rank's
         state serves all ranks; a state also holds the bad files that its rank replaced.
         """
-        return self._session.state(self.mixup_enabled)
+        with self._session.at_work():
+            return self._session.state(self.mixup_enabled)
 
     def load_state_dict(self, state: Mapping[str, Any], *, allow: Collection[str] = ()) -> None:
         """Resume from a state: the next iteration serves the rest of the state's epoch.
@@ -289,7 +291,8 @@ class DataLoader:
         Warns:
             RuntimeWarning: The transform or the mix has parts that a state cannot hold.
         """
-        self.mixup_enabled = self._session.load(state, self.mixup_enabled, allow)
+        with self._session.at_work():
+            self.mixup_enabled = self._session.load(state, self.mixup_enabled, allow)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return _Iteration(self)
@@ -329,7 +332,8 @@ class DataLoader:
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        session = self._session.copy()
+        with self._session.at_work():
+            session = self._session.copy()
         state = {**vars(self), "_session": session}
         order = session.progress.order
         if isinstance(order, EpochSampler):
@@ -350,18 +354,19 @@ class _Iteration(Iterator[tuple[Any, ...]]):
         return len(self._loader)
 
     def __next__(self) -> tuple[Any, ...]:
-        if self._ended_by is not None:
-            raise copy.copy(self._ended_by)
         session, to_torch = self._loader._session, self._loader._to_torch
-        try:
-            if self._number is None:
-                self._number = session.start(self._loader.mixup_enabled)
-            batch = to_torch(*session.next(self._number, to_torch.stream))
-        except BaseException as error:
-            self._ended_by = _again(error)
-            raise
-        session.progress.advance()  # not before: what failed to arrive is not delivered
-        return batch
+        with session.at_work():
+            if self._ended_by is not None:
+                raise copy.copy(self._ended_by)
+            try:
+                if self._number is None:
+                    self._number = session.start(self._loader.mixup_enabled)
+                batch = to_torch(*session.next(self._number, to_torch.stream))
+            except BaseException as error:
+                self._ended_by = _again(error)
+                raise
+            session.progress.advance()  # not before: what failed to arrive is not delivered
+            return batch
 
 
 def _again(error: BaseException) -> Exception:
@@ -371,8 +376,8 @@ def _again(error: BaseException) -> Exception:
     """
     if isinstance(error, StopIteration):
         return StopIteration()
-    if isinstance(error, BadFileError):
-        return BadFileError(error.path, error.reason)
+    if isinstance(error, (BadFileError, EndedError)):
+        return copy.copy(error)  # by `__reduce__`, which leaves the traceback out
     return RuntimeError(
         f"DataLoader: the iteration was ended by {type(error).__name__}. Start a new one."
     )

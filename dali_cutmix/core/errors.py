@@ -1,4 +1,4 @@
-"""The error of a loader whose data are wrong, where its arguments are right."""
+"""The errors of a loader whose data or machine are at fault, where its arguments are right."""
 
 from __future__ import annotations
 
@@ -18,3 +18,25 @@ class BadFileError(RuntimeError):
 
     def __reduce__(self) -> tuple[type[BadFileError], tuple[str, str]]:
         return type(self), (self.path, self.reason)
+
+
+class TroubleError(RuntimeError):
+    """Say that the machine or the storage is in trouble, which outlasted several tries.
+
+    No file is to blame, and none was recorded as bad: a run resumes from its last state.
+
+    Attributes:
+        reason: What the trouble is, in one line.
+    """
+
+    def __init__(self, where: str, what: str, reason: str, num_retries: int) -> None:
+        super().__init__(
+            f"{where}: {what} failed, also when tried again {num_retries} times: {reason}. This is "
+            "trouble of the machine or the storage, and no file was recorded as bad. End the "
+            "trouble, and resume from the last state."
+        )
+        self.reason = reason
+        self._arguments = where, what, reason, num_retries
+
+    def __reduce__(self) -> tuple[type[TroubleError], tuple[str, str, str, int]]:
+        return type(self), self._arguments

@@ -1,7 +1,8 @@
-"""The package's thread pool."""
+"""The package's thread pool, and a lock that lets one thread at a time use an object."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -89,6 +90,32 @@ class ThreadPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Turn:
+    """Let one thread at a time use an object, as a reentrant lock does.
+
+    In a forked process, and after pickling, the object is free: the thread that used the object is
+    not there.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+
+    def take(self, *, wait: bool = True) -> bool:
+        """Wait for the turn. Without ``wait``, return whether the turn was free."""
+        if self._process != os.getpid():
+            self.__init__()  # type: ignore[misc]
+        return self._lock.acquire(blocking=wait)
+
+    def leave(self) -> None:
+        """Let another thread have the turn."""
+        if self._process == os.getpid():
+            self._lock.release()
+
+    def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
+        return type(self), ()
 
 
 def _work(tasks: SimpleQueue[Task | None]) -> None:

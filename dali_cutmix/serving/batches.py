@@ -162,7 +162,7 @@ class Batches:
     def _stored(self, index: int) -> np.ndarray:
         try:
             return self._images.stored(index)
-        except OSError:
+        except (OSError, MemoryError):
             return UNREAD
 
     def _draw(self, draws: HostDraws) -> tuple[Any, MixPlan | None]:

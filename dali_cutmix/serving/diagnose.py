@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +14,8 @@ from PIL import Image
 
 from dali_cutmix.core.dali import DataNode, Pipeline, fn, shut_down
 from dali_cutmix.core.threads import ThreadPool
-from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.core.trouble import AwayError, patiently
+from dali_cutmix.sources.base import WHERE, StoredImages
 from dali_cutmix.transforms import decode
 
 #: DALI's words for a file that cannot be decoded, and their meaning. The numbers are a status of
@@ -23,6 +26,9 @@ _MEANINGS = {
     "nvImageCodec failure: '#17'": "an unsupported format",
     "Failed to decode sample #0": "damaged or cut short",
 }
+
+#: DALI's and nvImageCodec's words for memory that cannot be had.
+_OUT_OF_MEMORY = ("bad_alloc", "nvImageCodec failure: '#5'")
 
 
 class Diagnosis(NamedTuple):
@@ -53,6 +59,10 @@ def diagnose(
         num_threads: CPU threads to decode on.
         max_pixels: Largest image taken, in pixels, as its header says; None takes all.
         device_id: The GPU to decode on; None is the CPU.
+
+    Raises:
+        TroubleError: The machine or the storage is in trouble, so that an image cannot be read.
+        OSError: The machine is in trouble, so that nothing can be said of the images.
     """
     if images.kind == "pixels":
         return Diagnosis({}, set())
@@ -60,7 +70,7 @@ def diagnose(
     readable: dict[int, np.ndarray] = {}
     for index in dict.fromkeys(map(int, indices)):
         try:
-            encoded = images.encoded(index)
+            encoded = read_patiently(images, index, WHERE)
         except OSError as error:
             bad[index] = error.strerror or str(error)
             continue
@@ -77,10 +87,33 @@ def diagnose(
     )
     order = list(readable)
     bad |= {order[position]: reason for position, reason in undecodable.items()}
+    if bad:
+        _check_descriptors()
     trailing = {
         index for index, data in readable.items() if index not in bad and _looks_truncated(data)
     }
     return Diagnosis(bad, trailing)
+
+
+def read_patiently(images: StoredImages, index: int, where: str) -> np.ndarray:
+    """Return the bytes of an image file, ``[size]`` uint8; wait where the storage is in trouble.
+
+    Args:
+        images: The data.
+        index: Index of the image.
+        where: Name of the caller, for messages.
+
+    Raises:
+        OSError: The image cannot be read, and will not be.
+        TroubleError: The machine or the storage is in trouble, and stayed in trouble.
+    """
+    what = f"reading {images.path(index)}"
+    return patiently(lambda: images.encoded(index), where, what)
+
+
+def _check_descriptors() -> None:
+    """Raise an ``OSError`` without descriptors to spare: decoders may need some, and not say so."""
+    os.close(os.open(os.devnull, os.O_RDONLY))
 
 
 def _looks_truncated(encoded: np.ndarray) -> bool:
@@ -173,7 +206,10 @@ def _refusals(
                 return _too_large(height, width, max_pixels)
             whole(data)
         except RuntimeError as error:
-            return reason_of(error)
+            reason = reason_of(error)
+            if any(words in reason for words in _OUT_OF_MEMORY):
+                raise AwayError(errno.ENOMEM, f"out of memory ({reason})") from error
+            return reason
         return None
 
     reasons = [refusal(data) for data in encoded]
@@ -192,14 +228,22 @@ class _Alone:
 
     def __call__(self, data: np.ndarray) -> Any:
         if self._pipeline is None:
-            self._pipeline = Pipeline(1, 1, self._device_id, prefetch_queue_depth=1)
-            with self._pipeline:
-                self._pipeline.set_outputs(self._operator(fn.external_source(name="encoded")))
+            self._pipeline = self._build()
         try:
             return self._pipeline.run(encoded=[data])[0]
         except RuntimeError:
             self.close()
             raise
+
+    def _build(self) -> Pipeline:
+        pipeline = Pipeline(1, 1, self._device_id, prefetch_queue_depth=1)
+        with pipeline:
+            pipeline.set_outputs(self._operator(fn.external_source(name="encoded")))
+        try:
+            pipeline.build()
+        except RuntimeError as error:  # the machine's fault, since no file was seen
+            raise AwayError(reason_of(error)) from error
+        return pipeline
 
     def close(self) -> None:
         pipeline, self._pipeline = self._pipeline, None

@@ -8,6 +8,7 @@ due, ends after its last sample, and stops at a bad file with the file's name.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,12 +18,14 @@ import numpy as np
 
 from dali_cutmix.core.checks import is_whole
 from dali_cutmix.core.errors import BadFileError
+from dali_cutmix.core.threads import Turn
+from dali_cutmix.core.trouble import PAUSES, AwayError, patiently
 from dali_cutmix.order.progress import Progress, check_flag, refuse_value
 from dali_cutmix.serving.batches import Batch, Batches, Epoch, count_batches
-from dali_cutmix.serving.diagnose import diagnose, reason_of
+from dali_cutmix.serving.diagnose import Diagnosis, diagnose, reason_of
 from dali_cutmix.serving.pipelines import FORKED, Pipelines, is_fork
 from dali_cutmix.serving.replacements import MAX_TRUSTED, Replacements
-from dali_cutmix.serving.settings import LoaderSettings
+from dali_cutmix.serving.settings import WHERE, LoaderSettings
 from dali_cutmix.sources.base import StoredImages
 
 _ENDED = (
@@ -35,8 +38,21 @@ _ENDED = (
 MAX_RETRIES = 3
 
 
+class EndedError(RuntimeError):
+    """Say that an iteration was ended by another iteration, or by `DataLoader.close`."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(_ENDED.format(how))
+        self.how = how
+
+    def __reduce__(self) -> tuple[type[EndedError], tuple[str]]:
+        return type(self), (self.how,)
+
+
 class Session:
-    """Serve a loader's epochs. Not thread-safe.
+    """Serve a loader's epochs, for one thread at a time: `at_work` waits for the turn.
+
+    `close` alone may be called without the turn.
 
     Args:
         images: The data.
@@ -73,6 +89,19 @@ class Session:
         self._num_started = self._num_taken = 0  # batches of the epoch's part
         self._num_retries = 0  # of the batch that is due
         self._iteration = 0
+        self._turn = Turn()
+        self._close_is_due = False
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have the session to this thread."""
+        self._turn.take()
+        try:
+            self._close_if_due()
+            yield
+        finally:
+            self._turn.leave()
+            self._close_if_due()
 
     def copy(self) -> Session:
         """Return a session of the same run at the same place, with graphs yet to be built."""
@@ -102,7 +131,7 @@ class Session:
         _check_bad(bad, len(self._images))
         check_flag("mixup_enabled", enabled)
         self.progress.resume(position)
-        self.close()  # an iteration under way would continue from the place that is left
+        self._close()  # an iteration under way would continue from the place that is left
         self.replacements.bad = dict(bad) if self.replacements.replaces else {}
         return mixes if enabled is None or self._settings.mix is None else bool(enabled)
 
@@ -155,7 +184,7 @@ class Session:
         """
         pipelines = self._pipelines
         if pipelines is None or iteration != self._iteration:
-            raise RuntimeError(_ENDED.format("closed" if pipelines is None else "iterated anew"))
+            raise EndedError("closed" if pipelines is None else "iterated anew")
         if is_fork():
             raise RuntimeError(FORKED)
         if self._num_taken == self._batches.epoch.num_batches:
@@ -172,7 +201,24 @@ class Session:
         return images, batch
 
     def close(self) -> None:
-        """Stop the threads and free the memory of the graphs."""
+        """Stop the threads and free the memory of the graphs.
+
+        A thread that is at work ends its iteration and closes the session on its way out. Nobody
+        waits for that thread, which may be waiting for the caller.
+        """
+        self._close_is_due = True
+        self._close_if_due()
+
+    def _close_if_due(self) -> None:
+        # Tried again after each turn: another thread may have asked in between.
+        while self._close_is_due and self._turn.take(wait=False):
+            try:
+                self._close_is_due = False
+                self._close()
+            finally:
+                self._turn.leave()
+
+    def _close(self) -> None:
         pipelines, self._pipelines = self._pipelines, None
         self._forget()
         if is_fork():
@@ -202,23 +248,23 @@ class Session:
         try:
             yield
         except BaseException as error:
-            was_closed = self._pipelines is None  # by another thread
-            self.close()  # whatever else is under way in the graphs is not to be trusted
+            was_closed = self._pipelines is None  # by a signal handler
+            self._close()  # whatever else is under way in the graphs is not to be trusted
             if was_closed and isinstance(error, Exception):
-                raise RuntimeError(_ENDED.format("closed")) from error
+                raise EndedError("closed") from error
             raise
 
     def _end_epoch(self, *, mixes: bool) -> None:
         """End what is under way; keep the graphs only where they serve the next epoch too."""
         if mixes != (self._batches.mix is not None):
-            self.close()
+            self._close()
             self._batches = self._make_batches(mixes=mixes)
         if self._pipelines is None:
             return
         try:
             self._pipelines.drain()
         except RuntimeError:  # a batch of the epoch that was left failed: nobody waits for it
-            self.close()
+            self._close()
 
     def _open(self) -> Pipelines:
         """Build the graphs."""
@@ -240,6 +286,8 @@ class Session:
             except Exception as error:
                 self._failure = error
                 return
+            if self._close_is_due:
+                raise EndedError("closed")
             pipelines.run(fed)
             self._num_started += 1
 
@@ -252,7 +300,7 @@ class Session:
                 images = pipelines.images(cuda_stream)
             except RuntimeError as error:
                 if pipelines is not self._pipelines:
-                    raise  # closed by another thread
+                    raise  # closed by a signal handler
                 pipelines = self._recover(pipelines, error)
             else:
                 return images, self._kept.pop(self._num_taken)
@@ -263,33 +311,47 @@ class Session:
         The graphs are built anew, since what a failed batch leaves in them is not to be relied on.
         Batches are functions of their numbers, so that those after it come out as they would have.
         """
+        number = self._batches.epoch.position.batch + self._num_taken
+        what = f"batch {number} of epoch {self._batches.epoch.position.epoch}"
+        # At once: their descriptors and their memory may be what is missing.
+        pipelines.close()
+        findings = patiently(self._diagnose, WHERE, f"looking for the bad files of {what}")
+        try:
+            is_new = self.replacements.note(findings.bad, findings.trailing)
+        except BadFileError as bad_file:
+            raise bad_file from error
+        if not is_new:
+            if self._num_retries == MAX_RETRIES:
+                raise RuntimeError(
+                    f"{WHERE}: the graph stopped in {what}, also when it was tried again "
+                    f"{MAX_RETRIES} times, though each of its images decodes alone. DALI says: "
+                    f"{reason_of(error)}"
+                ) from error
+            time.sleep(PAUSES[2 * self._num_retries])
+            self._num_retries += 1
+        self._pipelines = pipelines = patiently(self._reopen, WHERE, f"starting again at {what}")
+        self._batches.begin(self._batches.epoch)
+        self._kept.clear()
+        self._num_started = self._num_taken
+        self._fill(pipelines)
+        return pipelines
+
+    def _diagnose(self) -> Diagnosis:
         settings = self._settings
-        findings = diagnose(
+        return diagnose(
             self._images,
             self._kept[self._num_taken].indices,
             num_threads=settings.num_threads,
             device_id=settings.device_id,
             max_pixels=settings.max_pixels,
         )
+
+    def _reopen(self) -> Pipelines:
+        """Build the graphs as before: what stops them now is no fault of theirs."""
         try:
-            is_new = self.replacements.note(findings.bad, findings.trailing)
-        except BadFileError as bad_file:
-            raise bad_file from error
-        self._num_retries += not is_new
-        if self._num_retries > MAX_RETRIES:
-            start = self._batches.epoch.position
-            raise RuntimeError(
-                f"DataLoader: the graph stopped in batch {start.batch + self._num_taken} of epoch "
-                f"{start.epoch}, also when it was tried again {MAX_RETRIES} times, though each of "
-                f"its images decodes alone. DALI says: {reason_of(error)}"
-            ) from error
-        pipelines.close()
-        self._pipelines = pipelines = self._open()
-        self._batches.begin(self._batches.epoch)
-        self._kept.clear()
-        self._num_started = self._num_taken
-        self._fill(pipelines)
-        return pipelines
+            return self._open()
+        except RuntimeError as error:
+            raise AwayError(reason_of(error)) from error
 
 
 def _check_bad(bad: Any, num_samples: int) -> None:

@@ -75,5 +75,5 @@ class ReadAhead:
     def _read_image(self, index: int) -> np.ndarray:
         try:
             return self._images.stored(index)
-        except OSError:
+        except (OSError, MemoryError):
             return NOTHING

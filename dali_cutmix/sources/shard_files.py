@@ -190,7 +190,11 @@ class ShardFiles:
             bucket, key = split_url(name)
             data = self.buckets[bucket].read_range(key, offset, size, tag=stat.tag)
         else:
-            data = np.frombuffer(self._descriptor(number).read(offset, size), np.uint8)
+            try:
+                data = np.frombuffer(self._descriptor(number).read(offset, size), np.uint8)
+            except OSError:
+                self._open.pop(number, None)  # may be stale: the next try opens the file anew
+                raise
         if len(data) != size:
             reason = f"the shard is truncated: it ends before byte {offset + size}"
             raise OSError(errno.EIO, reason, name)

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from dali_cutmix.core.checks import check_count
 from dali_cutmix.core.dali import Pipeline, fn
-from dali_cutmix.serving.diagnose import find_undecodable, why_refused
+from dali_cutmix.serving.diagnose import find_undecodable, read_patiently, why_refused
 from dali_cutmix.serving.settings import num_cpus
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.open import open_source
@@ -215,7 +215,7 @@ def _inspect(images: StoredImages, index: int, max_pixels: int | None) -> _Inspe
         return _Inspected(index, None, Look(shape, None), pixels.nbytes)
     unseen = Look(None, None)
     try:
-        encoded = images.encoded(index)
+        encoded = read_patiently(images, index, WHERE)
     except OSError as error:
         verdict = Verdict("unreadable", error.strerror or str(error))
         return _Inspected(index, None, unseen, early_verdict=verdict)

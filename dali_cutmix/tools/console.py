@@ -25,7 +25,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from dali_cutmix import BadFileError
+from dali_cutmix import BadFileError, TroubleError
 
 FirstLabel = Annotated[
     int | None, typer.Option(min=0, help="Label of class 0 in TFRecords.", show_default="1")
@@ -144,7 +144,7 @@ def errors_as_one_sentence() -> Iterator[None]:
     """Print errors that a user can mend without a traceback, and exit with status 1."""
     try:
         yield
-    except (ValueError, BadFileError, OSError, ImportError) as error:
+    except (ValueError, BadFileError, TroubleError, OSError, ImportError) as error:
         console = Console(stderr=True)
         console.print(_sentence(error), markup=False, highlight=False, soft_wrap=True, style="red")
         raise typer.Exit(1) from None

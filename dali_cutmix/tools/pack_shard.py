@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dali_cutmix.core.errors import BadFileError
+from dali_cutmix.serving.diagnose import read_patiently
 from dali_cutmix.sources.base import Selection, StoredImages
 from dali_cutmix.sources.read_ahead import NOTHING, ReadAhead
 from dali_cutmix.sources.shards import PackedImages
@@ -176,7 +177,11 @@ class Packer:
                 try:
                     # An image that could not be read ahead is empty: read again, to say why.
                     read_ahead = batch[position]
-                    stored = read_ahead if read_ahead.size else self.images.encoded(index)
+                    stored = (
+                        read_ahead
+                        if read_ahead.size
+                        else read_patiently(self.images, index, "pack_images")
+                    )
                 except OSError as error:
                     reason = error.strerror or str(error)
                     raise BadImageError(self.images.path(index), reason) from error

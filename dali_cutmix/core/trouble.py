@@ -1,0 +1,79 @@
+"""Wait out trouble of the machine or the storage, which passes; a bad file stays bad."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from dali_cutmix.core.errors import TroubleError
+
+T = TypeVar("T")
+
+#: Seconds between tries, 13 in all: a full table of descriptors or a server that starts again.
+PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+
+#: Errors that say nothing about a file. `TimeoutError` and `ConnectionError` hold some more.
+_TRANSIENT = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EINTR,
+    errno.EMFILE,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+    errno.ENETUNREACH,
+    errno.ENFILE,
+    errno.ENOBUFS,
+    errno.ENOLCK,
+    errno.ENOLINK,
+    errno.ENOMEM,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.ETIME,
+}
+
+
+class AwayError(OSError):
+    """Say that a storage or a resource cannot be had for now."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether an error is trouble of the machine or the storage, and no file's fault."""
+    if isinstance(error, (AwayError, ConnectionError, MemoryError, TimeoutError)):
+        return True
+    return isinstance(error, OSError) and error.errno in _TRANSIENT
+
+
+def patiently(attempt: Callable[[], T], where: str, what: str) -> T:
+    """Call a function, again after a pause where trouble stops the function.
+
+    Args:
+        attempt: May be called several times.
+        where: Name of the caller, for messages.
+        what: The work, for messages, as in "reading a.jpg".
+
+    Raises:
+        TroubleError: The trouble outlasts `PAUSES`.
+    """
+    for pause in PAUSES:
+        try:
+            return attempt()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+        time.sleep(pause)
+    try:
+        return attempt()
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        raise TroubleError(where, what, _reason_of(error), len(PAUSES)) from error
+
+
+def _reason_of(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"out of memory {error}".strip()
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
