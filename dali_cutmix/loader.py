@@ -38,7 +38,7 @@ class DataLoader:
 
     Iterating starts an epoch from its beginning, also after a ``break``. Each iteration serves the
     next epoch unless ``set_epoch`` chose another. One iteration runs at a time: a new iteration
-    ends the iteration before.
+    ends the iteration before, in whatever thread.
 
     A batch is a function of the data, ``seed``, epoch, its number and the shard alone. Threads, the
     prefetch depth and what was served before change nothing.
@@ -111,6 +111,8 @@ class DataLoader:
         OSError: A source that is missing, empty, without classes, or cannot be read.
         BadFileError: While iterating: a file cannot be read or decoded. The iteration is over then,
             and raises again when asked for more. A new iteration starts afresh.
+        TroubleError: While iterating: trouble of the machine or the storage outlasts several tries,
+            such as too many open files. A new iteration starts afresh.
         RuntimeError: While iterating, in a process that was forked while a loader was at work.
     """
 
