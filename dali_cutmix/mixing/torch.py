@@ -115,7 +115,8 @@ def _scaled(plan: MixPlan, size: tuple[int, int], device: torch.device) -> MixPl
             return None
         low, high = rect.anchor.to(device), (rect.anchor + rect.extent).to(device)
         if size != plan.size:
-            scale = torch.tensor([size[0] / plan.size[0], size[1] / plan.size[1]], device=device)
+            ratio = [size[0] / plan.size[0], size[1] / plan.size[1]]
+            scale = torch.tensor(ratio, dtype=torch.float32, device=device)
             low, high = (torch.round(end * scale).to(low.dtype) for end in (low, high))
         return Rect(low, high - low)
 
@@ -189,7 +190,8 @@ def _resized(source: torch.Tensor, anchor: torch.Tensor, extent: torch.Tensor) -
     rows = _filter(anchor[:, 0], extent[:, 0], source.shape[-2])
     columns = _filter(anchor[:, 1], extent[:, 1], source.shape[-1])
     flat = source.flatten(1, -3).float()
-    resized = torch.einsum("bih,bchw,bjw->bcij", rows, flat, columns)
+    with torch.autocast(flat.device.type, enabled=False):  # which would round to half precision
+        resized = torch.einsum("bih,bchw,bjw->bcij", rows, flat, columns)
     return resized.reshape(source.shape).to(source.dtype)
 
 
@@ -261,7 +263,7 @@ def _of_choice(plan: ChosenPlan, results: list[torch.Tensor]) -> torch.Tensor:
 def _color(x: torch.Tensor, fill: tuple[float, float, float]) -> torch.Tensor:
     if x.is_floating_point():
         return x.new_zeros(())
-    color = torch.tensor(fill, device=x.device).round().to(x.dtype)
+    color = torch.tensor(fill, dtype=torch.float32, device=x.device).round().to(x.dtype)
     return color.reshape(1, 3, *[1] * (x.ndim - 2)) if x.shape[1] == 3 else color[:1].squeeze()
 
 
@@ -276,13 +278,14 @@ def _weight(plan: MixPlan) -> torch.Tensor:
         return _of_choice(plan, padded)
     if plan.put is None or plan.fill is not None:
         return plan.weight
-    owner = torch.zeros((len(plan.source), *plan.size), device=plan.source.device)
+    shape = (len(plan.source), *plan.size)
+    owner = torch.zeros(shape, dtype=torch.float32, device=plan.source.device)
     regions = range(plan.source.shape[1])
     for region in regions:
         inside = _inside(owner[:, None], plan.put, region)[:, 0]
         owner = torch.where(inside, float(region), owner)
     counts = torch.stack([(owner == region).sum(dim=(1, 2)) for region in regions], dim=1)
-    return counts / float(plan.size[0] * plan.size[1])
+    return counts.float() / float(plan.size[0] * plan.size[1])
 
 
 def _inside(x: torch.Tensor, rect: Rect, region: int) -> torch.Tensor:

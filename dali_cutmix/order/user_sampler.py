@@ -105,7 +105,9 @@ class UserOrder:
         self._set_last = self._epoch_on_sampler()
         generator = torch.Generator("cpu").manual_seed(derive_seed(self._seed, f"sampler/{epoch}"))
         drawn = _with_generator(self.argument, generator)
-        return self._check(chain.from_iterable(self._batches_of(drawn)) if self._batches else drawn)
+        with torch.device("cpu"):  # where the generator is, whatever the default device
+            indices = chain.from_iterable(self._batches_of(drawn)) if self._batches else drawn
+            return self._check(indices)
 
     def mark(self, order: np.ndarray, position: Position) -> Position:
         """Return the position with a checksum of the order that it belongs to.
@@ -180,7 +182,8 @@ class UserOrder:
         size = getattr(self.argument, "batch_size", None)
         if is_whole(size) and size >= 1:
             return int(size)
-        first = next(iter(_with_generator(self.argument, torch.Generator("cpu"))), None)
+        with torch.device("cpu"):
+            first = next(iter(_with_generator(self.argument, torch.Generator("cpu"))), None)
         if not isinstance(first, Sized) or not len(first):
             refuse(WHERE, "batch_sampler", "yield lists of indices", first)
         return len(first)

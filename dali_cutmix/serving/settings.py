@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn
 import torch
 
 from dali_cutmix.core.checks import check_choice, check_count, refuse
+from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.dali import num_gpus
 from dali_cutmix.mixing.deferred import Deferred
 from dali_cutmix.mixing.plan import Mix, is_mix, min_batch_size
@@ -311,9 +312,5 @@ def choose_device(device: str | torch.device | int | None) -> torch.device:
 
 
 def num_cpus() -> int:
-    """Return the number of CPUs that this process may use, at most 8."""
-    try:
-        usable = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        usable = os.cpu_count() or 1
-    return min(8, usable)
+    """Return the number of CPUs that this process may use, its container's quota too, at most 8."""
+    return min(8, usable_cpus())

@@ -43,6 +43,9 @@ class Kind(NamedTuple):
     fields: tuple[str, ...] = ()
 
 
+#: Type and place of torch's numbers, whatever the process's defaults are.
+_FLOATS: Any = {"dtype": torch.float32, "device": "cpu"}
+
 #: Every kind. `OperationPlan.kind` is an index of this list.
 _KINDS = (
     Kind(("Identity",), lambda image: image),
@@ -114,13 +117,16 @@ def levels(num_bins: int, size: tuple[int, int], *, wide: bool) -> dict[str, np.
     """
     height, width = size
 
-    def up_to(most: float) -> np.ndarray:
+    def between(first: float, last: float) -> np.ndarray:
         # torch's, whose last bits decide to which whole pixel or level a bin is truncated.
-        return torch.linspace(0.0, most, num_bins).double().numpy()
+        return torch.linspace(first, last, num_bins, **_FLOATS).double().numpy()
+
+    def up_to(most: float) -> np.ndarray:
+        return between(0.0, most)
 
     colour = up_to(0.99 if wide else 0.9)
     shear = up_to(0.99 if wide else 0.3)
-    bits = torch.arange(num_bins) / ((num_bins - 1) / (6 if wide else 4))
+    bits = torch.arange(num_bins, **_FLOATS) / ((num_bins - 1) / (6 if wide else 4))
     strengths = {
         "ShearX": shear,
         "ShearY": shear,
@@ -132,7 +138,7 @@ def levels(num_bins: int, size: tuple[int, int], *, wide: bool) -> dict[str, np.
         "Contrast": colour,
         "Sharpness": colour,
         "Posterize": (8 - bits).round().double().numpy(),
-        "Solarize": torch.linspace(1.0, 0.0, num_bins).double().numpy(),
+        "Solarize": between(1.0, 0.0),
     }
     zeros = np.zeros(num_bins)
     return {name: strengths.get(name, zeros) for name in _INDEX}
