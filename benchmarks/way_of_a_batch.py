@@ -41,7 +41,7 @@ PACKAGE = Path(dc.__file__).parent
 SETTLE_S = 0.3
 COMPREHENSIONS = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"}
 #: Modules from the constructor to the second batch, at most.
-MAX_MODULES = 26
+MAX_MODULES = 27
 #: Objects from batch number to tensor, at most.
 MAX_OBJECTS = 5
 
