@@ -36,6 +36,7 @@ from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.sources.tfrecord import TFRecords
 from dali_cutmix.transforms.crop import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
+from dali_cutmix.transforms.steps import Compose
 from dali_cutmix.transforms.views import Views
 from dali_cutmix.waits import Waits
 
@@ -45,6 +46,7 @@ __all__ = [
     "RICAP",
     "BadFileError",
     "Chain",
+    "Compose",
     "CutMix",
     "Cutout",
     "DataLoader",

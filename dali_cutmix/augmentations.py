@@ -1,27 +1,61 @@
-"""Augment images in ``TrainTransform(augment=[...])``, as torchvision's classes of these names.
+"""Augment images, as torchvision's classes of these names.
 
-Augmentations change images of the output's size, after crop, resize and flip, and before mixing.
+``TrainTransform(augment=[...])`` takes augmentations that keep the size of images, after crop,
+resize and flip, and before mixing. ``Compose([...])`` takes all, in any order.
+
 Numbers are drawn on the host, anew for each sample. A batch stays a pure function of seed, epoch,
 batch number and shard.
 
-Pixels are computed by DALI operators, on the CPU or a GPU, as by torchvision's tensor back end.
-Where pixels differ, the functions in `dali_cutmix.transforms` say by how much.
+Pixels are computed on the CPU or a GPU, as by torchvision. Where pixels differ, the functions in
+`dali_cutmix.transforms` say by how much.
 """
 
 from __future__ import annotations
 
 from dali_cutmix.core.frame import Augmentation, Frame
+from dali_cutmix.transforms.adjustments import (
+    GaussianBlur,
+    RandomAdjustSharpness,
+    RandomAutocontrast,
+    RandomEqualize,
+    RandomInvert,
+    RandomPosterize,
+    RandomSolarize,
+)
 from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
+from dali_cutmix.transforms.chain import RandomApply, RandomChoice, RandomOrder
 from dali_cutmix.transforms.color import ColorJitter, Grayscale
 from dali_cutmix.transforms.erasing import RandomErasing
+from dali_cutmix.transforms.flips import RandomHorizontalFlip, RandomVerticalFlip
+from dali_cutmix.transforms.sizing import CenterCrop, Pad, RandomCrop, RandomResizedCrop, Resize
+from dali_cutmix.transforms.warps import RandomAffine, RandomRotation
 
 __all__ = [
     "Augmentation",
     "AutoAugment",
+    "CenterCrop",
     "ColorJitter",
     "Frame",
+    "GaussianBlur",
     "Grayscale",
+    "Pad",
     "RandAugment",
+    "RandomAdjustSharpness",
+    "RandomAffine",
+    "RandomApply",
+    "RandomAutocontrast",
+    "RandomChoice",
+    "RandomCrop",
+    "RandomEqualize",
     "RandomErasing",
+    "RandomHorizontalFlip",
+    "RandomInvert",
+    "RandomOrder",
+    "RandomPosterize",
+    "RandomResizedCrop",
+    "RandomRotation",
+    "RandomSolarize",
+    "RandomVerticalFlip",
+    "Resize",
     "TrivialAugment",
 ]

@@ -60,8 +60,8 @@ class DataLoader:
         batch_size: Samples per batch; at least 2 with a mix that changes labels.
         shuffle: Serve a full random permutation, another in each epoch; else the order as listed.
             Mixing data sorted by class needs it, since partners come from the same batch.
-        transform: `TrainTransform` or `EvalTransform`; or `Views` of several, which make several
-            images of every stored image.
+        transform: `TrainTransform`, `EvalTransform` or `Compose`; or `Views` of several, which make
+            several images of every stored image.
         mix: `CutMix`, `MixUp`, `Cutout` or another mix of this package; any object with
             ``num_sources``, ``draw`` and ``operate``; or None.
         sampler: Indices of this process's samples, in order: a torch ``Sampler``, or a list. A

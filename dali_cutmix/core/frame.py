@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from dali_cutmix.core.dali import DataNode
+import numpy as np
+
+from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.dali import DataNode, constant, split
 from dali_cutmix.core.draws import Draws
 
 
@@ -15,15 +18,44 @@ class Frame:
     """Describe every image of a loader where images are mixed or augmented.
 
     Attributes:
-        size: ``(height, width)`` in pixels.
+        size: ``(height, width)`` in pixels; ``(0, 0)`` where sizes vary.
         mean: What is subtracted at the end, per channel R, G, B, in [0, 1].
         resize: Resizes each sample, ``[y, x, 3]`` uint8, to sides of its own, ``[2]`` int32 (y, x)
-            in pixels, each at least 1, on the CPU. None resizes by DALI's operator.
+            in pixels, each at least 1, on the CPU. A third argument may be a kernel; see
+            `Resampler`. None resizes by DALI's operator.
+        std: What is divided by at the end, per channel R, G, B, above 0, in the units of ``mean``.
+        varies: Whether sizes of images differ here, before a step of `Compose` gives all one size.
+        on_threads: Calls a function for each sample, on the threads of the graph: of the sample's
+            arrays, to an image ``[y, x, 3]`` uint8. None where DALI's operators are to do all
+            work, as on a GPU.
+        part: Takes a node of the whole batch, and returns the samples that are here: inside
+            `RandomApply` not all are. None where all are.
     """
 
     size: tuple[int, int]
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    resize: Callable[[DataNode, DataNode], DataNode] | None = None
+    resize: Callable[..., DataNode] | None = None
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    varies: bool = False
+    on_threads: Callable[[Callable[..., np.ndarray], list[DataNode]], DataNode] | None = None
+    part: Callable[[DataNode], DataNode] | None = None
+
+    def constant(self, value: np.ndarray, beside: DataNode | None = None) -> DataNode:
+        """Return a node with one array for every sample that is here.
+
+        Args:
+            value: The array.
+            beside: The node is on the device of this node; None: on the CPU.
+        """
+        node = constant(value, beside)
+        return self._narrowed(node)
+
+    def within(self, is_here: DataNode) -> Frame:
+        """Describe the samples for which a scalar boolean of those that are here is true."""
+        return replace(self, part=lambda node: split(self._narrowed(node), is_here)[0])
+
+    def _narrowed(self, node: DataNode) -> DataNode:
+        return node if self.part is None else self.part(node)
 
 
 @dataclass(frozen=True)
@@ -41,8 +73,12 @@ class Sample:
 class Augmentation(Protocol):
     """Draw numbers on the host, then change the samples of a batch by operators in the graph.
 
-    ``TrainTransform(augment=[...])`` takes any class with these two methods. A base class is not
-    needed.
+    ``TrainTransform(augment=[...])`` and ``Compose([...])`` take any class with these two methods.
+    A base class is not needed. A class may have two more attributes, for `Compose`:
+
+    - ``takes_any_size`` is True where sizes of images may vary.
+    - ``size_behind(size)`` returns ``(height, width)`` of the results, or None where sizes vary.
+      ``size`` is that of the images, or None. Without the method sizes stay.
     """
 
     def draw(self, draws: Draws, frame: Frame, /) -> Any:
@@ -67,5 +103,37 @@ class Augmentation(Protocol):
             frame: What every image looks like.
 
         Returns:
-            The sample with its changed fields; sizes and types stay as they are.
+            The sample with its changed fields; types stay as they are.
         """
+
+
+def frame_behind(augmentation: Augmentation, frame: Frame) -> Frame:
+    """Return what images look like behind an augmentation."""
+    size_behind = getattr(augmentation, "size_behind", None)
+    if size_behind is None:
+        return frame
+    size = size_behind(None if frame.varies else frame.size)
+    return replace(frame, size=size or (0, 0), varies=size is None)
+
+
+def frames_of(augmentations: Sequence[Augmentation], frame: Frame) -> list[Frame]:
+    """Return the frame in front of each augmentation, and last the frame behind all."""
+    frames = [frame]
+    for augmentation in augmentations:
+        frames.append(frame_behind(augmentation, frames[-1]))
+    return frames
+
+
+def check_augmentations(where: str, augmentations: object, name: str = "transforms") -> None:
+    """Refuse all but a list of augmentations."""
+    if not isinstance(augmentations, (tuple, list)):
+        way_out = f"A single augmentation goes into a list: `{name}=[TrivialAugment()]`."
+        refuse(where, name, "be a list of augmentations", augmentations, way_out)
+    for augmentation in augmentations:
+        has_methods = all(hasattr(augmentation, method) for method in ("draw", "operate"))
+        if isinstance(augmentation, type) or not has_methods:
+            way_out = (
+                "Take augmentations of dali_cutmix.augmentations; torchvision's cannot run in a "
+                "graph."
+            )
+            refuse(where, name, "hold augmentations of the graph", augmentation, way_out)

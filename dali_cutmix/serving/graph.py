@@ -112,9 +112,11 @@ class Graph:
                 hints={} if device is None else settings.tuning.decoder_arguments(),
             )
         layout = "HWC" if settings.channels_last else "CHW"
+        resampler = self._resampler
+        on_threads = resampler.on_threads if resampler.has_threads else None
         for view, view_drawn, view_frame in zip(settings.views, drawn, batches.frames, strict=True):
-            frame = replace(view_frame, resize=self._resampler.resize_each)
-            sample = view.operate(images, view_drawn, frame, self._resampler)
+            frame = replace(view_frame, resize=resampler.resize_each, on_threads=on_threads)
+            sample = view.operate(images, view_drawn, frame, resampler)
             if batches.mix is not None:
                 sample = batches.mix.operate(sample, plan, frame)
                 if not isinstance(sample, Sample):

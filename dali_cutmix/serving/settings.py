@@ -214,7 +214,7 @@ class LoaderSettings:
             )
             if isinstance(transform, (list, tuple)):
                 way_out = "`Views([...])` makes an image by each transform of a list."
-            rule = "be a TrainTransform, EvalTransform or Views"
+            rule = "be a TrainTransform, EvalTransform, Compose or Views"
             refuse(WHERE, "transform", rule, transform, way_out)
         if mix is None:
             return

@@ -53,7 +53,7 @@ class TrivialAugment:
 
     def operate(self, sample: Sample, plan: OperationPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        image = operate(sample.image, OPERATIONS, plan, frame.size, self.interpolation)
+        image = operate(sample.image, OPERATIONS, plan, frame, self.interpolation)
         return replace(sample, image=image)
 
 
@@ -101,7 +101,7 @@ class RandAugment:
         """See `Augmentation`."""
         image = sample.image
         for turn_plan in plan:
-            image = operate(image, OPERATIONS, turn_plan, frame.size, self.interpolation)
+            image = operate(image, OPERATIONS, turn_plan, frame, self.interpolation)
         return replace(sample, image=image)
 
 
@@ -151,7 +151,7 @@ class AutoAugment:
         """See `Augmentation`."""
         image = sample.image
         for turn, turn_plan in enumerate(plan):
-            image = operate(image, self._names(turn), turn_plan, frame.size, self.interpolation)
+            image = operate(image, self._names(turn), turn_plan, frame, self.interpolation)
         return replace(sample, image=image)
 
 

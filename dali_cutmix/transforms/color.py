@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf as INFINITY
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,6 +63,8 @@ class ColorJitter:
     Source:
         torchvision ``v2.ColorJitter``.
     """
+
+    takes_any_size: ClassVar[bool] = True
 
     brightness: float | Range = 0.0
     contrast: float | Range = 0.0
@@ -129,6 +131,8 @@ class Grayscale:
     Source:
         torchvision ``v2.RandomGrayscale``.
     """
+
+    takes_any_size: ClassVar[bool] = True
 
     prob: float
 

@@ -10,6 +10,8 @@ DALI makes one for each sample of the whole batch; see `ring`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dali_cutmix.core.dali import (
@@ -17,11 +19,11 @@ from dali_cutmix.core.dali import (
     INT32,
     UINT8,
     DataNode,
-    constant,
     fn,
     math,
     types,
 )
+from dali_cutmix.core.frame import Frame
 
 #: Shares of R, G and B in a gray level. Source: torchvision, ITU-R BT.601 to four digits.
 _GRAY = (0.2989, 0.587, 0.114)
@@ -155,18 +157,65 @@ def adjust_sharpness(
     return fn.cast(image * (1.0 - other) + (blurred * other + _TRUNCATE), dtype=UINT8)
 
 
-def ring(image: DataNode, size: tuple[int, int]) -> dict[str, DataNode]:
+def ring(image: DataNode, frame: Frame) -> dict[str, DataNode]:
     """Return the arguments of `adjust_sharpness` that are equal for all images of a size.
 
-    The caller splits these nodes as the batch is split.
+    The caller splits these nodes as the images are split.
 
     Args:
-        image: The whole batch, ``[height, width, 3]`` uint8, which has the device.
-        size: ``(height, width)`` in pixels.
+        image: ``[height, width, 3]`` uint8, which has the device.
+        frame: Of these images.
     """
-    inside = np.zeros((*size, 1), np.float32)
+    inside = np.zeros((*frame.size, 1), np.float32)
     inside[1:-1, 1:-1] = 1
-    return {"kernel": constant(_SMOOTH, image), "inside": constant(inside, image)}
+    return {
+        "kernel": frame.constant(_SMOOTH, image),
+        "inside": frame.constant(inside, image),
+    }
+
+
+def ring_of_each(image: DataNode, frame: Frame) -> dict[str, DataNode]:
+    """Return the arguments of `adjust_sharpness` for images whose sizes may differ.
+
+    Args:
+        image: ``[y, x, 3]`` uint8.
+        frame: Of these images.
+    """
+    sides = image.shape()[:2]
+    inner = fn.cast(math.max(sides - 2, 0), dtype=INT32)
+    gray = fn.slice(image, start=[0], shape=[1], axes=[2])
+    inner_gray = fn.slice(gray, start=math.min(inner, 1), shape=inner, axes=[0, 1])
+    rim = fn.slice(
+        inner_gray ^ inner_gray,
+        start=[-1, -1],
+        shape=fn.cast(sides, dtype=INT32),
+        axes=[0, 1],
+        out_of_bounds_policy="pad",
+        fill_values=1,
+    )
+    return {"kernel": frame.constant(_SMOOTH, image), "inside": 1.0 - rim}
+
+
+def solarize_add(image: DataNode, added: DataNode) -> DataNode:
+    """Add levels to all levels below 128, up to 255; bit-identical to timm's ``solarize_add``.
+
+    Args:
+        image: ``[y, x, 3]`` uint8.
+        added: Levels in [0, 128]. Scalar int32.
+    """
+    return fn.cast(math.min(image + (image < 128) * added, 255), dtype=UINT8)
+
+
+def gaussian_blur(image: DataNode, sigma: DataNode, kernel_size: Sequence[int]) -> DataNode:
+    """Blur: torchvision's ``gaussian_blur``, within one level.
+
+    Args:
+        image: ``[y, x, 3]`` uint8.
+        sigma: Standard deviation in pixels, above 0. Scalar float32.
+        kernel_size: Sides of the kernel ``(x, y)`` in pixels, odd.
+    """
+    window = [kernel_size[1], kernel_size[0]]
+    return fn.gaussian_blur(image, sigma=sigma, window_size=window)
 
 
 def autocontrast(image: DataNode) -> DataNode:

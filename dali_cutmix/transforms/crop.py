@@ -26,7 +26,13 @@ from dali_cutmix.core.checks import (
 )
 from dali_cutmix.core.dali import DataNode, fn
 from dali_cutmix.core.draws import HostDraws
-from dali_cutmix.core.frame import Augmentation, Frame, Sample
+from dali_cutmix.core.frame import (
+    Augmentation,
+    Frame,
+    Sample,
+    check_augmentations,
+    frames_of,
+)
 from dali_cutmix.transforms.decode import Encoded, Pixels
 from dali_cutmix.transforms.resample import KERNELS, Kernel, Resampler
 from dali_cutmix.transforms.windows import central_window, middle, padded_window
@@ -124,12 +130,20 @@ class TrainTransform:
         if self.ratio[0] <= 0:
             refuse(where, "ratio", "start above 0", self.ratio)
         check_prob(where, self.flip, "flip")
-        _check_mean_std(where, self.mean, self.std)
+        check_mean_std(where, self.mean, self.std)
         check_choice(where, "interpolation", self.interpolation, (*KERNELS, "random"))
-        _check_augment(where, self.augment)
+        if self.augment != ():
+            self._check_augment(where)
+        self._check_pad(where)
+
+    def _check_augment(self, where: str) -> None:
+        check_augmentations(where, self.augment, "augment")
         # As a tuple: a list that changes later would change nothing, or half of the loader.
         object.__setattr__(self, "augment", tuple(self.augment))
-        self._check_pad(where)
+        for frame in frames_of(self.augment, self.frame):
+            if frame.size != self.output_size:
+                way_out = "`Compose` takes augmentations that change sizes."
+                refuse(where, "augment", "keep the size of images", self.augment, way_out)
 
     def _check_pad(self, where: str) -> None:
         if self.pad is not None:
@@ -159,7 +173,7 @@ class TrainTransform:
     @property
     def frame(self) -> Frame:
         """Describe every output."""
-        return Frame(self.output_size, self.mean)
+        return Frame(self.output_size, self.mean, std=self.std)
 
     def draw(self, draws: HostDraws, frame: Frame, /) -> TrainPlan:
         """Draw crops, flips and the plans of augmentations for one batch.
@@ -202,7 +216,7 @@ class TrainTransform:
         else:
             image = self._resized(stored, resampler, kernel)
             if not self._keeps_everything:
-                image = padded_window(image, plan.crop_share, frame.size, self.pad)
+                image = padded_window(image, plan.crop_share, frame.size, (self.pad,) * 4)
             if self.flip > 0:
                 image = fn.flip(image, horizontal=plan.mirrored)
         if self.augment:
@@ -276,7 +290,7 @@ class EvalTransform:
         elif not is_whole(self.resize) or self.resize < max(height, width):
             way_out = f"`resize={max(height, width)}` takes the whole short side."
             refuse(where, "resize", f"be at least size={self.size}", self.resize, way_out)
-        _check_mean_std(where, self.mean, self.std)
+        check_mean_std(where, self.mean, self.std)
         check_choice(where, "interpolation", self.interpolation, KERNELS)
 
     @property
@@ -292,7 +306,7 @@ class EvalTransform:
     @property
     def frame(self) -> Frame:
         """Describe every output."""
-        return Frame(self.output_size, self.mean)
+        return Frame(self.output_size, self.mean, std=self.std)
 
     def draw(self, _draws: HostDraws, _frame: Frame, /) -> tuple[()]:
         """Draw nothing."""
@@ -310,21 +324,8 @@ class EvalTransform:
         return Sample(central_window(image, sides, frame.size))
 
 
-def _check_augment(where: str, augment: object) -> None:
-    if not isinstance(augment, (tuple, list)):
-        way_out = "A single augmentation goes into a list: `augment=[TrivialAugment()]`."
-        refuse(where, "augment", "be a list of augmentations", augment, way_out)
-    for augmentation in augment:
-        has_methods = all(hasattr(augmentation, name) for name in ("draw", "operate"))
-        if isinstance(augmentation, type) or not has_methods:
-            way_out = (
-                "Take augmentations of dali_cutmix.augmentations; torchvision's cannot run in a "
-                "graph."
-            )
-            refuse(where, "augment", "hold augmentations of the graph", augmentation, way_out)
-
-
-def _check_mean_std(where: str, mean: object, std: object) -> None:
+def check_mean_std(where: str, mean: object, std: object) -> None:
+    """Refuse all but three numbers each, and deviations that are not above 0."""
     for name, value in (("mean", mean), ("std", std)):
         if not are_numbers(value, 3) or (name == "std" and min(value) <= 0):
             rule = "be three numbers for R, G, B" + (", each above 0" if name == "std" else "")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from dali_cutmix.core.dali import DataNode, merge, split
+from dali_cutmix.core.frame import Frame
 from dali_cutmix.transforms.affine import WARPS, Interpolation, matrices, shift, warp
 from dali_cutmix.transforms.color_ops import (
     adjust_brightness,
@@ -187,7 +188,7 @@ def operate(
     image: DataNode,
     names: Sequence[str],
     plan: OperationPlan,
-    size: tuple[int, int],
+    frame: Frame,
     interpolation: Interpolation = "nearest",
 ) -> DataNode:
     """Apply one operation to each sample.
@@ -196,7 +197,7 @@ def operate(
         image: ``[height, width, 3]`` uint8 per sample, CPU or GPU.
         names: Operations to choose from, as `plan_operations` took them.
         plan: The plan of `plan_operations`, with nodes on the CPU as leaves.
-        size: ``(height, width)`` in pixels.
+        frame: Of these images.
         interpolation: How shears and turns make a pixel; see `warp`.
 
     Returns:
@@ -208,7 +209,7 @@ def operate(
         numbers = {field: getattr(plan, field) for field in kind.fields}
         function = kind.operate
         if function is adjust_sharpness:
-            numbers |= ring(image, size)
+            numbers |= ring(image, frame)
         elif function is warp:
             function = partial(warp, interpolation=interpolation)
         part, others = split(image, is_chosen)

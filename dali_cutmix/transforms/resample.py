@@ -212,14 +212,24 @@ class Resampler:
     ) -> DataNode:
         """Call a function of a kernel's name and of one sample's inputs for each sample."""
         if isinstance(kernel, str):
-            return self._on_threads(partial(function, kernel), inputs)
-        return self._on_threads(
+            return self.on_threads(partial(function, kernel), inputs)
+        return self.on_threads(
             lambda is_bicubic, *arrays: function("bicubic" if is_bicubic else "bilinear", *arrays),
             [kernel, *inputs],
         )
 
-    def _on_threads(self, function: Callable[..., np.ndarray], inputs: list[DataNode]) -> DataNode:
-        """Call a function of one sample's inputs for each sample, on all threads."""
+    @property
+    def has_threads(self) -> bool:
+        """Whether images are on the CPU, and threads at hand."""
+        return self._crew is not None
+
+    def on_threads(self, function: Callable[..., np.ndarray], inputs: list[DataNode]) -> DataNode:
+        """Call a function for each sample, on all threads.
+
+        Args:
+            function: From one array for each input to an image ``[y, x, 3]`` uint8.
+            inputs: Nodes, CPU.
+        """
         crew = self._crew
         assert crew is not None
 

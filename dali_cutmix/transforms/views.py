@@ -27,7 +27,8 @@ class Views:
     ``Views([large] * 2 + [small] * 8)`` the crops of DINO and SwAV.
 
     Args:
-        transforms: A `TrainTransform` or `EvalTransform` for each view, in order; at least one.
+        transforms: A `TrainTransform`, `EvalTransform` or `Compose` for each view, in order; at
+            least one.
 
     Source:
         Chen et al. 2020, arXiv:2002.05709, section 2.1; Caron et al. 2020, arXiv:2006.09882,

@@ -2,42 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 
-from dali_cutmix.core.dali import FLOAT, INT32, DataNode, constant, fn, math
+from dali_cutmix.core.dali import FLOAT, INT32, DataNode, constant, fn, math, types
 from dali_cutmix.transforms.decode import Encoded, Pixels
 from dali_cutmix.transforms.resample import MAX_ELONGATION
 
+#: How a border continues an image, by torchvision's names.
+PADDING_MODES = ("constant", "edge", "reflect", "symmetric")
 
-def padded_window(image: DataNode, share: DataNode, size: tuple[int, int], pad: int) -> DataNode:
-    """Pad each image with black, then cut a rectangle out at a drawn position.
+#: Widths left, top, right, bottom, in pixels.
+Border = tuple[int, int, int, int]
+
+
+def padded_window(
+    image: DataNode,
+    share: DataNode,
+    size: tuple[int, int],
+    border: Border,
+    fill: Sequence[int] = (0,),
+    constant: Callable[[np.ndarray], DataNode] = constant,
+) -> DataNode:
+    """Pad each image with a colour, then cut a rectangle out at a drawn position.
 
     All positions are equally likely, but for one part in ``2**24 / positions``. Where image and
     border are smaller than the rectangle, the image lands at a random position inside the rectangle
-    instead, and the rest is black.
+    instead, and the rest has the colour.
 
     Args:
         image: ``[y, x, 3]`` uint8 per sample, CPU or GPU.
         share: Position, uniform in [0, 1]: ``[2]`` float32 (y, x) per sample, CPU.
         size: ``(height, width)`` of the rectangle, in pixels.
-        pad: Width of the border in pixels, at least 0.
+        border: Widths ``(left, top, right, bottom)`` of the border in pixels, each at least 0.
+        fill: Level of the border, or levels R, G, B.
+        constant: Makes constant nodes; see `Frame.constant`.
 
     Returns:
         ``[height, width, 3]`` uint8 per sample, on the device of ``image``.
     """
-    room = fn.cast(image.shape()[:2], dtype=FLOAT) + (
-        2.0 * pad - constant(np.array(size, np.float32))
+    left, top, right, bottom = border
+    room = fn.cast(image.shape()[:2], dtype=FLOAT) + constant(
+        np.array([top + bottom - size[0], left + right - size[1]], np.float32)
     )
     num_positions = math.abs(room) + 1.0
     # A share of exactly 1 would be one position too far.
     offset = math.min(math.floor(share * num_positions), math.abs(room)) + math.min(room, 0.0)
     return fn.slice(
         image,
-        start=fn.cast(offset - float(pad), dtype=INT32),
+        start=fn.cast(offset - constant(np.array([top, left], np.float32)), dtype=INT32),
         shape=list(size),
         axes=[0, 1],
         out_of_bounds_policy="pad",
-        fill_values=0,
+        fill_values=list(fill),
     )
 
 
@@ -47,15 +66,94 @@ def central_window(image: DataNode, sides: tuple[int, int], size: tuple[int, int
     Args:
         image: ``[*sides, 3]`` uint8 per sample, CPU or GPU.
         sides: ``(height, width)`` of every image, in pixels.
-        size: ``(height, width)`` of the centre, in pixels, at most ``sides``.
+        size: ``(height, width)`` of the centre, in pixels. What lies beyond the image is black.
 
     Returns:
         ``[height, width, 3]`` uint8 per sample, on the device of ``image``.
     """
     if sides == size:
         return image
-    start = [round((side - wanted) / 2) for side, wanted in zip(sides, size, strict=True)]
-    return fn.slice(image, start=start, shape=list(size), axes=[0, 1])
+    margins = [side - wanted for side, wanted in zip(sides, size, strict=True)]
+    start = [round(margin / 2) if margin > 0 else -(-margin // 2) for margin in margins]
+    if min(margins) >= 0:
+        return fn.slice(image, start=start, shape=list(size), axes=[0, 1])
+    return _with_black(image, start, size)
+
+
+def central_window_of_each(
+    image: DataNode, size: tuple[int, int], constant: Callable[[np.ndarray], DataNode] = constant
+) -> DataNode:
+    """Cut out the centre of images of any sizes, as `central_window`."""
+    margin = fn.cast(image.shape()[:2], dtype=FLOAT) - constant(np.array(size, np.float32))
+    # Half to even: floor((margin + 1) / 2), minus 1 where margin is 1 above a multiple of 4. A
+    # margin that is missing is halved downwards.
+    is_rounded_up = (margin - 4.0 * math.floor(margin / 4.0) == 1.0) & (margin > 0.0)
+    start = math.floor((margin + 1.0) / 2.0) - is_rounded_up
+    return _with_black(image, fn.cast(start, dtype=INT32), size)
+
+
+def _with_black(image: DataNode, start: Any, size: tuple[int, int]) -> DataNode:
+    return fn.slice(
+        image,
+        start=start,
+        shape=list(size),
+        axes=[0, 1],
+        out_of_bounds_policy="pad",
+        fill_values=0,
+    )
+
+
+def padded(image: DataNode, border: Border, mode: str, fill: Sequence[int]) -> DataNode:
+    """Widen each image by a border.
+
+    Args:
+        image: ``[y, x, 3]`` uint8 per sample, CPU or GPU.
+        border: Widths ``(left, top, right, bottom)`` of the border in pixels, each at least 0.
+        mode: A name of `PADDING_MODES`. ``"reflect"`` takes borders below, ``"symmetric"`` up to
+            the side of an image.
+        fill: Level of the border, or levels R, G, B, with ``"constant"``.
+
+    Returns:
+        ``[y + top + bottom, x + left + right, 3]`` uint8 per sample, on the device of ``image``.
+    """
+    left, top, right, bottom = border
+    if not any(border):
+        return image
+    if mode in ("reflect", "symmetric"):
+        image = _reflected(image, 1, left, right, skipped=int(mode == "reflect"))
+        return _reflected(image, 0, top, bottom, skipped=int(mode == "reflect"))
+    sides = fn.cast(image.shape()[:2], dtype=INT32)
+    shape = fn.stack(sides[0] + (top + bottom), sides[1] + (left + right))
+    if mode == "edge":
+        # A shift by whole pixels; without a fill the outermost pixels are repeated.
+        return fn.warp_affine(
+            image,
+            matrix=[1, 0, -left, 0, 1, -top],
+            size=fn.cast(shape, dtype=FLOAT),
+            interp_type=types.DALIInterpType.INTERP_NN,
+            inverse_map=True,
+        )
+    return fn.slice(
+        image,
+        start=[-top, -left],
+        shape=shape,
+        axes=[0, 1],
+        out_of_bounds_policy="pad",
+        fill_values=list(fill),
+    )
+
+
+def _reflected(image: DataNode, axis: int, before: int, behind: int, skipped: int) -> DataNode:
+    """Put parts of the mirror image at both ends of an axis, from ``skipped`` pixels on."""
+    mirror = fn.flip(image, horizontal=int(axis == 1), vertical=int(axis == 0))
+    side = fn.cast(image.shape()[axis], dtype=INT32)
+    parts = [image]
+    if before:
+        start = fn.reshape(side - (before + skipped), shape=[1])
+        parts.insert(0, fn.slice(mirror, start=start, shape=[before], axes=[axis]))
+    if behind:
+        parts.append(fn.slice(mirror, start=[skipped], shape=[behind], axes=[axis]))
+    return fn.cat(*parts, axis=axis) if len(parts) > 1 else image
 
 
 def middle(stored: Encoded | Pixels) -> DataNode:

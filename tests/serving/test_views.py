@@ -335,7 +335,7 @@ def test_what_is_no_list_of_transforms_is_refused(transforms: Any, message: str)
 
 def test_a_bare_list_of_transforms_is_refused_with_views(numbered_folder: Path) -> None:
     message = (
-        "DataLoader: `transform` must be a TrainTransform, EvalTransform or Views, got "
+        "DataLoader: `transform` must be a TrainTransform, EvalTransform, Compose or Views, got "
         f"{[TINY, TINY]!r}. `Views([...])` makes an image by each transform of a list."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

@@ -155,7 +155,7 @@ def check_operation(
         for strength in strengths
     ]
     results = by_graph(
-        lambda image, plan: operate(image, [name], plan, size, interpolation),
+        lambda image, plan: operate(image, [name], plan, Frame(size), interpolation),
         images,
         plans,
         back_end,
@@ -219,7 +219,7 @@ def test_bilinear_warps_take_in_black_from_beyond_the_border(back_end: str) -> N
     images = np.full((1, *size, 3), 200, np.uint8)
     fed = [plan_operations(["ShearX"], np.zeros(1, int), np.full(1, 0.3), size)]
     (found,) = by_graph(
-        lambda image, plan: operate(image, ["ShearX"], plan, size, "bilinear"),
+        lambda image, plan: operate(image, ["ShearX"], plan, Frame(size), "bilinear"),
         images,
         fed,
         back_end,
@@ -316,7 +316,10 @@ def test_what_is_neutral_leaves_every_byte(
         named.append(plan_operations(names, chosen, strength, size))
     named.append(plan_operations(names, np.full(len(images), -1), np.ones(len(images)), size))
     for made in by_graph(
-        lambda image, plan: operate(image, names, plan, size, interpolation), images, named, "cpu"
+        lambda image, plan: operate(image, names, plan, Frame(size), interpolation),
+        images,
+        named,
+        "cpu",
     ):
         np.testing.assert_array_equal(made, images)
 
@@ -341,7 +344,7 @@ def test_each_sample_of_a_batch_takes_its_own_operation(
 
     def define(image: Any, *leaves: Any) -> Any:
         image = fn.reshape(on(back_end, image), layout="HWC")
-        return [fn.copy(operate(image, OPERATIONS, structure.build(leaves), size))]
+        return [fn.copy(operate(image, OPERATIONS, structure.build(leaves), Frame(size)))]
 
     rows = list(zip(chosen, strengths, strict=True))
     together = [batch(row, strength, images) for row, strength in rows]

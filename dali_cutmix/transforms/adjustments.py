@@ -1,0 +1,235 @@
+"""Change some samples by an operation of fixed strength, or blur by a strength that is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from math import inf as INFINITY
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dali_cutmix.core.checks import (
+    are_numbers,
+    check_prob,
+    check_range,
+    is_number,
+    is_whole,
+    refuse,
+)
+from dali_cutmix.core.dali import DataNode, merge, split
+from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.transforms.color_ops import (
+    adjust_sharpness,
+    autocontrast,
+    equalize,
+    gaussian_blur,
+    ring_of_each,
+    solarize_and_posterize,
+)
+
+
+class _Adjustment:
+    """Apply `change` to the samples that a chance picks."""
+
+    takes_any_size: ClassVar[bool] = True
+    prob: float
+
+    def __post_init__(self) -> None:
+        check_prob(type(self).__name__, self.prob)
+
+    def draw(self, draws: Draws, _frame: Frame, /) -> Any:
+        """Draw whether each sample changes: ``[B]`` bool; see `Augmentation`."""
+        return draws.chance("prob", self.prob)[:, 0] > 0
+
+    def operate(self, sample: Sample, plan: Any, frame: Frame, /) -> Sample:
+        """See `Augmentation`."""
+        part, others = split(sample.image, plan)
+        changed = self._change(part, frame.within(plan))
+        return replace(sample, image=merge(changed, others, plan))
+
+    def _change(self, image: DataNode, frame: Frame) -> DataNode:
+        """Change the images that were picked, ``[y, x, 3]`` uint8."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RandomInvert(_Adjustment):
+    """Turn some images into their negatives.
+
+    Args:
+        prob: Probability in [0, 1] that a sample changes.
+
+    Source:
+        torchvision ``v2.RandomInvert``.
+    """
+
+    prob: float = 0.5
+
+    def _change(self, image: DataNode, frame: Frame) -> DataNode:
+        return image ^ frame.constant(np.uint8(255))
+
+
+@dataclass(frozen=True)
+class RandomSolarize(_Adjustment):
+    """Invert the levels of some images from a threshold on.
+
+    Args:
+        threshold: Level in [0, 256]; 256 changes nothing.
+        prob: Probability in [0, 1] that a sample changes.
+
+    Source:
+        torchvision ``v2.RandomSolarize``.
+    """
+
+    threshold: float
+    prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_number(self.threshold) or not 0 <= self.threshold <= 256:
+            refuse("RandomSolarize", "threshold", "be a level in [0, 256]", self.threshold)
+
+    def _change(self, image: DataNode, frame: Frame) -> DataNode:
+        return _with_levels(image, frame, threshold=ceil(self.threshold))
+
+
+@dataclass(frozen=True)
+class RandomPosterize(_Adjustment):
+    """Keep the first bits of every level in some images.
+
+    Args:
+        bits: Number of bits, from 0 (black) to 8 (no change).
+        prob: Probability in [0, 1] that a sample changes.
+
+    Source:
+        torchvision ``v2.RandomPosterize``.
+    """
+
+    bits: int
+    prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_whole(self.bits) or not 0 <= self.bits <= 8:
+            refuse("RandomPosterize", "bits", "be a whole number from 0 to 8", self.bits)
+
+    def _change(self, image: DataNode, frame: Frame) -> DataNode:
+        return _with_levels(image, frame, mask=255 >> (8 - self.bits) << (8 - self.bits))
+
+
+@dataclass(frozen=True)
+class RandomAdjustSharpness(_Adjustment):
+    """Blur or sharpen some images.
+
+    Args:
+        sharpness_factor: 0 blurs, 1 changes nothing, above 1 sharpens.
+        prob: Probability in [0, 1] that a sample changes.
+
+    Source:
+        torchvision ``v2.RandomAdjustSharpness``.
+    """
+
+    sharpness_factor: float
+    prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_number(self.sharpness_factor) or self.sharpness_factor < 0:
+            where = "RandomAdjustSharpness"
+            refuse(where, "sharpness_factor", "be at least 0", self.sharpness_factor)
+
+    def _change(self, image: DataNode, frame: Frame) -> DataNode:
+        factor = frame.constant(np.float32(self.sharpness_factor))
+        return adjust_sharpness(image, factor, **ring_of_each(image, frame))
+
+
+@dataclass(frozen=True)
+class RandomAutocontrast(_Adjustment):
+    """Stretch each channel of some images over all levels.
+
+    Args:
+        prob: Probability in [0, 1] that a sample changes.
+
+    Source:
+        torchvision ``v2.RandomAutocontrast``.
+    """
+
+    prob: float = 0.5
+
+    def _change(self, image: DataNode, _frame: Frame) -> DataNode:
+        return autocontrast(image)
+
+
+@dataclass(frozen=True)
+class RandomEqualize(_Adjustment):
+    """Use all levels equally often in each channel of some images.
+
+    Args:
+        prob: Probability in [0, 1] that a sample changes.
+
+    Source:
+        torchvision ``v2.RandomEqualize``.
+    """
+
+    prob: float = 0.5
+
+    def _change(self, image: DataNode, _frame: Frame) -> DataNode:
+        return equalize(image)
+
+
+@dataclass(frozen=True)
+class GaussianBlur:
+    """Blur each image, by a standard deviation drawn for each sample.
+
+    `RandomApply` blurs some images only.
+
+    Args:
+        kernel_size: Side of the kernel in pixels, odd, or ``(horizontal, vertical)``.
+        sigma: Standard deviation in pixels, above 0, or ``(min, max)``, which is uniform.
+
+    Source:
+        torchvision ``v2.GaussianBlur``.
+    """
+
+    takes_any_size: ClassVar[bool] = True
+
+    kernel_size: int | Sequence[int]
+    sigma: float | Sequence[float] = (0.1, 2.0)
+
+    def __post_init__(self) -> None:
+        where = "GaussianBlur"
+        sides = self._sides
+        if not are_numbers(sides, 2) or not all(is_whole(s) and s > 0 and s % 2 for s in sides):
+            rule = "be an odd number of pixels, or (horizontal, vertical)"
+            refuse(where, "kernel_size", rule, self.kernel_size)
+        check_range(where, "sigma", self._bounds, 0, INFINITY)
+        if self._bounds[0] <= 0:
+            refuse(where, "sigma", "be above 0", self.sigma)
+
+    @property
+    def _sides(self) -> Sequence[int]:
+        size = self.kernel_size
+        return size if isinstance(size, Sequence) else (size, size)
+
+    @property
+    def _bounds(self) -> Sequence[float]:
+        sigma = self.sigma
+        return sigma if isinstance(sigma, Sequence) else (sigma, sigma)
+
+    def draw(self, draws: Draws, _frame: Frame, /) -> Any:
+        """Draw a standard deviation: ``[B]`` float32; see `Augmentation`."""
+        low, high = self._bounds
+        share = draws.uniform("sigma", []).astype(np.float64)
+        return (low + share * (high - low)).astype(np.float32)
+
+    def operate(self, sample: Sample, plan: Any, _frame: Frame, /) -> Sample:
+        """See `Augmentation`."""
+        return replace(sample, image=gaussian_blur(sample.image, plan, self._sides))
+
+
+def _with_levels(image: DataNode, frame: Frame, threshold: int = 256, mask: int = 255) -> DataNode:
+    levels = frame.constant(np.int32(threshold)), frame.constant(np.uint8(mask))
+    return solarize_and_posterize(image, *levels)

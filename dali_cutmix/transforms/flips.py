@@ -1,0 +1,65 @@
+"""Mirror some images, left to right or top to bottom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from dali_cutmix.core.checks import check_prob
+from dali_cutmix.core.dali import fn
+from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.frame import Frame, Sample
+
+
+@dataclass(frozen=True)
+class RandomHorizontalFlip:
+    """Mirror some images left to right.
+
+    Args:
+        prob: Probability in [0, 1] that a sample is mirrored.
+
+    Source:
+        torchvision ``v2.RandomHorizontalFlip``.
+    """
+
+    takes_any_size: ClassVar[bool] = True
+
+    prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_prob("RandomHorizontalFlip", self.prob)
+
+    def draw(self, draws: Draws, _frame: Frame, /) -> Any:
+        """Draw 1 to mirror, else 0: ``[B]`` int32; see `Augmentation`."""
+        return draws.chance("prob", self.prob)[:, 0]
+
+    def operate(self, sample: Sample, plan: Any, _frame: Frame, /) -> Sample:
+        """See `Augmentation`."""
+        return replace(sample, image=fn.flip(sample.image, horizontal=plan))
+
+
+@dataclass(frozen=True)
+class RandomVerticalFlip:
+    """Mirror some images top to bottom.
+
+    Args:
+        prob: Probability in [0, 1] that a sample is mirrored.
+
+    Source:
+        torchvision ``v2.RandomVerticalFlip``.
+    """
+
+    takes_any_size: ClassVar[bool] = True
+
+    prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_prob("RandomVerticalFlip", self.prob)
+
+    def draw(self, draws: Draws, _frame: Frame, /) -> Any:
+        """Draw 1 to mirror, else 0: ``[B]`` int32; see `Augmentation`."""
+        return draws.chance("prob", self.prob)[:, 0]
+
+    def operate(self, sample: Sample, plan: Any, _frame: Frame, /) -> Sample:
+        """See `Augmentation`."""
+        return replace(sample, image=fn.flip(sample.image, horizontal=0, vertical=plan))

@@ -1,0 +1,302 @@
+"""Turn, shear, scale and shift images by numbers drawn for each sample.
+
+Numbers are drawn without an image's size, which the operators know: positions are shares.
+
+On the CPU Pillow moves the pixels, on the threads of the graph, so that pixels are those of
+torchvision's PIL back end. On a GPU DALI's operator does, as torchvision's tensor back end would.
+The two differ within a pixel of where the image's border lands, and as `affine.warp` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf as INFINITY
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from PIL import Image
+
+from dali_cutmix.core.checks import are_numbers, check_choice, check_range, is_number, refuse
+from dali_cutmix.core.dali import FLOAT, UINT8, DataNode, fn, math, types
+from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.frame import Frame, Sample
+
+Range = tuple[float, float]
+
+#: How a pixel is computed. On a GPU ``"bicubic"`` is ``"bilinear"``: DALI has no other operator.
+WarpKernel = Literal["nearest", "bilinear", "bicubic"]
+
+_PILLOW_KERNELS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+#: Names of `WarpKernel`.
+WARP_KERNELS = tuple(_PILLOW_KERNELS)
+
+
+@dataclass(frozen=True)
+class WarpPlan:
+    """Hold an affine map from points of the result to points of the image.
+
+    Attributes:
+        linear: Its linear part, around the centre: ``[2, 2]`` float64 (x, y) per sample.
+        shift: How far the centre moves, as a share of the image's sides: ``[2]`` float64 (x, y)
+            per sample. Rounded to whole pixels.
+    """
+
+    linear: Any
+    shift: Any
+
+
+@dataclass(frozen=True)
+class RandomRotation:
+    """Turn each image by an angle drawn for each sample. The image's size stays.
+
+    Args:
+        degrees: Bound of the angle in degrees, at least 0, or ``(min, max)``, counterclockwise.
+        interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``, which is bilinear on a GPU.
+        center: Point that stays, ``(x, y)`` in pixels from the top left corner. None: the centre.
+        fill: Level of pixels from outside the image, in [0, 255], or ``(R, G, B)``.
+
+    Source:
+        torchvision ``v2.RandomRotation``, without ``expand``.
+    """
+
+    takes_any_size: ClassVar[bool] = True
+
+    degrees: float | Range
+    interpolation: WarpKernel = "nearest"
+    center: Sequence[float] | None = None
+    fill: float | Sequence[float] = 0
+
+    def __post_init__(self) -> None:
+        _check_warp(self)
+
+    def draw(self, draws: Draws, _frame: Frame, /) -> WarpPlan:
+        """Draw an angle; see `Augmentation`."""
+        angle = _uniform(draws, "angle", _both_ways(self.degrees))
+        # Counterclockwise, where `_linear` turns clockwise.
+        return WarpPlan(_linear(-angle), np.zeros((len(angle), 2)))
+
+    def operate(self, sample: Sample, plan: WarpPlan, frame: Frame, /) -> Sample:
+        """See `Augmentation`."""
+        return replace(sample, image=_warped(sample.image, plan, self, frame))
+
+
+@dataclass(frozen=True)
+class RandomAffine:
+    """Turn, shear, scale and shift each image by numbers drawn for each sample.
+
+    Args:
+        degrees: Bound of the angle in degrees, at least 0, or ``(min, max)``, clockwise.
+        translate: Largest shift ``(horizontal, vertical)``, as a share of the image's width and
+            height, in [0, 1]. None shifts nothing.
+        scale: Smallest and largest factor, above 0. None keeps the scale.
+        shear: Bound of the angle of a horizontal shear in degrees; ``(min, max)``; or
+            ``(min x, max x, min y, max y)``. None shears nothing.
+        interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``, which is bilinear on a GPU.
+        fill: Level of pixels from outside the image, in [0, 255], or ``(R, G, B)``.
+        center: Point that stays, ``(x, y)`` in pixels from the top left corner. None: the centre.
+
+    Source:
+        torchvision ``v2.RandomAffine``.
+    """
+
+    takes_any_size: ClassVar[bool] = True
+
+    degrees: float | Range
+    translate: Range | None = None
+    scale: Range | None = None
+    shear: float | Sequence[float] | None = None
+    interpolation: WarpKernel = "nearest"
+    fill: float | Sequence[float] = 0
+    center: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        where = "RandomAffine"
+        _check_warp(self)
+        if self.translate is not None and (
+            not are_numbers(self.translate, 2) or not all(0 <= s <= 1 for s in self.translate)
+        ):
+            refuse(where, "translate", "be (horizontal, vertical) in [0, 1]", self.translate)
+        if self.scale is not None:
+            check_range(where, "scale", self.scale, 0, INFINITY)
+            if self.scale[0] <= 0:
+                refuse(where, "scale", "start above 0", self.scale)
+        shear = self.shear
+        if shear is not None and not (
+            is_number(shear) or are_numbers(shear, 2) or are_numbers(shear, 4)
+        ):
+            refuse(where, "shear", "be a bound, (min, max) or (min x, max x, min y, max y)", shear)
+
+    def draw(self, draws: Draws, _frame: Frame, /) -> WarpPlan:
+        """Draw angle, scale, shears and shift; see `Augmentation`."""
+        angle = _uniform(draws, "angle", _both_ways(self.degrees))
+        scale = np.ones(len(angle))
+        shear_x, shear_y = np.zeros((2, len(angle)))
+        shift = np.zeros((len(angle), 2))
+        if self.scale is not None:
+            scale = _uniform(draws, "scale", self.scale)
+        if self.shear is not None:
+            bounds = _both_ways(self.shear)
+            shear_x = _uniform(draws, "shear x", bounds[:2])
+            if len(bounds) == 4:
+                shear_y = _uniform(draws, "shear y", bounds[2:])
+        if self.translate is not None:
+            shift = (2 * draws.uniform("shift", [2]).astype(np.float64) - 1) * self.translate
+        return WarpPlan(_linear(angle, scale, shear_x, shear_y), shift)
+
+    def operate(self, sample: Sample, plan: WarpPlan, frame: Frame, /) -> Sample:
+        """See `Augmentation`."""
+        return replace(sample, image=_warped(sample.image, plan, self, frame))
+
+
+def _linear(
+    angle: np.ndarray, scale: Any = 1.0, shear_x: Any = 0.0, shear_y: Any = 0.0
+) -> np.ndarray:
+    """Return the inverse of a turn, shears and a scale: ``[B, 2, 2]`` float64 (x, y).
+
+    Args:
+        angle: In degrees, clockwise: ``[B]``.
+        scale: Factor: ``[B]``.
+        shear_x, shear_y: Angles in degrees: ``[B]``.
+
+    Source:
+        torchvision 0.29, ``functional._get_inverse_affine_matrix``.
+    """
+    angle, shear_x, shear_y = np.radians(angle), np.radians(shear_x), np.radians(shear_y)
+    cosine, sine = (f(angle - shear_y) / np.cos(shear_y) for f in (np.cos, np.sin))
+    right = -cosine * np.tan(shear_x) - np.sin(angle)
+    down = -sine * np.tan(shear_x) + np.cos(angle)
+    inverse = np.stack([down, -right, -sine, cosine]) / scale
+    return np.ascontiguousarray(inverse.T.reshape(-1, 2, 2))
+
+
+def _both_ways(bound: float | Sequence[float]) -> Any:
+    return (-bound, bound) if is_number(bound) else bound
+
+
+def _uniform(draws: Draws, name: str, bounds: Any) -> np.ndarray:
+    low, high = bounds
+    share: np.ndarray = draws.uniform(name, []).astype(np.float64)
+    return low + share * (high - low)
+
+
+def _warped(
+    image: DataNode, plan: WarpPlan, settings: RandomRotation | RandomAffine, frame: Frame
+) -> DataNode:
+    fill = colour_of(settings.fill)
+    if frame.on_threads is not None:
+        warp = partial(by_pillow, kernel=settings.interpolation, fill=fill, center=settings.center)
+        return frame.on_threads(warp, [image, plan.linear, plan.shift])
+    matrix = matrix_of(image, plan.linear, plan.shift, frame, settings.center)
+    return by_dali(image, matrix, settings.interpolation, fill, frame)
+
+
+def by_pillow(
+    image: np.ndarray,
+    linear: np.ndarray,
+    shift: np.ndarray,
+    kernel: str,
+    fill: Sequence[int],
+    center: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Move the pixels of one image by Pillow.
+
+    Args:
+        image: ``[y, x, 3]`` uint8.
+        linear, shift: As in `WarpPlan`.
+        kernel: A name of `WARP_KERNELS`.
+        fill: Levels R, G, B of pixels from outside.
+        center: Point that stays, (x, y) in pixels; None: the centre.
+
+    Returns:
+        ``[y, x, 3]`` uint8.
+    """
+    sides = np.array([image.shape[1], image.shape[0]])
+    point = sides / 2 if center is None else np.array(center, np.float64)
+    offset = point - linear @ (point + np.rint(shift * sides))
+    matrix = np.column_stack([linear, offset]).ravel().tolist()
+    size = (image.shape[1], image.shape[0])
+    warped = Image.fromarray(image).transform(
+        size, Image.Transform.AFFINE, matrix, _PILLOW_KERNELS[kernel], fillcolor=tuple(fill)
+    )
+    return np.array(warped)
+
+
+def matrix_of(
+    image: DataNode,
+    linear: DataNode,
+    shift: DataNode,
+    frame: Frame,
+    center: Sequence[float] | None = None,
+) -> DataNode:
+    """Return the map of a `WarpPlan` in pixels: ``[2, 3]`` float32 (x, y) per sample, CPU."""
+    linear = fn.cast(linear, dtype=FLOAT)
+    shape = image.shape()
+    sides = fn.cast(fn.stack(shape[1], shape[0]), dtype=FLOAT)
+    point = sides * 0.5
+    if center is not None:
+        point = frame.constant(np.array(center, np.float32))
+    moved = point + math.floor(fn.cast(shift, dtype=FLOAT) * sides + 0.5)
+    offset = point - fn.reductions.sum(linear * moved, axes=[1])
+    return fn.cat(linear, fn.reshape(offset, shape=[2, 1]), axis=1)
+
+
+def by_dali(
+    image: DataNode, matrix: DataNode, kernel: str, fill: Sequence[int], frame: Frame
+) -> DataNode:
+    """Move the pixels of a batch by DALI's operator.
+
+    Args:
+        image: ``[y, x, 3]`` uint8 per sample, CPU or GPU.
+        matrix: As of `matrix_of`.
+        kernel: A name of `WARP_KERNELS`; ``"bicubic"`` is ``"bilinear"`` here.
+        fill: Levels R, G, B of pixels from outside.
+        frame: Of these images.
+    """
+    linear = types.DALIInterpType.INTERP_LINEAR
+    arguments: dict[str, Any] = {
+        "matrix": matrix,
+        "interp_type": types.DALIInterpType.INTERP_NN if kernel == "nearest" else linear,
+        "inverse_map": True,
+        "fill_value": 0,
+    }
+    warped = fn.warp_affine(image, **arguments)
+    if not any(fill):
+        return warped
+    # As torchvision: what is blended with black already is weighed by the same share again.
+    inside = fn.slice(image, start=[0], shape=[1], axes=[2])
+    inside = fn.warp_affine(fn.cast(inside, dtype=FLOAT) * 0.0 + 1.0, **arguments)
+    colour = frame.constant(np.array(fill, np.float32), beside=image)
+    return fn.cast(warped * inside + (1.0 - inside) * colour, dtype=UINT8)
+
+
+def colour_of(fill: float | Sequence[float]) -> tuple[int, int, int]:
+    """Return the levels R, G, B of a ``fill``."""
+    red, green, blue = fill if isinstance(fill, Sequence) else (fill, fill, fill)
+    return int(red), int(green), int(blue)
+
+
+def check_fill(where: str, fill: object) -> None:
+    """Refuse all but a level or three."""
+    levels: Any = (fill,) if is_number(fill) else fill
+    is_colour = are_numbers(levels, 1) or are_numbers(levels, 3)
+    if not is_colour or not all(0 <= level <= 255 for level in levels):
+        refuse(where, "fill", "be a level in [0, 255], or (R, G, B)", fill)
+
+
+def _check_warp(warp: RandomRotation | RandomAffine) -> None:
+    where, degrees = type(warp).__name__, warp.degrees
+    if not is_number(degrees):
+        check_range(where, "degrees", degrees, -INFINITY, INFINITY)
+    elif degrees < 0:
+        refuse(where, "degrees", "be at least 0, or (min, max)", degrees)
+    check_choice(where, "interpolation", warp.interpolation, WARP_KERNELS)
+    if warp.center is not None and not are_numbers(warp.center, 2):
+        refuse(where, "center", "be (x, y) in pixels, or None", warp.center)
+    check_fill(where, warp.fill)
