@@ -114,13 +114,20 @@ def _from_shards(paths: list[str]) -> StoredImages:
 
 def _from_report(path: str) -> StoredImages:
     report = Report.read(path)
-    images = open_source(report.source, first_label=report.first_label)
+    try:
+        images = open_source(report.source, first_label=report.first_label)
+    except RecursionError:
+        raise ValueError(
+            f"{WHERE}: the `source` of the report {path} must be the data that were checked, got a "
+            f"report that leads back to this report: {report.source!r}."
+        ) from None
     if images.fingerprint != report.fingerprint:
         raise ValueError(
             f"{WHERE}: {report.source} has changed since {path} was written: images, names or "
             f"classes differ ({len(images)} images now, {report.num_images} then). "
             f"Run `dali-cutmix check {report.source} --out {path}` again."
         )
+    report.check_num_images(len(images), path)
     if not report.bad:
         return images
     good = report.good_indices()
