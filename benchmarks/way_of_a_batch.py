@@ -40,8 +40,9 @@ PACKAGE = Path(dc.__file__).parent
 #: Seconds in which threads that read a few small files ahead are done.
 SETTLE_S = 0.3
 COMPREHENSIONS = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"}
-#: Modules from the constructor to the second batch, at most.
-MAX_MODULES = 27
+#: Modules from the constructor to the second batch, at most. Four of them look at each file before
+#: DALI does: `core.regular`, `sources.kinds`, `sources.decodable` and `sources.read_ahead`.
+MAX_MODULES = 31
 #: Objects from batch number to tensor, at most.
 MAX_OBJECTS = 5
 

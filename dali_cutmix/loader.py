@@ -207,9 +207,8 @@ class DataLoader:
         stays as it is. Draws keep their distribution; the numbers are new, and come from ``seed``.
 
         A ``collate_fn``, and a ``transform`` that is a function, are called on synthetic data and
-        compared with the mix or the lists inside. What they do with other data is not seen. Random
-        states are put back. A ``transform`` that returns an image by each of several lists becomes
-        `Views`.
+        compared with the mix or the list inside. What they do with other data is not seen. Random
+        states are put back.
 
         Args:
             loader: A loader with torchvision's transforms, v1 or v2, over torchvision's
@@ -261,10 +260,8 @@ class DataLoader:
         """Return where the run stands, and what run it is: numbers and strings that JSON can hold.
 
         A state counts the batches handed out: prefetched batches come again. After an epoch's last
-        batch, and before the iteration noticed its end, nothing is left of the epoch: the first
-        iteration after a resume yields nothing, and the second one serves the next epoch, as
-        torchdata's ``StatefulDataLoader`` does. Any rank's state serves all ranks; a state also
-        holds the bad files that its rank replaced.
+        batch, and before the iteration noticed its end, the rest of the epoch is empty. Any rank's
+        state serves all ranks; a state also holds the bad files that its rank replaced.
         """
         with self._session.at_work():
             return self._session.state(self.mixup_enabled)

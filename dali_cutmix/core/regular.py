@@ -26,7 +26,7 @@ def open_regular(path: str | bytes | os.PathLike[str]) -> BinaryIO:
             error holds the path, and returns at once whatever the path leads to.
     """
     try:
-        return open(path, "rb", opener=_open)
+        return open(path, "rb", opener=open_descriptor)
     except ValueError as error:  # a zero byte, which no path can hold
         raise OSError(errno.EINVAL, f"not a path ({error})", os.fspath(path)) from None
 
@@ -71,11 +71,19 @@ def check_regular(mode: int, path: str | bytes | os.PathLike[str]) -> None:
         raise OSError(number, f"not a regular file, but {kind}", path)
 
 
-def _open(path: str | bytes, flags: int) -> int:
+def open_descriptor(path: str | bytes, flags: int = os.O_RDONLY | os.O_CLOEXEC) -> int:
+    """Open a regular file, and return a descriptor, which the caller closes.
+
+    Raises:
+        OSError: See `open_regular`.
+    """
     # Looked at before: to open a device, or to open a FIFO and close it, has effects. Looked at
     # afterwards too: the path may lead elsewhere by then. O_NONBLOCK changes no regular file.
-    check_regular(os.stat(path).st_mode, path)
-    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        check_regular(os.stat(path).st_mode, path)
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    except ValueError as error:  # a zero byte, which no path can hold
+        raise OSError(errno.EINVAL, f"not a path ({error})", path) from None
     try:
         check_regular(os.fstat(descriptor).st_mode, path)
     except OSError:

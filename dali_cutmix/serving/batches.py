@@ -21,6 +21,7 @@ from dali_cutmix.order.position import Position
 from dali_cutmix.serving.replacements import Replacements
 from dali_cutmix.serving.settings import LoaderSettings
 from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.sources.decodable import Decodable
 from dali_cutmix.sources.read_ahead import NOTHING as UNREAD
 from dali_cutmix.sources.read_ahead import ReadAhead
 
@@ -74,6 +75,7 @@ class Batches:
 
     Args:
         images: The data.
+        decodable: The images of the data as the graph is fed them.
         settings: The loader's.
         replacements: The images found bad.
         mixes: Whether the mix of the settings is drawn.
@@ -88,6 +90,7 @@ class Batches:
     def __init__(
         self,
         images: StoredImages,
+        decodable: Decodable,
         settings: LoaderSettings,
         replacements: Replacements,
         *,
@@ -99,6 +102,7 @@ class Batches:
         self.frames = [view.frame for view in settings.views]
         self.epoch = NO_EPOCH
         self._images = images
+        self._decodable = decodable
         self._replacements = replacements
         self._ahead: ReadAhead | None = None
         # Drawn for nothing, so that a mix refuses before the first batch what it has to refuse.
@@ -108,10 +112,10 @@ class Batches:
     def begin(self, epoch: Epoch) -> None:
         """Go to a part of an epoch, and forget images read for another."""
         self.epoch = epoch
-        if self._ahead is not None:
-            self._ahead.forget()
-        elif self._images.reads:
-            self._ahead = ReadAhead(self._images, self.indices)
+        if self._ahead is None:
+            self._ahead = ReadAhead(self._decodable, self.indices)
+        self._ahead.forget()
+        self._decodable.refused.clear()
 
     def indices(self, number: int) -> list[int]:
         """Return the indices of a batch's images, bad ones replaced; none after the last batch.
@@ -133,11 +137,15 @@ class Batches:
 
         Returns:
             What the graph is fed, in the order of its inputs, and what the host keeps. Fed are the
-            stored images (a list of arrays), whether each is trusted to be whole (``[B]`` bool),
-            and the leaves of `structure`.
+            stored images (a list of arrays), whether each is a path, whether each is trusted to be
+            whole (``[B]`` bool), and the leaves of `structure`.
+
+        Raises:
+            BadFileError: Pillow refuses an image, and bad images are not replaced; or too many
+                images are bad to replace one.
         """
         settings, epoch = self.settings, self.epoch
-        indices = self.indices(number)
+        indices, stored = self._read(number)
         place = epoch.position.epoch, epoch.position.batch + number, settings.shard.index
         draws = HostDraws(len(indices), settings.seed, *place, epoch.share_before(number))
         tree, plan = self._draw(draws)
@@ -147,11 +155,8 @@ class Batches:
         # DALI takes no strided arrays, such as partners by flipping.
         leaves = map(np.ascontiguousarray, self.structure.leaves(tree))
         trusted = np.array([index in self._replacements.trusted for index in indices])
-        if self._ahead is None:
-            stored = [self._stored(index) for index in indices]
-        else:
-            stored = self._ahead.batch(number)
-        return [stored, trusted, *leaves], Batch(indices, label, plan)
+        are_paths = self._decodable.are_paths(indices)
+        return [stored, are_paths, trusted, *leaves], Batch(indices, label, plan)
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -159,9 +164,25 @@ class Batches:
         if ahead is not None:
             ahead.close()
 
+    def _read(self, number: int) -> tuple[list[int], list[np.ndarray]]:
+        """Return indices and stored images of a batch, with those replaced that Pillow refused."""
+        assert self._ahead is not None  # since `begin`
+        read, stored = self._ahead.batch(number)
+        while True:
+            indices = self.indices(number)
+            for position, index in enumerate(indices):
+                if read[position] != index:  # the image that was read is bad
+                    stored[position] = self._stored(index)
+            refused = self._decodable.refused
+            newly_bad = {index: refused.pop(index) for index in indices if index in refused}
+            if not newly_bad:
+                return indices, stored
+            self._replacements.note(newly_bad, set())
+            read = indices
+
     def _stored(self, index: int) -> np.ndarray:
         try:
-            return self._images.stored(index)
+            return self._decodable.stored(index)
         except (OSError, MemoryError):
             return UNREAD
 

@@ -58,7 +58,7 @@ class Graph:
             prefetch_queue_depth=prefetch,
             exec_dynamic=True,
         )
-        self._names = [f"fed_{number}" for number in range(2 + batches.structure.num_leaves)]
+        self._names = [f"fed_{number}" for number in range(3 + batches.structure.num_leaves)]
         with self._pipeline:
             fed = [fn.external_source(name=name) for name in self._names]
             self._pipeline.set_outputs(*self._define(batches, fed, decodes_in_part))
@@ -95,10 +95,10 @@ class Graph:
     ) -> Iterator[DataNode]:
         """Yield the images of each view."""
         settings, device = batches.settings, batches.settings.device_id
-        stored, trusted, *leaves = fed
+        stored, is_path, trusted, *leaves = fed
         drawn, plan = batches.structure.build(leaves)
         if batches.kind == "path":
-            stored = read(stored)
+            stored = read(stored, is_path)
         images: Encoded | Pixels
         if batches.kind == "pixels":
             images = Pixels(stored, "cpu" if device is None else "gpu")

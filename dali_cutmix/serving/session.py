@@ -22,11 +22,12 @@ from dali_cutmix.core.threads import Turn
 from dali_cutmix.core.trouble import PAUSES, AwayError, patiently
 from dali_cutmix.order.progress import Progress, check_flag, refuse_value
 from dali_cutmix.serving.batches import Batch, Batches, Epoch, count_batches
-from dali_cutmix.serving.diagnose import Diagnosis, diagnose, reason_of
+from dali_cutmix.serving.diagnose import Diagnosis, diagnose, find_failing, reason_of
 from dali_cutmix.serving.pipelines import FORKED, Pipelines, is_fork
 from dali_cutmix.serving.replacements import MAX_TRUSTED, Replacements
 from dali_cutmix.serving.settings import WHERE, LoaderSettings
 from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.sources.decodable import Decodable
 
 _ENDED = (
     "DataLoader: the loader was {} while this iteration was under way. One iteration runs at a "
@@ -80,6 +81,7 @@ class Session:
         )
         self.last_indices: list[int] = []
         self._images = images
+        self._decodable = Decodable(images, settings.max_pixels, settings.num_threads)
         self._settings = settings
         self._num_batches = num_batches
         self._batches = self._make_batches(mixes=True)
@@ -226,6 +228,7 @@ class Session:
         if pipelines is not None:
             pipelines.close()
         self._batches.close()
+        self._decodable.close()
 
     def __del__(self) -> None:
         if getattr(self, "_pipelines", None) is None:
@@ -236,7 +239,9 @@ class Session:
             threading.Thread(target=self.close, daemon=True).start()
 
     def _make_batches(self, *, mixes: bool) -> Batches:
-        return Batches(self._images, self._settings, self.replacements, mixes=mixes)
+        return Batches(
+            self._images, self._decodable, self._settings, self.replacements, mixes=mixes
+        )
 
     def _forget(self) -> None:
         self._kept.clear()
@@ -268,14 +273,15 @@ class Session:
 
     def _open(self) -> Pipelines:
         """Build the graphs."""
+        in_part = self._can_decode_in_part
+        return Pipelines(self._batches, self._num_batches, decodes_in_part=in_part)
+
+    @property
+    def _can_decode_in_part(self) -> bool:
         settings = self._settings
         able = settings.device_id is None or settings.tuning.roi_decode
         able = able and settings.takes_part and self._images.kind != "pixels"
-        return Pipelines(
-            self._batches,
-            self._num_batches,
-            decodes_in_part=able and len(self.replacements.trusted) <= MAX_TRUSTED,
-        )
+        return able and len(self.replacements.trusted) <= MAX_TRUSTED
 
     def _fill(self, pipelines: Pipelines) -> None:
         """Start on as many batches as are prepared ahead, up to a batch that cannot be drawn."""
@@ -320,13 +326,9 @@ class Session:
             is_new = self.replacements.note(findings.bad, findings.trailing)
         except BadFileError as bad_file:
             raise bad_file from error
-        if not is_new:
-            if self._num_retries == MAX_RETRIES:
-                raise RuntimeError(
-                    f"{WHERE}: the graph stopped in {what}, also when it was tried again "
-                    f"{MAX_RETRIES} times, though each of its images decodes alone. DALI says: "
-                    f"{reason_of(error)}"
-                ) from error
+        if not is_new and self._num_retries == MAX_RETRIES:
+            self._note_failing(what, error)
+        elif not is_new:
             time.sleep(PAUSES[2 * self._num_retries])
             self._num_retries += 1
         self._pipelines = pipelines = patiently(self._reopen, WHERE, f"starting again at {what}")
@@ -338,9 +340,12 @@ class Session:
 
     def _diagnose(self) -> Diagnosis:
         settings = self._settings
+        indices = self._kept[self._num_taken].indices
+        self._decodable.forget(indices)
         return diagnose(
             self._images,
-            self._kept[self._num_taken].indices,
+            indices,
+            self._decodable,
             num_threads=settings.num_threads,
             device_id=settings.device_id,
             max_pixels=settings.max_pixels,
@@ -352,6 +357,33 @@ class Session:
             return self._open()
         except RuntimeError as error:
             raise AwayError(reason_of(error)) from error
+
+    def _note_failing(self, what: str, error: RuntimeError) -> None:
+        """Note the images that stop the graph each on its own, though they decode.
+
+        Args:
+            what: The batch that is due, for messages.
+            error: What stopped the batch.
+
+        Raises:
+            BadFileError: There are such images, and bad images are not replaced.
+            RuntimeError: No image stops the graph on its own.
+        """
+        batches = self._make_batches(mixes=False)
+        batches.begin(self._batches.epoch)
+        try:
+            bad = find_failing(batches, self._num_taken, decodes_in_part=self._can_decode_in_part)
+            self.replacements.note(bad, set())
+        except BadFileError as bad_file:
+            raise bad_file from error
+        finally:
+            batches.close()
+        if not bad:
+            raise RuntimeError(
+                f"{WHERE}: the graph stopped in {what}, also when it was tried again {MAX_RETRIES} "
+                f"times, though each of its images passes alone. DALI says: {reason_of(error)}"
+            ) from error
+        self._num_retries = 0
 
 
 def _check_bad(bad: Any, num_samples: int) -> None:

@@ -75,6 +75,10 @@ class StoredImages(ABC):
         """Whether `stored` waits for a disk or a network, so that reading ahead pays."""
         return self.kind == "encoded"
 
+    def waits(self, indices: Sequence[int]) -> bool:  # noqa: ARG002
+        """Return whether `stored` waits for a disk or a network, for these images."""
+        return self.reads
+
     def _describe(self) -> Iterable[bytes]:
         """Yield what identifies the data beside the targets, except for where the data lies."""
         return ()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torchvision.datasets.folder import default_loader  # type: ignore[import-untyped]
 
-from dali_cutmix.core.dali import DataNode, fn
+from dali_cutmix.core.dali import DataNode, fn, merge, split
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import WHERE, StoredImages
 from dali_cutmix.sources.bucket import SCHEME, Bucket, BucketFiles, split_url
@@ -114,20 +114,13 @@ def _from_shards(paths: list[str]) -> StoredImages:
 
 def _from_report(path: str) -> StoredImages:
     report = Report.read(path)
-    try:
-        images = open_source(report.source, first_label=report.first_label)
-    except RecursionError:
-        raise ValueError(
-            f"{WHERE}: the `source` of the report {path} must be the data that were checked, got a "
-            f"report that leads back to this report: {report.source!r}."
-        ) from None
+    images = open_source(report.source, first_label=report.first_label)
     if images.fingerprint != report.fingerprint:
         raise ValueError(
             f"{WHERE}: {report.source} has changed since {path} was written: images, names or "
             f"classes differ ({len(images)} images now, {report.num_images} then). "
             f"Run `dali-cutmix check {report.source} --out {path}` again."
         )
-    report.check_num_images(len(images), path)
     if not report.bad:
         return images
     good = report.good_indices()
@@ -170,16 +163,18 @@ def _refuse_own_transforms(dataset: Any) -> None:
             )
 
 
-def read(path: DataNode) -> DataNode:
+def read(stored: DataNode, is_path: DataNode) -> DataNode:
     """Read the files whose paths the graph is fed.
 
     Args:
-        path: Path of the file: ``[length]`` uint8 per sample, CPU.
+        stored: Path or bytes of a file: ``[length]`` uint8 per sample, CPU.
+        is_path: Whether the path is fed: scalar boolean per sample, CPU.
 
     Returns:
         The file's bytes: ``[size]`` uint8 per sample, CPU.
     """
+    path, encoded = split(stored, is_path)
     # Reading is twice as fast as mapping for files in the page cache, and a file that is truncated
     # while it is mapped kills the process with SIGBUS.
     read_file: Any = fn.io.file.read  # type: ignore[attr-defined]  # missing from the stubs
-    return read_file(path, dont_use_mmap=True)
+    return merge(read_file(path, dont_use_mmap=True), encoded, is_path)

@@ -19,11 +19,12 @@ from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-un
 
 from dali_cutmix.core.regular import read_regular, read_text
 from dali_cutmix.sources.bucket import Bucket, is_url, split_url
+from dali_cutmix.sources.kinds import ENDINGS
 from dali_cutmix.sources.shard_files import find_shards
 from dali_cutmix.sources.shards import Index, PackedImages
 
 WHERE = "TarShards"
-IMAGES = tuple(ending.removeprefix(".") for ending in IMG_EXTENSIONS)
+IMAGES = {ending.removeprefix(".") for ending in IMG_EXTENSIONS} | set(ENDINGS.values())
 LABEL = "cls"
 
 #: Bytes of a tar's header, and of its end.
@@ -41,8 +42,8 @@ class TarShards(PackedImages):
 
     A sample is a run of members with the same key: their path up to the first dot of the name.
 
-    - Its image is the member that ends in jpg, jpeg, png, webp, bmp, tif, tiff, ppm or pgm after
-      that dot, in either case.
+    - Its image is the member that ends after that dot as `kinds.ENDINGS` or torchvision names
+      image files: jpg, jpeg, png, webp, bmp, tif, tiff, ppm, pgm, gif, jp2, ... in either case.
     - Its label is the ``cls`` member, a class index in digits.
 
     Other members are ignored, and nothing is ever extracted. See `PackedImages` for the indexes.

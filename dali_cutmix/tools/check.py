@@ -24,11 +24,15 @@ from rich.table import Table
 
 from dali_cutmix.core.checks import check_count
 from dali_cutmix.core.dali import Pipeline, fn
+from dali_cutmix.core.trouble import patiently
 from dali_cutmix.serving.diagnose import find_undecodable, read_patiently, why_refused
 from dali_cutmix.serving.settings import num_cpus
 from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.sources.decodable import decoder_of_bytes
 from dali_cutmix.sources.open import open_source
+from dali_cutmix.sources.pillow import PillowProcesses
 from dali_cutmix.sources.report import SMALL_SIDE, BadImage, Report, Sizes, Spread
+from dali_cutmix.sources.upright import RefusedError
 from dali_cutmix.tools.console import (
     FirstLabel,
     absolute,
@@ -122,12 +126,12 @@ def check_images(
     source: str = "",
     first_label: int | None = None,
 ) -> Report:
-    """Read every image and decode it twice: by DALI, and by a decoder for which warnings count.
+    """Read every image and decode it as a loader does, JPEGs also so that warnings count.
 
     An image is bad if one of these holds:
 
     - The image cannot be read, is empty, or is larger than ``max_pixels``.
-    - DALI refuses to decode the image on the CPU.
+    - Its decoder refuses the image, DALI on the CPU or Pillow; see `sources.kinds`.
     - The strict decoder complains; see `jpeg.decode_strictly`.
 
     Damage that leaves a valid stream is not found: no JPEG file says what its pixels were.
@@ -208,7 +212,9 @@ class _Inspected:
         return verdict_of(self.encoded, self.look.complaint, refusal)
 
 
-def _inspect(images: StoredImages, index: int, max_pixels: int | None) -> _Inspected:
+def _inspect(
+    images: StoredImages, index: int, max_pixels: int | None, pillow: PillowProcesses
+) -> _Inspected:
     if images.kind == "pixels":
         pixels = images.stored(index)
         shape = int(pixels.shape[0]), int(pixels.shape[1])
@@ -223,7 +229,17 @@ def _inspect(images: StoredImages, index: int, max_pixels: int | None) -> _Inspe
     if reason is not None:
         verdict = Verdict("too large" if encoded.size else "empty", reason)
         return _Inspected(index, None, unseen, encoded.size, verdict)
-    return _Inspected(index, encoded, look(encoded), encoded.size)
+    if decoder_of_bytes(encoded) == "dali":
+        return _Inspected(index, encoded, look(encoded), encoded.size)
+    try:
+        what = f"decoding {images.path(index)}"
+        size = patiently(lambda: pillow.decode(encoded, max_pixels), WHERE, what).size
+    except RefusedError as error:
+        verdict = Verdict(error.kind, error.reason)
+        return _Inspected(index, None, unseen, encoded.size, verdict)
+    complaint = look(encoded).complaint if encoded[:2].tobytes() == b"\xff\xd8" else None
+    bad = None if complaint is None else verdict_of(encoded, complaint, complaint)
+    return _Inspected(index, None, Look(size, complaint), encoded.size, bad)
 
 
 def _inspect_all(
@@ -233,13 +249,14 @@ def _inspect_all(
     waits = images.kind == "encoded" and images.reads
     num_workers = max(num_threads, _WAITING_READS) if waits else num_threads
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="check")
+    pillow = PillowProcesses(num_threads)
     pending: deque[Future[_Inspected]] = deque()
     indices = iter(range(len(images)))
     most_pending = num_workers + 1  # grows once the size of the files is known
     try:
         while True:
             for index in islice(indices, most_pending - len(pending)):
-                pending.append(pool.submit(_inspect, images, index, max_pixels))
+                pending.append(pool.submit(_inspect, images, index, max_pixels, pillow))
             if not pending:
                 return
             image = pending.popleft().result()
@@ -248,6 +265,7 @@ def _inspect_all(
             yield image
     finally:
         pool.shutdown(cancel_futures=True)
+        pillow.close()
 
 
 def _chunks(inspected: Iterable[_Inspected]) -> Iterator[list[_Inspected]]:

@@ -6,7 +6,6 @@ import io
 import os
 import re
 import tarfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,24 +14,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from dali_cutmix.core.errors import BadFileError
+from dali_cutmix.core.trouble import patiently
 from dali_cutmix.serving.diagnose import read_patiently
 from dali_cutmix.sources.base import Selection, StoredImages
+from dali_cutmix.sources.decodable import decoder_of_bytes
+from dali_cutmix.sources.kinds import ENDINGS
+from dali_cutmix.sources.pillow import PillowProcesses
 from dali_cutmix.sources.read_ahead import NOTHING, ReadAhead
 from dali_cutmix.sources.shards import PackedImages
-from dali_cutmix.transforms.decode import FORMATS
+from dali_cutmix.sources.upright import RefusedError, decode
 
-# First bytes of formats that DALI decodes, by the ending of their members. TarShards takes these.
-_BEGINNINGS = {
-    "jpg": rb"\xff\xd8\xff",
-    "png": rb"\x89PNG\r\n\x1a\n",
-    "webp": rb"RIFF....WEBP",
-    "bmp": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
-    "tif": rb"II\*\0|MM\0\*",
-    "ppm": rb"P[1-6]\s",
-}
+# Endings of members by the first bytes of files that DALI decodes.
+_BEGINNINGS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
 _READ_AT_ONCE = 32
 
 
@@ -148,11 +144,12 @@ class Packer:
         samples = []
         indices = self.order[positions.start : positions.stop].tolist()
         with (
+            PillowProcesses(1) as pillow,
             open(part, "wb") as file,
             tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             for position, (index, stored) in zip(positions, self._stored(indices), strict=True):
-                data, ending, size = self._prepare(index, stored)
+                data, ending, size = self._prepare(index, stored, pillow)
                 key, label = self._key(position), int(self.images.targets[index])
                 digest = blake2b(data, digest_size=16).digest()
                 samples.append(Sample(f"{key}.{ending}", label, digest, size))
@@ -173,7 +170,7 @@ class Packer:
             for number, index in enumerate(indices):
                 batch_number, position = divmod(number, _READ_AT_ONCE)
                 if self.images.reads and not position:
-                    batch = ahead.batch(batch_number)
+                    _, batch = ahead.batch(batch_number)
                 try:
                     # An image that could not be read ahead is empty: read again, to say why.
                     read_ahead = batch[position]
@@ -189,19 +186,30 @@ class Packer:
         finally:
             ahead.close()
 
-    def _prepare(self, index: int, data: bytes) -> tuple[bytes, str, tuple[int, int] | None]:
+    def _prepare(
+        self, index: int, data: bytes, pillow: PillowProcesses
+    ) -> tuple[bytes, str, tuple[int, int] | None]:
         """Return bytes to write, their ending, and ``(width, height)`` where encoded again."""
-        endings = (e for e, start in _BEGINNINGS.items() if re.match(start, data, re.DOTALL))
-        ending = next(endings, None)
-        if ending is None:
-            reason = "not an image, or an unsupported format" if data else "the file is empty"
-            raise BadImageError(self.images.path(index), reason)
-        if self.resize is None:
-            return data, ending, None
+        encoded = np.frombuffer(data, np.uint8)
         try:
-            return encode_again(data, self.resize, self.quality)
-        except Exception as error:  # Pillow raises nearly anything on a broken file
-            raise BadImageError(self.images.path(index), str(error)) from error
+            if decoder_of_bytes(encoded) == "dali":
+                if self.resize is None:
+                    return data, _BEGINNINGS[data[:2]], None
+                image = decode(data, None).image
+                if data.startswith(b"\x89PNG") and b"IEND" not in data:  # which Pillow passes
+                    raise RefusedError("cut short", "image file is truncated")
+            else:
+                what = f"decoding {self.images.path(index)}"
+                decoded = patiently(lambda: pillow.decode(encoded, None), "pack", what)
+                if self.resize is None:
+                    if decoded.format not in ENDINGS:
+                        reason = f"{decoded.format} has no ending in shards: pass `--resize`"
+                        raise RefusedError("unsupported", reason)
+                    return data, ENDINGS[decoded.format], None
+                image = Image.open(io.BytesIO(decoded.ppm.tobytes()), formats=("PPM",))
+        except RefusedError as error:
+            raise BadImageError(self.images.path(index), error.reason) from error
+        return encode_again(image, self.resize, self.quality)
 
 
 def _lie_in_shards(images: StoredImages) -> bool:
@@ -210,31 +218,19 @@ def _lie_in_shards(images: StoredImages) -> bool:
     return isinstance(images, PackedImages)
 
 
-def encode_again(data: bytes, resize: int, quality: int) -> tuple[bytes, str, tuple[int, int]]:
-    """Encode an image file as a baseline JPEG: RGB, 4:2:0, upright, without metadata.
+def encode_again(
+    image: Image.Image, resize: int, quality: int
+) -> tuple[bytes, str, tuple[int, int]]:
+    """Encode an image as a baseline JPEG, 4:2:0, without metadata.
 
     Args:
-        data: The image file.
+        image: Of mode RGB.
         resize: Longest shorter side in pixels. A longer one is shrunk to it.
         quality: JPEG quality in [1, 100].
 
     Returns:
         The new file, its ending ``"jpg"``, and its ``(width, height)`` in pixels.
-
-    Raises:
-        Exception: Pillow cannot decode the file. Pillow raises nearly anything.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        # Other formats stay closed: Pillow would start Ghostscript for PostScript.
-        with Image.open(io.BytesIO(data), formats=FORMATS) as stored:
-            image = ImageOps.exif_transpose(stored)
-    if image.mode[0] in "IF":  # Pillow would clip these at 255
-        pixels = np.asarray(image)
-        if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
-            raise ValueError("pixels of more than 16 bits")
-        image = Image.fromarray(((pixels.astype(np.int64) + 128) // 257).astype(np.uint8))
-    image = image.convert("RGB")
     short = min(image.size)
     if short > resize:
         width, height = (round(side * resize / short) for side in image.size)

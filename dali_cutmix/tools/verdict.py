@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from dali_cutmix.tools.jpeg import Jpeg, decode_strictly, message_of
-from dali_cutmix.transforms.decode import FORMATS
 
 #: Kinds of bad files, in the order in which a report lists them.
 BAD_KINDS = (
@@ -23,17 +21,6 @@ BAD_KINDS = (
     "cut short",
     "damaged",
 )
-
-# First bytes of formats that Pillow may not open, by Pillow's names.
-_STARTS = {
-    re.compile(rb"\x89PNG"): "PNG",
-    re.compile(rb"RIFF....WEBP", re.DOTALL): "WEBP",
-    re.compile(rb"II\*\0|MM\0\*"): "TIFF",
-    re.compile(rb"GIF8"): "GIF",
-    re.compile(rb"....ftyp(hei|mif1|msf1)", re.DOTALL): "HEIF",
-    re.compile(rb"....ftypavi", re.DOTALL): "AVIF",
-    re.compile(rb"....JXL |\xff\x0a", re.DOTALL): "JPEG XL",
-}
 
 
 class Verdict(NamedTuple):
@@ -62,7 +49,7 @@ class Look:
 
 
 def look(encoded: np.ndarray) -> Look:
-    """Decode an image file strictly: JPEGs by libjpeg-turbo, other formats by Pillow.
+    """Decode a JPEG, PNG or WebP strictly: JPEGs by libjpeg-turbo, the others by Pillow.
 
     A file that Pillow does not know gets no complaint. DALI judges such files.
 
@@ -76,7 +63,7 @@ def look(encoded: np.ndarray) -> Look:
     size: tuple[int, int] | None = None
     complaint: str | None = None
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
             size = image.height, image.width
             image.load()
     except MemoryError:
@@ -87,7 +74,7 @@ def look(encoded: np.ndarray) -> Look:
 
 
 def verdict_of(encoded: np.ndarray, complaint: str | None, refusal: str | None) -> Verdict:
-    """Return kind and reason of a bad file that could be read and is not empty.
+    """Return kind and reason of a bad JPEG, PNG or WebP that could be read.
 
     The kind of a JPEG, known by its first two bytes, is the first of these that holds:
 
@@ -101,8 +88,6 @@ def verdict_of(encoded: np.ndarray, complaint: str | None, refusal: str | None) 
     The kind of any other file is the first of these that holds:
 
     ============== ===========================================================================
-    *no image*     Neither Pillow nor the first bytes tell a format.
-    *unsupported*  DALI does not decode the format.
     *cut short*    The last chunk is missing (PNG), the file is shorter than its header says
                    (WebP), or Pillow calls the file truncated.
     *unsupported*  Pillow loads the file.
@@ -125,37 +110,21 @@ def verdict_of(encoded: np.ndarray, complaint: str | None, refusal: str | None) 
         if jpeg.is_cut_short(data):
             return Verdict("cut short", reason)
         return Verdict("unsupported" if complaint is None else "damaged", reason)
-    format_, opens = _format_of(data)
-    if format_ is None:
-        start = data.find(b"\xff\xd8\xff")
-        hint = f"; a JPEG starts at byte {start}" if start > 0 else ""
-        return Verdict("no image", reason + hint)
-    if format_ not in FORMATS:
-        return Verdict("unsupported", f"{format_} is not decoded by DALI")
     is_short = "truncated" in reason.lower()
-    if format_ == "PNG":
-        is_short |= b"IEND" not in data[-64:]
-    elif format_ == "WEBP":
+    if data.startswith(b"RIFF"):
         is_short |= int.from_bytes(data[4:8], "little") + 8 > len(data)
+    else:
+        is_short |= b"IEND" not in data[-64:]
     if is_short:
         return Verdict("cut short", reason)
-    loads = opens and complaint is None and not (format_ == "PNG" and _has_wrong_checksum(data))
-    return Verdict("unsupported" if loads else "damaged", reason)
+    return Verdict("unsupported" if complaint is None and _verifies(data) else "damaged", reason)
 
 
-def _format_of(data: bytes) -> tuple[str | None, bool]:
-    """Return the format by Pillow or else by the first bytes, and whether Pillow opens the file."""
+def _verifies(data: bytes) -> bool:
+    """Return whether Pillow opens a PNG or WebP, and finds no wrong checksum."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.format, True
-    except Exception:  # Pillow raises nearly anything on a broken header
-        return next((name for start, name in _STARTS.items() if start.match(data)), None), False
-
-
-def _has_wrong_checksum(data: bytes) -> bool:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
             image.verify()
-    except Exception:
-        return True
-    return False
+    except Exception:  # Pillow raises nearly anything on a broken file
+        return False
+    return True

@@ -1,11 +1,12 @@
 """Decode encoded bytes into HWC uint8 RGB, upright.
 
-- JPEG, PNG, BMP, WebP, TIFF and PNM are decoded, whatever the file's name. DALI 2.4.0 refuses some
-  WebP files that hold EXIF data.
+The graph sees plain JPEG, PNG and WebP files, and images that Pillow has decoded, as PPM files:
+`dali_cutmix.sources.decodable` keeps other files away from DALI's decoders.
+
 - Gray, palette, CMYK and alpha become three channels.
 - EXIF orientation is applied. Pillow and torchvision's ``ImageFolder`` leave the orientation out.
 
-On the CPU pixels equal Pillow's, except for 16-bit files, which are scaled to 8 bits here and
+On the CPU pixels equal Pillow's, except for gray of 16 bits, which is scaled to 8 bits here and
 clipped by Pillow. On a GPU pixels differ by small amounts, and among the GPU's engines.
 """
 
@@ -15,9 +16,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from dali_cutmix.core.dali import INT32, UINT16, DataNode, fn, merge, split
-
-#: Formats that DALI decodes on the CPU, by Pillow's names.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000")
 
 
 class Encoded:

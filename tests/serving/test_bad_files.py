@@ -40,19 +40,12 @@ def jpeg(photo: np.ndarray, **settings: Any) -> bytes:
     return stream.getvalue()
 
 
-def gif(photo: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(photo[:96, :128]).save(stream, "GIF")
-    return stream.getvalue()
-
-
-NO_IMAGE = "not an image, or an unsupported format (nvImageCodec failure: '#4')"
+NO_IMAGE = "not an image, or an unsupported format"
 DAMAGED = "damaged or cut short (nvImageCodec failure: '#3')"
 REASONS = {
     "empty": "the file is empty",
     "one byte": NO_IMAGE,
     "text": NO_IMAGE,
-    "gif": NO_IMAGE,
     "cut in the middle": DAMAGED,
     "only a header": DAMAGED,
     "cut near its end": "damaged or cut short (Failed to decode sample #0)",
@@ -66,7 +59,6 @@ def broken(kind: str, photo: np.ndarray) -> bytes | None:
         "empty": b"",
         "one byte": b"\xff",
         "text": b"this is a text file and no image at all",
-        "gif": gif(photo),
         "cut in the middle": whole[: len(whole) // 2],
         "only a header": whole[:200],
         "cut near its end": whole[:-100],
@@ -118,7 +110,7 @@ def test_bad_file_error_survives_pickling() -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (Path.mkdir, "Is a directory"),
+        (Path.mkdir, "not a regular file, but a folder"),
         (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
         pytest.param(
             lambda path: path.touch(mode=0),
@@ -140,7 +132,7 @@ def test_unreadable_path_is_named_with_the_systems_reason(
 def test_path_that_no_file_can_have_is_named(photos: list[np.ndarray], tmp_path: Path) -> None:
     pairs = folder_with(tmp_path, photos[0], "good.jpg", jpeg(photos[0]))
     pairs[2] = ("a\0b.jpg", 0)
-    with pytest.raises(BadFileError, match=r"embedded null byte$"):
+    with pytest.raises(BadFileError, match=r"not a path \(embedded null byte\)$"):
         list(DataLoader(pairs, 4, transform=TrainTransform(size=16)))
 
 

@@ -1,0 +1,296 @@
+"""Which decoder a file goes to: every file that Pillow opens has Pillow's pixels, or is named."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import kinds
+from dali_cutmix import BadFileError, DataLoader, FileList, ImageArrays, TrainTransform
+from dali_cutmix.sources import pillow
+from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.tools.check import check_images
+from dali_cutmix.tools.pack import pack_images
+
+TALL = (kinds.WIDTH, kinds.HEIGHT)
+WIDE = (kinds.HEIGHT, kinds.WIDTH)
+ignores_warnings = pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
+
+
+def loader_of(source: Any, size: tuple[int, int] = WIDE, **settings: Any) -> DataLoader:
+    """A loader whose crop is the whole of an image of this size."""
+    ratio = size[1] / size[0]
+    whole = TrainTransform(size=size, scale=(1, 1), ratio=(ratio, ratio), flip=0)
+    arguments = {"batch_size": 32, "transform": whole, "dtype": torch.uint8} | settings
+    return DataLoader(source, channels_last=True, device="cpu", **arguments)
+
+
+def served(source: Any, size: tuple[int, int]) -> tuple[np.ndarray, dict[int, str]]:
+    """Return ``[N, height, width, 3]`` pixels, and the reason of each bad image by its index."""
+    with loader_of(source, size, on_error="replace") as loader:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of each image that is replaced
+            batches = [image for image, _ in loader]
+        paths = {path: number for number, (path, _) in enumerate(loader.dataset.samples)}
+        bad = {paths[file.path]: file.reason for file in loader.bad_files}
+    return torch.cat(batches).permute(0, 2, 3, 1).numpy(), bad
+
+
+def by_shape(files: dict[str, bytes]) -> list[tuple[tuple[int, int], dict[str, bytes]]]:
+    """Part files into those of the tall shape and all others."""
+    tall = {name: data for name, data in files.items() if shape_of(data) == TALL}
+    return [(TALL, tall), (WIDE, {n: data for n, data in files.items() if n not in tall})]
+
+
+def shape_of(data: bytes) -> tuple[int, ...] | None:
+    pixels = kinds.upright(data)
+    return None if pixels is None else pixels.shape[:2]
+
+
+def differences(images: StoredImages, files: dict[str, bytes], size: tuple[int, int]) -> list[str]:
+    """Name what the loader and `check` make of files otherwise than Pillow."""
+    pixels, bad = served(images, size)
+    report = check_images(images, num_threads=2, max_pixels=2**27)
+    checked = {image.index: image.reason for image in report.bad}
+    told = []
+    for number, (name, data) in enumerate(files.items()):
+        expected = kinds.upright(data)
+        if (number in bad) != (number in checked):
+            told.append(f"{name}: {bad.get(number)} in a loader, {checked.get(number)} in check")
+        if expected is None and number not in bad:
+            told.append(f"{name}: served, and Pillow refuses it")
+        is_served = number not in bad and expected is not None and expected.shape[:2] == size
+        if is_served and np.abs(pixels[number].astype(int) - expected).max() > 3:
+            told.append(f"{name}: other pixels than Pillow's")
+    return told
+
+
+def refused(files: dict[str, bytes], size: tuple[int, int] = WIDE) -> dict[str, str]:
+    """Return the reason of each file that a loader refuses."""
+    # Others have to stand in.
+    encoded = [*files.values(), *[PLAIN["PNG RGB"]] * 2 * len(files)]
+    _, bad = served(ImageArrays(encoded, range(len(encoded))), size)
+    return {list(files)[number]: bad[number] for number in sorted(bad)}
+
+
+def write(folder: Path, files: dict[str, bytes]) -> FileList:
+    folder.mkdir()
+    paths = [folder / name.replace(" ", "_").replace("'", "") for name in files]
+    for path, data in zip(paths, files.values(), strict=True):
+        path.write_bytes(data)
+    return FileList.from_pairs([(path, number) for number, path in enumerate(paths)])
+
+
+PLAIN = kinds.plain_kinds()
+ORIENTED = {name: data for turn in range(1, 9) for name, data in kinds.oriented_kinds(turn).items()}
+
+
+# The matrix
+
+
+def test_every_format_mode_and_depth_has_pillows_pixels_from_a_file_and_from_memory(
+    tmp_path: Path,
+) -> None:
+    files = {name: data for name, data in PLAIN.items() if shape_of(data) == WIDE}
+    assert len(files) > 70
+    assert differences(write(tmp_path / "data", files), files, WIDE) == []
+    assert differences(ImageArrays(list(files.values()), range(len(files))), files, WIDE) == []
+    assert refused(files) == {}
+
+
+def test_every_carrier_of_an_orientation_turns_an_image_as_pillow_does(tmp_path: Path) -> None:
+    for number, (size, files) in enumerate(by_shape(ORIENTED)):
+        assert len(files) > 80
+        assert differences(write(tmp_path / str(number), files), files, size) == []
+        assert refused(files, size) == {}
+
+
+@pytest.mark.slow
+def test_loader_and_check_agree_on_every_damaged_file() -> None:
+    files = dict(kinds.damaged_kinds(PLAIN))
+    files = {name: data for name, data in files.items() if (shape_of(data) or WIDE) == WIDE}
+    assert len(files) > 200
+    files |= {f"{name}, again {turn}": data for turn in range(3) for name, data in PLAIN.items()}
+    files = {name: data for name, data in files.items() if (shape_of(data) or WIDE) == WIDE}
+    images = ImageArrays(list(files.values()), range(len(files)))
+    assert differences(images, files, WIDE) == []
+
+
+@pytest.mark.parametrize("resize", [None, 24])
+def test_packed_files_of_every_kind_hold_pillows_pixels(tmp_path: Path, resize: int | None) -> None:
+    unpackable = {"IM", "MSP", "XBM", "DIB"} if resize is None else set()
+    for number, (size, files) in enumerate(by_shape(PLAIN | kinds.oriented_kinds(6))):
+        chosen = {
+            name: data
+            for name, data in files.items()
+            if shape_of(data) == size and name.split()[0] not in unpackable
+        }
+        images = write(tmp_path / f"data{number}", chosen)
+        shards = tmp_path / f"shards{number}"
+        pack_images(images, shards, resize=resize, quality=100, shuffle=False, num_workers=1)
+        pixels, bad = served(str(shards), size)
+        assert bad == {}
+        for image, (name, data) in zip(pixels, chosen.items(), strict=True):
+            # JPEG keeps less of the colour than of the brightness.
+            difference = np.abs(image.astype(int) - kinds.upright(data)).astype(float)
+            assert difference.max() <= 3 if resize is None else difference.mean() <= 6, name
+
+
+def test_bad_files_that_no_loader_serves_stop_a_pack(tmp_path: Path) -> None:
+    files = {
+        "a.tif": PLAIN["TIFF RGB"][: len(PLAIN["TIFF RGB"]) * 9 // 10],
+        "a.bmp": PLAIN["BMP RGB"][:-50],
+        "a.txt": b"no image",
+        "a.eps": kinds.save(Image.fromarray(kinds.PICTURE), "EPS"),
+    }
+    reasons = refused(files)
+    assert list(reasons) == list(files)
+    samples = write(tmp_path / "data", files).samples
+    for number, (name, image) in enumerate(zip(files, samples, strict=True)):
+        images = FileList.from_pairs([image])
+        with pytest.raises(BadFileError) as caught:
+            pack_images(images, tmp_path / str(number), num_workers=1)
+        assert caught.value.reason == reasons[name]
+
+
+def test_a_file_that_ends_the_process_in_dalis_hands_is_served_among_64_jpegs(
+    tmp_path: Path, photo_folder: Path
+) -> None:
+    jpeg = next(photo_folder.rglob("*.jpg"))
+    Image.fromarray(np.full((64, 64), 100, np.int32)).save(tmp_path / "0.tif")
+    pairs = [(str(jpeg), 0)] * 64
+    pairs[20] = (str(tmp_path / "0.tif"), 1)
+    with loader_of(pairs, (64, 64), batch_size=65, num_workers=2) as loader:
+        ((image, label),) = loader
+    assert label[20] == 1
+    assert (image[20] == 100).all()
+
+
+def test_pixels_of_unknown_range_are_refused_by_name() -> None:
+    ramp = np.linspace(0, 1, 24 * 40).reshape(24, 40)
+    files = {
+        "float": kinds.save(Image.fromarray(ramp.astype(np.float32)), "TIFF"),
+        "int": kinds.save(Image.fromarray((ramp * 70000).astype(np.int32)), "TIFF"),
+    }
+    assert refused(files | {"good": PLAIN["TIFF RGB"]}) == {
+        "float": "pixels are floating point, and nobody knows which is white",
+        "int": "pixels are 32-bit whole numbers, and nobody knows which is white",
+    }
+
+
+# Limits
+
+
+def test_webp_of_268_million_pixels_is_too_large_for_loader_and_check_by_its_header() -> None:
+    side = 16383
+    chunk = b"\x2f" + ((side - 1) | (side - 1) << 14).to_bytes(4, "little") + bytes(999)
+    body = b"WEBPVP8L" + len(chunk).to_bytes(4, "little") + chunk
+    files = {"a.webp": b"RIFF" + len(body).to_bytes(4, "little") + body, "b": PLAIN["PNG RGB"]}
+    reason = f"{side} x {side} pixels are more than max_pixels={2**27}"
+    assert refused(files) == {"a.webp": reason}
+    images = ImageArrays(list(files.values()), [0, 0])
+    (bad,) = check_images(images, num_threads=1, max_pixels=2**27).bad
+    assert (bad.kind, bad.reason) == ("too large", reason)
+
+
+def test_limit_of_pixels_holds_for_what_pillow_decodes() -> None:
+    files = {name: PLAIN[name] for name in ("TIFF RGB", "BMP RGB", "PPM RGB", "PNG RGB")}
+    images = ImageArrays(list(files.values()), range(4))
+    with (
+        loader_of(images, max_pixels=24 * 40 - 1) as loader,
+        pytest.raises(BadFileError, match="24 x 40 pixels are more than max_pixels=959"),
+    ):
+        next(iter(loader))
+    report = check_images(images, num_threads=1, max_pixels=24 * 40 - 1)
+    assert [image.kind for image in report.bad] == ["too large"] * 4
+
+
+@ignores_warnings
+def test_image_that_decodes_alone_and_stops_the_graph_is_named_and_replaced() -> None:
+    """DALI cuts no window out of 45,000 rows: its numbers overflow."""
+    tall = kinds.save(Image.new("RGB", (2, 45000)), "PNG")
+    images = ImageArrays([PLAIN["PNG RGB"], tall, PLAIN["JPEG RGB"]], [0, 1, 2])
+    crop = TrainTransform(size=(24, 40))
+    with (
+        loader_of(images, transform=crop) as loader,
+        pytest.raises(BadFileError, match=r"The cropping window .* is not valid") as caught,
+    ):
+        next(iter(loader))
+    assert caught.value.path == "images[1]"
+    with loader_of(images, transform=crop, on_error="replace") as loader:
+        ((_, label),) = loader
+        assert [file.path for file in loader.bad_files] == ["images[1]"]
+    assert label.tolist()[::2] == [0, 2]
+
+
+# The processes
+
+
+def children() -> set[int]:
+    listings = Path("/proc/self/task").glob("*/children")  # a list for each thread
+    return {int(number) for listing in listings for number in listing.read_text().split()}
+
+
+def test_processes_start_with_the_first_file_for_pillow_and_end_with_the_loader() -> None:
+    before = children()
+    jpegs = ImageArrays([PLAIN["JPEG RGB"], PLAIN["PNG RGB"]] * 8, [0] * 16)
+    with loader_of(jpegs, batch_size=4) as loader:
+        list(loader)
+        assert children() == before
+    mixed = ImageArrays([PLAIN["JPEG RGB"], PLAIN["TIFF RGB"]] * 8, [0] * 16)
+    with loader_of(mixed, batch_size=4, num_workers=2) as loader:
+        list(loader)
+        assert 1 <= len(children() - before) <= 2
+    assert children() == before
+
+
+PROGRAM = """
+import os, sys, time
+text = open({path!r}).read().replace('if __name__ == "__main__":', "if True:")
+def spy(encoded):
+    if b"end the process" in encoded: os._exit(11)
+    if b"wait" in encoded: time.sleep(99)
+text = text.replace("image = _open(encoded)", "spy(encoded); image = _open(encoded)")
+exec(compile(text, {path!r}, "exec"))
+"""
+
+
+@pytest.fixture
+def fragile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that end, or wait for ever, at a file that says so."""
+    program = tmp_path / "fragile.py"
+    program.write_text(PROGRAM.format(path=str(pillow.MAIN)))
+    monkeypatch.setattr(pillow, "MAIN", program)
+    monkeypatch.setattr(pillow, "PATIENCE_S", 3.0)
+
+
+@pytest.mark.usefixtures("fragile")
+def test_file_that_ends_or_holds_up_its_process_is_bad_and_the_others_are_served() -> None:
+    files = dict.fromkeys(map(str, range(12)), PLAIN["TIFF RGB"])
+    files |= {"3": b"end the process", "7": b"wait"}
+    assert refused(files) == {
+        "3": "decoding ends the process of Pillow",
+        "7": "decoding takes more than 3 s",
+    }
+
+
+def test_process_that_the_system_kills_is_replaced_by_another() -> None:
+    before = children()
+    images = ImageArrays([PLAIN["TIFF RGB"]] * 64, range(64))
+    labels = []
+    with loader_of(images, batch_size=4, num_workers=1) as loader:
+        for _, label in loader:
+            labels += label.tolist()
+            for process in children() - before:
+                os.kill(process, signal.SIGKILL)
+                break
+        assert loader.bad_files == []
+    assert labels == list(range(64))
