@@ -13,12 +13,14 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 
 from dali_cutmix.core.checks import check_choice, refuse
 from dali_cutmix.core.dali import DataNode
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.math import Math
+from dali_cutmix.core.tree import map_leaves
 
 #: Sums of weights of a sample may differ from 1 by so much: float32 adds up to some 100 of them.
 WEIGHT_TOLERANCE = 1e-4
@@ -141,6 +143,12 @@ class MixPlan:
         if self.num_regions <= 2:
             for name in ("own", "partner", "kept", "anchor", "extent"):
                 getattr(self, name)
+
+    def to(self, device: torch.device | str) -> MixPlan:
+        """Return a plan of tensors on a device. Trainers that move batches call this."""
+        plan = map_leaves(lambda tensor: tensor.to(device), self)
+        plan.look_up()
+        return plan
 
     def _needs_at_most_two(self, name: str) -> None:
         if self.num_regions > 2:

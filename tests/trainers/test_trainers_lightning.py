@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import OneCycleLR
 from trainer_runs import alone, assert_same, assert_same_weights, make_train, make_val, one_layer
 
+from dali_cutmix.trainers import FabricLoader
 
-def lightning_net() -> Any:
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def installed() -> Any:
+    """Lightning finds what `pyproject.toml` registers, as in an environment with the package."""
+    pytest.importorskip("lightning", reason="Lightning is not for this Python")
+    section = r'entry-points\."lightning\.pytorch\.callbacks_factory"\]\n(\w+) = "(.+)"'
+    (registered,) = re.findall(section, PYPROJECT.read_text())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(
+            "lightning.fabric.utilities.registry.entry_points",
+            lambda group: [EntryPoint(*registered, group)] if "callbacks" in group else [],
+        )
+        yield
+
+
+def lightning_net(configure: Callable[[Any], Any] | None = None) -> Any:
     from lightning import LightningModule
 
     class Net(LightningModule):
@@ -22,46 +46,70 @@ def lightning_net() -> Any:
             self.labels: list[Any] = []
 
         def training_step(self, batch: Any, _: int) -> torch.Tensor:
-            self.batches.append([part.clone() for part in batch])
-            return cross_entropy(self.layers(batch[0]), batch[1])
+            self.batches.append(batch)
+            return sum(cross_entropy(self.layers(image), target) for image, target in pairs(batch))
 
         def validation_step(self, batch: Any, _: int) -> None:
             if not self.trainer.sanity_checking:
                 self.labels.append(batch[1].clone())
             self.log("loss", cross_entropy(self.layers(batch[0]), batch[1]))
 
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+            return optimizer if configure is None else configure(self, optimizer)
 
     return Net()
 
 
-def lightning_fit(root: Path, callbacks: list[Any], checkpoint: Path | None = None) -> Any:
+def pairs(batch: Any) -> list[Any]:
+    """Images and targets of a batch, or of the batches of several loaders."""
+    batches = batch.values() if isinstance(batch, dict) else [batch]
+    return [each[:2] for each in batches if each is not None]
+
+
+def assert_same_batches(batches: list[Any], expected: list[Any]) -> None:
+    """Of one loader or of several."""
+    assert len(batches) == len(expected)
+    for batch, other in zip(batches, expected, strict=True):
+        assert_same(pairs(batch), pairs(other))
+
+
+def lightning_fit(
+    train: Any,
+    val: Any = None,
+    callbacks: Any = (),
+    checkpoint: Path | None = None,
+    configure: Callable[..., Any] | None = None,
+    **settings: Any,
+) -> Any:
     from lightning import Trainer
 
-    model = lightning_net()
+    model = lightning_net(configure)
     trainer = Trainer(
         accelerator="cpu",
-        max_epochs=3,
-        callbacks=callbacks,
+        callbacks=list(callbacks),
         enable_checkpointing=bool(callbacks),
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **{"max_epochs": 3, **settings},
     )
-    trainer.fit(model, make_train(root), make_val(root), ckpt_path=checkpoint)
+    trainer.fit(model, train, val, ckpt_path=checkpoint)
     return model
+
+
+def at_every_step(folder: Path) -> Any:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    return ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
 
 
 @pytest.fixture(scope="module")
 def lightning_run(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run of 18 steps, and the folder with a checkpoint of each."""
-    pytest.importorskip("lightning", reason="Lightning is not for this Python")
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     folder = tmp_path_factory.mktemp("lightning")
-    every = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
-    return lightning_fit(photo_folder, [every]), folder
+    train, val = make_train(photo_folder), make_val(photo_folder)
+    return lightning_fit(train, val, [at_every_step(folder)]), folder
 
 
 def test_lightning_fits_and_validates_on_the_loaders_batches(
@@ -80,6 +128,141 @@ def test_lightning_resumes_from_a_checkpoint_bit_identically(
 ) -> None:
     """In the middle of an epoch, and behind the last batch of one."""
     straight, folder = lightning_run
-    resumed = lightning_fit(photo_folder, [], folder / f"step={step}.ckpt")
+    train, val = make_train(photo_folder), make_val(photo_folder)
+    resumed = lightning_fit(train, val, checkpoint=folder / f"step={step}.ckpt")
     assert_same(resumed.batches, straight.batches[step:])
     assert_same_weights(resumed, straight)
+
+
+class Downwards:
+    """A sampler without a length."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(20, -1, -1))
+
+
+def schedule(model: Any, optimizer: Any) -> Any:
+    """Ask for the number of steps: Lightning iterates the loaders before it reads a checkpoint."""
+    steps = OneCycleLR(optimizer, 0.1, model.trainer.estimated_stepping_batches)
+    return [optimizer], [{"scheduler": steps, "interval": "step"}]
+
+
+def of_kind(kind: str, root: Path) -> Any:
+    if kind == "several":  # the shorter have four batches, and begin again beside the longer
+        short = {"batch_size": 6, "seed": 5}
+        listed = make_train(root, shuffle=False, sampler=list(range(21)), **short)
+        return {"long": make_train(root), "short": make_train(root, **short), "listed": listed}
+    samplers = {"indices": list(range(21)), "no length": Downwards()}
+    sampler = samplers.get(kind)
+    return make_train(root, shuffle=sampler is None, sampler=sampler)
+
+
+@pytest.mark.parametrize("configure", [None, schedule], ids=["plain", "schedule"])
+@pytest.mark.parametrize("kind", ["shuffled", "indices", "no length", "several"])
+def test_lightning_resumes_with_loaders_of_any_kind_bit_identically(
+    photo_folder: Path, tmp_path: Path, kind: str, configure: Any
+) -> None:
+    def fit(**more: Any) -> Any:
+        # Else Lightning would not know how many steps there are.
+        limits = {"max_steps": 18} if configure and kind == "no length" else {}
+        return lightning_fit(of_kind(kind, photo_folder), configure=configure, **limits, **more)
+
+    straight = fit(callbacks=[at_every_step(tmp_path)])
+    assert len(straight.batches) == 18
+    for step in (2, 6, 11, 12):
+        resumed = fit(checkpoint=tmp_path / f"step={step}.ckpt")
+        assert_same_batches(resumed.batches, straight.batches[step:])
+        assert_same_weights(resumed, straight)
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "indices", "no length", "several"])
+def test_lightning_resumes_at_the_end_of_an_epoch_with_the_next(
+    photo_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    """Where its checkpoints are taken unless told otherwise; the loaders' states stay unread."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    every = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    straight = lightning_fit(of_kind(kind, photo_folder), callbacks=[every])
+    for epoch in (0, 1):
+        checkpoint = tmp_path / f"epoch={epoch}.ckpt"
+        resumed = lightning_fit(of_kind(kind, photo_folder), checkpoint=checkpoint)
+        assert_same_batches(resumed.batches, straight.batches[6 * epoch + 6 :])
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_lightning_overfits_to_the_first_batches_in_the_order_as_listed(
+    photo_folder: Path, shuffle: bool
+) -> None:
+    """As it does with torch's loaders: augmentations are drawn anew in each epoch."""
+    train = make_train(photo_folder, shuffle=shuffle)
+    model = lightning_fit(train, make_val(photo_folder), overfit_batches=2)
+    batches = alone(make_train(photo_folder, shuffle=False), 3)
+    assert_same(model.batches, [*batches[:2], *batches[6:8], *batches[12:14]])
+    labels = [label for _, label in alone(make_val(photo_folder), 1)]
+    torch.testing.assert_close(model.labels, labels[:2] * 3, rtol=0, atol=0)
+    assert_same(train, alone(make_train(photo_folder, shuffle=shuffle), 1))
+
+
+def test_lightning_overfits_to_loaders_of_both_kinds(photo_folder: Path) -> None:
+    from lightning.pytorch.utilities import CombinedLoader
+
+    numbers = torch.utils.data.TensorDataset(torch.zeros(21, 3, 16, 16), torch.arange(21) % 3)
+    shuffled = torch.utils.data.DataLoader(numbers, 4, shuffle=True)
+    loaders = {"ours": make_train(photo_folder), "torch": shuffled}
+    for train in (loaders, CombinedLoader(loaders, "min_size")):
+        model = lightning_fit(train, overfit_batches=2, max_epochs=1)
+        ours, others = zip(*(batch.values() for batch in model.batches), strict=True)
+        assert_same(ours, alone(make_train(photo_folder, shuffle=False), 1)[:2])
+        assert [label.tolist() for _, label in others] == [[0, 1, 2, 0], [1, 2, 0, 1]]
+
+
+def test_lightning_moves_plans_with_their_batches(photo_folder: Path) -> None:
+    model = lightning_fit(make_train(photo_folder, with_plan=True), max_epochs=1)
+    for (*_, plan), (*_, expected) in zip(
+        model.batches, make_train(photo_folder, with_plan=True), strict=True
+    ):
+        assert torch.equal(plan.source, expected.source)
+        assert torch.equal(plan.put.extent, expected.put.extent)
+        assert torch.equal(plan.extent, expected.extent)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp"])
+def test_fabric_takes_the_adapted_loader_and_leaves_its_batches(
+    photo_folder: Path, strategy: str
+) -> None:
+    from lightning import Fabric
+
+    with patch.dict(os.environ):  # where Fabric leaves the variables of its ranks
+        fabric = Fabric(accelerator="cpu", devices=1, strategy=strategy)
+        fabric.launch()
+        try:
+            train = fabric.setup_dataloaders(FabricLoader(make_train(photo_folder)))
+            assert len(train) == 6
+            assert len(train.dataset) == 21
+            assert_same([*train, *train], alone(make_train(photo_folder), 2))
+            train.set_epoch(0)
+            assert_same(train, alone(make_train(photo_folder), 1))
+        finally:
+            if strategy == "ddp":
+                torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("step", [2, 8])
+def test_fabric_keeps_the_position_of_the_adapted_loader(
+    photo_folder: Path, tmp_path: Path, step: int
+) -> None:
+    from lightning import Fabric
+
+    fabric = Fabric(accelerator="cpu", devices=1)
+    train = fabric.setup_dataloaders(FabricLoader(make_train(photo_folder)))
+    batches: list[Any] = []
+    for _ in range(2):
+        for batch in train:
+            batches.append(batch)
+            if len(batches) == step:
+                fabric.save(tmp_path / "state", {"train": train})
+    again = fabric.setup_dataloaders(FabricLoader(make_train(photo_folder)))
+    fabric.load(tmp_path / "state", {"train": again})
+    assert again.state_dict()["batch"] == 2
+    assert_same([*again, *again], alone(make_train(photo_folder), 3)[step : step // 6 * 6 + 12])

@@ -84,6 +84,7 @@ def test_readme_has_an_example_for_each_trainer() -> None:
     assert list(examples()) == [
         "",
         "Lightning",
+        "Fabric",
         "Accelerate",
         "Hugging Face's Trainer",
         "timm",
@@ -115,6 +116,22 @@ def test_lightning_example_runs(
     trainer = partial(lightning.Trainer, accelerator="cpu", enable_checkpointing=False, **quiet)
     run_example("Lightning", LightningModule=Module, Trainer=trainer)
     assert_is_the_loaders_epoch(seen[0], photo_folder)
+
+
+def test_fabric_example_runs(
+    photo_folder: Path, tmp_path: Path, run_example: Callable[..., dict[str, Any]]
+) -> None:
+    lightning = pytest.importorskip("lightning", reason="Lightning is not for this Python")
+    model = Watched()
+    names = run_example(
+        "Fabric",
+        Fabric=partial(lightning.Fabric, accelerator="cpu"),
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    )
+    assert_is_the_loaders_epoch(model.seen, photo_folder)
+    names["fabric"].load(tmp_path / "checkpoint.pt", names["state"])
+    assert list(names["train"]) == []  # behind the last batch, and the state says so
 
 
 def test_accelerate_example_runs(
