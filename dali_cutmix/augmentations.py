@@ -28,6 +28,7 @@ from dali_cutmix.transforms.color import ColorJitter, Grayscale
 from dali_cutmix.transforms.erasing import RandomErasing
 from dali_cutmix.transforms.flips import RandomHorizontalFlip, RandomVerticalFlip
 from dali_cutmix.transforms.sizing import CenterCrop, Pad, RandomCrop, RandomResizedCrop, Resize
+from dali_cutmix.transforms.timm import TimmAutoAugment, TimmRandAugment
 from dali_cutmix.transforms.warps import RandomAffine, RandomRotation
 
 __all__ = [
@@ -57,5 +58,7 @@ __all__ = [
     "RandomSolarize",
     "RandomVerticalFlip",
     "Resize",
+    "TimmAutoAugment",
+    "TimmRandAugment",
     "TrivialAugment",
 ]

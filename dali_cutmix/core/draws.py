@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.dali import INT32, Pipeline, fn
@@ -257,6 +258,23 @@ class HostDraws:
     def _generator(self, name: str) -> np.random.RandomState:
         key = np.frombuffer(self._digest(name)[:16], np.uint64)
         return np.random.RandomState(np.random.Philox(key=key))
+
+
+def normal(draws: Draws, name: str, shape: Sequence[int]) -> np.ndarray:
+    """Draw normal numbers of mean 0 and deviation 1 on the host, float64, within 5.4 of 0."""
+    share = np.clip(draws.uniform(name, shape).astype(np.float64), 2**-25, 1 - 2**-25)
+    return torch.special.ndtri(torch.from_numpy(share)).numpy()
+
+
+def key(draws: Draws, name: str) -> np.ndarray:
+    """Draw a key of `random_words` for each sample: ``[B, 4]`` uint32."""
+    return np.ldexp(draws.uniform(name, [4]), 24).astype(np.uint32)
+
+
+def random_words(key: np.ndarray, num: int) -> np.ndarray:
+    """Return uniform numbers that are a function of a key: ``[num]`` uint16."""
+    generator = np.random.RandomState(np.random.Philox(key=key.view(np.uint64)))
+    return np.frombuffer(generator.bytes(2 * num), np.uint16)
 
 
 def derive_seed(seed: int, name: str) -> int:

@@ -1,23 +1,36 @@
-"""Fill a rectangle of some images with one colour: `RandomErasing`."""
+"""Fill rectangles of some images with one colour or with noise: `RandomErasing`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from math import inf as INFINITY
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
-from dali_cutmix.core.checks import are_numbers, check_prob, check_range, is_number, refuse
-from dali_cutmix.core.dali import fn, merge, split
-from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.checks import (
+    are_numbers,
+    check_choice,
+    check_count,
+    check_prob,
+    check_range,
+    is_number,
+    refuse,
+)
+from dali_cutmix.core.dali import INT32, DataNode, fn, merge, python_image, split
+from dali_cutmix.core.draws import Draws, key, normal, random_words
 from dali_cutmix.core.frame import Frame, Sample
 
 Range = tuple[float, float]
 
 #: Rectangles that are drawn for each sample. The first that fits is erased.
 NUM_CANDIDATES = 10
+
+#: What a rectangle is filled with, by timm's names.
+MODES = ("const", "rand", "pixel")
 
 
 @dataclass(frozen=True)
@@ -29,16 +42,20 @@ class ErasingPlan:
         anchor: Top left corner, in whole pixels: ``[2]`` float32 (y, x) per sample.
         extent: Sides, in whole pixels: ``[2]`` float32 (y, x) per sample; 0 where nothing is
             erased.
+        colour: Levels R, G, B, with ``mode="rand"``: ``[3]`` float32 per sample.
+        noise: Key of the noise, with ``mode="pixel"``: ``[4]`` uint32 per sample.
     """
 
     is_erased: Any
     anchor: Any
     extent: Any
+    colour: Any = None
+    noise: Any = None
 
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """Fill a rectangle of some images with one colour.
+    """Fill a rectangle of some images, or several, with one colour or with noise.
 
     The first of ten drawn rectangles that fits is erased. Where none of the ten fits, the image
     stays.
@@ -47,7 +64,7 @@ class RandomErasing:
         prob: Probability in [0, 1] that a rectangle of a sample is erased.
         scale: Smallest and largest share of the image's area, in [0, 1].
         ratio: Smallest and largest height over width, above 0. The logarithm is uniform.
-        value: Colour of the rectangle.
+        value: Colour of the rectangle, with ``mode="const"``.
 
             - 0 is the transform's mean, so that pixels are 0 after normalization, but for rounding
               to a level (less than 0.009 with ImageNet's deviation). torchvision's ``value=0``
@@ -55,14 +72,28 @@ class RandomErasing:
             - ``(R, G, B)`` are levels in [0, 255]. ``(0, 0, 0)`` is black, as torchvision's
               ``value=0`` before ``Normalize``.
 
+        mode: What fills the rectangle.
+
+            - ``"const"``: ``value``.
+            - ``"rand"``: a colour drawn for each rectangle. After normalization its values are
+              normal, of mean 0 and deviation 1, rounded to levels and clipped to [0, 255].
+            - ``"pixel"``: such values for each pixel and channel, as torchvision's
+              ``value="random"`` after ``Normalize``.
+
+        max_count: Most rectangles of a sample. Their number is uniform from 1, and each has its
+            share of the area.
+
     Source:
-        Zhong et al. 2017, Random Erasing, arXiv:1708.04896; torchvision ``v2.RandomErasing``.
+        Zhong et al. 2017, Random Erasing, arXiv:1708.04896; torchvision ``v2.RandomErasing``;
+        ``mode`` and ``max_count`` are those of timm's ``RandomErasing``.
     """
 
     prob: float = 0.5
     scale: Range = (0.02, 0.33)
     ratio: Range = (0.3, 3.3)
     value: float | Sequence[float] = 0
+    mode: Literal["const", "rand", "pixel"] = "const"
+    max_count: int = 1
 
     def __post_init__(self) -> None:
         where = "RandomErasing"
@@ -74,40 +105,116 @@ class RandomErasing:
         is_zero = is_number(self.value) and self.value == 0
         is_colour = are_numbers(self.value, 3) and all(0 <= level <= 255 for level in self.value)
         if not is_zero and not is_colour:
-            way_out = "The graph erases with one colour: 0 is the mean of the data."
+            way_out = "0 is the mean of the data. `mode=` fills with noise."
             refuse(where, "value", "be 0, or R, G, B in [0, 255]", self.value, way_out)
+        check_choice(where, "mode", self.mode, MODES)
+        check_count(where, "max_count", self.max_count, at_least=1)
+        if self.mode != "const" and not is_zero:
+            refuse(where, "value", f"be left out with mode={self.mode!r}", self.value)
 
-    def draw(self, draws: Draws, frame: Frame, /) -> ErasingPlan:
-        """See `Augmentation`."""
-        height, width = frame.size
+    def draw(self, draws: Draws, frame: Frame, /) -> tuple[ErasingPlan, ...]:
+        """Draw a plan for each of ``max_count`` rectangles; see `Augmentation`."""
         is_erased = draws.chance("prob", self.prob)[:, 0] > 0
+        count = np.ones(len(is_erased))
+        if self.max_count > 1:
+            share = draws.uniform("count", [])
+            count = np.minimum(np.floor(share * self.max_count), self.max_count - 1) + 1
+        return tuple(
+            self._draw_one(
+                draws.under(f"{number}/") if number else draws,
+                frame,
+                is_erased & (number < count),
+                count,
+            )
+            for number in range(self.max_count)
+        )
+
+    def _draw_one(
+        self, draws: Draws, frame: Frame, is_erased: np.ndarray, count: np.ndarray
+    ) -> ErasingPlan:
+        height, width = frame.size
         shares = draws.uniform("shape", [NUM_CANDIDATES, 2]).astype(np.float64)
         low, high = self.scale
-        area = height * width * (low + shares[..., 0] * (high - low))
+        area = height * width * (low + shares[..., 0] * (high - low)) / count[:, None]
         low, high = np.log(self.ratio)
         aspect = np.exp(low + shares[..., 1] * (high - low))
         candidates = np.rint(np.stack([np.sqrt(area * aspect), np.sqrt(area / aspect)], axis=2))
         fits = (candidates < frame.size).all(axis=2)
         extent = np.take_along_axis(candidates, fits.argmax(axis=1)[:, None, None], axis=1)[:, 0]
-        is_erased &= fits.any(axis=1)
+        is_erased = is_erased & fits.any(axis=1)
         extent[~is_erased] = 0
         num_positions = np.array(frame.size) - extent + 1
         share = draws.uniform("place", [2])
         anchor = np.minimum(np.floor(share * num_positions), num_positions - 1)
-        return ErasingPlan(is_erased, anchor.astype(np.float32), extent.astype(np.float32))
+        colour = noise = None
+        if self.mode == "rand":
+            colour = _levels(frame, normal(draws, "colour", [3])).astype(np.float32)
+        elif self.mode == "pixel":
+            noise = key(draws, "noise")
+        rectangle = anchor.astype(np.float32), extent.astype(np.float32)
+        return ErasingPlan(is_erased, *rectangle, colour, noise)
 
-    def operate(self, sample: Sample, plan: ErasingPlan, frame: Frame, /) -> Sample:
+    def operate(self, sample: Sample, plan: tuple[ErasingPlan, ...], frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        value = self.value
-        colour = [255 * mean for mean in frame.mean] if isinstance(value, (int, float)) else value
-        part, others = split(sample.image, plan.is_erased)
+        image = sample.image
+        for rectangle in plan:
+            image = self._erased(image, rectangle, frame)
+        return replace(sample, image=image)
+
+    def _erased(self, image: DataNode, plan: ErasingPlan, frame: Frame) -> DataNode:
+        levels = [255 * mean for mean in frame.mean]
+        if isinstance(self.value, Sequence):
+            levels = [*self.value]
+        colour: Any = [float(np.rint(level)) for level in levels]
+        part, others = split(image, plan.is_erased)
         anchor, _ = split(plan.anchor, plan.is_erased)
         extent, _ = split(plan.extent, plan.is_erased)
-        part = fn.erase(
-            part,
-            anchor=anchor,
-            shape=extent,
-            axes=[0, 1],
-            fill_value=[float(np.rint(level)) for level in colour],
-        )
-        return replace(sample, image=merge(part, others, plan.is_erased))
+        if self.mode == "rand":
+            colour, _ = split(plan.colour, plan.is_erased)
+        elif self.mode == "pixel":
+            colour = 0.0
+        part = fn.erase(part, anchor=anchor, shape=extent, axes=[0, 1], fill_value=colour)
+        if self.mode == "pixel":
+            noise, _ = split(plan.noise, plan.is_erased)
+            part = part | _placed(_noise(noise, extent, frame), anchor, frame, part.device)
+        return merge(part, others, plan.is_erased)
+
+
+def _levels(frame: Frame, numbers: np.ndarray) -> np.ndarray:
+    """Return levels of which normalization makes the numbers, ``[..., 3]``, as far as it can."""
+    return np.clip(np.rint(255 * (np.array(frame.mean) + numbers * frame.std)), 0, 255)
+
+
+def _noise(key: DataNode, extent: DataNode, frame: Frame) -> DataNode:
+    """Return noise for each sample, ``[*extent, 3]`` uint8, CPU."""
+
+    def of_lists(keys: list[np.ndarray], extents: list[np.ndarray]) -> list[np.ndarray]:
+        table, results = _table(frame.mean, frame.std), []
+        for one, sides in zip(keys, extents, strict=True):
+            shape = int(sides[0]), int(sides[1]), 3
+            words = random_words(one, shape[0] * shape[1] * 3).reshape(shape)
+            results.append(table[words, np.arange(3)])
+        return results
+
+    return python_image(of_lists, key, extent)
+
+
+@cache
+def _table(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Return the level that a uniform word stands for in each channel: ``[65536, 3]`` uint8."""
+    share = (torch.arange(2**16, dtype=torch.float64, device="cpu") + 0.5) / 2**16
+    numbers = torch.special.ndtri(share).numpy()
+    frame = Frame((0, 0), (mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
+    return _levels(frame, numbers[:, None]).astype(np.uint8)
+
+
+def _placed(noise: DataNode, anchor: DataNode, frame: Frame, device: str) -> DataNode:
+    """Surround noise by zeros, up to the size of images."""
+    return fn.slice(
+        noise.gpu() if device == "gpu" else noise,
+        start=fn.cast(0.0 - anchor, dtype=INT32),
+        shape=list(frame.size),
+        axes=[0, 1],
+        out_of_bounds_policy="pad",
+        fill_values=0,
+    )

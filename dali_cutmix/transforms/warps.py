@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from math import inf as INFINITY
 from typing import Any, ClassVar, Literal
 
@@ -43,13 +42,16 @@ class WarpPlan:
     """Hold an affine map from points of the result to points of the image.
 
     Attributes:
-        linear: Its linear part, around the centre: ``[2, 2]`` float64 (x, y) per sample.
-        shift: How far the centre moves, as a share of the image's sides: ``[2]`` float64 (x, y)
-            per sample. Rounded to whole pixels.
+        linear: Its linear part: ``[2, 2]`` float64 (x, y) per sample.
+        shift: How far the point moves around which the linear part maps, as a share of the image's
+            sides: ``[2]`` float64 (x, y) per sample.
+        pivot: That point, as a share of the image's sides: ``[2]`` float64 (x, y) per sample. None:
+            the centre.
     """
 
     linear: Any
     shift: Any
+    pivot: Any = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class RandomRotation:
     def draw(self, draws: Draws, _frame: Frame, /) -> WarpPlan:
         """Draw an angle; see `Augmentation`."""
         angle = _uniform(draws, "angle", _both_ways(self.degrees))
-        # Counterclockwise, where `_linear` turns clockwise.
-        return WarpPlan(_linear(-angle), np.zeros((len(angle), 2)))
+        # Counterclockwise, where `linear_part` turns clockwise.
+        return WarpPlan(linear_part(-angle), np.zeros((len(angle), 2)))
 
     def operate(self, sample: Sample, plan: WarpPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
@@ -148,14 +150,14 @@ class RandomAffine:
                 shear_y = _uniform(draws, "shear y", bounds[2:])
         if self.translate is not None:
             shift = (2 * draws.uniform("shift", [2]).astype(np.float64) - 1) * self.translate
-        return WarpPlan(_linear(angle, scale, shear_x, shear_y), shift)
+        return WarpPlan(linear_part(angle, scale, shear_x, shear_y), shift)
 
     def operate(self, sample: Sample, plan: WarpPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
         return replace(sample, image=_warped(sample.image, plan, self, frame))
 
 
-def _linear(
+def linear_part(
     angle: np.ndarray, scale: Any = 1.0, shear_x: Any = 0.0, shear_y: Any = 0.0
 ) -> np.ndarray:
     """Return the inverse of a turn, shears and a scale: ``[B, 2, 2]`` float64 (x, y).
@@ -189,60 +191,94 @@ def _uniform(draws: Draws, name: str, bounds: Any) -> np.ndarray:
 def _warped(
     image: DataNode, plan: WarpPlan, settings: RandomRotation | RandomAffine, frame: Frame
 ) -> DataNode:
-    fill = colour_of(settings.fill)
-    if frame.on_threads is not None:
-        warp = partial(by_pillow, kernel=settings.interpolation, fill=fill, center=settings.center)
-        return frame.on_threads(warp, [image, plan.linear, plan.shift])
-    matrix = matrix_of(image, plan.linear, plan.shift, frame, settings.center)
-    return by_dali(image, matrix, settings.interpolation, fill, frame)
-
-
-def by_pillow(
-    image: np.ndarray,
-    linear: np.ndarray,
-    shift: np.ndarray,
-    kernel: str,
-    fill: Sequence[int],
-    center: Sequence[float] | None = None,
-) -> np.ndarray:
-    """Move the pixels of one image by Pillow.
-
-    Args:
-        image: ``[y, x, 3]`` uint8.
-        linear, shift: As in `WarpPlan`.
-        kernel: A name of `WARP_KERNELS`.
-        fill: Levels R, G, B of pixels from outside.
-        center: Point that stays, (x, y) in pixels; None: the centre.
-
-    Returns:
-        ``[y, x, 3]`` uint8.
-    """
-    sides = np.array([image.shape[1], image.shape[0]])
-    point = sides / 2 if center is None else np.array(center, np.float64)
-    offset = point - linear @ (point + np.rint(shift * sides))
-    matrix = np.column_stack([linear, offset]).ravel().tolist()
-    size = (image.shape[1], image.shape[0])
-    warped = Image.fromarray(image).transform(
-        size, Image.Transform.AFFINE, matrix, _PILLOW_KERNELS[kernel], fillcolor=tuple(fill)
+    return warped(
+        image, plan, settings.interpolation, colour_of(settings.fill), frame, settings.center
     )
-    return np.array(warped)
 
 
-def matrix_of(
+def warped(
     image: DataNode,
-    linear: DataNode,
-    shift: DataNode,
+    plan: WarpPlan,
+    kernel: str | DataNode,
+    fill: Sequence[int],
     frame: Frame,
     center: Sequence[float] | None = None,
+    *,
+    whole_pixels: bool = True,
 ) -> DataNode:
-    """Return the map of a `WarpPlan` in pixels: ``[2, 3]`` float32 (x, y) per sample, CPU."""
-    linear = fn.cast(linear, dtype=FLOAT)
+    """Move the pixels of a batch: by Pillow on the threads of the graph, or by DALI.
+
+    Args:
+        image: ``[y, x, 3]`` uint8 per sample, CPU or GPU.
+        plan: Where to, with nodes as leaves.
+        kernel: A name of `WARP_KERNELS`, or whether each sample takes ``"bicubic"`` instead of
+            ``"bilinear"``: scalar bool per sample, CPU.
+        fill: Levels R, G, B of pixels from outside.
+        frame: Of these images.
+        center: Point around which to map, (x, y) in pixels, instead of the plan's.
+        whole_pixels: Round shifts to whole pixels.
+
+    Returns:
+        ``[y, x, 3]`` uint8 per sample, on the device of ``image``.
+    """
+    if frame.on_threads is None:
+        matrix = _matrix(image, plan, frame, center, whole_pixels)
+        by_name = kernel if isinstance(kernel, str) else "bilinear"
+        return by_dali(image, matrix, by_name, fill, frame)
+    names = [name for name in ("linear", "shift", "pivot") if getattr(plan, name) is not None]
+    inputs = [image, *(getattr(plan, name) for name in names)]
+    if not isinstance(kernel, str):
+        names.append("is_bicubic")
+        inputs.append(kernel)
+
+    def warp(image: np.ndarray, *arrays: np.ndarray) -> np.ndarray:
+        numbers = dict(zip(names, arrays, strict=True))
+        name = kernel
+        if not isinstance(name, str):
+            name = "bicubic" if numbers.pop("is_bicubic") else "bilinear"
+        return _by_pillow(image, WarpPlan(**numbers), name, fill, center, whole_pixels)
+
+    return frame.on_threads(warp, inputs)
+
+
+def _by_pillow(
+    image: np.ndarray,
+    plan: WarpPlan,
+    kernel: str,
+    fill: Sequence[int],
+    center: Sequence[float] | None,
+    whole_pixels: bool,
+) -> np.ndarray:
+    sides = np.array([image.shape[1], image.shape[0]])
+    point = sides * (0.5 if plan.pivot is None else plan.pivot)
+    if center is not None:
+        point = np.array(center, np.float64)
+    shift = plan.shift * sides
+    offset = point - plan.linear @ (point + (np.rint(shift) if whole_pixels else shift))
+    matrix = np.column_stack([plan.linear, offset]).ravel().tolist()
+    size = (image.shape[1], image.shape[0])
+    picture = Image.fromarray(image).transform(
+        size, Image.Transform.AFFINE, matrix, _PILLOW_KERNELS[kernel], fillcolor=tuple(fill)
+    )
+    return np.array(picture)
+
+
+def _matrix(
+    image: DataNode,
+    plan: WarpPlan,
+    frame: Frame,
+    center: Sequence[float] | None,
+    whole_pixels: bool,
+) -> DataNode:
+    """Return the map of a plan in pixels: ``[2, 3]`` float32 (x, y) per sample, CPU."""
+    linear = fn.cast(plan.linear, dtype=FLOAT)
     shape = image.shape()
     sides = fn.cast(fn.stack(shape[1], shape[0]), dtype=FLOAT)
-    point = sides * 0.5
+    point = sides * (0.5 if plan.pivot is None else fn.cast(plan.pivot, dtype=FLOAT))
     if center is not None:
         point = frame.constant(np.array(center, np.float32))
-    moved = point + math.floor(fn.cast(shift, dtype=FLOAT) * sides + 0.5)
+    shift = fn.cast(plan.shift, dtype=FLOAT) * sides
+    moved = point + (math.floor(shift + 0.5) if whole_pixels else shift)
     offset = point - fn.reductions.sum(linear * moved, axes=[1])
     return fn.cat(linear, fn.reshape(offset, shape=[2, 1]), axis=1)
 
@@ -254,7 +290,8 @@ def by_dali(
 
     Args:
         image: ``[y, x, 3]`` uint8 per sample, CPU or GPU.
-        matrix: As of `matrix_of`.
+        matrix: Map of points of the result to points of the image, in pixels: ``[2, 3]`` float32
+            (x, y) per sample, CPU.
         kernel: A name of `WARP_KERNELS`; ``"bicubic"`` is ``"bilinear"`` here.
         fill: Levels R, G, B of pixels from outside.
         frame: Of these images.

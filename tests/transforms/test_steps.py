@@ -46,14 +46,9 @@ from dali_cutmix.augmentations import (
     Resize,
     TrivialAugment,
 )
-from dali_cutmix.core.draws import HostDraws
-from dali_cutmix.core.frame import Sample
-from dali_cutmix.core.tree import Structure
-from dali_cutmix.transforms.resample import Resampler
-from graphs import BACK_ENDS, on
+from graphs import BACK_ENDS
+from steps import applied, as_tensor, draw
 
-#: Sizes of images vary where a step does not know them.
-ANY = Frame((0, 0), varies=True)
 SIZES = [(60, 84), (33, 32), (7, 12), (2, 3), (1, 1), (25, 90)]
 
 #: Where an augmentation has two implementations: threads on the CPU, or operators as on a GPU.
@@ -66,49 +61,6 @@ def images(photos: list[np.ndarray]) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     cut = [photos[i % 3][150 : 150 + h, 200 : 200 + w] for i, (h, w) in enumerate(SIZES)]
     return [*map(np.array, cut), rng.integers(0, 256, (40, 31, 3), dtype=np.uint8)]
-
-
-def applied(
-    augmentation: Any,
-    images: Sequence[np.ndarray],
-    plan: Any,
-    frame: Frame = ANY,
-    *,
-    on_threads: bool = True,
-    back_end: str = "cpu",
-) -> list[np.ndarray]:
-    """Run an augmentation on images of any sizes by a plan that was drawn."""
-    structure = Structure(plan)
-    resampler = Resampler(2 if on_threads and back_end == "cpu" else None)
-    if resampler.has_threads:
-        settings: dict[str, Any] = {"on_threads": resampler.on_threads}
-        frame = Frame(
-            frame.size, frame.mean, resampler.resize_each, frame.std, frame.varies, **settings
-        )
-    pipeline = Pipeline(len(images), 1, None if back_end == "cpu" else 0, prefetch_queue_depth=1)
-    with pipeline:
-        image = fn.external_source(source=lambda _: list(images), batch=True, layout="HWC")
-        leaves = [
-            fn.external_source(source=[np.ascontiguousarray(leaf)], cycle="quiet", batch=True)
-            for leaf in structure.leaves(plan)
-        ]
-        sample = Sample(on(back_end, fn.copy(image)))
-        result = augmentation.operate(sample, structure.build(leaves), frame)
-        pipeline.set_outputs(fn.copy(result.image))
-    (results,) = pipeline.run()
-    results = results.as_cpu()
-    arrays = [np.array(results.at(i)) for i in range(len(images))]
-    pipeline._shutdown()
-    resampler.close()
-    return arrays
-
-
-def draw(augmentation: Any, num: int, frame: Frame = ANY, seed: int = 1) -> Any:
-    return augmentation.draw(HostDraws(num, seed, 0, 0, 0), frame)
-
-
-def as_tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def as_array(image: Any) -> np.ndarray:
@@ -549,10 +501,10 @@ def test_a_gpu_takes_steps_as_the_cpu_does(files: list[Any], step: Any) -> None:
             "and `CenterCrop`.",
         ),
         (
-            lambda: Compose([Resize(4), RandomErasing(), CenterCrop(4)]),
-            "Compose: `transforms` must give all images one size before RandomErasing, got "
-            "[Resize(size=4, interpolation='bilinear'), RandomErasing(prob=0.5, scale=(0.02, "
-            "0.33), ratio=(0.3, 3.3), value=0), CenterCrop(size=4)]. Put a crop or "
+            lambda: Compose([Resize(4), TrivialAugment(), CenterCrop(4)]),
+            "Compose: `transforms` must give all images one size before TrivialAugment, got "
+            "[Resize(size=4, interpolation='bilinear'), TrivialAugment(num_bins=31, "
+            "interpolation='nearest'), CenterCrop(size=4)]. Put a crop or "
             "`Resize((height, width))` before it.",
         ),
         (
