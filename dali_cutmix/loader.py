@@ -77,9 +77,11 @@ class DataLoader:
         channels_last: Give ``image`` the memory order of ``torch.channels_last``; its shape stays.
         device: ``"cuda"``, ``"cuda:1"``, ``"cpu"``. None takes the current GPU when both DALI and
             torch see one, else the CPU.
-        seed: Of order, augmentation and mixing, at least 0, below 2**63.
+        seed: Of order, augmentation and mixing, at least 0, below 2**63; the same on every rank,
+            since ranks deal out one permutation. Their crops and mixes differ all the same.
         shard: This process's part of the data. None asks `Shard.current`: ``torch.distributed``,
-            then torchrun's, Slurm's or MPI's variables, else everything.
+            then torchrun's, Slurm's or MPI's variables, else everything. Without such variables
+            make the loader after ``init_process_group``.
         remainder: What happens to samples that cannot be dealt out evenly to the shards: ``"pad"``
             (the default with ``shuffle``), ``"drop"``, or ``"exact"`` (the default without): see
             `EpochSampler`. To evaluate with ``"exact"``, sum hits and counts over the ranks.
@@ -105,6 +107,10 @@ class DataLoader:
             sampler given.
         mixup_enabled: Settable. False leaves mixing out of the graph from the next epoch on; the
             target keeps its form.
+
+    Warns:
+        RuntimeWarning: At the first iteration: two ranks have different seeds, or the loader was
+            made before ``init_process_group`` and serves another part than this rank's.
 
     Raises:
         ValueError, TypeError: An argument outside its range or of another kind, with its value.

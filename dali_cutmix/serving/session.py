@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 
 from dali_cutmix.core.checks import is_whole
 from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.core.threads import Turn
 from dali_cutmix.core.trouble import PAUSES, AwayError, patiently
 from dali_cutmix.order.progress import Progress, check_flag, refuse_value
+from dali_cutmix.order.ranks import disagreement
 from dali_cutmix.serving.batches import Batch, Batches, Epoch, count_batches
 from dali_cutmix.serving.diagnose import Diagnosis, diagnose, find_failing, reason_of
 from dali_cutmix.serving.pipelines import FORKED, Pipelines, is_fork
@@ -165,6 +168,8 @@ class Session:
         with self._closing_on_errors():
             self._fill(pipelines)
         self.progress.begun(position)
+        if self._iteration == 0:
+            self._warn_of_ranks(stacklevel=3)  # where the loader is iterated
         self._iteration += 1
         return self._iteration
 
@@ -237,6 +242,19 @@ class Session:
             self.close()
         else:  # maybe the garbage collector's call on a thread that the graphs wait for
             threading.Thread(target=self.close, daemon=True).start()
+
+    def _warn_of_ranks(self, stacklevel: int) -> None:
+        settings = self._settings
+        if settings.user_order is not None or not (dist.is_available() and dist.is_initialized()):
+            return  # the user deals out the samples, or nobody does
+        warning = disagreement(
+            self._images.fingerprint,
+            settings.seed if settings.shuffle else None,
+            settings.shard,
+            is_chosen=settings.shard_is_chosen,
+        )
+        if warning is not None:
+            warnings.warn(warning, RuntimeWarning, stacklevel=stacklevel + 1)
 
     def _make_batches(self, *, mixes: bool) -> Batches:
         return Batches(

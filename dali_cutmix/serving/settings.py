@@ -51,6 +51,7 @@ class LoaderSettings:
 
     Attributes:
         user_order: The order that ``sampler`` or ``batch_sampler`` gives; None without either.
+        shard_is_chosen: Whether ``shard`` was None.
 
     Raises:
         ValueError: An argument outside its range or of another kind, with its value.
@@ -79,6 +80,7 @@ class LoaderSettings:
     max_device_memory: int | None
     with_plan: bool
     user_order: UserOrder | None = field(init=False, compare=False)
+    shard_is_chosen: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check_order()
@@ -90,7 +92,7 @@ class LoaderSettings:
             self._take_user_order()
         self._check_mix()
         self._set(target=self._choose_target(), device=choose_device(self.device))
-        self._set(shard=self.shard or Shard.current())
+        self._set(shard_is_chosen=self.shard is None, shard=self.shard or Shard.current())
         if self.user_order is None and self.remainder is None:
             self._set(remainder="pad" if self.shuffle else "exact")
         self._fill_tuning()
