@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import NoReturn, TypeGuard
 
+from dali_cutmix.core.errors import printable
+
 
 def refuse(where: str, name: str, must: str, got: object, way_out: str = "") -> NoReturn:
     """Raise ``ValueError`` in the shape of every message here.
@@ -22,8 +24,8 @@ def refuse(where: str, name: str, must: str, got: object, way_out: str = "") -> 
         got: Value that was passed.
         way_out: A sentence that says what to do instead, where the rule does not say so.
     """
-    message = f"{where}: `{name}` must {must}, got {got!r}."
-    raise ValueError(f"{message} {way_out}" if way_out else message)
+    message = printable(f"{where}: `{name}` must {must}, got {got!r}.")
+    raise ValueError(f"{message} {printable(way_out)}" if way_out else message)
 
 
 def is_number(value: object) -> TypeGuard[float]:

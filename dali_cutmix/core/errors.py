@@ -1,18 +1,27 @@
-"""The errors of a loader whose data or machine are at fault, where its arguments are right."""
+"""The errors of a loader whose data or machine are at fault, and names of files in messages."""
 
 from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """Return text on one line, with escapes for all that a terminal would obey or cannot show.
+
+    Names of files need be neither UTF-8 nor a single line, and may hold ESC.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class BadFileError(RuntimeError):
     """Say which file could not be read or decoded, and why.
 
     Attributes:
-        path: The file, as the source names it.
+        path: The file, as the source names it. The message has the path with escapes.
         reason: Why the file is bad, in one line.
     """
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"DataLoader: cannot decode {path}: {reason}")
+        super().__init__(printable(f"DataLoader: cannot decode {path}: {reason}"))
         self.path = path
         self.reason = reason
 

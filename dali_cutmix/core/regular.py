@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 
 def open_regular(path: str | bytes | os.PathLike[str]) -> BinaryIO:
@@ -65,10 +65,11 @@ def check_regular(mode: int, path: str | bytes | os.PathLike[str]) -> None:
     Raises:
         OSError: The path leads to a folder, a FIFO, a socket or a device.
     """
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "a device")
-        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        raise OSError(number, f"not a regular file, but {kind}", path)
+        raise OSError(errno.EINVAL, f"not a regular file, but {kind}", path)
 
 
 def open_descriptor(path: str | bytes, flags: int = os.O_RDONLY | os.O_CLOEXEC) -> int:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dali_cutmix.core.draws import derive_seed
-from dali_cutmix.core.errors import BadFileError
+from dali_cutmix.core.errors import BadFileError, printable
 from dali_cutmix.sources.base import StoredImages
 
 #: Candidates in a row that are bad themselves: by then the storage is at fault.
@@ -107,7 +107,7 @@ class Replacements:
         for index in self.not_warned:
             path, other = (self.images.path(i) for i in (index, self.of(index)))
             warnings.warn(
-                f"DataLoader: replaced {path} by {other}: {self.bad[index]}",
+                printable(f"DataLoader: replaced {path} by {other}: {self.bad[index]}"),
                 RuntimeWarning,
                 stacklevel=stacklevel + 1,
             )

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from dali_cutmix.core.checks import check_count, is_number, refuse
+from dali_cutmix.core.errors import printable
+from dali_cutmix.core.output import write_text
 from dali_cutmix.core.regular import read_text
 
 WHERE = "Tuning"
@@ -83,34 +85,33 @@ class Tuning:
         """
         path = os.fspath(path)
         again = "Write one with `dali-cutmix tune DATA --out tuning.json`."
+        name = printable(path)
         try:
             settings = json.loads(read_text(path))
         except ValueError as error:
-            raise ValueError(f"{WHERE}: {path} is not valid JSON ({error}). {again}") from None
+            raise ValueError(f"{WHERE}: {name} is not valid JSON ({error}). {again}") from None
         if not isinstance(settings, dict):
             kind = type(settings).__name__
-            raise ValueError(f"{WHERE}: {path} must hold a JSON object, got a {kind}. {again}")
+            raise ValueError(f"{WHERE}: {name} must hold a JSON object, got a {kind}. {again}")
         known = [setting.name for setting in fields(cls)]
         unknown = sorted(set(settings) - set(known))
         if unknown:
             raise ValueError(
-                f"{WHERE}: {path} has the unknown key {unknown[0]!r}. Known are "
+                f"{WHERE}: {name} has the unknown key {unknown[0]!r}. Known are "
                 f"{', '.join(known)}. {again}"
             )
         try:
             return cls(**settings)
         except ValueError as error:
-            raise ValueError(f"{error} The file is {path}.") from None
+            raise ValueError(f"{error} The file is {name}.") from None
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file that `read` and ``DataLoader(tuning=path)`` take.
 
         Raises:
-            OSError: The file cannot be written.
+            OSError: The file cannot be written. An old file stays as it was.
         """
-        text = json.dumps(asdict(self), indent=2) + "\n"
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
 #: Leaves every setting as it would be without a tuning.

@@ -14,6 +14,7 @@ from torchvision.datasets.folder import (  # type: ignore[import-untyped]
 )
 
 from dali_cutmix.core.checks import is_whole, refuse
+from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import read_regular, read_text
 from dali_cutmix.sources.base import MAX_CLASSES, WHERE, Names, StoredImages
 
@@ -127,7 +128,7 @@ class FileList(StoredImages):
             ValueError: A line has no class (its number is named), or the file has no lines.
         """
         path = os.fspath(path)
-        folder = os.path.dirname(path)
+        folder, listed = os.path.dirname(path), f"the list {printable(path)}"
         paths: list[str] = []
         labels: list[str] = []
         kinds: dict[bool, int] = {}  # whether a class is an index: number of the first such line
@@ -139,17 +140,17 @@ class FileList(StoredImages):
             name, separator, label = text.rpartition("\t" if "\t" in text else " ")
             if not separator:
                 raise ValueError(
-                    f"{WHERE}: line {number} of the list {path} must be a path and a class, "
+                    f"{WHERE}: line {number} of {listed} must be a path and a class, "
                     f"separated by a tab or a space, got {text!r}."
                 )
             paths.append(os.path.join(folder, name.rstrip()))
             labels.append(label)
             kinds.setdefault(label.lstrip("+-").isdecimal(), number)
         if not paths:
-            raise ValueError(f"{WHERE}: the list {path} is empty.")
+            raise ValueError(f"{WHERE}: {listed} is empty.")
         if len(kinds) > 1:
             raise ValueError(
-                f"{WHERE}: the list {path} must name all classes or index all of them, and line "
+                f"{WHERE}: {listed} must name all classes or index all of them, and line "
                 f"{kinds[True]} has an index and line {kinds[False]} none."
             )
         inside = os.path.join(folder, "")

@@ -12,6 +12,7 @@ import numpy as np
 from torchvision.datasets.folder import default_loader  # type: ignore[import-untyped]
 
 from dali_cutmix.core.dali import DataNode, fn, merge, split
+from dali_cutmix.core.errors import printable
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import WHERE, StoredImages
 from dali_cutmix.sources.bucket import SCHEME, Bucket, BucketFiles, split_url
@@ -115,17 +116,18 @@ def _from_shards(paths: list[str]) -> StoredImages:
 def _from_report(path: str) -> StoredImages:
     report = Report.read(path)
     images = open_source(report.source, first_label=report.first_label)
+    data, path = printable(report.source), printable(path)
     if images.fingerprint != report.fingerprint:
         raise ValueError(
-            f"{WHERE}: {report.source} has changed since {path} was written: images, names or "
+            f"{WHERE}: {data} has changed since {path} was written: images, names or "
             f"classes differ ({len(images)} images now, {report.num_images} then). "
-            f"Run `dali-cutmix check {report.source} --out {path}` again."
+            f"Run `dali-cutmix check {data} --out {path}` again."
         )
     if not report.bad:
         return images
     good = report.good_indices()
     if not len(good):
-        raise ValueError(f"{WHERE}: every image of {report.source} is bad, says {path}.")
+        raise ValueError(f"{WHERE}: every image of {data} is bad, says {path}.")
     return images.take(good)
 
 

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from dali_cutmix.core.checks import is_number, is_whole
+from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import read_text
 
 SMALL_SIDE = 224  # pixels: what most networks are trained at
@@ -126,7 +127,7 @@ class Report:
         try:
             text = read_text(name)
         except UnicodeDecodeError:
-            raise ValueError(_not_a_report(name)) from None
+            raise ValueError(_not_a_report(printable(name))) from None
         return cls.from_json(text, name)
 
     @classmethod
@@ -141,6 +142,7 @@ class Report:
             ValueError: The text is not a report, of another format, or damaged; the message names
                 the field.
         """
+        name = printable(name)
         try:
             content = json.loads(text)
         except (ValueError, RecursionError):

@@ -6,13 +6,15 @@ import io
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.errors import printable
+from dali_cutmix.core.output import remove_unfinished, replacing
 from dali_cutmix.core.regular import read_regular
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.base import StoredImages, check_labels
@@ -97,7 +99,13 @@ class PackedImages(StoredImages):
 
     @abstractmethod
     def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
-        """Return the index of a shard of ``size`` bytes; ``ValueError`` if it is damaged."""
+        """Return the index of a shard of ``size`` bytes; ``ValueError`` if the shard is damaged.
+
+        Args:
+            file: The shard, at its beginning.
+            size: Bytes of the shard.
+            shard: Name of the shard, for messages.
+        """
 
     @abstractmethod
     def _member(self, index: int) -> str:
@@ -137,6 +145,9 @@ class PackedImages(StoredImages):
         indexes = self._files.map(lambda number: self._load(number, folder), numbers)
         missing = [number for number in numbers if indexes[number] is None]
         if missing:
+            # Once for each folder: to list a folder takes as long as the folder is large.
+            for parent in {os.path.dirname(self._index_path(number, folder)) for number in missing}:
+                remove_unfinished(parent or os.curdir)
             workers = NUM_REQUESTS if self._files.buckets else NUM_SCANS
             with ThreadPool(workers) as pool, _bar(len(missing), progress) as advance:
                 making = [pool.submit(lambda n: self._make(n, folder), n) for n in missing]
@@ -178,22 +189,18 @@ class PackedImages(StoredImages):
     def _make(self, number: int, folder: str | None) -> Index:
         shard, stat = self._files.names[number], self._files.stats[number]
         with self._files.scan(number) as file:
-            index = self._scan(file, stat.size, shard)
+            index = self._scan(file, stat.size, printable(shard))
         path = self._index_path(number, folder)
         if is_url(path):
             return index
-        temporary = f"{path}.{os.getpid()}.tmp"
         try:
-            with open(temporary, "wb") as out:
+            with replacing(path, tidies=False) as out:
                 columns: dict[str, Any] = index._asdict()
                 columns |= {"layout": self.layout, "version": INDEX_VERSION}
                 columns |= {"shard_size": stat.size, "shard_tag": stat.tag}
                 columns |= {"shard_changed": stat.changed}
                 np.savez(out, **columns)
-            os.replace(temporary, path)
         except OSError:
-            with suppress(OSError):
-                os.unlink(temporary)
             if folder is not None:
                 raise
         return index

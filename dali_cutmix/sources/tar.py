@@ -17,6 +17,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
+from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import read_regular, read_text
 from dali_cutmix.sources.bucket import Bucket, is_url, split_url
 from dali_cutmix.sources.kinds import ENDINGS
@@ -134,15 +135,15 @@ def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
             break
         tar.members.clear()  # type: ignore[attr-defined]  # which tarfile would keep
         if info.size < 0 or (info.isreg() and info.offset_data + info.size > size):
-            _refuse_damaged(shard, f"{info.name} ends beyond the file")
+            _refuse_damaged(shard, f"{printable(info.name)} ends beyond the file")
         folder, slash, name = info.name.rpartition("/")
         stem, _, ending = name.partition(".")
         if not info.isreg() or not stem or not ending:
             continue
         if info.issparse():
             raise ValueError(
-                f"{WHERE}: {info.name} in {shard} is stored as a sparse file, with holes left out. "
-                "Pack the shard without tar's option -S."
+                f"{WHERE}: {printable(info.name)} in {shard} is stored as a sparse file, "
+                "with holes left out. Pack the shard without tar's option -S."
             )
         text = None
         if ending.lower() == LABEL:
@@ -219,14 +220,14 @@ def _check_finished(folder: str, num_shards: int) -> None:
         return
     if num_packed != num_shards:
         raise ValueError(
-            f"{WHERE}: {folder} holds {num_shards} of the {num_packed} shards of its pack. Run "
-            "`dali-cutmix pack` again to finish the pack, or pass "
+            f"{WHERE}: {printable(folder)} holds {num_shards} of the {num_packed} shards of its "
+            "pack. Run `dali-cutmix pack` again to finish the pack, or pass "
             f"{os.path.join(folder, '*.tar')!r} to take what is there."
         )
 
 
 def _refuse_sample(key: str, shard: str, problem: str, way_out: str) -> NoReturn:
-    raise ValueError(f"{WHERE}: the sample {key!r} in {shard} {problem}. {way_out}")
+    raise ValueError(f"{WHERE}: the sample {key!r} in {shard} {printable(f'{problem}. {way_out}')}")
 
 
 def _refuse_damaged(shard: str, problem: str) -> NoReturn:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from dali_cutmix.core.checks import check_count
+from dali_cutmix.core.errors import printable
 from dali_cutmix.sources.shard_files import find_shards
 from dali_cutmix.sources.shards import Index, PackedImages
 
@@ -129,7 +130,7 @@ def _parse(example: Any, data: bytes, record: str) -> tuple[bytes, int]:
     labels = features[LABEL].int64_list.value if LABEL in features else []
     for name, kind, values in ((IMAGE, "bytes", images), (LABEL, "int64", labels)):
         if len(values) != 1:
-            has = ", ".join(sorted(features)[:10]) or "none"
+            has = printable(", ".join(sorted(features)[:10])) or "none"
             raise ValueError(
                 f"{WHERE}: {record} must have a single {kind} value in {name!r}, got "
                 f"{len(values)}. Its features are: {has}."

@@ -24,6 +24,8 @@ from rich.table import Table
 
 from dali_cutmix.core.checks import check_count
 from dali_cutmix.core.dali import Pipeline, fn
+from dali_cutmix.core.errors import printable
+from dali_cutmix.core.output import replacing
 from dali_cutmix.core.trouble import patiently
 from dali_cutmix.serving.diagnose import find_undecodable, read_patiently, why_refused
 from dali_cutmix.serving.settings import num_cpus
@@ -352,7 +354,7 @@ def _summary(report: Report, out: Path | None) -> str:
     count = f"{num_bad} of {num_images} images {'is' if num_bad == 1 else 'are'} bad."
     if out is None:
         return f'{count} With `--out report.json`, `DataLoader("report.json")` leaves them out.'
-    return f'{count} `DataLoader("{_printable(str(out))}")` leaves them out.'
+    return f'{count} `DataLoader("{printable(str(out))}")` leaves them out.'
 
 
 def _print_bad(console: Console, report: Report, out: Path | None) -> None:
@@ -395,13 +397,7 @@ def _print_sizes(console: Console, report: Report) -> None:
 
 
 def _print(console: Console, text: str) -> None:
-    print_text(console, _printable(text))
-
-
-def _printable(text: str) -> str:
-    """Escape what a terminal cannot show: file names need be neither UTF-8 nor a single line."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    print_text(console, printable(text))
 
 
 @contextmanager
@@ -414,14 +410,5 @@ def _complete_or_absent(out: Path | None) -> Iterator[Callable[[str], object]]:
         yield str  # discards the text
         return
     make_folder(out.parent)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        file = open(unfinished, "w", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(out)) from None
-    try:
-        with file:
-            yield file.write
-        os.replace(unfinished, out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(out) as file:
+        yield lambda text: file.write(text.encode())

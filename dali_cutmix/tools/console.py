@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.text import Text
 
 from dali_cutmix import BadFileError, TroubleError
+from dali_cutmix.core.errors import printable
 
 FirstLabel = Annotated[
     int | None, typer.Option(min=0, help="Label of class 0 in TFRecords.", show_default="1")
@@ -72,13 +73,14 @@ def make_folder(path: Path) -> None:
 
 
 def print_text(console: Console, text: str) -> None:
-    """Print text as it stands: no markup, no colours, no wrapping."""
+    """Print text as it stands, with escapes for all but lines: no markup, colours or wrapping."""
+    text = "\n".join(map(printable, text.split("\n")))
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_path(console: Console, path: Path) -> None:
     """Print that a file or folder was written."""
-    print_text(console, f"Wrote {path}")
+    print_text(console, f"Wrote {printable(str(path))}")
 
 
 def absolute(data: str) -> str:
@@ -146,7 +148,9 @@ def errors_as_one_sentence() -> Iterator[None]:
         yield
     except (ValueError, BadFileError, TroubleError, OSError, ImportError) as error:
         console = Console(stderr=True)
-        console.print(_sentence(error), markup=False, highlight=False, soft_wrap=True, style="red")
+        console.print(
+            printable(_sentence(error)), markup=False, highlight=False, soft_wrap=True, style="red"
+        )
         raise typer.Exit(1) from None
 
 

@@ -26,6 +26,9 @@ import typer
 from rich.console import Console
 
 from dali_cutmix.core.checks import check_count, is_whole, refuse
+from dali_cutmix.core.errors import printable
+from dali_cutmix.core.output import replacing
+from dali_cutmix.core.regular import check_regular
 from dali_cutmix.order.sampler import EpochSampler, Shard
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.open import open_source
@@ -99,7 +102,7 @@ def pack(
     console = Console()
     print_text(console, packed.summary)
     print_path(console, out)
-    print_text(console, f'Load it with DataLoader("{out}", ...)')
+    print_text(console, f'Load it with DataLoader("{printable(str(out))}", ...)')
 
 
 @contextmanager
@@ -220,8 +223,8 @@ def pack_images(
     packer = Packer(images, order, folder, per_shard, resize, quality)
     num_workers = min(num_workers or num_cores(), num_shards)
     with _claimed(folder, manifest):
-        with writing(folder / "classes.txt"):
-            (folder / "classes.txt").write_bytes(class_lines)
+        with writing(folder / "classes.txt"), replacing(folder / "classes.txt") as file:
+            file.write(class_lines)
         pack_all = _pack_in_processes if num_workers > 1 else _pack_here
         shards = pack_all(packer, num_shards, num_workers, on_progress or (lambda *_: None))
         # Writes the index of each shard beside the shard, so that both can be uploaded.
@@ -252,7 +255,9 @@ def _claimed(folder: Path, manifest: dict[str, Any]) -> Iterator[None]:
         refuse("pack", "out", rule, str(folder), f"It holds {names[0]!r}: choose another folder.")
     text = json.dumps(manifest, indent=1) + "\n"
     # Written in place and never replaced, since the lock is held on this very file.
-    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8") as file:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)
+    with open(descriptor, "r+", encoding="utf-8") as file:
+        check_regular(os.fstat(descriptor).st_mode, path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

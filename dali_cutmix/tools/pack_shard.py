@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from dali_cutmix.core.errors import BadFileError
+from dali_cutmix.core.errors import BadFileError, printable
+from dali_cutmix.core.output import replacing
+from dali_cutmix.core.regular import open_regular
 from dali_cutmix.core.trouble import patiently
 from dali_cutmix.serving.diagnose import read_patiently
 from dali_cutmix.sources.base import Selection, StoredImages
@@ -38,7 +40,8 @@ class BadImageError(BadFileError):
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
         way_out = "Run `dali-cutmix check DATA --out report.json`, then pack report.json into a"
-        self.args = (f"pack: cannot pack {path}: {reason}. {way_out} new folder.",)
+        message = f"pack: cannot pack {path}: {reason}. {way_out} new folder."
+        self.args = (printable(message),)
 
 
 class Sample(NamedTuple):
@@ -96,21 +99,17 @@ class Packer:
             OSError: The shard cannot be written, or does not read back as it was written.
         """
         shard = self.folder / f"{number:06d}.tar"
-        part = shard.with_name(f".{shard.name}.part")
         positions = range(len(self.order))[number * self.per_shard :][: self.per_shard]
         with writing(shard):
-            try:
-                was_present = shard.exists()
-                if was_present:
-                    self._check(shard, positions)
-                    for _ in positions:
-                        on_image()
-                else:
-                    verify_shard(part, self._write(part, positions, on_image))
-                    os.replace(part, shard)
-                return shard.stat().st_size, was_present
-            finally:
-                part.unlink(missing_ok=True)
+            was_present = shard.exists()
+            if was_present:
+                self._check(shard, positions)
+                for _ in positions:
+                    on_image()
+            else:
+                with replacing(shard) as file:
+                    verify_shard(file.name, self._write(file, positions, on_image))
+            return shard.stat().st_size, was_present
 
     def _key(self, position: int) -> str:
         """Return the name of a sample: unique by its number, without dots or slashes."""
@@ -128,7 +127,7 @@ class Packer:
     def _check(self, shard: Path, positions: range) -> None:
         keys = [self._key(position) for position in positions]
         try:
-            with tarfile.open(shard, "r:") as tar:
+            with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 stems = [member.name.partition(".")[0] for member in tar]
                 num_records = -(-(tar.offset + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE)
         except tarfile.TarError:
@@ -140,12 +139,13 @@ class Packer:
                 "damaged or changed. Remove the shard, and run the same command again."
             )
 
-    def _write(self, part: Path, positions: range, on_image: Callable[[], None]) -> list[Sample]:
+    def _write(
+        self, file: BinaryIO, positions: range, on_image: Callable[[], None]
+    ) -> list[Sample]:
         samples = []
         indices = self.order[positions.start : positions.stop].tolist()
         with (
             PillowProcesses(1) as pillow,
-            open(part, "wb") as file,
             tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             for position, (index, stored) in zip(positions, self._stored(indices), strict=True):

@@ -20,6 +20,7 @@ from dali_cutmix import (
     ResizeMix,
     contact_sheet,
 )
+from dali_cutmix.core.output import replacing
 from dali_cutmix.tools.console import errors_as_one_sentence, make_folder, one_of, print_path
 
 ShownMix = CutMix | MixUp | Cutout | ResizeMix | RICAP
@@ -96,7 +97,8 @@ def show(
         classes = loader.dataset.classes
         sheet = contact_sheet(image, target, plan, classes=classes, title=title)
         make_folder(out.parent)
-        sheet.save(out)
+        with replacing(out) as file:
+            sheet.save(file, "PNG")
     print_path(Console(), out)
 
 

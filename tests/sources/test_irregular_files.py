@@ -79,8 +79,12 @@ def shard(tmp_path: Path) -> Path:
     return path
 
 
+def reason(kind: str) -> str:
+    return "Is a directory" if kind == "a folder" else f"not a regular file, but {kind}"
+
+
 def refused(kind: str, path: Path) -> str:
-    return rf"not a regular file, but {kind}: '{re.escape(str(path))}'"
+    return re.escape(f"{reason(kind)}: '{path}'")
 
 
 @kinds
@@ -101,7 +105,7 @@ def test_check_calls_an_image_that_is_no_regular_file_unreadable(folder: Path, k
     IRREGULAR[kind](path := folder / "x.jpg")
     images = FileList.from_pairs([(folder / "a" / "0.jpg", 0), (path, 1)])
     (bad,) = check_images(images, num_threads=1, max_pixels=None).bad
-    assert (bad.kind, bad.index, bad.reason) == ("unreadable", 1, f"not a regular file, but {kind}")
+    assert (bad.kind, bad.index, bad.reason) == ("unreadable", 1, reason(kind))
 
 
 @kinds
@@ -140,10 +144,14 @@ def test_class_names_that_are_no_regular_file_are_refused(shard: Path, kind: str
 
 
 @kinds
-def test_index_that_is_no_regular_file_is_passed_over(shard: Path, kind: str) -> None:
-    IRREGULAR[kind](shard.with_name("0.tar.index.npz"))
+def test_index_that_is_no_regular_file_is_passed_over_and_left_alone(
+    shard: Path, kind: str
+) -> None:
+    IRREGULAR[kind](path := shard.with_name("0.tar.index.npz"))
+    before = path.lstat()
     images = TarShards(shard)
     assert images.stored(0).tobytes() == jpeg()
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
 
 
 @pytest.mark.parametrize("kind", ["a FIFO", "a socket"])

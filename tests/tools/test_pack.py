@@ -664,7 +664,8 @@ def test_byte_that_goes_bad_on_the_disk_keeps_the_shard_from_its_name(
 ) -> None:
     def damage(done: int, _: int) -> None:
         if done == 5:
-            with open(tmp_path / ".000000.tar.part", "r+b") as file:
+            (part,) = tmp_path.glob(".*.000000.tar.part")
+            with open(part, "r+b") as file:
                 file.seek(1000)  # in the first image, which was written long ago
                 byte = file.read(1)
                 assert byte

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dali_cutmix.core.output import replacing, write_text
 from dali_cutmix.tools.bench.machine import describe_machine, num_cores
 from dali_cutmix.tools.bench.options import (
     BatchSize,
@@ -101,10 +102,11 @@ def bench(
         _print_failures(console, standings)
         print_text(console, f"\n{results['reading']}")
         if out is not None:
-            out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            write_text(out, json.dumps(results, indent=2) + "\n")
             print_path(console, out)
         if plot is not None:
-            draw_bench(results).save(plot)
+            with replacing(plot) as file:
+                draw_bench(results).save(file, "PNG")
             print_path(console, plot)
     if any(standing.error is not None for standing in standings):
         raise typer.Exit(1)

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dali_cutmix.core.errors import printable
 from dali_cutmix.serving.settings import num_cpus
 from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.tools.bench.machine import describe_machine, num_cores
@@ -110,7 +111,7 @@ def tune(
             tuning = run_tune(photos, settings, on_step, show, note)
         tuning.write(out)
         print_path(console, out)
-        print_text(console, f'Use it: DataLoader(..., tuning="{out}")')
+        print_text(console, f'Use it: DataLoader(..., tuning="{printable(str(out))}")')
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dali_cutmix.core.output import replacing
 from dali_cutmix.tools.console import errors_as_one_sentence, make_folder, print_path
 from dali_cutmix.tools.demo.comparison import Comparison, DemoSettings, compare, require_packages
 from dali_cutmix.tools.demo.report import ROWS, mean_and_spread, write_report
@@ -41,7 +42,8 @@ def demo(
         require_packages()
         make_folder(out)
         comparison = _compare_with_progress(out, settings)
-        comparison.contact_sheet.save(out / "contact-sheet.png")
+        with replacing(out / "contact-sheet.png") as file:
+            comparison.contact_sheet.save(file, "PNG")
         write_report(comparison, out / "report.html")
     console = Console()
     console.print(_table(comparison))

@@ -11,6 +11,7 @@ from statistics import mean, stdev
 
 from PIL import Image
 
+from dali_cutmix.core.output import write_text
 from dali_cutmix.tools.demo.comparison import HEADLINE, Comparison
 from dali_cutmix.tools.demo.digits import SIDE
 from dali_cutmix.tools.demo.trial import Trial
@@ -85,7 +86,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
         comparison: Result of `compare`.
         path: Path of the file. Its folder exists.
     """
-    path.write_text(render(comparison), encoding="utf-8")
+    write_text(path, render(comparison))
 
 
 def render(comparison: Comparison) -> str:
