@@ -40,9 +40,11 @@ class TroubleError(RuntimeError):
 
     def __init__(self, where: str, what: str, reason: str, num_retries: int) -> None:
         super().__init__(
-            f"{where}: {what} failed, also when tried again {num_retries} times: {reason}. This is "
-            "trouble of the machine or the storage, and no file was recorded as bad. End the "
-            "trouble, and resume from the last state."
+            printable(
+                f"{where}: {what} failed, also when tried again {num_retries} times: {reason}."
+            )
+            + " This is trouble of the machine or the storage, and no file was recorded as bad. "
+            "End the trouble, and resume from the last state."
         )
         self.reason = reason
         self._arguments = where, what, reason, num_retries

@@ -5,16 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from secrets import token_hex
 from typing import BinaryIO
 
 from dali_cutmix.core.regular import check_regular
 
-_UNFINISHED = re.compile(r"\.dali-cutmix-[0-9a-f]{16}\..*\.part", re.DOTALL)
+_UNFINISHED = re.compile(r"\.dali-cutmix-[0-9a-z_]{8}\..*\.part", re.DOTALL)
 #: Seconds after which an unfinished file is left over, where a file system has no locks.
 _OLD_S = 86400.0
 
@@ -41,7 +40,7 @@ def replacing(path: str | os.PathLike[str], *, tidies: bool = True) -> Iterator[
     """
     path = os.fspath(path)
     with _errors_of(path):
-        mode = None
+        mode = 0o666 & ~_umask()
         with suppress(FileNotFoundError):
             mode = os.stat(path).st_mode
             check_regular(mode, path)
@@ -52,9 +51,8 @@ def replacing(path: str | os.PathLike[str], *, tidies: bool = True) -> Iterator[
     try:
         with _errors_of(path, file.name), file:
             yield file
-            if mode is not None:
-                with suppress(OSError):  # some file systems have no modes
-                    os.fchmod(file.fileno(), stat.S_IMODE(mode))
+            with suppress(OSError):  # some file systems have no modes
+                os.fchmod(file.fileno(), mode & 0o777)
             file.flush()
             os.fsync(file.fileno())
             os.replace(file.name, path)
@@ -109,16 +107,27 @@ def _locks(descriptor: int) -> bool:
 def _locked_file(folder: str, name: str) -> BinaryIO:
     """Create an unfinished file that no other process removes."""
     while True:
-        # Not by mkstemp, whose files only their owner may read. "x" follows no link either. The end
-        # of the name is enough: a name has at most 255 bytes, and a character up to 4.
-        unfinished = f".dali-cutmix-{token_hex(8)}.{name[-50:]}.part"
-        file = open(os.path.join(folder, unfinished), "xb")  # noqa: SIM115 - the caller closes it
+        # The end of the name is enough: a name has at most 255 bytes, and a character up to 4.
+        ending = f".{name[-50:]}.part"
+        descriptor, path = tempfile.mkstemp(ending, ".dali-cutmix-", folder or os.curdir)
+        # Opened already, and by this way with the path for its name. The caller closes the file.
+        file = open(path, "wb", opener=lambda *_, number=descriptor: number)  # noqa: SIM115
         with suppress(BlockingIOError, FileNotFoundError):
-            _locks(file.fileno())
+            _locks(descriptor)
             # Another process may have removed the file before the lock.
-            if os.path.samestat(os.stat(file.name), os.fstat(file.fileno())):
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
                 return file
         file.close()
+
+
+def _umask() -> int:
+    """Return the bits that new files lack. Files of mkstemp lack all but their owner's."""
+    # os.umask tells the mask by setting another one, for all threads.
+    with suppress(OSError), open("/proc/self/status") as lines:
+        for line in lines:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o077
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def open_regular(path: str | bytes | os.PathLike[str]) -> BinaryIO:
     try:
         return open(path, "rb", opener=open_descriptor)
     except ValueError as error:  # a zero byte, which no path can hold
-        raise OSError(errno.EINVAL, f"not a path ({error})", os.fspath(path)) from None
+        raise OSError(errno.EINVAL, f"not a path: {error}", os.fspath(path)) from None
 
 
 def read_regular(path: str | bytes | os.PathLike[str]) -> np.ndarray:

@@ -83,7 +83,7 @@ class Tuning:
             ValueError: The file is not a tuning, has an unknown key, or has a setting outside its
                 range. The file is named.
         """
-        path = os.fspath(path)
+        path = os.path.expanduser(os.fspath(path))
         again = "Write one with `dali-cutmix tune DATA --out tuning.json`."
         name = printable(path)
         try:
@@ -111,7 +111,7 @@ class Tuning:
         Raises:
             OSError: The file cannot be written. An old file stays as it was.
         """
-        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+        write_text(os.path.expanduser(path), json.dumps(asdict(self), indent=2) + "\n")
 
 
 #: Leaves every setting as it would be without a tuning.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix.core.checks import refuse
-from dali_cutmix.sources.base import StoredImages, check_labels
+from dali_cutmix.sources.base import StoredImages, check_labels, numbered
 
 #: Images that the fingerprint reads. All images of a large array would take seconds.
 _SAMPLED = 256
@@ -45,7 +45,7 @@ class ImageArrays(StoredImages):
             refuse("ImageArrays", "labels", "be as many as `images`", got)
         check_labels("ImageArrays", targets)
         if classes is None:
-            classes = [str(i) for i in range(int(targets.max()) + 1)]
+            classes = numbered(int(targets.max()) + 1)
         super().__init__(targets, classes)
         if self.kind == "pixels":
             self._check_pixels()

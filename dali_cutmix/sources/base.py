@@ -18,7 +18,47 @@ WHERE = "DataLoader"
 #: Classes. A larger label is an id or nonsense, and names of so many classes would fill the memory.
 MAX_CLASSES = 2**24
 
+#: Classes. Names of more classes are made when asked, if they are mere numbers.
+MOST_LISTED = 2**16
+
 Kind = Literal["path", "encoded", "pixels"]
+
+
+class Numbers(Sequence[str]):
+    """Name classes by their indices, without a text for each: one label may be far above others.
+
+    Args:
+        count: Number of classes.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._indices = range(count)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [str(number) for number in self._indices[index]]
+        return str(self._indices[index])
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Numbers):
+            return len(self) == len(other)
+        return isinstance(other, list) and len(other) == len(self) and list(self) == other
+
+    def __hash__(self) -> int:
+        return hash(self._indices)
+
+
+def numbered(count: int) -> Sequence[str]:
+    """Return the indices of classes as their names: a list, unless there are very many."""
+    numbers = Numbers(count)
+    return numbers if count > MOST_LISTED else list(numbers)
 
 
 class StoredImages(ABC):
@@ -31,7 +71,8 @@ class StoredImages(ABC):
     Attributes:
         kind: What `stored` returns: the ``"path"`` of a file, which the graph reads; ``"encoded"``
             bytes of an image file; or ``"pixels"``.
-        classes: Names of the classes, in the order of their indices.
+        classes: Names of the classes, in the order of their indices: a list; `Numbers` where more
+            than 65,536 classes have no names.
         class_to_idx: Index of each class name.
         targets: Class index of every image: ``[len(self)]`` int64.
         samples: ``(path, class index)`` of every image, as in torchvision's ``ImageFolder``; a
@@ -43,8 +84,7 @@ class StoredImages(ABC):
     def __init__(self, targets: Sequence[int] | np.ndarray, classes: Iterable[str]) -> None:
         self.targets = np.asarray(targets, np.int64)
         check_labels(type(self).__name__, self.targets)
-        self.classes = list(classes)
-        self.class_to_idx = {label: index for index, label in enumerate(self.classes)}
+        self.classes: Sequence[str] = classes if isinstance(classes, Numbers) else list(classes)
 
     @abstractmethod
     def path(self, index: int) -> str:
@@ -69,6 +109,11 @@ class StoredImages(ABC):
             OSError: The image cannot be read.
         """
         return self.stored(index)
+
+    @cached_property
+    def class_to_idx(self) -> dict[str, int]:
+        """Index of each class name."""
+        return {label: index for index, label in enumerate(self.classes)}
 
     @property
     def reads(self) -> bool:
@@ -177,6 +222,10 @@ class Names:
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    def holds(self, byte: int) -> bool:
+        """Return whether a byte occurs in a name."""
+        return byte in self._bytes
 
     def bytes_of(self, index: int) -> np.ndarray:
         """Return a name: ``[length]`` uint8, a view."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from torchvision.datasets.folder import (  # type: ignore[import-untyped]
 from dali_cutmix.core.checks import is_whole, refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import read_regular, read_text
-from dali_cutmix.sources.base import MAX_CLASSES, WHERE, Names, StoredImages
+from dali_cutmix.sources.base import MAX_CLASSES, WHERE, Names, StoredImages, numbered
 
 
 class FileList(StoredImages):
@@ -49,6 +50,7 @@ class FileList(StoredImages):
     ) -> None:
         self.root = root
         self._paths = Names([os.fsencode(path) for path in paths])
+        self._has_zeros = self._paths.holds(0)
         if not len(paths) or len(paths) != len(targets):
             got = (len(paths), len(targets))
             refuse("FileList", "paths", "be as many as `targets`, and at least one", got)
@@ -65,7 +67,7 @@ class FileList(StoredImages):
                 has no images.
             PermissionError: The folder or a class folder cannot be read.
         """
-        root = os.fspath(root)
+        root = os.path.expanduser(os.fspath(root))
         listing = f"{WHERE}: `source` must be a folder with one subfolder per class"
         if not os.path.isdir(root):
             problem = "is a file" if os.path.exists(root) else "does not exist"
@@ -104,7 +106,7 @@ class FileList(StoredImages):
             raise ValueError(f"{WHERE}: `source` must hold at least one (path, class), got [].")
         for number, pair in enumerate(pairs):
             _check_pair(number, pair)
-        paths = [os.fspath(path) for path, _ in pairs]
+        paths = [os.path.expanduser(os.fspath(path)) for path, _ in pairs]
         labels = [label for _, label in pairs]
         named = sum(isinstance(label, str) for label in labels)
         if 0 < named < len(labels):
@@ -121,13 +123,15 @@ class FileList(StoredImages):
         """Read a list file: a path and a class per line, separated by a tab or the last space.
 
         A class is an index, as in DALI's ``file_list``, or a name (indexed as sorted). Relative
-        paths start in the folder of the list file. Empty lines are skipped.
+        paths start in the folder of the list file, and ``~`` is the home folder. Empty lines and a
+        byte order mark are skipped.
 
         Raises:
             OSError: The file does not exist, is not a regular file, or cannot be read.
-            ValueError: A line has no class (its number is named), or the file has no lines.
+            ValueError: A line has no class or holds a zero byte (its number is named), or the file
+                has no lines.
         """
-        path = os.fspath(path)
+        path = os.path.expanduser(os.fspath(path))
         folder, listed = os.path.dirname(path), f"the list {printable(path)}"
         paths: list[str] = []
         labels: list[str] = []
@@ -143,7 +147,12 @@ class FileList(StoredImages):
                     f"{WHERE}: line {number} of {listed} must be a path and a class, "
                     f"separated by a tab or a space, got {text!r}."
                 )
-            paths.append(os.path.join(folder, name.rstrip()))
+            if "\0" in text:
+                raise ValueError(
+                    f"{WHERE}: line {number} of {listed} must hold no zero byte, got {text!r:.80}. "
+                    "Save the list in UTF-8."
+                )
+            paths.append(os.path.join(folder, os.path.expanduser(name.rstrip())))
             labels.append(label)
             kinds.setdefault(label.lstrip("+-").isdecimal(), number)
         if not paths:
@@ -164,7 +173,7 @@ class FileList(StoredImages):
     def take(self, indices: Sequence[int] | np.ndarray) -> FileList:
         """Return the files of these indices, in this order, with the same classes."""
         chosen = np.asarray(indices, np.int64).reshape(-1)
-        paths = [self.stored(int(index)).tobytes() for index in chosen]
+        paths = [self._paths.bytes_of(int(index)).tobytes() for index in chosen]
         return FileList(paths, self.targets[chosen], self.classes, self.root)
 
     def __repr__(self) -> str:
@@ -176,8 +185,15 @@ class FileList(StoredImages):
         return self._paths[index]
 
     def stored(self, index: int) -> np.ndarray:
-        """Return the path of a file as the graph is fed it: ``[length]`` uint8, a view."""
-        return self._paths.bytes_of(index)
+        """Return the path of a file as the graph is fed it: ``[length]`` uint8, a view.
+
+        Raises:
+            OSError: The path holds a zero byte, at which the graph would end the path.
+        """
+        path = self._paths.bytes_of(index)
+        if self._has_zeros and not path.all():
+            raise OSError(errno.EINVAL, "not a path: embedded null byte", self.path(index))
+        return path
 
     def encoded(self, index: int) -> np.ndarray:
         """Return the bytes of a file: ``[size]`` uint8.
@@ -193,7 +209,7 @@ class FileList(StoredImages):
         return self._paths.describe(len(os.fsencode(os.path.join(self.root, ""))))
 
 
-def _numbered(labels: Sequence[int]) -> tuple[np.ndarray, list[str]]:
+def _numbered(labels: Sequence[int]) -> tuple[np.ndarray, Sequence[str]]:
     """Return class indices as an array, and their texts as the names of the classes."""
     largest = max(labels)
     if largest >= MAX_CLASSES:  # checked here: the number may be too large for an array
@@ -201,15 +217,33 @@ def _numbered(labels: Sequence[int]) -> tuple[np.ndarray, list[str]]:
         refuse(WHERE, "source", rule, largest, "Ids have to be mapped to 0, 1, 2, ... first.")
     if min(labels) < 0:
         refuse(WHERE, "source", "have class indices of at least 0", min(labels))
-    targets = np.array(labels, np.int64)
-    return targets, [str(index) for index in range(largest + 1)]
+    return np.array(labels, np.int64), numbered(largest + 1)
 
 
 def _images_below(folder: str) -> list[bytes]:
-    """Return paths in torchvision's order. An unreadable folder is refused, not skipped."""
-    walk = os.walk(folder, followlinks=True, onerror=_refuse_unreadable)
+    """Return paths in torchvision's order. An unreadable folder is refused, not skipped.
+
+    Links are followed, but each folder is listed once: a link to a folder above itself would repeat
+    the folder without end. A path without links comes first, then the first by name.
+    """
+    listed: set[tuple[int, int]] = set()
+    parents: list[tuple[str, list[str]]] = []
+    tops = [folder]
+    while tops:
+        links: list[str] = []
+        for top in tops:
+            for parent, folders, names in os.walk(top, onerror=_refuse_unreadable):
+                identity = os.stat(parent)
+                if (identity.st_dev, identity.st_ino) in listed:
+                    folders.clear()
+                    continue
+                listed.add((identity.st_dev, identity.st_ino))
+                parents.append((parent, names))
+                below = (os.path.join(parent, name) for name in folders)
+                links += [path for path in below if os.path.islink(path)]
+        tops = sorted(links)
     paths: list[str] = []
-    for parent, _, names in sorted(walk):
+    for parent, names in sorted(parents):
         prefix = os.path.join(parent, "")
         paths += [prefix + n for n in sorted(names) if n.lower().endswith(IMG_EXTENSIONS)]
     # Encoding a single text is faster, and no path holds a zero byte.

@@ -22,8 +22,9 @@ from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.sources.tfrecord import TFRecords
 
 _LISTS = (".txt", ".tsv", ".lst")  # endings of list files
-_TAR = re.compile(r"\.tar(\.\w+)?$")
-_TFRECORD = re.compile(r"\.tfrecords?(\.\w+)?$|-of-[\d*?{}.,]+$")
+# Compressed ones too, so that they are refused for what they are.
+_TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
+_TFRECORD = re.compile(r"\.tfrecords?(\.\w+)?$|-of-[\d*?{}.,]+$", re.IGNORECASE)
 
 
 def open_source(source: Any, *, first_label: int | None = None) -> StoredImages:
@@ -38,7 +39,7 @@ def open_source(source: Any, *, first_label: int | None = None) -> StoredImages:
     if isinstance(source, StoredImages):
         return source
     if isinstance(source, (str, Path)) or hasattr(source, "__fspath__"):
-        return _from_path(os.fspath(source))
+        return _from_path(os.path.expanduser(os.fspath(source)))
     if hasattr(source, "samples"):
         return _from_dataset(source)
     if hasattr(source, "indices") and hasattr(source, "dataset"):  # a torch Subset
@@ -64,9 +65,9 @@ def _from_path(path: str) -> StoredImages:
         return _from_shards([path]) if _is_shard(path) else _from_bucket(path)
     if os.path.isdir(path):
         return _from_folder(path)
-    if path.endswith(".json"):
+    if path.lower().endswith(".json"):
         return _from_report(path)
-    if path.endswith(_LISTS):
+    if path.lower().endswith(_LISTS):
         return FileList.from_file(path)
     return _from_shards([path]) if _is_shard(path) else FileList.from_folder(path)
 

@@ -123,7 +123,7 @@ class Report:
             OSError: The file cannot be read.
             ValueError: The file is not a report, of another format, or damaged.
         """
-        name = os.fspath(path)
+        name = os.path.expanduser(os.fspath(path))
         try:
             text = read_text(name)
         except UnicodeDecodeError:

@@ -24,6 +24,8 @@ SCAN_BYTES = 8 << 20
 
 T = TypeVar("T")
 
+#: What may follow the pattern of a shard's name where the shard is compressed.
+_COMPRESSED = r"\.(gz|bz2|xz|zst|lz4|Z)|[^.].*\.(tgz|tbz2?|txz|tzst)"
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
 
@@ -35,10 +37,12 @@ def find_shards(
 
     Args:
         where: Name of the caller, for messages.
-        shards: A path or URL, or several. Each may be a folder (in a bucket: end with a slash), or
-            hold brace ranges and lists as in WebDataset, ``train-{0000..0127}.tar``, or the
-            wildcards ``*`` and ``?``. Matches and the shards of a folder are sorted.
-        names: Regular expression that the full names of shards in a folder match.
+        shards: A path or URL, or several; ``~`` is the home folder. Each may be a folder (in a
+            bucket: end with a slash), or hold brace ranges and lists as in WebDataset,
+            ``train-{0000..0127}.tar``, or the wildcards ``*`` and ``?``. Matches and the shards of
+            a folder are sorted.
+        names: Regular expression that the full names of shards in a folder match, in either case.
+            Where none does, compressed shards are returned, to be refused for what they are.
 
     Raises:
         FileNotFoundError: A pattern or a folder has no shards.
@@ -48,7 +52,7 @@ def find_shards(
     paths = [
         path
         for pattern in patterns
-        for plain in _expand_braces(os.fspath(pattern))
+        for plain in _expand_braces(os.path.expanduser(os.fspath(pattern)))
         for path in _match(where, plain, names)
     ]
     if not paths:
@@ -91,13 +95,18 @@ def _match(where: str, plain: str, names: str) -> list[str]:
     else:
         matching, beside = glob.glob(plain.replace("[", "[[]")), []
     if is_folder:
-        matching = [path for path in matching if re.fullmatch(names, path.rpartition("/")[2])]
+        matching = _named(names, matching) or _named(f"({names}){_COMPRESSED}", matching)
         _refuse_several_splits(where, plain, matching)
     if not matching:
         what = "holds no shards" if is_folder else "matches no file"
         way_out = f" Beside it lie {', '.join(sorted(beside)[:3])}." if beside else ""
         raise FileNotFoundError(f"{where}: {plain!r} {what}.{way_out}")
     return sorted(matching)
+
+
+def _named(names: str, paths: Sequence[str]) -> list[str]:
+    pattern = re.compile(names, re.IGNORECASE)
+    return [path for path in paths if pattern.fullmatch(path.rpartition("/")[2])]
 
 
 def _match_in_bucket(plain: str) -> tuple[list[str], list[str]]:
@@ -131,12 +140,18 @@ class Stat(NamedTuple):
     Args:
         size: Bytes of the shard; -1 if the shard does not exist.
         tag: Entity tag of an object in a bucket; empty for a file.
-        changed: Nanoseconds, time of a file's last change; 0 for an object in a bucket.
+        modified: Nanoseconds, time of a file's last modification, which programs may set; 0 for an
+            object in a bucket.
+        changed: Nanoseconds, time of a file's last change of content, name or mode, which no
+            program sets; 0 for an object in a bucket.
+        number: Number of a file in its file system; 0 for an object in a bucket.
     """
 
     size: int
-    tag: str
-    changed: int
+    tag: str = ""
+    modified: int = 0
+    changed: int = 0
+    number: int = 0
 
 
 class ShardFiles:
@@ -200,6 +215,10 @@ class ShardFiles:
             raise OSError(errno.EIO, reason, name)
         return data
 
+    def release(self, number: int) -> None:
+        """Close a shard until the next read, which looks again whether the shard has changed."""
+        self._open.pop(number, None)
+
     def scan(self, number: int) -> BinaryIO:
         """Open a shard to read it from its beginning to its end."""
         name = self.names[number]
@@ -214,12 +233,12 @@ class ShardFiles:
         try:
             if is_url(name):
                 bucket, key = split_url(name)
-                return Stat(*self.buckets[bucket].stat(key), 0)
+                return Stat(*self.buckets[bucket].stat(key))
             stat = os.stat(name)
             check_regular(stat.st_mode, name)
-            return Stat(stat.st_size, "", stat.st_mtime_ns)
+            return _stat_of(stat)
         except FileNotFoundError:
-            return Stat(-1, "", 0)
+            return Stat(-1)
 
     def _descriptor(self, number: int) -> _Descriptor:
         descriptor = self._open.get(number)
@@ -237,12 +256,18 @@ class ShardFiles:
         return self.__dict__ | {"_open": {}}
 
 
+def _stat_of(stat: os.stat_result) -> Stat:
+    return Stat(stat.st_size, "", stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
 class _Descriptor:
     def __init__(self, name: str, stat: Stat) -> None:
         self._file = open_regular(name)
-        now = os.fstat(self._file.fileno())
-        # The time too: shards are padded, and often as long as their predecessors.
-        if (now.st_size, now.st_mtime_ns) != (stat.size, stat.changed):
+        now = _stat_of(os.fstat(self._file.fileno()))
+        # The times too: shards are padded, and often as long as their predecessors. A link or a
+        # mode changes a time and not the number, a replacement changes both.
+        is_other = now.changed != stat.changed and now.number != stat.number
+        if (now.size, now.modified) != (stat.size, stat.modified) or is_other:
             reason = "the shard has changed since it was indexed. Make a new loader"
             raise OSError(errno.EIO, reason, name)
 

@@ -6,7 +6,7 @@ import io
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import Any, BinaryIO, NamedTuple
 
@@ -17,12 +17,16 @@ from dali_cutmix.core.errors import printable
 from dali_cutmix.core.output import remove_unfinished, replacing
 from dali_cutmix.core.regular import read_regular
 from dali_cutmix.core.threads import ThreadPool
-from dali_cutmix.sources.base import StoredImages, check_labels
+from dali_cutmix.sources.base import StoredImages, check_labels, numbered
 from dali_cutmix.sources.bucket import NUM_REQUESTS, is_url, split_url
 from dali_cutmix.sources.shard_files import ShardFiles
 
 INDEX_ENDING = ".index.npz"
-INDEX_VERSION = 2
+INDEX_VERSION = 3
+#: Bytes at either end of a gap between images that a mark covers. Headers and labels take fewer.
+_MARKED = 4096
+#: Marks of a shard in a bucket that are compared; each is a request.
+_REMOTE_MARKS = 4
 #: Threads. Scans hold the GIL except while they read, so that more threads help slow storage only.
 NUM_SCANS = 4
 
@@ -47,9 +51,15 @@ class PackedImages(StoredImages):
     """List the images in shards, which are large files on a disk or in a bucket.
 
     A shard is scanned once, from beginning to end. Its index is kept beside the shard in
-    ``<shard>.index.npz``, and read again while the shard's size and time of change stay the same.
-    Where the folder cannot be written, as in a bucket, the index is kept in memory only. An index
-    that was uploaded beside a shard in a bucket is used if the sizes agree.
+    ``<shard>.index.npz``. Where the folder cannot be written, as in a bucket, the index is kept in
+    memory only. An index is used again in these cases:
+
+    - The file is unchanged by its size and times. One of these times no program can set.
+    - The file was copied or replaced, and all bytes between its images are as they were: headers
+      and labels. These are compared by digests.
+    - The object in a bucket has the entity tag that was indexed.
+    - The index was uploaded beside a shard in a bucket, the sizes agree, and so do the bytes
+      between images at four places.
 
     Args:
         shards: Paths or URLs of the shards, in order.
@@ -95,7 +105,7 @@ class PackedImages(StoredImages):
         if classes is not None and num_classes > len(classes):
             rule = f"name every class, and {self.path(int(label.argmax()))} is of class "
             refuse(where, "classes", f"{rule}{num_classes - 1}", f"{len(classes)} names")
-        super().__init__(label, map(str, range(num_classes)) if classes is None else classes)
+        super().__init__(label, numbered(num_classes) if classes is None else classes)
 
     @abstractmethod
     def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
@@ -138,7 +148,9 @@ class PackedImages(StoredImages):
     def _open_indexes(
         self, index_dir: str | os.PathLike[str] | None, progress: bool
     ) -> list[Index]:
-        folder = None if index_dir is None else os.path.abspath(os.fspath(index_dir))
+        folder = None
+        if index_dir is not None:
+            folder = os.path.abspath(os.path.expanduser(os.fspath(index_dir)))
         if folder is not None:
             os.makedirs(folder, exist_ok=True)
         numbers = range(len(self._files))
@@ -177,41 +189,94 @@ class PackedImages(StoredImages):
                 index = Index(*(saved[column] for column in Index._fields))
                 format_of_index = saved["layout"].item(), saved["version"].item()
                 size, tag = saved["shard_size"].item(), saved["shard_tag"].item()
-                changed = saved["shard_changed"].item()
+                times = saved["shard_times"].tolist()
+                marks = saved["marks"]
         except Exception:  # missing, denied, or damaged in many ways: the shard is scanned again
             return None
         if format_of_index != (self.layout, INDEX_VERSION) or size != stat.size:
             return None
-        if stat.changed and changed != stat.changed:
+        if not _is_sound(index, size):
             return None
-        return index if tag in ("", stat.tag) and _is_sound(index, size) else None
+        if (marks.shape, marks.dtype) != ((len(index.offset) + 1,), np.int64) and not tag:
+            return None
+        if tag:
+            return index if tag == stat.tag else None
+        is_remote = is_url(self._files.names[number])
+        if not is_remote and times == [stat.modified, stat.changed]:
+            return index
+        gaps = np.arange(len(marks))
+        if is_remote:
+            gaps = np.unique(np.linspace(0, len(marks) - 1, _REMOTE_MARKS).astype(np.int64))
+        try:
+            if not np.array_equal(marks[gaps], self._marks(number, index, gaps)):
+                return None
+        except OSError:
+            return None
+        if not is_remote:
+            with suppress(OSError):  # only saves the next comparison
+                self._save(number, folder, index, marks)
+        return index
+
+    def _marks(self, number: int, index: Index, gaps: np.ndarray) -> np.ndarray:
+        """Return digests of what lies between images of a shard: ``[len(gaps)]`` int64.
+
+        Args:
+            number: Number of the shard.
+            index: Its index.
+            gaps: Numbers of gaps, ``[n]`` int64: 0 lies before the first image, and the last one
+                behind the last image.
+
+        Raises:
+            OSError: The shard cannot be read, or has changed.
+        """
+        order = np.argsort(index.offset, kind="stable")
+        begins = np.append(0, (index.offset + index.size)[order])
+        ends = np.append(index.offset[order], self._files.stats[number].size)
+        marks = np.zeros(len(gaps), np.int64)
+        sides = np.stack([begins[gaps], ends[gaps]], 1).tolist()
+        for position, (begin, end) in enumerate(sides):
+            digest = blake2b(digest_size=8)
+            front = max(begin, min(end, begin + _MARKED))
+            digest.update(self._files.read(number, begin, front - begin).data)
+            back = max(front, end - _MARKED)
+            digest.update(self._files.read(number, back, max(0, end - back)).data)
+            marks[position] = int.from_bytes(digest.digest(), "little", signed=True)
+        self._files.release(number)
+        return marks
 
     def _make(self, number: int, folder: str | None) -> Index:
         shard, stat = self._files.names[number], self._files.stats[number]
         with self._files.scan(number) as file:
             index = self._scan(file, stat.size, printable(shard))
-        path = self._index_path(number, folder)
-        if is_url(path):
+        if is_url(self._index_path(number, folder)):
             return index
+        num_gaps = 0 if is_url(shard) else len(index.offset) + 1
+        marks = self._marks(number, index, np.arange(num_gaps))
         try:
-            with replacing(path, tidies=False) as out:
-                columns: dict[str, Any] = index._asdict()
-                columns |= {"layout": self.layout, "version": INDEX_VERSION}
-                columns |= {"shard_size": stat.size, "shard_tag": stat.tag}
-                columns |= {"shard_changed": stat.changed}
-                np.savez(out, **columns)
+            self._save(number, folder, index, marks)
         except OSError:
             if folder is not None:
                 raise
         return index
 
+    def _save(self, number: int, folder: str | None, index: Index, marks: np.ndarray) -> None:
+        stat = self._files.stats[number]
+        columns: dict[str, Any] = index._asdict()
+        columns |= {"layout": self.layout, "version": INDEX_VERSION, "marks": marks}
+        columns |= {"shard_size": stat.size, "shard_tag": stat.tag}
+        columns |= {"shard_times": np.array([stat.modified, stat.changed], np.int64)}
+        with replacing(self._index_path(number, folder), tidies=False) as out:
+            np.savez(out, **columns)
+
 
 def _is_sound(index: Index, shard_size: int) -> bool:
-    offset, size, _, head = index
+    offset, size, label, head = index
     shapes = {(column.shape, column.dtype) for column in index}
     if shapes != {((len(offset),), np.dtype(np.int64))} or not len(offset):
         return False
-    inside = (head >= 0) & (offset >= head) & (size >= 0) & (offset + size <= shard_size)
+    # No sum: numbers of a damaged index may overflow.
+    inside = (head >= 0) & (offset >= head) & (size >= 0) & (label >= 0)
+    inside &= (offset <= shard_size) & (size <= shard_size - offset)
     return bool(inside.all())
 
 

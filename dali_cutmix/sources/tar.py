@@ -9,6 +9,7 @@ import json
 import os
 import re
 import tarfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -32,10 +33,16 @@ LABEL = "cls"
 _BLOCK = 512
 _COMPRESSED = {
     b"\x1f\x8b": "gunzip",
+    b"\x1f\x9d": "gunzip",
     b"BZh": "bunzip2",
     b"\xfd7zXZ": "unxz",
     b"(\xb5/\xfd": "unzstd",
+    b"\x04\x22M\x18": "unlz4",
 }
+#: Bytes of all headers of one member. A name takes up to 4096, and attributes seldom as many.
+_MOST_HEADER = 1 << 16
+#: Digits in a row. `tarfile` takes time in the square of their number until Python 3.11.10.
+_DIGITS = re.compile(rb"[0-9]{1000}")
 
 
 class TarShards(PackedImages):
@@ -46,6 +53,9 @@ class TarShards(PackedImages):
     - Its image is the member that ends after that dot as `kinds.ENDINGS` or torchvision names
       image files: jpg, jpeg, png, webp, bmp, tif, tiff, ppm, pgm, gif, jp2, ... in either case.
     - Its label is the ``cls`` member, a class index in digits.
+    - Where no member of a run is such an image or label, the keys are paths up to the last dot of
+      the name: ``photo.2021.jpg`` and ``photo.2021.cls`` are a sample, too. Beside the image and
+      label of the run they are left out, with a warning.
 
     Other members are ignored, and nothing is ever extracted. See `PackedImages` for the indexes.
 
@@ -83,8 +93,14 @@ class TarShards(PackedImages):
 
     def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
         members = _members(file, size, shard)
-        runs = ((key, list(run)) for key, run in groupby(members, _key))
-        samples = [_sample(key, run, shard) for key, run in runs if _is_sample(run)]
+        runs = (list(run) for _, run in groupby(members, _key))
+        parts = (part for run in runs for part in _parts(run, shard))
+        samples = [_sample(part[0].key, part, shard) for part in parts]
+        if not samples:
+            raise ValueError(
+                f"{WHERE}: {shard} holds no samples: none of its members is an image or ends in "
+                f".{LABEL}. A sample is an image, as in 0001.jpg, and its class in 0001.{LABEL}."
+            )
         columns = np.array(samples, np.int64).reshape(-1, len(Index._fields))
         return Index(*np.ascontiguousarray(columns.T))
 
@@ -94,9 +110,9 @@ class TarShards(PackedImages):
             header = self._files.read(
                 int(self._shard[index]), int(self._offset[index]) - head, head
             ).tobytes()
-            with tarfile.open(fileobj=io.BytesIO(header), mode="r:") as tar:
+            with tarfile.open(fileobj=_Headers(io.BytesIO(header)), mode="r:") as tar:
                 info = tar.next()
-        except (OSError, tarfile.TarError):  # the image of a message may be unreadable
+        except Exception:  # the image of a message may be unreadable, in any way
             info = None
         return f", sample {self._record(index)}" if info is None else f"/{info.name}"
 
@@ -126,27 +142,36 @@ def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
             )
     file.seek(0)
     is_empty = True
+    headers = _Headers(file)
     with _damage_refused(shard):
-        tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - its end is checked below
+        tar = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 - see its end below
     while True:
+        headers.begin()
         with _damage_refused(shard):
             info = tar.next()
         if info is None:
             break
         tar.members.clear()  # type: ignore[attr-defined]  # which tarfile would keep
-        if info.size < 0 or (info.isreg() and info.offset_data + info.size > size):
-            _refuse_damaged(shard, f"{printable(info.name)} ends beyond the file")
         folder, slash, name = info.name.rpartition("/")
         stem, _, ending = name.partition(".")
-        if not info.isreg() or not stem or not ending:
-            continue
-        if info.issparse():
+        last = ending.lower().rpartition(".")[2]
+        is_named = bool(stem and ending)
+        if is_named and info.isreg() and info.issparse():  # its size is that with all holes
             raise ValueError(
                 f"{WHERE}: {printable(info.name)} in {shard} is stored as a sparse file, "
                 "with holes left out. Pack the shard without tar's option -S."
             )
+        if is_named and (info.islnk() or info.issym()) and last in (*IMAGES, LABEL):
+            raise ValueError(
+                f"{WHERE}: {printable(info.name)} in {shard} is stored as a link to another file. "
+                "Pack the shard with tar's options --dereference and --hard-dereference."
+            )
+        if info.size < 0 or (info.isreg() and info.offset_data + info.size > size):
+            _refuse_damaged(shard, f"{printable(info.name)} ends beyond the file")
+        if not info.isreg() or not is_named:
+            continue
         text = None
-        if ending.lower() == LABEL:
+        if last == LABEL:
             file.seek(info.offset_data)
             text = file.read(min(info.size, 64))
         is_empty = False
@@ -160,13 +185,60 @@ def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
 def _damage_refused(shard: str) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, ValueError, OverflowError) as error:
-        _refuse_damaged(shard, str(error))
+    except MemoryError:
+        raise
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
         # Python 3.10 seeks to the number in a damaged header, which may be negative.
         _refuse_damaged(shard, "invalid header")
+    except RecursionError:
+        _refuse_damaged(shard, "headers of headers without end")
+    except tarfile.TarError as error:
+        _refuse_damaged(shard, str(error))
+    except Exception as error:  # `tarfile` raises nearly anything on a broken header
+        _refuse_damaged(shard, f"invalid header ({error})")
+
+
+class _Headers(io.BufferedIOBase):
+    """Read a tar for `tarfile`, and of each member no more than headers take.
+
+    `tarfile` reads a header to the end, whatever size it claims, and headers of headers.
+
+    Args:
+        file: The tar.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin with the headers of another member."""
+        self._left = _MOST_HEADER
+
+    def tell(self) -> int:
+        """Return the position in the tar."""
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position in the tar."""
+        return self._file.seek(offset, whence)
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read bytes of a header.
+
+        Raises:
+            tarfile.ReadError: The headers are longer than any that a tar needs.
+        """
+        size = _MOST_HEADER + 1 if size is None or size < 0 else size
+        self._left -= size
+        if self._left < 0:
+            raise tarfile.ReadError(f"headers of more than {_MOST_HEADER} bytes")
+        data = self._file.read(size)
+        if size > _BLOCK and _DIGITS.search(data):
+            raise tarfile.ReadError("a number of a thousand digits")
+        return data
 
 
 def _check_end(file: BinaryIO, end: int, shard: str) -> None:
@@ -180,9 +252,36 @@ def _check_end(file: BinaryIO, end: int, shard: str) -> None:
         block = file.read(1 << 20)
 
 
-def _is_sample(run: Sequence[_Member]) -> bool:
-    """Return whether a run of members is a sample, unlike, say, a README.md in the tar."""
-    return any(member.ending.lower() in (*IMAGES, LABEL) for member in run)
+def _parts(run: Sequence[_Member], shard: str) -> list[Sequence[_Member]]:
+    """Return the samples of a run of members: none of, say, a README.md in the tar."""
+    by_stem: dict[str, list[_Member]] = {}
+    for member in run:
+        stem, dot, last = member.ending.rpartition(".")
+        part = _Member(member.key + "." + stem if dot else member.key, last, *member[2:])
+        by_stem.setdefault(part.key, []).append(part)
+    parts = {key: part for key, part in by_stem.items() if _is_sample(part)}
+    key = run[0].key
+    if key not in parts:
+        return list(parts.values())
+    pairs = [name for name, part in parts.items() if name != key and _is_pair(part)]
+    if pairs:
+        warnings.warn(
+            f"{WHERE}: {len(pairs)} images such as {printable(pairs[0])} in {shard} belong to the "
+            f"sample {printable(key)}, since a key ends at the first dot, and are left out. Rename "
+            "them without dots to have them served.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return [run]
+
+
+def _is_sample(part: Sequence[_Member]) -> bool:
+    return any(member.ending.lower() in (*IMAGES, LABEL) for member in part)
+
+
+def _is_pair(part: Sequence[_Member]) -> bool:
+    endings = {member.ending.lower() for member in part}
+    return LABEL in endings and not endings.isdisjoint(IMAGES)
 
 
 def _sample(key: str, run: Sequence[_Member], shard: str) -> tuple[int, int, int, int]:

@@ -40,6 +40,7 @@ from dali_cutmix.tools.console import (
     absolute,
     check_ending,
     errors_as_one_sentence,
+    expanded,
     image_progress,
     make_folder,
     native_messages_aside,
@@ -89,6 +90,7 @@ def check(
     Finds files that would stop a training run, and damage that decoders pass over in silence.
     Exits with status 1 if an image is bad.
     """
+    out = expanded(out)
     check_ending("--out", out, ".json")
     if out is not None and os.path.realpath(out) == os.path.realpath(data):
         rule = f"must be another file than DATA, got {str(out)!r}: a report names its source."
@@ -257,7 +259,8 @@ def _inspect_all(
     most_pending = num_workers + 1  # grows once the size of the files is known
     try:
         while True:
-            for index in islice(indices, most_pending - len(pending)):
+            # Fewer files may wait after a large file than wait already.
+            for index in islice(indices, max(0, most_pending - len(pending))):
                 pending.append(pool.submit(_inspect, images, index, max_pixels, pillow))
             if not pending:
                 return

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, overload
 
 import typer
 from rich.console import Console
@@ -46,6 +46,15 @@ def one_of(names: type[Enum]) -> Callable[[str], Any]:
         return names(name)
 
     return parse
+
+
+@overload
+def expanded(path: Path) -> Path: ...
+@overload
+def expanded(path: None) -> None: ...
+def expanded(path: Path | None) -> Path | None:
+    """Return a path with the home folder for ``~``, which shells leave in ``--out=~/a.json``."""
+    return None if path is None else Path(os.path.expanduser(path))
 
 
 def check_ending(option: str, path: Path | None, ending: str) -> None:
@@ -87,7 +96,7 @@ def absolute(data: str) -> str:
     """Return a path that means the same in any working directory. URLs stay as they are."""
     # Keeps "..", which os.path.abspath resolves wrongly behind a link. The empty path stays empty:
     # it must be refused, not taken for the working directory.
-    return data if "://" in data or not data else os.fspath(Path(data).absolute())
+    return data if "://" in data or not data else os.fspath(expanded(Path(data)).absolute())
 
 
 @contextmanager

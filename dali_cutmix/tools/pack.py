@@ -37,6 +37,7 @@ from dali_cutmix.tools.bench.machine import num_cores
 from dali_cutmix.tools.console import (
     FirstLabel,
     errors_as_one_sentence,
+    expanded,
     image_progress,
     print_path,
     print_text,
@@ -85,6 +86,7 @@ def pack(
     if quality is not None and resize is None:
         rule = "has no meaning without --resize, which leaves the files as they are: leave it out."
         raise typer.BadParameter(rule, param_hint="--quality")
+    out = expanded(out)
     with tidy_when_terminated(), _interruption_as_one_sentence(), errors_as_one_sentence():
         images = open_source(data, first_label=first_label)
         with image_progress("Packing", len(images)) as on_progress:

@@ -21,7 +21,13 @@ from dali_cutmix import (
     contact_sheet,
 )
 from dali_cutmix.core.output import replacing
-from dali_cutmix.tools.console import errors_as_one_sentence, make_folder, one_of, print_path
+from dali_cutmix.tools.console import (
+    errors_as_one_sentence,
+    expanded,
+    make_folder,
+    one_of,
+    print_path,
+)
 
 ShownMix = CutMix | MixUp | Cutout | ResizeMix | RICAP
 
@@ -71,6 +77,7 @@ def show(
     Images are resized and cropped at the centre, so that you recognise them. A training run would
     crop at random.
     """
+    out = expanded(out)
     if out.suffix.lower() != ".png":
         raise typer.BadParameter(f"must end in .png, got {str(out)!r}.", param_hint="--out")
     chosen_mix = _choose_mix(mix, alpha, prob, size)

@@ -8,10 +8,12 @@ import multiprocessing
 import os
 import pickle
 import re
+import shutil
 import sys
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -355,17 +357,16 @@ def test_class_names_come_from_the_argument_or_a_file_beside_the_shards(shards: 
     )
 
 
-def overwrite(path: Path, content: bytes) -> None:
-    """Without a change of size or time, so that only a scan can tell."""
-    before = path.stat()
-    assert len(content) == before.st_size
-    path.write_bytes(content)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+@contextmanager
+def no_scan() -> Iterator[None]:
+    """Let every scan of a shard fail."""
 
+    def fail(_: object) -> None:
+        raise tarfile.ReadError("a scan")
 
-def spoil(path: Path) -> None:
-    """Make it impossible to scan."""
-    overwrite(path, b"\xff" * 512 + path.read_bytes()[512:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "next", fail)
+        yield
 
 
 def test_index_is_kept_beside_the_shard_and_spares_the_scan(shards: Path) -> None:
@@ -373,14 +374,64 @@ def test_index_is_kept_beside_the_shard_and_spares_the_scan(shards: Path) -> Non
     assert sorted(path.name for path in shards.iterdir()) == [
         name for number in range(3) for name in (f"{number:04d}.tar", f"{number:04d}.tar.index.npz")
     ]
-    for path in shards.glob("*.tar"):
-        spoil(path)
-    again = open_shards(shards)
-    assert contents(again) == contents(first)
-    assert again.targets.tolist() == first.targets.tolist()
-    assert again.fingerprint == first.fingerprint
-    (shards / "0001.tar.index.npz").unlink()
-    assert f"{shards}/0001.tar is damaged" in error_of(shards)
+    with no_scan():
+        again = open_shards(shards)
+        assert contents(again) == contents(first)
+        assert again.targets.tolist() == first.targets.tolist()
+        assert again.fingerprint == first.fingerprint
+        (shards / "0001.tar.index.npz").unlink()
+        assert f"{shards}/0001.tar is damaged" in error_of(shards)
+
+
+def test_index_is_taken_with_the_shard_wherever_both_are_copied(tmp_path: Path) -> None:
+    path = numbered(tmp_path / "a.tar", range(9))
+    first = open_shards(path)
+    for copied in (shutil.copy, shutil.copy2):  # without and with the time
+        folder = tmp_path / copied.__name__
+        folder.mkdir()
+        for name in ("a.tar", "a.tar.index.npz"):
+            copied(tmp_path / name, folder / name)
+        with no_scan():
+            assert contents(open_shards(folder / "a.tar")) == contents(first)
+
+
+@pytest.mark.parametrize("way", ["in place", "by another name"])
+@pytest.mark.parametrize("number", [0, 4, 8])
+def test_index_is_made_anew_where_one_label_changed_and_neither_size_nor_time(
+    tmp_path: Path, way: str, number: int
+) -> None:
+    path = numbered(tmp_path / "a.tar", range(9))
+    wanted = open_shards(path).targets.tolist()
+    wanted[number] = 7
+    before = path.stat()
+    other = path if way == "in place" else tmp_path / "new"
+    write_tar(other, [m for n in range(9) for m in sample(n, wanted[n])])
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(other, path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert open_shards(path).targets.tolist() == wanted
+    with no_scan():
+        assert open_shards(path).targets.tolist() == wanted
+
+
+def test_shard_replaced_by_one_of_equal_size_and_time_is_noticed_by_a_loader(
+    tmp_path: Path,
+) -> None:
+    path = numbered(tmp_path / "a.tar", range(9))
+    images, before = open_shards(path), path.stat()
+    other = write_tar(tmp_path / "new", [m for n in range(9) for m in sample(n, 7)])
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(other, path)
+    with pytest.raises(OSError, match="the shard has changed since it was indexed"):
+        images.stored(0)
+
+
+def test_link_to_a_shard_and_another_mode_are_no_change_of_it(tmp_path: Path) -> None:
+    path = numbered(tmp_path / "a.tar", range(9))
+    images = open_shards(path)
+    os.link(path, tmp_path / "b.tar")
+    path.chmod(0o600)
+    assert contents(images) == expected(range(9))
 
 
 def test_index_is_made_anew_for_a_shard_that_is_newer_or_of_another_size(tmp_path: Path) -> None:
@@ -396,7 +447,10 @@ def test_index_is_made_anew_for_a_shard_that_is_newer_or_of_another_size(tmp_pat
     assert contents(open_shards(path)) == expected(range(40))
 
 
-@pytest.mark.parametrize("damage", ["garbage", "empty", "cut", "bit", "columns", "outside", "kind"])
+@pytest.mark.parametrize(
+    "damage",
+    ["garbage", "empty", "cut", "bit", "columns", "outside", "kind", "huge", "label", "marks"],
+)
 def test_damaged_index_is_made_anew(tmp_path: Path, damage: str) -> None:
     path = numbered(tmp_path / "a.tar", range(3))
     open_shards(path)
@@ -408,6 +462,13 @@ def test_damaged_index_is_made_anew(tmp_path: Path, damage: str) -> None:
         columns["label"] = columns["label"][1:]
     elif damage == "outside":
         columns["offset"] = columns["offset"] + path.stat().st_size
+    elif damage == "huge":
+        columns["offset"] = columns["size"] = np.full(3, 2**62)
+        columns["head"] = np.zeros(3, np.int64)
+    elif damage == "label":
+        columns["label"] = columns["label"] - 5
+    elif damage == "marks":
+        columns["marks"] = columns["marks"][1:]
     elif damage == "kind":
         columns["layout"] = np.array("tfrecord")
     changed = {
@@ -436,8 +497,8 @@ def test_indexes_in_a_folder_of_their_own_are_told_apart(tmp_path: Path) -> None
     names = [path.name for path in folder.iterdir()]
     assert len(names) == 2
     assert all(re.fullmatch(r"0\.tar\.[0-9a-f]{8}\.index\.npz", name) for name in names)
-    spoil(train)
-    assert contents(open_shards(train, index_dir=folder)) == expected(range(3))
+    with no_scan():
+        assert contents(open_shards(train, index_dir=folder)) == expected(range(3))
 
 
 def test_index_that_cannot_be_written_stays_in_memory(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 import damage
 from dali_cutmix.serving.diagnose import find_undecodable
+from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.open import open_source
@@ -618,3 +619,19 @@ def test_decoders_do_not_write_through_the_screen(tmp_path: Path, jpeg: bytes) -
     )
     assert (result.returncode, result.stderr) == (1, "")
     assert "2 of 3 images are bad." in result.stdout
+
+
+def test_a_large_file_among_many_small_ones_is_checked_with_them() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
+    encoded = []
+    for image in [Image.new("RGB", (16, 16))] * 80 + [Image.fromarray(pixels)]:
+        file = io.BytesIO()
+        image.save(file, "PNG" if image.width > 16 else "JPEG", compress_level=0)
+        encoded.append(file.getvalue())
+    assert len(encoded[-1]) > 3_000_000
+    for position in (0, 10, 40, 80):
+        files = encoded[:-1]
+        files.insert(position, encoded[-1])
+        images = ImageArrays(files, np.zeros(81, np.int64))
+        report = check_images(images, num_threads=2, max_pixels=None)
+        assert (report.num_images, report.bad) == (81, ())

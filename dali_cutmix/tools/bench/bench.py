@@ -39,6 +39,7 @@ from dali_cutmix.tools.bench.work import Work
 from dali_cutmix.tools.console import (
     check_ending,
     errors_as_one_sentence,
+    expanded,
     make_folder,
     native_messages_aside,
     print_path,
@@ -78,6 +79,7 @@ def bench(
     Both do the same work on the same cores, in turns, with and without mixing. Also measures
     reading, decoding and resizing alone, and how long a training step waits. Takes about a minute.
     """
+    out, plot = expanded(out), expanded(plot)
     check_ending("--out", out, ".json")
     check_ending("--plot", plot, ".png")
     with tidy_when_terminated(), errors_as_one_sentence():

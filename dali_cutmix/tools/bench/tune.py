@@ -36,6 +36,7 @@ from dali_cutmix.tools.bench.work import Work
 from dali_cutmix.tools.console import (
     check_ending,
     errors_as_one_sentence,
+    expanded,
     make_folder,
     native_messages_aside,
     print_path,
@@ -82,6 +83,7 @@ def tune(
     Tries one setting after another, its values in turns. Of values that are equally fast within
     the noise, the smallest is kept. Writes a file that `DataLoader(tuning=...)` takes.
     """
+    out = expanded(out)
     check_ending("--out", out, ".json")
     console = Console()
     with tidy_when_terminated(), errors_as_one_sentence():

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from dali_cutmix.core.output import replacing
-from dali_cutmix.tools.console import errors_as_one_sentence, make_folder, print_path
+from dali_cutmix.tools.console import errors_as_one_sentence, expanded, make_folder, print_path
 from dali_cutmix.tools.demo.comparison import Comparison, DemoSettings, compare, require_packages
 from dali_cutmix.tools.demo.report import ROWS, mean_and_spread, write_report
 from dali_cutmix.tools.demo.trial import TrialSettings
@@ -37,6 +37,7 @@ def demo(
     `--epochs 10 --runs 1`. Needs no data, no network and no GPU. scikit-learn and matplotlib come
     with `pip install -e '.[demo]'` in the checkout.
     """
+    out = expanded(out)
     settings = DemoSettings(num_runs=runs, seed=seed, trial=TrialSettings(epochs=epochs))
     with errors_as_one_sentence():
         require_packages()
