@@ -110,7 +110,7 @@ def test_bad_file_error_survives_pickling() -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (Path.mkdir, "not a regular file, but a folder"),
+        (Path.mkdir, "Is a directory"),
         (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
         pytest.param(
             lambda path: path.touch(mode=0),

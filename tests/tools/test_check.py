@@ -127,7 +127,7 @@ def test_files_that_cannot_be_read_are_bad_by_the_systems_reason(
     found = check_images(images, num_threads=2, max_pixels=None).bad
     assert [(image.index, image.kind, image.reason) for image in found] == [
         (0, "unreadable", "No such file or directory"),
-        (2, "unreadable", "not a regular file, but a folder"),
+        (2, "unreadable", "Is a directory"),
     ]
     assert found[0].path == str(tmp_path / "only/0.jpg")
 
