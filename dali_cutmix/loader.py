@@ -213,8 +213,9 @@ class DataLoader:
         stays as it is. Draws keep their distribution; the numbers are new, and come from ``seed``.
 
         A ``collate_fn``, and a ``transform`` that is a function, are called on synthetic data and
-        compared with the mix or the list inside. What they do with other data is not seen. Random
-        states are put back.
+        compared with the mix or the lists inside. What they do with other data is not seen. Random
+        states are put back. A ``transform`` that returns an image by each of several lists becomes
+        `Views`.
 
         Args:
             loader: A loader with torchvision's transforms, v1 or v2, over torchvision's

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import groupby
 from typing import Any
@@ -55,14 +55,20 @@ class Translation:
         self.num_parts += 1
         self.refusals.append((path, part if isinstance(part, str) else named(part), str(reason)))
 
-    def take(self, path: str, inner: Translation) -> None:
-        """Record a translation of a transform, with ``path`` in the place of ``transform``."""
+    def take(self, inner: Translation, places: Mapping[str, str]) -> None:
+        """Record a translation of a part.
+
+        Args:
+            inner: The translation.
+            places: By the path of a part in ``inner``, the path here.
+        """
         for records, inner_records in (
             (self.lines, inner.lines),
             (self.refusals, inner.refusals),
         ):
-            for inner_path, part, text in inner_records:
-                records.append((path + inner_path.removeprefix("transform"), part, text))
+            for path, part, text in inner_records:
+                place = next((place for place in places if path.startswith(place)), "")
+                records.append((places.get(place, "") + path.removeprefix(place), part, text))
         self.num_parts += inner.num_parts
         for sentence in inner.notes:
             self.note(sentence)

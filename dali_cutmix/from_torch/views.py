@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, permutations
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms import Compose  # type: ignore[import-untyped]
 
 from dali_cutmix.from_torch.comparison import (
     are_equal,
@@ -32,7 +34,7 @@ from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
 from dali_cutmix.transforms.views import Views
 
 #: (height, width) of synthetic images, in turn: small, since there are many calls.
-SIZES = ((240, 320), (320, 240), (256, 256))
+SIZES = ((300, 400), (400, 300), (320, 320))
 
 #: Synthetic images, each with random states of its own: where one choice of lists is left, and at
 #: most. Lists that differ in a probability alone, 0.1 and 0.5, agree on all of the latter once in
@@ -41,6 +43,9 @@ NUM_IMAGES, MAX_IMAGES = 6, 24
 
 #: Ways to choose lists that are looked into, where lists are alike.
 MAX_CHOICES = 8
+
+#: Lists of which every pair is tried, one list behind another.
+MAX_LISTS = 6
 
 #: Number of a list for each view.
 Choice = tuple[int, ...]
@@ -72,13 +77,19 @@ def translate_views(
     num_views = 0 if is_list else _count(transform, _image(0, size, kind))
     if not num_views:
         return translate_transform(transform, size, translation, kind)
-    lists = held(transform, _is_list, in_sequences=True)
-    num_images, choices = _choices(transform, lists, partial(_image, size=size, kind=kind))
+    held_lists = held(transform, _is_list, in_sequences=True)
+    lists = [_Lists([(_path(transform, part, n), part)]) for n, part in enumerate(held_lists)]
+    image = partial(_image, size=size, kind=kind)
+    num_images, choices = _choices(transform, lists, image)
+    if (
+        not choices and len(lists) <= MAX_LISTS
+    ):  # as FixMatch, whose views are normalized by one list behind another
+        lists += [_Lists([*a.parts, *b.parts]) for a, b in permutations(lists, 2)]
+        num_images, choices = _choices(transform, lists, image)
     if not choices:
         translation.refuse("transform", transform, _NOT_IN_TURN.format(num_views))
         return None, torch.float32
-    paths = {number: _path(transform, lists[number], number) for number in range(len(lists))}
-    by_lists = counted(paths[number] for number in choices[0])
+    by_lists = counted(lists[number].path for number in choices[0])
     translation.became("transform", f"{named(transform)}, {num_views} views", f"Views: {by_lists}")
     translation.note(
         f"{named(transform)} was compared with the lists inside on {num_images} synthetic images "
@@ -87,9 +98,7 @@ def translate_views(
     views: dict[int, Any] = {}
     dtypes = set()
     for number in sorted({number for choice in choices for number in choice}):
-        inner = Translation()
-        views[number], dtype = translate_transform(lists[number], size, inner, kind)
-        translation.take(paths[number], inner)
+        views[number], dtype = lists[number].translate(size, translation, kind)
         dtypes.add(dtype)
     if None in views.values():
         return None, dtype
@@ -102,6 +111,44 @@ def translate_views(
         translation.refuse("transform", transform, _TYPES.format(types))
         return None, dtype
     return Views(candidates[0]), dtype
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """One list, or a list and another that takes its result.
+
+    Attributes:
+        parts: Path and list, in order.
+    """
+
+    parts: Sequence[tuple[str, Any]]
+
+    @property
+    def path(self) -> str:
+        """The paths of the lists."""
+        return " + ".join(path for path, _ in self.parts)
+
+    def __call__(self, image: Any) -> Any:
+        for _, part in self.parts:
+            image = part(image)
+        return image
+
+    def translate(
+        self, size: Size | None, translation: Translation, kind: type[torch.Tensor] | None
+    ) -> tuple[TrainTransform | EvalTransform | None, torch.dtype]:
+        """Translate the lists as one; see `translate_transform`."""
+        inner = Translation()
+        if len(self.parts) == 1:
+            ((path, part),) = self.parts
+            result = translate_transform(part, size, inner, kind)
+            translation.take(inner, {"transform": path})
+        else:
+            result = translate_transform(
+                Compose([part for _, part in self.parts]), size, inner, kind
+            )
+            paths = {f"transform[{number}]": path for number, (path, _) in enumerate(self.parts)}
+            translation.take(inner, {**paths, "transform": self.path})
+        return result
 
 
 def _is_list(part: Any) -> bool:

@@ -31,6 +31,7 @@ CENTRE = v1.Compose([v1.Resize(40), v1.CenterCrop(32), v1.ToTensor()])
 OURS = {
     "first": train_transform(flip=0.5),
     "second": train_transform(Grayscale(0.2), mean=MEAN, std=STD),
+    "weak": train_transform(flip=0.5, mean=MEAN, std=STD),
     "local": train_transform(size=16, scale=(0.05, 0.4), flip=0.5),
     "centre": EvalTransform(40, 32, **PLAIN),
 }
@@ -93,6 +94,19 @@ class Repeated:
         return [self.base_transform(x) for _ in range(self.n_views)]
 
 
+class WeakAndStrong:
+    """As FixMatch's: both views go through one more list."""
+
+    def __init__(self) -> None:
+        self.weak = v1.Compose([CROP, FLIP])
+        self.strong = v1.Compose([CROP, GRAY])
+        self.normalize = v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD)])
+
+    def __call__(self, x: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        weak, strong = self.weak(x), self.strong(x)
+        return self.normalize(weak), self.normalize(strong)
+
+
 def pair(image: Any, first: Any, second: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return first(image), second(image)
 
@@ -111,6 +125,7 @@ def pair(image: Any, first: Any, second: Any) -> tuple[torch.Tensor, torch.Tenso
         (v1.Lambda(lambda image: (CENTRE(image), FIRST(image))), ["centre", "first"]),
         (TwoTransforms(v1.Compose([CENTRE]), v1.Compose([CENTRE])), ["centre"] * 2),
         (ManyLists(FIRST), ["first"]),
+        (WeakAndStrong(), ["weak", "second"]),
     ],
 )
 def test_lists_called_in_turn_become_views(
@@ -205,10 +220,16 @@ def different_for_wide_images(image: Any) -> list[torch.Tensor]:
     return [FIRST(image), (FIRST if image.width > image.height else SECOND)(image)]
 
 
+def seldom_different(image: Any) -> list[torch.Tensor]:
+    return [FIRST(image), (SECOND if random.random() < 1e-9 else FIRST)(image)]
+
+
 LAST = v1.ToTensor()
 
 
-@pytest.mark.parametrize("function", [shared_crop, shared_draws, noisy, different_for_wide_images])
+@pytest.mark.parametrize(
+    "function", [shared_crop, shared_draws, noisy, different_for_wide_images, seldom_different]
+)
 def test_views_that_are_not_lists_called_in_turn_are_refused(
     photo_folder: Path, function: Callable[[Any], Any]
 ) -> None:
