@@ -30,7 +30,7 @@ from dali_cutmix.from_torch.comparison import (
 from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.report import Translation, counted, named, torchvision_name
 from dali_cutmix.from_torch.transforms import translate_transform
-from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
+from dali_cutmix.transforms.transform import Transform
 from dali_cutmix.transforms.views import Views
 
 #: (height, width) of synthetic images, in turn: small, since there are many calls.
@@ -66,7 +66,7 @@ def translate_views(
     size: Size | None,
     translation: Translation,
     kind: type[torch.Tensor] | None = None,
-) -> tuple[TrainTransform | EvalTransform | Views | None, torch.dtype]:
+) -> tuple[Transform | Views | None, torch.dtype]:
     """Translate a dataset's ``transform``, which may make several views; see `translate_transform`.
 
     Returns:
@@ -135,7 +135,7 @@ class _Lists:
 
     def translate(
         self, size: Size | None, translation: Translation, kind: type[torch.Tensor] | None
-    ) -> tuple[TrainTransform | EvalTransform | None, torch.dtype]:
+    ) -> tuple[Transform | None, torch.dtype]:
         """Translate the lists as one; see `translate_transform`."""
         inner = Translation()
         if len(self.parts) == 1:

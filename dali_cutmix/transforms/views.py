@@ -43,7 +43,7 @@ class Views:
             refuse("Views", "transforms", "be a list of transforms", self.transforms, way_out)
         for transform in self.transforms:
             if isinstance(transform, type) or not isinstance(transform, Transform):
-                rule = "hold a TrainTransform or EvalTransform for each view"
+                rule = "hold a TrainTransform, EvalTransform or Compose for each view"
                 refuse("Views", "transforms", rule, transform)
         # As a tuple: a list that changes later would change nothing, or half of the loader.
         object.__setattr__(self, "transforms", tuple(self.transforms))

@@ -18,6 +18,7 @@ import torch
 from nvidia.dali import fn
 
 from dali_cutmix import (
+    Compose,
     CutMix,
     DataLoader,
     Deferred,
@@ -28,7 +29,13 @@ from dali_cutmix import (
     Views,
     contact_sheet,
 )
-from dali_cutmix.augmentations import ColorJitter, RandomErasing
+from dali_cutmix.augmentations import (
+    ColorJitter,
+    RandomCrop,
+    RandomErasing,
+    RandomRotation,
+    Resize,
+)
 from dali_cutmix.core.frame import Frame, Sample
 from graphs import note_pipelines
 
@@ -36,6 +43,7 @@ CROP = TrainTransform(size=(24, 16), augment=[ColorJitter(0.4), RandomErasing()]
 SMALL = TrainTransform(size=8, scale=(0.05, 0.4), mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
 PADDED = TrainTransform(size=20, pad=2, resize=24)
 CENTRE = EvalTransform(resize=40, size=32)
+STEPS = Compose([RandomRotation(10), Resize(40), RandomCrop(24), ColorJitter(0.4)])
 TINY = EvalTransform(resize=8, size=8)
 
 
@@ -114,7 +122,7 @@ def test_every_view_is_what_its_transform_alone_makes(
         assert_same(view(found, number), alone(photo_folder, transform, **settings))
 
 
-@pytest.mark.parametrize("transform", [CROP, SMALL, PADDED])
+@pytest.mark.parametrize("transform", [CROP, SMALL, PADDED, STEPS])
 def test_first_view_is_bit_identical_to_the_images_of_its_transform_alone(
     photo_folder: Path, transform: TrainTransform
 ) -> None:
@@ -125,7 +133,7 @@ def test_first_view_is_bit_identical_to_the_images_of_its_transform_alone(
 
 def test_a_view_does_not_depend_on_the_other_views(photo_folder: Path) -> None:
     expected = view(batches(photo_folder, CROP, SMALL), 1)
-    for others in ([PADDED, SMALL], [SMALL, SMALL, SMALL], [TINY, SMALL, CROP, CENTRE]):
+    for others in ([STEPS, SMALL], [SMALL, SMALL, SMALL], [TINY, SMALL, CROP, CENTRE]):
         assert_same(view(batches(photo_folder, *others), 1), expected)
 
 
@@ -319,13 +327,13 @@ def test_a_plan_is_none_with_views(numbered_folder: Path) -> None:
         ),
         (
             [CROP, TrainTransform],
-            "Views: `transforms` must hold a TrainTransform or EvalTransform for each view, got "
-            f"{TrainTransform!r}.",
+            "Views: `transforms` must hold a TrainTransform, EvalTransform or Compose for each "
+            f"view, got {TrainTransform!r}.",
         ),
         (
             [Views([TINY])],
-            "Views: `transforms` must hold a TrainTransform or EvalTransform for each view, got "
-            f"{Views([TINY])!r}.",
+            "Views: `transforms` must hold a TrainTransform, EvalTransform or Compose for each "
+            f"view, got {Views([TINY])!r}.",
         ),
     ],
 )
