@@ -81,9 +81,8 @@ def translate_views(
     lists = [_Lists([(_path(transform, part, n), part)]) for n, part in enumerate(held_lists)]
     image = partial(_image, size=size, kind=kind)
     num_images, choices = _choices(transform, lists, image)
-    if (
-        not choices and len(lists) <= MAX_LISTS
-    ):  # as FixMatch, whose views are normalized by one list behind another
+    if not choices and len(lists) <= MAX_LISTS:
+        # FixMatch's views are normalized by one list behind another.
         lists += [_Lists([*a.parts, *b.parts]) for a, b in permutations(lists, 2)]
         num_images, choices = _choices(transform, lists, image)
     if not choices:
