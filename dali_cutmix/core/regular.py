@@ -25,10 +25,7 @@ def open_regular(path: str | bytes | os.PathLike[str]) -> BinaryIO:
         OSError: The path leads to anything but a regular file, or the file cannot be opened. The
             error holds the path, and returns at once whatever the path leads to.
     """
-    try:
-        return open(path, "rb", opener=open_descriptor)
-    except ValueError as error:  # a zero byte, which no path can hold
-        raise OSError(errno.EINVAL, f"not a path: {error}", os.fspath(path)) from None
+    return open(open_descriptor(os.fspath(path)), "rb")
 
 
 def read_regular(path: str | bytes | os.PathLike[str]) -> np.ndarray:
@@ -84,7 +81,7 @@ def open_descriptor(path: str | bytes, flags: int = os.O_RDONLY | os.O_CLOEXEC) 
         check_regular(os.stat(path).st_mode, path)
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
     except ValueError as error:  # a zero byte, which no path can hold
-        raise OSError(errno.EINVAL, f"not a path ({error})", path) from None
+        raise OSError(errno.EINVAL, f"not a path: {error}", path) from None
     try:
         check_regular(os.fstat(descriptor).st_mode, path)
     except OSError:

@@ -132,7 +132,7 @@ def test_unreadable_path_is_named_with_the_systems_reason(
 def test_path_that_no_file_can_have_is_named(photos: list[np.ndarray], tmp_path: Path) -> None:
     pairs = folder_with(tmp_path, photos[0], "good.jpg", jpeg(photos[0]))
     pairs[2] = ("a\0b.jpg", 0)
-    with pytest.raises(BadFileError, match=r"not a path \(embedded null byte\)$"):
+    with pytest.raises(BadFileError, match=r"embedded null byte$"):
         list(DataLoader(pairs, 4, transform=TrainTransform(size=16)))
 
 
