@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -30,8 +29,9 @@ _MEANINGS = {
     "Failed to decode sample #0": "damaged or cut short",
 }
 
-#: DALI's and nvImageCodec's words for memory that cannot be had.
-_OUT_OF_MEMORY = ("bad_alloc", "nvImageCodec failure: '#5'")
+#: DALI's and nvImageCodec's words for memory that cannot be had, and for a file that could be read
+#: and cannot be opened.
+_TROUBLE = ("bad_alloc", "nvImageCodec failure: '#5'", "Could not open file")
 
 
 class Diagnosis(NamedTuple):
@@ -140,6 +140,9 @@ def find_failing(batches: Batches, number: int, *, decodes_in_part: bool) -> dic
 
     Returns:
         Reason by index.
+
+    Raises:
+        OSError: The machine is in trouble, so that nothing can be said of the images.
     """
     fed, batch = batches.draw(number)
     bad: dict[int, str] = {}
@@ -151,12 +154,22 @@ def find_failing(batches: Batches, number: int, *, decodes_in_part: bool) -> dic
             graph.run([arrays[position : position + 1] for arrays in fed])
             graph.images()
         except RuntimeError as error:  # the graph runs no batch after an error
-            bad[index] = reason_of(error)
+            bad[index] = _reason_against_file(error)
             graph.close()
             graph = None
     if graph is not None:
         graph.close()
+    if bad:
+        _check_descriptors()
     return bad
+
+
+def _reason_against_file(error: RuntimeError) -> str:
+    """Return why DALI refuses a file that could be read; raise `AwayError` where it is trouble."""
+    reason = reason_of(error)
+    if any(words in reason for words in _TROUBLE):
+        raise AwayError(reason) from error
+    return reason
 
 
 def _looks_truncated(encoded: np.ndarray) -> bool:
@@ -226,10 +239,7 @@ def _refusals(
                 return too_large(height, width, max_pixels)
             whole(data)
         except RuntimeError as error:
-            reason = reason_of(error)
-            if any(words in reason for words in _OUT_OF_MEMORY):
-                raise AwayError(errno.ENOMEM, f"out of memory ({reason})") from error
-            return reason
+            return _reason_against_file(error)
         return None
 
     reasons = [refusal(data) for data in encoded]

@@ -390,7 +390,13 @@ class Session:
         batches = self._make_batches(mixes=False)
         batches.begin(self._batches.epoch)
         try:
-            bad = find_failing(batches, self._num_taken, decodes_in_part=self._can_decode_in_part)
+            bad = patiently(
+                lambda: find_failing(
+                    batches, self._num_taken, decodes_in_part=self._can_decode_in_part
+                ),
+                WHERE,
+                f"looking for the bad files of {what}",
+            )
             self.replacements.note(bad, set())
         except BadFileError as bad_file:
             raise bad_file from error
