@@ -32,6 +32,7 @@ from dali_cutmix.mixing.torch import draw_plan, mix_batch
 from dali_cutmix.order.sampler import EpochSampler, Shard
 from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.sources.arrays import ImageArrays
+from dali_cutmix.sources.bucket import BucketFiles
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.sources.tfrecord import TFRecords
@@ -45,6 +46,7 @@ __all__ = [
     "IMAGENET_STD",
     "RICAP",
     "BadFileError",
+    "BucketFiles",
     "Chain",
     "Compose",
     "CutMix",

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import is_number, refuse
 from dali_cutmix.core.threads import ThreadPool
+from dali_cutmix.core.trouble import AwayError
 from dali_cutmix.sources.base import WHERE, Names, StoredImages
 
 SCHEME = "s3://"
 #: Requests at the same time while a bucket is listed or indexes are read.
 NUM_REQUESTS = 16
+#: Seconds for a page of a listing, or for a folder: a server may send pages without end.
+LISTING_S = 120.0
+#: Read time-outs that a request may take in all: a server may send a byte now and then.
+_MOST_TIMEOUTS = 10
+
+T = TypeVar("T")
 
 _NO_CREDENTIALS = (
     "no credentials found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
@@ -46,6 +56,32 @@ def split_url(url: str) -> tuple[str, str]:
     return name, key
 
 
+class Timeouts(NamedTuple):
+    """Hold how long a server may be silent before a request is tried again.
+
+    Args:
+        connect_s: Seconds until a connection is made.
+        read_s: Seconds between two parts of an answer.
+    """
+
+    connect_s: float = 3.0
+    read_s: float = 15.0
+
+    @classmethod
+    def checked(cls, where: str, connect_timeout_s: float, read_timeout_s: float) -> Timeouts:
+        """Return the time-outs; refuse all but finite numbers above 0."""
+        for name, value in (
+            ("connect_timeout_s", connect_timeout_s),
+            ("read_timeout_s", read_timeout_s),
+        ):
+            if not is_number(value) or not 0 < value < math.inf:
+                refuse(where, name, "be a finite number of seconds above 0", value)
+        return cls(connect_timeout_s, read_timeout_s)
+
+
+TIMEOUTS = Timeouts()
+
+
 class Bucket:
     """Read an S3 bucket. Thread-safe. A pickled copy connects again where it arrives.
 
@@ -56,18 +92,21 @@ class Bucket:
 
     - ``FileNotFoundError``: the key or the bucket does not exist;
     - ``PermissionError``: access is denied, or there are no credentials;
-    - ``OSError``: the bucket cannot be reached.
+    - ``AwayError``, an ``OSError``: the bucket cannot be reached, does not answer, or fails;
+    - ``OSError``: anything else.
 
     Args:
         name: Name of the bucket.
+        timeouts: How long a server may be silent.
 
     Raises:
         ImportError: obstore is missing.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, timeouts: Timeouts = TIMEOUTS) -> None:
         _import_obstore()
         self.name = name
+        self._timeouts = timeouts
         self._stores: dict[str, Any] = {}
 
     def stat(self, key: str) -> tuple[int, str]:
@@ -98,18 +137,38 @@ class Bucket:
     def list_below(self, prefix: str) -> list[str]:
         """Return the sorted keys at any depth below a prefix, which is empty or ends in a slash."""
         with self._os_errors(prefix):
-            pages = self._store("opening").list(prefix, chunk_size=1000)
-            return [entry["path"] for page in pages for entry in page]
+            return _finish(self._keys(self._store("opening"), prefix))
 
     def list_folder(self, prefix: str) -> tuple[list[str], list[str]]:
         """Return ``(folders, keys)`` directly below a prefix. Folders have no slash at the end."""
         with self._os_errors(prefix):
-            listing = self._store("opening").list_with_delimiter(prefix)
+            listing = _finish(self._folder(self._store("opening"), prefix))
         return list(listing["common_prefixes"]), [entry["path"] for entry in listing["objects"]]
 
     def url(self, key: str) -> str:
         """Return ``s3://bucket/key``."""
         return f"{SCHEME}{self.name}/{key}"
+
+    async def _keys(self, store: Any, prefix: str) -> list[str]:
+        pages = aiter(store.list(prefix, chunk_size=1000))
+        keys: dict[str, None] = {}
+        while (page := await self._in_time(anext(pages, None), prefix)) is not None:
+            num_before = len(keys)
+            keys |= dict.fromkeys(entry["path"] for entry in page)
+            if len(keys) < num_before + len(page):
+                reason = "the listing does not end: the server lists objects again"
+                raise OSError(errno.EIO, reason, self.url(prefix))
+        return sorted(keys)
+
+    async def _folder(self, store: Any, prefix: str) -> Any:
+        return await self._in_time(store.list_with_delimiter_async(prefix), prefix)
+
+    async def _in_time(self, awaitable: Awaitable[T], prefix: str) -> T:
+        try:
+            return await asyncio.wait_for(awaitable, LISTING_S)
+        except asyncio.TimeoutError:
+            reason = f"the listing did not end within {LISTING_S:g} s"
+            raise AwayError(errno.EIO, reason, self.url(prefix)) from None
 
     def _store(self, purpose: str) -> Any:
         global _process
@@ -123,16 +182,23 @@ class Bucket:
                 self.url(""),
             )
         store, _process = _import_obstore().store.S3Store, os.getpid()
-        if purpose == "opening":
-            # The user waits. Without credentials, the default would ask the metadata service of a
-            # cloud machine eleven times.
-            self._stores[purpose] = store(
-                self.name,
-                client_options={"allow_http": True, "connect_timeout": "2s", "timeout": "15s"},
-                retry_config={"max_retries": 3},
-            )
-        else:
-            self._stores[purpose] = store(self.name, client_options={"allow_http": True})
+        connect_s, read_s = self._timeouts
+        # The user waits for an opening. Without credentials, obstore's default would ask the
+        # metadata service of a cloud machine eleven times.
+        is_opening = purpose == "opening"
+        self._stores[purpose] = store(
+            self.name,
+            client_options={
+                "allow_http": True,
+                "connect_timeout": timedelta(seconds=connect_s),
+                "read_timeout": timedelta(seconds=read_s),
+                "timeout": timedelta(seconds=read_s * (1 if is_opening else _MOST_TIMEOUTS)),
+            },
+            retry_config={
+                "max_retries": 3 if is_opening else 6,
+                "retry_timeout": timedelta(seconds=60),
+            },
+        )
         return self._stores[purpose]
 
     @contextmanager
@@ -148,7 +214,7 @@ class Bucket:
             raise _as_os_error(error, self.url(key)) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"name": self.name, "_stores": {}}
+        return {**vars(self), "_stores": {}}
 
 
 class BucketFiles(StoredImages):
@@ -160,9 +226,13 @@ class BucketFiles(StoredImages):
 
     Args:
         url: ``s3://bucket/prefix``, with or without a slash at its end.
+        connect_timeout_s: Seconds until a connection is made, above 0.
+        read_timeout_s: Seconds that a server may be silent amid an answer, above 0. The request is
+            then tried again.
 
     Raises:
         ImportError: obstore is missing.
+        ValueError: A time-out that is not a finite number above 0.
         FileNotFoundError: The bucket does not exist, the prefix has no class folders, or a class
             folder has no images.
         PermissionError: Access is denied, or there are no credentials.
@@ -171,9 +241,12 @@ class BucketFiles(StoredImages):
 
     kind = "encoded"
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self, url: str, *, connect_timeout_s: float = 3.0, read_timeout_s: float = 15.0
+    ) -> None:
+        timeouts = Timeouts.checked("BucketFiles", connect_timeout_s, read_timeout_s)
         name, key = split_url(url)
-        self._bucket = Bucket(name)
+        self._bucket = Bucket(name, timeouts)
         prefix = key.rstrip("/") + "/" if key.rstrip("/") else ""
         self._root = self._bucket.url(prefix)
         folders, stray = self._bucket.list_folder(prefix)
@@ -223,6 +296,12 @@ class BucketFiles(StoredImages):
         return self._urls.describe(len(self._root.encode()))
 
 
+def _finish(listing: Coroutine[Any, Any, T]) -> T:
+    """Wait for a listing, in a thread of its own: this thread may run an event loop."""
+    with ThreadPool(1) as pool:
+        return pool.submit(asyncio.run, listing).result()
+
+
 def _images_among(keys: Iterable[str]) -> list[str]:
     return [key for key in keys if key.lower().endswith(IMG_EXTENSIONS)]
 
@@ -252,4 +331,6 @@ def _as_os_error(error: Exception, url: str) -> OSError:
         return PermissionError(errno.EACCES, f"access denied ({reason})", url)
     if type(error).__name__ == "PreconditionError":
         reason = "the object has changed since it was indexed. Make a new loader"
-    return OSError(errno.EIO, reason, url)
+        return OSError(errno.EIO, reason, url)
+    is_away = type(error).__name__ == "GenericError"  # after several tries: a server, a network
+    return (AwayError if is_away else OSError)(errno.EIO, reason, url)

@@ -17,7 +17,7 @@ import numpy as np
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.regular import check_regular, open_regular
 from dali_cutmix.core.threads import ThreadPool
-from dali_cutmix.sources.bucket import NUM_REQUESTS, Bucket, is_url, split_url
+from dali_cutmix.sources.bucket import NUM_REQUESTS, TIMEOUTS, Bucket, Timeouts, is_url, split_url
 
 #: Bytes of a shard in a bucket that a scan fetches at once.
 SCAN_BYTES = 8 << 20
@@ -162,15 +162,16 @@ class ShardFiles:
     Args:
         where: Name of the caller, for messages.
         shards: Paths or URLs.
+        timeouts: How long the server of a bucket may be silent.
 
     Raises:
         FileNotFoundError: A shard does not exist.
     """
 
-    def __init__(self, where: str, shards: Sequence[str]) -> None:
+    def __init__(self, where: str, shards: Sequence[str], timeouts: Timeouts = TIMEOUTS) -> None:
         self.names = list(shards)
         buckets = {split_url(shard)[0] for shard in self.names if is_url(shard)}
-        self.buckets = {name: Bucket(name) for name in buckets}
+        self.buckets = {name: Bucket(name, timeouts) for name in buckets}
         self._open: dict[int, _Descriptor] = {}
         self.stats = self.map(self._stat, range(len(self.names)))
         missing = [name for name, stat in zip(self.names, self.stats, strict=True) if stat.size < 0]

@@ -18,7 +18,7 @@ from dali_cutmix.core.output import remove_unfinished, replacing
 from dali_cutmix.core.regular import read_regular
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.base import StoredImages, check_labels, numbered
-from dali_cutmix.sources.bucket import NUM_REQUESTS, is_url, split_url
+from dali_cutmix.sources.bucket import NUM_REQUESTS, Timeouts, is_url, split_url
 from dali_cutmix.sources.shard_files import ShardFiles
 
 INDEX_ENDING = ".index.npz"
@@ -67,6 +67,7 @@ class PackedImages(StoredImages):
         first_label: Label of class 0 in the shards.
         index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
         progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
+        connect_timeout_s, read_timeout_s: Of shards in a bucket; see `BucketFiles`.
 
     Raises:
         FileNotFoundError: A shard does not exist.
@@ -86,9 +87,12 @@ class PackedImages(StoredImages):
         first_label: int = 0,
         index_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
+        connect_timeout_s: float = 3.0,
+        read_timeout_s: float = 15.0,
     ) -> None:
         where = type(self).__name__
-        self._files = ShardFiles(where, shards)
+        timeouts = Timeouts.checked(where, connect_timeout_s, read_timeout_s)
+        self._files = ShardFiles(where, shards, timeouts)
         indexes = self._open_indexes(index_dir, progress)
         counts = [len(index.offset) for index in indexes]
         self._first = np.cumsum([0, *counts[:-1]])

@@ -66,6 +66,7 @@ class TarShards(PackedImages):
             ``classes.txt`` beside the first shard, or the indices as text where there is none.
         index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
         progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
+        connect_timeout_s, read_timeout_s: Of shards in a bucket; see `BucketFiles`.
 
     Raises:
         FileNotFoundError: A shard does not exist, or a pattern matches none.
@@ -83,13 +84,22 @@ class TarShards(PackedImages):
         classes: Sequence[str] | None = None,
         index_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
+        connect_timeout_s: float = 3.0,
+        read_timeout_s: float = 15.0,
     ) -> None:
         paths = find_shards(WHERE, shards, r"[^.].*\.tar")
         if isinstance(shards, (str, os.PathLike)) and not is_url(os.fspath(shards)):
             _check_finished(os.fspath(shards), len(paths))
         if classes is None:
             classes = _read_classes(paths[0].rpartition("/"))
-        super().__init__(paths, classes, index_dir=index_dir, progress=progress)
+        super().__init__(
+            paths,
+            classes,
+            index_dir=index_dir,
+            progress=progress,
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
+        )
 
     def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
         members = _members(file, size, shard)

@@ -40,6 +40,7 @@ class TFRecords(PackedImages):
             0.
         index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
         progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
+        connect_timeout_s, read_timeout_s: Of shards in a bucket; see `BucketFiles`.
 
     Raises:
         ImportError: protobuf is missing.
@@ -59,12 +60,20 @@ class TFRecords(PackedImages):
         first_label: int = 1,
         index_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
+        connect_timeout_s: float = 3.0,
+        read_timeout_s: float = 15.0,
     ) -> None:
         check_count(WHERE, "first_label", first_label, at_least=0)
         _example_class()
         paths = find_shards(WHERE, shards, r".+-\d{5}-of-\d{5}|.+\.tfrecords?")
         super().__init__(
-            paths, classes, first_label=first_label, index_dir=index_dir, progress=progress
+            paths,
+            classes,
+            first_label=first_label,
+            index_dir=index_dir,
+            progress=progress,
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
         )
 
     def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
