@@ -15,6 +15,7 @@ from __future__ import annotations
 from dali_cutmix.core.frame import Augmentation, Frame
 from dali_cutmix.transforms.adjustments import (
     GaussianBlur,
+    Lighting,
     RandomAdjustSharpness,
     RandomAutocontrast,
     RandomEqualize,
@@ -29,7 +30,7 @@ from dali_cutmix.transforms.erasing import RandomErasing
 from dali_cutmix.transforms.flips import RandomHorizontalFlip, RandomVerticalFlip
 from dali_cutmix.transforms.sizing import CenterCrop, Pad, RandomCrop, RandomResizedCrop, Resize
 from dali_cutmix.transforms.timm import TimmAutoAugment, TimmRandAugment
-from dali_cutmix.transforms.warps import RandomAffine, RandomRotation
+from dali_cutmix.transforms.warps import RandomAffine, RandomPerspective, RandomRotation
 
 __all__ = [
     "Augmentation",
@@ -39,6 +40,7 @@ __all__ = [
     "Frame",
     "GaussianBlur",
     "Grayscale",
+    "Lighting",
     "Pad",
     "RandAugment",
     "RandomAdjustSharpness",
@@ -52,6 +54,7 @@ __all__ = [
     "RandomHorizontalFlip",
     "RandomInvert",
     "RandomOrder",
+    "RandomPerspective",
     "RandomPosterize",
     "RandomResizedCrop",
     "RandomRotation",

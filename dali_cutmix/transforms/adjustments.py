@@ -18,8 +18,8 @@ from dali_cutmix.core.checks import (
     is_whole,
     refuse,
 )
-from dali_cutmix.core.dali import DataNode, merge, split
-from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.dali import UINT8, DataNode, fn, merge, split
+from dali_cutmix.core.draws import Draws, normal
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.transforms.color_ops import (
     adjust_sharpness,
@@ -228,6 +228,53 @@ class GaussianBlur:
     def operate(self, sample: Sample, plan: Any, _frame: Frame, /) -> Sample:
         """See `Augmentation`."""
         return replace(sample, image=gaussian_blur(sample.image, plan, self._sides))
+
+
+#: Eigenvectors of the colours of ImageNet's pixels, as columns for R, G, B, times eigenvalues, in
+#: units of the full range [0, 1]. Source: fb.resnet.torch, ``datasets/imagenet.lua``.
+_IMAGENET_PCA = np.array(
+    [
+        [-0.5675, 0.7192, 0.4009],
+        [-0.5808, -0.0045, -0.8140],
+        [-0.5836, -0.6948, 0.4203],
+    ]
+) * [0.2175, 0.0188, 0.0045]
+
+
+@dataclass(frozen=True)
+class Lighting:
+    """Add a colour to each image, along the principal components of ImageNet's colours.
+
+    Scripts apply this noise between ``ToTensor`` and ``Normalize``. Here levels are rounded and
+    clipped to [0, 255].
+
+    Args:
+        alphastd: Standard deviation of each component's factor, which is normal, at least 0.
+
+    Source:
+        Krizhevsky et al. 2012, ImageNet classification with deep CNNs, section 4.1; ``Lighting`` of
+        fb.resnet.torch.
+    """
+
+    takes_any_size: ClassVar[bool] = True
+
+    alphastd: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not is_number(self.alphastd) or not 0 <= self.alphastd < INFINITY:
+            refuse("Lighting", "alphastd", "be at least 0", self.alphastd)
+
+    def draw(self, draws: Draws, _frame: Frame, /) -> Any:
+        """Draw a colour in levels: ``[B, 3]`` float32; see `Augmentation`."""
+        alpha = self.alphastd * normal(draws, "alpha", [3])
+        return (255 * (alpha @ _IMAGENET_PCA.T)).astype(np.float32)
+
+    def operate(self, sample: Sample, plan: Any, _frame: Frame, /) -> Sample:
+        """See `Augmentation`."""
+        image = sample.image
+        if image.device == "gpu":
+            plan = plan.gpu()
+        return replace(sample, image=fn.cast(image + plan, dtype=UINT8))
 
 
 def _with_levels(image: DataNode, frame: Frame, threshold: int = 256, mask: int = 255) -> DataNode:

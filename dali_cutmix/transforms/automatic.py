@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -37,6 +37,8 @@ class TrivialAugment:
         ``v2.TrivialAugmentWide``, with black where a pixel comes from outside.
     """
 
+    takes_any_size: ClassVar[bool] = True
+
     num_bins: int = 31
     interpolation: Interpolation = "nearest"
 
@@ -48,8 +50,7 @@ class TrivialAugment:
         """See `Augmentation`."""
         chosen = _below(draws.uniform("operation", []), len(OPERATIONS))
         bins = _below(draws.uniform("bin", []), self.num_bins)
-        strengths = levels(self.num_bins, frame.size, wide=True)
-        return _plan(draws, OPERATIONS, chosen, bins, strengths, frame)
+        return _plan(draws, OPERATIONS, chosen, bins, self.num_bins, frame, wide=True)
 
     def operate(self, sample: Sample, plan: OperationPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
@@ -72,6 +73,8 @@ class RandAugment:
         where a pixel comes from outside.
     """
 
+    takes_any_size: ClassVar[bool] = True
+
     num_ops: int = 2
     magnitude: int = 9
     num_bins: int = 31
@@ -88,13 +91,12 @@ class RandAugment:
 
     def draw(self, draws: Draws, frame: Frame, /) -> tuple[OperationPlan, ...]:
         """Draw one plan for each of the ``num_ops`` operations; see `Augmentation`."""
-        strengths = levels(self.num_bins, frame.size, wide=False)
         plans = []
         for turn in range(self.num_ops):
             turn_draws = draws.under(f"{turn}/")
             chosen = _below(turn_draws.uniform("operation", []), len(OPERATIONS))
             bins = np.full(len(chosen), self.magnitude)
-            plans.append(_plan(turn_draws, OPERATIONS, chosen, bins, strengths, frame))
+            plans.append(_plan(turn_draws, OPERATIONS, chosen, bins, self.num_bins, frame))
         return tuple(plans)
 
     def operate(self, sample: Sample, plan: tuple[OperationPlan, ...], frame: Frame, /) -> Sample:
@@ -117,6 +119,8 @@ class AutoAugment:
         Cubuk et al. 2018, AutoAugment, arXiv:1805.09501; torchvision ``v2.AutoAugment``, with black
         where a pixel comes from outside.
     """
+
+    takes_any_size: ClassVar[bool] = True
 
     policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
     interpolation: Interpolation = "nearest"
@@ -142,8 +146,7 @@ class AutoAugment:
         bins = np.array([step.level for step in steps])[pair]
         # A uniform number is rounded up to 1 once in 30 million.
         is_applied = (draws.uniform("prob", []) < prob) | (prob == 1)
-        strengths = levels(10, frame.size, wide=False)
-        return _plan(draws, names, np.where(is_applied, chosen, -1), bins, strengths, frame)
+        return _plan(draws, names, np.where(is_applied, chosen, -1), bins, 10, frame)
 
     def operate(
         self, sample: Sample, plan: tuple[OperationPlan, OperationPlan], frame: Frame, /
@@ -165,11 +168,16 @@ def _plan(
     names: Sequence[str],
     chosen: np.ndarray,
     bins: np.ndarray,
-    strengths: Mapping[str, np.ndarray],
+    num_bins: int,
     frame: Frame,
+    *,
+    wide: bool = False,
 ) -> OperationPlan:
     """Plan the chosen operations, negating half of the levels that have a sign."""
+    size = None if frame.varies else frame.size
+    strengths = levels(num_bins, size or (1, 1), wide=wide)
     level = np.stack([strengths[name] for name in names])[chosen, bins]
     is_signed = np.array([name in SIGNED for name in names])[chosen]
     is_negated = is_signed & (draws.chance("sign", 0.5)[:, 0] > 0)
-    return plan_operations(names, chosen, np.where(is_negated, -level, level), frame.size)
+    level = np.where(is_negated, -level, level)
+    return plan_operations(names, chosen, level, size, wide=wide)

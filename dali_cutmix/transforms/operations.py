@@ -8,14 +8,14 @@ stays as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from dali_cutmix.core.dali import DataNode, merge, split
+from dali_cutmix.core.dali import FLOAT, DataNode, fn, math, merge, split
 from dali_cutmix.core.frame import Frame
 from dali_cutmix.transforms.affine import WARPS, Interpolation, matrices, shift, warp
 from dali_cutmix.transforms.color_ops import (
@@ -26,6 +26,7 @@ from dali_cutmix.transforms.color_ops import (
     autocontrast,
     equalize,
     ring,
+    ring_of_each,
     solarize_and_posterize,
 )
 
@@ -89,7 +90,11 @@ class OperationPlan:
 
     Attributes:
         kind: Index of the kind; 0 for none: scalar int32 per sample.
-        matrix: Affine map: ``[2, 3]`` float32 per sample.
+        matrix: Affine map: ``[2, 3]`` float32 per sample. Where sizes of images vary, the map of an
+            image without sides, to which `operate` adds the next two.
+        pivot: Point that a turn keeps, as a share of both sides, where sizes vary: scalar float32
+            per sample.
+        share: Shift as a share of the sides, where sizes vary: ``[2]`` float32 (x, y) per sample.
         factor: Share of the image itself, at least 0: scalar float32 per sample.
         threshold: Level in [0, 256] from which on levels are inverted: scalar int32 per sample.
         mask: Bits of a level that are kept: scalar uint8 per sample.
@@ -97,6 +102,8 @@ class OperationPlan:
 
     kind: Any
     matrix: Any = None
+    pivot: Any = None
+    share: Any = None
     factor: Any = None
     threshold: Any = None
     mask: Any = None
@@ -107,7 +114,8 @@ def levels(num_bins: int, size: tuple[int, int], *, wide: bool) -> dict[str, np.
 
     Args:
         num_bins: Number of strengths, at least 2.
-        size: ``(height, width)`` of the images, in pixels.
+        size: ``(height, width)`` of the images, in pixels. ``(1, 1)`` where sizes vary: shifts are
+            then shares of a side, unless ``wide``.
         wide: Take TrivialAugment's ranges instead of AutoAugment's and RandAugment's.
 
     Returns:
@@ -146,7 +154,12 @@ def levels(num_bins: int, size: tuple[int, int], *, wide: bool) -> dict[str, np.
 
 
 def plan_operations(
-    names: Sequence[str], chosen: np.ndarray, level: np.ndarray, size: tuple[int, int]
+    names: Sequence[str],
+    chosen: np.ndarray,
+    level: np.ndarray,
+    size: tuple[int, int] | None,
+    *,
+    wide: bool = False,
 ) -> OperationPlan:
     """Turn the choice of an operation for each sample into the operators' numbers.
 
@@ -154,7 +167,8 @@ def plan_operations(
         names: Operations to choose from.
         chosen: Index in ``names`` of each sample's operation: ``[B]`` integers; -1 for none.
         level: How strong, with a sign: ``[B]`` float64, in units of `levels`.
-        size: ``(height, width)`` of the images, in pixels.
+        size: ``(height, width)`` of the images, in pixels; None where sizes vary.
+        wide: Whether shifts are pixels where sizes vary, and not shares of a side.
 
     Returns:
         Arrays ``[B, ...]``, so that every batch of the same ``names`` has the same fields.
@@ -165,11 +179,18 @@ def plan_operations(
     fields = {field for name in names for field in _KINDS[_INDEX[name]].fields}
     numbers: dict[str, np.ndarray] = {}
     if "matrix" in fields:
-        matrix = matrices("ShearX", np.zeros(len(chosen)), size)
+        sides = size or (0, 0)
+        matrix = matrices("ShearX", np.zeros(len(chosen)), sides)
         for name in WARPS:
             is_warped = is_chosen.get(name, nowhere)[:, None, None]
-            matrix = np.where(is_warped, matrices(name, level, size), matrix)
+            # A share of a side, below 1, is no pixel.
+            matrix = np.where(is_warped, matrices(name, level, sides), matrix)
         numbers["matrix"] = matrix
+        if size is None:
+            numbers["pivot"] = np.where(is_chosen.get("Rotate", nowhere), 0.5, 0).astype(np.float32)
+            is_shifted = [is_chosen.get(f"Translate{axis}", nowhere) for axis in "XY"]
+            share = np.where(np.stack(is_shifted, axis=1), 0.0 if wide else level[:, None], 0.0)
+            numbers["share"] = share.astype(np.float32)
     if "factor" in fields:
         is_blend = np.isin(kind, [_INDEX[name] for name in _BLENDS])
         numbers["factor"] = np.where(is_blend, 1 + level, 1.0).astype(np.float32)
@@ -203,16 +224,32 @@ def operate(
     Returns:
         ``[height, width, 3]`` uint8 per sample, on the device of ``image``.
     """
+    if plan.share is not None:
+        plan = replace(plan, matrix=_matrix_of_each(image, plan))
     for index in sorted({_INDEX[name] for name in names} - {0}):
         kind = _KINDS[index]
         is_chosen = plan.kind == index
         numbers = {field: getattr(plan, field) for field in kind.fields}
         function = kind.operate
         if function is adjust_sharpness:
-            numbers |= ring(image, frame)
+            numbers |= ring_of_each(image, frame) if frame.varies else ring(image, frame)
         elif function is warp:
             function = partial(warp, interpolation=interpolation)
         part, others = split(image, is_chosen)
         part = function(part, **{name: split(node, is_chosen)[0] for name, node in numbers.items()})
         image = merge(part, others, is_chosen)
     return image
+
+
+def _matrix_of_each(image: DataNode, plan: OperationPlan) -> DataNode:
+    """Return the maps for images of different sizes, in pixels: ``[2, 3]`` float32 per sample."""
+    shape = image.shape()
+    sides = fn.cast(fn.stack(shape[1], shape[0]), dtype=FLOAT)
+    linear = fn.slice(plan.matrix, start=[0], shape=[2], axes=[1])
+    point = sides * plan.pivot
+    shift = math.floor(math.abs(plan.share * sides)) * ((plan.share > 0.0) * 2.0 - 1.0)
+    offset = point - fn.reductions.sum(linear * point, axes=[1]) - shift
+    offset = fn.reshape(offset, shape=[2, 1]) + fn.slice(
+        plan.matrix, start=[2], shape=[1], axes=[1]
+    )
+    return fn.cat(linear, offset, axis=1)

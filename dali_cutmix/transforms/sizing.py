@@ -53,6 +53,8 @@ class Resize:
             image more than eight times as long as wide a short side takes the middle.
         interpolation: ``"bilinear"``, ``"bicubic"``, ``"lanczos"`` or ``"nearest"``. ``"random"``
             takes ``"bilinear"`` or ``"bicubic"`` for each sample.
+        max_size: Most pixels of the long side, above ``size``, where ``size`` is a short side that
+            would make the long side longer. None: no limit.
 
     Source:
         torchvision ``v2.Resize``.
@@ -62,11 +64,17 @@ class Resize:
 
     size: int | Size
     interpolation: Interpolation = "bilinear"
+    max_size: int | None = None
 
     def __post_init__(self) -> None:
         sides = check_size_or_side("Resize", self.size)
         if not is_whole(self.size):
             object.__setattr__(self, "size", sides)
+        if self.max_size is not None:
+            if not is_whole(self.size):
+                refuse("Resize", "max_size", "be left out with (height, width)", self.max_size)
+            if not is_whole(self.max_size) or self.max_size <= self.size:
+                refuse("Resize", "max_size", f"be above size={self.size}", self.max_size)
         _check_interpolation("Resize", self.interpolation)
 
     def size_behind(self, size: Size | None) -> Size | None:
@@ -76,7 +84,10 @@ class Resize:
         if size is None:
             return None
         short = min(size)
-        return int(self.size * size[0] / short), int(self.size * size[1] / short)
+        height, width = (int(self.size * side / short) for side in size)
+        if self.max_size is not None and (long := max(height, width)) > self.max_size:
+            return int(self.max_size * height / long), int(self.max_size * width / long)
+        return height, width
 
     def draw(self, draws: Draws, _frame: Frame, /) -> Any:
         """Draw whether each sample takes ``"bicubic"``, with ``"random"``; see `Augmentation`."""
@@ -96,6 +107,8 @@ class Resize:
             # Reduced as integers: DALI reduces no float64.
             short = fn.cast(fn.reductions.min(image.shape()[:2]), dtype=FLOAT64)
             extent = fn.cast(math.floor(self.size * sides / short), dtype=INT32)
+            if self.max_size is not None:
+                extent = _at_most(extent, self.max_size)
         return replace(sample, image=_resized(image, extent, self.interpolation, plan, frame))
 
 
@@ -365,6 +378,14 @@ def _middle(image: DataNode) -> DataNode:
     extent = math.min(sides, MAX_ELONGATION * fn.reductions.min(sides))
     start = fn.cast((sides - extent) // 2, dtype=INT32)
     return fn.slice(image, start=start, shape=fn.cast(extent, dtype=INT32), axes=[0, 1])
+
+
+def _at_most(extent: DataNode, longest: int) -> DataNode:
+    """Scale the sides of each image down so that the long side has at most so many pixels."""
+    long = fn.reductions.max(extent)
+    is_long = long > longest
+    capped = math.floor(fn.cast(longest * extent, dtype=FLOAT64) / fn.cast(long, dtype=FLOAT64))
+    return fn.cast(capped, dtype=INT32) * is_long + extent * (is_long ^ True)
 
 
 def _border(padding: int | Sequence[int]) -> Border:

@@ -17,8 +17,25 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from PIL import Image
 
-from dali_cutmix.core.checks import are_numbers, check_choice, check_range, is_number, refuse
-from dali_cutmix.core.dali import FLOAT, UINT8, DataNode, fn, math, types
+from dali_cutmix.core.checks import (
+    are_numbers,
+    check_choice,
+    check_prob,
+    check_range,
+    is_number,
+    refuse,
+)
+from dali_cutmix.core.dali import (
+    FLOAT,
+    UINT8,
+    DataNode,
+    fn,
+    math,
+    merge,
+    python_node,
+    split,
+    types,
+)
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 
@@ -155,6 +172,100 @@ class RandomAffine:
     def operate(self, sample: Sample, plan: WarpPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
         return replace(sample, image=_warped(sample.image, plan, self, frame))
+
+
+@dataclass(frozen=True)
+class PerspectivePlan:
+    """Hold what `RandomPerspective` draws.
+
+    Attributes:
+        is_applied: Whether a sample changes: scalar bool per sample.
+        corner: How far each corner moves inwards, as a share of its bound, in [0, 1]: ``[4, 2]``
+            float32 (x, y) per sample, clockwise from the top left.
+    """
+
+    is_applied: Any
+    corner: Any
+
+
+@dataclass(frozen=True)
+class RandomPerspective:
+    """Move the corners of some images inwards, each by numbers drawn for each sample.
+
+    Args:
+        distortion_scale: Largest move of a corner, as a share of half a side, in [0, 1].
+        prob: Probability in [0, 1] that a sample changes.
+        interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``, which is bilinear on a GPU.
+        fill: Level of pixels from outside the image, in [0, 255], or ``(R, G, B)``.
+
+    Source:
+        torchvision ``v2.RandomPerspective``.
+    """
+
+    takes_any_size: ClassVar[bool] = True
+
+    distortion_scale: float = 0.5
+    prob: float = 0.5
+    interpolation: WarpKernel = "bilinear"
+    fill: float | Sequence[float] = 0
+
+    def __post_init__(self) -> None:
+        where = "RandomPerspective"
+        check_prob(where, self.distortion_scale, "distortion_scale")
+        check_prob(where, self.prob)
+        check_choice(where, "interpolation", self.interpolation, WARP_KERNELS)
+        check_fill(where, self.fill)
+
+    def draw(self, draws: Draws, _frame: Frame, /) -> PerspectivePlan:
+        """See `Augmentation`."""
+        is_applied = draws.chance("prob", self.prob)[:, 0] > 0
+        return PerspectivePlan(is_applied, draws.uniform("corner", [4, 2]))
+
+    def operate(self, sample: Sample, plan: PerspectivePlan, frame: Frame, /) -> Sample:
+        """See `Augmentation`."""
+        part, others = split(sample.image, plan.is_applied)
+        corner, _ = split(plan.corner, plan.is_applied)
+        if frame.on_threads is not None:
+            part = frame.on_threads(self._by_pillow, [part, corner])
+        else:
+            part = fn.experimental.warp_perspective(
+                part,
+                matrix=python_node(self._matrices, part.shape(), corner),
+                interp_type=_dali_kernel(self.interpolation),
+                fill_value=[float(level) for level in colour_of(self.fill)],
+            )
+        return replace(sample, image=merge(part, others, plan.is_applied))
+
+    def _by_pillow(self, image: np.ndarray, corner: np.ndarray) -> np.ndarray:
+        matrix = self._matrix(image.shape, corner).ravel()[:8].tolist()
+        picture = Image.fromarray(image).transform(
+            (image.shape[1], image.shape[0]),
+            Image.Transform.PERSPECTIVE,
+            matrix,
+            _PILLOW_KERNELS[self.interpolation],
+            fillcolor=colour_of(self.fill),
+        )
+        return np.array(picture)
+
+    def _matrices(self, shapes: list[np.ndarray], corners: list[np.ndarray]) -> list[np.ndarray]:
+        pairs = zip(shapes, corners, strict=True)
+        return [self._matrix(shape.tolist(), corner) for shape, corner in pairs]
+
+    def _matrix(self, shape: Sequence[int], share: np.ndarray) -> np.ndarray:
+        """Return the map from points of the result to points of the image: ``[3, 3]`` float32."""
+        sides = np.array([shape[1], shape[0]], np.int64)
+        bound = (self.distortion_scale * (sides // 2)).astype(np.int64)
+        # A share of exactly 1 would be one pixel too far.
+        inwards = np.minimum(np.floor(share.astype(np.float64) * (bound + 1)), bound)
+        is_far = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+        start = is_far * (sides - 1.0)
+        rows = []
+        for (x, y), (to_x, to_y) in zip(start + (1 - 2 * is_far) * inwards, start, strict=True):
+            rows.append([x, y, 1, 0, 0, 0, -to_x * x, -to_x * y])
+            rows.append([0, 0, 0, x, y, 1, -to_y * x, -to_y * y])
+        solution = np.linalg.lstsq(np.array(rows), start.ravel(), rcond=None)[0]
+        # As torchvision, which rounds coefficients.
+        return np.append(solution, 1.0).reshape(3, 3).astype(np.float32)
 
 
 def linear_part(
@@ -296,10 +407,9 @@ def by_dali(
         fill: Levels R, G, B of pixels from outside.
         frame: Of these images.
     """
-    linear = types.DALIInterpType.INTERP_LINEAR
     arguments: dict[str, Any] = {
         "matrix": matrix,
-        "interp_type": types.DALIInterpType.INTERP_NN if kernel == "nearest" else linear,
+        "interp_type": _dali_kernel(kernel),
         "inverse_map": True,
         "fill_value": 0,
     }
@@ -311,6 +421,11 @@ def by_dali(
     inside = fn.warp_affine(fn.cast(inside, dtype=FLOAT) * 0.0 + 1.0, **arguments)
     colour = frame.constant(np.array(fill, np.float32), beside=image)
     return fn.cast(warped * inside + (1.0 - inside) * colour, dtype=UINT8)
+
+
+def _dali_kernel(kernel: str) -> Any:
+    is_nearest = kernel == "nearest"
+    return types.DALIInterpType.INTERP_NN if is_nearest else types.DALIInterpType.INTERP_LINEAR
 
 
 def colour_of(fill: float | Sequence[float]) -> tuple[int, int, int]:

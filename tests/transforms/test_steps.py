@@ -20,11 +20,13 @@ from torchvision.transforms.v2 import functional as F
 
 from dali_cutmix import Compose, CutMix, DataLoader, ImageArrays, TrainTransform
 from dali_cutmix.augmentations import (
+    AutoAugment,
     CenterCrop,
     ColorJitter,
     Frame,
     GaussianBlur,
     Grayscale,
+    Lighting,
     Pad,
     RandAugment,
     RandomAdjustSharpness,
@@ -38,12 +40,14 @@ from dali_cutmix.augmentations import (
     RandomHorizontalFlip,
     RandomInvert,
     RandomOrder,
+    RandomPerspective,
     RandomPosterize,
     RandomResizedCrop,
     RandomRotation,
     RandomSolarize,
     RandomVerticalFlip,
     Resize,
+    TimmRandAugment,
     TrivialAugment,
 )
 from graphs import BACK_ENDS
@@ -97,6 +101,7 @@ ADJUSTMENTS: list[tuple[Any, Any, int]] = [
     (GaussianBlur((3, 5), 1.3), lambda image: F.gaussian_blur(image, [3, 5], [1.3, 1.3]), 1),
     (CenterCrop((40, 33)), lambda image: F.center_crop(image, [40, 33]), 0),
     (Resize(21), lambda image: F.resize(image, [21]), 0),
+    (Resize(21, max_size=30), lambda image: F.resize(image, [21], max_size=30), 0),
     (Resize((30, 19)), lambda image: F.resize(image, [30, 19]), 0),
     (Pad(1), lambda image: F.pad(image, [1]), 0),
     (Pad((1, 2, 3, 0), 7), lambda image: F.pad(image, [1, 2, 3, 0], 7), 0),
@@ -201,6 +206,103 @@ def test_affine_maps_are_those_of_the_numbers_drawn(
         given = Image.fromarray(image) if on_threads else as_tensor(image)
         wanted = F.affine(given, *arguments, center=center)
         assert_near([one], [wanted], most=1, share=0.005)
+
+
+@ON_THREADS
+def test_perspectives_are_those_of_the_corners_drawn(
+    on_threads: bool, images: list[np.ndarray]
+) -> None:
+    images = [image for image in images if min(image.shape[:2]) > 20]
+    step = RandomPerspective(0.6, 1.0, fill=(90, 10, 200))
+    plan = draw(step, len(images))
+    found = applied(step, images, plan, on_threads=on_threads)
+    wanted = []
+    for image, share in zip(images, plan.corner, strict=True):
+        height, width, _ = image.shape
+        last = np.array([width, height]) - 1
+        start = [[0, 0], [last[0], 0], last.tolist(), [0, last[1]]]
+        bound = [int(0.6 * (width // 2)), int(0.6 * (height // 2))]
+        moves = np.floor(share * (np.array(bound) + 1)).astype(int)
+        signs = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+        end = (np.array(start) + signs * moves).tolist()
+        given: Any = Image.fromarray(image)
+        wanted.append(F.perspective(given, start, end, fill=[90, 10, 200]))
+    # An operator blends with the colour at the border, where Pillow takes the colour itself.
+    assert_near(found, wanted, most=2, share=0.001 if on_threads else 0.12)
+
+
+def test_corners_are_distributed_as_torchvisions() -> None:
+    num, picture = 2000, torch.zeros(3, 40, 61)
+    step, theirs = RandomPerspective(0.5, 0.3), v2.RandomPerspective(0.5, 0.3)
+    plan = draw(step, num)
+    assert abs(plan.is_applied.mean() - 0.3) < 4.5 * (0.21 / num) ** 0.5
+    drawn = with_torchs_seed(lambda: theirs.make_params([picture])["coefficients"], num)
+    ours = corners_of(plan.corner, (40, 61))
+    wanted = corners_from(drawn, (40, 61))
+    for column in range(8):
+        assert ks_2samp(ours[:, column], wanted[:, column]).pvalue > 0.001
+
+
+def corners_of(share: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Moves of the four corners in pixels, by the bound of torchvision."""
+    bound = np.array([int(0.5 * (size[1] // 2)), int(0.5 * (size[0] // 2))])
+    return np.floor(share * (bound + 1)).reshape(len(share), 8)
+
+
+def corners_from(coefficients: list[list[float]], shape: tuple[int, ...]) -> np.ndarray:
+    """The same, of torchvision's coefficients: points that the map sends to the corners."""
+    last = np.array([shape[1], shape[0]]) - 1
+    corners = np.array([[0, 0], [last[0], 0], last, [0, last[1]]], float)
+    rows = []
+    for a, b, c, d, e, f, g, h in coefficients:
+        inverse = np.linalg.inv([[a, b, c], [d, e, f], [g, h, 1]])
+        points = np.column_stack([corners, np.ones(4)]) @ inverse.T
+        rows.append(np.abs(np.rint(points[:, :2] / points[:, 2:]) - corners).ravel())
+    return np.array(rows)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [TrivialAugment(), RandAugment(3, interpolation="bilinear"), AutoAugment()],
+    ids=["trivial", "rand", "auto"],
+)
+def test_automatic_augmentations_do_the_same_where_sizes_vary(
+    step: Any, images: list[np.ndarray]
+) -> None:
+    images = [image for image in images if min(image.shape[:2]) > 6] * 30
+    found = applied(step, images, draw(step, len(images)))
+    num_equal = 0
+    for size in {image.shape[:2] for image in images}:
+        # Of each size the samples at the same places, so that draws are the same.
+        resized = [i if i.shape[:2] == size else np.zeros((*size, 3), np.uint8) for i in images]
+        frame = Frame(size)
+        wanted = applied(step, resized, draw(step, len(images), frame), frame)
+        for image, one, other in zip(images, found, wanted, strict=True):
+            if image.shape[:2] == size:
+                num_equal += np.array_equal(one, other)
+                assert (np.abs(one.astype(int) - other) > 2).mean() < 0.03
+    # A product of float32 may fall below a whole pixel where another does not.
+    assert num_equal > 0.97 * len(images)
+
+
+def test_lighting_adds_a_colour_along_the_principal_components(images: list[np.ndarray]) -> None:
+    num = 2000
+    plan = draw(Lighting(0.2), num) / 255
+    values = np.array([0.2175, 0.0188, 0.0045])
+    vectors = np.array(
+        [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+    )
+    alpha = plan @ np.linalg.inv((vectors * values).T)
+    normal = 0.2 * np.random.default_rng(0).normal(size=num)
+    for component in range(3):
+        assert ks_2samp(alpha[:, component], normal).pvalue > 0.001
+    assert np.abs(np.corrcoef(alpha.T) - np.eye(3)).max() < 0.1
+    given = images[:3]
+    for image, one, colour in zip(
+        given, applied(Lighting(), given, plan[:3].astype(np.float32) * 255), plan, strict=False
+    ):
+        wanted = np.clip(np.rint(image + 255 * colour), 0, 255)
+        assert np.abs(one - wanted).max() <= 1
 
 
 def test_of_a_shape_of_its_own_each_sample_is_blurred_by_the_deviation_drawn(
@@ -418,6 +520,10 @@ def served(source: Any, transforms: Any, **settings: Any) -> torch.Tensor:
 
 ALL = [
     RandomRotation(30),
+    RandomPerspective(0.3),
+    Resize(70, max_size=90),
+    TimmRandAugment.from_config("rand-m9-mstd0.5-inc1"),
+    RandAugment(),
     RandomApply([GaussianBlur(5), RandomAdjustSharpness(2.0)], 0.5),
     ColorJitter(0.4, 0.4, 0.4, 0.1),
     RandomResizedCrop(48, interpolation="random"),
@@ -429,6 +535,9 @@ ALL = [
     RandomVerticalFlip(),
     TrivialAugment(),
     RandomErasing(),
+    RandomErasing(mode="pixel", max_count=2),
+    RandomErasing(mode="rand"),
+    Lighting(),
     Pad(2),
     CenterCrop((42, 44)),
     Resize((32, 24), "bicubic"),
@@ -501,11 +610,11 @@ def test_a_gpu_takes_steps_as_the_cpu_does(files: list[Any], step: Any) -> None:
             "and `CenterCrop`.",
         ),
         (
-            lambda: Compose([Resize(4), TrivialAugment(), CenterCrop(4)]),
-            "Compose: `transforms` must give all images one size before TrivialAugment, got "
-            "[Resize(size=4, interpolation='bilinear'), TrivialAugment(num_bins=31, "
-            "interpolation='nearest'), CenterCrop(size=4)]. Put a crop or "
-            "`Resize((height, width))` before it.",
+            lambda: Compose([Resize(4), RandomErasing(), CenterCrop(4)]),
+            "Compose: `transforms` must give all images one size before RandomErasing, got "
+            "[Resize(size=4, interpolation='bilinear', max_size=None), RandomErasing(prob=0.5, "
+            "scale=(0.02, 0.33), ratio=(0.3, 3.3), value=0, mode='const', max_count=1), "
+            "CenterCrop(size=4)]. Put a crop or `Resize((height, width))` before it.",
         ),
         (
             lambda: Compose([v2.CenterCrop(3)]),
