@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.utils.data import BatchSampler, Dataset
 
 from dali_cutmix import DataLoader, EpochSampler
-from dali_cutmix.trainers.checks import check_equal_steps, import_for
+from dali_cutmix.trainers.checks import check_equal_steps, check_length, import_for
 
 WHERE = "AccelerateLoader"
 
@@ -42,7 +42,7 @@ class AccelerateLoader(torch.utils.data.DataLoader[Any]):
 
     Raises:
         ImportError: Accelerate is not installed.
-        ValueError: The ranks may take unequal numbers of steps.
+        ValueError: The ranks may take unequal numbers of steps, or the sampler has no length.
 
     Source:
         ``DataLoaderStateMixin`` of Accelerate 1.15; huggingface/accelerate, issue 2975.
@@ -54,6 +54,7 @@ class AccelerateLoader(torch.utils.data.DataLoader[Any]):
     def __init__(self, loader: DataLoader, form: Callable[[Any], Any] | None = None) -> None:
         self.gradient_state = import_for(WHERE, "accelerate.state").GradientState()
         check_equal_steps(WHERE, loader)
+        check_length(WHERE, loader)
         self.loader = loader
         self.end_of_dataloader, self.remainder = False, -1
         self._batches = _Batches(self)

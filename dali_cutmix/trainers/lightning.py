@@ -24,7 +24,8 @@ class LightningCallback(Callback):
 
     - ``configure_optimizers`` that reads ``trainer.estimated_stepping_batches`` makes Lightning
       iterate the loaders before the checkpoint is read, and leave their states unread.
-    - Of a sampler without a length Lightning takes a batch ahead, and counts the batch as served.
+    - Of a sampler without a length Lightning takes a batch ahead. The state would count that batch
+      as served, and so a batch that a training step fails on.
     - Lightning chooses the epoch on samplers with ``set_epoch`` only. On these it also undoes the
       place of a loader that is served several times in an epoch, beside a longer loader.
     - ``Trainer(overfit_batches=...)`` serves the data in the order as listed, as with torch's
@@ -77,13 +78,16 @@ class LightningCallback(Callback):
         pl_module: LightningModule,  # noqa: ARG002
         checkpoint: dict[str, Any],
     ) -> None:
-        """Count no batch that waits in Lightning as served."""
-        if (num_ahead := _num_ahead(trainer)) and _loaders(trainer):
+        """Count no batch as served that waits in Lightning, or that a step failed on."""
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        num_ahead = _num_ahead(trainer) + progress.ready - progress.processed
+        if num_ahead and _loaders(trainer):
             states = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
             stateful = [each for each in _flat(trainer) if hasattr(each, "state_dict")]
             for loader, state in zip(stateful, states, strict=True):
                 if isinstance(loader, DataLoader | _InOrder):
-                    state["batch"] -= num_ahead
+                    # A loader whose epoch is over gave Lightning no batch.
+                    state["batch"] = max(0, state["batch"] - num_ahead)
 
 
 def _num_ahead(trainer: Any) -> int:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
-from trainer_runs import alone, assert_same, make_train, make_val, one_layer
+from trainer_runs import Downwards, alone, assert_same, make_train, make_val, one_layer
 
 from dali_cutmix import BadFileError, Shard
 from dali_cutmix.trainers import AccelerateLoader
@@ -182,3 +182,14 @@ def test_ranks_that_would_take_unequal_steps_are_refused(photo_folder: Path) -> 
     )
     with pytest.raises(ValueError, match=f"^{re.escape(problem)}$"):
         AccelerateLoader(uneven)
+
+
+def test_sampler_without_a_length_is_refused(photo_folder: Path) -> None:
+    pytest.importorskip("accelerate", reason="Accelerate is not for this Python")
+    train = make_train(photo_folder, shuffle=False, sampler=Downwards())
+    problem = (
+        "AccelerateLoader: `sampler` of the loader must have a length, got Downwards. Give the "
+        "class a `__len__`."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(problem)}$"):
+        AccelerateLoader(train)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import OneCycleLR
-from trainer_runs import alone, assert_same, assert_same_weights, make_train, make_val, one_layer
+from trainer_runs import (
+    Downwards,
+    alone,
+    assert_same,
+    assert_same_weights,
+    make_train,
+    make_val,
+    one_layer,
+)
 
 from dali_cutmix.trainers import FabricLoader
 
@@ -134,13 +142,6 @@ def test_lightning_resumes_from_a_checkpoint_bit_identically(
     assert_same_weights(resumed, straight)
 
 
-class Downwards:
-    """A sampler without a length."""
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(20, -1, -1))
-
-
 def schedule(model: Any, optimizer: Any) -> Any:
     """Ask for the number of steps: Lightning iterates the loaders before it reads a checkpoint."""
     steps = OneCycleLR(optimizer, 0.1, model.trainer.estimated_stepping_batches)
@@ -188,6 +189,35 @@ def test_lightning_resumes_at_the_end_of_an_epoch_with_the_next(
         checkpoint = tmp_path / f"epoch={epoch}.ckpt"
         resumed = lightning_fit(of_kind(kind, photo_folder), checkpoint=checkpoint)
         assert_same_batches(resumed.batches, straight.batches[6 * epoch + 6 :])
+
+
+@pytest.mark.parametrize(
+    ("kind", "step"), [("shuffled", 8), ("no length", 8), ("several", 8), ("each once", 4)]
+)
+def test_lightning_resumes_with_the_batch_that_a_step_failed_on(
+    photo_folder: Path, tmp_path: Path, kind: str, step: int
+) -> None:
+    """Also where a shorter loader, which is served once in an epoch, is at its end."""
+    from lightning.pytorch.callbacks import Callback, OnExceptionCheckpoint
+    from lightning.pytorch.utilities import CombinedLoader
+
+    class Failure(Callback):
+        def on_before_backward(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == step:
+                raise RuntimeError("out of memory")
+
+    def train() -> Any:
+        once = kind == "each once"
+        loaders = of_kind("several" if once else kind, photo_folder)
+        return CombinedLoader(loaders, "max_size") if once else loaders
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        lightning_fit(train(), callbacks=[Failure(), OnExceptionCheckpoint(tmp_path)])
+    batches = lightning_fit(train()).batches[step:]
+    resumed = lightning_fit(train(), checkpoint=tmp_path / "on_exception.ckpt").batches
+    if kind == "each once":
+        batches, resumed = ([batch["long"] for batch in each] for each in (batches, resumed))
+    assert_same_batches(resumed, batches)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dali_cutmix import CutMix, DataLoader, EvalTransform, TrainTransform
+
+
+class Downwards:
+    """A sampler without a length."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(20, -1, -1))
 
 
 def make_train(root: Path, **settings: Any) -> DataLoader:
