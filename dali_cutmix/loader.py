@@ -267,8 +267,10 @@ class DataLoader:
         """Return where the run stands, and what run it is: numbers and strings that JSON can hold.
 
         A state counts the batches handed out: prefetched batches come again. After an epoch's last
-        batch, and before the iteration noticed its end, the rest of the epoch is empty. Any rank's
-        state serves all ranks; a state also holds the bad files that its rank replaced.
+        batch, and before the iteration noticed its end, nothing is left of the epoch: the first
+        iteration after a resume yields nothing, and the second one serves the next epoch, as
+        torchdata's ``StatefulDataLoader`` does. Any rank's state serves all ranks; a state also
+        holds the bad files that its rank replaced.
         """
         with self._session.at_work():
             return self._session.state(self.mixup_enabled)

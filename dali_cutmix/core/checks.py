@@ -24,8 +24,19 @@ def refuse(where: str, name: str, must: str, got: object, way_out: str = "") -> 
         got: Value that was passed.
         way_out: A sentence that says what to do instead, where the rule does not say so.
     """
-    message = printable(f"{where}: `{name}` must {must}, got {got!r}.")
+    message = printable(f"{where}: `{name}` must {must}, got {shown(got)}.")
     raise ValueError(f"{message} {printable(way_out)}" if way_out else message)
+
+
+def shown(value: object, most: int | None = None) -> str:
+    """Return what a message shows of a value, ``most`` characters of it: what a file held.
+
+    Python refuses to write numbers of many digits, and what is nested deeply.
+    """
+    try:
+        return repr(value)[:most]
+    except (ValueError, RecursionError):
+        return f"a value of type {type(value).__name__} that is too large to show"
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,29 @@ from dali_cutmix.core.checks import is_number, is_whole
 POINTS = [index / 32 for index in range(33)]
 #: Relative and absolute. The last bits of a cosine differ between machines; draws are float32.
 TOLERANCE = 1e-9
+#: Lists in lists. What is nested deeper was not written by a `Description`.
+MAX_DEPTH = 16
 #: Items. A longer sequence is data rather than a setting, and would make every state as long.
 MAX_ITEMS = 1000
 
 _MISSING = object()
+
+
+def is_description(value: object) -> bool:
+    """Return whether a value from a state can be the ``values`` of a `Description`."""
+    return isinstance(value, Mapping) and all(
+        isinstance(path, str) and _is_described(part, MAX_DEPTH) for path, part in value.items()
+    )
+
+
+def _is_described(value: object, depth: int) -> bool:
+    """Return whether JSON could hold a value, with this many levels of lists."""
+    if isinstance(value, (list, tuple)):
+        return depth > 0 and all(_is_described(part, depth - 1) for part in value)
+    if isinstance(value, dict):
+        is_function = set(value) == {"function", "values"}
+        return is_function and all(_is_described(part, depth - 1) for part in value.values())
+    return value is None or isinstance(value, (str, int, float))
 
 
 class Description:
@@ -181,7 +201,7 @@ def _title(value: Any) -> Any:
 
 
 def _is_described_function(value: Any) -> bool:
-    return isinstance(value, dict) and "values" in value
+    return isinstance(value, dict) and isinstance(value.get("values"), list)
 
 
 def _agree(here: Any, then: Any) -> bool:
@@ -191,7 +211,7 @@ def _agree(here: Any, then: Any) -> bool:
 
 
 def _differing_points(here: Any, then: Any) -> list[int]:
-    pairs = zip(here["values"], then["values"], strict=False)
+    pairs = zip_longest(here["values"], then["values"])
     return [index for index, pair in enumerate(pairs) if not _are_close(*pair)]
 
 
@@ -204,6 +224,8 @@ def _are_close(here: Any, then: Any) -> bool:
 def _compare(here: Any, then: Any) -> str:
     if _is_described_function(here) and _is_described_function(then):
         index = _differing_points(here, then)[0]
+        if len(here["values"]) != len(then["values"]):
+            return "a function here and one of other points in the state"
         values = here["values"][index], then["values"][index]
         at = f"a function whose value at t={POINTS[index]}"
         return f"{at} is {values[0]!r} here and {values[1]!r} in the state"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dali_cutmix.core.checks import check_count, refuse
+
 
 @dataclass(frozen=True)
 class Position:
@@ -27,3 +29,10 @@ class Position:
     start_batch: int = 0
     order: int | None = None
     mixing: bool | None = None
+
+
+def check_epoch(epoch: object) -> None:
+    """Refuse all but whole numbers from 0, below 2**63: torch's generators take no larger seed."""
+    check_count("set_epoch", "epoch", epoch, at_least=0)
+    if int(epoch) >= 2**63:  # type: ignore[call-overload]
+        refuse("set_epoch", "epoch", "be below 2**63", epoch)

@@ -11,14 +11,16 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from dali_cutmix.core.checks import is_whole
-from dali_cutmix.order.description import Description
+from dali_cutmix.core.checks import is_whole, shown
+from dali_cutmix.order.description import Description, is_description
 from dali_cutmix.order.position import Position
 from dali_cutmix.order.sampler import EpochSampler
 from dali_cutmix.order.user_sampler import UserOrder
 
 #: Version of the state and of what a state means. Raised when an order or a draw changes.
 FORMAT = 3
+#: Numbers in a state are smaller: torch's generators take no larger ones.
+MAX_NUMBER = 2**63
 #: What `load_state_dict(allow=)` may name: with another value the order of samples stays.
 CHANGEABLE = ("transform", "mix", "drop_last")
 
@@ -78,15 +80,16 @@ class Run:
         """
         _check_allow(allow)
         if not isinstance(state, Mapping) or "format" not in state:
-            _refuse(f"this is not a state of a DataLoader: {state!r:.80}.")
-        if state["format"] != FORMAT:
+            _refuse(f"this is not a state of a DataLoader: {shown(state, 80)}.")
+        if not is_whole(state["format"]) or state["format"] != FORMAT:
             _refuse(
-                f"the state has format {state['format']!r} and this version of dali_cutmix reads "
-                f"{FORMAT}: their meanings differ. Finish the run with the version that started "
-                "the run."
+                f"the state has format {shown(state['format'], 80)} and this version of "
+                f"dali_cutmix reads {FORMAT}: their meanings differ. Finish the run with the "
+                "version that started the run."
             )
         then, position = _part(Run, state), _part(Position, state)
         self._check_same(then, allow)
+        self._check_place(then, Position(**position))
         doubts = [
             doubt
             for setting in self.descriptions.values()
@@ -101,7 +104,23 @@ class Run:
         ranks = 1 if self.sampler else then["num_shards"]
         batches = position["batch"] - position["start_batch"]
         start = position["start"] + batches * then["batch_size"] * ranks
+        if not self.sampler:
+            start = min(start, self.num_samples)  # the last batch of an epoch may be short
         return replace(Position(**position), start=start, start_batch=position["batch"])
+
+    def _check_place(self, then: Mapping[str, Any], position: Position) -> None:
+        """Refuse a position outside the epoch, as far as the epoch is known here."""
+        if position.start_batch > position.batch:
+            rule = f"be at most the state's 'batch', {position.batch}"
+            refuse_value("start_batch", rule, position.start_batch)
+        if self.sampler:
+            return  # `Progress.begin` knows the order
+        if position.start > self.num_samples:
+            refuse_value("start", f"be at most {self.num_samples} samples", position.start)
+        left = -((position.start - self.num_samples) // then["num_shards"])
+        most = position.start_batch - (-left // then["batch_size"])
+        if position.batch > most:
+            refuse_value("batch", f"be at most {most}, the end of the epoch", position.batch)
 
     def _values(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -147,15 +166,29 @@ def _part(kind: type[Any], state: Mapping[str, Any]) -> dict[str, Any]:
     if missing:
         _refuse(f"the state lacks {', '.join(map(repr, missing))}.")
     for name in names:
-        value = state[name]
-        if name == "mixing":
-            check_flag(name, value)
-        elif kind is Position and not (name == "order" and value is None):
-            if not is_whole(value) or value < 0:
-                refuse_value(name, "be a whole number from 0", value)
-        elif name in ("transform", "mix") and not isinstance(value, Mapping):
-            refuse_value(name, "be a description", value)
+        _check_type(name, state[name])
     return {name: state[name] for name in names}
+
+
+def _check_type(name: str, value: Any) -> None:
+    """Refuse a value in a state that no run could have written."""
+    if name == "mixing":
+        check_flag(name, value)
+    elif name in ("transform", "mix"):
+        if not is_description(value):
+            refuse_value(name, "be a description", value)
+    elif name in ("shuffle", "drop_last"):
+        if not isinstance(value, bool):
+            refuse_value(name, "be True or False", value)
+    elif name in ("data", "sampler", "remainder"):
+        if not isinstance(value, str) and not (name == "sampler" and value is None):
+            refuse_value(name, "be text", value)
+    elif not (name == "order" and value is None):
+        smallest = 1 if name in ("batch_size", "num_shards", "num_samples") else 0
+        if not is_whole(value) or value < smallest:
+            refuse_value(name, f"be a whole number from {smallest}", value)
+        if value >= MAX_NUMBER:
+            refuse_value(name, "be below 2**63", value)
 
 
 def _snapshot(setting: Any) -> Any:
@@ -172,7 +205,7 @@ def _refuse(problem: str) -> NoReturn:
 
 def refuse_value(name: str, must: str, got: object) -> NoReturn:
     """Refuse a value in a state by its name, as in "be a whole number from 0"."""
-    _refuse(f"{name!r} in the state must {must}, got {got!r:.80}.")
+    _refuse(f"{name!r} in the state must {must}, got {shown(got, 80)}.")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -271,7 +304,14 @@ class Progress:
         if isinstance(self.order, UserOrder):
             order = self.order.order(position.epoch)
             position = self.order.mark(order, position)
-            left = order[position.start :]
+            left, size = order[position.start :], self._run.batch_size
+            if self.order.drops_last:
+                left = left[: len(left) // size * size]
+                order = order[: len(order) // size * size]
+            num_batches = -(-len(left) // size)
+            if position.batch - position.start_batch > num_batches:
+                most = position.start_batch + num_batches
+                refuse_value("batch", f"be at most {most}, the end of the epoch", position.batch)
         else:
             left = self.order.order(position.epoch, position.start)
         left = left[(position.batch - position.start_batch) * self._run.batch_size :]

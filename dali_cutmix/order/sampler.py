@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.utils.data import Sampler
 
 from dali_cutmix.core.checks import check_choice, check_count, refuse
+from dali_cutmix.order.position import check_epoch
 
 Remainder = Literal["pad", "drop", "exact"]
 
@@ -141,7 +142,7 @@ class EpochSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration serves, from 0."""
-        check_count("set_epoch", "epoch", epoch, at_least=0)
+        check_epoch(epoch)
         self.epoch = int(epoch)
 
     def __len__(self) -> int:

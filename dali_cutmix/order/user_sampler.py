@@ -12,10 +12,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from torch.utils.data import BatchSampler
 
-from dali_cutmix.core.checks import check_count, is_whole, refuse
+from dali_cutmix.core.checks import is_whole, refuse
 from dali_cutmix.core.draws import derive_seed
-from dali_cutmix.order.position import Position
+from dali_cutmix.order.position import Position, check_epoch
 
 WHERE = "DataLoader"
 #: Indices in an epoch, half a GB of them, unless the sampler's length says more.
@@ -43,6 +44,7 @@ class UserOrder:
         num_samples: Number of samples in the data, above every index; to be set.
         epoch: The epoch that the next iteration serves.
         batch_size: Size of the batches that the sampler yields; None if it yields indices.
+        drops_last: Whether a short batch at the end is left out of what `order` returns.
     """
 
     def __init__(self, sampler: Any, seed: int, *, batches: bool = False) -> None:
@@ -57,7 +59,10 @@ class UserOrder:
         self._batches = batches
         self._set_last = self._epoch_on_sampler()
         self._epoch = 0
-        self.batch_size = self._find_batch_size() if batches else None
+        self.batch_size: Any = self._find_batch_size() if batches else None
+        # torch's own only tells which indices its last, short batch leaves out.
+        self._is_plain = batches and type(sampler) is BatchSampler
+        self.drops_last = self._is_plain and bool(getattr(sampler, "drop_last", False))
 
     @classmethod
     def of(cls, sampler: Any, batch_sampler: Any, seed: int) -> UserOrder | None:
@@ -89,7 +94,7 @@ class UserOrder:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration serves, from 0."""
-        check_count("set_epoch", "epoch", epoch, at_least=0)
+        check_epoch(epoch)
         self.epoch = int(epoch)
 
     def order(self, epoch: int) -> np.ndarray:
@@ -106,8 +111,11 @@ class UserOrder:
         generator = torch.Generator("cpu").manual_seed(derive_seed(self._seed, f"sampler/{epoch}"))
         drawn = _with_generator(self.argument, generator)
         with torch.device("cpu"):  # where the generator is, whatever the default device
-            indices = chain.from_iterable(self._batches_of(drawn)) if self._batches else drawn
-            return self._check(indices)
+            if self._is_plain:
+                drawn = drawn.sampler
+            elif self._batches:
+                drawn = chain.from_iterable(self._batches_of(drawn))
+            return self._check(drawn)
 
     def mark(self, order: np.ndarray, position: Position) -> Position:
         """Return the position with a checksum of the order that it belongs to.
@@ -115,13 +123,24 @@ class UserOrder:
         Raises:
             ValueError: The position belongs to another order: the sampler cannot be resumed.
         """
-        checksum = zlib.crc32(np.ascontiguousarray(order, "<i8").tobytes())
-        if position.order is not None and position.order != checksum:
+        checksum = _checksum(order)
+        same = {None, checksum}
+        if self.drops_last:  # earlier states left the short batch out of the order
+            same.add(_checksum(order[: len(order) // self.batch_size * self.batch_size]))
+        if position.order not in same:
+            way_out = (
+                "Make the sampler without `generator=`, or give the sampler a `set_epoch` that "
+                "decides its order."
+            )
+            if self._batches and position.start and position.start_batch == position.batch:
+                way_out = (
+                    "The state's batches have another size, with which the sampler may leave out "
+                    f"other samples: take the state's size of batches. {way_out}"
+                )
             raise ValueError(
                 f"DataLoader: `{self._name}` ({self.name}) serves another order in epoch "
                 f"{position.epoch} than when the state was taken, so that the rest of the epoch is "
-                "unknown. Make the sampler without `generator=`, or give the sampler a `set_epoch` "
-                "that decides its order."
+                f"unknown. {way_out}"
             )
         return replace(position, order=checksum)
 
@@ -169,7 +188,7 @@ class UserOrder:
     def _most_indices(self) -> int:
         """Return a count that an epoch's indices reach only if they have no end."""
         try:
-            length = len(self.argument) * (self.batch_size or 1)
+            length = (len(self.argument) + self.drops_last) * (self.batch_size or 1)
         except TypeError:  # no length, or none of the sampler inside
             length = 0
         return max(length, MAX_INDICES) + 1
@@ -187,6 +206,10 @@ class UserOrder:
         if not isinstance(first, Sized) or not len(first):
             refuse(WHERE, "batch_sampler", "yield lists of indices", first)
         return len(first)
+
+
+def _checksum(order: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(order, "<i8").tobytes())
 
 
 def _with_generator(sampler: Any, generator: torch.Generator) -> Any:

@@ -17,7 +17,7 @@ from dali_cutmix.mixing.deferred import Deferred
 from dali_cutmix.mixing.plan import Mix, is_mix, min_batch_size
 from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.order.user_sampler import UserOrder
-from dali_cutmix.serving.tuning import NO_TUNING, Tuning
+from dali_cutmix.serving.tuning import MOST_AT_WORK, NO_TUNING, Tuning
 from dali_cutmix.transforms.transform import Transform
 from dali_cutmix.transforms.views import Views
 
@@ -202,6 +202,9 @@ class LoaderSettings:
         for name, at_least in {"num_workers": 0, "prefetch": 1, "max_device_memory": 1}.items():
             if getattr(self, name) is not None:
                 check_count(WHERE, name, getattr(self, name), at_least)
+        for name in ("num_workers", "prefetch"):
+            if (value := getattr(self, name)) is not None and value > MOST_AT_WORK:
+                refuse(WHERE, name, f"be at most {MOST_AT_WORK}", value)
         if self.max_pixels is not None:
             check_count(WHERE, "max_pixels", self.max_pixels, 1, "None takes all.")
         if self.dtype not in GRAPH_DTYPES:

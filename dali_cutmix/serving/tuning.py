@@ -21,6 +21,18 @@ DECODER_ARGUMENTS = (
     "preallocate_height_hint",
 )
 
+#: Threads, and batches ahead, at most: more of them is a slip of the pen.
+MOST_AT_WORK = 4096
+
+#: Smallest and largest value of each whole number.
+_RANGES = {
+    "num_threads": (1, MOST_AT_WORK),
+    "prefetch": (1, MOST_AT_WORK),
+    "device_memory_padding": (0, 2**63 - 1),
+    "preallocate_width_hint": (0, 2**31 - 1),
+    "preallocate_height_hint": (0, 2**31 - 1),
+}
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -52,12 +64,11 @@ class Tuning:
     """Machine that the tuning was found on. Has no effect."""
 
     def __post_init__(self) -> None:
-        for name in ("num_threads", "prefetch"):
-            if getattr(self, name) is not None:
-                check_count(WHERE, name, getattr(self, name), 1)
-        for name in ("device_memory_padding", "preallocate_width_hint", "preallocate_height_hint"):
-            if getattr(self, name) is not None:
-                check_count(WHERE, name, getattr(self, name), 0)
+        for name, (at_least, at_most) in _RANGES.items():
+            if (value := getattr(self, name)) is not None:
+                check_count(WHERE, name, value, at_least)
+                if value > at_most:
+                    refuse(WHERE, name, f"be at most {at_most}", value)
         load = self.hw_decoder_load
         if load is not None and (not is_number(load) or not 0 <= load <= 1):
             refuse(WHERE, "hw_decoder_load", "be in [0, 1], or None", load)
@@ -90,6 +101,8 @@ class Tuning:
             settings = json.loads(read_text(path))
         except ValueError as error:
             raise ValueError(f"{WHERE}: {name} is not valid JSON ({error}). {again}") from None
+        except RecursionError:
+            raise ValueError(f"{WHERE}: {name} is nested too deeply. {again}") from None
         if not isinstance(settings, dict):
             kind = type(settings).__name__
             raise ValueError(f"{WHERE}: {name} must hold a JSON object, got a {kind}. {again}")

@@ -116,7 +116,13 @@ def _from_shards(paths: list[str]) -> StoredImages:
 
 def _from_report(path: str) -> StoredImages:
     report = Report.read(path)
-    images = open_source(report.source, first_label=report.first_label)
+    try:
+        images = open_source(report.source, first_label=report.first_label)
+    except RecursionError:
+        raise ValueError(
+            f"{WHERE}: the `source` of the report {printable(path)} must be the data that were "
+            f"checked, got a report that leads back to this report: {report.source!r}."
+        ) from None
     data, path = printable(report.source), printable(path)
     if images.fingerprint != report.fingerprint:
         raise ValueError(
@@ -124,6 +130,7 @@ def _from_report(path: str) -> StoredImages:
             f"classes differ ({len(images)} images now, {report.num_images} then). "
             f"Run `dali-cutmix check {data} --out {path}` again."
         )
+    report.check_num_images(len(images), path)
     if not report.bad:
         return images
     good = report.good_indices()

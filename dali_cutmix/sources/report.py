@@ -10,9 +10,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from dali_cutmix.core.checks import is_number, is_whole
+from dali_cutmix.core.checks import is_number, is_whole, shown
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import read_text
+
+_LARGEST = 2**63 - 1  # what an array of whole numbers holds
 
 SMALL_SIDE = 224  # pixels: what most networks are trained at
 
@@ -150,21 +152,54 @@ class Report:
         if not isinstance(content, dict) or "format" not in content:
             raise ValueError(_not_a_report(name))
         if content["format"] != 1:
-            got = f"{content['format']!r:.80}"
+            got = shown(content["format"], 80)
             raise ValueError(f"{name} must be a report of format 1, got {got}. {_WAY_OUT}")
         try:
             report: Report = _read(cls, content, "")
-            for place, image in enumerate(report.bad):
-                if not 0 <= image.index < report.num_images:
-                    rule = f"be below num_images={report.num_images}"
-                    raise _DamagedError(f"`bad[{place}].index` must {rule}, got {image.index}")
+            report._check_numbers()
         except _DamagedError as error:
-            raise ValueError(f"{name} is a damaged report: {error}. {_WAY_OUT}") from None
+            raise ValueError(_damaged(name, str(error))) from None
         return report
+
+    def _check_numbers(self) -> None:
+        """Refuse numbers that contradict each other."""
+        seen: set[int] = set()
+        for place, image in enumerate(self.bad):
+            rule = f"be below num_images={self.num_images}"
+            _check(image.index < self.num_images, f"bad[{place}].index", rule, image.index)
+            _check(image.index not in seen, f"bad[{place}].index", "come once", image.index)
+            seen.add(image.index)
+        sizes = self.sizes
+        rule = f"be at most num_images={self.num_images}"
+        _check(sizes.count <= self.num_images, "sizes.count", rule, sizes.count)
+        rule = f"be at most count={sizes.count}"
+        _check(sizes.num_small <= sizes.count, "sizes.num_small", rule, sizes.num_small)
+        for name in ("width", "height", "megapixels", "file_bytes"):
+            spread: Spread = getattr(sizes, name)
+            rule = "have min <= median <= max"
+            _check(spread.min <= spread.median <= spread.max, f"sizes.{name}", rule, asdict(spread))
+
+    def check_num_images(self, num_images: int, name: str) -> None:
+        """Refuse a report of another number of images than the data have.
+
+        Args:
+            num_images: Images of the data, whose fingerprint is the report's.
+            name: Name of the report, for messages.
+
+        Raises:
+            ValueError: The numbers differ.
+        """
+        if self.num_images != num_images:
+            rule = f"`num_images` must be {num_images}, the number of images in {self.source}"
+            raise ValueError(_damaged(name, f"{rule}, got {self.num_images}"))
 
 
 def _not_a_report(name: str) -> str:
     return f"{name} is not a report of `dali-cutmix check`. {_WAY_OUT}"
+
+
+def _damaged(name: str, problem: str) -> str:
+    return f"{name} is a damaged report: {problem}. {_WAY_OUT}"
 
 
 class _DamagedError(Exception):
@@ -180,7 +215,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
         name: Path of the field, for messages.
     """
     if isinstance(kind, type) and is_dataclass(kind):
-        _check(isinstance(value, dict), name, "an object", value)
+        _check(isinstance(value, dict), name, "be an object", value)
         kinds, parts = get_type_hints(kind), {}
         for field in fields(kind):
             path = f"{name}.{field.name}".removeprefix(".")
@@ -190,18 +225,20 @@ def _read(kind: Any, value: Any, name: str) -> Any:
                 raise _DamagedError(f"`{path}` is missing")
         return kind(**parts)
     if get_origin(kind) is tuple:
-        _check(isinstance(value, list), name, "a list", value)
+        _check(isinstance(value, list), name, "be a list", value)
         item_kind = get_args(kind)[0]
         return tuple(_read(item_kind, item, f"{name}[{i}]") for i, item in enumerate(value))
     if kind is float:
-        _check(is_number(value) and math.isfinite(value), name, "a finite number", value)
+        _check(is_number(value) and abs(value) < math.inf, name, "be a finite number", value)
+        _check(0 <= value <= _LARGEST, name, f"be from 0 to {_LARGEST}", value)
     elif kind is str:
-        _check(isinstance(value, str), name, "text", value)
+        _check(isinstance(value, str), name, "be text", value)
     elif value is not None or kind is int:  # `int` or `int | None`
-        _check(is_whole(value) and value >= 0, name, "a whole number of at least 0", value)
+        _check(is_whole(value) and value >= 0, name, "be a whole number of at least 0", value)
+        _check(value <= _LARGEST, name, f"be at most {_LARGEST}", value)
     return value
 
 
 def _check(is_right: bool, name: str, rule: str, value: Any) -> None:
     if not is_right:
-        raise _DamagedError(f"`{name}` must be {rule}, got {value!r:.80}")
+        raise _DamagedError(f"`{name}` must {rule}, got {shown(value, 80)}")

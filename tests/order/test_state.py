@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import json
+import math
 import pickle
 import re
 from collections.abc import Callable, Iterator
@@ -531,6 +532,14 @@ def test_something_else_than_a_state_is_refused(photo_folder: Path) -> None:
         loader.load_state_dict(state)
 
 
+def nested(depth: int) -> Any:
+    """Lists in lists."""
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 BAD_PAIR = "'bad' in the state must hold pairs of an index below 21 and a reason, got "
 
 
@@ -544,6 +553,35 @@ BAD_PAIR = "'bad' in the state must hold pairs of an index below 21 and a reason
         ({"epoch": 5, "bad": [3]}, f"{BAD_PAIR}3."),
         ({"epoch": 5, "mixing": 1}, "'mixing' in the state must be True, False or None, got 1."),
         ({"epoch": 5, "mixup_enabled": "no"}, "'mixup_enabled' in the state must be True, Fal"),
+        ({"epoch": 2**63}, "'epoch' in the state must be below 2**63, got 9223372036854775808."),
+        ({"epoch": 10**5000}, "'epoch' in the state must be below 2**63, got a value of type int"),
+        ({"epoch": True}, "'epoch' in the state must be a whole number from 0, got True."),
+        ({"epoch": math.nan}, "'epoch' in the state must be a whole number from 0, got nan."),
+        ({"epoch": 5.0}, "'epoch' in the state must be a whole number from 0, got 5.0."),
+        ({"batch": 7}, "'batch' in the state must be at most 6, the end of the epoch, got 7."),
+        ({"batch": 1, "start_batch": 2}, "'start_batch' in the state must be at most the state's"),
+        ({"start": 22}, "'start' in the state must be at most 21 samples, got 22."),
+        ({"start": 21}, "'batch' in the state must be at most 0, the end of the epoch, got 2."),
+        ({"order": "abc"}, "'order' in the state must be a whole number from 0, got 'abc'."),
+        ({"batch_size": "4"}, "'batch_size' in the state must be a whole number from 1, got '4'."),
+        ({"batch_size": 0}, "'batch_size' in the state must be a whole number from 1, got 0."),
+        ({"num_shards": 0}, "'num_shards' in the state must be a whole number from 1, got 0."),
+        ({"num_samples": True}, "'num_samples' in the state must be a whole number from 1, got T"),
+        ({"seed": [3]}, "'seed' in the state must be a whole number from 0, got [3]."),
+        ({"shuffle": 1}, "'shuffle' in the state must be True or False, got 1."),
+        ({"drop_last": "no"}, "'drop_last' in the state must be True or False, got 'no'."),
+        ({"data": 7}, "'data' in the state must be text, got 7."),
+        ({"sampler": 7}, "'sampler' in the state must be text, got 7."),
+        ({"remainder": None}, "'remainder' in the state must be text, got None."),
+        ({"format": True}, "the state has format True and this version of dali_cutmix reads"),
+        ({"format": 10**5000}, "the state has format a value of type int that is too large"),
+        ({"transform": {3: 4}}, "'transform' in the state must be a description, got {3: 4}."),
+        ({"mix": {"": {"values": 3}}}, "'mix' in the state must be a description, got"),
+        ({"mix": {"": nested(5000)}}, "'mix' in the state must be a description, got"),
+        ({"mix": {"": nested(50)}}, "'mix' in the state must be a description, got"),
+        ({"bad": nested(5000)}, "'bad' in the state must hold pairs of an index below 21 and a re"),
+        ({"bad": [[-1, "gone"]]}, f"{BAD_PAIR}[-1, 'gone']."),
+        ({"bad": [[10**5000, "gone"]]}, f"{BAD_PAIR}a value of type list that is too large"),
     ],
 )
 def test_a_refused_state_leaves_the_loader_as_it_was(
@@ -558,6 +596,21 @@ def test_a_refused_state_leaves_the_loader_as_it_was(
         loader.load_state_dict({**before, **change})
     assert loader.state_dict() == before
     assert_same(found + list(epoch), expected)
+
+
+def test_a_place_in_an_epoch_that_was_dealt_out_anew_is_taken_again(photo_folder: Path) -> None:
+    """At the end of an epoch, where the last batch was short."""
+    first = train(photo_folder)
+    epoch = iter(first)
+    for _ in range(6):
+        next(epoch)
+    second = train(photo_folder, batch_size=5)
+    second.load_state_dict(first.state_dict())
+    state = second.state_dict()
+    third = train(photo_folder, batch_size=5)
+    third.load_state_dict(state)
+    assert list(third) == []
+    assert len(list(third)) == 5
 
 
 def refusal(differs: str, allow: str) -> str:

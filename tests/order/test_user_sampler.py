@@ -218,6 +218,61 @@ def test_sampler_that_draws_on_is_not_resumed_with_another_batch_size_either(
     assert sorted(before + served(second)) == list(range(23))
 
 
+def test_torchs_batch_sampler_that_leaves_a_short_batch_out_goes_on_with_another_size(
+    numbered_folder: Path,
+) -> None:
+    def make(batch_size: int) -> DataLoader:
+        order = BatchSampler(RandomSampler(range(23)), batch_size, drop_last=True)
+        return numbered(numbered_folder, batch_sampler=order)
+
+    first = make(5)
+    batches_of_five = iter(first)
+    before = [(next(batches_of_five)[0][:, 0, 0, 0] // 10).tolist() for _ in range(2)]
+    second = make(4)
+    second.load_state_dict(first.state_dict())
+    after = batches(second)
+    assert [len(batch) for batch in after] == [4, 4, 4]
+    assert [len(batch) for batch in batches(second)] == [4] * 5  # the next epoch
+    served = [index for batch in before + after for index in batch]
+    assert len(set(served)) == len(served) == 22
+    third = make(5)
+    third.load_state_dict(first.state_dict())
+    assert batches(third) == [(image[:, 0, 0, 0] // 10).tolist() for image, _ in batches_of_five]
+
+
+def test_a_batch_sampler_that_leaves_out_others_with_another_size_is_not_resumed_so(
+    numbered_folder: Path,
+) -> None:
+    class Dropping(BatchSampler):
+        """Leaves a short batch out, in a way of its own."""
+
+    def make(batch_size: int) -> DataLoader:
+        order = Dropping(RandomSampler(range(23)), batch_size, drop_last=True)
+        return numbered(numbered_folder, batch_sampler=order)
+
+    first = make(5)
+    next(iter(first))
+    second = make(6)
+    second.load_state_dict(first.state_dict())
+    message = (
+        "so that the rest of the epoch is unknown. The state's batches have another size, with "
+        "which the sampler may leave out other samples: take the state's size of batches. Make the "
+        "sampler without `generator=`, or"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        next(iter(second))
+
+
+def test_a_state_behind_the_end_of_a_samplers_epoch_is_refused(numbered_folder: Path) -> None:
+    first = numbered(numbered_folder, sampler=list(range(10)), batch_size=4)
+    next(iter(first))
+    second = numbered(numbered_folder, sampler=list(range(10)), batch_size=4)
+    second.load_state_dict({**first.state_dict(), "batch": 4})
+    message = "'batch' in the state must be at most 3, the end of the epoch, got 4."
+    with pytest.raises(ValueError, match=f"^load_state_dict: {re.escape(message)}$"):
+        next(iter(second))
+
+
 def test_epoch_set_on_the_sampler_inside_a_batch_sampler_counts(numbered_folder: Path) -> None:
     inside = DistributedSampler(range(23), 2, 0, seed=3)
     loader = numbered(numbered_folder, batch_sampler=BatchSampler(inside, 5, drop_last=False))

@@ -56,6 +56,13 @@ def test_a_tuning_can_be_a_key_and_cannot_be_changed() -> None:
         ("device_memory_padding", -1, "be a whole number of at least 0, got -1."),
         ("preallocate_width_hint", -1, "be a whole number of at least 0, got -1."),
         ("preallocate_height_hint", True, "be a whole number of at least 0, got True."),
+        ("num_threads", 10**9, "be at most 4096, got 1000000000."),
+        ("prefetch", 5000, "be at most 4096, got 5000."),
+        ("prefetch", True, "be a whole number of at least 1, got True."),
+        ("hw_decoder_load", float("nan"), "be in [0, 1], or None, got nan."),
+        ("hw_decoder_load", 10**400, f"be in [0, 1], or None, got 1{'0' * 400}."),
+        ("device_memory_padding", 2**63, f"be at most {2**63 - 1}, got {2**63}."),
+        ("preallocate_width_hint", 2**31, f"be at most {2**31 - 1}, got {2**31}."),
         ("roi_decode", 1, "be True or False, got 1."),
         ("machine", [], "be a dictionary, got []."),
     ],
@@ -89,6 +96,7 @@ def test_unknown_keys_are_refused_by_name(tmp_path: Path) -> None:
     [
         ("no", "is not valid JSON (Expecting value: line 1 column 1 (char 0))."),
         ("[1]", "must hold a JSON object, got a list."),
+        ("[" * 100_000, "is nested too deeply."),
     ],
 )
 def test_other_files_are_refused_by_name(text: str, says: str, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dali_cutmix.sources.open import open_source
 from dali_cutmix.sources.report import Report
 
 WAY_OUT = "Write it anew with `dali-cutmix check DATA --out report.json`."
@@ -76,6 +78,17 @@ def test_another_format_is_refused() -> None:
         ("sizes.width", 4, "`sizes.width` must be an object"),
         ("sizes.width.max", "4", "`sizes.width.max` must be a finite number"),
         ("sizes.width.max", float("nan"), "`sizes.width.max` must be a finite number"),
+        ("sizes.width.max", float("inf"), "`sizes.width.max` must be a finite number"),
+        ("sizes.width.max", True, "`sizes.width.max` must be a finite number"),
+        ("sizes.width.min", -4, f"`sizes.width.min` must be from 0 to {2**63 - 1}"),
+        ("sizes.width.max", 10**400, f"`sizes.width.max` must be from 0 to {2**63 - 1}"),
+        ("num_images", 10**400, f"`num_images` must be at most {2**63 - 1}"),
+        ("first_label", 2**63, f"`first_label` must be at most {2**63 - 1}"),
+        ("bad.0.index", 10**400, f"`bad[0].index` must be at most {2**63 - 1}"),
+        ("bad.1.index", 3, "`bad[1].index` must come once"),
+        ("sizes.count", 24, "`sizes.count` must be at most num_images=23"),
+        ("sizes.num_small", 23, "`sizes.num_small` must be at most count=22"),
+        ("source", json.loads("[" * 900 + "]" * 900), "`source` must be text"),
     ],
 )
 def test_a_damaged_field_is_named_with_its_content(field: str, value: Any, rule: str) -> None:
@@ -86,6 +99,42 @@ def test_a_damaged_field_is_named_with_its_content(field: str, value: Any, rule:
         Report.from_json(json.dumps(damaged), "r.json")
     got = f"{value!r:.80}"
     assert str(caught.value) == f"r.json is a damaged report: {rule}, got {got}. {WAY_OUT}"
+
+
+def test_a_spread_out_of_order_is_named() -> None:
+    damaged = content()
+    damaged["sizes"]["height"]["median"] = 5
+    with pytest.raises(ValueError, match=r"`sizes\.height` must have min <= median <= max, got"):
+        Report.from_json(json.dumps(damaged), "r.json")
+
+
+def written(folder: Path, path: Path, **changes: Any) -> Path:
+    images = open_source(str(folder))
+    report = content() | {"source": str(folder), "fingerprint": images.fingerprint}
+    path.write_text(json.dumps(report | {"num_images": len(images)} | changes))
+    return path
+
+
+@pytest.mark.parametrize("num_images", [22, 24, 10**18])
+@pytest.mark.parametrize("bad", [[], content()["bad"]])
+def test_a_report_of_another_number_of_images_than_the_data_have_is_refused(
+    numbered_folder: Path, tmp_path: Path, num_images: int, bad: Any
+) -> None:
+    path = written(numbered_folder, tmp_path / "r.json", num_images=num_images, bad=bad)
+    message = (
+        f"{path} is a damaged report: `num_images` must be 23, the number of images in "
+        f"{numbered_folder}, got {num_images}. {WAY_OUT}"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        open_source(str(path))
+
+
+def test_a_report_of_itself_is_refused(tmp_path: Path) -> None:
+    path, other = tmp_path / "r.json", tmp_path / "s.json"
+    path.write_text(json.dumps(content() | {"source": str(other)}))
+    other.write_text(json.dumps(content() | {"source": str(path)}))
+    with pytest.raises(ValueError, match="a report that leads back to this report"):
+        open_source(str(path))
 
 
 @pytest.mark.parametrize(
