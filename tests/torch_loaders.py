@@ -29,10 +29,7 @@ choice = v2.RandomChoice([cutmix, mixup], p=[0.25, 0.75])
 #: The mixes that `cutmix` and `mixup` become.
 CUTMIX, MIXUP = CutMix.torchvision(), MixUp.torchvision(0.2)
 
-UNSEEN = (
-    "from_torch cannot see what a function does. Remove it if it converts to RGB, as the graph "
-    "does; else pass `transform=`."
-)
+UNSEEN = "from_torch cannot see what the function does. Remove it, or pass `transform=`."
 
 
 def over(root: Path | str, parts: Any, **settings: Any) -> TorchLoader[Any]:

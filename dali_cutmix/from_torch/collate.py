@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import default_collate
 
 from dali_cutmix.from_torch.comparison import are_equal, call, held
-from dali_cutmix.from_torch.report import NoCounterpartError, torchvision_name
+from dali_cutmix.from_torch.report import NoCounterpartError, transform_name
 from dali_cutmix.mixing.choice import RandomChoice
 from dali_cutmix.mixing.cutmix import CutMix
 from dali_cutmix.mixing.mixup import MixUp
@@ -57,7 +58,7 @@ def translate_collate(
         NoCounterpartError: The function does something else, or holds several mixes.
     """
     mixes = held(collate, _is_mix)
-    names = " and ".join(str(torchvision_name(mix)) for mix in mixes)
+    names = " and ".join(str(transform_name(mix)) for mix in mixes)
     if len(mixes) > 1:
         raise NoCounterpartError(
             f"the function holds {names}. Choose by a single v2.RandomChoice, or pass `mix=`."
@@ -67,11 +68,18 @@ def translate_collate(
     def expected(samples: Any) -> Any:
         return default_collate(samples) if mix is None else mix(*default_collate(samples))
 
+    def tried(images: Sequence[Any], function: Callable[..., Any]) -> Any:
+        return call(function, list(zip(images, labels, strict=True)))
+
     try:
-        (batch, states), (expected_batch, expected_states) = (
-            call(function, list(zip(images.clone(), labels, strict=True)))
-            for function in (collate, expected)
-        )
+        try:
+            batch, states = tried(list(images.clone()), collate)
+        except Exception:  # the function may take Pillow images
+            if images.dtype != torch.uint8:
+                raise
+            pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+            batch, states = tried([Image.fromarray(image) for image in pixels], collate)
+        expected_batch, expected_states = tried(list(images.clone()), expected)
     except Exception as error:  # whatever the user's code raises
         reason = str(error).rstrip(".")
         raise NoCounterpartError(f"a synthetic batch fails: {reason}. {_WAY_OUT}") from error
@@ -100,11 +108,11 @@ def translate_collate(
 
 
 def _ends(part: Any) -> list[Any]:
-    return list(part.transforms) if torchvision_name(part) == "RandomChoice" else [part]
+    return list(part.transforms) if transform_name(part) == "RandomChoice" else [part]
 
 
 def _is_mix(part: Any) -> bool:
-    names = [torchvision_name(end) for end in _ends(part)]
+    names = [transform_name(end) for end in _ends(part)]
     return bool(names) and all(name in _PRESETS for name in names)
 
 

@@ -10,7 +10,7 @@ from dali_cutmix.from_torch.report import (
     OutOfPlaceError,
     Translation,
     mode_of,
-    torchvision_name,
+    transform_name,
 )
 from dali_cutmix.transforms.affine import INTERPOLATIONS
 from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
@@ -38,7 +38,7 @@ def translate_color(part: Any, levels: Levels, prob: float, translation: Transla
     Raises:
         NoCounterpartError: The graph has no such augmentation, or not in this place.
     """
-    name = torchvision_name(part)
+    name = transform_name(part)
     if name == "RandomErasing":
         return _erasing(part, levels, prob, translation)
     if not levels.are_plain or (name in _AUTOMATIC and not levels.are_uint8):

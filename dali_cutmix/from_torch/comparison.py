@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+#: Classes of objects that draw random numbers.
+GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
+
 #: A longer sequence is data.
 MAX_ITEMS = 100
 

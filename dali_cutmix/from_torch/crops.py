@@ -34,6 +34,7 @@ class Crops:
         self._area: dict[str, Any] | None = None
         self._crop: Size | None = None
         self._center: Size | None = None
+        self._kernel = "bilinear"
         self._flip = 0.0
 
     @property
@@ -51,8 +52,8 @@ class Crops:
             return side_or_size
         return None if self.size is None else _scaled(self.size, side_or_size)
 
-    def resize(self, side_or_size: int | Size) -> None:
-        """Take ``Resize`` of the short side, or to ``(height, width)``."""
+    def resize(self, side_or_size: int | Size, kernel: str = "bilinear") -> None:
+        """Take ``Resize`` of the short side, or to ``(height, width)``, by a kernel's name."""
         if self.is_cropped:
             raise NoCounterpartError(_ONE_CROP)
         if self._resize is not None or self._pad:
@@ -60,9 +61,10 @@ class Crops:
                 "the graph resizes an image once, before padding. Remove this resize."
             )
         self._resize, self.size = side_or_size, self.resized(side_or_size)
+        self._kernel = kernel
 
-    def crop_area(self, size: Size, scale: Any, ratio: Any) -> None:
-        """Take ``RandomResizedCrop``."""
+    def crop_area(self, size: Size, scale: Any, ratio: Any, kernel: str = "bilinear") -> None:
+        """Take ``RandomResizedCrop`` with a kernel's name."""
         if self.is_cropped:
             raise NoCounterpartError(_ONE_CROP)
         if self._resize is not None or self._pad:
@@ -71,7 +73,7 @@ class Crops:
                 "padding before. Remove these; the crop's share of the image stays the same."
             )
         self._area = {"scale": tuple(map(float, scale)), "ratio": tuple(map(float, ratio))}
-        self.size = size
+        self._kernel, self.size = kernel, size
 
     def pad(self, pixels: int) -> None:
         """Take ``Pad`` with black, or the ``padding`` of ``RandomCrop``."""
@@ -110,6 +112,8 @@ class Crops:
             NoCounterpartError: The list has no counterpart. The text is about the list.
             ValueError: An argument is outside its range.
         """
+        if self._kernel != "bilinear":
+            scaling = {**scaling, "interpolation": self._kernel}
         settings: dict[str, Any] = {**scaling, "flip": self._flip}
         if augment:
             settings["augment"] = augment

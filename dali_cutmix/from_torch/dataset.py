@@ -28,7 +28,7 @@ from torchvision.datasets.vision import StandardTransform  # type: ignore[import
 from dali_cutmix.core.checks import is_whole
 from dali_cutmix.from_torch.comparison import call, held
 from dali_cutmix.from_torch.crops import Size
-from dali_cutmix.from_torch.report import NoCounterpartError, named, torchvision_name
+from dali_cutmix.from_torch.report import NoCounterpartError, named, transform_name
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.files import FileList
@@ -94,6 +94,32 @@ class Data:
         return len(getattr(_innermost(self.source), "classes", "ab"))
 
 
+def common_size(source: Any) -> Size | None:
+    """Return ``(height, width)`` of all images, read from headers; None where sizes differ."""
+    images = open_source(source)
+    common = None
+    for index in range(len(images)):
+        try:
+            size = _header_size(images, index)
+        except Exception:  # whatever a bad file raises
+            return None
+        if size != (common := common or size):
+            return None
+    return common
+
+
+def _header_size(images: StoredImages, index: int) -> Size:
+    if images.kind == "pixels":
+        height, width, _ = images.stored(index).shape
+        return height, width
+    is_file = images.kind == "path"
+    file: Any = images.path(index) if is_file else io.BytesIO(images.encoded(index).tobytes())
+    with Image.open(file) as image:
+        width, height = image.size
+        is_turned = image.getexif().get(0x0112, 1) >= 5  # the orientation
+        return (width, height) if is_turned else (height, width)
+
+
 def _innermost(source: Any) -> Any:
     """Return the list of images inside all Subsets."""
     while isinstance(source, Subset):
@@ -150,7 +176,7 @@ def find_transforms(dataset: Any, path: str = "dataset") -> dict[str, Any]:
             places[f"{path}.{name}"] = value
     if not places:
         method = type(dataset).__getitem__ if hasattr(type(dataset), "__getitem__") else None
-        for part in held(method, lambda part: torchvision_name(part) is not None):
+        for part in held(method, lambda part: transform_name(part) is not None):
             places[f"{path}.__getitem__"] = part
     different: dict[int, tuple[str, Any]] = {}
     for place, value in places.items():
@@ -465,5 +491,5 @@ def _is_transform(name: str, value: Any) -> bool:
     """Return whether an attribute is, or calls, a transform that from_torch knows."""
     if not callable(value) or _is_dataset(value) or isinstance(value, (type, StandardTransform)):
         return False
-    is_known = bool(held(value, lambda part: torchvision_name(part) is not None))
+    is_known = bool(held(value, lambda part: transform_name(part) is not None))
     return is_known or name == "transform"

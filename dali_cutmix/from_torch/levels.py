@@ -85,12 +85,6 @@ class Levels:
         self.kind = torch.Tensor if self.is_tensor else None
         return NO_CHANGE
 
-    def to_float(self, part: Any) -> None:
-        """Apply the conversion that presets do before ``Normalize``."""
-        self.pil_to_tensor(part)
-        if self.dtype != torch.float32:
-            self._scale_to(torch.float32)
-
     def to_pil(self, part: Any) -> str:
         """Apply ``ToPILImage``."""
         if part.mode not in (None, "RGB"):
@@ -117,6 +111,14 @@ class Levels:
             )
         self.dtype = dtype
         return f"{str(dtype)[6:]}, unscaled"
+
+    def to_unscaled(self, part: Any) -> str:
+        """Apply timm's ``ToTensor``, which converts and does not scale."""
+        self.pil_to_tensor(part)
+        if part.dtype not in _DTYPES:
+            raise NoCounterpartError(f"the graph does not make {part.dtype}. Use torch.float32.")
+        self.dtype = part.dtype
+        return f"{str(self.dtype)[6:]}, unscaled"
 
     def normalize(self, part: Any) -> str:
         """Apply ``Normalize``; several compose into one."""

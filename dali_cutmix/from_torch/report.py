@@ -14,13 +14,27 @@ import torch
 from dali_cutmix.core.checks import is_number
 from dali_cutmix.transforms.views import Views
 
-_PILLOW_MODES = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+_PILLOW_MODES = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+    4: "box",
+    5: "hamming",
+}
+
+#: timm's modules of transforms.
+_TIMM = ("timm.data.transforms", "timm.data.auto_augment", "timm.data.random_erasing")
 
 WIDTH = 60  # characters of a part in the report
 
 
 class NoCounterpartError(Exception):
     """A part has no counterpart. The text says why, and the way out."""
+
+
+class SizesVaryError(NoCounterpartError):
+    """Images have different sizes where they need one."""
 
 
 class OutOfPlaceError(NoCounterpartError):
@@ -38,12 +52,14 @@ class Translation:
         refusals: ``(path, part, reason)`` of each part without a counterpart.
         notes: Sentences about differences.
         num_parts: Parts met so far.
+        lacks_size: Whether a list was refused since images may have different sizes.
     """
 
     lines: list[tuple[str, str, str]] = field(default_factory=list)
     refusals: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     num_parts: int = 0
+    lacks_size: bool = False
 
     def became(self, path: str, part: Any, result: str) -> None:
         """Record what a part became; ``part`` may be the text to show."""
@@ -69,6 +85,7 @@ class Translation:
             for path, part, text in inner_records:
                 place = next((place for place in places if path.startswith(place)), "")
                 records.append((places.get(place, "") + path.removeprefix(place), part, text))
+        self.lacks_size |= inner.lacks_size
         self.num_parts += inner.num_parts
         for sentence in inner.notes:
             self.note(sentence)
@@ -130,16 +147,28 @@ def shown(part: Any) -> str:
     return textwrap.shorten(text, WIDTH, placeholder=" ...")
 
 
-def torchvision_name(part: Any) -> str | None:
-    """Return the class name of a torchvision transform or torch's ``Sequential``, else None."""
+def transform_name(part: Any) -> str | None:
+    """Return the class name of a transform that from_torch knows, else None.
+
+    Returns:
+        The name of torchvision's class, of torch's ``Sequential`` or ``Identity``, or, behind
+        ``timm.``, of timm's.
+    """
     name, module = type(part).__name__, type(part).__module__
     if module.startswith("torchvision.transforms."):
         return name
+    if module in _TIMM:
+        return f"timm.{name}"
     return name if module.startswith("torch.nn.") and name in ("Sequential", "Identity") else None
 
 
 def mode_of(part: Any) -> str:
-    """Return the name of a part's interpolation, which may be a name or Pillow's number."""
+    """Return the name of a part's interpolation, which may be a name or Pillow's number.
+
+    Two modes, of which timm takes either, are ``"random"``.
+    """
+    if isinstance(part.interpolation, (tuple, list)):
+        return "random"
     mode = getattr(part.interpolation, "value", part.interpolation)
     return _PILLOW_MODES.get(mode, str(mode)) if isinstance(mode, int) else str(mode)
 
@@ -156,6 +185,8 @@ def written(value: Any) -> str:
     if not hasattr(value, "__dataclass_fields__"):
         return repr(value) if is_number(value) or isinstance(value, (str, bool)) else named(value)
     name = type(value).__name__
+    if name == "RandomChoice" and type(value).__module__.startswith("dali_cutmix.transforms."):
+        name = f"augmentations.{name}"  # a mix has this name too
     if isinstance(value, Views):
         return f"Views({_written_views(value)})"
     if (preset := getattr(type(value), "torchvision", None)) and value == preset(value.alpha):

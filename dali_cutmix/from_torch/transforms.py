@@ -1,45 +1,41 @@
-"""torchvision's transforms, v1 or v2, as the transform of a graph."""
+"""torchvision's transforms, v1 or v2, and timm's, as the transform of a graph.
+
+A list becomes a `TrainTransform` or an `EvalTransform` where these do the same, which `Fixed`
+tells, and else a `Compose` of steps, which `Steps` makes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from torch import nn
+from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-from dali_cutmix.from_torch.colors import COLORS, commutes_with_crops, translate_color
-from dali_cutmix.from_torch.comparison import are_equal, call, held
-from dali_cutmix.from_torch.crops import Crops, Size, fallback_note
+from dali_cutmix.from_torch.crops import Size
+from dali_cutmix.from_torch.fixed import Fixed
+from dali_cutmix.from_torch.functions import SIZES, seen_transforms, wrapped_transform
 from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
 from dali_cutmix.from_torch.report import (
     NoCounterpartError,
     OutOfPlaceError,
+    SizesVaryError,
     Translation,
-    mode_of,
     named,
-    torchvision_name,
-    written,
+    transform_name,
 )
-from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
-from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
+from dali_cutmix.from_torch.scripts import own_class
+from dali_cutmix.from_torch.steps import Steps
+from dali_cutmix.transforms.crop import TrainTransform
+from dali_cutmix.transforms.sizing import CenterCrop, Pad, Resize
 
-#: (height, width) of synthetic images: as ImageNet's, square, long, small and large.
-SIZES = (
-    *((375, 500), (500, 333), (300, 400), (224, 224), (512, 512), (90, 1000), (800, 100)),
-    *((32, 32), (24, 17), (1, 1), (1300, 1700), (1700, 1300)),
-)
-
-_NO_OPERATOR = "the graph has no such operator. Remove it, or pass `transform=`."
 _NOT_TORCHVISION = (
-    "the graph runs torchvision's transforms only, and this class is another. Pass `transform=`."
+    "the graph runs transforms of torchvision and timm only, and this class is another. Pass "
+    "`transform=`."
 )
-_UNSEEN = (
-    "from_torch cannot see what a function does. Remove it if it converts to RGB, as the graph "
-    "does; else pass `transform=`."
-)
-_SAME_SIZE = f"{NO_CHANGE}: images have that size"
+_UNSEEN = "from_torch cannot see what the function does. Remove it, or pass `transform=`."
 
 #: Names of the classes that leave an RGB image as it is.
 _IDENTITIES = ("Identity", "RGB")
@@ -50,7 +46,9 @@ def translate_transform(
     size: Size | None,
     translation: Translation,
     kind: type[torch.Tensor] | None = None,
-) -> tuple[TrainTransform | EvalTransform | None, torch.dtype]:
+    may_end_in_pillow: bool = False,
+    behind: Sequence[Any] = (),
+) -> tuple[Any, torch.dtype]:
     """Translate a dataset's ``transform``.
 
     Args:
@@ -59,95 +57,51 @@ def translate_transform(
         size: ``(height, width)`` of all stored images; None where sizes differ or are unknown.
         translation: Takes lines, notes and refusals.
         kind: Class of the tensors that ``transform`` is handed; None for Pillow images.
+        may_end_in_pillow: Whether a user's function makes a batch of what ``transform`` returns.
+        behind: Transforms of the loader, applied to batches of uint8.
 
     Returns:
         The transform, None where a part was refused, and the dtype of its pixels.
     """
-    walk = _Walk(size, translation, kind)
-    num_refused = len(translation.refusals)
-    if torchvision_name(transform) is None and (inner := _unwrapped(transform, size)) is not None:
-        translation.became("transform", named(transform), f"the {named(inner)} inside")
-        translation.note(
-            f"{named(transform)} was compared with the {named(inner)} inside on "
-            f"{1 if size else len(SIZES)} synthetic images only."
-        )
-        transform = inner
-    for path, part in _each("transform", transform) if transform is not None else ():
-        walk.take(path, part)
-    translated = walk.finish(transform) if len(translation.refusals) == num_refused else None
-    return translated, walk.levels.dtype
+    walk = _Walk(size, kind)
+    if transform is not None:
+        walk.take("transform", transform)
+    if may_end_in_pillow and not walk.levels.is_tensor:
+        walk.levels.pil_to_tensor(None)
+    for part in behind:
+        walk.take("loader", part)
+    return walk.finish(transform, translation), walk.levels.dtype
 
 
-def _unwrapped(function: Any, size: Size | None) -> Any:
-    """Return the torchvision transform that a user's function calls, if nothing else happens."""
-    for transform in held(function, lambda part: torchvision_name(part) is not None):
-        images = [_image(image_size) for image_size in ([size] if size else SIZES)]
-        if _are_same(function, transform, images):
-            return transform
-    return None
+@dataclass
+class _Record:
+    """Say what became of a part.
 
+    Attributes:
+        path: Place of the part.
+        part: The part, or the text to show.
+        fixed: What the part is in a `TrainTransform` or `EvalTransform`, or why it has no place.
+        step: What the part is in a `Compose`, or why there is no such step.
+    """
 
-def _are_same(function: Any, transform: Any, images: list[Image.Image]) -> bool:
-    """Return whether both give equal tensors of most images, and fail on the others."""
-    num_equal = 0
-    for image in images:
-        result, expected = (_outcome(callee, image) for callee in (function, transform))
-        if result is None and expected is None:
-            continue
-        if result is None or expected is None:
-            return False
-        if result[1] != expected[1] or not are_equal(result[0], expected[0]):
-            return False
-        num_equal += 1
-    return num_equal > len(images) // 2
-
-
-def _outcome(function: Any, image: Image.Image) -> tuple[Any, Any] | None:
-    """Return the result and the random states behind the call; None where the call fails."""
-    try:
-        return call(function, image.copy())
-    except Exception:  # whatever the user's code raises
-        return None
-
-
-def _image(size: Size) -> Image.Image:
-    """Return an RGB image without two equal pixels nearby."""
-    levels = np.arange(size[0] * size[1] * 3, dtype=np.uint32) * 97 % 256
-    return Image.fromarray(levels.astype(np.uint8).reshape(*size, 3))
-
-
-def _each(path: str, part: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each part that is not a container, with its path."""
-    name = torchvision_name(part)
-    if name == "Compose":
-        prefix = "transform" if path == "transform" else f"{path}.transforms"
-        for number, inner in enumerate(part.transforms):
-            yield from _each(f"{prefix}[{number}]", inner)
-    elif name == "Sequential":
-        for number, inner in enumerate(part):
-            yield from _each(f"{path}[{number}]", inner)
-    else:
-        yield path, part
+    path: str
+    part: Any
+    fixed: str | Exception
+    step: str | Exception
 
 
 class _Walk:
     """Go through a list, and know the image in front of each part."""
 
-    def __init__(
-        self, size: Size | None, translation: Translation, kind: type[torch.Tensor] | None
-    ) -> None:
-        self._translation = translation
-        self._crops = Crops(size)
-        self._is_lost = False  # whether a refused part may be why later parts are out of place
-        self._colors: list[tuple[str, Any, Any]] = []  # path, torchvision's part, augmentation
+    def __init__(self, size: Size | None, kind: type[torch.Tensor] | None) -> None:
         self.levels = levels = Levels(kind)
-        self._handlers: dict[str, Callable[[Any], str]] = {
+        self._size = size
+        self._fixed = Fixed(size, levels)
+        self._steps = Steps(size, levels)
+        self._records: list[_Record] = []
+        self._notes: list[str] = []
+        self._conversions: dict[str, Callable[[Any], str]] = {
             **dict.fromkeys(_IDENTITIES, lambda _: NO_CHANGE),
-            "RandomResizedCrop": self._random_resized_crop,
-            "Resize": self._resize,
-            "CenterCrop": self._center_crop,
-            "RandomCrop": self._random_crop,
-            "Pad": self._pad,
             "ToTensor": levels.to_tensor,
             "PILToTensor": levels.pil_to_tensor,
             "ToPureTensor": levels.to_pure,
@@ -156,188 +110,148 @@ class _Walk:
             "ToDtype": levels.to_dtype,
             "ConvertImageDtype": levels.to_dtype,
             "Normalize": levels.normalize,
-            "ImageClassification": self._preset,
+            "timm.MaybeToTensor": levels.to_tensor,
+            "timm.MaybePILToTensor": levels.pil_to_tensor,
+            "timm.ToNumpy": levels.pil_to_tensor,
+            "timm.ToTensor": levels.to_unscaled,
         }
 
     def take(self, path: str, part: Any) -> None:
-        """Translate a part, or record why there is no counterpart."""
-        name = torchvision_name(part)
-        try:
-            result = self._translate(path, part, name, 1.0)
-        except (NoCounterpartError, ValueError) as error:
-            if self._is_lost and isinstance(error, OutOfPlaceError):
-                self._translation.num_parts += 1  # the refused part may be the cause
-                return
-            self._translation.refuse(path, part, error)
-            self._is_lost |= name in (None, "Lambda") or name in self._handlers
-        else:
-            self._translation.became(path, part, result)
+        """Translate a part and all parts inside, or keep why there is no counterpart."""
+        if (inner := _inner(path, part)) is not None:
+            for each in inner:
+                self.take(*each)
+            return
+        name = transform_name(part)
+        if name in (None, "Lambda") and self._take_function(path, part):
+            return
+        if name is None or name == "Lambda":
+            is_function = name == "Lambda" or hasattr(part, "__code__")
+            reason = _UNSEEN if is_function else own_class(part) or _NOT_TORCHVISION
+            error = NoCounterpartError(reason)
+            self._records.append(_Record(path, part, error, error))
+            return
+        if (convert := self._conversions.get(name)) is not None:
+            result = _attempt(lambda: convert(part))
+            self._records.append(_Record(path, part, result, result))
+            return
+        fixed = _attempt(lambda: self._fixed.take(path, part))
+        step = _attempt(lambda: self._steps.take(part))
+        self._records.append(_Record(path, part, fixed, step))
 
-    def finish(self, transform: Any) -> TrainTransform | EvalTransform | None:
-        """Return the transform that does all of the list; None, and a refusal, without one."""
+    def finish(self, transform: Any, translation: Translation) -> Any:
+        """Return the transform that does all of the list; None, and refusals, without one."""
         scaling = {}
         if not self.levels.are_uint8:
             scaling = {"mean": self.levels.mean, "std": self.levels.std}
-        try:
-            if not self.levels.is_tensor:
-                raise NoCounterpartError(
-                    "the list ends in Pillow images, which cannot make a batch. End with ToTensor."
-                )
-            augment = tuple(augmentation for _, _, augmentation in self._colors)
-            translated = self._crops.transform(augment, scaling)
-        except (NoCounterpartError, ValueError) as error:
-            self._translation.refuse("transform", transform, error)
-            return None
-        if isinstance(translated, TrainTransform):
-            self._translation.note("Random draws keep their distribution; the numbers are new.")
-        else:
-            self._translation.note("On the CPU, pixels differ from Pillow's by at most 1 of 255.")
+        fits = not any(isinstance(record.fixed, Exception) for record in self._records)
+        can_step = not any(isinstance(record.step, Exception) for record in self._records)
+        error: str | Exception | None = None
+        if not self.levels.is_tensor:
+            error = "the list ends in Pillow images, which cannot make a batch. End with ToTensor."
+        elif fits:
+            translated = _attempt(lambda: self._fixed.transform(scaling))
+            if not isinstance(translated, Exception):
+                return self._accept(translated, "fixed", self._fixed.notes, translation)
+            error = translated
+        if can_step and self.levels.is_tensor:
+            translated = _attempt(lambda: self._steps.transform(scaling))
+            if not isinstance(translated, Exception):
+                return self._accept(translated, "step", self._steps.notes, translation)
+            translation.lacks_size |= isinstance(translated, SizesVaryError)
+            error = translated
+        self._refuse(translation)
+        if can_step and error is not None:
+            translation.refuse("transform", transform, error)
+        return None
+
+    def _accept(
+        self, translated: Any, way: str, notes: Translation, translation: Translation
+    ) -> Any:
+        for record in self._records:
+            translation.became(record.path, record.part, str(getattr(record, way)))
+        for sentence in [*self._notes, *notes.notes, _note_on_pixels(translated)]:
+            translation.note(sentence)
         return translated
 
-    def _translate(self, path: str, part: Any, name: str | None, prob: float) -> str:
-        if name is None or name == "Lambda":
-            is_function = name == "Lambda" or hasattr(part, "__code__")
-            raise NoCounterpartError(_UNSEEN if is_function else _NOT_TORCHVISION)
-        if name in COLORS:
-            augmentation = translate_color(part, self.levels, prob, self._translation)
-            if augmentation is None:
-                return NO_CHANGE
-            self._colors.append((path, part, augmentation))
-            return f"augment: {written(augmentation)}"
-        if name == "RandomApply":
-            return self._random_apply(path, part, prob)
-        if name == "RandomHorizontalFlip":
-            self._check_no_shear()
-            self._crops.flip(prob * part.p)
-            return f"flip={written(prob * part.p)}"
-        if name not in self._handlers or prob != 1:
-            raise NoCounterpartError(_NO_OPERATOR)
-        return self._handlers[name](part)
+    def _refuse(self, translation: Translation) -> None:
+        """Record the parts without a counterpart, unless a part before may be the cause."""
+        is_lost = False
+        for record in self._records:
+            error = record.step
+            may_follow = is_lost and isinstance(error, OutOfPlaceError)
+            if not isinstance(error, Exception) or may_follow:
+                translation.num_parts += 1
+            else:
+                translation.refuse(record.path, record.part, error)
+                name = transform_name(record.part)
+                is_lost |= name in (None, "Lambda") or name in self._conversions
 
-    def _random_apply(self, path: str, part: Any, prob: float) -> str:
-        if len(part.transforms) != 1:
-            raise NoCounterpartError(
-                "the graph draws for each operator alone. Use one RandomApply per transform."
-            )
-        inner = part.transforms[0]
-        name = torchvision_name(inner)
-        if name in _IDENTITIES:
-            return NO_CHANGE
-        return self._translate(f"{path}.transforms[0]", inner, name, prob * part.p)
-
-    def _preset(self, part: Any) -> str:
-        """Take ``weights.transforms()`` of an image classifier."""
-        sides = [*part.resize_size]
-        self._check_resizing(part)
-        self._crops.resize(sides[0] if len(sides) == 1 else (sides[0], sides[1]))
-        self._crops.crop_center(_sides(part.crop_size))
-        self.levels.to_float(part)
-        self.levels.normalize(part)
-        return "resize, center crop, float32, mean and std"
-
-    def _random_resized_crop(self, part: Any) -> str:
-        self._check_resizing(part)
-        self._check_no_colors()
-        size = _sides(part.size)
-        self._crops.crop_area(size, part.scale, part.ratio)
-        self._translation.note(fallback_note(part.scale, part.ratio))
-        defaults = vars(TrainTransform())
-        bounds = {"scale": tuple(map(float, part.scale)), "ratio": tuple(map(float, part.ratio))}
-        text = [f"size={written(size[0] if size[0] == size[1] else size)}"]
-        text += [f"{key}={_short(pair)}" for key, pair in bounds.items() if pair != defaults[key]]
-        return f"TrainTransform({', '.join(text)})"
-
-    def _resize(self, part: Any) -> str:
-        if getattr(part, "max_size", None) is not None:
-            raise NoCounterpartError(
-                "the graph has no `max_size`. Use Resize(side) or Resize((h, w))."
-            )
-        sides = [part.size] if isinstance(part.size, int) else [int(side) for side in part.size]
-        side_or_size: int | Size = sides[0] if len(sides) == 1 else (sides[0], sides[1])
-        if self._crops.size is not None and self._crops.resized(side_or_size) == self._crops.size:
-            return _SAME_SIZE
-        self._check_resizing(part)
-        self._check_no_colors()
-        self._crops.resize(side_or_size)
-        return f"resize={written(side_or_size)}"
-
-    def _center_crop(self, part: Any) -> str:
-        size = _sides(part.size)
-        if self._crops.size == size:
-            return _SAME_SIZE
-        self._check_no_colors()
-        self._crops.crop_center(size)
-        return f"size={written(size)}"
-
-    def _random_crop(self, part: Any) -> str:
-        size, pad = _sides(part.size), self._padding(part)
-        if self._crops.size == size and not pad:
-            return _SAME_SIZE
-        self._check_no_colors()
-        if pad:
-            self._crops.pad(pad)
-        self._crops.crop_anywhere(size)
-        return f"size={written(size)}, pad={pad}"
-
-    def _pad(self, part: Any) -> str:
-        self._check_no_colors()
-        self._crops.pad(pad := self._padding(part))
-        return f"pad={pad}"
-
-    def _padding(self, part: Any) -> int:
-        padding = part.padding or 0
-        sides = {padding} if isinstance(padding, int) else set(padding)
-        if len(sides) > 1:
-            raise NoCounterpartError(f"the graph pads all sides equally, got padding={padding!r}.")
-        if not any(sides) and not getattr(part, "pad_if_needed", False):
-            return 0
-        fill = [part.fill] if not isinstance(part.fill, (tuple, list)) else part.fill
-        if part.padding_mode != "constant" or any(value not in (0, None) for value in fill):
-            got = f"padding_mode={part.padding_mode!r}, fill={part.fill!r}"
-            raise NoCounterpartError(f"the graph pads with black only, got {got}.")
-        if any(self.levels.mean):
-            raise NoCounterpartError(
-                "padding behind Normalize is not black, and the graph pads with black only. Pad "
-                "before Normalize."
-            )
-        return int(sides.pop())
-
-    def _check_resizing(self, part: Any) -> None:
-        if (mode := mode_of(part)) != "bilinear":
-            raise NoCounterpartError(f"the graph resizes bilinearly, got interpolation={mode!r}.")
-        if self.levels.is_tensor and not part.antialias:
-            raise OutOfPlaceError(
-                "the graph resizes with antialiasing. Pass `antialias=True`, or resize before the "
-                "image becomes a tensor."
-            )
-        if not self.levels.are_uint8:
-            self._translation.note("Resized pixels are rounded to levels of uint8.")
-
-    def _check_no_shear(self) -> None:
-        """Refuse flips behind a shear, which fixes one corner; all else commutes with flips."""
-        for path, part, augmentation in self._colors:
-            if isinstance(augmentation, (AutoAugment, RandAugment, TrivialAugment)):
-                name = type(part).__name__
-                raise NoCounterpartError(
-                    f"the graph flips before {name} (at {path}), which gives other images where "
-                    f"{name} shears. Move the flip before {name}."
-                )
-
-    def _check_no_colors(self) -> None:
-        """Refuse crops and resizes behind an augmentation that does not commute with these."""
-        for path, part, augmentation in self._colors:
-            if not commutes_with_crops(augmentation):
-                name = type(part).__name__
-                raise NoCounterpartError(
-                    f"the graph crops and resizes before {name} (at {path}), which gives other "
-                    f"images. Move {name} to the end."
-                )
+    def _take_function(self, path: str, function: Any) -> bool:
+        """Take what a user's function does, or return False where that cannot be seen."""
+        levels = self.levels
+        count = f"{1 if self._size else len(SIZES)} synthetic images only"
+        inner = None if levels.is_tensor else wrapped_transform(function, self._size)
+        if inner is not None:
+            text = f"the {named(inner)} inside"
+            self._records.append(_Record(path, named(function), text, text))
+            self._notes.append(f"{named(function)} was compared with {text} on {count}.")
+            self.take(path, inner)
+            return True
+        if not levels.are_plain:
+            return False
+        transforms = seen_transforms(function, self._size, levels.kind, levels.dtype)
+        if transforms is None:
+            return False
+        names = " and ".join(type(each).__name__ for each in transforms) or "no change"
+        self._notes.append(f"{named(function)} was compared with {names} on {count}.")
+        text = f"what {names} does" if transforms else NO_CHANGE
+        self._records.append(_Record(path, function, text, text))
+        for each in transforms:
+            self.take(path, each)
+        return True
 
 
-def _short(numbers: Any) -> str:
-    return f"({', '.join(f'{number:.4g}' for number in numbers)})"
+def _note_on_pixels(transform: Any) -> str:
+    """Return the sentence on how pixels differ from the torch loader's."""
+    steps = getattr(transform, "transforms", ())
+    are_drawn = isinstance(transform, TrainTransform) or not all(
+        isinstance(step, (CenterCrop, Pad, Resize)) for step in steps
+    )
+    if are_drawn:
+        return "Random draws keep their distribution; the numbers are new."
+    kernels = {getattr(each, "interpolation", None) for each in (transform, *steps)}
+    if "bicubic" in kernels:
+        return (
+            "On the CPU, pixels differ from Pillow's by at most 2 of 255, and by up to 7 in a few "
+            "pixels beside hard edges."
+        )
+    if kernels <= {None, "nearest", "lanczos"}:
+        return "On the CPU, pixels are Pillow's."
+    return "On the CPU, pixels differ from Pillow's by at most 2 of 255."
 
 
-def _sides(size: Any) -> Size:
-    sides = [size] if isinstance(size, int) else [int(side) for side in size]
-    return sides[0], sides[-1]
+def _attempt(function: Callable[[], Any]) -> Any:
+    """Return a result, or why there is none."""
+    try:
+        return function()
+    except (NoCounterpartError, ValueError) as error:
+        return error
+
+
+def _inner(path: str, part: Any) -> Iterator[tuple[str, Any]] | None:
+    """Yield the parts of a container, with their paths; None where ``part`` is not a container."""
+    name = transform_name(part)
+    if name == "Compose":
+        prefix = "transform" if path == "transform" else f"{path}.transforms"
+        return ((f"{prefix}[{number}]", each) for number, each in enumerate(part.transforms))
+    if name == "Sequential" or isinstance(part, (list, nn.ModuleList)):
+        return ((f"{path}[{number}]", each) for number, each in enumerate(part))
+    if name == "ImageClassification":  # a preset of weights
+        resize = v2.Resize(
+            part.resize_size, interpolation=part.interpolation, antialias=part.antialias
+        )
+        parts = [resize, v2.CenterCrop(part.crop_size), v2.PILToTensor()]
+        parts += [v2.ConvertImageDtype(torch.float32), v2.Normalize(part.mean, part.std)]
+        return ((path, each) for each in parts)
+    return None

@@ -17,11 +17,14 @@ import torch
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
 from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
+from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from dali_cutmix.from_torch.collate import translate_collate
+from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.dataset import (
     Data,
     RefusedPartError,
+    common_size,
     find_transforms,
     parts_of,
     read_dataset,
@@ -35,6 +38,7 @@ from dali_cutmix.from_torch.report import (
     shown,
     written,
 )
+from dali_cutmix.from_torch.transforms import translate_transform
 from dali_cutmix.from_torch.views import translate_views
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.open import open_source
@@ -74,12 +78,16 @@ class Arguments:
         settings: The other arguments, with the user's changes.
         translation: What became of each part.
         epoch: The epoch that the torch loader's sampler is set to, from 0.
+        collates: Whether a user's function makes batches.
+        behind: Transforms of batches, which timm's ``PrefetchLoader`` does.
     """
 
     source: Any = None
     settings: dict[str, Any] = field(default_factory=dict)
     translation: Translation = field(default_factory=Translation)
     epoch: int = 0
+    collates: bool = False
+    behind: list[Any] = field(default_factory=list)
 
 
 def make_loader(
@@ -118,13 +126,15 @@ def translate_loader(loader: TorchLoader[Any], changes: Mapping[str, Any]) -> Ar
         TypeError: ``loader`` is not a torch ``DataLoader``.
         ValueError: Parts have no counterpart; all are named at once.
     """
+    arguments = Arguments(settings=dict(changes))
+    loader = _without_prefetching(loader, arguments)
     if not isinstance(loader, TorchLoader):
         raise TypeError(
             "from_torch: `loader` must be a torch.utils.data.DataLoader, got "
             f"{type(loader).__module__}.{type(loader).__name__}."
         )
-    arguments = Arguments(settings=dict(changes))
     translation = arguments.translation
+    arguments.collates = loader.collate_fn is not default_collate and "mix" not in changes
     if type(loader).__iter__ is not TorchLoader.__iter__ and not _is_stateful(loader):
         translation.refuse(
             "loader", loader, "the class overrides `__iter__`. Pass a plain torch DataLoader."
@@ -190,6 +200,23 @@ def _shape_of(transform: Any) -> str:
 
 def _is_stateful(loader: Any) -> bool:
     return type(loader).__module__.startswith("torchdata.")
+
+
+def _without_prefetching(loader: Any, arguments: Arguments) -> Any:
+    """Return the torch loader in timm's ``PrefetchLoader``, and keep what that does to batches."""
+    if (type(loader).__module__, type(loader).__name__) != ("timm.data.loader", "PrefetchLoader"):
+        return loader
+    mean, std = (
+        [
+            float(f"{number:.6g}") for number in numbers.flatten().tolist()
+        ]  # without float32's errors
+        for numbers in (loader.mean, loader.std)
+    )
+    arguments.behind += [v2.ToDtype(loader.img_dtype), v2.Normalize(mean, std)]
+    if loader.random_erasing is not None:
+        arguments.behind.append(loader.random_erasing)
+    arguments.settings.setdefault("device", loader.device)
+    return loader.loader
 
 
 def _translate_dataset(outer: Any, arguments: Arguments) -> Data | None:
@@ -302,12 +329,33 @@ def _translate_transform(data: Data, arguments: Arguments) -> tuple[Any, torch.d
         return settings["transform"], settings.get("dtype", torch.float32)
     if not re.fullmatch(r"dataset(\.dataset)*\.transform", data.path):
         translation.note(f"The transform is {data.path}.")
-    settings["transform"], dtype = translate_views(
-        data.transform, data.size, translation, data.kind
-    )
+    settings["transform"], dtype, inner = _attempted(data, data.size, arguments)
+    if inner.lacks_size and not translation.refusals and (size := common_size(data.source)):
+        settings["transform"], dtype, inner = _attempted(data, size, arguments)
+        inner.note(f"All images have {size[0]} x {size[1]} pixels, by their headers.")
+    translation.take(inner, {})
     if dtype != torch.float32:
         settings.setdefault("dtype", dtype)
     return settings["transform"], dtype
+
+
+def _attempted(
+    data: Data, size: Size | None, arguments: Arguments
+) -> tuple[Any, torch.dtype, Translation]:
+    """Translate the transform of images of a size, with a record of its own."""
+    inner = Translation()
+    if arguments.behind:
+        translated = translate_transform(
+            data.transform,
+            size,
+            inner,
+            data.kind,
+            may_end_in_pillow=arguments.collates,
+            behind=arguments.behind,
+        )
+    else:
+        translated = translate_views(data.transform, size, inner, data.kind, arguments.collates)
+    return (*translated, inner)
 
 
 def _translate_collate(

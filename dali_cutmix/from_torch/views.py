@@ -28,7 +28,7 @@ from dali_cutmix.from_torch.comparison import (
     set_random_states,
 )
 from dali_cutmix.from_torch.crops import Size
-from dali_cutmix.from_torch.report import Translation, counted, named, torchvision_name
+from dali_cutmix.from_torch.report import Translation, counted, named, transform_name
 from dali_cutmix.from_torch.transforms import translate_transform
 from dali_cutmix.transforms.transform import Transform
 from dali_cutmix.transforms.views import Views
@@ -66,6 +66,7 @@ def translate_views(
     size: Size | None,
     translation: Translation,
     kind: type[torch.Tensor] | None = None,
+    may_end_in_pillow: bool = False,
 ) -> tuple[Transform | Views | None, torch.dtype]:
     """Translate a dataset's ``transform``, which may make several views; see `translate_transform`.
 
@@ -76,7 +77,7 @@ def translate_views(
     is_list = transform is None or _is_list(transform)
     num_views = 0 if is_list else _count(transform, _image(0, size, kind))
     if not num_views:
-        return translate_transform(transform, size, translation, kind)
+        return translate_transform(transform, size, translation, kind, may_end_in_pillow)
     held_lists = held(transform, _is_list, in_sequences=True)
     lists = [_Lists([(_path(transform, part, n), part)]) for n, part in enumerate(held_lists)]
     image = partial(_image, size=size, kind=kind)
@@ -151,7 +152,7 @@ class _Lists:
 
 
 def _is_list(part: Any) -> bool:
-    return torchvision_name(part) not in (None, "Lambda")
+    return transform_name(part) not in (None, "Lambda")
 
 
 def _count(function: Any, image: Any) -> int:

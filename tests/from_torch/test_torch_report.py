@@ -35,7 +35,7 @@ from torch_loaders import (
 
 
 def test_changes_replace_translated_arguments(photo_folder: Path) -> None:
-    parts = [v2.GaussianBlur(3), CROP, *SCALED]
+    parts = [v2.RandomPerspective(), CROP, *SCALED]
     reference = over(photo_folder, parts, shuffle=True, collate_fn=as_dict)
     transform, mix = TrainTransform(size=24), CutMix(alpha=0.5)
     loader = silently(reference, transform=transform, mix=mix, batch_size=5, device="cpu", seed=9)
@@ -108,7 +108,7 @@ def test_report_says_what_became_what_and_its_code_makes_the_same(photo_folder: 
     ]
     assert len({line.index("->") for line in lines if "->" in line}) == 1
     code = "\n".join(line.strip() for line in lines[lines.index("    DataLoader(") :])
-    by_hand = eval(code, {**vars(dali_cutmix), **vars(augmentations)})
+    by_hand = eval(code, {**vars(augmentations), **vars(dali_cutmix)})
     assert len(by_hand) == len(loader) == len(reference) == 3
     for batch, expected in zip(by_hand, loader, strict=True):
         assert all(map(torch.equal, batch, expected))

@@ -242,7 +242,7 @@ def test_views_that_are_not_lists_called_in_turn_are_refused(
 
 
 def test_a_part_without_a_counterpart_is_named_by_its_list(photo_folder: Path) -> None:
-    second = v1.Compose([CROP, v1.ToTensor(), v1.Lambda(lambda image: image)])
+    second = v1.Compose([CROP, v1.ToTensor(), v1.Lambda(lambda image: 1 - image)])
     message = refusal(over(photo_folder, TwoTransforms(FIRST, second)))
     assert "`Lambda` at transform.transform_prime[2]: from_torch cannot see" in message
 

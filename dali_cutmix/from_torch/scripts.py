@@ -1,0 +1,100 @@
+"""Classes that training scripts write themselves, and what does the same in the graph.
+
+The classes are known by name and attributes, which prove nothing: the user is shown the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def own_class(part: Any) -> str | None:
+    """Return why a script's own class is not run, with the line that replaces it; else None.
+
+    Args:
+        part: An object of a class that is neither torchvision's nor timm's.
+    """
+    if type(part).__module__.partition(".")[0] == "albumentations":
+        names = [type(each).__name__ for each in getattr(part, "transforms", ())]
+        listed = f" ({', '.join(names)})" if names else ""
+        return (
+            f"the graph does not run albumentations{listed}. Write the list with torchvision's "
+            "transforms, or pass `transform=`."
+        )
+    name = type(part).__name__.lower()
+    for word, line_of in _LINES.items():
+        if word in name:
+            try:
+                line = line_of(part)
+            except (AttributeError, TypeError, ValueError, IndexError):  # another class of the name
+                continue
+            return f"from_torch cannot see what the class does. {line}"
+    return None
+
+
+def _cutout(part: Any) -> str:
+    side = 2 * (int(_first(part, "length", "size", "mask_size")) // 2)
+    count = int(getattr(part, "n_holes", 1))
+    line = f"Cutout({side})" if count == 1 else f"Chain([{', '.join([f'Cutout({side})'] * count)}])"
+    return f"To fill squares of that side, remove it and pass `mix={line}`."
+
+
+def _auto_augment(part: Any) -> str:
+    name = type(part).__name__.lower()
+    policy = next(each for each in ("imagenet", "cifar10", "svhn") if each in name)
+    return f"torchvision's `AutoAugment(AutoAugmentPolicy.{policy.upper()})` has a counterpart."
+
+
+def _rand_augment(part: Any) -> str:
+    num_ops, magnitude = _first(part, "n", "num_ops"), _first(part, "m", "magnitude")
+    return f"torchvision's `RandAugment({int(num_ops)}, {int(magnitude)})` has a counterpart."
+
+
+def _blur(part: Any) -> str:
+    sigma = getattr(part, "sigma", None)
+    if sigma is None:
+        sigma = part.radius_min, part.radius_max
+    low, high = (float(bound) for bound in sigma)
+    side = 2 * round(3 * high) + 1
+    line = f"GaussianBlur({side}, ({low:g}, {high:g}))"
+    if (prob := _prob(part)) < 1:
+        line = f"RandomApply([{line}], {prob:g})"
+    return f"torchvision's `{line}` has a counterpart."
+
+
+def _solarize(part: Any) -> str:
+    threshold = float(getattr(part, "threshold", 128))
+    return f"torchvision's `RandomSolarize({threshold:g}, {_prob(part):g})` has a counterpart."
+
+
+def _erasing(part: Any) -> str:
+    low, high, ratio = (float(_first(part, name)) for name in ("sl", "sh", "r1"))
+    line = f"RandomErasing({_prob(part):g}, ({low:g}, {high:g}), ({ratio:g}, {1 / ratio:.4g}))"
+    return f"torchvision's `{line}` has a counterpart."
+
+
+def _prob(part: Any) -> float:
+    return float(_first(part, "p", "prob", "probability", default=1.0))
+
+
+def _first(part: Any, *names: str, default: Any = None) -> Any:
+    """Return the first of some attributes that a part has."""
+    for name in names:
+        if (value := getattr(part, name, None)) is not None:
+            return value
+    if default is None:
+        raise AttributeError(names[0])
+    return default
+
+
+#: By a word in the name of the class.
+_LINES: dict[str, Callable[[Any], str]] = {
+    "cutout": _cutout,
+    "policy": _auto_augment,
+    "autoaugment": _auto_augment,
+    "randaugment": _rand_augment,
+    "gaussianblur": _blur,
+    "solariz": _solarize,
+    "erasing": _erasing,
+}

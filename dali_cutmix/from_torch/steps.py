@@ -1,0 +1,260 @@
+"""Lists in any order, as steps of the graph's `Compose`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dali_cutmix.core.frame import Augmentation, Frame, frames_of
+from dali_cutmix.from_torch.colors import COLORS, translate_color
+from dali_cutmix.from_torch.crops import Size
+from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
+from dali_cutmix.from_torch.report import (
+    NoCounterpartError,
+    OutOfPlaceError,
+    SizesVaryError,
+    Translation,
+    mode_of,
+    transform_name,
+    written,
+)
+from dali_cutmix.from_torch.resizing import kernel_of, resize_of, sides_of
+from dali_cutmix.transforms import adjustments, chain, flips, sizing, warps
+from dali_cutmix.transforms.steps import Compose
+
+NO_OPERATOR = "the graph has no such operator. Remove it, or pass `transform=`."
+
+
+class Steps:
+    """Take the parts of a list in turn, as steps.
+
+    Args:
+        size: ``(height, width)`` of all stored images; None where sizes differ or are unknown.
+        levels: What pixel numbers mean in front of the next part; the caller keeps it up to date.
+
+    Attributes:
+        notes: Takes notes on the parts taken.
+    """
+
+    def __init__(self, size: Size | None, levels: Levels) -> None:
+        self.notes = Translation()
+        self._source_size = size
+        self._levels = levels
+        self._steps: list[Augmentation] = []  # without the parts that change nothing
+        self._handlers: dict[str, Callable[[Any], Augmentation]] = {
+            **dict.fromkeys(COLORS, self._color),
+            "Resize": self._resize,
+            "CenterCrop": lambda part: sizing.CenterCrop(_side(sides_of(part.size))),
+            "Pad": self._pad,
+            "RandomCrop": self._random_crop,
+            "RandomResizedCrop": self._random_resized_crop,
+            "timm.RandomResizedCropAndInterpolation": self._random_resized_crop,
+            "RandomHorizontalFlip": lambda part: flips.RandomHorizontalFlip(part.p),
+            "RandomVerticalFlip": lambda part: flips.RandomVerticalFlip(part.p),
+            "RandomRotation": self._rotation,
+            "RandomAffine": self._affine,
+            "GaussianBlur": self._blur,
+            "RandomInvert": self._adjustment,
+            "RandomSolarize": self._adjustment,
+            "RandomPosterize": self._adjustment,
+            "RandomAdjustSharpness": self._adjustment,
+            "RandomAutocontrast": self._adjustment,
+            "RandomEqualize": self._adjustment,
+            "RandomApply": self._nest,
+            "RandomChoice": self._nest,
+            "RandomOrder": self._nest,
+        }
+
+    def take(self, part: Any) -> str:
+        """Take a part, and return what the part became.
+
+        Raises:
+            NoCounterpartError: The graph has no such step.
+            ValueError: An argument is outside its range.
+        """
+        steps = self._steps_of(part)
+        self._steps += steps
+        return "; ".join(map(written, steps)) if steps else NO_CHANGE
+
+    def transform(self, scaling: dict[str, Any]) -> Compose:
+        """Make the transform of all steps.
+
+        Args:
+            scaling: ``mean`` and ``std``; empty where pixels stay levels of uint8.
+
+        Raises:
+            SizesVaryError: Images have different sizes at the end, or where a step needs one.
+            ValueError: An argument is outside its range.
+        """
+        first = Frame((0, 0), varies=True)
+        frames = frames_of(self._steps, first)
+        steps = list(self._steps)
+        for step, frame in zip(steps, frames, strict=False):
+            if not frame.varies or getattr(step, "takes_any_size", False):
+                continue
+            if self._source_size is None:
+                name = type(step).__name__
+                raise SizesVaryError(
+                    f"{name} takes images of one size in the graph. Put the crop before {name}."
+                )
+            frames[-1] = first
+        if frames[-1].varies and self._source_size is not None:
+            # Changes nothing, and says which size stored images have.
+            steps.insert(0, sizing.CenterCrop(_side(self._source_size)))
+        elif frames[-1].varies:
+            raise SizesVaryError(
+                "images keep different sizes, and cannot make a batch. Add RandomResizedCrop, or "
+                "Resize and CenterCrop."
+            )
+        return Compose(steps, **scaling)
+
+    def _steps_of(self, part: Any) -> list[Augmentation]:
+        name = transform_name(part)
+        if name in ("Identity", "RGB"):
+            return []
+        if name in ("Compose", "Sequential"):
+            parts = part.transforms if name == "Compose" else part
+            return [step for inner in parts for step in self._steps_of(inner)]
+        if name not in self._handlers:
+            raise NoCounterpartError(NO_OPERATOR)
+        step = self._handlers[name](part)
+        return [] if step is None else [step]
+
+    def _nest(self, part: Any) -> Augmentation:
+        """Translate ``RandomApply``, ``RandomChoice`` or ``RandomOrder``."""
+        name = transform_name(part)
+        nested = []
+        for inner in part.transforms:
+            try:
+                nested.append(self._steps_of(inner))
+            except NoCounterpartError as error:
+                raise type(error)(f"{type(inner).__name__} inside: {error}") from None
+        if name == "RandomApply":
+            return chain.RandomApply([step for steps in nested for step in steps], part.p)
+        each = [steps[0] if len(steps) == 1 else chain.RandomApply(steps, 1.0) for steps in nested]
+        if name == "RandomOrder":
+            return chain.RandomOrder(each)
+        is_uniform = part.p is None or max(part.p) - min(part.p) < 1e-9
+        return chain.RandomChoice(each, None if is_uniform else tuple(map(float, part.p)))
+
+    def _color(self, part: Any) -> Any:
+        return translate_color(part, self._levels, 1.0, self.notes)
+
+    def _resize(self, part: Any) -> Augmentation:
+        if getattr(part, "max_size", None) is not None:
+            raise NoCounterpartError(
+                "the graph has no `max_size`. Use Resize(side) or Resize((h, w))."
+            )
+        return sizing.Resize(resize_of(part), self._kernel(part))
+
+    def _random_resized_crop(self, part: Any) -> Augmentation:
+        size, kernel = _side(sides_of(part.size)), self._kernel(part)
+        return sizing.RandomResizedCrop(size, _floats(part.scale), _floats(part.ratio), kernel)
+
+    def _random_crop(self, part: Any) -> Augmentation:
+        size, padding = _side(sides_of(part.size)), _padding(part.padding)
+        return sizing.RandomCrop(size, padding, *self._border(part, part.padding))
+
+    def _pad(self, part: Any) -> Augmentation:
+        return sizing.Pad(_padding(part.padding) or 0, *self._border(part, part.padding))
+
+    def _border(self, part: Any, padding: Any) -> tuple[Any, Any]:
+        is_needed = bool(padding) or getattr(part, "pad_if_needed", False)
+        if part.padding_mode != "constant" or not is_needed:
+            return 0, part.padding_mode
+        return self._fill(part), "constant"
+
+    def _rotation(self, part: Any) -> Augmentation:
+        if part.expand:
+            raise NoCounterpartError("rotated images have different sizes. Pass `expand=False`.")
+        center = None if part.center is None else tuple(part.center)
+        degrees, kernel = _floats(part.degrees), self._warp_kernel(part)
+        return warps.RandomRotation(degrees, kernel, center, self._fill(part))
+
+    def _affine(self, part: Any) -> Augmentation:
+        center = None if part.center is None else tuple(part.center)
+        return warps.RandomAffine(
+            _floats(part.degrees),
+            _floats(part.translate),
+            _floats(part.scale),
+            _floats(part.shear),
+            self._warp_kernel(part),
+            self._fill(part),
+            center,
+        )
+
+    def _blur(self, part: Any) -> Augmentation:
+        self._note_rounding()
+        return adjustments.GaussianBlur(tuple(part.kernel_size), _floats(part.sigma))
+
+    def _adjustment(self, part: Any) -> Augmentation:
+        name, levels = type(part).__name__, self._levels
+        if not levels.are_plain or (
+            name in ("RandomPosterize", "RandomEqualize") and not levels.are_uint8
+        ):
+            raise OutOfPlaceError(
+                f"the graph changes colors of uint8 levels. Move {name} before ToTensor, ToDtype "
+                "and Normalize."
+            )
+        self._note_rounding()
+        if name == "RandomSolarize":
+            threshold = part.threshold if levels.are_uint8 else part.threshold * 255
+            return adjustments.RandomSolarize(float(threshold), part.p)
+        if name == "RandomPosterize":
+            return adjustments.RandomPosterize(part.bits, part.p)
+        if name == "RandomAdjustSharpness":
+            return adjustments.RandomAdjustSharpness(float(part.sharpness_factor), part.p)
+        augmentation: Augmentation = getattr(adjustments, name)(part.p)
+        return augmentation
+
+    def _kernel(self, part: Any) -> Any:
+        kernel = kernel_of(part, self._levels)
+        self._note_rounding()
+        return kernel
+
+    def _warp_kernel(self, part: Any) -> Any:
+        mode = mode_of(part)
+        if mode not in warps.WARP_KERNELS:
+            raise NoCounterpartError(
+                "the graph turns images to the nearest pixel, bilinearly or bicubically, got "
+                f"interpolation={mode!r}."
+            )
+        self._note_rounding()
+        return mode
+
+    def _note_rounding(self) -> None:
+        if not self._levels.are_uint8:
+            self.notes.note("Pixels are rounded to levels of uint8 after each step.")
+
+    def _fill(self, part: Any) -> Any:
+        """Return the level, or levels, of pixels from outside the image."""
+        fill = part.fill
+        if isinstance(fill, dict):
+            fill = fill.get(self._levels.kind, fill.get("others", 0))
+        numbers = list(fill) if isinstance(fill, (tuple, list)) else [fill or 0]
+        numbers = numbers * 3 if len(numbers) == 1 else numbers
+        exact = self._levels.level_of([float(number) for number in numbers])
+        color = tuple(round(level) for level in exact)
+        if not all(0 <= level <= 255 for level in color):
+            raise NoCounterpartError(f"no uint8 color becomes fill={part.fill!r} here.")
+        if any(abs(a - b) > 1e-6 for a, b in zip(color, exact, strict=True)):
+            self.notes.note(f"Filled pixels become {color} of 255, which are {exact} rounded.")
+        return color[0] if len(set(color)) == 1 else color
+
+
+def _floats(bounds: Any) -> Any:
+    return None if bounds is None else tuple(map(float, bounds))
+
+
+def _side(size: Size) -> int | Size:
+    return size[0] if size[0] == size[1] else size
+
+
+def _padding(padding: Any) -> Any:
+    """Return torchvision's ``padding`` in its shortest form; None for no padding."""
+    if padding is None or isinstance(padding, int):
+        return padding or None
+    sides = [int(side) for side in padding]
+    if len(set(sides)) == 1:
+        return sides[0] or None
+    return tuple(sides)
