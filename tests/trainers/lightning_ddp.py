@@ -15,6 +15,7 @@ from lightning import LightningModule, Trainer
 from torch.nn.functional import cross_entropy
 
 from dali_cutmix import CutMix, DataLoader, EvalTransform, TrainTransform
+from dali_cutmix.trainers.lightning import LightningCallback
 
 ROOT, OUT = sys.argv[1], Path(sys.argv[2])
 
@@ -57,6 +58,7 @@ trainer = Trainer(
     devices=2,
     strategy="ddp",
     max_epochs=2,
+    callbacks=[LightningCallback()],  # as in an environment with the package
     num_sanity_val_steps=0,
     logger=False,
     enable_checkpointing=False,
