@@ -30,7 +30,7 @@ from dali_cutmix.core.errors import printable
 from dali_cutmix.core.output import replacing
 from dali_cutmix.core.regular import check_regular
 from dali_cutmix.order.sampler import EpochSampler, Shard
-from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.sources.base import Numbers, StoredImages
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.tools.bench.machine import num_cores
@@ -161,7 +161,7 @@ def pack_images(
     index for a name. The folder also gets:
 
     - ``000000.tar.index.npz``, the index of a shard for `TarShards`;
-    - ``classes.txt``, the class names, one on each line;
+    - ``classes.txt``, the class names, one on each line; none for more than 65,536 mere numbers;
     - ``pack.json``, the settings.
 
     The same images, settings and versions of Pillow and torch give the same bytes in every file
@@ -225,8 +225,9 @@ def pack_images(
     packer = Packer(images, order, folder, per_shard, resize, quality)
     num_workers = min(num_workers or num_cores(), num_shards)
     with _claimed(folder, manifest):
-        with writing(folder / "classes.txt"), replacing(folder / "classes.txt") as file:
-            file.write(class_lines)
+        if class_lines:
+            with writing(folder / "classes.txt"), replacing(folder / "classes.txt") as file:
+                file.write(class_lines)
         pack_all = _pack_in_processes if num_workers > 1 else _pack_here
         shards = pack_all(packer, num_shards, num_workers, on_progress or (lambda *_: None))
         # Writes the index of each shard beside the shard, so that both can be uploaded.
@@ -236,7 +237,12 @@ def pack_images(
 
 
 def _class_lines(images: StoredImages) -> bytes:
-    """Return the content of ``classes.txt``. Classes without a name are called by their index."""
+    """Return the content of ``classes.txt``. Classes without a name are called by their index.
+
+    Empty where no class has a name and there are very many: `TarShards` counts them by itself.
+    """
+    if isinstance(images.classes, Numbers):
+        return b""
     num_classes = images.count_classes(None)
     names = [*images.classes, *map(str, range(len(images.classes), num_classes))]
     for name in names:

@@ -10,11 +10,12 @@ import socket
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from dali_cutmix import FileList, TarShards, Tuning
+from dali_cutmix import BadFileError, DataLoader, EvalTransform, FileList, TarShards, Tuning
 from dali_cutmix.core.regular import open_regular
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.tools.check import check_images
@@ -106,6 +107,22 @@ def test_check_calls_an_image_that_is_no_regular_file_unreadable(folder: Path, k
     images = FileList.from_pairs([(folder / "a" / "0.jpg", 0), (path, 1)])
     (bad,) = check_images(images, num_threads=1, max_pixels=None).bad
     assert (bad.kind, bad.index, bad.reason) == ("unreadable", 1, reason(kind))
+
+
+@kinds
+def test_loader_takes_an_image_that_is_no_regular_file_for_a_bad_one(
+    folder: Path, kind: str
+) -> None:
+    path = folder / "x.jpg"
+    pairs = [*FileList.from_folder(folder).samples, (path, 1)]
+    IRREGULAR[kind](path)
+    settings: dict[str, Any] = {"transform": EvalTransform(16, 16), "batch_size": 5}
+    with pytest.raises(BadFileError, match=reason(kind)) as caught:
+        list(DataLoader(pairs, **settings))
+    assert caught.value.path == str(path)
+    with pytest.warns(RuntimeWarning, match=f"replaced {path} by .*: {reason(kind)}"):
+        (batch,) = DataLoader(pairs, on_error="replace", **settings)
+    assert len(batch[0]) == 5
 
 
 @kinds

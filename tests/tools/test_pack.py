@@ -285,6 +285,16 @@ def test_classes_without_a_name_are_called_by_their_index(
     assert TarShards(tmp_path, progress=False).classes == ["cat", "dog", "2", "3"]
 
 
+def test_label_far_above_all_others_is_packed_without_a_name_for_each(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    path = FileList.from_folder(photo_folder).path(0)
+    files = FileList.from_pairs([(path, 0), (path, 2**24 - 1)])
+    pack_here(files, tmp_path, shuffle=False)
+    assert not (tmp_path / "classes.txt").exists()
+    assert TarShards(tmp_path).targets.tolist() == [0, 2**24 - 1]
+
+
 def test_arrays_of_pixels_are_refused(tmp_path: Path) -> None:
     images = ImageArrays(np.zeros((2, 8, 8, 3), np.uint8), [0, 1])
     assert message(lambda: pack_here(images, tmp_path), ValueError) == (
