@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,20 @@ def test_continuous_integration_runs_the_readmes_test_command() -> None:
     assert commands[0].endswith("&& .venv/bin/dali-cutmix demo")
     assert commands[1].endswith("&& .venv/bin/pytest")
     assert commands[1] in (ROOT / ".ci/run").read_text()
+
+
+def test_every_floor_has_its_reason_and_continuous_integration_installs_the_floors() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    dependencies = text.split("dependencies = [", 1)[1].split("]\n", 1)[0].splitlines()
+    for before, line in pairwise(dependencies):
+        assert "#" in line or "#" in before, line
+    result = subprocess.run(
+        [sys.executable, "tests/floors.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    floors = dict(line.split("==") for line in result.stdout.splitlines())
+    assert {"nvidia-dali-cuda120", "numpy", "pillow", "typer", "obstore", "scipy"} <= set(floors)
+    assert "torch" not in floors
+    assert "tests/floors.py" in (ROOT / ".ci/run").read_text()
 
 
 def test_changelog_has_this_version() -> None:
