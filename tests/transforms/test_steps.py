@@ -586,6 +586,9 @@ def test_a_crop_that_comes_first_is_decoded_alone_and_is_the_same(files: list[An
     first = served([files[0]] * 6, [crop])
     assert torch.equal(first, served(stacked, [crop]))
     assert images.shape == (12, 3, 24, 24)
+    # Steps behind know the size of the crop: noise fills a part, and the rest is the crop.
+    noisy = served(files, [crop, RandomErasing(1.0, mode="pixel")])
+    assert 0.02 < (noisy != images).float().mean() < 0.4
 
 
 @pytest.mark.gpu
