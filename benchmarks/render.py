@@ -67,6 +67,7 @@ class Page:
         self._add("Bytes moved", "bytes", f"bytes_moved.py {OUT}_bytes.json")
         self._add_scale(on_gpu=False)
         self._add("Memory", "memory", f"memory.py {OUT}_memory.json")
+        self._add("Other formats than JPEG", "formats", f"formats.py {OUT}_formats.json")
         self._add("Reading files", "reading", "reading.py --out benchmarks/results/...json")
         self._add_counts(counts)
         self._add_gpu()
@@ -88,6 +89,7 @@ class Page:
             "bytes": sections.moved,
             "memory": self._memory,
             "reading": sections.reading,
+            "formats": sections.formats,
         }
         result = self._results.get(what, on_gpu)
         self._section(title, or_not_yet(result, command, writers[what]), 3 if on_gpu else 2)

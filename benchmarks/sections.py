@@ -320,6 +320,31 @@ def memory(result: dict[str, Any]) -> list[str]:
     return [*lines, text]
 
 
+def formats(result: dict[str, Any]) -> list[str]:
+    """Return rates by format: this loader, on the same images as PNGs, and torch's loader."""
+    method = result["method"]
+    kinds = list(dict.fromkeys(row["files"] for row in result["rows"]))
+    names = list(dict.fromkeys(row["name"] for row in result["rows"]))
+    rows = []
+    for kind in kinds:
+        rates = by_name(result["rows"], files=kind)
+        first = next(row for row in result["rows"] if row["files"] == kind)
+        texts = [rate(rates[name]) if name in rates else "-" for name in names]
+        times = [_over(rates.get(OURS), rates[name]) for name in names[1:] if name in rates]
+        about = f"{first['num_files']:,} of {first['bytes'] / 1000:.0f} KB, {first['size']} px out"
+        rows.append([f"{kind}; {about}", *texts, *times])
+    over = [f"over {name.removeprefix(f'{OURS}, ')}" for name in names[1:]]
+    return [
+        f"Batches of {method['batch_size']}, {method['threads']} threads and processes of Pillow, "
+        f"or worker processes; CutMix; medians of {method['repeats']} interleaved turns of "
+        f"{method['seconds']:g} s.",
+        "",
+        *table(["files; images per second", *(map(_ours, names)), *over], rows),
+        "",
+        "Files that were converted once to PNG would be served as in the second column.",
+    ]
+
+
 def reading(result: dict[str, Any]) -> list[str]:
     """Return files read per second, by the way they are read."""
     kinds = result["files_per_s"]

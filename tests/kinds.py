@@ -78,12 +78,54 @@ def segment(marker: int, data: bytes) -> bytes:
     return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
 
 
+def tiff(pixels: np.ndarray, *, photometric: int = 2, is_planar: bool = False) -> bytes:
+    """A TIFF without compression: ``pixels`` is ``[height, width, bands]`` of uint8 or uint16."""
+    height, width, bands = pixels.shape
+    planes = [pixels[..., band] for band in range(bands)] if is_planar else [pixels]
+    strips = [np.ascontiguousarray(plane).tobytes() for plane in planes]
+    lists = 8 + 2 + 12 * 10 + 4  # where values lie that do not fit into their tag
+    bits = struct.pack(f"<{bands}H", *[8 * pixels.itemsize] * bands)
+    first = lists + len(bits) + 8 * len(strips)
+    offsets = [first + sum(map(len, strips[:number])) for number in range(len(strips))]
+    values: list[tuple[int, int, list[int] | bytes]] = [
+        (256, 4, [width]),
+        (257, 4, [height]),
+        (258, 3, bits),
+        (259, 3, [1]),
+        (262, 3, [photometric]),
+        (273, 4, struct.pack(f"<{len(strips)}I", *offsets)),
+        (277, 3, [bands]),
+        (278, 4, [height]),
+        (279, 4, struct.pack(f"<{len(strips)}I", *map(len, strips))),
+        (284, 3, [2 if is_planar else 1]),
+    ]
+    tags, extra = b"", b""
+    for tag, kind, value in values:
+        data = (
+            value
+            if isinstance(value, bytes)
+            else struct.pack("<HH" if kind == 3 else "<I", *value, *[0] * (kind == 3))
+        )
+        count = len(value) // (2 if kind == 3 else 4) if isinstance(value, bytes) else 1
+        if len(data) > 4:
+            extra, data = extra + data, struct.pack("<I", lists + len(extra))
+        tags += struct.pack("<HHI", tag, kind, count) + data.ljust(4, b"\0")
+    head = b"II*\0" + struct.pack("<IH", 8, len(values)) + tags + bytes(4)
+    return head + extra.ljust(len(bits) + 8 * len(strips), b"\0") + b"".join(strips)
+
+
 def bmp(bits: int, masks: tuple[int, ...], pixels: np.ndarray) -> bytes:
-    """A BMP with bit fields: ``pixels`` is ``[height, width]`` of uint16 or uint32."""
+    """A BMP with bit fields: ``pixels`` is ``[height, width]`` of uint16 or uint32.
+
+    Four masks, the last of alpha, take a header of version 4.
+    """
     body = np.ascontiguousarray(pixels[::-1]).tobytes()
     fields = struct.pack(f"<{len(masks)}I", *masks)
+    size = 40
+    if len(masks) == 4:
+        size, fields = 108, fields + b"BGRs" + bytes(48)
     offset = 14 + 40 + len(fields)
-    info = (40, pixels.shape[1], pixels.shape[0], 1, bits, 3, len(body), 2835, 2835, 0, 0)
+    info = (size, pixels.shape[1], pixels.shape[0], 1, bits, 3, len(body), 2835, 2835, 0, 0)
     head = struct.pack("<2sIHHI", b"BM", offset + len(body), 0, 0, offset)
     return head + struct.pack("<IiiHHIIiiII", *info) + fields + body
 
@@ -148,9 +190,13 @@ def plain_kinds() -> dict[str, bytes]:
         files[f"TIFF {name}"] = save(rgb, "TIFF", compression=name)
     files["TIFF jpeg"] = save(rgb, "TIFF", compression="jpeg", quality=95)
     files["TIFF group4"] = save(modes["1"], "TIFF", compression="group4")
-    files["TIFF planar"] = save(rgb, "TIFF", tiffinfo={284: 2}, compression="tiff_lzw")
-    flat = np.full((HEIGHT, WIDTH), 200 | 100 << 8 | 50 << 16, "<u4")
-    files["BMP with bit fields"] = bmp(32, (0xFF, 0xFF00, 0xFF0000), flat)
+    files["TIFF planar"] = tiff(PICTURE, is_planar=True)
+    files["TIFF RGB 16 bits"] = tiff(wide.astype("<u2"))
+    files["TIFF 16 bits, white is 0"] = tiff(PICTURE[..., :1].astype("<u2") * 257, photometric=0)
+    files["TIFF white is 0"] = tiff(PICTURE[..., :1], photometric=0)
+    files["TIFF gray of 12 bits in 16"] = tiff(PICTURE[..., :1].astype("<u2") * 16, photometric=1)
+    flat = np.full((HEIGHT, WIDTH), 200 | 100 << 8 | 50 << 16 | 255 << 24, "<u4")
+    files["BMP with bit fields"] = bmp(32, (0xFF, 0xFF00, 0xFF0000, 0xFF000000), flat)
     red, green, blue = (PICTURE[..., band].astype(np.uint16) >> 3 for band in range(3))
     files["BMP 555"] = bmp(16, (0x7C00, 0x3E0, 0x1F), red << 10 | green << 5 | blue)
     deep12 = np.linspace(0, 4095, HEIGHT * WIDTH).astype(">u2")

@@ -12,8 +12,9 @@ from dali_cutmix.core.draws import derive_seed
 from dali_cutmix.core.errors import BadFileError, printable
 from dali_cutmix.sources.base import StoredImages
 
-#: Candidates in a row that are bad themselves: by then the storage is at fault.
-MAX_TRIES = 16
+#: Candidates in a row that are bad themselves: by then the storage is at fault. In data of which
+#: three of four files are bad, so many in a row are one in a hundred million.
+MAX_TRIES = 64
 
 #: Files with something behind their end marker cost a new graph each, once. With more of them the
 #: data is taken to be like that: all images are decoded whole, and no end is looked at.

@@ -41,7 +41,8 @@ _METHODS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BITS_PER_SAMPLE = 258  # tag of TIFF
+# Tags of TIFF.
+_BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284
 
 # First bytes of files that Pillow may not open, and what such a file is: of a format that is not
 # decoded, or damaged.
@@ -167,6 +168,12 @@ def _refusal(error: Exception) -> tuple[str, str]:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
+    bits = 16
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
+        if bits > 8 and len(image.getbands()) > 1 and tags.get(_PLANAR_CONFIGURATION) == 2:
+            raise RefusedError("unsupported", f"planes of {bits} bits, which Pillow misreads")
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         low, high = image.getextrema()
         if image.mode == "F" or low < 0 or high > 255:  # type: ignore[operator]
@@ -174,9 +181,6 @@ def _as_rgb(image: Image.Image) -> Image.Image:
             reason = f"pixels are {kind}, and nobody knows which is white"
             raise RefusedError("unsupported", reason)
     elif image.mode[0] == "I":
-        bits = 16
-        if image.format == "TIFF":
-            bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (16,)))  # type: ignore[attr-defined]
         white = 2**bits - 1
         image = image.convert("I").point(lambda value: value * (255 / white) + 0.5).convert("L")
     elif image.mode in ("RGBa", "La"):
