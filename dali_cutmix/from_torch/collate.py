@@ -68,32 +68,37 @@ def translate_collate(
     def expected(samples: Any) -> Any:
         return default_collate(samples) if mix is None else mix(*default_collate(samples))
 
-    def tried(images: Sequence[Any], function: Callable[..., Any]) -> Any:
-        return call(function, list(zip(images, labels, strict=True)))
+    def called(function: Callable[..., Any], samples: Sequence[Any]) -> Any:
+        return call(function, list(zip(samples, labels, strict=True)))
 
-    try:
+    forms = [list(images.clone())]
+    if images.dtype == torch.uint8:  # the function may take Pillow images
+        pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+        forms.append([Image.fromarray(image) for image in pixels])
+    reasons = []
+    for samples in forms:
         try:
-            batch, states = tried(list(images.clone()), collate)
-        except Exception:  # the function may take Pillow images
-            if images.dtype != torch.uint8:
-                raise
-            pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
-            batch, states = tried([Image.fromarray(image) for image in pixels], collate)
-        expected_batch, expected_states = tried(list(images.clone()), expected)
-    except Exception as error:  # whatever the user's code raises
-        reason = str(error).rstrip(".")
-        raise NoCounterpartError(f"a synthetic batch fails: {reason}. {_WAY_OUT}") from error
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        kind = type(batch).__name__
-        raise NoCounterpartError(f"the batch is a {kind}, not (images, targets). {_WAY_OUT}")
-    if states != expected_states or not all(map(are_equal, batch, expected_batch)):
-        does_more = "the function does more than default_collate"
-        if mixes:
-            raise NoCounterpartError(f"{does_more} and its {names}. {_WAY_OUT}")
-        raise NoCounterpartError(
-            f"{does_more}, and no v2.CutMix, v2.MixUp or v2.RandomChoice of these was found in its "
-            f"closure, globals and attributes. {_WAY_OUT}"
-        )
+            batch, states = called(collate, samples)
+            expected_batch, expected_states = called(expected, list(images.clone()))
+        except Exception as error:  # whatever the user's code raises
+            reasons.append(f"a synthetic batch fails: {str(error).rstrip('.')}. {_WAY_OUT}")
+            continue
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            kind = type(batch).__name__
+            reasons.append(f"the batch is a {kind}, not (images, targets). {_WAY_OUT}")
+        elif states == expected_states and all(map(are_equal, batch, expected_batch)):
+            break
+        elif mixes:
+            does_more = "the function does more than default_collate"
+            reasons.append(f"{does_more} and its {names}. {_WAY_OUT}")
+        else:
+            reasons.append(
+                "the function does more than default_collate, and no v2.CutMix, v2.MixUp or "
+                "v2.RandomChoice of these was found in its closure, globals and attributes. "
+                f"{_WAY_OUT}"
+            )
+    else:
+        raise NoCounterpartError(reasons[0])
     image = batch[0]
     in_channels_last = image.is_contiguous(memory_format=torch.channels_last)
     channels_last = in_channels_last and not image.is_contiguous()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dali_cutmix.from_torch import timm
 from dali_cutmix.from_torch.levels import Levels
 from dali_cutmix.from_torch.report import (
     NoCounterpartError,
@@ -18,9 +19,11 @@ from dali_cutmix.transforms.color import ColorJitter, Grayscale
 from dali_cutmix.transforms.erasing import RandomErasing
 
 _AUTOMATIC = ("AutoAugment", "RandAugment", "TrivialAugmentWide")
+_TIMM = {"timm.RandAugment": timm.rand_augment, "timm.AutoAugment": timm.auto_augment}
+_ERASING = ("RandomErasing", "timm.RandomErasing")
 
 #: Names of the classes that `translate_color` takes.
-COLORS = ("ColorJitter", "Grayscale", "RandomGrayscale", "RandomErasing", *_AUTOMATIC)
+COLORS = ("ColorJitter", "Grayscale", "RandomGrayscale", *_ERASING, *_AUTOMATIC, *_TIMM)
 
 
 def translate_color(part: Any, levels: Levels, prob: float, translation: Translation) -> Any:
@@ -39,12 +42,12 @@ def translate_color(part: Any, levels: Levels, prob: float, translation: Transla
         NoCounterpartError: The graph has no such augmentation, or not in this place.
     """
     name = transform_name(part)
-    if name == "RandomErasing":
+    if name in _ERASING:
         return _erasing(part, levels, prob, translation)
-    if not levels.are_plain or (name in _AUTOMATIC and not levels.are_uint8):
+    if not levels.are_plain or (name in (*_AUTOMATIC, *_TIMM) and not levels.are_uint8):
         raise OutOfPlaceError(
-            f"the graph changes colors of uint8 levels. Move {name} before ToTensor, ToDtype and "
-            "Normalize."
+            "the graph changes colors of uint8 levels. Move "
+            f"{type(part).__name__} before ToTensor, ToDtype and Normalize."
         )
     if not levels.are_uint8:
         translation.note("Colors are rounded to levels of uint8 after each change.")
@@ -60,6 +63,8 @@ def translate_color(part: Any, levels: Levels, prob: float, translation: Transla
         names = ("brightness", "contrast", "saturation", "hue")
         ranges = {key: tuple(bounds) for key in names if (bounds := getattr(part, key)) is not None}
         return ColorJitter(**ranges) if ranges else None
+    if name in _TIMM:
+        return _TIMM[name](part)
     augmentation = _automatic(part, name)
     if augmentation.interpolation == "bilinear" and not levels.is_tensor:
         translation.note(
@@ -72,6 +77,13 @@ def translate_color(part: Any, levels: Levels, prob: float, translation: Transla
 def commutes_with_crops(augmentation: Any) -> bool:
     """Return whether an augmentation gives the same before a crop and a resize, up to rounding."""
     return isinstance(augmentation, Grayscale)
+
+
+def makes_noise(part: Any) -> bool:
+    """Return whether a part erases by normal noise, of deviation 1 in the numbers there."""
+    if transform_name(part) == "timm.RandomErasing":
+        return part.mode in ("rand", "pixel")
+    return transform_name(part) == "RandomErasing" and part.value in (None, "random")
 
 
 def _automatic(part: Any, name: str | None) -> Any:
@@ -92,9 +104,12 @@ def _automatic(part: Any, name: str | None) -> Any:
 
 
 def _erasing(part: Any, levels: Levels, prob: float, translation: Translation) -> Any:
-    value = part.value
-    if value is None or value == "random":
-        raise NoCounterpartError("the graph erases with one color. Pass `value=0`.")
+    is_timms = transform_name(part) == "timm.RandomErasing"
+    if makes_noise(part) and levels.are_uint8:
+        raise OutOfPlaceError("noise needs floats. Move RandomErasing behind Normalize.")
+    if makes_noise(part) and not is_timms:
+        return RandomErasing(prob * part.p, tuple(part.scale), tuple(part.ratio), mode="pixel")
+    value = 0 if is_timms else part.value
     numbers = list(value) if isinstance(value, (tuple, list)) else [value]
     numbers = numbers * 3 if len(numbers) == 1 else numbers
     exact = levels.level_of([float(number) for number in numbers])
@@ -103,6 +118,8 @@ def _erasing(part: Any, levels: Levels, prob: float, translation: Translation) -
         raise NoCounterpartError(f"no uint8 color becomes {value} here. Pass `value=0`.")
     if any(abs(a - b) > 1e-6 for a, b in zip(color, exact, strict=True)):
         translation.note(f"Erased pixels become {color} of 255, which is {value} after rounding.")
+    if is_timms:
+        return timm.erasing(part, color, prob)
     return RandomErasing(
         prob=prob * part.p, scale=tuple(part.scale), ratio=tuple(part.ratio), value=color
     )

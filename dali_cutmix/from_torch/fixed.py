@@ -17,8 +17,10 @@ from dali_cutmix.from_torch.report import (
 from dali_cutmix.from_torch.resizing import kernel_of, resize_of, sides_of
 from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
+from dali_cutmix.transforms.timm import TimmAutoAugment, TimmRandAugment
 
 NO_OPERATOR = "the graph has no such operator. Remove it, or pass `transform=`."
+SHEARING = (AutoAugment, RandAugment, TrivialAugment, TimmAutoAugment, TimmRandAugment)
 _SAME_SIZE = f"{NO_CHANGE}: images have that size"
 
 
@@ -155,7 +157,7 @@ class Fixed:
     def _check_no_shear(self) -> None:
         """Refuse flips behind a shear, which fixes one corner; all else commutes with flips."""
         for path, part, augmentation in self._colors:
-            if isinstance(augmentation, (AutoAugment, RandAugment, TrivialAugment)):
+            if isinstance(augmentation, SHEARING):
                 name = type(part).__name__
                 raise NoCounterpartError(
                     f"the graph flips before {name} (at {path}), which gives other images where "

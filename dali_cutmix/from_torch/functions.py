@@ -35,7 +35,7 @@ def wrapped_transform(function: Any, size: Size | None) -> Any:
         function: The user's function or object.
         size: ``(height, width)`` of all images; None where sizes differ or are unknown.
     """
-    for transform in held(function, lambda part: transform_name(part) is not None):
+    for transform in held(function, lambda part: transform_name(part) not in (None, "Lambda")):
         if _are_same(function, transform, _images(size, None, torch.uint8)):
             return transform
     return None

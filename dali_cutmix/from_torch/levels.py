@@ -142,6 +142,8 @@ class Levels:
 
 def _triple(values: Any) -> Triple:
     numbers = [float(value) for value in values] if hasattr(values, "__len__") else [float(values)]
+    if isinstance(values, torch.Tensor):
+        numbers = [float(f"{number:.7g}") for number in numbers]  # float32 errs behind
     if len(numbers) == 1:
         numbers *= 3
     if len(numbers) != 3:

@@ -169,7 +169,12 @@ def mode_of(part: Any) -> str:
     """
     if isinstance(part.interpolation, (tuple, list)):
         return "random"
-    mode = getattr(part.interpolation, "value", part.interpolation)
+    return mode_name(part.interpolation)
+
+
+def mode_name(interpolation: Any) -> str:
+    """Return the name of torchvision's or Pillow's interpolation."""
+    mode = getattr(interpolation, "value", interpolation)
     return _PILLOW_MODES.get(mode, str(mode)) if isinstance(mode, int) else str(mode)
 
 

@@ -94,7 +94,7 @@ _LINES: dict[str, Callable[[Any], str]] = {
     "policy": _auto_augment,
     "autoaugment": _auto_augment,
     "randaugment": _rand_augment,
-    "gaussianblur": _blur,
+    "blur": _blur,
     "solariz": _solarize,
     "erasing": _erasing,
 }

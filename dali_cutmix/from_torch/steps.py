@@ -8,6 +8,7 @@ from typing import Any
 from dali_cutmix.core.frame import Augmentation, Frame, frames_of
 from dali_cutmix.from_torch.colors import COLORS, translate_color
 from dali_cutmix.from_torch.crops import Size
+from dali_cutmix.from_torch.draws import NUM_STATES, drawn_change
 from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
 from dali_cutmix.from_torch.report import (
     NoCounterpartError,
@@ -15,10 +16,12 @@ from dali_cutmix.from_torch.report import (
     SizesVaryError,
     Translation,
     mode_of,
+    named,
     transform_name,
     written,
 )
 from dali_cutmix.from_torch.resizing import kernel_of, resize_of, sides_of
+from dali_cutmix.from_torch.scripts import own_class
 from dali_cutmix.transforms import adjustments, chain, flips, sizing, warps
 from dali_cutmix.transforms.steps import Compose
 
@@ -115,8 +118,15 @@ class Steps:
         if name in ("Compose", "Sequential"):
             parts = part.transforms if name == "Compose" else part
             return [step for inner in parts for step in self._steps_of(inner)]
+        augmentations = None
+        if name is None and not self._levels.is_tensor:
+            augmentations = drawn_change(part)
+        if augmentations is not None:
+            text = written(tuple(augmentations))
+            self.notes.note(f"{named(part)} was compared with {text} on {NUM_STATES} images only.")
+            return augmentations
         if name not in self._handlers:
-            raise NoCounterpartError(NO_OPERATOR)
+            raise NoCounterpartError((None if name else own_class(part)) or NO_OPERATOR)
         step = self._handlers[name](part)
         return [] if step is None else [step]
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
+from dali_cutmix.from_torch.colors import makes_noise
 from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.fixed import Fixed
 from dali_cutmix.from_torch.functions import SIZES, seen_transforms, wrapped_transform
@@ -100,6 +101,7 @@ class _Walk:
         self._steps = Steps(size, levels)
         self._records: list[_Record] = []
         self._notes: list[str] = []
+        self._noise: list[tuple[Any, Any]] = []  # mean and std where noise is erased with
         self._conversions: dict[str, Callable[[Any], str]] = {
             **dict.fromkeys(_IDENTITIES, lambda _: NO_CHANGE),
             "ToTensor": levels.to_tensor,
@@ -129,12 +131,16 @@ class _Walk:
             is_function = name == "Lambda" or hasattr(part, "__code__")
             reason = _UNSEEN if is_function else own_class(part) or _NOT_TORCHVISION
             error = NoCounterpartError(reason)
-            self._records.append(_Record(path, part, error, error))
+            step = _attempt(lambda: self._steps.take(part)) if name is None else error
+            is_seen = isinstance(step, str)
+            self._records.append(_Record(path, part, error, step if is_seen else error))
             return
         if (convert := self._conversions.get(name)) is not None:
             result = _attempt(lambda: convert(part))
             self._records.append(_Record(path, part, result, result))
             return
+        if makes_noise(part):
+            self._noise.append((self.levels.mean, self.levels.std))
         fixed = _attempt(lambda: self._fixed.take(path, part))
         step = _attempt(lambda: self._steps.take(part))
         self._records.append(_Record(path, part, fixed, step))
@@ -147,6 +153,10 @@ class _Walk:
         fits = not any(isinstance(record.fixed, Exception) for record in self._records)
         can_step = not any(isinstance(record.step, Exception) for record in self._records)
         error: str | Exception | None = None
+        if any(scale != (self.levels.mean, self.levels.std) for scale in self._noise):
+            fits = can_step = False
+            reason = "noise is of deviation 1 at the end. Move RandomErasing behind Normalize."
+            translation.refuse("transform", transform, reason)
         if not self.levels.is_tensor:
             error = "the list ends in Pillow images, which cannot make a batch. End with ToTensor."
         elif fits:

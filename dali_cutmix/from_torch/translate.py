@@ -373,6 +373,8 @@ def _translate_collate(
             translation.refuse("collate_fn", collate, _COLLATED_VIEWS)
         return
     labels = [(num_classes - 1 - number) % num_classes for number in range(SYNTHETIC_SAMPLES)]
+    if arguments.behind:
+        dtype = torch.uint8
     try:
         collated = translate_collate(collate, _synthetic_images(transform, dtype), labels)
     except NoCounterpartError as error:

@@ -1,0 +1,106 @@
+"""Lists of public scripts translate, and evaluate to the pixels of the torch loader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import Subset
+from torchvision import transforms as v1
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+import dali_cutmix
+from public_lists import EVALUATION, TRAINING, PublicList
+from torch_loaders import cifar, refusal, silently
+
+
+@pytest.fixture(scope="module")
+def square_folder(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of two square photographs of equal size."""
+    root = tmp_path_factory.mktemp("squares")
+    for name in ("china", "flower"):
+        (root / name).mkdir()
+        for path in sorted((photo_folder / name).glob("*.jpg"))[:2]:
+            Image.open(path).resize((64, 64)).save(root / name / path.name)
+    return root
+
+
+def loader_of(entry: PublicList, transform: Any, photos: Path, squares: Path) -> TorchLoader[Any]:
+    if entry.data == "arrays":
+        return TorchLoader(Subset(cifar(transform), range(4)), batch_size=4)
+    root = squares if entry.data == "squares" else photos
+    return TorchLoader(Subset(ImageFolder(root, transform), range(4)), batch_size=4)
+
+
+def names(entries: Sequence[PublicList]) -> list[str]:
+    assert len({entry.repository for entry in entries}) == len(entries)
+    return [entry.repository for entry in entries]
+
+
+@pytest.mark.parametrize("entry", TRAINING, ids=names(TRAINING))
+def test_public_training_list_translates_or_shows_the_way_out(
+    photo_folder: Path, square_folder: Path, entry: PublicList
+) -> None:
+    reference = loader_of(entry, entry.transform(), photo_folder, square_folder)
+    if entry.refusal is not None:
+        assert entry.refusal in refusal(reference)
+        return
+    loader = silently(reference)
+    expected = reference.dataset[0][0]
+    assert (loader.transform.output_size, loader.dtype) == (expected.shape[1:], expected.dtype)
+
+
+TRANSLATED = [entry for entry in TRAINING if entry.refusal is None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", TRANSLATED, ids=names(TRANSLATED))
+def test_public_training_list_serves_images_like_the_torch_loaders(
+    photo_folder: Path, square_folder: Path, entry: PublicList
+) -> None:
+    reference = loader_of(entry, entry.transform(), photo_folder, square_folder)
+    image, label = next(iter(silently(reference, device="cpu")))
+    expected, expected_label = next(iter(reference))
+    assert torch.equal(label, expected_label)
+    # The mean of all pixels of four images, of which draws change less than the range.
+    assert abs(image.mean() - expected.mean()) < 0.3 * (expected.max() - expected.min())
+
+
+@pytest.mark.parametrize("entry", EVALUATION, ids=names(EVALUATION))
+def test_public_evaluation_list_gives_the_torch_loaders_pixels(
+    photo_folder: Path, square_folder: Path, entry: PublicList
+) -> None:
+    reference = loader_of(entry, entry.transform(), photo_folder, square_folder)
+    if entry.refusal is not None:
+        assert entry.refusal in refusal(reference)
+        return
+    loader = silently(reference, device="cpu")
+    image, label = next(iter(loader))
+    expected, expected_label = next(iter(reference))
+    assert torch.equal(label, expected_label)
+    assert (image.shape, image.dtype) == (expected.shape, expected.dtype)
+    std = torch.tensor(loader.transform.std).view(3, 1, 1)
+    if ((image - expected).abs() * std * 255).max() < 2.01:
+        return
+    geometry = [
+        v2.Resize(part.size, part.interpolation) if hasattr(part, "antialias") else part
+        for part in entry.transform().transforms
+        if isinstance(part, (v1.Resize, v1.CenterCrop, v2.Resize, v2.CenterCrop))
+    ]
+    scaling = v1.Normalize(loader.transform.mean, loader.transform.std)
+    parts = [v1.PILToTensor(), *geometry, v1.ConvertImageDtype(torch.float32), scaling]
+    on_tensors = loader_of(entry, v1.Compose(parts), photo_folder, square_folder)
+    assert ((image - next(iter(on_tensors))[0]).abs() * std * 255).max() < 0.01
+
+
+def test_readme_says_how_many_public_lists_translate() -> None:
+    readme = (Path(dali_cutmix.__file__).parent / "from_torch" / "README.md").read_text()
+    for name, entries in (("training", TRAINING), ("evaluation", EVALUATION)):
+        num_translated = sum(entry.refusal is None for entry in entries)
+        assert f"{num_translated} of {len(entries)} {name} lists" in readme

@@ -1,0 +1,157 @@
+"""Functions of scripts are recognised by what they do, and loaders of timm by their parts."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from timm.data.loader import PrefetchLoader, fast_collate
+from torch import nn
+from torch.utils.data import DataLoader as TorchLoader
+from torchvision import transforms as v1
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from dali_cutmix import Compose, EvalTransform, augmentations
+from public_lists import IMAGENET, OwnBlur, OwnCutout, OwnLighting, OwnSolarization
+from torch_loaders import CROP, MEAN, PLAIN, SCALED, STD, cifar, notes, over, refusal, silently
+
+WHOLE = v1.Resize((24, 32))
+HALF = (0.5,) * 3
+
+
+def on_array(image: Any) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("parts", "mean", "std"),
+    [
+        ([v1.Lambda(lambda image: image.convert("RGB")), v1.ToTensor()], (0.0,) * 3, (1.0,) * 3),
+        ([v1.ToTensor(), v1.Lambda(lambda image: image * 2 - 1)], HALF, HALF),
+        ([lambda image: on_array(image).float() / 255], (0.0,) * 3, (1.0,) * 3),
+        ([lambda image: on_array(image) / 127.5 - 1], HALF, HALF),
+        ([v1.PILToTensor(), lambda image: image.float().div(255)], (0.0,) * 3, (1.0,) * 3),
+        (
+            [v1.ToTensor(), lambda image: (image - torch.tensor(HALF)[:, None, None]) / 0.5],
+            HALF,
+            HALF,
+        ),
+    ],
+)
+def test_function_that_converts_or_scales_is_recognised(
+    photo_folder: Path, parts: list[Any], mean: Any, std: Any
+) -> None:
+    reference = over(photo_folder, v1.Compose([WHOLE, *parts]))
+    loader = silently(reference)
+    size = (24, 32)
+    assert loader.transform == EvalTransform(size, size, mean=mean, std=std)
+    image, expected = next(iter(loader))[0], next(iter(reference))[0]
+    assert (image - expected).abs().max() < 2.01 * (expected.max() - expected.min()) / 255
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate"])
+def test_function_that_pads_is_recognised(mode: str) -> None:
+    def padded(image: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pad(image[None], (4, 4, 4, 4), mode=mode)[0]
+
+    reference = TorchLoader(cifar(v1.Compose([v1.ToTensor(), padded])), batch_size=4)
+    image, expected = next(iter(silently(reference)))[0], next(iter(reference))[0]
+    assert torch.allclose(image, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda image: image.point(lambda level: level // 2),
+        lambda image: image if min(image.size) > 20 else ImageOps.invert(image),
+        lambda image: image if random.random() < 0.999 else ImageOps.invert(image),
+        lambda image: ImageOps.posterize(image, random.randint(7, 8)),
+        OwnSolarization.__call__,
+    ],
+)
+def test_function_that_does_something_else_is_refused(photo_folder: Path, function: Any) -> None:
+    assert "from_torch cannot see" in refusal(over(photo_folder, [CROP, function, *SCALED]))
+
+
+def test_changes_by_chance_are_recognised(photo_folder: Path) -> None:
+    parts = [CROP, OwnBlur(0.5), OwnSolarization(0.2), *SCALED]
+    reference = over(photo_folder, parts)
+    blur = augmentations.TimmAutoAugment([[("GaussianBlurRand", 0.5, 10.0)]])
+    steps = augmentations.RandomResizedCrop(32), blur, augmentations.RandomSolarize(128.0, 0.2)
+    assert silently(reference).transform == Compose(steps, **PLAIN)
+    assert (
+        "OwnSolarization was compared with (RandomSolarize(threshold=128, prob=0.2),) on 64 "
+        "images only."
+    ) in notes(reference)
+    claimed = OwnSolarization(0.9)
+    claimed.prob, claimed.p = 0.0, 0.5  # changes half of the images
+    assert silently(over(photo_folder, [CROP, claimed, *SCALED]))
+    lying = OwnBlur(0.5)
+    lying.p = 0.1
+    assert "`OwnBlur` at" in refusal(over(photo_folder, [CROP, lying, *SCALED]))
+
+
+def test_own_classes_are_refused_with_the_line_that_does_the_same(photo_folder: Path) -> None:
+    message = refusal(over(photo_folder, [CROP, *SCALED, OwnCutout(2, 7), OwnLighting(0.1)]))
+    assert message.splitlines()[1:] == [
+        "  - `OwnCutout` at transform[3]: from_torch cannot see what the class does. To fill "
+        "squares of that side, remove it and pass `mix=Chain([Cutout(6), Cutout(6)])`.",
+        "  - `OwnLighting` at transform[4]: the graph runs transforms of torchvision and timm "
+        "only, and this class is another. Pass `transform=`.",
+    ]
+
+
+def test_images_of_one_size_need_no_resize(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        image = np.random.default_rng(ord(name)).integers(0, 256, (24, 32, 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / name / "0.png")
+    for parts in ([v1.ToTensor()], [v1.Resize(12), v1.ToTensor()]):
+        reference = over(tmp_path, v1.Compose(parts), batch_size=2)
+        image, expected = next(iter(silently(reference)))[0], next(iter(reference))[0]
+        assert (image - expected).abs().max() * 255 < 2.01
+        assert "All images have 24 x 32 pixels, by their headers." in notes(reference)
+    Image.new("RGB", (32, 25)).save(tmp_path / "b" / "1.png")
+    assert "images keep different sizes" in refusal(over(tmp_path, v1.ToTensor()))
+
+
+def collated(samples: Any) -> Any:
+    """Apex's function: Pillow images become a batch of uint8."""
+    images = torch.stack([on_array(image) for image, _ in samples])
+    return images, torch.tensor([label for _, label in samples])
+
+
+def test_collate_function_may_take_pillow_images(photo_folder: Path) -> None:
+    reference = over(photo_folder, v1.Compose([WHOLE]), collate_fn=collated)
+    loader = silently(reference)
+    image, expected = next(iter(loader))[0], next(iter(reference))[0]
+    assert image.dtype == expected.dtype == torch.uint8
+    assert (image.int() - expected.int()).abs().max() <= 2
+
+
+def test_prefetch_loader_of_timm_normalizes_behind_the_list(photo_folder: Path) -> None:
+    data = ImageFolder(photo_folder, v1.Compose([WHOLE, v1.PILToTensor()]))
+    inner = TorchLoader(data, 4, collate_fn=fast_collate)
+    reference = PrefetchLoader(inner, *IMAGENET, device=torch.device("cpu"))
+    loader = silently(reference)  # type: ignore[arg-type]
+    assert loader.transform.mean == pytest.approx(MEAN)
+    assert loader.transform.std == pytest.approx(STD)
+    image, expected = next(iter(loader))[0], next(iter(reference))[0]
+    assert ((image - expected).abs() * torch.tensor(STD).view(3, 1, 1) * 255).max() < 2.01
+    erasing = PrefetchLoader(inner, device=torch.device("cpu"), re_prob=0.5, re_mode="pixel")
+    transform = silently(erasing).transform  # type: ignore[arg-type]
+    assert transform.augment[-1].mode == "pixel"
+
+
+def test_noise_is_refused_before_normalize(photo_folder: Path) -> None:
+    noise = v2.RandomErasing(value="random")
+    message = refusal(over(photo_folder, [CROP, *SCALED, noise, v2.Normalize(MEAN, STD)]))
+    assert "noise is of deviation 1 at the end. Move RandomErasing behind Normalize." in message
+    loader = silently(over(photo_folder, [CROP, *SCALED, v2.Normalize(MEAN, STD), noise]))
+    assert loader.transform.augment[-1].mode == "pixel"
