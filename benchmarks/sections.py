@@ -337,7 +337,7 @@ def formats(result: dict[str, Any]) -> list[str]:
     return [
         f"Batches of {method['batch_size']}, {method['threads']} threads and processes of Pillow, "
         f"or worker processes; CutMix; medians of {method['repeats']} interleaved turns of "
-        f"{method['seconds']:g} s.",
+        f"{method['seconds']:g} s. {method.get('note', '')}".rstrip(),
         "",
         *table(["files; images per second", *(map(_ours, names)), *over], rows),
         "",
