@@ -16,7 +16,7 @@ import numpy as np
 
 from dali_cutmix.core.trouble import AwayError
 from dali_cutmix.sources import upright
-from dali_cutmix.sources.upright import REPLY, REQUEST, RefusedError
+from dali_cutmix.sources.upright import READY, REPLY, REQUEST, RefusedError
 
 MAIN = Path(upright.__file__)
 
@@ -50,9 +50,13 @@ class PillowProcesses:
     """
 
     def __init__(self, num_processes: int) -> None:
+        self._num_processes = num_processes
+        self._begin()
+
+    def _begin(self) -> None:
         self._idle: list[_Process] = []
         self._lock = threading.Lock()
-        self._free = threading.Semaphore(num_processes)
+        self._free = threading.Semaphore(self._num_processes)
         self._owner = os.getpid()
 
     def decode(self, encoded: np.ndarray, max_pixels: int | None) -> Decoded:
@@ -67,6 +71,8 @@ class PillowProcesses:
             OSError: No process can be started, or the system ends processes.
             MemoryError: There is no memory for the image.
         """
+        if self._owner != os.getpid():  # a fork: the processes are its parent's
+            self._begin()
         if not encoded.size:
             raise RefusedError("empty", "the file is empty")
         with self._free:
@@ -126,16 +132,44 @@ class PillowProcesses:
 class _Process:
     def __init__(self) -> None:
         self._channel, other = socket.socketpair()
-        with other:
-            self._process = subprocess.Popen(
-                [sys.executable, str(MAIN), str(other.fileno())],
-                pass_fds=[other.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # else a terminal's interrupt would end it
-            )
         self._channel.settimeout(PATIENCE_S)
+        paths = [path for path in sys.path if isinstance(path, str)]
+        try:
+            with other:
+                self._process = subprocess.Popen(
+                    [sys.executable or "python", str(MAIN), str(other.fileno()), *paths],
+                    pass_fds=[other.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,  # else a terminal's interrupt would end it
+                )
+        except OSError as error:
+            self._channel.close()
+            raise AwayError(f"no process of Pillow starts: {error}") from error
+        self._await_ready()
+
+    def _await_ready(self) -> None:
+        """Wait until the process has imported Pillow.
+
+        Raises:
+            AwayError: The process has ended, or hangs. No file is at fault, since none was sent.
+        """
+        assert self._process.stderr is not None
+        with self._process.stderr as stderr:
+            try:
+                is_ready = self._channel.recv(len(READY)) == READY
+            except OSError:
+                is_ready = False
+            except BaseException:
+                self.end()
+                raise
+            if not is_ready:
+                status = self.end()
+                lines = stderr.read().decode(errors="replace").split("\n")
+                last = next((line for line in reversed(lines) if line.strip()), "no message")
+                how = "hung" if status is None else f"ended with exit status {status}"
+                raise AwayError(f"a process of Pillow {how} at its start: {last.strip()}")
 
     def decode(self, encoded: np.ndarray, max_pixels: int | None) -> Decoded:
         self._channel.sendall(REQUEST.pack(encoded.size, max_pixels or 0))
@@ -159,10 +193,11 @@ class _Process:
             at += count
         return received
 
-    def end(self) -> int:
-        """End the process, and return its exit status: of its own end where it has ended."""
+    def end(self) -> int | None:
+        """End the process; return its exit status, or None where the process hung."""
         self._channel.close()
         with suppress(subprocess.TimeoutExpired):
             return self._process.wait(_GRACE_S)
         self._process.kill()
-        return self._process.wait()
+        self._process.wait()
+        return None

@@ -18,10 +18,12 @@ import warnings
 from typing import NamedTuple
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # the folder of this file, whose modules are none of the standard library's
+    sys.path[:] = sys.argv[2:]  # the parent's, which may have found Pillow elsewhere
 
 from PIL import Image, UnidentifiedImageError
 
+#: What a process sends first, once it has imported Pillow.
+READY = b"\1"
 #: Size of the file in bytes, most pixels or 0.
 REQUEST = struct.Struct("<QQ")
 #: Whether the file was decoded, height and width in the file, its format, bytes that follow.
@@ -208,6 +210,7 @@ def as_ppm(image: Image.Image) -> bytes:
 def main(channel: socket.socket) -> None:
     """Answer requests until the other side is closed, or the parent process has ended."""
     parent = os.getppid()
+    channel.sendall(READY)
     Image.MAX_IMAGE_PIXELS = None  # the request says
     while head := _receive(channel, REQUEST.size, parent):
         num_bytes, max_pixels = REQUEST.unpack(head)

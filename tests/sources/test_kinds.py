@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import sys
+import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +21,14 @@ from typer.testing import CliRunner
 
 import damage
 import kinds
-from dali_cutmix import BadFileError, DataLoader, FileList, ImageArrays, TrainTransform
+from dali_cutmix import (
+    BadFileError,
+    DataLoader,
+    FileList,
+    ImageArrays,
+    TrainTransform,
+    TroubleError,
+)
 from dali_cutmix.sources import pillow
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.tools.check import check_images
@@ -363,3 +374,48 @@ def test_process_that_the_system_kills_is_replaced_by_another() -> None:
                 break
         assert loader.bad_files == []
     assert labels == list(range(64))
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program in Python's place, which the test has to write."""
+    program = tmp_path / "python"
+    program.touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    return program
+
+
+@pytest.mark.parametrize("path", ["", str(Path(PIL.__file__).parents[1])])
+def test_pillow_is_found_where_only_the_parents_path_leads_to_it(
+    program: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    python = shlex.quote(sys._base_executable)  # type: ignore[attr-defined]
+    program.write_text(f'#!/bin/sh\nexec {python} -S "$@"\n')
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    assert refused({"a.tif": PLAIN["TIFF RGB"]}) == {}
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    {
+        None: "no process of Pillow starts: [Errno 2] No such file or directory: ",
+        "exit 3": "a process of Pillow ended with exit status 3 at its start: no message",
+        "echo a >&2; echo the cause >&2; exit 1": (
+            "a process of Pillow ended with exit status 1 at its start: the cause"
+        ),
+    }.items(),
+)
+def test_process_that_cannot_start_is_trouble_and_no_file_is_bad(
+    program: Path, monkeypatch: pytest.MonkeyPatch, lines: str | None, reason: str
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    program.unlink() if lines is None else program.write_text(f"#!/bin/sh\n{lines}\n")
+    images = ImageArrays([PLAIN["PNG RGB"], PLAIN["TIFF RGB"]] * 2, [0] * 4)
+    with loader_of(images, on_error="replace") as loader:
+        with pytest.raises(TroubleError) as caught:
+            next(iter(loader))
+        assert caught.value.reason.startswith(reason)
+        assert loader.bad_files == loader.state_dict()["bad"] == []
+    with pytest.raises(TroubleError):
+        check_images(images, num_threads=1, max_pixels=None)
