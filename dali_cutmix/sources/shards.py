@@ -22,9 +22,9 @@ from dali_cutmix.sources.bucket import NUM_REQUESTS, Timeouts, is_url, split_url
 from dali_cutmix.sources.shard_files import ShardFiles
 
 INDEX_ENDING = ".index.npz"
-INDEX_VERSION = 3
-#: Bytes at either end of a gap between images that a mark covers. Headers and labels take fewer.
-_MARKED = 4096
+INDEX_VERSION = 4
+#: Bytes of a gap between images that are read at once, to bound the memory.
+_CHUNK = 8 << 20
 #: Marks of a shard in a bucket that are compared; each is a request.
 _REMOTE_MARKS = 4
 #: Threads. Scans hold the GIL except while they read, so that more threads help slow storage only.
@@ -55,11 +55,12 @@ class PackedImages(StoredImages):
     memory only. An index is used again in these cases:
 
     - The file is unchanged by its size and times. One of these times no program can set.
-    - The file was copied or replaced, and all bytes between its images are as they were: headers
-      and labels. These are compared by digests.
+    - The file was copied or replaced, and all bytes between its images are as they were: headers,
+      labels and other members. These bytes are compared by digests.
     - The object in a bucket has the entity tag that was indexed.
-    - The index was uploaded beside a shard in a bucket, the sizes agree, and so do the bytes
-      between images at four places.
+    - The index was uploaded beside a shard in a bucket, the sizes agree, and so do all bytes of
+      four gaps between images. Labels that changed in other gaps only are not noticed: upload
+      the new index with a new shard.
 
     Args:
         shards: Paths or URLs of the shards, in order.
@@ -222,7 +223,7 @@ class PackedImages(StoredImages):
         return index
 
     def _marks(self, number: int, index: Index, gaps: np.ndarray) -> np.ndarray:
-        """Return digests of what lies between images of a shard: ``[len(gaps)]`` int64.
+        """Return digests of all bytes between images of a shard: ``[len(gaps)]`` int64.
 
         Args:
             number: Number of the shard.
@@ -240,10 +241,8 @@ class PackedImages(StoredImages):
         sides = np.stack([begins[gaps], ends[gaps]], 1).tolist()
         for position, (begin, end) in enumerate(sides):
             digest = blake2b(digest_size=8)
-            front = max(begin, min(end, begin + _MARKED))
-            digest.update(self._files.read(number, begin, front - begin).data)
-            back = max(front, end - _MARKED)
-            digest.update(self._files.read(number, back, max(0, end - back)).data)
+            for at in range(begin, end, _CHUNK):
+                digest.update(self._files.read(number, at, min(_CHUNK, end - at)).data)
             marks[position] = int.from_bytes(digest.digest(), "little", signed=True)
         self._files.release(number)
         return marks

@@ -414,6 +414,26 @@ def test_index_is_made_anew_where_one_label_changed_and_neither_size_nor_time(
         assert open_shards(path).targets.tolist() == wanted
 
 
+@pytest.mark.parametrize("size", [9_000, 9_000_000])
+def test_index_is_made_anew_where_a_label_changed_far_from_all_images(
+    tmp_path: Path, size: int
+) -> None:
+    def write(name: str, label: int) -> Path:
+        members: list[tuple[str, bytes]] = []
+        for number, beside in enumerate([bytes(9), bytes(size), bytes(9)]):
+            text = str(label if number == 1 else 0).encode()
+            parts = {"cls": text, "feat": beside, "jpg": b"image", "json": beside}
+            # The label of sample 1 lies between a large member of its own and one before.
+            members += [(f"{number:03d}.before.feat", beside)]
+            members += [(f"{number:03d}.{ending}", part) for ending, part in parts.items()]
+        return write_tar(tmp_path / name, members)
+
+    path = write("a.tar", 1)
+    assert open_shards(path).targets.tolist() == [0, 1, 0]
+    os.replace(write("b.tar", 2), path)
+    assert open_shards(path).targets.tolist() == [0, 2, 0]
+
+
 def test_shard_replaced_by_one_of_equal_size_and_time_is_noticed_by_a_loader(
     tmp_path: Path,
 ) -> None:
