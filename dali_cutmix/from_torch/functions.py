@@ -1,7 +1,8 @@
 """What a user's function does to one image, as torchvision's transforms.
 
-A function is called on synthetic images, and recognised if every result is that of the transforms.
-Random states behind the call have to be those of the transforms too.
+A function is called on synthetic images of many sizes and kinds of content, and recognised if every
+result is that of the transforms. Random states behind the call have to be those of the transforms
+too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torchvision import tv_tensors  # type: ignore[import-untyped]
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from dali_cutmix.from_torch.comparison import GENERATORS, call, held
+from dali_cutmix.from_torch.contents import KINDS, contents, pattern
 from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.report import transform_name
 
@@ -24,6 +26,9 @@ SIZES = (
     *((375, 500), (500, 333), (300, 400), (224, 224), (512, 512), (90, 1000), (800, 100)),
     *((32, 32), (24, 17), (1, 1), (1300, 1700), (1700, 1300)),
 )
+
+#: Of `contents`: all kinds are tried in one size.
+NUM_KINDS = len(KINDS)
 
 _PADDING_MODES = ("constant", "reflect", "edge", "symmetric")
 
@@ -36,7 +41,7 @@ def wrapped_transform(function: Any, size: Size | None) -> Any:
         size: ``(height, width)`` of all images; None where sizes differ or are unknown.
     """
     for transform in held(function, lambda part: transform_name(part) not in (None, "Lambda")):
-        if _are_same(function, transform, _images(size, None, torch.uint8)):
+        if _are_same(function, transform, size, None, torch.uint8):
             return transform
     return None
 
@@ -58,7 +63,7 @@ def seen_transforms(
     if held(function, lambda part: isinstance(part, GENERATORS)):
         return None  # the function may change nothing now, and something later
     for transforms in _guesses(function, kind, dtype):
-        if _are_same(function, _in_turn(transforms), _images(size, kind, dtype)):
+        if _are_same(function, _in_turn(transforms), size, kind, dtype):
             return transforms
     return None
 
@@ -68,7 +73,7 @@ def _guesses(
 ) -> Iterator[list[Any]]:
     """Yield lists of transforms that a function may be."""
     yield []
-    image = _in_class(_pixels((40, 50)), kind, dtype)
+    image = _in_class(pattern((40, 50)), kind, dtype)
     result = _outcome(function, image)
     if result is None:
         return
@@ -127,20 +132,39 @@ def _in_turn(transforms: list[Any]) -> Callable[[Any], Any]:
     return apply
 
 
-def _are_same(function: Any, expected: Any, images: Iterator[Any]) -> bool:
-    """Return whether both give equal results of most images, and fail on the others."""
-    num_equal, num_images = 0, 0
-    for image in images:
-        num_images += 1
-        result, wanted = (_outcome(callee, image) for callee in (function, expected))
-        if result is None and wanted is None:
-            continue
-        if result is None or wanted is None:
+def _are_same(
+    function: Any,
+    expected: Any,
+    size: Size | None,
+    kind: type[torch.Tensor] | None,
+    dtype: torch.dtype,
+) -> bool:
+    """Return whether both give equal results, but for sizes on which both fail.
+
+    Both may fail on less than half of the sizes, and on no kind of content.
+    """
+    sizes = [size] if size else SIZES
+    equal_sizes: list[Size] = []
+    for each in sizes:
+        is_same = _is_same(function, expected, _in_class(pattern(each), kind, dtype))
+        if is_same is False:
             return False
-        if result[1] != wanted[1] or not _are_equal(result[0], wanted[0]):
-            return False
-        num_equal += 1
-    return num_equal > num_images // 2
+        if is_same:
+            equal_sizes.append(each)
+    if len(equal_sizes) <= len(sizes) // 2:
+        return False
+    images = (_in_class(pixels, kind, dtype) for pixels in contents(equal_sizes[0]))
+    return all(_is_same(function, expected, image) for image in images)
+
+
+def _is_same(function: Any, expected: Any, image: Any) -> bool | None:
+    """Return whether both give equal results and random states; None where both fail."""
+    result, wanted = (_outcome(callee, image) for callee in (function, expected))
+    if result is None and wanted is None:
+        return None
+    if result is None or wanted is None:
+        return False
+    return bool(result[1] == wanted[1]) and _are_equal(result[0], wanted[0])
 
 
 def _are_equal(result: Any, expected: Any) -> bool:
@@ -178,19 +202,6 @@ def _outcome(function: Any, image: Any) -> tuple[Any, Any] | None:
         return call(function, image.copy() if isinstance(image, Image.Image) else image.clone())
     except Exception:  # whatever the user's code raises
         return None
-
-
-def _images(
-    size: Size | None, kind: type[torch.Tensor] | None, dtype: torch.dtype
-) -> Iterator[Any]:
-    for each in [size] if size else SIZES:
-        yield _in_class(_pixels(each), kind, dtype)
-
-
-def _pixels(size: Size) -> np.ndarray:
-    """Return an RGB image without two equal pixels nearby: ``[height, width, 3]`` uint8."""
-    levels = np.arange(size[0] * size[1] * 3, dtype=np.uint32) * 97 % 256
-    return levels.astype(np.uint8).reshape(*size, 3)
 
 
 def _in_class(pixels: np.ndarray, kind: type[torch.Tensor] | None, dtype: torch.dtype) -> Any:

@@ -17,7 +17,12 @@ from torchvision.transforms import v2  # type: ignore[import-untyped]
 from dali_cutmix.from_torch.colors import makes_noise
 from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.fixed import Fixed
-from dali_cutmix.from_torch.functions import SIZES, seen_transforms, wrapped_transform
+from dali_cutmix.from_torch.functions import (
+    NUM_KINDS,
+    SIZES,
+    seen_transforms,
+    wrapped_transform,
+)
 from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
 from dali_cutmix.from_torch.report import (
     NoCounterpartError,
@@ -200,7 +205,8 @@ class _Walk:
     def _take_function(self, path: str, function: Any) -> bool:
         """Take what a user's function does, or return False where that cannot be seen."""
         levels = self.levels
-        count = f"{1 if self._size else len(SIZES)} synthetic images only"
+        num_images = (1 if self._size else len(SIZES)) + NUM_KINDS
+        count = f"{num_images} synthetic images only"
         inner = None if levels.is_tensor else wrapped_transform(function, self._size)
         if inner is not None:
             text = f"the {named(inner)} inside"

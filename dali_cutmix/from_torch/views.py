@@ -14,7 +14,6 @@ from functools import partial
 from itertools import islice, permutations
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms import Compose  # type: ignore[import-untyped]
@@ -27,6 +26,7 @@ from dali_cutmix.from_torch.comparison import (
     random_states_of,
     set_random_states,
 )
+from dali_cutmix.from_torch.contents import KINDS, noise
 from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.report import Translation, counted, named, transform_name
 from dali_cutmix.from_torch.transforms import translate_transform
@@ -36,10 +36,10 @@ from dali_cutmix.transforms.views import Views
 #: (height, width) of synthetic images, in turn: small, since there are many calls.
 SIZES = ((300, 400), (400, 300), (320, 320))
 
-#: Synthetic images, each with random states of its own: where one choice of lists is left, and at
-#: most. Lists that differ in a probability alone, 0.1 and 0.5, agree on all of the latter once in
-#: 200,000 times.
-NUM_IMAGES, MAX_IMAGES = 6, 24
+#: Synthetic images, each with random states of its own: where one choice of lists is left, all
+#: kinds of content, and at most. Lists that differ in a probability alone, 0.1 and 0.5, agree on
+#: the 24 images of noise once in 200,000 times.
+NUM_IMAGES, MAX_IMAGES = len(KINDS), len(KINDS) + 24
 
 #: Ways to choose lists that are looked into, where lists are alike.
 MAX_CHOICES = 8
@@ -246,10 +246,10 @@ def _outcome(function: Any, image: Any) -> Any:
 
 
 def _image(number: int, size: Size | None, kind: type[torch.Tensor] | None) -> Any:
-    """Return an RGB image without two equal parts: a tensor of a class, or Pillow's."""
-    height, width = size or SIZES[number % len(SIZES)]
-    mixed = (np.arange(height * width * 3, dtype=np.uint32) + number) * np.uint32(2654435761)
-    pixels = (mixed >> 24).astype(np.uint8).reshape(height, width, 3)
+    """Return an RGB image, a tensor of a class or Pillow's: of each kind of content, then noise."""
+    pixels = noise(size or SIZES[number % len(SIZES)], number)
+    if number < len(KINDS):
+        pixels = KINDS[number](pixels)
     if kind is None:
         return Image.fromarray(pixels)
     return torch.from_numpy(pixels).permute(2, 0, 1).as_subclass(kind)

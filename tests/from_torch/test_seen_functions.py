@@ -79,6 +79,51 @@ def test_function_that_does_something_else_is_refused(photo_folder: Path, functi
     assert "from_torch cannot see" in refusal(over(photo_folder, [CROP, function, *SCALED]))
 
 
+def without_black_borders(image: Image.Image) -> Image.Image:
+    pixels = np.asarray(image)
+    is_light = pixels.max(2) > 7
+    rows, columns = is_light.any(1), is_light.any(0)
+    return Image.fromarray(pixels[np.ix_(rows, columns)]) if rows.any() else image
+
+
+def equalized_where_dim(image: Image.Image) -> Image.Image:
+    return ImageOps.equalize(image) if image.getextrema()[0][1] < 240 else image
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        v1.Lambda(v1.functional.autocontrast),
+        lambda image: ImageOps.autocontrast(image, cutoff=0.1),
+        without_black_borders,
+        equalized_where_dim,
+        v1.Lambda(equalized_where_dim),
+        lambda image: image.crop(image.getbbox()) if image.getbbox() else image,
+        lambda image: image if np.asarray(image).mean() > 40 else ImageOps.invert(image),
+        lambda image: image if np.asarray(image).mean() < 230 else ImageOps.invert(image),
+        lambda image: ImageOps.mirror(image) if np.ptp(np.asarray(image), 2).max() == 0 else image,
+    ],
+)
+def test_function_that_depends_on_content_is_refused(photo_folder: Path, function: Any) -> None:
+    assert "from_torch cannot see" in refusal(over(photo_folder, [CROP, function, *SCALED]))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda image: image if image.mean() > 0.3 else 1 - image,
+        lambda image: (image - image.min()) / (image.max() - image.min()),
+        lambda image: image / image.max(),
+        lambda image: image.clamp(0.05, 1),
+        lambda image: image if image.std() > 0.1 else image * 0.5,
+    ],
+)
+def test_function_of_tensors_that_depends_on_content_is_refused(
+    photo_folder: Path, function: Any
+) -> None:
+    assert "from_torch cannot see" in refusal(over(photo_folder, [CROP, *SCALED, function]))
+
+
 def test_changes_by_chance_are_recognised(photo_folder: Path) -> None:
     parts = [CROP, OwnBlur(0.5), OwnSolarization(0.2), *SCALED]
     reference = over(photo_folder, parts)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import ImageOps
 from torch import nn
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import default_collate
@@ -169,7 +170,7 @@ def test_report_says_which_list_makes_which_view_and_its_code_makes_the_same(
         "transform.global_transfo2[1] RandomGrayscale(p=0.2) -> augment: Grayscale(prob=0.2)"
         in rows
     )
-    sentence = "  * MultiCrop was compared with the lists inside on 6 synthetic images only."
+    sentence = "  * MultiCrop was compared with the lists inside on 16 synthetic images only."
     assert sentence in lines
     assert (
         "  Yields a list of 6 images, 2 x [B, 3, 32, 32], 4 x [B, 3, 16, 16] float32 and label [B] "
@@ -220,6 +221,14 @@ def different_for_wide_images(image: Any) -> list[torch.Tensor]:
     return [FIRST(image), (FIRST if image.width > image.height else SECOND)(image)]
 
 
+def different_for_dark_images(image: Any) -> list[torch.Tensor]:
+    return [FIRST(image), (FIRST if image.convert("L").getextrema()[1] > 50 else SECOND)(image)]
+
+
+def of_all_levels(image: Any) -> list[torch.Tensor]:
+    return [FIRST(ImageOps.autocontrast(image)), FIRST(image)]
+
+
 def seldom_different(image: Any) -> list[torch.Tensor]:
     return [FIRST(image), (SECOND if random.random() < 1e-9 else FIRST)(image)]
 
@@ -228,7 +237,16 @@ LAST = v1.ToTensor()
 
 
 @pytest.mark.parametrize(
-    "function", [shared_crop, shared_draws, noisy, different_for_wide_images, seldom_different]
+    "function",
+    [
+        shared_crop,
+        shared_draws,
+        noisy,
+        different_for_wide_images,
+        different_for_dark_images,
+        of_all_levels,
+        seldom_different,
+    ],
 )
 def test_views_that_are_not_lists_called_in_turn_are_refused(
     photo_folder: Path, function: Callable[[Any], Any]
@@ -253,7 +271,7 @@ def test_lists_that_cannot_be_told_apart_are_refused(photo_folder: Path) -> None
     always = v1.Compose([CROP, v1.RandomGrayscale(1e-8), v1.ToTensor()])
     message = refusal(over(photo_folder, TwoTransforms(seldom, always)))
     assert (
-        "holds lists that differ, though 24 synthetic images do not tell which list makes which "
+        "holds lists that differ, though 40 synthetic images do not tell which list makes which "
         "view. Pass `transform=Views([...])`, with a transform for each view."
     ) in message
 
