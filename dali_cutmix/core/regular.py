@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a link"}
 
 
 def open_regular(path: str | bytes | os.PathLike[str]) -> BinaryIO:
@@ -60,7 +60,8 @@ def check_regular(mode: int, path: str | bytes | os.PathLike[str]) -> None:
     """Refuse the ``st_mode`` of anything but a regular file.
 
     Raises:
-        OSError: The path leads to a folder, a FIFO, a socket or a device.
+        OSError: The path leads to a folder, a FIFO, a socket or a device, or ``mode`` is that of a
+            link, as ``os.lstat`` returns it.
     """
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)

@@ -325,7 +325,7 @@ def _check_finished(folder: str, num_shards: int) -> None:
     """Refuse a folder whose `dali-cutmix pack` is unfinished."""
     try:
         num_packed = json.loads(read_text(os.path.join(folder, "pack.json")))["num_shards"]
-    except (OSError, ValueError, KeyError, TypeError):  # not a folder, or not a pack
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not a folder or a pack
         return
     if num_packed != num_shards:
         raise ValueError(

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dali_cutmix.core.checks import check_count, is_whole, refuse
+from dali_cutmix.core.checks import check_count, is_whole, refuse, shown
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.output import replacing
 from dali_cutmix.core.regular import check_regular
@@ -263,9 +263,7 @@ def _claimed(folder: Path, manifest: dict[str, Any]) -> Iterator[None]:
         refuse("pack", "out", rule, str(folder), f"It holds {names[0]!r}: choose another folder.")
     text = json.dumps(manifest, indent=1) + "\n"
     # Written in place and never replaced, since the lock is held on this very file.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)
-    with open(descriptor, "r+", encoding="utf-8") as file:
-        check_regular(os.fstat(descriptor).st_mode, path)
+    with open(path, "r+", -1, "utf-8", "surrogateescape", opener=_open_manifest) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -287,15 +285,30 @@ def _claimed(folder: Path, manifest: dict[str, Any]) -> Iterator[None]:
         yield
 
 
+def _open_manifest(path: str, flags: int) -> int:
+    """Open a new or old file, and nothing else: through a link, another file would be written."""
+    with suppress(FileNotFoundError):
+        check_regular(os.lstat(path).st_mode, path)
+    # Looked at again: another process may have put a link or a FIFO there.
+    flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        check_regular(os.fstat(descriptor).st_mode, path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _refuse_other_pack(folder: Path, manifest: dict[str, Any], former_text: str) -> None:
     former: Any = None
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         former = json.loads(former_text)
     if not isinstance(former, dict) or "format" not in former:
         way_out = "Its pack.json was not written by pack: choose another folder."
         refuse("pack", "out", "be the beginning of the same pack", str(folder), way_out)
     differences = [
-        f"{key} was {former.get(key)!r} and is now {value!r}"
+        f"{key} was {shown(former.get(key), 80)} and is now {value!r}"
         for key, value in manifest.items()
         if former.get(key) != value and key != "num_shards"
     ]

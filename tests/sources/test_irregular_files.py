@@ -175,3 +175,8 @@ def test_index_that_is_no_regular_file_is_passed_over_and_left_alone(
 def test_settings_of_a_pack_that_are_no_regular_file_say_nothing(shard: Path, kind: str) -> None:
     IRREGULAR[kind](shard.with_name("pack.json"))
     assert len(TarShards(shard.parent)) == 1
+
+
+def test_settings_of_a_pack_that_are_nested_deeply_say_nothing(shard: Path) -> None:
+    shard.with_name("pack.json").write_text("[" * 100_000)
+    assert len(TarShards(shard.parent)) == 1

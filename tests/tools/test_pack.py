@@ -520,6 +520,42 @@ def test_folder_of_other_files_is_refused_and_left_as_it_is(
     assert contents(tmp_path) == {"000000.tar": b"precious", "pack.json": b"[]"}
 
 
+@pytest.mark.parametrize("target", ["empty", "missing"])
+def test_link_in_the_place_of_the_settings_is_refused_and_not_written_through(
+    photo_folder: Path, tmp_path: Path, target: str
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    out.mkdir()
+    if target == "empty":
+        other.touch()
+    (out / "pack.json").symlink_to("../other")
+    told = message(lambda: pack_here(FileList.from_folder(photo_folder), out), OSError)
+    assert told == f"[Errno 22] not a regular file, but a link: '{out}/pack.json'"
+    assert (other.exists(), os.listdir(out)) == (target == "empty", ["pack.json"])
+    assert target == "missing" or other.read_bytes() == b""
+
+
+def test_fifo_in_the_place_of_the_settings_is_refused_by_name(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pack.json")
+    told = message(lambda: pack_here(FileList.from_folder(photo_folder), tmp_path), OSError)
+    assert told == f"[Errno 22] not a regular file, but a FIFO: '{tmp_path}/pack.json'"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000], ids=["no text", "nested"])
+def test_settings_that_cannot_be_read_are_refused_by_name(
+    photo_folder: Path, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "pack.json").write_bytes(content)
+    told = message(lambda: pack_here(FileList.from_folder(photo_folder), tmp_path), ValueError)
+    assert told == (
+        f"pack: `out` must be the beginning of the same pack, got {str(tmp_path)!r}. Its pack.json "
+        "was not written by pack: choose another folder."
+    )
+    assert contents(tmp_path) == {"pack.json": content}
+
+
 def test_settings_that_were_half_written_are_no_hindrance(
     photo_folder: Path, tmp_path: Path
 ) -> None:
