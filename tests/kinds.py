@@ -243,12 +243,16 @@ def oriented_kinds(orientation: int) -> dict[str, bytes]:
         "eXIf": png_chunk(b"eXIf", tags),
         "eXIf with a prefix": png_chunk(b"eXIf", b"Exif\0\0" + tags),
         "raw profile": png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)),
+        "text exif": png_chunk(b"tEXt", b"exif\0Exif\0\0" + tags),
         "XMP": png_chunk(b"iTXt", text),
         "compressed XMP": png_chunk(b"iTXt", packed),
     }
     files = {f"JPEG {name}": jpeg[:2] + data + jpeg[2:] for name, data in app1.items()}
     files["JPEG EXIF and XMP"] = jpeg[:2] + app1["EXIF"] + app1["XMP"] + jpeg[2:]
     files["JPEG EXIF after JFIF"] = jpeg[:20] + app1["EXIF"] + jpeg[20:]
+    files["JPEG EXIF after an empty segment"] = (
+        jpeg[:20] + b"\xff\xe5\0\0" + app1["EXIF"] + jpeg[20:]
+    )
     files["JPEG two EXIF segments"] = jpeg[:2] + app1["EXIF"] + second + jpeg[2:]
     for name, chunk in chunks.items():
         files[f"PNG {name}"] = png(PICTURE, 8, 2, before=chunk)

@@ -49,8 +49,10 @@ _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 # Bytes of an element, by TIFF's number of its type.
 _TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)
 
-# Chunks of text in which Pillow finds EXIF or XMP.
-_PNG_METADATA = re.compile(rb"(?i)(raw profile type (exif|app1|xmp)|xml:com\.adobe\.xmp)\0")
+# Keywords of text in which Pillow finds EXIF or XMP.
+_PNG_METADATA = re.compile(
+    rb"(?i)(exif|xmp|raw profile type (exif|app1|xmp)|xml:com\.adobe\.xmp)(\0|\Z)"
+)
 
 # Bits of a WebP's flags: animation, XMP, EXIF.
 _WEBP_FLAGS = 0x02 | 0x04 | 0x08
@@ -97,7 +99,7 @@ def header_size(encoded: np.ndarray) -> tuple[int, int] | None:
             if _is_frame(marker) and size >= 6 and len(head := read_at(offset, 5)) == 5:
                 height, width = struct.unpack(">xHH", head)
                 return height, width
-    elif start.startswith(b"\x89PNG\r\n\x1a\n") and len(start) >= 24:
+    elif start.startswith(b"\x89PNG\r\n\x1a\n") and start[12:16] == b"IHDR" and len(start) >= 24:
         width, height = struct.unpack_from(">II", start, 16)
         return height, width
     elif start[:4] + start[8:12] == b"RIFFWEBP" and len(start) == 30:
@@ -129,7 +131,9 @@ def _is_bare_jpeg(head: bytes) -> bool:
         marker = head[at + 1]
         if marker == 0xDA:
             return True
-        is_harmless = 0xC0 <= marker <= 0xFE and marker not in (0xE1, 0xEE) and marker >> 3 != 0x1A
+        is_harmless = 0xC0 <= marker <= 0xCF or (
+            0xDA < marker < 0xFF and marker not in (0xE1, 0xEE)
+        )
         if not is_harmless or (_is_frame(marker) and head[at + 9] == 4):
             return False
         at += 2 + (head[at + 2] << 8 | head[at + 3])
@@ -139,7 +143,7 @@ def _is_bare_jpeg(head: bytes) -> bool:
 def _is_plain_jpeg(read_at: ReadAt) -> bool:
     orientation: int | None = None  # by EXIF; 0 where EXIF names none
     is_turned_by_xmp = has_adobe = False
-    num_components = 0
+    marker = num_components = 0
     for marker, offset, size in _segments(read_at):
         if marker == 0xE1:
             start = read_at(offset, min(size, len(_XMP)))
@@ -155,29 +159,33 @@ def _is_plain_jpeg(read_at: ReadAt) -> bool:
             has_adobe |= read_at(offset, 5) == b"Adobe"
         elif _is_frame(marker) and size >= 6:
             num_components = int.from_bytes(read_at(offset + 5, 1), "big")
+    if marker != 0xDA:  # what Pillow skips, such as stray bytes, may hide segments
+        return False
     # DALI inverts CMYK though only Adobe's is inverted.
     return (bool(orientation) or not is_turned_by_xmp) and (num_components != 4 or has_adobe)
 
 
 def _segments(read_at: ReadAt) -> list[tuple[int, int, int]]:
-    """Return marker, offset and size in bytes of the segments of a JPEG before its pixels."""
+    """Return marker, offset and size in bytes of the segments of a JPEG up to its first scan.
+
+    Segments after anything else than segments and fill bytes are left out.
+    """
     segments: list[tuple[int, int, int]] = []
     at = 2
     while True:
         head = read_at(at, 4)
         if len(head) < 4 or head[0] != 0xFF:
             return segments
-        marker = head[1]
-        if marker in (0xDA, 0xD9):
-            return segments
+        marker, size = head[1], int.from_bytes(head[2:4], "big")
         if marker == 0xFF:  # a fill byte
             at += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # these have no length
-            at += 2
-        else:
-            size = int.from_bytes(head[2:4], "big")
-            segments.append((marker, at + 4, size - 2))
-            at += 2 + max(size, 2)
+            continue
+        if marker <= 0x01 or 0xD0 <= marker <= 0xD9 or size < 2:  # these have no length
+            return segments
+        segments.append((marker, at + 4, size - 2))
+        if marker == 0xDA:
+            return segments
+        at += 2 + size
 
 
 def _is_frame(marker: int) -> bool:
@@ -216,6 +224,8 @@ def _exif_orientation(read_at: ReadAt, offset: int, size: int) -> int | None:
 
 
 def _is_plain_png(read_at: ReadAt) -> bool:
+    if read_at(12, 4) != b"IHDR":  # another chunk comes first in Apple's CgBI
+        return False
     at, num_exif = 8, 0
     while True:
         head = read_at(at, 8)
@@ -229,7 +239,7 @@ def _is_plain_png(read_at: ReadAt) -> bool:
             if num_exif > 1 or _exif_orientation(read_at, at + 8, size) is None:
                 return False
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
-            name = _PNG_METADATA.match(read_at(at + 8, 80))
+            name = _PNG_METADATA.match(read_at(at + 8, min(size, 80)))
             # An orientation in XMP can be seen only where the text is not compressed.
             if name is not None and (
                 b"xml" not in name[0].lower()

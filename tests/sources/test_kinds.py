@@ -278,6 +278,22 @@ def test_webp_of_268_million_pixels_is_too_large_for_loader_and_check_by_its_hea
     assert (bad.kind, bad.reason) == ("too large", reason)
 
 
+def test_jpeg_with_stray_bytes_between_its_segments_has_pillows_pixels() -> None:
+    turned = ORIENTED["JPEG EXIF after JFIF 6"]
+    files = [turned[:20] + stray + turned[20:] for stray in (b"abc", b"\xff\0", b"\xff\xd0")]
+    pixels, bad = served(ImageArrays(files, range(3)), TALL)
+    assert bad == {}
+    expected = np.stack([kinds.upright(data) for data in files])  # type: ignore[arg-type]
+    assert np.abs(pixels.astype(int) - expected).max() <= 3
+
+
+def test_png_of_apples_kind_is_not_taken_for_a_huge_one_by_another_chunk() -> None:
+    png = PLAIN["PNG RGB"]
+    apples = png[:8] + kinds.png_chunk(b"CgBI", b"P\0 \2") + png[8:]
+    assert differences(ImageArrays([apples], [0]), {"CgBI": apples}, WIDE) == []
+    assert refused({"CgBI": apples}) == {}
+
+
 def test_limit_of_pixels_holds_for_what_pillow_decodes() -> None:
     files = {name: PLAIN[name] for name in ("TIFF RGB", "BMP RGB", "PPM RGB", "PNG RGB")}
     images = ImageArrays(list(files.values()), range(4))
