@@ -1,13 +1,16 @@
 """What a user's function does to some Pillow images, by chance, as augmentations.
 
-A function is called from many random states. Each result must be the image, or the image changed in
-one way. Their number must fit the function's probability, and radii of a blur their range.
+A function is called from many random states on a tiny image. Each result must be the image, or the
+image changed in one way. Their share must fit the function's probability, and radii of a blur their
+range. From some of the states, the function must do the same to images of all kinds of content.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -18,112 +21,221 @@ from dali_cutmix.from_torch.comparison import (
     GENERATORS,
     call,
     held,
-    random_states_of,
-    set_random_states,
+    seed_all,
 )
-from dali_cutmix.transforms.adjustments import RandomInvert, RandomSolarize
+from dali_cutmix.from_torch.contents import KINDS, noise
+from dali_cutmix.transforms.adjustments import (
+    RandomAutocontrast,
+    RandomEqualize,
+    RandomInvert,
+    RandomSolarize,
+)
 from dali_cutmix.transforms.color import Grayscale
 from dali_cutmix.transforms.flips import RandomHorizontalFlip, RandomVerticalFlip
 from dali_cutmix.transforms.timm import TimmAutoAugment
 
-NUM_STATES = 64
+#: Random states: behind the first, most other functions are refused already; the last are called
+#: for a blur with less than `_NUM_RADII` radii.
+NUM_STATES = 64, 2048, 16384
+_NUM_RADII = 1000
 
-#: Changes of an image, and the augmentation with a probability.
-_CHANGES: tuple[tuple[Callable[[Image.Image], Image.Image], Callable[[float], Augmentation]], ...]
-_CHANGES = (
-    (lambda image: ImageOps.solarize(image, 128), partial(RandomSolarize, 128.0)),
-    (ImageOps.invert, RandomInvert),
-    (lambda image: image.convert("L").convert("RGB"), Grayscale),
-    (ImageOps.mirror, RandomHorizontalFlip),
-    (ImageOps.flip, RandomVerticalFlip),
-)
+#: Random states with a change, and as many without, from which all kinds of content are tried.
+_NUM_STATES_OF_CONTENTS = 4
+
+#: (height, width) of images of all kinds of content, in turn.
+_SIZES = ((30, 40), (24, 17), (120, 160), (90, 300))
 
 #: Pixels: range of the radius in the scripts of MoCo, DINO and their descendants.
-_RADIUS = (0.1, 2.0)
+_RADII = (0.1, 2.0)
+
+#: Levels by which blurs may differ whose radius is told by `_Blur`, and is above 0.6 pixels.
+_BLUR_ERROR, _WIDE = 8, 0.6
+
+
+@dataclass(frozen=True)
+class _Change:
+    """One way to change an image.
+
+    Attributes:
+        apply: Changes a Pillow image.
+        augmentation: Takes a probability, and returns the augmentation.
+    """
+
+    apply: Callable[[Image.Image], Image.Image]
+    augmentation: Callable[[float], Augmentation]
+
+
+_CHANGES = (
+    _Change(lambda image: ImageOps.solarize(image, 128), partial(RandomSolarize, 128.0)),
+    _Change(ImageOps.invert, RandomInvert),
+    _Change(lambda image: image.convert("L").convert("RGB"), Grayscale),
+    _Change(ImageOps.mirror, RandomHorizontalFlip),
+    _Change(ImageOps.flip, RandomVerticalFlip),
+    _Change(ImageOps.autocontrast, RandomAutocontrast),
+    _Change(ImageOps.equalize, RandomEqualize),
+)
 
 
 def drawn_change(function: Any) -> list[Augmentation] | None:
     """Return what a function does to an image by chance; None where that is something else.
 
-    Recognised are solarize, negatives, gray, mirror images and Pillow's blur by a uniform radius.
-    A function that leaves some images as they are must have its probability as ``p``, ``prob`` or
-    ``probability``.
+    Recognised are solarize, negatives, gray, mirror images, autocontrast, equalize and Pillow's
+    blur by a uniform radius. A function that leaves some images as they are must have its
+    probability as ``p``, ``prob`` or ``probability``.
     """
     if held(function, lambda part: isinstance(part, GENERATORS)):
         return None
-    image = _image()
     try:
-        results = [call(partial(_called, function, seed), image)[0] for seed in range(NUM_STATES)]
-        pixels = [np.asarray(result) for result in results if result.mode == "RGB"]
+        return call(_drawn_change, function)[0]
     except Exception:  # whatever the user's code raises
         return None
-    if len(pixels) < NUM_STATES:
+
+
+def _drawn_change(function: Any) -> list[Augmentation] | None:
+    prob = _prob_of(function)
+    blocks = noise((4, 5)) // 8 * 7 + 16  # without black and white: all changes show
+    image = Image.fromarray(blocks.repeat(6, axis=0).repeat(6, axis=1))
+    blur = _Blur(image)
+    changed: dict[int, np.ndarray] = {}  # by random state
+    num_called = 0
+    change: _Change | None = None
+    radii: list[float] = []
+    for num_states in NUM_STATES:
+        if num_called == NUM_STATES[1] and (change or len(radii) >= _NUM_RADII):
+            break
+        results = {seed: _called(function, seed, image) for seed in range(num_called, num_states)}
+        changed |= {seed: each for seed, each in results.items() if _error(each, image) > 0}
+        num_called = num_states
+        pixels = list(changed.values())
+        change = next((each for each in _CHANGES if _is_always(each.apply(image), pixels)), None)
+        seen = [] if change else [blur.radius_of(each) for each in pixels]
+        radii = [radius for radius in seen if radius is not None]
+        if len(radii) < len(seen):
+            return None
+    share = prob if change else prob * blur.visible_share
+    deviation = (num_called * share * (1 - share)) ** 0.5
+    if abs(len(changed) - num_called * share) > 4 * deviation:
         return None
-    changed = [each for each in pixels if not np.array_equal(each, np.asarray(image))]
-    prob = _prob_of(function, len(changed))
-    if prob is None:
+    expected: dict[int, Callable[[Image.Image], Image.Image]]
+    if change:
+        expected = dict.fromkeys(changed, change.apply)
+    elif _may_be_usual(function) and blur.are_uniform(radii):
+        wide = [(seed, each) for seed, each in zip(changed, radii, strict=True) if each > _WIDE]
+        expected = {seed: partial(_blurred, radius=radius) for seed, radius in wide}
+    else:
         return None
-    if not changed:
-        return []
-    for change, augmentation in _CHANGES:
-        expected = np.asarray(change(image))
-        if all(np.array_equal(each, expected) for each in changed):
-            return [augmentation(prob)]
-    if _are_blurred(image, changed):
-        return [TimmAutoAugment([[("GaussianBlurRand", prob, 5 * _RADIUS[1])]])]
-    return None
+    unchanged = [seed for seed in range(num_called) if seed not in changed]
+    seeds = [*list(expected)[:_NUM_STATES_OF_CONTENTS], *unchanged[:_NUM_STATES_OF_CONTENTS]]
+    for size, kind in zip(cycle(_SIZES), KINDS, strict=False):
+        content = Image.fromarray(kind(noise(size)))
+        for seed in seeds:
+            wanted = expected[seed](content) if seed in expected else content
+            error = _error(_called(function, seed, content), wanted)
+            if error > (0 if change else _BLUR_ERROR):  # a small radius shows on some kinds only
+                return None
+    if change is None:
+        return [TimmAutoAugment([[("GaussianBlurRand", prob, 5 * _RADII[1])]])]
+    return [change.augmentation(prob)] if changed else []
 
 
-def _called(function: Any, seed: int, image: Image.Image) -> Any:
-    set_random_states(random_states_of(seed))
-    return function(image.copy())
+class _Blur:
+    """Know Pillow's blur of an image by each radius.
+
+    Args:
+        image: The image.
+
+    Attributes:
+        visible_share: Of the radii of the usual range, the share that changes the image.
+    """
+
+    def __init__(self, image: Image.Image) -> None:
+        self._pixels = np.asarray(image, np.int16)
+        self._radii = np.arange(0.05, 1.1 * _RADII[1], 0.005)
+        blurred = [np.asarray(_blurred(image, radius)) for radius in self._radii]
+        self._blurred = np.stack(blurred).astype(np.int16)
+        distances = np.abs(self._blurred - self._pixels).sum((1, 2, 3))
+        self._distances = np.maximum.accumulate(distances)
+        low, high = _RADII
+        self._lowest = float(self._radii[np.searchsorted(self._distances, 1)])
+        self.visible_share = (high - self._lowest) / (high - low)
+
+    def radius_of(self, result: np.ndarray) -> float | None:
+        """Return the largest radius that gives a result: ``[height, width, 3]``; or None."""
+        distance = np.abs(result - self._pixels).sum()
+        last = len(self._radii) - 1
+        index = max(int(np.searchsorted(self._distances, distance, "right")) - 1, 0)
+        near = [index, min(index + 1, last)]
+        errors = [np.abs(self._blurred[each] - result).max() for each in near]
+        return float(self._radii[index]) if min(errors) <= 3 else None
+
+    def are_uniform(self, radii: Sequence[float]) -> bool:
+        """Return whether largest radii are those of uniform ones in the usual range."""
+        low, high = _RADII
+        if not radii or not self._is_end(min(radii), low, len(radii)):
+            return False
+        if not self._is_end(max(radii), high, len(radii)):
+            return False
+        is_end = np.append(np.diff(self._distances) > 0, False)
+        ends = self._radii[is_end & (self._radii > self._lowest) & (self._radii < high)]
+        shares = np.searchsorted(np.sort(radii), ends + 1e-9, "right") / len(radii)
+        expected = (ends - self._lowest) / (high - self._lowest)
+        # A uniform sample exceeds the distance once in 8,000 times.
+        return bool(np.abs(shares - expected).max() < 2.2 / len(radii) ** 0.5)
+
+    def _is_end(self, radius: float, end: float, num_radii: int) -> bool:
+        """Return whether the smallest or largest of some radii fits an end of the range."""
+        # Equal results have the largest radius; ten mean gaps are exceeded once in 20,000 times.
+        visible = max(end, self._lowest)
+        distance = self._distances[np.searchsorted(self._radii, visible - 1e-9)]
+        largest = self._radii[np.searchsorted(self._distances, distance, "right") - 1]
+        gap = 10 * (_RADII[1] - _RADII[0]) / num_radii
+        return bool(visible - gap - 0.01 <= radius <= largest + gap + 0.01)
 
 
-def _image() -> Image.Image:
-    """Return an image with edges, of all levels."""
-    levels = (np.arange(8 * 10 * 3) * 97 % 256).astype(np.uint8).reshape(8, 10, 3)
-    return Image.fromarray(levels.repeat(8, axis=0).repeat(8, axis=1))
+def _blurred(image: Image.Image, radius: float) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(float(radius)))
 
 
-def _prob_of(function: Any, num_changed: int) -> float | None:
-    """Return a function's probability; None where ``num_changed`` of all calls do not fit."""
+def _called(function: Any, seed: int, image: Image.Image) -> np.ndarray:
+    """Return the pixels that a function makes from a random state: ``[height, width, 3]`` int16.
+
+    Raises:
+        ValueError: The result is no RGB image.
+    """
+    seed_all(seed)
+    result = function(image.copy())
+    if result.mode != "RGB":
+        raise ValueError(result.mode)
+    return np.asarray(result, np.int16)
+
+
+def _error(pixels: np.ndarray, image: Image.Image) -> float:
+    """Return the largest difference, in levels; infinity where sizes differ."""
+    wanted = np.asarray(image, np.int16)
+    return float(np.abs(pixels - wanted).max()) if pixels.shape == wanted.shape else np.inf
+
+
+def _is_always(image: Image.Image, results: Sequence[np.ndarray]) -> bool:
+    return all(_error(each, image) == 0 for each in results)
+
+
+def _prob_of(function: Any) -> float:
+    """Return the probability that a function says, or 1.
+
+    Raises:
+        ValueError: The probability is outside [0, 1].
+    """
     names = ("p", "prob", "probability")
     values = [getattr(function, name) for name in names if hasattr(function, name)]
     prob = float(values[0]) if values else 1.0
-    deviation = (NUM_STATES * max(prob * (1 - prob), 0)) ** 0.5
-    return prob if abs(num_changed - NUM_STATES * prob) <= 4 * deviation else None
+    if not 0 <= prob <= 1:
+        raise ValueError(prob)
+    return prob
 
 
-def _are_blurred(image: Image.Image, changed: list[np.ndarray]) -> bool:
-    """Return whether images are blurred by radii that are uniform in the usual range."""
-    low, high = _RADIUS
-    radii: list[float] = []
-    for each in changed:
-        if (radius := _radius(image, each)) is None:
-            return False
-        radii.append(radius)
-    if len(radii) < 5:  # too few to know their range
-        return False
-    shares = np.sort((np.array(radii) - low) / (high - low))
-    expected = (np.arange(len(shares)) + 0.5) / len(shares)
-    is_inside = shares[0] > -0.02 and shares[-1] < 1.02
-    # A uniform sample exceeds the distance once in a thousand times.
-    return bool(is_inside and np.abs(shares - expected).max() < 1.95 / len(shares) ** 0.5)
-
-
-def _radius(image: Image.Image, blurred: np.ndarray) -> float | None:
-    """Return the radius of Pillow's blur that gives ``blurred``, found by bisection, or None."""
-
-    def by(radius: float) -> np.ndarray:
-        return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), np.int64)
-
-    pixels = np.asarray(image, np.int64)
-    distance = np.abs(blurred - pixels).sum()
-    low, high = 0.0, 1.1 * _RADIUS[1]
-    for _ in range(10):
-        middle = (low + high) / 2
-        if np.abs(by(middle) - pixels).sum() < distance:
-            low = middle
-        else:
-            high = middle
-    return high if np.abs(by(high) - blurred).max() <= 1 else None
+def _may_be_usual(function: Any) -> bool:
+    """Return whether the range of radii that a function says, if any, is the usual one."""
+    sigma = getattr(function, "sigma", None)
+    if sigma is None:
+        sigma = [getattr(function, f"radius_{end}", None) for end in ("min", "max")]
+    return all(said in (None, usual) for said, usual in zip(sigma, _RADII, strict=True))

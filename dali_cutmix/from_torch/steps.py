@@ -123,7 +123,9 @@ class Steps:
             augmentations = drawn_change(part)
         if augmentations is not None:
             text = written(tuple(augmentations))
-            self.notes.note(f"{named(part)} was compared with {text} on {NUM_STATES} images only.")
+            self.notes.note(
+                f"{named(part)} was compared with {text} from {NUM_STATES[1]} random states only."
+            )
             return augmentations
         if name not in self._handlers:
             raise NoCounterpartError((None if name else own_class(part)) or NO_OPERATOR)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 from timm.data.loader import PrefetchLoader, fast_collate
 from torch import nn
 from torch.utils.data import DataLoader as TorchLoader
@@ -131,8 +131,8 @@ def test_changes_by_chance_are_recognised(photo_folder: Path) -> None:
     steps = augmentations.RandomResizedCrop(32), blur, augmentations.RandomSolarize(128.0, 0.2)
     assert silently(reference).transform == Compose(steps, **PLAIN)
     assert (
-        "OwnSolarization was compared with (RandomSolarize(threshold=128, prob=0.2),) on 64 "
-        "images only."
+        "OwnSolarization was compared with (RandomSolarize(threshold=128, prob=0.2),) from "
+        "2048 random states only."
     ) in notes(reference)
     claimed = OwnSolarization(0.9)
     claimed.prob, claimed.p = 0.0, 0.5  # changes half of the images
@@ -140,6 +140,60 @@ def test_changes_by_chance_are_recognised(photo_folder: Path) -> None:
     lying = OwnBlur(0.5)
     lying.p = 0.1
     assert "`OwnBlur` at" in refusal(over(photo_folder, [CROP, lying, *SCALED]))
+
+
+class Blur:
+    """A blur that says its probability, and not its radii."""
+
+    def __init__(self, p: float, *bounds: float) -> None:
+        self.p, self.bounds = p, bounds
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        if random.random() >= self.p:
+            return image
+        return image.filter(ImageFilter.GaussianBlur(random.uniform(*self.bounds)))
+
+
+@pytest.mark.parametrize(
+    ("prob", "bounds"),
+    [(0.5, (0.1, 1.5)), (0.5, (0.5, 2.0)), (1.0, (0.4, 1.8)), (1.0, (0.1, 1.8)), (0.1, (0.1, 1.5))],
+)
+def test_blur_by_radii_of_another_range_is_refused(
+    photo_folder: Path, prob: float, bounds: tuple[float, float]
+) -> None:
+    assert "`Blur` at" in refusal(over(photo_folder, [CROP, Blur(prob, *bounds), *SCALED]))
+
+
+@pytest.mark.parametrize("prob", [0.1, 0.5, 1.0])
+def test_blur_by_the_usual_radii_is_recognised(photo_folder: Path, prob: float) -> None:
+    transform = silently(over(photo_folder, [CROP, Blur(prob, 0.1, 2.0), *SCALED])).transform
+    blur = augmentations.TimmAutoAugment([[("GaussianBlurRand", prob, 10.0)]])
+    assert transform == Compose((augmentations.RandomResizedCrop(32), blur), **PLAIN)
+
+
+@pytest.mark.parametrize("prob", [0.4, 0.45, 0.6])
+def test_change_with_the_inverse_of_its_probability_is_refused(
+    photo_folder: Path, prob: float
+) -> None:
+    class Inverse(OwnSolarization):
+        def __call__(self, image: Image.Image) -> Image.Image:
+            return ImageOps.solarize(image) if random.random() > self.p else image
+
+    assert "`Inverse` at" in refusal(over(photo_folder, [CROP, Inverse(prob), *SCALED]))
+
+
+@pytest.mark.parametrize(
+    ("function", "augmentation"),
+    [
+        (ImageOps.autocontrast, augmentations.RandomAutocontrast(1.0)),
+        (ImageOps.equalize, augmentations.RandomEqualize(1.0)),
+    ],
+)
+def test_pillows_contrasts_are_recognised(
+    photo_folder: Path, function: Any, augmentation: Any
+) -> None:
+    transform = silently(over(photo_folder, [CROP, function, *SCALED])).transform
+    assert transform == Compose((augmentations.RandomResizedCrop(32), augmentation), **PLAIN)
 
 
 def test_own_classes_are_refused_with_the_line_that_does_the_same(photo_folder: Path) -> None:
