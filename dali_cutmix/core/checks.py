@@ -7,9 +7,10 @@ arguments too, but only in the first batch, and by the name of an operator.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import NoReturn, TypeGuard
+from typing import Any, NoReturn, TypeGuard
 
 from dali_cutmix.core.errors import printable
 
@@ -37,6 +38,18 @@ def shown(value: object, most: int | None = None) -> str:
         return repr(value)[:most]
     except (ValueError, RecursionError):
         return f"a value of type {type(value).__name__} that is too large to show"
+
+
+def local_path(where: str, name: str, path: str | bytes | os.PathLike[Any]) -> str:
+    """Return a path as text, with the home folder for ``~``. A URL stays as it is.
+
+    Raises:
+        ValueError: The path holds a zero byte, which no file's name can hold.
+    """
+    text = os.path.expanduser(os.fsdecode(path))
+    if "\0" in text:
+        refuse(where, name, "hold no zero byte", text)
+    return text
 
 
 def is_number(value: object) -> TypeGuard[float]:

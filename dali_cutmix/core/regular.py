@@ -9,6 +9,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+#: Editors write the mark at the beginning of a text, and a second one before the first.
+BYTE_ORDER_MARK = "\ufeff"
+
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a link"}
 
 
@@ -39,7 +42,7 @@ def read_regular(path: str | bytes | os.PathLike[str]) -> np.ndarray:
 
 
 def read_text(path: str | bytes | os.PathLike[str], errors: str = "strict") -> str:
-    r"""Return the text of a regular file in UTF-8, without a byte order mark.
+    r"""Return the text of a regular file in UTF-8, without byte order marks at its beginning.
 
     Args:
         path: The file.
@@ -53,7 +56,7 @@ def read_text(path: str | bytes | os.PathLike[str], errors: str = "strict") -> s
         UnicodeDecodeError: The bytes are not UTF-8, and ``errors`` is ``"strict"``.
     """
     with open_regular(path) as file:
-        return file.read().decode("utf-8-sig", errors)
+        return file.read().decode("utf-8", errors).lstrip(BYTE_ORDER_MARK)
 
 
 def check_regular(mode: int, path: str | bytes | os.PathLike[str]) -> None:

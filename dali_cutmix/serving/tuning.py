@@ -94,7 +94,7 @@ class Tuning:
             ValueError: The file is not a tuning, has an unknown key, or has a setting outside its
                 range. The file is named.
         """
-        path = os.path.expanduser(os.fspath(path))
+        path = os.path.expanduser(os.fsdecode(path))
         again = "Write one with `dali-cutmix tune DATA --out tuning.json`."
         name = printable(path)
         try:

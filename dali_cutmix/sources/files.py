@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -14,9 +15,9 @@ from torchvision.datasets.folder import (  # type: ignore[import-untyped]
     find_classes,
 )
 
-from dali_cutmix.core.checks import is_whole, refuse
+from dali_cutmix.core.checks import is_whole, local_path, refuse
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import read_regular, read_text
+from dali_cutmix.core.regular import BYTE_ORDER_MARK, read_regular, read_text
 from dali_cutmix.sources.base import MAX_CLASSES, WHERE, Names, StoredImages, numbered
 
 
@@ -67,7 +68,7 @@ class FileList(StoredImages):
                 has no images.
             PermissionError: The folder or a class folder cannot be read.
         """
-        root = os.path.expanduser(os.fspath(root))
+        root = local_path(WHERE, "source", root)
         listing = f"{WHERE}: `source` must be a folder with one subfolder per class"
         if not os.path.isdir(root):
             problem = "is a file" if os.path.exists(root) else "does not exist"
@@ -106,7 +107,7 @@ class FileList(StoredImages):
             raise ValueError(f"{WHERE}: `source` must hold at least one (path, class), got [].")
         for number, pair in enumerate(pairs):
             _check_pair(number, pair)
-        paths = [os.path.expanduser(os.fspath(path)) for path, _ in pairs]
+        paths = [os.path.expanduser(os.fsdecode(path)) for path, _ in pairs]
         labels = [label for _, label in pairs]
         named = sum(isinstance(label, str) for label in labels)
         if 0 < named < len(labels):
@@ -123,22 +124,23 @@ class FileList(StoredImages):
         """Read a list file: a path and a class per line, separated by a tab or the last space.
 
         A class is an index, as in DALI's ``file_list``, or a name (indexed as sorted). Relative
-        paths start in the folder of the list file, and ``~`` is the home folder. Empty lines and a
-        byte order mark are skipped.
+        paths start in the folder of the list file, and ``~`` is the home folder. Empty lines and
+        byte order marks are skipped.
 
         Raises:
             OSError: The file does not exist, is not a regular file, or cannot be read.
-            ValueError: A line has no class or holds a zero byte (its number is named), or the file
-                has no lines.
+            ValueError: A line has no class, a class index that is no number or too long, or a zero
+                byte (the line's number is named), or the file has no lines.
         """
-        path = os.path.expanduser(os.fspath(path))
+        path = local_path(WHERE, "source", path)
         folder, listed = os.path.dirname(path), f"the list {printable(path)}"
         paths: list[str] = []
         labels: list[str] = []
         kinds: dict[bool, int] = {}  # whether a class is an index: number of the first such line
         lines = io.StringIO(read_text(path, "surrogateescape"), newline=None)
         for number, line in enumerate(lines, 1):
-            text = line.strip()
+            # Lists that were put together have marks at the beginning of later lines, too.
+            text = line.strip().lstrip(BYTE_ORDER_MARK).lstrip()
             if not text:
                 continue
             name, separator, label = text.rpartition("\t" if "\t" in text else " ")
@@ -152,9 +154,15 @@ class FileList(StoredImages):
                     f"{WHERE}: line {number} of {listed} must hold no zero byte, got {text!r:.80}. "
                     "Save the list in UTF-8."
                 )
+            is_index = re.fullmatch(r"[+-]?[0-9]{1,100}", label) is not None
+            if not is_index and label.lstrip("+-").isdecimal():
+                raise ValueError(
+                    f"{WHERE}: line {number} of {listed} must have a class name, or a class index "
+                    f"of at most 100 digits from 0 to 9, got {label!r:.80}."
+                )
             paths.append(os.path.join(folder, os.path.expanduser(name.rstrip())))
             labels.append(label)
-            kinds.setdefault(label.lstrip("+-").isdecimal(), number)
+            kinds.setdefault(is_index, number)
         if not paths:
             raise ValueError(f"{WHERE}: {listed} is empty.")
         if len(kinds) > 1:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torchvision.datasets.folder import default_loader  # type: ignore[import-untyped]
 
+from dali_cutmix.core.checks import local_path
 from dali_cutmix.core.dali import DataNode, fn, merge, split
 from dali_cutmix.core.errors import printable
 from dali_cutmix.sources.arrays import ImageArrays
@@ -39,7 +40,7 @@ def open_source(source: Any, *, first_label: int | None = None) -> StoredImages:
     if isinstance(source, StoredImages):
         return source
     if isinstance(source, (str, Path)) or hasattr(source, "__fspath__"):
-        return _from_path(os.path.expanduser(os.fspath(source)))
+        return _from_path(local_path(WHERE, "source", source))
     if hasattr(source, "samples"):
         return _from_dataset(source)
     if hasattr(source, "indices") and hasattr(source, "dataset"):  # a torch Subset

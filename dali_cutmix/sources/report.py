@@ -125,7 +125,7 @@ class Report:
             OSError: The file cannot be read.
             ValueError: The file is not a report, of another format, or damaged.
         """
-        name = os.path.expanduser(os.fspath(path))
+        name = os.path.expanduser(os.fsdecode(path))
         try:
             text = read_text(name)
         except UnicodeDecodeError:

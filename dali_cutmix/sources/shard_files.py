@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import local_path, refuse
 from dali_cutmix.core.regular import check_regular, open_regular
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.bucket import NUM_REQUESTS, TIMEOUTS, Bucket, Timeouts, is_url, split_url
@@ -46,13 +46,14 @@ def find_shards(
 
     Raises:
         FileNotFoundError: A pattern or a folder has no shards.
-        ValueError: No shard is named, a shard is named twice, or a folder has several splits.
+        ValueError: No shard is named, a shard is named twice, a folder has several splits, or a
+            pattern holds a zero byte.
     """
     patterns = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
     paths = [
         path
         for pattern in patterns
-        for plain in _expand_braces(os.path.expanduser(os.fspath(pattern)))
+        for plain in _expand_braces(local_path(where, "shards", pattern))
         for path in _match(where, plain, names)
     ]
     if not paths:

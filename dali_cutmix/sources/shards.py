@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import local_path, refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.output import remove_unfinished, replacing
 from dali_cutmix.core.regular import read_regular
@@ -155,7 +155,7 @@ class PackedImages(StoredImages):
     ) -> list[Index]:
         folder = None
         if index_dir is not None:
-            folder = os.path.abspath(os.path.expanduser(os.fspath(index_dir)))
+            folder = os.path.abspath(local_path(type(self).__name__, "index_dir", index_dir))
         if folder is not None:
             os.makedirs(folder, exist_ok=True)
         numbers = range(len(self._files))

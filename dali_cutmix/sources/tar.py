@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
 import io
 import json
@@ -18,8 +17,9 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
+from dali_cutmix.core.checks import local_path
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import read_regular, read_text
+from dali_cutmix.core.regular import BYTE_ORDER_MARK, read_regular, read_text
 from dali_cutmix.sources.bucket import Bucket, is_url, split_url
 from dali_cutmix.sources.kinds import ENDINGS
 from dali_cutmix.sources.shard_files import find_shards
@@ -56,6 +56,7 @@ class TarShards(PackedImages):
     - Where no member of a run is such an image or label, the keys are paths up to the last dot of
       the name: ``photo.2021.jpg`` and ``photo.2021.cls`` are a sample, too. Beside the image and
       label of the run they are left out, with a warning.
+    - Images without a name before the first dot, as ``.0001.jpg``, are left out, with a warning.
 
     Other members are ignored, and nothing is ever extracted. See `PackedImages` for the indexes.
 
@@ -88,8 +89,8 @@ class TarShards(PackedImages):
         read_timeout_s: float = 15.0,
     ) -> None:
         paths = find_shards(WHERE, shards, r"[^.].*\.tar")
-        if isinstance(shards, (str, os.PathLike)) and not is_url(os.fspath(shards)):
-            _check_finished(os.fspath(shards), len(paths))
+        if isinstance(shards, (str, os.PathLike)) and not is_url(os.fsdecode(shards)):
+            _check_finished(local_path(WHERE, "shards", shards), len(paths))
         if classes is None:
             classes = _read_classes(paths[0].rpartition("/"))
         super().__init__(
@@ -108,8 +109,9 @@ class TarShards(PackedImages):
         samples = [_sample(part[0].key, part, shard) for part in parts]
         if not samples:
             raise ValueError(
-                f"{WHERE}: {shard} holds no samples: none of its members is an image or ends in "
-                f".{LABEL}. A sample is an image, as in 0001.jpg, and its class in 0001.{LABEL}."
+                f"{WHERE}: {shard} holds no samples: no member has a name before its first dot "
+                f"and is an image or ends in .{LABEL}. A sample is an image, as in 0001.jpg, and "
+                f"its class in 0001.{LABEL}."
             )
         columns = np.array(samples, np.int64).reshape(-1, len(Index._fields))
         return Index(*np.ascontiguousarray(columns.T))
@@ -151,7 +153,7 @@ def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
                 f"Decompress it with {way_out}: images are compressed already."
             )
     file.seek(0)
-    is_empty = True
+    unnamed: list[str] = []
     headers = _Headers(file)
     with _damage_refused(shard):
         tar = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 - see its end below
@@ -176,6 +178,9 @@ def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
                 f"{WHERE}: {printable(info.name)} in {shard} is stored as a link to another file. "
                 "Pack the shard with tar's options --dereference and --hard-dereference."
             )
+        # Names that begin with "._" are macOS's notes on other files, and no images.
+        if not is_named and last in IMAGES and not info.isdir() and not name.startswith("._"):
+            unnamed.append(info.name)
         if info.size < 0 or (info.isreg() and info.offset_data + info.size > size):
             _refuse_damaged(shard, f"{printable(info.name)} ends beyond the file")
         if not info.isreg() or not is_named:
@@ -184,11 +189,15 @@ def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
         if last == LABEL:
             file.seek(info.offset_data)
             text = file.read(min(info.size, 64))
-        is_empty = False
         yield _Member(folder + slash + stem, ending, info, text)
     _check_end(file, tar.offset, shard)
-    if is_empty:
-        _refuse_damaged(shard, "it holds no files")
+    if unnamed:
+        warnings.warn(
+            f"{WHERE}: {len(unnamed)} images such as {printable(unnamed[0])} in {shard} have no "
+            "name before their first dot, and are left out. Rename them to have them served.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 @contextmanager
@@ -362,4 +371,4 @@ def _read_classes(first_shard: tuple[str, str, str]) -> list[str] | None:
         if is_url(path):  # also said of a missing object, if the bucket may not be listed
             return None
         raise
-    return text.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").splitlines()
+    return text.decode("utf-8", "surrogateescape").lstrip(BYTE_ORDER_MARK).splitlines()

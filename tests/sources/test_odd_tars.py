@@ -126,11 +126,24 @@ def test_images_and_labels_stored_as_links_are_refused_by_name(
     assert f"{name} in {path} is stored as a link to another file. Pack" in refusal(path)
 
 
-def test_tar_without_samples_is_refused_by_name(tmp_path: Path) -> None:
-    path = tar_of(tmp_path / "a.tar", "README.md", "data.json")
+def test_images_without_a_name_before_the_first_dot_are_warned_of_by_name(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "a.tar", "a.jpg", "a.cls", "b/.x.jpg", "b/.x.cls", "._a.jpg")
+    told = rf"1 images such as b/\.x\.jpg in {path} have no name before their first dot, and are"
+    with pytest.warns(RuntimeWarning, match=told):
+        assert served(path) == ["a.jpg"]
+
+
+@pytest.mark.filterwarnings("ignore:.*have no name before their first dot")
+@pytest.mark.parametrize(
+    "names",
+    [["README.md", "data.json"], [".x.jpg", ".x.cls"], [], ["README"]],
+    ids=["others", "without names", "empty", "without a dot"],
+)
+def test_tar_without_samples_is_refused_by_name(tmp_path: Path, names: list[str]) -> None:
+    path = tar_of(tmp_path / "a.tar", *names)
     assert refusal(path) == (
-        f"TarShards: {path} holds no samples: none of its members is an image or ends in .cls. A "
-        "sample is an image, as in 0001.jpg, and its class in 0001.cls."
+        f"TarShards: {path} holds no samples: no member has a name before its first dot and is an "
+        "image or ends in .cls. A sample is an image, as in 0001.jpg, and its class in 0001.cls."
     )
 
 

@@ -115,6 +115,64 @@ def test_byte_order_mark_is_no_part_of_a_text(home: Path) -> None:
     assert open_source(home / "0.tar").classes == ["cat"]
 
 
+def test_several_byte_order_marks_are_no_part_of_a_text(home: Path) -> None:
+    mark, line = codecs.BOM_UTF8, b"data/a/0.jpg 0\n"
+    (home / "list.txt").write_bytes(mark * 2 + line + mark + line)
+    assert {open_source(home / "list.txt").path(n) for n in (0, 1)} == {f"{home}/data/a/0.jpg"}
+    (home / "classes.txt").write_bytes(mark * 2 + b"cat\n")
+    assert open_source(home / "0.tar").classes == ["cat"]
+    (home / "tuning.json").write_bytes(mark * 2 + b'{"prefetch": 5}')
+    assert Tuning.read(home / "tuning.json").prefetch == 5
+
+
+@pytest.mark.parametrize("label", ["+-3", "--3", "1" * 5000, "\N{ARABIC-INDIC DIGIT THREE}"])
+def test_class_index_that_is_no_number_is_refused_by_line(home: Path, label: str) -> None:
+    (home / "list.txt").write_text(f"a.jpg +0\na.jpg {label}\n")
+    with pytest.raises(ValueError, match=r"^DataLoader: line 2 of the list .*list.txt must have a"):
+        open_source(home / "list.txt")
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("\0.tar", "DataLoader: `source` must hold no zero byte, got '\\x00.tar'."),
+        ("a\0b", "DataLoader: `source` must hold no zero byte, got 'a\\x00b'."),
+        (["\0.tar"], "TarShards: `shards` must hold no zero byte, got '\\x00.tar'."),
+    ],
+    ids=["a tar", "a folder", "a list of tars"],
+)
+def test_source_with_a_zero_byte_is_refused_as_such(source: Any, told: str) -> None:
+    with pytest.raises(ValueError, match="zero byte") as caught:
+        DataLoader(source, transform=EvalTransform(16, 16), batch_size=1)
+    assert str(caught.value) == told
+
+
+class BytesPath:
+    def __init__(self, path: str) -> None:
+        self._path = os.fsencode(path)
+
+    def __fspath__(self) -> bytes:
+        return self._path
+
+
+@pytest.mark.parametrize("name", ["data", "list.txt", "0.tar"])
+def test_source_whose_path_is_bytes_is_opened(home: Path, name: str) -> None:
+    images = open_source(BytesPath(f"~/{name}"))
+    assert images.encoded(0).tobytes() == jpeg(0)
+    assert images.path(0).startswith(str(home))
+
+
+def test_paths_of_pairs_tunings_and_indexes_may_be_bytes(home: Path) -> None:
+    pairs: Any = [(BytesPath("~/data/a/0.jpg"), 0)]
+    assert FileList.from_pairs(pairs).path(0) == f"{home}/data/a/0.jpg"
+    path: Any = BytesPath("~/tuning.json")
+    assert Tuning.read(path).prefetch == 3
+    shards: Any = BytesPath("~/0.tar")
+    folder: Any = BytesPath("~/indexes")
+    assert len(TarShards(shards, index_dir=folder, progress=False)) == 1
+    assert len(list((home / "indexes").iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     "content",
     [b"data/a/0.jpg\0.png 0\n", "data/a/0.jpg 0\n".encode("utf-16")],

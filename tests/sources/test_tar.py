@@ -245,7 +245,7 @@ def test_two_tars_in_one_file_are_not_read_as_the_first(tmp_path: Path) -> None:
 
 def test_other_files_than_tars_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
-    for content in (b"", b"text" * 500, bytes(10240)):
+    for content in (b"", b"text" * 500):
         path.write_bytes(content)
         assert f"{path} is damaged, truncated or not a tar file: " in error_of(path)
 
