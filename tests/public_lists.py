@@ -441,7 +441,7 @@ TRAINING = [
             OwnLighting(0.1),
             v1.Normalize(*IMAGENET),
         ),
-        refusal="`OwnLighting`",
+        refusal="`augmentations.Lighting(0.1)`",
     ),
     PublicList("clovaai/CutMix-PyTorch cifar", listed(CIFAR_CROP, floats(CIFAR)), "arrays"),
     PublicList(
@@ -646,7 +646,6 @@ TRAINING = [
     PublicList(
         "Kaggle notebooks with perspective",
         listed(v1.RandomResizedCrop(224), v1.RandomPerspective(0.2), floats()),
-        refusal="`RandomPerspective`",
     ),
     PublicList(
         "pytorch/vision gallery v2",

@@ -74,6 +74,11 @@ def _erasing(part: Any) -> str:
     return f"torchvision's `{line}` has a counterpart."
 
 
+def _lighting(part: Any) -> str:
+    deviation = float(_first(part, "alphastd", "alpha_std", "std"))
+    return f"Pass `transform=` with `augmentations.Lighting({deviation:g})`, which does the same."
+
+
 def _prob(part: Any) -> float:
     return float(_first(part, "p", "prob", "probability", default=1.0))
 
@@ -97,4 +102,6 @@ _LINES: dict[str, Callable[[Any], str]] = {
     "blur": _blur,
     "solariz": _solarize,
     "erasing": _erasing,
+    "lighting": _lighting,
+    "pca": _lighting,
 }

@@ -27,6 +27,19 @@ from dali_cutmix.transforms.steps import Compose
 
 NO_OPERATOR = "the graph has no such operator. Remove it, or pass `transform=`."
 
+#: Ways out of parts whose removal would give images of another size, by name.
+_REPLACEMENTS = dict.fromkeys(
+    ("TenCrop", "FiveCrop"),
+    "the graph has no such operator. Use CenterCrop(size), or pass `transform=Views([...])`.",
+) | dict.fromkeys(
+    (
+        *("timm.ResizeKeepRatio", "timm.CenterCropOrPad", "timm.RandomCropOrPad"),
+        *("timm.TrimBorder", "RandomZoomOut", "RandomIoUCrop", "RandomShortestSize"),
+        *("RandomResize", "ScaleJitter"),
+    ),
+    "the graph has no such operator. Pass `transform=`.",
+)
+
 
 class Steps:
     """Take the parts of a list in turn, as steps.
@@ -56,6 +69,7 @@ class Steps:
             "RandomVerticalFlip": lambda part: flips.RandomVerticalFlip(part.p),
             "RandomRotation": self._rotation,
             "RandomAffine": self._affine,
+            "RandomPerspective": self._perspective,
             "GaussianBlur": self._blur,
             "RandomInvert": self._adjustment,
             "RandomSolarize": self._adjustment,
@@ -128,7 +142,8 @@ class Steps:
             )
             return augmentations
         if name not in self._handlers:
-            raise NoCounterpartError((None if name else own_class(part)) or NO_OPERATOR)
+            reason = own_class(part) if name is None else _REPLACEMENTS.get(name)
+            raise NoCounterpartError(reason or NO_OPERATOR)
         step = self._handlers[name](part)
         return [] if step is None else [step]
 
@@ -153,11 +168,14 @@ class Steps:
         return translate_color(part, self._levels, 1.0, self.notes)
 
     def _resize(self, part: Any) -> Augmentation:
-        if getattr(part, "max_size", None) is not None:
-            raise NoCounterpartError(
-                "the graph has no `max_size`. Use Resize(side) or Resize((h, w))."
-            )
-        return sizing.Resize(resize_of(part), self._kernel(part))
+        max_size = getattr(part, "max_size", None)
+        if max_size is not None and part.size is None:
+            raise NoCounterpartError("the graph resizes by the short side. Pass Resize(side).")
+        return sizing.Resize(resize_of(part), self._kernel(part), max_size)
+
+    def _perspective(self, part: Any) -> Augmentation:
+        scale, kernel = float(part.distortion_scale), self._warp_kernel(part)
+        return warps.RandomPerspective(scale, float(part.p), kernel, self._fill(part))
 
     def _random_resized_crop(self, part: Any) -> Augmentation:
         size, kernel = _side(sides_of(part.size)), self._kernel(part)

@@ -34,7 +34,6 @@ NOT_TORCHVISION = (
     "the graph runs transforms of torchvision and timm only, and this class is another. Pass "
     "`transform=`."
 )
-NO_MAX_SIZE = "the graph has no `max_size`. Use Resize(side) or Resize((h, w))."
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 
@@ -47,7 +46,7 @@ def levels_only(name: str) -> str:
 
 def test_all_parts_without_a_counterpart_are_named_at_once(photo_folder: Path) -> None:
     parts = [
-        v2.RandomPerspective(),
+        v2.ElasticTransform(),
         v2.Compose([v2.Lambda(str), CROP]),
         nn.Sequential(v2.ElasticTransform(), v2.Identity()),
         *SCALED,
@@ -58,7 +57,7 @@ def test_all_parts_without_a_counterpart_are_named_at_once(photo_folder: Path) -
         "from_torch: cannot translate 5 of the loader's 13 parts:\n"
         "  - `str` at dataset.target_transform: the graph serves labels as stored. Remove "
         "`target_transform`, and pass `source=` a list of (path, class).\n"
-        f"  - `RandomPerspective` at transform[0]: {NO_OPERATOR}\n"
+        f"  - `ElasticTransform` at transform[0]: {NO_OPERATOR}\n"
         f"  - `Lambda` at transform[1].transforms[0]: {UNSEEN}\n"
         f"  - `ElasticTransform` at transform[2][0]: {NO_OPERATOR}\n"
         f"  - `as_dict (torch_loaders.py:{as_dict.__code__.co_firstlineno})` at collate_fn: the "
@@ -81,33 +80,33 @@ def brighter(image: Any) -> Any:
 
 def test_only_the_cause_of_a_refusal_is_named(photo_folder: Path) -> None:
     """Normalize is not to blame behind a class that may make the tensor."""
-    parts = [CROP, UserModule(), v2.Normalize(MEAN, STD), v2.RandomPerspective()]
+    parts = [CROP, UserModule(), v2.Normalize(MEAN, STD), v2.ElasticTransform()]
     message = refusal(over(photo_folder, parts))
     assert message.splitlines() == [
         "from_torch: cannot translate 2 of the loader's 9 parts:",
         f"  - `UserModule` at transform[1]: {NOT_TORCHVISION}",
-        f"  - `RandomPerspective` at transform[3]: {NO_OPERATOR}",
+        f"  - `ElasticTransform` at transform[3]: {NO_OPERATOR}",
     ]
-    parts = [CROP, v2.RandomPerspective(), v2.Normalize(MEAN, STD)]
+    parts = [CROP, v2.ElasticTransform(), v2.Normalize(MEAN, STD)]
     assert "Normalize takes floats. Put ToTensor" in refusal(over(photo_folder, parts))
 
 
 def test_refusal_reads_no_image(tmp_path: Path, photo_folder: Path) -> None:
     root = shutil.copytree(photo_folder, tmp_path / "gone")
-    loader = over(root, [v2.RandomPerspective(), CROP, *SCALED], collate_fn=as_dict)
+    loader = over(root, [v2.ElasticTransform(), CROP, *SCALED], collate_fn=as_dict)
     shutil.rmtree(root)
-    assert f"`RandomPerspective` at transform[0]: {NO_OPERATOR}" in refusal(loader)
+    assert f"`ElasticTransform` at transform[0]: {NO_OPERATOR}" in refusal(loader)
 
 
 #: Position of the refused part, the parts in front of the scaling, and the reason.
 REFUSED: list[tuple[int, list[Any], str]] = [
     (0, [UserModule()], NOT_TORCHVISION),
     (0, [Darker(0.1)], NOT_TORCHVISION),
-    (0, [v2.RandomPerspective()], NO_OPERATOR),
+    (0, [v2.ElasticTransform()], NO_OPERATOR),
     (
         0,
-        [v2.RandomApply([v2.RandomHorizontalFlip(), v2.RandomPerspective()])],
-        f"RandomPerspective inside: {NO_OPERATOR}",
+        [v2.RandomApply([v2.RandomHorizontalFlip(), v2.ElasticTransform()])],
+        f"ElasticTransform inside: {NO_OPERATOR}",
     ),
     (
         0,
@@ -144,8 +143,17 @@ REFUSED: list[tuple[int, list[Any], str]] = [
         "bicubic floats overshoot the range of levels, and the graph clips these. Resize before "
         "ToTensor or ToDtype.",
     ),
-    (0, [v2.Resize(40, max_size=50)], NO_MAX_SIZE),
-    (0, [v2.Resize(None, max_size=50)], NO_MAX_SIZE),
+    (
+        0,
+        [v2.Resize(None, max_size=50)],
+        "the graph resizes by the short side. Pass Resize(side).",
+    ),
+    (
+        0,
+        [v2.TenCrop(32)],
+        "the graph has no such operator. Use CenterCrop(size), or pass `transform=Views([...])`.",
+    ),
+    (0, [v2.RandomZoomOut()], "the graph has no such operator. Pass `transform=`."),
     (
         0,
         [v2.RandomResizedCrop(32, (0, 1))],

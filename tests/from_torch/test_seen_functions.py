@@ -201,8 +201,8 @@ def test_own_classes_are_refused_with_the_line_that_does_the_same(photo_folder: 
     assert message.splitlines()[1:] == [
         "  - `OwnCutout` at transform[3]: from_torch cannot see what the class does. To fill "
         "squares of that side, remove it and pass `mix=Chain([Cutout(6), Cutout(6)])`.",
-        "  - `OwnLighting` at transform[4]: the graph runs transforms of torchvision and timm "
-        "only, and this class is another. Pass `transform=`.",
+        "  - `OwnLighting` at transform[4]: from_torch cannot see what the class does. Pass "
+        "`transform=` with `augmentations.Lighting(0.1)`, which does the same.",
     ]
 
 
@@ -254,3 +254,15 @@ def test_noise_is_refused_before_normalize(photo_folder: Path) -> None:
     assert "noise is of deviation 1 at the end. Move RandomErasing behind Normalize." in message
     loader = silently(over(photo_folder, [CROP, *SCALED, v2.Normalize(MEAN, STD), noise]))
     assert loader.transform.augment[-1].mode == "pixel"
+
+
+def test_long_sides_have_a_limit_and_perspectives_are_drawn(photo_folder: Path) -> None:
+    parts = [v2.Resize(63, max_size=64), v2.RandomPerspective(0.2, 0.7, fill=9), CROP, *SCALED]
+    assert silently(over(photo_folder, parts)).transform == Compose(
+        (
+            augmentations.Resize(63, max_size=64),
+            augmentations.RandomPerspective(0.2, 0.7, fill=9),
+            augmentations.RandomResizedCrop(32),
+        ),
+        **PLAIN,
+    )
