@@ -98,7 +98,7 @@ def diagnose(
     order = list(readable)
     bad |= {order[position]: reason for position, reason in undecodable.items()}
     if bad:
-        _check_descriptors()
+        check_descriptors()
     trailing = {
         index for index, data in readable.items() if index not in bad and _looks_truncated(data)
     }
@@ -121,7 +121,7 @@ def read_patiently(images: StoredImages, index: int, where: str) -> np.ndarray:
     return patiently(lambda: images.encoded(index), where, what)
 
 
-def _check_descriptors() -> None:
+def check_descriptors() -> None:
     """Raise an ``OSError`` without descriptors to spare: decoders may need some, and not say so."""
     os.close(os.open(os.devnull, os.O_RDONLY))
 
@@ -160,7 +160,7 @@ def find_failing(batches: Batches, number: int, *, decodes_in_part: bool) -> dic
     if graph is not None:
         graph.close()
     if bad:
-        _check_descriptors()
+        check_descriptors()
     return bad
 
 

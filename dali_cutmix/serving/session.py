@@ -25,7 +25,13 @@ from dali_cutmix.core.trouble import PAUSES, AwayError, patiently
 from dali_cutmix.order.progress import Progress, check_flag, refuse_value
 from dali_cutmix.order.ranks import disagreement
 from dali_cutmix.serving.batches import Batch, Batches, Epoch, count_batches
-from dali_cutmix.serving.diagnose import Diagnosis, diagnose, find_failing, reason_of
+from dali_cutmix.serving.diagnose import (
+    Diagnosis,
+    check_descriptors,
+    diagnose,
+    find_failing,
+    reason_of,
+)
 from dali_cutmix.serving.pipelines import FORKED, Pipelines, is_fork
 from dali_cutmix.serving.replacements import MAX_TRUSTED, Replacements
 from dali_cutmix.serving.settings import WHERE, LoaderSettings
@@ -160,7 +166,9 @@ class Session:
         else:
             mixes = position.mixing
         self._end_epoch(mixes=mixes)
-        pipelines = self._pipelines = self._pipelines or self._open()
+        pipelines = self._pipelines = self._pipelines or patiently(
+            self._open, WHERE, f"starting epoch {position.epoch}"
+        )
         num_samples = len(self._images) if whole is None else len(whole)
         self._batches.begin(Epoch(position, left, num_left, num_samples))
         self._forget()
@@ -290,9 +298,16 @@ class Session:
             self._close()
 
     def _open(self) -> Pipelines:
-        """Build the graphs."""
+        """Build the graphs; raise an ``OSError`` or `AwayError` where the machine is in trouble."""
         in_part = self._can_decode_in_part
-        return Pipelines(self._batches, self._num_batches, decodes_in_part=in_part)
+        try:
+            return Pipelines(self._batches, self._num_batches, decodes_in_part=in_part)
+        except RuntimeError as error:
+            # No file was seen: nvImageCodec failed for want of descriptors or memory.
+            if any(words in str(error) for words in ("nvImageCodec failure", "bad_alloc")):
+                raise AwayError(reason_of(error)) from error
+            check_descriptors()
+            raise
 
     @property
     def _can_decode_in_part(self) -> bool:
@@ -349,7 +364,7 @@ class Session:
         elif not is_new:
             time.sleep(PAUSES[2 * self._num_retries])
             self._num_retries += 1
-        self._pipelines = pipelines = patiently(self._reopen, WHERE, f"starting again at {what}")
+        self._pipelines = pipelines = patiently(self._open, WHERE, f"starting again at {what}")
         self._batches.begin(self._batches.epoch)
         self._kept.clear()
         self._num_started = self._num_taken
@@ -368,13 +383,6 @@ class Session:
             device_id=settings.device_id,
             max_pixels=settings.max_pixels,
         )
-
-    def _reopen(self) -> Pipelines:
-        """Build the graphs as before: what stops them now is no fault of theirs."""
-        try:
-            return self._open()
-        except RuntimeError as error:
-            raise AwayError(reason_of(error)) from error
 
     def _note_failing(self, what: str, error: RuntimeError) -> None:
         """Note the images that stop the graph each on its own, though they decode.

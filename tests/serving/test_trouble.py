@@ -160,6 +160,18 @@ def test_a_full_table_of_descriptors_is_waited_out_where_the_graph_reads_the_fil
         assert torch.equal(image, wanted)
 
 
+def test_a_full_table_of_descriptors_is_waited_out_before_the_first_batch(
+    numbered_folder: Path, full_table: Callable[[], None], pauses: Pauses
+) -> None:
+    expected = list(load(numbered_folder))
+    loader = load(numbered_folder)
+    full_table()
+    served = list(loader)
+    assert len(pauses) >= 3
+    for (image, _), (wanted, _) in zip(served, expected, strict=True):
+        assert torch.equal(image, wanted)
+
+
 def test_a_check_waits_trouble_out_too(numbered_folder: Path, pauses: Pauses) -> None:
     images = Troubled(numbered_folder)
     images.errors = [os_error(errno.EMFILE) for _ in range(3)]
