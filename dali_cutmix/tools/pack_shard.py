@@ -24,10 +24,10 @@ from dali_cutmix.serving.diagnose import read_patiently
 from dali_cutmix.sources.base import Selection, StoredImages
 from dali_cutmix.sources.decodable import decoder_of_bytes
 from dali_cutmix.sources.kinds import ENDINGS
-from dali_cutmix.sources.pillow import PillowProcesses
+from dali_cutmix.sources.pillow import Decoded, PillowProcesses
 from dali_cutmix.sources.read_ahead import NOTHING, ReadAhead
 from dali_cutmix.sources.shards import PackedImages
-from dali_cutmix.sources.upright import RefusedError, decode
+from dali_cutmix.sources.upright import RefusedError
 
 # Endings of members by the first bytes of files that DALI decodes.
 _BEGINNINGS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
@@ -192,24 +192,28 @@ class Packer:
         """Return bytes to write, their ending, and ``(width, height)`` where encoded again."""
         encoded = np.frombuffer(data, np.uint8)
         try:
-            if decoder_of_bytes(encoded) == "dali":
-                if self.resize is None:
-                    return data, _BEGINNINGS[data[:2]], None
-                image = decode(data, None).image
-                if data.startswith(b"\x89PNG") and b"IEND" not in data:  # which Pillow passes
-                    raise RefusedError("cut short", "image file is truncated")
-            else:
-                what = f"decoding {self.images.path(index)}"
-                decoded = patiently(lambda: pillow.decode(encoded, None), "pack", what)
-                if self.resize is None:
-                    if decoded.format not in ENDINGS:
-                        reason = f"{decoded.format} has no ending in shards: pass `--resize`"
-                        raise RefusedError("unsupported", reason)
-                    return data, ENDINGS[decoded.format], None
-                image = Image.open(io.BytesIO(decoded.ppm.tobytes()), formats=("PPM",))
+            is_plain = decoder_of_bytes(encoded) == "dali"
+            if is_plain and self.resize is None:
+                return data, _BEGINNINGS[data[:2]], None
+            what = f"decoding {self.images.path(index)}"
+            decoded = patiently(lambda: pillow.decode(encoded, None), "pack", what)
+            if self.resize is None:
+                if decoded.format not in ENDINGS:
+                    reason = f"{decoded.format} has no ending in shards: pass `--resize`"
+                    raise RefusedError("unsupported", reason)
+                return data, ENDINGS[decoded.format], None
+            if is_plain and data.startswith(b"\x89PNG") and b"IEND" not in data:
+                raise RefusedError("cut short", "image file is truncated")  # which Pillow passes
         except RefusedError as error:
             raise BadImageError(self.images.path(index), error.reason) from error
-        return encode_again(image, self.resize, self.quality)
+        return encode_again(_image_of(decoded), self.resize, self.quality)
+
+
+def _image_of(decoded: Decoded) -> Image.Image:
+    # `Image.open` would refuse images above Pillow's own limit.
+    _, size, _, pixels = decoded.ppm.tobytes().split(b"\n", 3)
+    width, height = map(int, size.split())
+    return Image.frombytes("RGB", (width, height), pixels)
 
 
 def _lie_in_shards(images: StoredImages) -> bool:

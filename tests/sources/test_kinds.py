@@ -160,6 +160,18 @@ def test_packed_files_of_every_kind_hold_pillows_pixels(tmp_path: Path, resize: 
             assert difference.max() <= 3 if resize is None else difference.mean() <= 6, name
 
 
+def test_pack_makes_images_smaller_that_pillows_own_limit_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"a.jpg": PLAIN["JPEG RGB"], "a.tif": PLAIN["TIFF RGB"]}
+    images = write(tmp_path / "data", files)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", kinds.HEIGHT * kinds.WIDTH // 4)
+    pack_images(images, tmp_path / "shards", resize=8, shuffle=False, num_workers=1)
+    with loader_of(str(tmp_path / "shards"), (8, 13)) as loader:
+        ((image, _),) = loader
+    assert len(image) == 2
+
+
 def test_bad_files_that_no_loader_serves_stop_a_pack(tmp_path: Path) -> None:
     files = {
         "a.tif": PLAIN["TIFF RGB"][: len(PLAIN["TIFF RGB"]) * 9 // 10],
