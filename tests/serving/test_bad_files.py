@@ -41,13 +41,13 @@ def jpeg(photo: np.ndarray, **settings: Any) -> bytes:
 
 
 NO_IMAGE = "not an image, or an unsupported format"
-DAMAGED = "damaged or cut short (nvImageCodec failure: '#3')"
+TRUNCATED = "Truncated File Read"  # in front of the pixels, which Pillow says
 REASONS = {
     "empty": "the file is empty",
     "one byte": NO_IMAGE,
     "text": NO_IMAGE,
-    "cut in the middle": DAMAGED,
-    "only a header": DAMAGED,
+    "cut in the middle": TRUNCATED,
+    "only a header": TRUNCATED,
     "cut near its end": "damaged or cut short (Failed to decode sample #0)",
     "missing": "No such file or directory",
 }
