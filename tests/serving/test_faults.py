@@ -245,7 +245,13 @@ def ppm_with_broken_header(_: bytes) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "make", [damage.gif, damage.text, lambda jpeg: jpeg[:200], ppm_with_broken_header]
+    "make",
+    [
+        lambda jpeg: damage.gif(jpeg)[:12],
+        damage.text,
+        lambda jpeg: jpeg[:200],
+        ppm_with_broken_header,
+    ],
 )
 def test_header_that_cannot_be_read_in_a_large_batch_does_not_end_the_process(
     pairs: list[tuple[str, int]], tmp_path: Path, make: Callable[[bytes], bytes]
