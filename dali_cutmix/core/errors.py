@@ -35,7 +35,7 @@ class TroubleError(RuntimeError):
     No file is to blame, and none was recorded as bad: a run resumes from its last state.
 
     Attributes:
-        reason: What the trouble is, in one line.
+        reason: The trouble, in one line.
     """
 
     def __init__(self, where: str, what: str, reason: str, num_retries: int) -> None:

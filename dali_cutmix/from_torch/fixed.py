@@ -9,6 +9,7 @@ from dali_cutmix.from_torch.colors import COLORS, commutes_with_crops, translate
 from dali_cutmix.from_torch.crops import Crops, Size, fallback_note
 from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
 from dali_cutmix.from_torch.report import (
+    NO_OPERATOR,
     NoCounterpartError,
     Translation,
     transform_name,
@@ -19,7 +20,6 @@ from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAu
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
 from dali_cutmix.transforms.timm import TimmAutoAugment, TimmRandAugment
 
-NO_OPERATOR = "the graph has no such operator. Remove it, or pass `transform=`."
 SHEARING = (AutoAugment, RandAugment, TrivialAugment, TimmAutoAugment, TimmRandAugment)
 _SAME_SIZE = f"{NO_CHANGE}: images have that size"
 

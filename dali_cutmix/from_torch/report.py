@@ -28,6 +28,8 @@ _TIMM = ("timm.data.transforms", "timm.data.auto_augment", "timm.data.random_era
 
 WIDTH = 60  # characters of a part in the report
 
+NO_OPERATOR = "the graph has no such operator. Remove it, or pass `transform=`."
+
 
 class NoCounterpartError(Exception):
     """A part has no counterpart. The text says why, and the way out."""

@@ -11,6 +11,7 @@ from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.draws import NUM_STATES, drawn_change
 from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
 from dali_cutmix.from_torch.report import (
+    NO_OPERATOR,
     NoCounterpartError,
     OutOfPlaceError,
     SizesVaryError,
@@ -24,8 +25,6 @@ from dali_cutmix.from_torch.resizing import kernel_of, resize_of, sides_of
 from dali_cutmix.from_torch.scripts import own_class
 from dali_cutmix.transforms import adjustments, chain, flips, sizing, warps
 from dali_cutmix.transforms.steps import Compose
-
-NO_OPERATOR = "the graph has no such operator. Remove it, or pass `transform=`."
 
 #: Ways out of parts whose removal would give images of another size, by name.
 _REPLACEMENTS = dict.fromkeys(

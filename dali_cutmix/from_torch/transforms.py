@@ -86,8 +86,8 @@ class _Record:
     Attributes:
         path: Place of the part.
         part: The part, or the text to show.
-        fixed: What the part is in a `TrainTransform` or `EvalTransform`, or why it has no place.
-        step: What the part is in a `Compose`, or why there is no such step.
+        fixed: Translation of the part into a `TrainTransform` or `EvalTransform`, or the refusal.
+        step: Translation of the part into a `Compose`, or the refusal.
     """
 
     path: str
@@ -248,7 +248,7 @@ def _note_on_pixels(transform: Any) -> str:
 
 
 def _attempt(function: Callable[[], Any]) -> Any:
-    """Return a result, or why there is none."""
+    """Return a result, or the refusal."""
     try:
         return function()
     except (NoCounterpartError, ValueError) as error:

@@ -272,7 +272,7 @@ def _check_what_source_replaces(outer: Any, arguments: Arguments) -> None:
 
 
 def _without_images(outer: Any, arguments: Arguments) -> Data | None:
-    """Return the transform of a dataset whose images are not read; None where there is none."""
+    """Return the transform of a dataset whose images are not read; None without a transform."""
     translation = arguments.translation
     if "transform" in arguments.settings:
         return Data(arguments.source, None, "transform", lambda transform: transform)

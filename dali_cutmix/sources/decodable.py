@@ -12,6 +12,7 @@ from dali_cutmix.core.regular import open_descriptor
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.kinds import Decoder, decoder_of, reader_of
 from dali_cutmix.sources.pillow import Decoded, PillowProcesses
+from dali_cutmix.sources.read_ahead import NOTHING
 from dali_cutmix.sources.upright import RefusedError
 
 #: Bytes. Headers of most files are shorter, and are read at once.
@@ -19,8 +20,6 @@ _HEAD = 4096
 
 #: Values of the array that remembers who decodes an image.
 _UNKNOWN, _DALI, _PILLOW = 0, 1, 2
-
-NOTHING = np.zeros(0, np.uint8)
 
 
 class Decodable:

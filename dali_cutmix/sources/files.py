@@ -129,8 +129,8 @@ class FileList(StoredImages):
 
         Raises:
             OSError: The file does not exist, is not a regular file, or cannot be read.
-            ValueError: A line has no class, a class index that is no number or too long, or a zero
-                byte (the line's number is named), or the file has no lines.
+            ValueError: The file has no lines; or a line has no class, a zero byte, or a class index
+                that is not a number or is too long. The line's number is named.
         """
         path = local_path(WHERE, "source", path)
         folder, listed = os.path.dirname(path), f"the list {printable(path)}"

@@ -118,7 +118,7 @@ def _ignore_once(target: Any, name: str) -> None:
 class _InOrder:
     """Serve a loader's data in the order as listed.
 
-    Lightning replaces the sampler of what has a ``dataset``, which takes a loader of torch's.
+    Lightning replaces the sampler of any object with a ``dataset``, and then needs torch's loader.
     """
 
     def __init__(self, loader: DataLoader) -> None:

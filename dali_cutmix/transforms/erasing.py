@@ -29,7 +29,7 @@ Range = tuple[float, float]
 #: Rectangles that are drawn for each sample. The first that fits is erased.
 NUM_CANDIDATES = 10
 
-#: What a rectangle is filled with, by timm's names.
+#: Fillings of a rectangle, by timm's names.
 MODES = ("const", "rand", "pixel")
 
 
