@@ -10,6 +10,7 @@ import resource
 import signal
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,20 +77,22 @@ def test_error_of_a_folder_names_the_file(tmp_path: Path) -> None:
     assert caught.value.filename == str(path)
 
 
-@pytest.fixture
-def _full_disk() -> Iterator[None]:
-    """Let no file of this process grow beyond 1000 bytes."""
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size, pytest's own report included."""
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, former[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, former[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
-@pytest.mark.usefixtures("_full_disk")
 def test_error_of_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text(KEPT)
-    with pytest.raises(OSError, match=re.escape(str(path))) as caught:
+    expected = pytest.raises(OSError, match=re.escape(str(path)))
+    with expected as caught, files_of_at_most(1000):
         write_text(path, "x" * 2000)
     assert caught.value.errno == errno.EFBIG
     assert path.read_text() == KEPT
