@@ -25,7 +25,12 @@ from dali_cutmix.transforms.adjustments import (
 )
 from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
 from dali_cutmix.transforms.chain import RandomApply, RandomChoice, RandomOrder
-from dali_cutmix.transforms.color import ColorJitter, Grayscale
+from dali_cutmix.transforms.color import (
+    ColorJitter,
+    Grayscale,
+    PermuteChannels,
+    RandomChannelPermutation,
+)
 from dali_cutmix.transforms.erasing import RandomErasing
 from dali_cutmix.transforms.flips import RandomHorizontalFlip, RandomVerticalFlip
 from dali_cutmix.transforms.sizing import CenterCrop, Pad, RandomCrop, RandomResizedCrop, Resize
@@ -42,11 +47,13 @@ __all__ = [
     "Grayscale",
     "Lighting",
     "Pad",
+    "PermuteChannels",
     "RandAugment",
     "RandomAdjustSharpness",
     "RandomAffine",
     "RandomApply",
     "RandomAutocontrast",
+    "RandomChannelPermutation",
     "RandomChoice",
     "RandomCrop",
     "RandomEqualize",

@@ -830,8 +830,38 @@ EVALUATION = [
         listed(v1.Resize(256), v1.CenterCrop(224), v1.Grayscale(3), floats()),
     ),
     PublicList(
-        "one channel",
-        listed(v1.Resize((28, 28)), v1.Grayscale(), v1.ToTensor()),
-        refusal="images have three channels.",
+        "pytorch/examples mnist, of image files",
+        listed(
+            v1.Resize((28, 28)), v1.Grayscale(), v1.ToTensor(), v1.Normalize((0.1307,), (0.3081,))
+        ),
+    ),
+    PublicList(
+        "gray photographs, repeated for three channels",
+        listed(
+            v1.Resize((224, 224)),
+            v1.Grayscale(1),
+            v1.ToTensor(),
+            v1.Lambda(lambda image: image.repeat(3, 1, 1)),
+            v1.Normalize(*IMAGENET),
+        ),
+    ),
+    PublicList(
+        "models of Caffe: BGR levels without their means",
+        listed(
+            v1.Resize((224, 224)),
+            v1.ToTensor(),
+            v1.Lambda(lambda image: image[[2, 1, 0]]),
+            v1.Normalize((0.40760392, 0.45795686, 0.48501961), (1, 1, 1)),
+            v1.Lambda(lambda image: image.mul_(255)),
+        ),
+    ),
+    PublicList(
+        "half precision behind Normalize",
+        listed(
+            v1.Resize(256),
+            v1.CenterCrop(224),
+            floats(),
+            v1.Lambda(lambda image: image.to(torch.float16)),
+        ),
     ),
 ]

@@ -74,6 +74,7 @@ def translate_collate(
     forms = [list(images.clone())]
     if images.dtype == torch.uint8:  # the function may take Pillow images
         pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
         forms.append([Image.fromarray(image) for image in pixels])
     reasons = []
     for samples in forms:

@@ -15,7 +15,12 @@ from dali_cutmix.from_torch.report import (
 )
 from dali_cutmix.transforms.affine import INTERPOLATIONS
 from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
-from dali_cutmix.transforms.color import ColorJitter, Grayscale
+from dali_cutmix.transforms.color import (
+    ColorJitter,
+    Grayscale,
+    PermuteChannels,
+    RandomChannelPermutation,
+)
 from dali_cutmix.transforms.erasing import RandomErasing
 
 _AUTOMATIC = ("AutoAugment", "RandAugment", "TrivialAugmentWide")
@@ -23,7 +28,11 @@ _TIMM = {"timm.RandAugment": timm.rand_augment, "timm.AutoAugment": timm.auto_au
 _ERASING = ("RandomErasing", "timm.RandomErasing")
 
 #: Names of the classes that `translate_color` takes.
-COLORS = ("ColorJitter", "Grayscale", "RandomGrayscale", *_ERASING, *_AUTOMATIC, *_TIMM)
+COLORS = (
+    *("ColorJitter", "Grayscale", "RandomGrayscale"),
+    *("RandomChannelPermutation", "ChannelOrder"),
+    *(*_ERASING, *_AUTOMATIC, *_TIMM),
+)
 
 
 def translate_color(part: Any, levels: Levels, prob: float, translation: Translation) -> Any:
@@ -44,6 +53,8 @@ def translate_color(part: Any, levels: Levels, prob: float, translation: Transla
     name = transform_name(part)
     if name in _ERASING:
         return _erasing(part, levels, prob, translation)
+    if name == "ChannelOrder":
+        return PermuteChannels(part.permutation)
     if not levels.are_plain or (name in (*_AUTOMATIC, *_TIMM) and not levels.are_uint8):
         raise OutOfPlaceError(
             "the graph changes colors of uint8 levels. Move "
@@ -52,19 +63,25 @@ def translate_color(part: Any, levels: Levels, prob: float, translation: Transla
     if not levels.are_uint8:
         translation.note("Colors are rounded to levels of uint8 after each change.")
     if name in ("Grayscale", "RandomGrayscale"):
-        if getattr(part, "num_output_channels", 3) != 3:
-            raise NoCounterpartError("images have three channels. Pass `num_output_channels=3`.")
-        return Grayscale(prob * getattr(part, "p", 1.0))
+        if prob != 1:
+            check_channels(part, levels)
+        if not levels.is_tensor:
+            translation.note("Gray levels differ from Pillow's by at most 1 of 255.")
+        return Grayscale(prob * getattr(part, "p", 1.0)) if levels.num_channels == 3 else None
     if prob != 1:
         raise NoCounterpartError(
             f"the graph applies {name} to all images. Take {name} out of RandomApply."
         )
     if name == "ColorJitter":
         names = ("brightness", "contrast", "saturation", "hue")
+        if part.hue is not None and not levels.is_tensor:
+            translation.note("Turned hues differ from Pillow's by up to 15 of 255 in a few pixels.")
         ranges = {key: tuple(bounds) for key in names if (bounds := getattr(part, key)) is not None}
         return ColorJitter(**ranges) if ranges else None
     if name in _TIMM:
         return _TIMM[name](part)
+    if name == "RandomChannelPermutation":
+        return RandomChannelPermutation() if levels.num_channels == 3 else None
     augmentation = _automatic(part, name)
     if augmentation.interpolation == "bilinear" and not levels.is_tensor:
         translation.note(
@@ -74,9 +91,19 @@ def translate_color(part: Any, levels: Levels, prob: float, translation: Transla
     return augmentation
 
 
+def check_channels(part: Any, levels: Levels) -> None:
+    """Refuse a part that gives some images of a batch another number of channels."""
+    num_channels = getattr(part, "num_output_channels", levels.num_channels)
+    if num_channels != levels.num_channels:
+        raise NoCounterpartError(
+            "images of a batch have equally many channels. Take Grayscale out of RandomApply, or "
+            f"pass `num_output_channels={levels.num_channels}`."
+        )
+
+
 def commutes_with_crops(augmentation: Any) -> bool:
     """Return whether an augmentation gives the same before a crop and a resize, up to rounding."""
-    return isinstance(augmentation, Grayscale)
+    return isinstance(augmentation, (Grayscale, PermuteChannels, RandomChannelPermutation))
 
 
 def makes_noise(part: Any) -> bool:

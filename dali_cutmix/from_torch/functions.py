@@ -8,6 +8,7 @@ too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torchvision.transforms import v2  # type: ignore[import-untyped]
 from dali_cutmix.from_torch.comparison import GENERATORS, call, held
 from dali_cutmix.from_torch.contents import KINDS, contents, pattern
 from dali_cutmix.from_torch.crops import Size
+from dali_cutmix.from_torch.levels import Levels
 from dali_cutmix.from_torch.report import transform_name
 
 #: (height, width) of synthetic images: as ImageNet's, square, long, small and large.
@@ -33,47 +35,61 @@ NUM_KINDS = len(KINDS)
 _PADDING_MODES = ("constant", "reflect", "edge", "symmetric")
 
 
-def wrapped_transform(function: Any, size: Size | None) -> Any:
+def wrapped_transform(function: Any, size: Size | None, levels: Levels) -> Any:
     """Return the transform that a function of a Pillow image holds, and only calls; else None.
 
     Args:
         function: The user's function or object.
         size: ``(height, width)`` of all images; None where sizes differ or are unknown.
+        levels: What pixel numbers mean in front of the function.
     """
     for transform in held(function, lambda part: transform_name(part) not in (None, "Lambda")):
-        if _are_same(function, transform, size, None, torch.uint8):
+        if _are_same(function, transform, size, levels):
             return transform
     return None
 
 
-def seen_transforms(
-    function: Any, size: Size | None, kind: type[torch.Tensor] | None, dtype: torch.dtype
-) -> list[Any] | None:
+def seen_transforms(function: Any, size: Size | None, levels: Levels) -> list[Any] | None:
     """Return transforms that do what a function does; None where its results are others.
 
-    Recognised is a function that changes nothing, that pads all sides equally, or that converts to
-    a tensor, or scales and shifts the numbers of each channel.
+    Recognised is a function that changes nothing, that pads all sides equally, that converts to a
+    tensor, to gray or from gray to RGB, or that reorders channels, and scales and shifts numbers.
 
     Args:
         function: The user's function or object.
         size: ``(height, width)`` in front of the function; None where sizes differ.
-        kind: Class of the tensors in front of the function; None for Pillow images.
-        dtype: Type of the numbers in front of the function.
+        levels: What pixel numbers mean in front of the function.
     """
     if held(function, lambda part: isinstance(part, GENERATORS)):
         return None  # the function may change nothing now, and something later
-    for transforms in _guesses(function, kind, dtype):
-        if _are_same(function, _in_turn(transforms), size, kind, dtype):
+    for transforms in _guesses(function, levels):
+        if _are_same(function, _in_turn(transforms), size, levels):
             return transforms
     return None
 
 
-def _guesses(
-    function: Any, kind: type[torch.Tensor] | None, dtype: torch.dtype
-) -> Iterator[list[Any]]:
+@dataclass(frozen=True)
+class ChannelOrder:
+    """Put the channels of an RGB image in another order.
+
+    Attributes:
+        permutation: Channel of the image that is first, second and third.
+    """
+
+    permutation: tuple[int, int, int]
+
+    def __call__(self, image: Any) -> Any:
+        """Return the image, of the same class."""
+        order = list(self.permutation)
+        if isinstance(image, Image.Image):
+            return Image.fromarray(np.array(image)[..., order])
+        return image[order]
+
+
+def _guesses(function: Any, levels: Levels) -> Iterator[list[Any]]:
     """Yield lists of transforms that a function may be."""
     yield []
-    image = _in_class(pattern((40, 50)), kind, dtype)
+    image = _in_class(pattern((40, 50)), levels)
     result = _outcome(function, image)
     if result is None:
         return
@@ -81,46 +97,89 @@ def _guesses(
     margin = (height - 40) // 2
     if margin > 0 and (height, width) == (40 + 2 * margin, 50 + 2 * margin):
         yield from ([v2.Pad(margin, padding_mode=mode)] for mode in _PADDING_MODES)
-    conversion: list[Any] = [] if kind else [v2.PILToTensor()]
+    expansion: list[Any] = []
+    if levels.num_channels == 1 and _num_channels(result[0]) == 3:
+        expansion = [v2.RGB()]
+        yield expansion
+    if levels.num_channels == 3 and _num_channels(result[0]) == 1:
+        yield [v2.Grayscale(1)]
+    conversion: list[Any] = [] if levels.is_tensor else [v2.PILToTensor()]
     if conversion:
-        yield conversion
-    linear = _normalization(function, kind, dtype)
+        yield [*expansion, *conversion]
+    linear = _linear_map(function, levels)
     if linear is not None:
-        yield [*conversion, *linear]
+        permutation, scale, shift, dtype = linear
+        is_rgb = levels.num_channels == 3 and permutation != (0, 1, 2)
+        order = [ChannelOrder(permutation)] if is_rgb else []
+        if order:
+            yield [*expansion, *order]
+        if dtype.is_floating_point and scale.min() > 0:
+            cast, normalization = _normalization(scale, shift, dtype, levels)
+            yield [*expansion, *conversion, *order, *cast]
+            yield [*expansion, *conversion, *order, *cast, normalization]
+
+
+def _linear_map(
+    function: Any, levels: Levels
+) -> tuple[Any, torch.Tensor, torch.Tensor, torch.dtype] | None:
+    """Return how a function makes each channel of one channel; None where that is not possible.
+
+    Returns:
+        Channel of the image for each channel of the result, the factor and the summand of its
+        numbers, ``[channels]`` float64, and the type of the result.
+    """
+    colors = [[0, 0, 0], *([255 * (each == channel) for each in range(3)] for channel in range(3))]
+    if levels.num_channels == 1:
+        colors = [[0, 0, 0], [255, 255, 255]]
+    before, behind = [], []
+    dtype = torch.uint8
+    for color in colors:
+        flat = _in_class(np.full((8, 8, 3), color, np.uint8), levels)
+        outcome = _outcome(function, flat)
+        numbers = None if outcome is None else _as_tensor(outcome[0])
+        if numbers is None or numbers.shape not in ((3, 8, 8), (1, 8, 8)):
+            return None
+        pixels = _as_tensor(flat)
+        assert pixels is not None
+        before.append(pixels[:, 0, 0].double())
+        behind.append(numbers[:, 0, 0].double())
+        dtype = numbers.dtype
+    if len({len(numbers) for numbers in behind}) > 1:
+        return None
+    full = torch.stack([(before[1 + i] - before[0])[i] for i in range(len(before) - 1)])
+    # [channel of the result, channel of the image]
+    matrix = torch.stack([each - behind[0] for each in behind[1:]], dim=1) / full
+    is_source = matrix.abs() > 1e-6 * matrix.abs().max()
+    permutation = tuple(int(channel) for channel in is_source.long().argmax(1))
+    scale = matrix.gather(1, torch.tensor(permutation)[:, None])[:, 0]
+    if not bool((is_source.sum(1) == 1).all()) or not bool(scale.isfinite().all()):
+        return None
+    if levels.num_channels == 3 and sorted(permutation) != [0, 1, 2]:
+        return None
+    if levels.num_channels == 1 and scale.max() - scale.min() > 1e-6 * scale.abs().max():
+        return None  # three channels that differ
+    return permutation, scale, behind[0] - scale * before[0][list(permutation)], dtype
 
 
 def _normalization(
-    function: Any, kind: type[torch.Tensor] | None, dtype: torch.dtype
-) -> list[Any] | None:
-    """Return what changes black and white as a function does; None where that is not possible."""
-    high = 255 if dtype == torch.uint8 else 1
-    ends: list[torch.Tensor] = []
-    for level in (0, 255):
-        flat = _in_class(np.full((8, 8, 3), level, np.uint8), kind, dtype)
-        result = _outcome(function, flat)
-        numbers = None if result is None else result[0]
-        if not isinstance(numbers, torch.Tensor) or not numbers.is_floating_point():
-            return None
-        if numbers.shape != (3, 8, 8):
-            return None
-        ends.append(numbers[:, 0, 0])
-    scale, shift = (ends[1].double() - ends[0].double()) / high, ends[0].double()
-    if scale.min() <= 0:
-        return None
-    is_scaled = dtype == torch.uint8 and torch.allclose(scale * 255, torch.ones_like(scale))
+    scale: torch.Tensor, shift: torch.Tensor, dtype: torch.dtype, levels: Levels
+) -> tuple[list[Any], Any]:
+    """Return what changes the type, and what scales and shifts numbers, ``[channels]`` float64."""
+    error = 4 * torch.finfo(dtype).eps
+    is_scaled = levels.are_uint8 and torch.allclose(scale * 255, torch.ones_like(scale), error)
     scale = scale * 255 if is_scaled else scale
-    transforms = []
-    if ends[0].dtype != dtype:
-        transforms.append(v2.ToDtype(ends[0].dtype, scale=is_scaled))
     mean, std = ([_short(number) for number in numbers] for numbers in (-shift / scale, 1 / scale))
-    if (mean, std) != ([0] * 3, [1] * 3):
-        transforms.append(v2.Normalize(mean, std))
-    return transforms
+    if levels.num_channels == 1:
+        mean, std = mean[:1], std[:1]
+    cast = [] if dtype == levels.dtype else [v2.ToDtype(dtype, scale=is_scaled)]
+    return cast, v2.Normalize(mean, std)
 
 
 def _short(number: torch.Tensor) -> float:
-    """Return a number without the last digits, in which float32 errs."""
-    return float(f"{float(number):.6g}") + 0.0  # not -0
+    """Return a number, or its level, without the last digits, in which float32 errs."""
+    exact = float(number)
+    rounded = float(f"{exact:.6g}"), float(f"{255 * exact:.6g}") / 255
+    return min(rounded, key=lambda each: abs(each - exact)) + 0.0  # not -0
 
 
 def _in_turn(transforms: list[Any]) -> Callable[[Any], Any]:
@@ -132,13 +191,7 @@ def _in_turn(transforms: list[Any]) -> Callable[[Any], Any]:
     return apply
 
 
-def _are_same(
-    function: Any,
-    expected: Any,
-    size: Size | None,
-    kind: type[torch.Tensor] | None,
-    dtype: torch.dtype,
-) -> bool:
+def _are_same(function: Any, expected: Any, size: Size | None, levels: Levels) -> bool:
     """Return whether both give equal results, but for sizes on which both fail.
 
     Both may fail on less than half of the sizes, and on no kind of content.
@@ -146,14 +199,14 @@ def _are_same(
     sizes = [size] if size else SIZES
     equal_sizes: list[Size] = []
     for each in sizes:
-        is_same = _is_same(function, expected, _in_class(pattern(each), kind, dtype))
+        is_same = _is_same(function, expected, _in_class(pattern(each), levels))
         if is_same is False:
             return False
         if is_same:
             equal_sizes.append(each)
     if len(equal_sizes) <= len(sizes) // 2:
         return False
-    images = (_in_class(pixels, kind, dtype) for pixels in contents(equal_sizes[0]))
+    images = (_in_class(pixels, levels) for pixels in contents(equal_sizes[0]))
     return all(_is_same(function, expected, image) for image in images)
 
 
@@ -178,13 +231,18 @@ def _are_equal(result: Any, expected: Any) -> bool:
         return False
     if not pixels.is_floating_point():
         return torch.equal(pixels, expected_pixels)
-    return torch.allclose(pixels, expected_pixels, rtol=1e-5, atol=1e-5)
+    error = max(1e-5, 2 * torch.finfo(pixels.dtype).eps)
+    largest = max(1.0, float(expected_pixels.abs().max()))
+    return torch.allclose(pixels, expected_pixels, rtol=error, atol=error * largest)
 
 
 def _as_tensor(image: Any) -> torch.Tensor | None:
-    """Return an RGB image as a tensor, ``[3, height, width]``, or None."""
+    """Return a gray or RGB image as a tensor, ``[channels, height, width]``, or None."""
     if isinstance(image, Image.Image):
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1) if image.mode == "RGB" else None
+        if image.mode not in ("L", "RGB"):
+            return None
+        pixels = torch.from_numpy(np.array(image))
+        return pixels[None] if image.mode == "L" else pixels.permute(2, 0, 1)
     if isinstance(image, np.ndarray):  # with channels last, as all take arrays that take images
         is_image = image.ndim == 3 and image.dtype == np.uint8
         return torch.from_numpy(image.copy()).permute(2, 0, 1) if is_image else None
@@ -196,6 +254,11 @@ def _size(image: Any) -> tuple[int, int]:
     return (0, 0) if pixels is None or pixels.ndim != 3 else (pixels.shape[1], pixels.shape[2])
 
 
+def _num_channels(image: Any) -> int:
+    pixels = _as_tensor(image)
+    return 0 if pixels is None or pixels.ndim != 3 else pixels.shape[0]
+
+
 def _outcome(function: Any, image: Any) -> tuple[Any, Any] | None:
     """Return the result and the random states behind the call; None where the call fails."""
     try:
@@ -204,10 +267,15 @@ def _outcome(function: Any, image: Any) -> tuple[Any, Any] | None:
         return None
 
 
-def _in_class(pixels: np.ndarray, kind: type[torch.Tensor] | None, dtype: torch.dtype) -> Any:
-    if kind is None:
-        return Image.fromarray(pixels)
+def _in_class(pixels: np.ndarray, levels: Levels) -> Any:
+    """Return an image of pixels, ``[height, width, 3]`` uint8, as images are here."""
+    pixels = pixels[..., : levels.num_channels]
+    if not levels.is_tensor:
+        return Image.fromarray(pixels[..., 0] if levels.num_channels == 1 else pixels)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-    if dtype != torch.uint8:
-        tensor = (tensor / 255).to(dtype)
-    return tv_tensors.Image(tensor) if kind is tv_tensors.Image else tensor
+    if not levels.are_uint8:
+        mean = torch.tensor(levels.mean[: levels.num_channels], dtype=torch.float64)
+        std = torch.tensor(levels.std[: levels.num_channels], dtype=torch.float64)
+        tensor = ((tensor / 255 - mean[:, None, None]) / std[:, None, None]).to(levels.dtype)
+    is_image = levels.kind is tv_tensors.Image
+    return tv_tensors.Image(tensor) if is_image else tensor

@@ -9,7 +9,7 @@ import torch
 from torchvision import tv_tensors  # type: ignore[import-untyped]
 
 from dali_cutmix.from_torch.report import NoCounterpartError, OutOfPlaceError, written
-from dali_cutmix.transforms.crop import Triple
+from dali_cutmix.transforms.crop import Numbers, Triple
 
 LEVEL = 1 / 255  # units of the full range: one level of uint8
 
@@ -25,16 +25,19 @@ class Levels:
 
     Args:
         kind: Class of the tensors in front of the list; None for Pillow images.
+        num_channels: Channels of the images in front of the list: 3, or 1 for gray images.
 
     Attributes:
         kind: Class of the image where the image is a tensor; None for a Pillow image.
+        num_channels: 3, or 1 where images are gray.
         dtype: Type of the numbers.
-        mean: Per channel, in units of the full range.
-        std: Per channel, in units of the full range.
+        mean: Per channel, in units of the full range; three equal numbers for one channel.
+        std: Per channel, in units of the full range; three equal numbers for one channel.
     """
 
-    def __init__(self, kind: type[torch.Tensor] | None = None) -> None:
+    def __init__(self, kind: type[torch.Tensor] | None = None, num_channels: int = 3) -> None:
         self.kind = kind
+        self.num_channels = num_channels
         self.dtype = torch.uint8
         self.mean: Triple = (0.0, 0.0, 0.0)
         self.std: Triple = (LEVEL, LEVEL, LEVEL)
@@ -63,6 +66,29 @@ class Levels:
         channels = zip(numbers, self.std, self.mean, strict=True)
         return [255 * (number * std + mean) for number, std, mean in channels]
 
+    @property
+    def scaling(self) -> dict[str, Numbers]:
+        """``mean`` and ``std`` of a transform; empty where the transform's own do no harm."""
+        if self.num_channels == 1:
+            # One number says that images have one channel.
+            is_plain = self.are_uint8
+            return {"mean": self.mean[:1], "std": (1.0,) if is_plain else self.std[:1]}
+        return {} if self.are_uint8 else {"mean": self.mean, "std": self.std}
+
+    def to_channels(self, num_channels: int) -> str:
+        """Make images gray, or gray images RGB."""
+        if num_channels == self.num_channels:
+            return NO_CHANGE
+        self.num_channels = num_channels
+        return "one channel" if num_channels == 1 else "three equal channels"
+
+    def permute(self, permutation: Sequence[int]) -> None:
+        """Put channels in another order."""
+        (m0, m1, m2), (s0, s1, s2) = (
+            [numbers[channel] for channel in permutation] for numbers in (self.mean, self.std)
+        )
+        self.mean, self.std = (m0, m1, m2), (s0, s1, s2)
+
     def to_tensor(self, _: Any) -> str:
         """Apply ``ToTensor``."""
         if self.is_tensor:
@@ -87,8 +113,9 @@ class Levels:
 
     def to_pil(self, part: Any) -> str:
         """Apply ``ToPILImage``."""
-        if part.mode not in (None, "RGB"):
-            raise NoCounterpartError(f"the graph makes RGB images, got mode={part.mode!r}.")
+        mode = "RGB" if self.num_channels == 3 else "L"
+        if part.mode not in (None, mode):
+            raise NoCounterpartError(f"images are {mode} here, got mode={part.mode!r}.")
         if not self.are_uint8:
             self._scale_to(torch.uint8)
         self.kind = None
@@ -124,7 +151,7 @@ class Levels:
         """Apply ``Normalize``; several compose into one."""
         if self.are_uint8:
             raise OutOfPlaceError("Normalize takes floats. Put ToTensor or ToDtype before it.")
-        mean, std = _triple(part.mean), _triple(part.std)
+        mean, std = (_triple(numbers, self.num_channels) for numbers in (part.mean, part.std))
         m0, m1, m2 = (a + s * b for a, s, b in zip(self.mean, self.std, mean, strict=True))
         s0, s1, s2 = (a * b for a, b in zip(self.std, std, strict=True))
         self.mean, self.std = (m0, m1, m2), (s0, s1, s2)
@@ -140,12 +167,13 @@ class Levels:
         return f"{str(dtype)[6:]} in [0, {1 if dtype.is_floating_point else 255}]"
 
 
-def _triple(values: Any) -> Triple:
+def _triple(values: Any, num_channels: int) -> Triple:
     numbers = [float(value) for value in values] if hasattr(values, "__len__") else [float(values)]
     if isinstance(values, torch.Tensor):
         numbers = [float(f"{number:.7g}") for number in numbers]  # float32 errs behind
+    if len(numbers) not in (1, num_channels):
+        channels = "three channels" if num_channels == 3 else "one channel"
+        raise NoCounterpartError(f"images have {channels}, got {len(numbers)} numbers.")
     if len(numbers) == 1:
         numbers *= 3
-    if len(numbers) != 3:
-        raise NoCounterpartError(f"images have three channels, got {len(numbers)} numbers.")
     return numbers[0], numbers[1], numbers[2]

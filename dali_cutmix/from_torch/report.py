@@ -153,11 +153,11 @@ def transform_name(part: Any) -> str | None:
     """Return the class name of a transform that from_torch knows, else None.
 
     Returns:
-        The name of torchvision's class, of torch's ``Sequential`` or ``Identity``, or, behind
-        ``timm.``, of timm's.
+        The name of torchvision's class, of from_torch's own, of torch's ``Sequential`` or
+        ``Identity``, or, behind ``timm.``, of timm's.
     """
     name, module = type(part).__name__, type(part).__module__
-    if module.startswith("torchvision.transforms."):
+    if module.startswith(("torchvision.transforms.", "dali_cutmix.from_torch.")):
         return name
     if module in _TIMM:
         return f"timm.{name}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dali_cutmix.core.frame import Augmentation, Frame, frames_of
-from dali_cutmix.from_torch.colors import COLORS, translate_color
+from dali_cutmix.from_torch.colors import COLORS, check_channels, translate_color
 from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.draws import NUM_STATES, drawn_change
 from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
@@ -56,6 +56,7 @@ class Steps:
         self._source_size = size
         self._levels = levels
         self._steps: list[Augmentation] = []  # without the parts that change nothing
+        self._is_nested = False
         self._handlers: dict[str, Callable[[Any], Augmentation]] = {
             **dict.fromkeys(COLORS, self._color),
             "Resize": self._resize,
@@ -150,11 +151,15 @@ class Steps:
         """Translate ``RandomApply``, ``RandomChoice`` or ``RandomOrder``."""
         name = transform_name(part)
         nested = []
-        for inner in part.transforms:
-            try:
-                nested.append(self._steps_of(inner))
-            except NoCounterpartError as error:
-                raise type(error)(f"{type(inner).__name__} inside: {error}") from None
+        is_nested, self._is_nested = self._is_nested, True
+        try:
+            for inner in part.transforms:
+                try:
+                    nested.append(self._steps_of(inner))
+                except NoCounterpartError as error:
+                    raise type(error)(f"{type(inner).__name__} inside: {error}") from None
+        finally:
+            self._is_nested = is_nested
         if name == "RandomApply":
             return chain.RandomApply([step for steps in nested for step in steps], part.p)
         each = [steps[0] if len(steps) == 1 else chain.RandomApply(steps, 1.0) for steps in nested]
@@ -164,6 +169,8 @@ class Steps:
         return chain.RandomChoice(each, None if is_uniform else tuple(map(float, part.p)))
 
     def _color(self, part: Any) -> Any:
+        if self._is_nested:
+            check_channels(part, self._levels)
         return translate_color(part, self._levels, 1.0, self.notes)
 
     def _resize(self, part: Any) -> Augmentation:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
+from dali_cutmix.core.frame import Frame, frames_of
 from dali_cutmix.from_torch.colors import makes_noise
 from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.fixed import Fixed
@@ -34,7 +35,8 @@ from dali_cutmix.from_torch.report import (
 )
 from dali_cutmix.from_torch.scripts import own_class
 from dali_cutmix.from_torch.steps import Steps
-from dali_cutmix.transforms.crop import TrainTransform
+from dali_cutmix.transforms.color import Grayscale, PermuteChannels
+from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
 from dali_cutmix.transforms.sizing import CenterCrop, Pad, Resize
 
 _NOT_TORCHVISION = (
@@ -42,9 +44,6 @@ _NOT_TORCHVISION = (
     "`transform=`."
 )
 _UNSEEN = "from_torch cannot see what the function does. Remove it, or pass `transform=`."
-
-#: Names of the classes that leave an RGB image as it is.
-_IDENTITIES = ("Identity", "RGB")
 
 
 def translate_transform(
@@ -54,6 +53,7 @@ def translate_transform(
     kind: type[torch.Tensor] | None = None,
     may_end_in_pillow: bool = False,
     behind: Sequence[Any] = (),
+    num_channels: int = 3,
 ) -> tuple[Any, torch.dtype]:
     """Translate a dataset's ``transform``.
 
@@ -65,11 +65,12 @@ def translate_transform(
         kind: Class of the tensors that ``transform`` is handed; None for Pillow images.
         may_end_in_pillow: Whether a user's function makes a batch of what ``transform`` returns.
         behind: Transforms of the loader, applied to batches of uint8.
+        num_channels: Channels of the images that ``transform`` is handed: 3, or 1.
 
     Returns:
         The transform, None where a part was refused, and the dtype of its pixels.
     """
-    walk = _Walk(size, kind)
+    walk = _Walk(size, Levels(kind, num_channels))
     if transform is not None:
         walk.take("transform", transform)
     if may_end_in_pillow and not walk.levels.is_tensor:
@@ -99,16 +100,18 @@ class _Record:
 class _Walk:
     """Go through a list, and know the image in front of each part."""
 
-    def __init__(self, size: Size | None, kind: type[torch.Tensor] | None) -> None:
-        self.levels = levels = Levels(kind)
+    def __init__(self, size: Size | None, levels: Levels) -> None:
+        self.levels = levels
         self._size = size
         self._fixed = Fixed(size, levels)
         self._steps = Steps(size, levels)
         self._records: list[_Record] = []
+        self._resizes_pillow = False
         self._notes: list[str] = []
         self._noise: list[tuple[Any, Any]] = []  # mean and std where noise is erased with
         self._conversions: dict[str, Callable[[Any], str]] = {
-            **dict.fromkeys(_IDENTITIES, lambda _: NO_CHANGE),
+            "Identity": lambda _: NO_CHANGE,
+            "RGB": lambda _: levels.to_channels(3),
             "ToTensor": levels.to_tensor,
             "PILToTensor": levels.pil_to_tensor,
             "ToPureTensor": levels.to_pure,
@@ -144,17 +147,20 @@ class _Walk:
             result = _attempt(lambda: convert(part))
             self._records.append(_Record(path, part, result, result))
             return
+        self._resizes_pillow |= name == "Resize" and not self.levels.is_tensor
         if makes_noise(part):
             self._noise.append((self.levels.mean, self.levels.std))
         fixed = _attempt(lambda: self._fixed.take(path, part))
         step = _attempt(lambda: self._steps.take(part))
         self._records.append(_Record(path, part, fixed, step))
+        if name == "Grayscale":
+            self.levels.to_channels(part.num_output_channels)
+        elif name == "ChannelOrder":
+            self.levels.permute(part.permutation)
 
     def finish(self, transform: Any, translation: Translation) -> Any:
         """Return the transform that does all of the list; None, and refusals, without one."""
-        scaling = {}
-        if not self.levels.are_uint8:
-            scaling = {"mean": self.levels.mean, "std": self.levels.std}
+        scaling = self.levels.scaling
         fits = not any(isinstance(record.fixed, Exception) for record in self._records)
         can_step = not any(isinstance(record.step, Exception) for record in self._records)
         error: str | Exception | None = None
@@ -185,7 +191,8 @@ class _Walk:
     ) -> Any:
         for record in self._records:
             translation.became(record.path, record.part, str(getattr(record, way)))
-        for sentence in [*self._notes, *notes.notes, _note_on_pixels(translated)]:
+        on_pixels = _notes_on_pixels(translated, self._size, of_pillow=self._resizes_pillow)
+        for sentence in [*self._notes, *notes.notes, *on_pixels]:
             translation.note(sentence)
         return translated
 
@@ -207,16 +214,14 @@ class _Walk:
         levels = self.levels
         num_images = (1 if self._size else len(SIZES)) + NUM_KINDS
         count = f"{num_images} synthetic images only"
-        inner = None if levels.is_tensor else wrapped_transform(function, self._size)
+        inner = None if levels.is_tensor else wrapped_transform(function, self._size, levels)
         if inner is not None:
             text = f"the {named(inner)} inside"
             self._records.append(_Record(path, named(function), text, text))
             self._notes.append(f"{named(function)} was compared with {text} on {count}.")
             self.take(path, inner)
             return True
-        if not levels.are_plain:
-            return False
-        transforms = seen_transforms(function, self._size, levels.kind, levels.dtype)
+        transforms = seen_transforms(function, self._size, levels)
         if transforms is None:
             return False
         names = " and ".join(type(each).__name__ for each in transforms) or "no change"
@@ -228,23 +233,47 @@ class _Walk:
         return True
 
 
-def _note_on_pixels(transform: Any) -> str:
-    """Return the sentence on how pixels differ from the torch loader's."""
-    steps = getattr(transform, "transforms", ())
-    are_drawn = isinstance(transform, TrainTransform) or not all(
-        isinstance(step, (CenterCrop, Pad, Resize)) for step in steps
-    )
-    if are_drawn:
-        return "Random draws keep their distribution; the numbers are new."
-    kernels = {getattr(each, "interpolation", None) for each in (transform, *steps)}
-    if "bicubic" in kernels:
-        return (
+def _notes_on_pixels(transform: Any, size: Size | None, *, of_pillow: bool) -> list[str]:
+    """Return the sentences on how pixels differ from the torch loader's.
+
+    Args:
+        transform: The translation.
+        size: ``(height, width)`` of all stored images; None where sizes differ or are unknown.
+        of_pillow: Whether the torch loader resizes Pillow images.
+    """
+    steps = _fixed_steps(transform)
+    if steps is None:
+        return ["Random draws keep their distribution; the numbers are new."]
+    frames = frames_of(steps, Frame(size) if size else Frame((0, 0), varies=True))
+    resizes = [
+        step.interpolation
+        for step, before, behind in zip(steps, frames, frames[1:], strict=False)
+        if isinstance(step, Resize) and (before.varies or before != behind)
+    ]
+    if not of_pillow:
+        return ["On the CPU, pixels equal those of torchvision's tensors."] if resizes else []
+    if "bicubic" in resizes:
+        return [
             "On the CPU, pixels differ from Pillow's by at most 2 of 255, and by up to 7 in a few "
             "pixels beside hard edges."
-        )
-    if kernels <= {None, "nearest", "lanczos"}:
-        return "On the CPU, pixels are Pillow's."
-    return "On the CPU, pixels differ from Pillow's by at most 2 of 255."
+        ]
+    if "bilinear" in resizes:
+        return ["On the CPU, pixels differ from Pillow's by at most 2 of 255."]
+    return ["On the CPU, pixels are Pillow's."]
+
+
+def _fixed_steps(transform: Any) -> list[Any] | None:
+    """Return the steps of a transform that draws nothing, else None."""
+    if isinstance(transform, TrainTransform):
+        return None
+    if isinstance(transform, EvalTransform):
+        return [Resize(transform.resize, transform.interpolation), CenterCrop(transform.size)]
+    kinds = (CenterCrop, Pad, Resize, PermuteChannels)
+    is_fixed = all(
+        isinstance(step, kinds) or (isinstance(step, Grayscale) and step.prob == 1)
+        for step in transform.transforms
+    )
+    return list(transform.transforms) if is_fixed else None
 
 
 def _attempt(function: Callable[[], Any]) -> Any:

@@ -191,11 +191,14 @@ def report_of(arguments: Arguments, new_loader: Any) -> list[str]:
 
 def _shape_of(transform: Any) -> str:
     if not isinstance(transform, Views):
-        height, width = transform.output_size
-        return f"image [B, 3, {height}, {width}]"
-    sizes = [view.output_size for view in transform.transforms]
-    shapes = counted(f"[B, 3, {height}, {width}]" for height, width in sizes)
-    return f"a list of {len(sizes)} images, {shapes}"
+        return f"image {_batch_shape(transform)}"
+    shapes = counted(map(_batch_shape, transform.transforms))
+    return f"a list of {len(transform.transforms)} images, {shapes}"
+
+
+def _batch_shape(transform: Any) -> str:
+    height, width = transform.output_size
+    return f"[B, {len(transform.mean)}, {height}, {width}]"
 
 
 def _is_stateful(loader: Any) -> bool:
@@ -398,14 +401,14 @@ def _synthetic_images(transform: Any, dtype: torch.dtype) -> torch.Tensor:
     """Return images as a transform makes them, of all levels, with no two equal pixels nearby.
 
     Returns:
-        ``[SYNTHETIC_SAMPLES, 3, height, width]`` of ``dtype``.
+        ``[SYNTHETIC_SAMPLES, channels, height, width]`` of ``dtype``.
     """
     size = getattr(transform, "output_size", (32, 32))  # made up where the transform was refused
-    shape = (SYNTHETIC_SAMPLES, 3, *size)
+    mean = torch.tensor(getattr(transform, "mean", (0.0, 0.0, 0.0))).view(-1, 1, 1)
+    std = torch.tensor(getattr(transform, "std", (1.0, 1.0, 1.0))).view(-1, 1, 1)
+    shape = (SYNTHETIC_SAMPLES, len(mean), *size)
     levels = torch.arange(torch.Size(shape).numel(), dtype=torch.int32).mul_(97).remainder_(256)
     images = levels.reshape(shape)
     if dtype == torch.uint8:
         return images.to(dtype)
-    mean = torch.tensor(getattr(transform, "mean", (0.0, 0.0, 0.0))).view(3, 1, 1)
-    std = torch.tensor(getattr(transform, "std", (1.0, 1.0, 1.0))).view(3, 1, 1)
     return ((images / 255 - mean) / std).to(dtype)

@@ -132,17 +132,20 @@ def _normalize(
 
     Args:
         image: ``[height, width, 3]`` uint8, or float32 in [0, 255], per sample, CPU or GPU.
-        mean: Mean per channel in [0, 1].
+        mean: Mean per channel in [0, 1]. One number keeps the first channel only.
         std: Standard deviation per channel, above 0, in the same units.
         dtype: ``"float32"``, ``"float16"`` or ``"uint8"``. With ``"uint8"`` values stay in
             [0, 255], and blended values are rounded.
         layout: ``"CHW"`` or ``"HWC"``.
 
     Returns:
-        ``[3, height, width]`` or ``[height, width, 3]`` per sample, on the device of ``image``.
+        ``[channels, height, width]`` or ``[height, width, channels]`` per sample, on the device of
+        ``image``, with as many channels as ``mean`` has numbers.
     """
+    if len(mean) == 1:
+        image = fn.slice(image, start=[0], shape=[1], axes=[2])
     if dtype == "uint8":
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        mean, std = [0.0] * len(mean), [1.0] * len(mean)
     else:
         mean, std = [255 * value for value in mean], [255 * value for value in std]
     return fn.crop_mirror_normalize(

@@ -141,7 +141,7 @@ class LoaderSettings:
         batch each of resized and of mixed bytes. Decoded images and the decoder's own buffers come
         on top.
         """
-        pixels = 3 * sum(prod(view.output_size) for view in self.views)
+        pixels = sum(len(view.mean) * prod(view.output_size) for view in self.views)
         finished = (self.prefetch + 1) * _BYTES[self.graph_dtype]
         in_work = 1 + (self.mix is not None)
         return self.batch_size * pixels * (finished + in_work)

@@ -1,14 +1,15 @@
-"""Change colours by numbers that are drawn for each sample: `ColorJitter` and `Grayscale`."""
+"""Change colours by numbers that are drawn for each sample, and put channels in another order."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf as INFINITY
 from typing import Any, ClassVar
 
 import numpy as np
 
-from dali_cutmix.core.checks import check_prob, check_range, is_number, refuse
+from dali_cutmix.core.checks import are_numbers, check_prob, check_range, is_number, refuse
 from dali_cutmix.core.dali import merge, split
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
@@ -18,6 +19,7 @@ from dali_cutmix.transforms.color_ops import (
     adjust_hue,
     adjust_saturation,
     grayscale,
+    permute_channels,
 )
 
 Range = tuple[float, float]
@@ -147,6 +149,58 @@ class Grayscale:
         """See `Augmentation`."""
         part, others = split(sample.image, plan)
         return replace(sample, image=merge(grayscale(part), others, plan))
+
+
+@dataclass(frozen=True)
+class PermuteChannels:
+    """Put the channels of all images in another order: ``(2, 1, 0)`` makes BGR of RGB.
+
+    ``mean`` and ``std`` of the transform are in the new order.
+
+    Args:
+        permutation: Channel of the image that is first, second and third: 0, 1 and 2 in any order.
+
+    Source:
+        torchvision ``v2.functional.permute_channels``.
+    """
+
+    takes_any_size: ClassVar[bool] = True
+
+    permutation: Sequence[int]
+
+    def __post_init__(self) -> None:
+        order = self.permutation
+        if not are_numbers(order, 3) or sorted(order) != [0, 1, 2]:
+            refuse("PermuteChannels", "permutation", "hold 0, 1 and 2 in any order", order)
+        object.__setattr__(self, "permutation", tuple(order))
+
+    def draw(self, _draws: Draws, _frame: Frame, /) -> tuple[()]:
+        """Draw nothing."""
+        return ()
+
+    def operate(self, sample: Sample, _plan: tuple[()], frame: Frame, /) -> Sample:
+        """See `Augmentation`."""
+        order = frame.constant(np.array(self.permutation, np.int32))
+        return replace(sample, image=permute_channels(sample.image, order))
+
+
+@dataclass(frozen=True)
+class RandomChannelPermutation:
+    """Put the channels of each image in an order drawn for each sample.
+
+    Source:
+        torchvision ``v2.RandomChannelPermutation``.
+    """
+
+    takes_any_size: ClassVar[bool] = True
+
+    def draw(self, draws: Draws, _frame: Frame, /) -> Any:
+        """Draw an order: ``[B, 3]`` int32; see `Augmentation`."""
+        return draws.uniform("order", [3]).argsort(axis=1).astype(np.int32)
+
+    def operate(self, sample: Sample, plan: Any, _frame: Frame, /) -> Sample:
+        """See `Augmentation`."""
+        return replace(sample, image=permute_channels(sample.image, plan))
 
 
 def _check_jitter(name: str, setting: float | Range, bounds: Range, most: float) -> None:

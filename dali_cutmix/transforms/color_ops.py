@@ -59,6 +59,18 @@ def grayscale(image: DataNode) -> DataNode:
     )
 
 
+def permute_channels(image: DataNode, order: DataNode) -> DataNode:
+    """Put the channels in another order: torchvision's ``permute_channels``, bit-identical.
+
+    Args:
+        image: ``[y, x, 3]`` uint8.
+        order: Channel of the image that is first, second and third: ``[3]`` int32.
+    """
+    first_second_third = (fn.slice(order, start=[i], shape=[1], axes=[0]) for i in range(3))
+    channels = [fn.slice(image, start=index, shape=[1], axes=[2]) for index in first_second_third]
+    return fn.cat(*channels, axis=2)
+
+
 def adjust_brightness(image: DataNode, factor: DataNode) -> DataNode:
     """Multiply all levels by a factor: torchvision's ``adjust_brightness``, within one level.
 

@@ -39,6 +39,9 @@ from dali_cutmix.transforms.windows import central_window, middle, padded_window
 
 Triple = tuple[float, float, float]
 
+#: A number per channel, R, G, B; or one number, which makes images of one channel.
+Numbers = Triple | tuple[float]
+
 #: Mean and standard deviation of ImageNet's training pixels per channel, R, G, B, in units of the
 #: full range [0, 1]. Source: torchvision's models and references (``IMAGENET1K_V1``).
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -88,8 +91,9 @@ class TrainTransform:
         scale: Smallest and largest share of the image's area that is cropped, in (0, 1].
         ratio: Smallest and largest aspect ratio of the crop, width / height, above 0.
         flip: Probability of mirroring left to right, in [0, 1].
-        mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end.
-        std: Standard deviation per channel, R, G, B, above 0, divided by at the end.
+        mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end. One number, ``(0.5,)``,
+            makes images of one channel, the first: for images that are gray.
+        std: Standard deviation per channel, above 0, divided by at the end; as many as ``mean``.
         augment: Augmentations to apply next, in order; see `dali_cutmix.augmentations`.
         pad: Pixels of black around the image, at least 0, before a crop of ``size`` at a random
             position. None crops and resizes instead.
@@ -113,8 +117,8 @@ class TrainTransform:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
+    mean: Numbers = IMAGENET_MEAN
+    std: Numbers = IMAGENET_STD
     augment: Sequence[Augmentation] = ()
     pad: int | None = None
     resize: int | tuple[int, int] | None = None
@@ -173,7 +177,7 @@ class TrainTransform:
     @property
     def frame(self) -> Frame:
         """Describe every output."""
-        return Frame(self.output_size, self.mean, std=self.std)
+        return Frame(self.output_size, of_rgb(self.mean), std=of_rgb(self.std))
 
     def draw(self, draws: HostDraws, frame: Frame, /) -> TrainPlan:
         """Draw crops, flips and the plans of augmentations for one batch.
@@ -268,16 +272,17 @@ class EvalTransform:
         resize: Short side after resizing, in pixels; or ``(height, width)``, which changes the
             image's shape, as torchvision's ``Resize((height, width))``.
         size: Side of the output in pixels, or ``(height, width)``, each at most ``resize``.
-        mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end.
-        std: Standard deviation per channel, R, G, B, above 0, divided by at the end.
+        mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end. One number, ``(0.5,)``,
+            makes images of one channel, the first: for images that are gray.
+        std: Standard deviation per channel, above 0, divided by at the end; as many as ``mean``.
         interpolation: Kernel that resizes: ``"bilinear"``, ``"bicubic"``, ``"lanczos"`` or
             ``"nearest"``.
     """
 
     resize: int | tuple[int, int] = 256
     size: int | tuple[int, int] = 224
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
+    mean: Numbers = IMAGENET_MEAN
+    std: Numbers = IMAGENET_STD
     interpolation: Kernel = "bilinear"
 
     def __post_init__(self) -> None:
@@ -306,7 +311,7 @@ class EvalTransform:
     @property
     def frame(self) -> Frame:
         """Describe every output."""
-        return Frame(self.output_size, self.mean, std=self.std)
+        return Frame(self.output_size, of_rgb(self.mean), std=of_rgb(self.std))
 
     def draw(self, _draws: HostDraws, _frame: Frame, /) -> tuple[()]:
         """Draw nothing."""
@@ -325,8 +330,15 @@ class EvalTransform:
 
 
 def check_mean_std(where: str, mean: object, std: object) -> None:
-    """Refuse all but three numbers each, and deviations that are not above 0."""
+    """Refuse all but a number per channel each, or one, and deviations that are not above 0."""
+    count = 1 if are_numbers(mean, 1) else 3
     for name, value in (("mean", mean), ("std", std)):
-        if not are_numbers(value, 3) or (name == "std" and min(value) <= 0):
-            rule = "be three numbers for R, G, B" + (", each above 0" if name == "std" else "")
+        if not are_numbers(value, count) or (name == "std" and min(value) <= 0):
+            numbers = "be three numbers for R, G, B" if count == 3 else "be one number, as `mean`"
+            rule = numbers + (", each above 0" if name == "std" else "")
             refuse(where, name, rule, value, "Units are those of pixels in [0, 1], not [0, 255].")
+
+
+def of_rgb(numbers: Numbers) -> Triple:
+    """Return a number for each of R, G and B."""
+    return numbers if len(numbers) == 3 else numbers * 3

@@ -18,7 +18,7 @@ from dali_cutmix.core.frame import (
     frames_of,
 )
 from dali_cutmix.transforms.chain import draw_each, operate_each, refuse_varying
-from dali_cutmix.transforms.crop import IMAGENET_MEAN, IMAGENET_STD, Triple, check_mean_std
+from dali_cutmix.transforms.crop import IMAGENET_MEAN, IMAGENET_STD, Numbers, check_mean_std, of_rgb
 from dali_cutmix.transforms.decode import Encoded, Pixels
 from dali_cutmix.transforms.resample import Resampler
 from dali_cutmix.transforms.sizing import RandomResizedCrop
@@ -36,16 +36,16 @@ class Compose:
     Args:
         transforms: Steps, in order. An augmentation of your own has to stand where all images have
             one size, unless ``takes_any_size`` says otherwise; see `Augmentation`.
-        mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end.
-        std: Standard deviation per channel, R, G, B, above 0, divided by at the end.
+        mean: As of `TrainTransform`.
+        std: As of `TrainTransform`.
 
     Source:
         torchvision ``v2.Compose``.
     """
 
     transforms: Sequence[Augmentation]
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
+    mean: Numbers = IMAGENET_MEAN
+    std: Numbers = IMAGENET_STD
 
     def __post_init__(self) -> None:
         where = "Compose"
@@ -78,7 +78,7 @@ class Compose:
 
     @property
     def _first_frame(self) -> Frame:
-        return Frame((0, 0), self.mean, std=self.std, varies=True)
+        return Frame((0, 0), of_rgb(self.mean), std=of_rgb(self.std), varies=True)
 
     def draw(self, draws: HostDraws, _frame: Frame, /) -> tuple[Any, ...]:
         """Draw the plan of each step for one batch."""

@@ -27,12 +27,15 @@ class Transform(Protocol):
         """Describe every output."""
 
     @property
-    def mean(self) -> tuple[float, float, float]:
-        """Mean per channel, R, G, B, in [0, 1], subtracted behind `operate`."""
+    def mean(self) -> tuple[float, float, float] | tuple[float]:
+        """Mean per channel, R, G, B, in [0, 1], subtracted behind `operate`.
+
+        One number makes images of one channel, the first.
+        """
 
     @property
-    def std(self) -> tuple[float, float, float]:
-        """Standard deviation per channel, R, G, B, above 0, divided by behind `operate`."""
+    def std(self) -> tuple[float, float, float] | tuple[float]:
+        """Standard deviation per channel, above 0, divided by behind `operate`."""
 
     def draw(self, draws: HostDraws, frame: Frame, /) -> Any:
         """Draw what one batch needs, on the host.

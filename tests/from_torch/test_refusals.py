@@ -175,7 +175,12 @@ REFUSED: list[tuple[int, list[Any], str]] = [
     (2, [*SCALED, v2.RandomPosterize(3)], levels_only("RandomPosterize")),
     (3, [*FLOATS, v2.ColorJitter(0.1)], levels_only("ColorJitter")),
     (2, [*SCALED, v2.TrivialAugmentWide()], levels_only("TrivialAugmentWide")),
-    (0, [v2.Grayscale()], "images have three channels. Pass `num_output_channels=3`."),
+    (
+        0,
+        [v2.RandomApply([v2.Grayscale()])],
+        "Grayscale inside: images of a batch have equally many channels. Take Grayscale out of "
+        "RandomApply, or pass `num_output_channels=3`.",
+    ),
     (0, [v2.RandAugment(fill=128)], "the graph fills with black, got fill=128."),
     (
         0,
@@ -188,7 +193,7 @@ REFUSED: list[tuple[int, list[Any], str]] = [
         [*SCALED, v2.RandomErasing(value=2)],
         "no uint8 color becomes [2.0] here. Pass `value=0`.",
     ),
-    (0, [v2.ToPILImage("L")], "the graph makes RGB images, got mode='L'."),
+    (0, [v2.ToPILImage("L")], "images are RGB here, got mode='L'."),
     (
         3,
         [*FLOATS, v2.ToPILImage()],

@@ -1,0 +1,100 @@
+"""Gray images, reordered channels and other types of numbers keep the torch loader's pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader as TorchLoader
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from dali_cutmix import CutMix, EvalTransform, TrainTransform, augmentations
+from torch_loaders import CROP, FLOATS, MEAN, PLAIN, STD, cifar, notes, over, refusal, silently
+
+CAFFE = torch.tensor([104.0, 117.0, 123.0]).view(3, 1, 1)
+WHOLE = v1.Resize((24, 32))
+GRAY = v1.Grayscale()
+
+
+def on_array_as_bgr(image: Any) -> torch.Tensor:
+    pixels = np.array(image)[:, :, ::-1].copy()
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() - CAFFE
+
+
+LISTS = {
+    "float16 behind all": [v1.ToTensor(), v1.Normalize(MEAN, STD), lambda x: x.half()],
+    "bfloat16": [v1.ToTensor(), v1.Lambda(lambda x: x.to(torch.bfloat16))],
+    "levels as floats": [v1.ToTensor(), v1.Lambda(lambda x: x * 255)],
+    "levels, then Normalize": [v1.PILToTensor(), lambda x: x.float(), lambda x: x / 255, *FLOATS],
+    "BGR": [v1.ToTensor(), v1.Normalize(MEAN, STD), lambda x: x[[2, 1, 0]]],
+    "BGR by a flip": [v1.ToTensor(), lambda x: x.flip(0), v1.Normalize(MEAN, STD)],
+    "BGR of arrays": [lambda image: np.ascontiguousarray(np.array(image)[:, :, ::-1]), *FLOATS],
+    "Caffe": [v1.ToTensor(), lambda x: x[[2, 1, 0]] * 255 - CAFFE],
+    "Caffe of arrays": [on_array_as_bgr],
+    "one channel": [GRAY, v1.ToTensor(), v1.Normalize(0.5, 0.5)],
+    "one channel by Pillow": [lambda image: image.convert("L"), v1.ToTensor()],
+    "one channel, uint8": [v1.PILToTensor(), GRAY],
+    "gray, repeated": [GRAY, v1.ToTensor(), lambda x: x.repeat(3, 1, 1), v1.Normalize(MEAN, STD)],
+    "gray, expanded": [GRAY, v1.ToTensor(), v1.Normalize(0.1, 0.3), lambda x: x.expand(3, -1, -1)],
+    "gray, then RGB": [GRAY, lambda image: image.convert("RGB"), v1.ToTensor()],
+}
+
+
+@pytest.mark.parametrize("parts", LISTS.values(), ids=LISTS)
+def test_types_and_channels_are_the_torch_loaders(photo_folder: Path, parts: list[Any]) -> None:
+    reference = over(photo_folder, v1.Compose([WHOLE, *parts]))
+    image, expected = next(iter(silently(reference, device="cpu")))[0], next(iter(reference))[0]
+    assert (image.shape, image.dtype) == (expected.shape, expected.dtype)
+    image, expected = image.float(), expected.float()
+    # Two levels. Black or white is in every batch of the photographs, up to some levels.
+    assert (image - expected).abs().max() < 2.1 * (expected.max() - expected.min()) / 240
+
+
+def test_gray_images_are_mixed_and_labelled_as_others(photo_folder: Path) -> None:
+    parts = [CROP, v2.Grayscale(1), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    loader = silently(over(photo_folder, parts), mix=CutMix(alpha=1.0), num_classes=3)
+    gray = augmentations.Grayscale(1.0)
+    assert loader.transform == TrainTransform(
+        32, flip=0.0, mean=(0.0,), std=(1.0,), augment=(gray,)
+    )
+    image, target = next(iter(loader))
+    assert (image.shape, target.shape) == ((4, 1, 32, 32), (4, 3))
+    lines: list[str] = []
+    silently_made = type(loader).from_torch(over(photo_folder, parts), report=lines.append)
+    assert silently_made.transform == loader.transform
+    assert any("Yields image [B, 1, 32, 32] float32" in line for line in lines)
+
+
+def test_gray_by_chance_does_not_change_the_number_of_channels(photo_folder: Path) -> None:
+    for inner in ([v1.Grayscale(1)], [v1.ColorJitter(0.5), v1.Grayscale(1)]):
+        reference = over(photo_folder, [CROP, v1.RandomApply(inner), *FLOATS])
+        assert "images of a batch have equally many channels." in refusal(reference)
+
+
+def test_number_of_means_is_the_number_of_channels() -> None:
+    with pytest.raises(ValueError, match=r"`std` must be one number, as `mean`, each above 0"):
+        EvalTransform(mean=(0.5,))
+    with pytest.raises(ValueError, match=r"`mean` must be three numbers for R, G, B"):
+        TrainTransform(mean=(0.5, 0.5), std=(1.0, 1.0))  # type: ignore[arg-type]
+
+
+def test_note_on_pixels_speaks_of_what_differs(photo_folder: Path) -> None:
+    tensor = [v2.ToImage(), WHOLE, v2.ToDtype(torch.float32, scale=True)]
+    assert notes(over(photo_folder, [WHOLE, v1.ToTensor()]), "pixels") == [
+        "On the CPU, pixels differ from Pillow's by at most 2 of 255."
+    ]
+    assert notes(over(photo_folder, tensor), "pixels") == [
+        "On the CPU, pixels equal those of torchvision's tensors."
+    ]
+    arrays = TorchLoader(cifar(v1.Compose([v1.Resize(32), v1.ToTensor()])), batch_size=4)
+    assert notes(arrays, "pixels") == ["On the CPU, pixels are Pillow's."]
+    assert silently(arrays).transform == EvalTransform((32, 32), 32, **PLAIN)
+    jitter = [CROP, v2.ColorJitter(hue=0.1), v2.ToImage()]
+    assert notes(over(photo_folder, jitter), "hues") == [
+        "Turned hues differ from Pillow's by up to 15 of 255 in a few pixels."
+    ]
+    assert not notes(over(photo_folder, [v2.ToImage(), *jitter]), "hues")
