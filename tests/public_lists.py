@@ -477,6 +477,16 @@ TRAINING = [
         "arrays",
     ),
     PublicList(
+        "torchvision's AutoAugment on CIFAR, filled with gray",
+        listed(
+            v1.RandomCrop(32, padding=4, fill=128),
+            flip(),
+            v1.AutoAugment(v1.AutoAugmentPolicy.CIFAR10, fill=(128, 128, 128)),
+            floats(CIFAR),
+        ),
+        "arrays",
+    ),
+    PublicList(
         "MadryLab/robustness cifar",
         listed(CIFAR_CROP, v1.ColorJitter(0.25, 0.25, 0.25), v1.RandomRotation(2), v1.ToTensor()),
         "arrays",

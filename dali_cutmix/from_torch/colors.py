@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from PIL import Image
+
 from dali_cutmix.from_torch import timm
 from dali_cutmix.from_torch.levels import Levels
 from dali_cutmix.from_torch.report import (
@@ -22,6 +24,7 @@ from dali_cutmix.transforms.color import (
     RandomChannelPermutation,
 )
 from dali_cutmix.transforms.erasing import RandomErasing
+from dali_cutmix.transforms.warps import colour_of
 
 _AUTOMATIC = ("AutoAugment", "RandAugment", "TrivialAugmentWide")
 _TIMM = {"timm.RandAugment": timm.rand_augment, "timm.AutoAugment": timm.auto_augment}
@@ -82,11 +85,12 @@ def translate_color(part: Any, levels: Levels, prob: float, translation: Transla
         return _TIMM[name](part)
     if name == "RandomChannelPermutation":
         return RandomChannelPermutation() if levels.num_channels == 3 else None
-    augmentation = _automatic(part, name)
+    augmentation = _automatic(part, name, levels)
     if augmentation.interpolation == "bilinear" and not levels.is_tensor:
+        border = "`fill`" if any(colour_of(augmentation.fill)) else "black"
         translation.note(
-            "Sheared and rotated images fade to black over one pixel, as torchvision's tensors do "
-            "and Pillow images do not."
+            f"Sheared and rotated images fade to {border} over one pixel, as torchvision's tensors "
+            "do and Pillow images do not."
         )
     return augmentation
 
@@ -113,10 +117,8 @@ def makes_noise(part: Any) -> bool:
     return transform_name(part) == "RandomErasing" and part.value in (None, "random")
 
 
-def _automatic(part: Any, name: str | None) -> Any:
-    fill = part.fill if isinstance(part.fill, (tuple, list)) else [part.fill]
-    if any(value not in (0, None) for value in fill):
-        raise NoCounterpartError(f"the graph fills with black, got fill={part.fill!r}.")
+def _automatic(part: Any, name: str | None, levels: Levels) -> Any:
+    fill = _fill(part, levels)
     mode: Any = mode_of(part)
     if mode not in INTERPOLATIONS:
         raise NoCounterpartError(
@@ -124,10 +126,22 @@ def _automatic(part: Any, name: str | None) -> Any:
             f"{mode!r}. Pass `interpolation=InterpolationMode.BILINEAR`."
         )
     if name == "AutoAugment":
-        return AutoAugment(part.policy.value, mode)
+        return AutoAugment(part.policy.value, mode, fill)
     if name == "RandAugment":
-        return RandAugment(part.num_ops, part.magnitude, part.num_magnitude_bins, mode)
-    return TrivialAugment(part.num_magnitude_bins, mode)
+        return RandAugment(part.num_ops, part.magnitude, part.num_magnitude_bins, mode, fill)
+    return TrivialAugment(part.num_magnitude_bins, mode, fill)
+
+
+def _fill(part: Any, levels: Levels) -> Any:
+    """Return the level, or levels, of pixels from outside the image."""
+    fill = part.fill
+    if isinstance(fill, dict):
+        fill = fill.get(levels.kind or Image.Image, fill.get("others"))
+    numbers = fill if isinstance(fill, (tuple, list)) else [fill or 0]
+    color = tuple(round(float(number)) for number in numbers)
+    if len(color) not in (1, 3) or not all(0 <= level <= 255 for level in color):
+        raise NoCounterpartError(f"no color of 8 bits is fill={part.fill!r}.")
+    return color[0] if len(set(color)) == 1 else color
 
 
 def _erasing(part: Any, levels: Levels, prob: float, translation: Translation) -> Any:

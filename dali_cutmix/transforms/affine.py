@@ -6,11 +6,14 @@ from the top left corner, (x, y). The centre of the first pixel is at (0.5, 0.5)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from dali_cutmix.core.dali import DataNode, fn, types
+from dali_cutmix.core.frame import Frame
+from dali_cutmix.transforms.warps import by_dali
 
 #: Operations that move pixels. Levels are pixels per pixel, pixels, and degrees.
 WARPS = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -61,16 +64,17 @@ def matrices(name: str, level: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return maps.astype(np.float32)
 
 
-def shift(image: DataNode, matrix: DataNode) -> DataNode:
-    """Move images by whole pixels, for which every interpolation is equal; see `warp`."""
-    return warp(image, matrix)
+def warp(
+    image: DataNode,
+    matrix: DataNode,
+    interpolation: Interpolation = "nearest",
+    fill: Sequence[int] = (0, 0, 0),
+    frame: Frame | None = None,
+) -> DataNode:
+    """Move pixels by affine maps. Pixels from beyond the border have the colour ``fill``.
 
-
-def warp(image: DataNode, matrix: DataNode, interpolation: Interpolation = "nearest") -> DataNode:
-    """Move pixels by affine maps. Pixels from beyond the border are black.
-
-    Pixels equal those of torchvision's tensor back end, which takes in black as well, but for these
-    cases:
+    Pixels equal those of torchvision's tensor back end, which takes in black or ``fill`` as well,
+    but for these cases:
 
     - Turns with ``"nearest"`` differ at points as far from two pixels, where float32 decides. These
       are 2 of 100 points for 135 degrees, and below 1 of 1000 for other angles.
@@ -82,14 +86,19 @@ def warp(image: DataNode, matrix: DataNode, interpolation: Interpolation = "near
         matrix: Maps of `matrices`: ``[2, 3]`` float32 per sample, CPU.
         interpolation: ``"nearest"`` takes the nearest pixel, ``"bilinear"`` the four around a
             point, weighted by distance.
+        fill: Levels R, G, B.
+        frame: Of these images; needed where ``fill`` is not black.
 
     Returns:
         ``[height, width, 3]`` uint8 per sample, on the device of ``image``.
     """
+    is_sharp_gray = interpolation == "nearest" and len(set(fill)) == 1
+    if any(fill) and not is_sharp_gray and frame is not None:
+        return by_dali(image, matrix, interpolation, fill, frame)
     return fn.warp_affine(
         image,
         matrix=matrix,
-        fill_value=0,
+        fill_value=fill[0],
         interp_type=_DALI_TYPES[interpolation],
         inverse_map=True,
     )

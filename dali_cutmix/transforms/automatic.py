@@ -21,6 +21,7 @@ from dali_cutmix.transforms.operations import (
     plan_operations,
 )
 from dali_cutmix.transforms.policies import POLICIES
+from dali_cutmix.transforms.warps import check_fill
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,23 @@ class TrivialAugment:
         num_bins: Number of strengths to choose from, at least 2.
         interpolation: How shears and turns make a pixel: ``"nearest"`` takes the nearest pixel,
             ``"bilinear"`` the four around a place.
+        fill: Level of pixels from outside the image, in [0, 255], or ``(R, G, B)``.
 
     Source:
         Müller and Hutter 2021, TrivialAugment, arXiv:2103.10158; torchvision
-        ``v2.TrivialAugmentWide``, with black where a pixel comes from outside.
+        ``v2.TrivialAugmentWide``.
     """
 
     takes_any_size: ClassVar[bool] = True
 
     num_bins: int = 31
     interpolation: Interpolation = "nearest"
+    fill: float | Sequence[float] = 0
 
     def __post_init__(self) -> None:
         check_count("TrivialAugment", "num_bins", self.num_bins, at_least=2)
         check_choice("TrivialAugment", "interpolation", self.interpolation, INTERPOLATIONS)
+        check_fill("TrivialAugment", self.fill)
 
     def draw(self, draws: Draws, frame: Frame, /) -> OperationPlan:
         """See `Augmentation`."""
@@ -54,7 +58,7 @@ class TrivialAugment:
 
     def operate(self, sample: Sample, plan: OperationPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        image = operate(sample.image, OPERATIONS, plan, frame, self.interpolation)
+        image = operate(sample.image, OPERATIONS, plan, frame, self.interpolation, self.fill)
         return replace(sample, image=image)
 
 
@@ -67,10 +71,10 @@ class RandAugment:
         magnitude: Index of the strength, from 0, below ``num_bins``.
         num_bins: Number of strengths, at least 2.
         interpolation: As in `TrivialAugment`.
+        fill: As in `TrivialAugment`.
 
     Source:
-        Cubuk et al. 2019, RandAugment, arXiv:1909.13719; torchvision ``v2.RandAugment``, with black
-        where a pixel comes from outside.
+        Cubuk et al. 2019, RandAugment, arXiv:1909.13719; torchvision ``v2.RandAugment``.
     """
 
     takes_any_size: ClassVar[bool] = True
@@ -79,12 +83,14 @@ class RandAugment:
     magnitude: int = 9
     num_bins: int = 31
     interpolation: Interpolation = "nearest"
+    fill: float | Sequence[float] = 0
 
     def __post_init__(self) -> None:
         where = "RandAugment"
         check_count(where, "num_ops", self.num_ops, at_least=0)
         check_count(where, "num_bins", self.num_bins, at_least=2)
         check_choice(where, "interpolation", self.interpolation, INTERPOLATIONS)
+        check_fill(where, self.fill)
         if not is_whole(self.magnitude) or not 0 <= self.magnitude < self.num_bins:
             rule = f"be a whole number from 0 to num_bins - 1 = {self.num_bins - 1}"
             refuse(where, "magnitude", rule, self.magnitude)
@@ -103,7 +109,7 @@ class RandAugment:
         """See `Augmentation`."""
         image = sample.image
         for turn_plan in plan:
-            image = operate(image, OPERATIONS, turn_plan, frame, self.interpolation)
+            image = operate(image, OPERATIONS, turn_plan, frame, self.interpolation, self.fill)
         return replace(sample, image=image)
 
 
@@ -114,20 +120,22 @@ class AutoAugment:
     Args:
         policy: The data set: ``"imagenet"``, ``"cifar10"`` or ``"svhn"``.
         interpolation: As in `TrivialAugment`.
+        fill: As in `TrivialAugment`.
 
     Source:
-        Cubuk et al. 2018, AutoAugment, arXiv:1805.09501; torchvision ``v2.AutoAugment``, with black
-        where a pixel comes from outside.
+        Cubuk et al. 2018, AutoAugment, arXiv:1805.09501; torchvision ``v2.AutoAugment``.
     """
 
     takes_any_size: ClassVar[bool] = True
 
     policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
     interpolation: Interpolation = "nearest"
+    fill: float | Sequence[float] = 0
 
     def __post_init__(self) -> None:
         check_choice("AutoAugment", "policy", self.policy, tuple(POLICIES))
         check_choice("AutoAugment", "interpolation", self.interpolation, INTERPOLATIONS)
+        check_fill("AutoAugment", self.fill)
 
     def _names(self, turn: int) -> tuple[str, ...]:
         return tuple(dict.fromkeys(pair[turn].operation for pair in POLICIES[self.policy]))
@@ -154,7 +162,9 @@ class AutoAugment:
         """See `Augmentation`."""
         image = sample.image
         for turn, turn_plan in enumerate(plan):
-            image = operate(image, self._names(turn), turn_plan, frame, self.interpolation)
+            image = operate(
+                image, self._names(turn), turn_plan, frame, self.interpolation, self.fill
+            )
         return replace(sample, image=image)
 
 

@@ -17,7 +17,7 @@ import torch
 
 from dali_cutmix.core.dali import FLOAT, DataNode, fn, math, merge, split
 from dali_cutmix.core.frame import Frame
-from dali_cutmix.transforms.affine import WARPS, Interpolation, matrices, shift, warp
+from dali_cutmix.transforms.affine import WARPS, Interpolation, matrices, warp
 from dali_cutmix.transforms.color_ops import (
     adjust_brightness,
     adjust_contrast,
@@ -29,6 +29,7 @@ from dali_cutmix.transforms.color_ops import (
     ring_of_each,
     solarize_and_posterize,
 )
+from dali_cutmix.transforms.warps import colour_of
 
 
 class Kind(NamedTuple):
@@ -52,7 +53,7 @@ _FLOATS: Any = {"dtype": torch.float32, "device": "cpu"}
 _KINDS = (
     Kind(("Identity",), lambda image: image),
     Kind(("ShearX", "ShearY", "Rotate"), warp, ("matrix",)),
-    Kind(("TranslateX", "TranslateY"), shift, ("matrix",)),
+    Kind(("TranslateX", "TranslateY"), warp, ("matrix",)),
     Kind(("Brightness",), adjust_brightness, ("factor",)),
     Kind(("Color",), adjust_saturation, ("factor",)),
     Kind(("Contrast",), adjust_contrast, ("factor",)),
@@ -211,6 +212,7 @@ def operate(
     plan: OperationPlan,
     frame: Frame,
     interpolation: Interpolation = "nearest",
+    fill: float | Sequence[float] = 0,
 ) -> DataNode:
     """Apply one operation to each sample.
 
@@ -220,6 +222,7 @@ def operate(
         plan: The plan of `plan_operations`, with nodes on the CPU as leaves.
         frame: Of these images.
         interpolation: How shears and turns make a pixel; see `warp`.
+        fill: Level, or levels R, G, B, of pixels from outside.
 
     Returns:
         ``[height, width, 3]`` uint8 per sample, on the device of ``image``.
@@ -233,8 +236,11 @@ def operate(
         function = kind.operate
         if function is adjust_sharpness:
             numbers |= ring_of_each(image, frame) if frame.varies else ring(image, frame)
-        elif function is warp:
-            function = partial(warp, interpolation=interpolation)
+        elif "matrix" in kind.fields:
+            # All interpolations of a shift by whole pixels are equal.
+            by_name = interpolation if "Rotate" in kind.names else "nearest"
+            inside = frame.within(is_chosen)
+            function = partial(warp, interpolation=by_name, fill=colour_of(fill), frame=inside)
         part, others = split(image, is_chosen)
         part = function(part, **{name: split(node, is_chosen)[0] for name, node in numbers.items()})
         image = merge(part, others, is_chosen)

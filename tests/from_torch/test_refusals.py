@@ -181,7 +181,7 @@ REFUSED: list[tuple[int, list[Any], str]] = [
         "Grayscale inside: images of a batch have equally many channels. Take Grayscale out of "
         "RandomApply, or pass `num_output_channels=3`.",
     ),
-    (0, [v2.RandAugment(fill=128)], "the graph fills with black, got fill=128."),
+    (0, [v2.RandAugment(fill=300)], "no color of 8 bits is fill=300."),
     (
         0,
         [v1.AutoAugment(interpolation=BICUBIC)],

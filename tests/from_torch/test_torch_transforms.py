@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader as TorchLoader
 from torchvision import transforms as v1
@@ -136,6 +137,12 @@ POLICIES = [
     (
         v2.AutoAugment(v2.AutoAugmentPolicy.SVHN, interpolation="bilinear"),
         augmentations.AutoAugment("svhn", interpolation="bilinear"),
+    ),
+    (v1.RandAugment(fill=[128.0, 128.0, 128.0]), augmentations.RandAugment(fill=128)),
+    (v2.AutoAugment(fill=(1, 2, 3)), augmentations.AutoAugment(fill=(1, 2, 3))),
+    (
+        v2.TrivialAugmentWide(fill={Image.Image: 7, "others": 9}),
+        augmentations.TrivialAugment(fill=7),
     ),
     (
         v2.RandomErasing(0.1, (0.1, 0.2), (0.5, 2)),

@@ -146,7 +146,12 @@ def strengths_of(name: str, size: tuple[int, int], bins: Iterable[tuple[bool, in
 
 
 def check_operation(
-    name: str, interpolation: Any, images: np.ndarray, strengths: Sequence[float], back_end: str
+    name: str,
+    interpolation: Any,
+    images: np.ndarray,
+    strengths: Sequence[float],
+    back_end: str,
+    fill: Any = 0,
 ) -> None:
     size = images.shape[1], images.shape[2]
     theirs, mode = v2.TrivialAugmentWide(), v2.InterpolationMode(interpolation)
@@ -156,15 +161,16 @@ def check_operation(
         for strength in strengths
     ]
     results = by_graph(
-        lambda image, plan: operate(image, [name], plan, Frame(size), interpolation),
+        lambda image, plan: operate(image, [name], plan, Frame(size), interpolation, fill),
         images,
         plans,
         back_end,
     )
     tolerances = BILINEAR_TOLERANCES if interpolation == "bilinear" else TOLERANCES
+    fills = {torch.Tensor: np.atleast_1d(fill).tolist()} if fill else {}
     for strength, result in zip(strengths, results, strict=True):
         wanted = by_torch(
-            theirs._apply_image_or_video_transform, images, name, float(strength), mode, {}
+            theirs._apply_image_or_video_transform, images, name, float(strength), mode, fills
         )
         assert result.dtype == np.uint8
         most, share = tolerances.get(name, (0, 0.0))
@@ -211,6 +217,25 @@ def test_operation_makes_torchvisions_pixels_at_every_strength(
 ) -> None:
     strengths = strengths_of(name, size, itertools.product((True, False), range(31)))
     check_operation(name, interpolation, pictures[size], strengths, back_end)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize(
+    ("name", "interpolation", "fill"),
+    [
+        ("ShearX", "nearest", 128),
+        ("ShearY", "bilinear", 128),
+        ("Rotate", "nearest", (10, 200, 255)),
+        ("Rotate", "bilinear", (124, 116, 104)),
+        ("TranslateX", "bilinear", (10, 200, 255)),
+        ("TranslateY", "nearest", 255),
+    ],
+)
+def test_pixels_from_outside_have_the_color_of_torchvisions(
+    name: str, interpolation: Any, fill: Any, back_end: str, pictures: dict[Any, np.ndarray]
+) -> None:
+    strengths = strengths_of(name, SIZES[0], [(False, 17), (True, 30)])
+    check_operation(name, interpolation, pictures[SIZES[0]], strengths, back_end, fill)
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
