@@ -31,7 +31,7 @@ from dali_cutmix.transforms.color import (
     PermuteChannels,
     RandomChannelPermutation,
 )
-from dali_cutmix.transforms.erasing import RandomErasing
+from dali_cutmix.transforms.erasing import EraseSquares, RandomErasing
 from dali_cutmix.transforms.flips import RandomHorizontalFlip, RandomVerticalFlip
 from dali_cutmix.transforms.sizing import CenterCrop, Pad, RandomCrop, RandomResizedCrop, Resize
 from dali_cutmix.transforms.timm import TimmAutoAugment, TimmRandAugment
@@ -42,6 +42,7 @@ __all__ = [
     "AutoAugment",
     "CenterCrop",
     "ColorJitter",
+    "EraseSquares",
     "Frame",
     "GaussianBlur",
     "Grayscale",

@@ -81,13 +81,45 @@ class OwnCutout:
 
 
 class OwnLighting:
-    """Noise along the principal components of colors."""
+    """Noise along the principal components of colors, as of fb.resnet.torch's descendants."""
 
-    def __init__(self, alphastd: float) -> None:
-        self.alphastd = alphastd
+    def __init__(self, alphastd: float, eigval: torch.Tensor, eigvec: torch.Tensor) -> None:
+        self.alphastd, self.eigval, self.eigvec = alphastd, eigval, eigvec
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        return image + torch.randn(3, 1, 1) * self.alphastd
+        alpha = image.new().resize_(3).normal_(0, self.alphastd)
+        color = (self.eigvec * alpha * self.eigval).sum(1)
+        return image + color.view(3, 1, 1)
+
+
+EIGVAL = torch.tensor([0.2175, 0.0188, 0.0045])
+EIGVEC = torch.tensor(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
+
+
+class OwnErasing:
+    """The authors' own Random Erasing, as of re-identification scripts."""
+
+    def __init__(
+        self, probability: float = 0.5, sl: float = 0.02, sh: float = 0.4, r1: float = 0.3
+    ) -> None:
+        self.probability, self.sl, self.sh, self.r1 = probability, sl, sh, r1
+        self.mean = (0.4914, 0.4822, 0.4465)
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        if random.uniform(0, 1) >= self.probability:
+            return image
+        for _ in range(100):
+            target = random.uniform(self.sl, self.sh) * image.size(1) * image.size(2)
+            ratio = random.uniform(self.r1, 1 / self.r1)
+            h, w = round((target * ratio) ** 0.5), round((target / ratio) ** 0.5)
+            if w < image.size(2) and h < image.size(1):
+                y, x = random.randint(0, image.size(1) - h), random.randint(0, image.size(2) - w)
+                for channel in range(3):
+                    image[channel, y : y + h, x : x + w] = self.mean[channel]
+                return image
+        return image
 
 
 class OwnGaussianBlur:
@@ -421,7 +453,6 @@ TRAINING = [
         "uoguelph-mlrg/Cutout",
         listed(CIFAR_CROP, floats(CIFAR), OwnCutout(1, 16)),
         "arrays",
-        "remove it and pass `mix=Cutout(16)`.",
     ),
     PublicList(
         "davda54/sam with torchvision's erasing",
@@ -438,10 +469,9 @@ TRAINING = [
             v1.RandomResizedCrop(224),
             flip(),
             v1.ToTensor(),
-            OwnLighting(0.1),
+            OwnLighting(0.1, EIGVAL, EIGVEC),
             v1.Normalize(*IMAGENET),
         ),
-        refusal="`augmentations.Lighting(0.1)`",
     ),
     PublicList("clovaai/CutMix-PyTorch cifar", listed(CIFAR_CROP, floats(CIFAR)), "arrays"),
     PublicList(
@@ -541,6 +571,11 @@ TRAINING = [
             floats(),
             v1.RandomErasing(0.5, scale=(0.02, 0.4), ratio=(0.3, 3.33)),
         ),
+    ),
+    PublicList(
+        "zhunzhong07/Random-Erasing",
+        listed(CIFAR_CROP, floats(CIFAR), OwnErasing()),
+        "arrays",
     ),
     PublicList("deepinsight/insightface arcface_torch", listed(flip(), floats(HALF)), "squares"),
     PublicList(

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torchvision import tv_tensors  # type: ignore[import-untyped]
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from dali_cutmix.from_torch.comparison import GENERATORS, call, held
@@ -89,7 +88,7 @@ class ChannelOrder:
 def _guesses(function: Any, levels: Levels) -> Iterator[list[Any]]:
     """Yield lists of transforms that a function may be."""
     yield []
-    image = _in_class(pattern((40, 50)), levels)
+    image = levels.image_of(pattern((40, 50)))
     result = _outcome(function, image)
     if result is None:
         return
@@ -134,7 +133,7 @@ def _linear_map(
     before, behind = [], []
     dtype = torch.uint8
     for color in colors:
-        flat = _in_class(np.full((8, 8, 3), color, np.uint8), levels)
+        flat = levels.image_of(np.full((8, 8, 3), color, np.uint8))
         outcome = _outcome(function, flat)
         numbers = None if outcome is None else _as_tensor(outcome[0])
         if numbers is None or numbers.shape not in ((3, 8, 8), (1, 8, 8)):
@@ -199,14 +198,14 @@ def _are_same(function: Any, expected: Any, size: Size | None, levels: Levels) -
     sizes = [size] if size else SIZES
     equal_sizes: list[Size] = []
     for each in sizes:
-        is_same = _is_same(function, expected, _in_class(pattern(each), levels))
+        is_same = _is_same(function, expected, levels.image_of(pattern(each)))
         if is_same is False:
             return False
         if is_same:
             equal_sizes.append(each)
     if len(equal_sizes) <= len(sizes) // 2:
         return False
-    images = (_in_class(pixels, levels) for pixels in contents(equal_sizes[0]))
+    images = (levels.image_of(pixels) for pixels in contents(equal_sizes[0]))
     return all(_is_same(function, expected, image) for image in images)
 
 
@@ -217,10 +216,10 @@ def _is_same(function: Any, expected: Any, image: Any) -> bool | None:
         return None
     if result is None or wanted is None:
         return False
-    return bool(result[1] == wanted[1]) and _are_equal(result[0], wanted[0])
+    return bool(result[1] == wanted[1]) and are_same_image(result[0], wanted[0])
 
 
-def _are_equal(result: Any, expected: Any) -> bool:
+def are_same_image(result: Any, expected: Any) -> bool:
     """Return whether two images are the same, of one kind; floats up to rounding."""
     if isinstance(result, torch.Tensor) != isinstance(expected, torch.Tensor):
         return False
@@ -265,17 +264,3 @@ def _outcome(function: Any, image: Any) -> tuple[Any, Any] | None:
         return call(function, image.copy() if isinstance(image, Image.Image) else image.clone())
     except Exception:  # whatever the user's code raises
         return None
-
-
-def _in_class(pixels: np.ndarray, levels: Levels) -> Any:
-    """Return an image of pixels, ``[height, width, 3]`` uint8, as images are here."""
-    pixels = pixels[..., : levels.num_channels]
-    if not levels.is_tensor:
-        return Image.fromarray(pixels[..., 0] if levels.num_channels == 1 else pixels)
-    tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-    if not levels.are_uint8:
-        mean = torch.tensor(levels.mean[: levels.num_channels], dtype=torch.float64)
-        std = torch.tensor(levels.std[: levels.num_channels], dtype=torch.float64)
-        tensor = ((tensor / 255 - mean[:, None, None]) / std[:, None, None]).to(levels.dtype)
-    is_image = levels.kind is tv_tensors.Image
-    return tv_tensors.Image(tensor) if is_image else tensor

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torchvision import tv_tensors  # type: ignore[import-untyped]
 
 from dali_cutmix.from_torch.report import NoCounterpartError, OutOfPlaceError, written
@@ -66,6 +68,19 @@ class Levels:
         channels = zip(numbers, self.std, self.mean, strict=True)
         return [255 * (number * std + mean) for number, std, mean in channels]
 
+    def image_of(self, pixels: np.ndarray) -> Any:
+        """Return an image of pixels, ``[height, width, 3]`` uint8, as images are here."""
+        pixels = pixels[..., : self.num_channels]
+        if not self.is_tensor:
+            return Image.fromarray(pixels[..., 0] if self.num_channels == 1 else pixels)
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        if not self.are_uint8:
+            mean = torch.tensor(self.mean[: self.num_channels], dtype=torch.float64)
+            std = torch.tensor(self.std[: self.num_channels], dtype=torch.float64)
+            tensor = ((tensor / 255 - mean[:, None, None]) / std[:, None, None]).to(self.dtype)
+        is_image = self.kind is tv_tensors.Image
+        return tv_tensors.Image(tensor) if is_image else tensor
+
     @property
     def scaling(self) -> dict[str, Numbers]:
         """``mean`` and ``std`` of a transform; empty where the transform's own do no harm."""
@@ -74,6 +89,17 @@ class Levels:
             is_plain = self.are_uint8
             return {"mean": self.mean[:1], "std": (1.0,) if is_plain else self.std[:1]}
         return {} if self.are_uint8 else {"mean": self.mean, "std": self.std}
+
+    def color_of(self, numbers: Sequence[float]) -> tuple[int, int, int]:
+        """Return the stored levels that show as numbers here, per channel, rounded.
+
+        Raises:
+            NoCounterpartError: Such levels are outside [0, 255].
+        """
+        red, green, blue = (round(level) for level in self.level_of(numbers))
+        if not all(0 <= level <= 255 for level in (red, green, blue)):
+            raise NoCounterpartError(f"no uint8 color becomes {numbers} here. Pass `value=0`.")
+        return red, green, blue
 
     def to_channels(self, num_channels: int) -> str:
         """Make images gray, or gray images RGB."""

@@ -34,10 +34,14 @@ def own_class(part: Any) -> str | None:
 
 
 def _cutout(part: Any) -> str:
-    side = 2 * (int(_first(part, "length", "size", "mask_size")) // 2)
-    count = int(getattr(part, "n_holes", 1))
-    line = f"Cutout({side})" if count == 1 else f"Chain([{', '.join([f'Cutout({side})'] * count)}])"
-    return f"To fill squares of that side, remove it and pass `mix={line}`."
+    side = 2 * (int(first_of(part, "length", "size", "mask_size")) // 2)
+    arguments = [str(side)]
+    if (count := int(getattr(part, "n_holes", 1))) > 1:
+        arguments.append(f"count={count}")
+    if (prob := prob_of(part)) < 1:
+        arguments.append(f"prob={prob:g}")
+    line = f"EraseSquares({', '.join(arguments)})"
+    return f"To fill squares of that side, pass `transform=` with `augmentations.{line}`."
 
 
 def _auto_augment(part: Any) -> str:
@@ -47,7 +51,7 @@ def _auto_augment(part: Any) -> str:
 
 
 def _rand_augment(part: Any) -> str:
-    num_ops, magnitude = _first(part, "n", "num_ops"), _first(part, "m", "magnitude")
+    num_ops, magnitude = first_of(part, "n", "num_ops"), first_of(part, "m", "magnitude")
     return f"torchvision's `RandAugment({int(num_ops)}, {int(magnitude)})` has a counterpart."
 
 
@@ -58,32 +62,33 @@ def _blur(part: Any) -> str:
     low, high = (float(bound) for bound in sigma)
     side = 2 * round(3 * high) + 1
     line = f"GaussianBlur({side}, ({low:g}, {high:g}))"
-    if (prob := _prob(part)) < 1:
+    if (prob := prob_of(part)) < 1:
         line = f"RandomApply([{line}], {prob:g})"
     return f"torchvision's `{line}` has a counterpart."
 
 
 def _solarize(part: Any) -> str:
     threshold = float(getattr(part, "threshold", 128))
-    return f"torchvision's `RandomSolarize({threshold:g}, {_prob(part):g})` has a counterpart."
+    return f"torchvision's `RandomSolarize({threshold:g}, {prob_of(part):g})` has a counterpart."
 
 
 def _erasing(part: Any) -> str:
-    low, high, ratio = (float(_first(part, name)) for name in ("sl", "sh", "r1"))
-    line = f"RandomErasing({_prob(part):g}, ({low:g}, {high:g}), ({ratio:g}, {1 / ratio:.4g}))"
+    low, high, ratio = (float(first_of(part, name)) for name in ("sl", "sh", "r1"))
+    line = f"RandomErasing({prob_of(part):g}, ({low:g}, {high:g}), ({ratio:g}, {1 / ratio:.4g}))"
     return f"torchvision's `{line}` has a counterpart."
 
 
 def _lighting(part: Any) -> str:
-    deviation = float(_first(part, "alphastd", "alpha_std", "std"))
+    deviation = float(first_of(part, "alphastd", "alpha_std", "std"))
     return f"Pass `transform=` with `augmentations.Lighting({deviation:g})`, which does the same."
 
 
-def _prob(part: Any) -> float:
-    return float(_first(part, "p", "prob", "probability", default=1.0))
+def prob_of(part: Any) -> float:
+    """Return the probability that an object says, or 1."""
+    return float(first_of(part, "p", "prob", "probability", default=1.0))
 
 
-def _first(part: Any, *names: str, default: Any = None) -> Any:
+def first_of(part: Any, *names: str, default: Any = None) -> Any:
     """Return the first of some attributes that a part has."""
     for name in names:
         if (value := getattr(part, name, None)) is not None:

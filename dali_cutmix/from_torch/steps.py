@@ -10,6 +10,7 @@ from dali_cutmix.from_torch.colors import COLORS, check_channels, translate_colo
 from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.draws import NUM_STATES, drawn_change
 from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
+from dali_cutmix.from_torch.published import NUM_REPLAYS, published
 from dali_cutmix.from_torch.report import (
     NO_OPERATOR,
     NoCounterpartError,
@@ -24,6 +25,7 @@ from dali_cutmix.from_torch.report import (
 from dali_cutmix.from_torch.resizing import kernel_of, resize_of, sides_of
 from dali_cutmix.from_torch.scripts import own_class
 from dali_cutmix.transforms import adjustments, chain, flips, sizing, warps
+from dali_cutmix.transforms.erasing import EraseSquares, RandomErasing
 from dali_cutmix.transforms.steps import Compose
 
 #: Ways out of parts whose removal would give images of another size, by name.
@@ -141,11 +143,29 @@ class Steps:
                 f"{named(part)} was compared with {text} from {NUM_STATES[1]} random states only."
             )
             return augmentations
+        augmentations = published(part, self._levels) if name is None else None
+        if augmentations is not None:
+            return self._noted(part, augmentations)
         if name not in self._handlers:
             reason = own_class(part) if name is None else _REPLACEMENTS.get(name)
             raise NoCounterpartError(reason or NO_OPERATOR)
         step = self._handlers[name](part)
         return [] if step is None else [step]
+
+    def _noted(self, part: Any, augmentations: list[Augmentation]) -> list[Augmentation]:
+        """Note what was recognised by replaying, and what differs."""
+        text = "; ".join(map(written, augmentations))
+        self.notes.note(
+            f"{named(part)} was compared with {text} from {NUM_REPLAYS} random states only."
+        )
+        for each in augmentations:
+            if isinstance(each, adjustments.Lighting):
+                self.notes.note(
+                    "Colors of Lighting are rounded to levels, and clipped to [0, 255]."
+                )
+            elif isinstance(each, (EraseSquares, RandomErasing)):
+                self.notes.note(f"Erased pixels become {each.value} of 255, rounded to levels.")
+        return augmentations
 
     def _nest(self, part: Any) -> Augmentation:
         """Translate ``RandomApply``, ``RandomChoice`` or ``RandomOrder``."""

@@ -232,7 +232,7 @@ class GaussianBlur:
 
 #: Eigenvectors of the colours of ImageNet's pixels, as columns for R, G, B, times eigenvalues, in
 #: units of the full range [0, 1]. Source: fb.resnet.torch, ``datasets/imagenet.lua``.
-_IMAGENET_PCA = np.array(
+IMAGENET_PCA = np.array(
     [
         [-0.5675, 0.7192, 0.4009],
         [-0.5808, -0.0045, -0.8140],
@@ -267,7 +267,7 @@ class Lighting:
     def draw(self, draws: Draws, _frame: Frame, /) -> Any:
         """Draw a colour in levels: ``[B, 3]`` float32; see `Augmentation`."""
         alpha = self.alphastd * normal(draws, "alpha", [3])
-        return (255 * (alpha @ _IMAGENET_PCA.T)).astype(np.float32)
+        return (255 * (alpha @ IMAGENET_PCA.T)).astype(np.float32)
 
     def operate(self, sample: Sample, plan: Any, _frame: Frame, /) -> Sample:
         """See `Augmentation`."""

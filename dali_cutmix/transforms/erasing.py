@@ -1,4 +1,4 @@
-"""Fill rectangles of some images with one colour or with noise: `RandomErasing`."""
+"""Fill rectangles of some images with one colour or with noise."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from dali_cutmix.core.checks import (
     check_prob,
     check_range,
     is_number,
+    is_whole,
     refuse,
 )
 from dali_cutmix.core.dali import INT32, DataNode, fn, merge, python_image, split
@@ -64,6 +65,7 @@ class RandomErasing:
         prob: Probability in [0, 1] that a rectangle of a sample is erased.
         scale: Smallest and largest share of the image's area, in [0, 1].
         ratio: Smallest and largest height over width, above 0. The logarithm is uniform.
+            ``log_ratio=False`` draws the ratio itself, as the authors' code does.
         value: Colour of the rectangle, with ``mode="const"``.
 
             - 0 is the transform's mean, so that pixels are 0 after normalization, but for rounding
@@ -94,6 +96,7 @@ class RandomErasing:
     value: float | Sequence[float] = 0
     mode: Literal["const", "rand", "pixel"] = "const"
     max_count: int = 1
+    log_ratio: bool = True
 
     def __post_init__(self) -> None:
         where = "RandomErasing"
@@ -102,11 +105,7 @@ class RandomErasing:
         check_range(where, "ratio", self.ratio, 0, INFINITY)
         if self.ratio[0] <= 0:
             refuse(where, "ratio", "start above 0", self.ratio)
-        is_zero = is_number(self.value) and self.value == 0
-        is_colour = are_numbers(self.value, 3) and all(0 <= level <= 255 for level in self.value)
-        if not is_zero and not is_colour:
-            way_out = "0 is the mean of the data. `mode=` fills with noise."
-            refuse(where, "value", "be 0, or R, G, B in [0, 255]", self.value, way_out)
+        is_zero = _check_value(where, self.value)
         check_choice(where, "mode", self.mode, MODES)
         check_count(where, "max_count", self.max_count, at_least=1)
         if self.mode != "const" and not is_zero:
@@ -136,8 +135,9 @@ class RandomErasing:
         shares = draws.uniform("shape", [NUM_CANDIDATES, 2]).astype(np.float64)
         low, high = self.scale
         area = height * width * (low + shares[..., 0] * (high - low)) / count[:, None]
-        low, high = np.log(self.ratio)
-        aspect = np.exp(low + shares[..., 1] * (high - low))
+        low, high = np.log(self.ratio) if self.log_ratio else self.ratio
+        aspect = low + shares[..., 1] * (high - low)
+        aspect = np.exp(aspect) if self.log_ratio else aspect
         candidates = np.rint(np.stack([np.sqrt(area * aspect), np.sqrt(area / aspect)], axis=2))
         fits = (candidates < frame.size).all(axis=2)
         extent = np.take_along_axis(candidates, fits.argmax(axis=1)[:, None, None], axis=1)[:, 0]
@@ -162,10 +162,7 @@ class RandomErasing:
         return replace(sample, image=image)
 
     def _erased(self, image: DataNode, plan: ErasingPlan, frame: Frame) -> DataNode:
-        levels = [255 * mean for mean in frame.mean]
-        if isinstance(self.value, Sequence):
-            levels = [*self.value]
-        colour: Any = [float(np.rint(level)) for level in levels]
+        colour: Any = _colour(self.value, frame)
         part, others = split(image, plan.is_erased)
         anchor, _ = split(plan.anchor, plan.is_erased)
         extent, _ = split(plan.extent, plan.is_erased)
@@ -178,6 +175,85 @@ class RandomErasing:
             noise, _ = split(plan.noise, plan.is_erased)
             part = part | _placed(_noise(noise, extent, frame), anchor, frame, part.device)
         return merge(part, others, plan.is_erased)
+
+
+@dataclass(frozen=True)
+class EraseSquares:
+    """Fill squares of some images with one colour. Centres are uniform, borders cut squares off.
+
+    Args:
+        side: Side of a square in pixels, or ``(min, max)``, of which each sample takes one.
+        count: Squares of a sample, which may overlap.
+        prob: Probability in [0, 1] that a sample's squares are filled.
+        value: Colour of the squares, as of `RandomErasing`.
+
+    Source:
+        DeVries and Taylor 2017, Cutout, arXiv:1708.04552. The mix `dali_cutmix.Cutout` fills one.
+    """
+
+    side: int | Sequence[int]
+    count: int = 1
+    prob: float = 1.0
+    value: float | Sequence[float] = 0
+
+    def __post_init__(self) -> None:
+        where = "EraseSquares"
+        low, high = self._sides
+        if not is_whole(low) or not is_whole(high) or not 0 <= low <= high:
+            refuse(where, "side", "be a number of pixels, or (min, max)", self.side)
+        check_count(where, "count", self.count, at_least=1)
+        check_prob(where, self.prob)
+        _check_value(where, self.value)
+
+    @property
+    def _sides(self) -> Sequence[int]:
+        side = self.side
+        return side if isinstance(side, Sequence) and len(side) == 2 else (side, side)  # type: ignore[return-value]
+
+    def draw(self, draws: Draws, frame: Frame, /) -> tuple[ErasingPlan, ...]:
+        """Draw a plan for each of ``count`` squares; see `Augmentation`."""
+        low, high = self._sides
+        is_erased = draws.chance("prob", self.prob)[:, 0] > 0
+        share = draws.uniform("side", []).astype(np.float64)
+        side = np.minimum(low + np.floor(share * (high - low + 1)), high)[:, None]
+        plans = []
+        for number in range(self.count):
+            share = draws.uniform(f"centre {number}", [2]).astype(np.float64)
+            centre = np.minimum(np.floor(share * frame.size), np.array(frame.size) - 1)
+            start = centre - side // 2
+            anchor = np.maximum(start, 0)
+            extent = np.maximum(np.minimum(start + side, frame.size) - anchor, 0)
+            extent[~is_erased] = 0
+            rectangle = anchor.astype(np.float32), extent.astype(np.float32)
+            plans.append(ErasingPlan(is_erased, *rectangle))
+        return tuple(plans)
+
+    def operate(self, sample: Sample, plan: tuple[ErasingPlan, ...], frame: Frame, /) -> Sample:
+        """See `Augmentation`."""
+        image, colour = sample.image, _colour(self.value, frame)
+        for square in plan:
+            part, others = split(image, square.is_erased)
+            anchor, _ = split(square.anchor, square.is_erased)
+            extent, _ = split(square.extent, square.is_erased)
+            part = fn.erase(part, anchor=anchor, shape=extent, axes=[0, 1], fill_value=colour)
+            image = merge(part, others, square.is_erased)
+        return replace(sample, image=image)
+
+
+def _check_value(where: str, value: Any) -> bool:
+    """Refuse all but 0 and a colour, and return whether it is 0."""
+    is_zero = is_number(value) and value == 0
+    is_colour = are_numbers(value, 3) and all(0 <= level <= 255 for level in value)
+    if not is_zero and not is_colour:
+        way_out = "0 is the mean of the data. `mode=` fills with noise."
+        refuse(where, "value", "be 0, or R, G, B in [0, 255]", value, way_out)
+    return is_zero
+
+
+def _colour(value: float | Sequence[float], frame: Frame) -> list[float]:
+    """Return the levels of a ``value``."""
+    levels = [*value] if isinstance(value, Sequence) else [255 * mean for mean in frame.mean]
+    return [float(np.rint(level)) for level in levels]
 
 
 def _levels(frame: Frame, numbers: np.ndarray) -> np.ndarray:

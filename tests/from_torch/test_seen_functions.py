@@ -18,7 +18,15 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from dali_cutmix import Compose, EvalTransform, augmentations
-from public_lists import IMAGENET, OwnBlur, OwnCutout, OwnLighting, OwnSolarization
+from public_lists import (
+    EIGVAL,
+    EIGVEC,
+    IMAGENET,
+    OwnBlur,
+    OwnCutout,
+    OwnLighting,
+    OwnSolarization,
+)
 from torch_loaders import CROP, MEAN, PLAIN, SCALED, STD, cifar, notes, over, refusal, silently
 
 WHOLE = v1.Resize((24, 32))
@@ -196,12 +204,27 @@ def test_pillows_contrasts_are_recognised(
     assert transform == Compose((augmentations.RandomResizedCrop(32), augmentation), **PLAIN)
 
 
+class DrawnCutout(OwnCutout):
+    """A square of a side that is drawn."""
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return OwnCutout(self.n_holes, random.randint(1, self.length))(image)
+
+
+class UniformLighting(OwnLighting):
+    """Noise that is uniform."""
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return image + torch.rand(3)[:, None, None] * self.alphastd
+
+
 def test_own_classes_are_refused_with_the_line_that_does_the_same(photo_folder: Path) -> None:
-    message = refusal(over(photo_folder, [CROP, *SCALED, OwnCutout(2, 7), OwnLighting(0.1)]))
+    own = [DrawnCutout(2, 7), UniformLighting(0.1, EIGVAL, EIGVEC)]
+    message = refusal(over(photo_folder, [CROP, *SCALED, *own]))
     assert message.splitlines()[1:] == [
-        "  - `OwnCutout` at transform[3]: from_torch cannot see what the class does. To fill "
-        "squares of that side, remove it and pass `mix=Chain([Cutout(6), Cutout(6)])`.",
-        "  - `OwnLighting` at transform[4]: from_torch cannot see what the class does. Pass "
+        "  - `DrawnCutout` at transform[3]: from_torch cannot see what the class does. To fill "
+        "squares of that side, pass `transform=` with `augmentations.EraseSquares(6, count=2)`.",
+        "  - `UniformLighting` at transform[4]: from_torch cannot see what the class does. Pass "
         "`transform=` with `augmentations.Lighting(0.1)`, which does the same.",
     ]
 

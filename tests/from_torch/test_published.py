@@ -1,0 +1,182 @@
+"""Scripts' copies of published classes are recognised by what they draw, and others refused."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+from scipy.stats import ks_2samp
+from torch.utils.data import DataLoader as TorchLoader
+from torchvision import transforms as v1
+
+from dali_cutmix import augmentations
+from public_lists import EIGVAL, EIGVEC, OwnCutout, OwnErasing, OwnLighting
+from torch_loaders import CROP, FLOATS, SCALED, cifar, notes, over, refusal, silently
+
+
+class SquareByTorch:
+    """A square of some images, as of davda54/sam."""
+
+    def __init__(self, size: int = 16, p: float = 0.5) -> None:
+        self.size, self.half_size, self.p = size, size // 2, p
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        if torch.rand([1]).item() > self.p:
+            return image
+        left = int(torch.randint(-self.half_size, image.size(1) - self.half_size, [1]))
+        top = int(torch.randint(-self.half_size, image.size(2) - self.half_size, [1]))
+        right = min(image.size(1), left + self.size)
+        bottom = min(image.size(2), top + self.size)
+        image[:, max(0, left) : right, max(0, top) : bottom] = 0
+        return image
+
+
+class LightingOfPillow:
+    """The noise on Pillow images, as of JiahuiYu/slimmable_networks."""
+
+    def __init__(self, alphastd: float) -> None:
+        self.alphastd = alphastd
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        alpha = np.random.randn(3) * self.alphastd
+        color = np.sum(EIGVEC.numpy() * alpha.astype("float32") * EIGVAL.numpy(), 1) * 255
+        pixels = np.asarray(image).astype(np.float32) + color.astype(np.float32)
+        return Image.fromarray(np.clip(pixels, 0, 255).astype("uint8"))
+
+
+class ImageJitter:
+    """Pillow's enhancements, as of wyharveychen/CloserLookFewShot."""
+
+    def __init__(self, bounds: dict[str, float]) -> None:
+        self.transforms = [(getattr(ImageEnhance, name), bounds[name]) for name in bounds]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        shares = torch.rand(len(self.transforms))
+        for number, (enhance, alpha) in enumerate(self.transforms):
+            factor = alpha * (shares[number] * 2.0 - 1.0) + 1
+            image = enhance(image).enhance(float(factor)).convert("RGB")
+        return image
+
+
+MEAN_COLOR = (124, 116, 104)
+PUBLISHED = {
+    "Cutout": ([*FLOATS, OwnCutout(1, 16)], [augmentations.EraseSquares(16, value=MEAN_COLOR)]),
+    "Cutout, odd": (
+        [*SCALED, OwnCutout(3, 7)],
+        [augmentations.EraseSquares(6, 3, value=(0, 0, 0))],
+    ),
+    "Cutout by torch": (
+        [*SCALED, SquareByTorch(15, 0.3)],
+        [augmentations.EraseSquares(15, 1, 0.3, (0, 0, 0))],
+    ),
+    "Random Erasing": (
+        [*SCALED, OwnErasing(0.4)],
+        [
+            augmentations.RandomErasing(
+                0.4, (0.02, 0.4), (0.3, 1 / 0.3), (125, 123, 114), log_ratio=False
+            )
+        ],
+    ),
+    "Lighting": ([*SCALED, OwnLighting(0.2, EIGVAL, EIGVEC)], [augmentations.Lighting(0.2)]),
+    "Lighting of Pillow images": (
+        [LightingOfPillow(0.2), *SCALED],
+        [augmentations.Lighting(0.2)],
+    ),
+    "ImageJitter": (
+        [ImageJitter({"Brightness": 0.5, "Color": 0.25}), *SCALED],
+        [
+            augmentations.ColorJitter(brightness=(0.5, 1.5)),
+            augmentations.ColorJitter(saturation=(0.75, 1.25)),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("parts", "expected"), PUBLISHED.values(), ids=PUBLISHED)
+def test_published_class_becomes_augmentations(
+    photo_folder: Path, parts: list[Any], expected: list[Any]
+) -> None:
+    reference = over(photo_folder, v1.Compose([CROP, *parts]))
+    assert list(silently(reference).transform.transforms[1:]) == expected
+    assert notes(reference, "from 256 random states only")
+
+
+class Mutant(OwnCutout):
+    """A square that is another one for some images."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(1, 16)
+        self.kind = kind
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        if self.kind == "rare" and random.random() < 0.001:
+            return image
+        if self.kind == "bright" and image.mean() > 0.9:
+            return image
+        if self.kind == "ones":
+            return 1 - super().__call__(1 - image)
+        if self.kind == "low":
+            return super().__call__(image.flip(1)[:, 8:])
+        side = self.length
+        if self.kind == "growing":
+            self.length = 16 + np.random.randint(2)
+        try:
+            return super().__call__(image)
+        finally:
+            self.length = side
+
+
+@pytest.mark.parametrize("kind", ["rare", "bright", "ones", "low", "growing"])
+def test_class_that_does_not_quite_do_the_same_is_refused(photo_folder: Path, kind: str) -> None:
+    message = refusal(over(photo_folder, [CROP, *SCALED, Mutant(kind)]))
+    assert "from_torch cannot see what the" in message or "this class is another" in message
+
+
+def test_noise_of_other_components_is_refused(photo_folder: Path) -> None:
+    other = OwnLighting(0.1, EIGVAL, EIGVEC.flip(1))
+    assert "`augmentations.Lighting(0.1)`" in refusal(over(photo_folder, [CROP, *SCALED, other]))
+
+
+def rectangles(loader: Any) -> dict[str, np.ndarray]:
+    """Where pixels that were white are black: of each image area, sides and corner."""
+    images = torch.cat([images for images, _ in loader])
+    is_black = (images[:, 0] < 0.1).numpy()
+    rows, columns = is_black.any(2), is_black.any(1)
+    return {
+        "area": is_black.sum((1, 2)),
+        "height": rows.sum(1),
+        "width": columns.sum(1),
+        "top": rows.argmax(1),
+        "left": columns.argmax(1),
+    }
+
+
+class BlackErasing(OwnErasing):
+    """The authors' Random Erasing by black."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [OwnCutout(1, 12), OwnCutout(2, 8), SquareByTorch(9, 0.7), BlackErasing()],
+    ids=["one square", "two squares", "a square by torch", "Random Erasing"],
+)
+def test_rectangles_are_distributed_as_the_classes(part: Any) -> None:
+    data = cifar(v1.Compose([v1.ToTensor(), part]), (24, 24))
+    data.data = np.full((2000, 24, 24, 3), 255, np.uint8)
+    data.targets = [0] * 2000
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    reference = TorchLoader(data, batch_size=500)
+    ours, theirs = rectangles(silently(reference, device="cpu")), rectangles(reference)
+    for name in ours:
+        assert ks_2samp(ours[name], theirs[name]).pvalue > 0.001, name
