@@ -142,7 +142,7 @@ def test_a_server_that_stays_silent_ends_the_run_and_makes_no_file_bad(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dali_cutmix.core.trouble.PAUSES", (0.0,))
-    images = BucketFiles("s3://images", read_timeout_s=0.05)
+    images = BucketFiles("s3://images", read_timeout_s=0.3)
     server.num_silent[next(iter(server.files))] = 10**6
     loader = DataLoader(images, 4, transform=TINY, device="cpu", on_error="replace")
     with pytest.raises(TroubleError, match=f"reading {re.escape(images.path(0))} failed, also whe"):
