@@ -16,6 +16,7 @@ from dali_cutmix.core.frame import Augmentation, Frame
 from dali_cutmix.transforms.adjustments import (
     GaussianBlur,
     Lighting,
+    PillowGaussianBlur,
     RandomAdjustSharpness,
     RandomAutocontrast,
     RandomEqualize,
@@ -23,6 +24,7 @@ from dali_cutmix.transforms.adjustments import (
     RandomPosterize,
     RandomSolarize,
 )
+from dali_cutmix.transforms.augmix import AugMix, TimmAugMix
 from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
 from dali_cutmix.transforms.chain import RandomApply, RandomChoice, RandomOrder
 from dali_cutmix.transforms.color import (
@@ -38,6 +40,7 @@ from dali_cutmix.transforms.timm import TimmAutoAugment, TimmRandAugment
 from dali_cutmix.transforms.warps import RandomAffine, RandomPerspective, RandomRotation
 
 __all__ = [
+    "AugMix",
     "Augmentation",
     "AutoAugment",
     "CenterCrop",
@@ -49,6 +52,7 @@ __all__ = [
     "Lighting",
     "Pad",
     "PermuteChannels",
+    "PillowGaussianBlur",
     "RandAugment",
     "RandomAdjustSharpness",
     "RandomAffine",
@@ -69,6 +73,7 @@ __all__ = [
     "RandomSolarize",
     "RandomVerticalFlip",
     "Resize",
+    "TimmAugMix",
     "TimmAutoAugment",
     "TimmRandAugment",
     "TrivialAugment",

@@ -261,7 +261,6 @@ TRAINING = [
     PublicList(
         "pytorch/vision references/classification, augmix",
         listed(v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), v2.AugMix(), floats()),
-        refusal="`AugMix`",
     ),
     PublicList(
         "pytorch/vision references, quantization",
@@ -302,7 +301,6 @@ TRAINING = [
     PublicList(
         "huggingface/pytorch-image-models, AugMix",
         timm_training(auto_augment="augmix-m5-w4-d2", re_prob=0.0),
-        refusal="`AugMixAugment`",
     ),
     PublicList(
         "facebookresearch/deit ThreeAugment",

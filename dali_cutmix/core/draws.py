@@ -271,6 +271,16 @@ def key(draws: Draws, name: str) -> np.ndarray:
     return np.ldexp(draws.uniform(name, [4]), 24).astype(np.uint32)
 
 
+def dirichlet(draws: Draws, name: str, alpha: float, num: int) -> np.ndarray:
+    """Draw shares that sum to 1 from Dirichlet(alpha, ...) on the host: ``[B, num]`` float64."""
+    keys = key(draws, name)
+    generator = np.random.RandomState(np.random.Philox(key=keys[0].view(np.uint64)))
+    # Above 0: of a small alpha all may vanish.
+    parts = np.maximum(generator.standard_gamma(alpha, (len(keys), num)), 1e-300)
+    shares: np.ndarray = parts / parts.sum(axis=1, keepdims=True)
+    return shares
+
+
 def random_words(key: np.ndarray, num: int) -> np.ndarray:
     """Return uniform numbers that are a function of a key: ``[num]`` uint16."""
     generator = np.random.RandomState(np.random.Philox(key=key.view(np.uint64)))

@@ -16,6 +16,7 @@ from dali_cutmix.from_torch.report import (
     transform_name,
 )
 from dali_cutmix.transforms.affine import INTERPOLATIONS
+from dali_cutmix.transforms.augmix import AugMix
 from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
 from dali_cutmix.transforms.color import (
     ColorJitter,
@@ -26,8 +27,12 @@ from dali_cutmix.transforms.color import (
 from dali_cutmix.transforms.erasing import RandomErasing
 from dali_cutmix.transforms.warps import colour_of
 
-_AUTOMATIC = ("AutoAugment", "RandAugment", "TrivialAugmentWide")
-_TIMM = {"timm.RandAugment": timm.rand_augment, "timm.AutoAugment": timm.auto_augment}
+_AUTOMATIC = ("AugMix", "AutoAugment", "RandAugment", "TrivialAugmentWide")
+_TIMM = {
+    "timm.RandAugment": timm.rand_augment,
+    "timm.AutoAugment": timm.auto_augment,
+    "timm.AugMixAugment": timm.augmix,
+}
 _ERASING = ("RandomErasing", "timm.RandomErasing")
 
 #: Names of the classes that `translate_color` takes.
@@ -86,7 +91,9 @@ def translate_color(part: Any, levels: Levels, prob: float, translation: Transla
     if name == "RandomChannelPermutation":
         return RandomChannelPermutation() if levels.num_channels == 3 else None
     augmentation = _automatic(part, name, levels)
-    if augmentation.interpolation == "bilinear" and not levels.is_tensor:
+    # torchvision's AugMix makes tensors of Pillow images.
+    is_pillows = name != "AugMix" and not levels.is_tensor
+    if augmentation.interpolation == "bilinear" and is_pillows:
         border = "`fill`" if any(colour_of(augmentation.fill)) else "black"
         translation.note(
             f"Sheared and rotated images fade to {border} over one pixel, as torchvision's tensors "
@@ -125,6 +132,10 @@ def _automatic(part: Any, name: str | None, levels: Levels) -> Any:
             "the graph rotates and shears to the nearest pixel or bilinearly, got interpolation="
             f"{mode!r}. Pass `interpolation=InterpolationMode.BILINEAR`."
         )
+    if name == "AugMix":
+        depth = part.chain_depth if part.chain_depth > 0 else -1
+        numbers = part.severity, part.mixture_width, depth, float(part.alpha)
+        return AugMix(*numbers, bool(part.all_ops), mode, fill)
     if name == "AutoAugment":
         return AutoAugment(part.policy.value, mode, fill)
     if name == "RandAugment":

@@ -25,14 +25,15 @@ from dali_cutmix.from_torch.comparison import (
 )
 from dali_cutmix.from_torch.contents import KINDS, noise
 from dali_cutmix.transforms.adjustments import (
+    PillowGaussianBlur,
     RandomAutocontrast,
     RandomEqualize,
     RandomInvert,
     RandomSolarize,
 )
+from dali_cutmix.transforms.chain import RandomApply
 from dali_cutmix.transforms.color import Grayscale
 from dali_cutmix.transforms.flips import RandomHorizontalFlip, RandomVerticalFlip
-from dali_cutmix.transforms.timm import TimmAutoAugment
 
 #: Random states: behind the first, most other functions are refused already; the last are called
 #: for a blur with less than `_NUM_RADII` radii.
@@ -135,7 +136,8 @@ def _drawn_change(function: Any) -> list[Augmentation] | None:
             if error > (0 if change else _BLUR_ERROR):  # a small radius shows on some kinds only
                 return None
     if change is None:
-        return [TimmAutoAugment([[("GaussianBlurRand", prob, 5 * _RADII[1])]])]
+        blurred = PillowGaussianBlur(_RADII)
+        return [blurred if prob == 1 else RandomApply([blurred], prob)]
     return [change.augmentation(prob)] if changed else []
 
 

@@ -16,11 +16,15 @@ from dali_cutmix.from_torch.report import (
     written,
 )
 from dali_cutmix.from_torch.resizing import kernel_of, resize_of, sides_of
+from dali_cutmix.transforms.augmix import AugMix, TimmAugMix
 from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
 from dali_cutmix.transforms.timm import TimmAutoAugment, TimmRandAugment
 
-SHEARING = (AutoAugment, RandAugment, TrivialAugment, TimmAutoAugment, TimmRandAugment)
+SHEARING = (
+    *(AugMix, AutoAugment, RandAugment, TrivialAugment),
+    *(TimmAugMix, TimmAutoAugment, TimmRandAugment),
+)
 _SAME_SIZE = f"{NO_CHANGE}: images have that size"
 
 

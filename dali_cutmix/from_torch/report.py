@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import groupby
+from math import isinf
 from typing import Any
 
 import torch
@@ -185,6 +186,8 @@ def written(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         inner = ", ".join(map(written, value))
         return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, float) and isinf(value):
+        return f"float('{value}')"
     if isinstance(value, float):
         return f"{value:.6g}" if value == float(f"{value:.6g}") else repr(value)
     if isinstance(value, torch.dtype):

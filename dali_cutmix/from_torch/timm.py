@@ -9,6 +9,7 @@ from math import exp
 from typing import Any
 
 from dali_cutmix.from_torch.report import NoCounterpartError, mode_name
+from dali_cutmix.transforms.augmix import TIMM_AUGMIX, TimmAugMix
 from dali_cutmix.transforms.erasing import RandomErasing
 from dali_cutmix.transforms.timm import OPERATIONS, TimmAutoAugment, TimmRandAugment
 
@@ -35,6 +36,24 @@ def auto_augment(part: Any) -> TimmAutoAugment:
         for sequence in part.policy
     )
     return TimmAutoAugment(policy, **_settings([op for sequence in part.policy for op in sequence]))
+
+
+def augmix(part: Any) -> TimmAugMix:
+    """Translate timm's ``AugMixAugment``."""
+    if part.blended:
+        raise NoCounterpartError(
+            "the graph blends all chains at once. Leave `b1` out of the string."
+        )
+    names = tuple(op.name for op in part.ops)
+    if sorted(names) != sorted(TIMM_AUGMIX) or any(op.prob != 1 for op in part.ops):
+        raise NoCounterpartError("the graph has timm's operations for AugMix only.")
+    return TimmAugMix(
+        float(_common(part.ops, "magnitude")),
+        width=int(part.width),
+        depth=int(part.depth) if part.depth > 0 else -1,
+        alpha=float(part.alpha),
+        **_settings(part.ops),
+    )
 
 
 def erasing(part: Any, color: tuple[int, ...], prob: float) -> RandomErasing:

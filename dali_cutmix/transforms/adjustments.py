@@ -9,6 +9,7 @@ from math import inf as INFINITY
 from typing import Any, ClassVar
 
 import numpy as np
+from PIL import Image, ImageFilter
 
 from dali_cutmix.core.checks import (
     are_numbers,
@@ -18,7 +19,7 @@ from dali_cutmix.core.checks import (
     is_whole,
     refuse,
 )
-from dali_cutmix.core.dali import UINT8, DataNode, fn, merge, split
+from dali_cutmix.core.dali import UINT8, DataNode, fn, math, merge, split
 from dali_cutmix.core.draws import Draws, normal
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.transforms.color_ops import (
@@ -229,6 +230,63 @@ class GaussianBlur:
         """See `Augmentation`."""
         return replace(sample, image=gaussian_blur(sample.image, plan, self._sides))
 
+
+@dataclass(frozen=True)
+class PillowGaussianBlur:
+    """Blur each image as Pillow does, by a radius drawn for each sample.
+
+    `RandomApply` blurs some images only. On a GPU DALI's blur of that deviation takes the place of
+    Pillow's, which is made of means over squares.
+
+    Args:
+        radius: Standard deviation in pixels, at least 0, or ``(min, max)``, which is uniform.
+
+    Source:
+        Pillow's ``ImageFilter.GaussianBlur``, as scripts of SimCLR, MoCo, SwAV and DINO call it.
+    """
+
+    takes_any_size: ClassVar[bool] = True
+
+    radius: float | Sequence[float] = (0.1, 2.0)
+
+    def __post_init__(self) -> None:
+        check_range("PillowGaussianBlur", "radius", self._bounds, 0, INFINITY)
+
+    @property
+    def _bounds(self) -> Sequence[float]:
+        return self.radius if isinstance(self.radius, Sequence) else (self.radius, self.radius)
+
+    def draw(self, draws: Draws, _frame: Frame, /) -> Any:
+        """Draw a radius: ``[B]`` float32; see `Augmentation`."""
+        low, high = self._bounds
+        share = draws.uniform("radius", []).astype(np.float64)
+        return (low + share * (high - low)).astype(np.float32)
+
+    def operate(self, sample: Sample, plan: Any, frame: Frame, /) -> Sample:
+        """See `Augmentation`."""
+        return replace(sample, image=pillow_blur(sample.image, plan, frame))
+
+
+def pillow_blur(image: DataNode, radius: DataNode, frame: Frame) -> DataNode:
+    """Blur by Pillow on the threads of the graph, or by DALI.
+
+    Args:
+        image: ``[y, x, 3]`` uint8 per sample.
+        radius: Standard deviation in pixels. Scalar float32.
+        frame: Of these images.
+    """
+    if frame.on_threads is None:
+        # DALI takes 0 for the size of its own choice.
+        return fn.gaussian_blur(image, sigma=math.max(radius, _LEAST_SIGMA))
+    return frame.on_threads(_blurred, [image, radius])
+
+
+def _blurred(image: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    return np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(float(radius))))
+
+
+#: Pixels: a blur by less changes no level.
+_LEAST_SIGMA = 0.05
 
 #: Eigenvectors of the colours of ImageNet's pixels, as columns for R, G, B, times eigenvalues, in
 #: units of the full range [0, 1]. Source: fb.resnet.torch, ``datasets/imagenet.lua``.

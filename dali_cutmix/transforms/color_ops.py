@@ -30,7 +30,7 @@ _GRAY = (0.2989, 0.587, 0.114)
 
 #: Levels that are added so that rounding to the nearest truncates. Below a half, so that a whole
 #: number stays the same number in float32.
-_TRUNCATE = -0.4999
+TRUNCATE = -0.4999
 
 #: Weights of a 3 x 3 mean, five times as much for the centre. Source: Pillow's ``SMOOTH``.
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
@@ -44,7 +44,7 @@ _TO_LEVELS = 255.999 / 255
 
 def gray_level(image: DataNode) -> DataNode:
     """Return the gray level of each pixel, truncated: ``[height, width, 1]`` uint8."""
-    return fn.coord_transform(image, M=list(_GRAY), T=[_TRUNCATE], dtype=UINT8)
+    return fn.coord_transform(image, M=list(_GRAY), T=[TRUNCATE], dtype=UINT8)
 
 
 def grayscale(image: DataNode) -> DataNode:
@@ -78,7 +78,7 @@ def adjust_brightness(image: DataNode, factor: DataNode) -> DataNode:
         image: ``[height, width, 3]`` uint8.
         factor: At least 0; 1 changes nothing. Scalar float32.
     """
-    return fn.brightness_contrast(image, brightness=factor, brightness_shift=_TRUNCATE / 255)
+    return fn.brightness_contrast(image, brightness=factor, brightness_shift=TRUNCATE / 255)
 
 
 def adjust_contrast(image: DataNode, factor: DataNode) -> DataNode:
@@ -91,7 +91,7 @@ def adjust_contrast(image: DataNode, factor: DataNode) -> DataNode:
     mean = fn.reductions.mean(gray_level(image), axes=[0, 1], keep_dims=True, dtype=FLOAT)
     if image.device == "gpu":  # arguments of operators are on the CPU, and the mean is not
         return _blend(image, factor, mean)
-    shift = (mean * (1.0 - factor) + _TRUNCATE) / 255.0
+    shift = (mean * (1.0 - factor) + TRUNCATE) / 255.0
     return fn.brightness_contrast(image, brightness=factor, brightness_shift=shift)
 
 
@@ -107,7 +107,7 @@ def adjust_saturation(image: DataNode, factor: DataNode) -> DataNode:
 
 
 def _blend(image: DataNode, factor: DataNode, other: DataNode) -> DataNode:
-    return fn.cast(image * factor + (other * (1.0 - factor) + _TRUNCATE), dtype=UINT8)
+    return fn.cast(image * factor + (other * (1.0 - factor) + TRUNCATE), dtype=UINT8)
 
 
 def adjust_hue(image: DataNode, turn: DataNode) -> DataNode:
@@ -133,7 +133,7 @@ def adjust_hue(image: DataNode, turn: DataNode) -> DataNode:
     # Each channel is a trapezoid of the hue, a third of the circle from the next.
     distance = math.abs(fn.coord_transform(sixth, M=[1.0, 1.0, 1.0], T=[0.0, -2.0, -4.0]))
     share = math.clamp(math.min(distance - 1.0, 5.0 - distance), 0.0, 1.0)
-    return fn.cast((high * _TO_LEVELS + _TRUNCATE) - (chroma * _TO_LEVELS) * share, dtype=UINT8)
+    return fn.cast((high * _TO_LEVELS + TRUNCATE) - (chroma * _TO_LEVELS) * share, dtype=UINT8)
 
 
 def solarize_and_posterize(image: DataNode, threshold: DataNode, mask: DataNode) -> DataNode:
@@ -166,7 +166,7 @@ def adjust_sharpness(
     """
     other = inside * (1.0 - factor)
     blurred = fn.filter(image, kernel)
-    return fn.cast(image * (1.0 - other) + (blurred * other + _TRUNCATE), dtype=UINT8)
+    return fn.cast(image * (1.0 - other) + (blurred * other + TRUNCATE), dtype=UINT8)
 
 
 def ring(image: DataNode, frame: Frame) -> dict[str, DataNode]:
@@ -240,7 +240,7 @@ def autocontrast(image: DataNode) -> DataNode:
     flat = high == low
     low = low * (flat ^ True)
     step = (high - low * (flat ^ True)) * np.float32(1 / 255) * (flat ^ True) + flat
-    # Not `_TRUNCATE`: torchvision truncates a quotient that is whole but for its rounding as well.
+    # Not `TRUNCATE`: torchvision truncates a quotient that is whole but for its rounding as well.
     return fn.cast(math.floor((image - low) / step), dtype=UINT8)
 
 

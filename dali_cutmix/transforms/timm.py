@@ -13,7 +13,6 @@ from math import inf as INFINITY
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFilter
 
 from dali_cutmix.core.checks import (
     are_numbers,
@@ -23,10 +22,11 @@ from dali_cutmix.core.checks import (
     is_number,
     refuse,
 )
-from dali_cutmix.core.dali import DataNode, fn, merge, split
+from dali_cutmix.core.dali import DataNode, merge, split
 from dali_cutmix.core.draws import Draws, normal
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.tree import Structure
+from dali_cutmix.transforms.adjustments import pillow_blur
 from dali_cutmix.transforms.color_ops import (
     adjust_brightness,
     adjust_contrast,
@@ -147,7 +147,7 @@ _WARP, _SHARPNESS, _BLUR = (_INDEX[name] for name in ("Rotate", "Sharpness", "Ga
 
 
 @dataclass(frozen=True)
-class _Settings:
+class TimmSettings:
     """Hold what both classes have in common; see `TimmRandAugment`."""
 
     takes_any_size: ClassVar[bool] = True
@@ -284,9 +284,7 @@ class _Settings:
         if index == _SHARPNESS:
             return adjust_sharpness(image, **numbers, **ring_of_each(image, frame))
         if index == _BLUR:
-            if frame.on_threads is None:
-                return fn.gaussian_blur(image, **numbers)
-            return frame.on_threads(_blurred, [image, numbers["sigma"]])
+            return pillow_blur(image, numbers["sigma"], frame)
         operate = _KINDS[index].operate
         assert operate is not None
         return operate(image, **numbers)
@@ -395,8 +393,8 @@ class TimmRandAugment:
         return OPERATIONS if self.operations is None else self.operations
 
     @property
-    def _settings(self) -> _Settings:
-        return _Settings(
+    def _settings(self) -> TimmSettings:
+        return TimmSettings(
             self.magnitude_std, self.magnitude_max, self.interpolation, self.fill, self.translate
         )
 
@@ -467,8 +465,8 @@ class TimmAutoAugment:
                 check_prob(where, prob, "policy")
 
     @property
-    def _settings(self) -> _Settings:
-        return _Settings(
+    def _settings(self) -> TimmSettings:
+        return TimmSettings(
             self.magnitude_std, self.magnitude_max, self.interpolation, self.fill, self.translate
         )
 
@@ -501,7 +499,3 @@ class TimmAutoAugment:
         for (names, _), turn_plan in zip(self._turns, plan, strict=True):
             image = self._settings.operate(image, names, turn_plan, frame)
         return replace(sample, image=image)
-
-
-def _blurred(image: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    return np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(float(sigma))))

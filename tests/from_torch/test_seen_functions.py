@@ -135,7 +135,7 @@ def test_function_of_tensors_that_depends_on_content_is_refused(
 def test_changes_by_chance_are_recognised(photo_folder: Path) -> None:
     parts = [CROP, OwnBlur(0.5), OwnSolarization(0.2), *SCALED]
     reference = over(photo_folder, parts)
-    blur = augmentations.TimmAutoAugment([[("GaussianBlurRand", 0.5, 10.0)]])
+    blur = augmentations.RandomApply([augmentations.PillowGaussianBlur((0.1, 2.0))], 0.5)
     steps = augmentations.RandomResizedCrop(32), blur, augmentations.RandomSolarize(128.0, 0.2)
     assert silently(reference).transform == Compose(steps, **PLAIN)
     assert (
@@ -175,7 +175,8 @@ def test_blur_by_radii_of_another_range_is_refused(
 @pytest.mark.parametrize("prob", [0.1, 0.5, 1.0])
 def test_blur_by_the_usual_radii_is_recognised(photo_folder: Path, prob: float) -> None:
     transform = silently(over(photo_folder, [CROP, Blur(prob, 0.1, 2.0), *SCALED])).transform
-    blur = augmentations.TimmAutoAugment([[("GaussianBlurRand", prob, 10.0)]])
+    blur: Any = augmentations.PillowGaussianBlur((0.1, 2.0))
+    blur = blur if prob == 1 else augmentations.RandomApply([blur], prob)
     assert transform == Compose((augmentations.RandomResizedCrop(32), blur), **PLAIN)
 
 
