@@ -219,9 +219,9 @@ class DataLoader:
 
         Args:
             loader: A loader with torchvision's transforms, v1 or v2, over torchvision's
-                ``ImageFolder``, ``DatasetFolder``, ``CIFAR10`` or ``CIFAR100``, a ``Subset`` or
-                ``ConcatDataset`` of these, or a dataset that lists its files. The latter is called
-                for four samples, and compared with the files.
+                ``ImageFolder``, ``DatasetFolder``, ``CIFAR10`` or ``CIFAR100``, another dataset
+                of images and class indices, or a ``Subset`` or ``ConcatDataset`` of these. Other
+                datasets are called for their samples, and compared with files or arrays.
             report: Called with each line of what became what; None: silent.
             changes: Arguments of `DataLoader` that replace translated ones: ``device=``, ``seed=``.
                 A part that ``transform=``, ``mix=``, ``sampler=`` or ``batch_sampler=`` replaces

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,12 @@ def refusal(loader: TorchLoader[Any], **changes: Any) -> str:
     with pytest.raises(ValueError, match="from_torch: cannot translate") as refused:
         silently(loader, **changes)
     return str(refused.value)
+
+
+def written(kind: type) -> str:
+    """A class of a test as refusals name it: with file and line."""
+    file = Path(inspect.getfile(kind)).name
+    return f"`{kind.__name__} ({file}:{inspect.getsourcelines(kind)[1]})`"
 
 
 def cifar(transform: Any, size: tuple[int, int] = (32, 32)) -> CIFAR10:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -133,6 +134,18 @@ def named(part: Any) -> str:
         return str(name)
     name = name.rpartition("<locals>.")[2]
     return f"{name} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
+
+
+def placed(part: Any) -> str:
+    """Return the name of an object's class, with file and line where a user wrote the class."""
+    kind = type(part)
+    if kind.__module__.partition(".")[0] in ("torch", "torchvision"):
+        return named(part)
+    try:
+        file, (_, line) = inspect.getfile(kind), inspect.getsourcelines(kind)
+    except (OSError, TypeError):  # a class without a file
+        return named(part)
+    return f"{kind.__name__} ({os.path.basename(file)}:{line})"
 
 
 def shown(part: Any) -> str:

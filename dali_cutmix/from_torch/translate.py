@@ -15,26 +15,22 @@ from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader as TorchLoader
-from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
+from torch.utils.data import Dataset, Subset, default_collate
 from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from dali_cutmix.from_torch.collate import translate_collate
 from dali_cutmix.from_torch.crops import Size
-from dali_cutmix.from_torch.dataset import (
-    Data,
-    RefusedPartError,
-    common_size,
-    find_transforms,
-    parts_of,
-    read_dataset,
-)
+from dali_cutmix.from_torch.data import Data, RefusedPartError, common_size
+from dali_cutmix.from_torch.dataset import check_is_indexed, read_dataset
 from dali_cutmix.from_torch.order import translate_order
+from dali_cutmix.from_torch.parts import find_transforms, parts_of
 from dali_cutmix.from_torch.report import (
     NoCounterpartError,
     Translation,
     counted,
     named,
+    placed,
     shown,
     written,
 )
@@ -225,9 +221,10 @@ def _without_prefetching(loader: Any, arguments: Arguments) -> Any:
 def _translate_dataset(outer: Any, arguments: Arguments) -> Data | None:
     """Set the source, and return what the dataset serves; None where refused for good."""
     translation = arguments.translation
-    if isinstance(outer, IterableDataset):
-        reason = "the graph reads images by index, and there are none."
-        translation.refuse("dataset", outer, reason)
+    try:
+        check_is_indexed(outer)
+    except RefusedPartError as error:
+        translation.refuse(error.path, error.part, error)
         return None
     inner, num_selected = outer, ""
     while type(inner) is Subset:
@@ -242,7 +239,8 @@ def _translate_dataset(outer: Any, arguments: Arguments) -> Data | None:
         data = read_dataset(outer)
     except RefusedPartError as error:
         reason = f"{error} {_both_arguments(outer)}" if error.is_users else str(error)
-        translation.refuse(error.path, error.part, reason)
+        part = placed(error.part) if error.is_users else error.part
+        translation.refuse(error.path, part, reason)
         translation.num_parts += not isinstance(error.part, Dataset)  # the dataset is another
         return _without_images(outer, arguments)
     for note in data.notes:

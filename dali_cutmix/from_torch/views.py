@@ -28,6 +28,7 @@ from dali_cutmix.from_torch.comparison import (
 )
 from dali_cutmix.from_torch.contents import KINDS, noise
 from dali_cutmix.from_torch.crops import Size
+from dali_cutmix.from_torch.data import Calls
 from dali_cutmix.from_torch.report import Translation, counted, named, transform_name
 from dali_cutmix.from_torch.transforms import translate_transform
 from dali_cutmix.transforms.transform import Transform
@@ -74,6 +75,8 @@ def translate_views(
         The transform, `Views` where there are several, None where a part was refused; and the dtype
         of its pixels.
     """
+    if isinstance(transform, Calls):
+        return _translate_calls(transform, size, translation, kind)
     is_list = transform is None or _is_list(transform)
     num_views = 0 if is_list else _count(transform, _image(0, size, kind))
     if not num_views:
@@ -95,6 +98,42 @@ def translate_views(
         f"{named(transform)} was compared with the lists inside on {num_images} synthetic images "
         "only."
     )
+    return _chosen(lists, choices, num_images, transform, size, translation, kind)
+
+
+def _translate_calls(
+    calls: Calls, size: Size | None, translation: Translation, kind: type[torch.Tensor] | None
+) -> tuple[Views | None, torch.dtype]:
+    """Translate transforms that a dataset calls in turn."""
+    paths = dict(zip(map(id, calls.transforms), calls.paths, strict=True))
+    lists = {id(part): _Lists([(paths[id(part)], part)]) for part in calls.transforms}
+    choice = tuple(list(lists).index(id(part)) for part in calls.transforms)
+    by_lists = counted(calls.paths)
+    num_views = len(calls.transforms)
+    translation.became("transform", f"{num_views} calls in __getitem__", f"Views: {by_lists}")
+    return _chosen(list(lists.values()), [choice], 0, calls, size, translation, kind)
+
+
+def _chosen(
+    lists: Sequence[_Lists],
+    choices: Sequence[Choice],
+    num_images: int,
+    transform: Any,
+    size: Size | None,
+    translation: Translation,
+    kind: type[torch.Tensor] | None,
+) -> tuple[Views | None, torch.dtype]:
+    """Translate the lists that make the views.
+
+    Args:
+        lists: All lists.
+        choices: The choices that make all views seen.
+        num_images: Images seen.
+        transform: What holds the lists, for messages.
+        size: ``(height, width)`` of all stored images; None where sizes differ or are unknown.
+        translation: Takes lines, notes and refusals.
+        kind: Class of the tensors that a list is handed; None for Pillow images.
+    """
     views: dict[int, Any] = {}
     dtypes = set()
     for number in sorted({number for choice in choices for number in choice}):

@@ -55,8 +55,8 @@ def test_all_parts_without_a_counterpart_are_named_at_once(photo_folder: Path) -
     loader.dataset.target_transform = str
     assert refusal(loader) == (
         "from_torch: cannot translate 5 of the loader's 13 parts:\n"
-        "  - `str` at dataset.target_transform: the graph serves labels as stored. Remove "
-        "`target_transform`, and pass `source=` a list of (path, class).\n"
+        "  - `str` at dataset.target_transform: classes become '0', and the graph serves class "
+        "indices of at least 0. Remove `target_transform`, and change the labels of a batch.\n"
         f"  - `ElasticTransform` at transform[0]: {NO_OPERATOR}\n"
         f"  - `Lambda` at transform[1].transforms[0]: {UNSEEN}\n"
         f"  - `ElasticTransform` at transform[2][0]: {NO_OPERATOR}\n"

@@ -1,0 +1,139 @@
+"""What a torch dataset serves: the source of a loader, and the transform of its images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Subset
+
+from dali_cutmix.from_torch.crops import Size
+from dali_cutmix.from_torch.report import NoCounterpartError
+from dali_cutmix.sources.arrays import ImageArrays
+from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.sources.files import FileList
+from dali_cutmix.sources.open import open_source
+
+
+class RefusedPartError(NoCounterpartError):
+    """A part of a dataset has no counterpart.
+
+    Args:
+        path: Place of the part, such as ``dataset.dataset``.
+        part: The part, or the name to show.
+        reason: Why, and the way out.
+        is_users: Whether the part is a dataset whose code from_torch cannot see.
+    """
+
+    def __init__(self, path: str, part: Any, reason: str, is_users: bool = False) -> None:
+        super().__init__(reason)
+        self.path, self.part, self.is_users = path, part, is_users
+
+
+@dataclass(frozen=True)
+class Data:
+    """Hold what a torch dataset serves.
+
+    Attributes:
+        source: The images and classes, as `DataLoader` takes them.
+        transform: The transform of the images, or None.
+        path: Place of the transform, such as ``dataset.dataset.transform``.
+        having: Return a copy of the dataset with another transform in that place.
+        code: Code of the source, for the report.
+        notes: Sentences about differences.
+        kind: Class of the tensors that the transform is handed; None for Pillow images.
+        slots: Place and transform of each attribute that ``having`` replaces; empty: of
+            ``transform`` alone.
+    """
+
+    source: Any
+    transform: Any
+    path: str
+    having: Callable[[Any], Any]
+    code: str = "dataset"
+    notes: tuple[str, ...] = ()
+    kind: type[torch.Tensor] | None = None
+    slots: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def size(self) -> Size | None:
+        """``(height, width)`` of all images where these are arrays of one shape, else None."""
+        stored = _innermost(self.source)
+        if isinstance(stored, ImageArrays):
+            shapes = {stored.stored(index).shape for index in range(len(stored))}
+            return (*shapes.pop()[:2],) if len(shapes) == 1 else None
+        pixels = getattr(stored, "data", None)
+        return pixels.shape[1:3] if isinstance(pixels, np.ndarray) and pixels.ndim == 4 else None
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes; 2 where the source does not say."""
+        return len(getattr(_innermost(self.source), "classes", "ab"))
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The transforms that a dataset calls on each image, for a view each.
+
+    Attributes:
+        transforms: The transforms, in the order of the views.
+        paths: Place of each, such as ``dataset.transform``.
+    """
+
+    transforms: tuple[Any, ...]
+    paths: tuple[str, ...]
+
+
+def relabeled(images: StoredImages, targets: np.ndarray) -> StoredImages:
+    """Return the same images with other classes.
+
+    Args:
+        images: The images.
+        targets: Class index of every image, each at least 0: ``[len(images)]``.
+    """
+    if np.array_equal(targets, images.targets):
+        return images
+    stored = [images.stored(index) for index in range(len(images))]
+    if images.kind == "path":
+        root = getattr(images, "root", None)
+        classes = [str(number) for number in range(int(targets.max()) + 1)]
+        return FileList([each.tobytes() for each in stored], targets, classes, root)
+    return ImageArrays(stored, targets)
+
+
+def common_size(source: Any) -> Size | None:
+    """Return ``(height, width)`` of all images, read from headers; None where sizes differ."""
+    images = open_source(source)
+    common = None
+    for index in range(len(images)):
+        try:
+            size = _header_size(images, index)
+        except Exception:  # whatever a bad file raises
+            return None
+        if size != (common := common or size):
+            return None
+    return common
+
+
+def _header_size(images: StoredImages, index: int) -> Size:
+    if images.kind == "pixels":
+        height, width, _ = images.stored(index).shape
+        return height, width
+    is_file = images.kind == "path"
+    file: Any = images.path(index) if is_file else io.BytesIO(images.encoded(index).tobytes())
+    with Image.open(file) as image:
+        width, height = image.size
+        is_turned = image.getexif().get(0x0112, 1) >= 5  # the orientation
+        return (width, height) if is_turned else (height, width)
+
+
+def _innermost(source: Any) -> Any:
+    """Return the list of images inside all Subsets."""
+    while isinstance(source, Subset):
+        source = source.dataset
+    return source

@@ -1,0 +1,504 @@
+"""Datasets as scripts and torchvision write them: tables, names, caches, pairs, and samples of
+other forms."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import ConcatDataset, Dataset, Subset, WeightedRandomSampler, random_split
+from torch.utils.data import DataLoader as TorchLoader
+from torchvision import datasets
+from torchvision import transforms as v1
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import default_loader
+from torchvision.datasets.vision import StandardTransform
+from torchvision.transforms import v2
+
+from dali_cutmix import DataLoader, TrainTransform, Views
+from torch_loaders import CROP, SCALED, cifar, refusal, silently, train, written
+
+WHOLE = v1.Compose([v1.Resize((24, 32)), v1.ToTensor()])
+PAIR = v2.Compose([CROP, *SCALED])
+
+
+def opened(path: Any) -> Image.Image:
+    return Image.open(path).convert("RGB")
+
+
+def check(loader: TorchLoader[Any], **changes: Any) -> DataLoader:
+    """Compare all batches with the torch loader's."""
+    ours = silently(loader, device="cpu", **changes)
+    assert len(ours) == len(loader)
+    for (image, label), (expected, expected_label) in zip(ours, loader, strict=True):
+        assert torch.equal(label, expected_label)
+        assert (image - expected).abs().max() * 255 < 2.01
+    return ours
+
+
+class Table(Dataset[Any]):
+    """A table with names below a folder and names of classes, as most competitions have it."""
+
+    def __init__(self, root: Path, transform: Any = WHOLE) -> None:
+        samples = ImageFolder(root).samples
+        names = [os.path.relpath(path, root)[: -len(".jpg")] for path, _ in samples]
+        kinds = ["abc"[label] for _, label in samples]
+        self.rows = [
+            {"image_id": name, "breed": kind} for name, kind in zip(names, kinds, strict=True)
+        ]
+        self.root, self.transform, self.codes = str(root), transform, {"a": 0, "b": 1, "c": 2}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        row = self.rows[index]
+        image = opened(self.root + "/" + row["image_id"] + ".jpg")
+        return self.finished(self.transform(image), self.codes[row["breed"]], index)
+
+    def finished(self, image: Any, label: int, index: int) -> Any:
+        del index
+        return image, label
+
+
+class ByName(Table):
+    """The class is read from the file's name."""
+
+    def __getitem__(self, index: int) -> Any:
+        name = f"{self.rows[index]['image_id']}.jpg"
+        with open(os.path.join(self.root, name), "rb") as file:
+            image = Image.open(file).convert("RGB")
+        return self.transform(image), torch.tensor(1 if "flower" in name else 0)
+
+
+class WithTargetTransform(Table):
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.target_transform = lambda label: (label + 1) % 3
+
+    def finished(self, image: Any, label: int, index: int) -> Any:
+        del index
+        return image, self.target_transform(label)
+
+
+class Pooled(Dataset[Any]):
+    """Two classes of an array's three are one."""
+
+    def __init__(self) -> None:
+        self.data, self.transform = cifar(WHOLE), None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = self.data[index]
+        return image, min(label, 4)
+
+
+class OneRelabeled(Table):
+    """A sample far from the first and last has another class than the list says."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.samples = ImageFolder(root).samples
+
+    def __getitem__(self, index: int) -> Any:
+        path, label = self.samples[index]
+        return self.transform(opened(path)), 2 if index == 3 else label
+
+
+FORMS = {
+    "one class that is not as listed": OneRelabeled,
+    "table": Table,
+    "class in the name": ByName,
+    "target_transform": WithTargetTransform,
+    "part of a part": lambda root: Subset(Subset(Table(root), range(3, 18)), [14, 0, 0, 7]),
+    "random split": lambda root: random_split(
+        Table(root), [15, 6], generator=torch.Generator().manual_seed(0)
+    )[1],
+    "classes pooled": lambda _: Pooled(),
+    "equal transforms": lambda root: ConcatDataset(
+        [
+            ImageFolder(root, v1.Compose([v1.Resize((24, 32)), v1.ToTensor()])),
+            Table(root, v1.Compose([v1.Resize((24, 32)), v1.ToTensor()])),
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("make", FORMS.values(), ids=FORMS)
+def test_dataset_as_scripts_write_it_serves_the_torch_loaders_samples(
+    photo_folder: Path, make: Any
+) -> None:
+    check(TorchLoader(make(photo_folder), batch_size=9))
+
+
+def test_weighted_sampler_draws_from_a_table(photo_folder: Path) -> None:
+    weights = [1.0, 0.0, 2.0] * 7
+    sampler = WeightedRandomSampler(weights, 12, generator=torch.Generator().manual_seed(3))
+    reference = TorchLoader(Table(photo_folder), batch_size=6, sampler=sampler)
+    state = sampler.generator.get_state()
+    loader = silently(reference, device="cpu")
+    batches = list(loader)
+    sampler.generator.set_state(state)
+    for (image, label), (expected, expected_label) in zip(batches, reference, strict=True):
+        assert torch.equal(label, expected_label)
+        assert (image - expected).abs().max() * 255 < 2.01
+
+
+def made(kind: Any, **members: Any) -> Any:
+    """A dataset of torchvision as after reading its files, which are not at hand."""
+    dataset = kind.__new__(kind)
+    vars(dataset).update(transform=WHOLE, target_transform=None, loader=default_loader)
+    vars(dataset).update(transforms=StandardTransform(WHOLE), root="", **members)
+    return dataset
+
+
+def torchvisions(root: Path) -> dict[str, Any]:
+    """A dataset of each class over the files of a folder."""
+    samples = ImageFolder(root).samples
+    files, labels = map(list, zip(*samples, strict=True))
+    paths = [Path(file) for file in files]
+    names = ["china", "flower", "portrait"]
+    planes = np.random.default_rng(0).integers(0, 256, (9, 3, 24, 32), np.uint8)
+    return {
+        "Flowers102": made(datasets.Flowers102, _image_files=paths, _labels=labels),
+        "Food101": made(datasets.Food101, _image_files=paths, _labels=labels),
+        "OxfordIIITPet": made(
+            datasets.OxfordIIITPet, _images=paths, _labels=labels, _target_types=["category"]
+        ),
+        "StanfordCars": made(datasets.StanfordCars, _samples=samples),
+        "DTD": made(datasets.DTD, _image_files=paths, _labels=labels),
+        "FGVCAircraft": made(datasets.FGVCAircraft, _image_files=files, _labels=labels),
+        "GTSRB": made(datasets.GTSRB, _samples=samples),
+        "Places365": made(datasets.Places365, imgs=samples, targets=labels),
+        "LFWPeople": made(datasets.LFWPeople, data=files, targets=labels, _loader=default_loader),
+        "INaturalist": made(
+            datasets.INaturalist,
+            index=[(label, path.name) for path, label in zip(paths, labels, strict=True)],
+            all_categories=[str(root / name) for name in names],
+            target_type=["full"],
+        ),
+        "SVHN": made(datasets.SVHN, data=planes, labels=np.arange(9) % 3),
+        "STL10": made(datasets.STL10, data=planes, labels=np.arange(9) % 3),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Flowers102", "Food101", "OxfordIIITPet", "StanfordCars", "DTD", "FGVCAircraft", "GTSRB"),
+        *("Places365", "LFWPeople", "INaturalist", "SVHN", "STL10"),
+    ],
+)
+def test_torchvisions_dataset_serves_the_torch_loaders_samples(
+    photo_folder: Path, name: str
+) -> None:
+    check(TorchLoader(torchvisions(photo_folder)[name], batch_size=9))
+
+
+def test_caltech_is_read_from_its_folders(photo_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "caltech256" / "256_ObjectCategories"
+    for number, kind in enumerate(("china", "flower"), 1):
+        (root / f"{number:03d}.{kind}").mkdir(parents=True)
+        for place in range(3):
+            file = root / f"{number:03d}.{kind}" / f"{number:03d}_{place + 1:04d}.jpg"
+            file.symlink_to(photo_folder / kind / f"{place:02d}.jpg")
+    check(TorchLoader(datasets.Caltech256(str(tmp_path), transform=WHOLE), batch_size=4))
+
+
+def gray_digits(transform: Any) -> Any:
+    pixels = torch.randint(0, 256, (9, 28, 28), generator=torch.Generator().manual_seed(0))
+    digits = made(datasets.MNIST, data=pixels.to(torch.uint8), targets=torch.arange(9) % 3)
+    digits.transform = transform
+    return digits
+
+
+def test_gray_images_are_taken_where_the_transform_makes_three_channels() -> None:
+    gray = v1.Compose([v1.Grayscale(3), v1.Resize((24, 32)), v1.ToTensor()])
+    check(TorchLoader(gray_digits(gray), batch_size=9))
+    message = refusal(TorchLoader(gray_digits(WHOLE), batch_size=9))
+    assert "`MNIST` at dataset: its images are gray, of one channel, and the graph" in message
+    assert "Put Grayscale(3) in front of its transform." in message
+
+
+LABELS = {
+    "int": int,
+    "shifted": lambda label: label + 1,
+    "dictionary": {0: 2, 1: 0, 2: 1}.__getitem__,
+    "list": [5, 5, 0].__getitem__,
+    "tensor": torch.tensor,
+}
+
+
+@pytest.mark.parametrize("function", LABELS.values(), ids=LABELS)
+def test_target_transform_of_a_folder_becomes_other_classes(
+    photo_folder: Path, function: Any
+) -> None:
+    data = ImageFolder(photo_folder, WHOLE, target_transform=function)
+    check(TorchLoader(data, batch_size=9))
+    assert data.target_transform is function
+
+
+def test_target_transform_of_arrays_becomes_other_classes() -> None:
+    data = cifar(WHOLE)
+    data.target_transform = lambda label: label // 2
+    check(TorchLoader(Subset(data, [3, 4, 11]), batch_size=3))
+
+
+class Counting:
+    """A function of how often it was called."""
+
+    num_calls = 0
+
+    def __call__(self, label: int) -> int:
+        self.num_calls += 1
+        return label + self.num_calls // 3
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (
+            lambda label: torch.eye(3)[label],
+            "classes become tensor([1., 0., 0.]), and the graph serves class indices of at least "
+            "0. Remove `target_transform`, and change the labels of a batch.",
+        ),
+        (
+            lambda label: label - 1,
+            "classes become -1, and the graph serves class indices of at least 0. Remove "
+            "`target_transform`, and change the labels of a batch.",
+        ),
+        ({}.__getitem__, "a class cannot be transformed: KeyError: 0."),
+        *(
+            (
+                function,
+                "equal classes become different labels. Change the labels of a batch instead.",
+            )
+            for function in (lambda label: label + int(torch.rand(()) < 2), Counting())
+        ),
+    ],
+)
+def test_target_transform_that_makes_no_class_is_refused(
+    photo_folder: Path, function: Any, reason: str
+) -> None:
+    message = refusal(TorchLoader(ImageFolder(photo_folder, WHOLE, target_transform=function)))
+    assert message.endswith(f" at dataset.target_transform: {reason}")
+
+
+class Numbered(Table):
+    def finished(self, image: Any, label: int, index: int) -> Any:
+        return image, label, index
+
+
+class NumberedFirst(Table):
+    def finished(self, image: Any, label: int, index: int) -> Any:
+        return index, image, label
+
+
+class AsDict(Table):
+    def finished(self, image: Any, label: int, index: int) -> Any:
+        del index
+        return {"pixel_values": image, "labels": label}
+
+
+class Pairs(Table):
+    """Two views by two calls."""
+
+    def __getitem__(self, index: int) -> Any:
+        image = opened(f"{self.root}/{self.rows[index]['image_id']}.jpg")
+        return self.paired(self.transform(image), self.transform(image), index % 3)
+
+    def paired(self, query: Any, key: Any, label: int) -> Any:
+        return [query, key], label
+
+
+class Triples(Pairs):
+    def paired(self, query: Any, key: Any, label: int) -> Any:
+        return query, key, label
+
+
+class WeakAndStrong(Pairs):
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, v1.Compose([v1.Resize((32, 32)), v1.ToTensor()]))
+        self.strong = PAIR
+
+    def __getitem__(self, index: int) -> Any:
+        image = opened(f"{self.root}/{self.rows[index]['image_id']}.jpg")
+        return (self.transform(image), self.strong(image)), index % 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "got", "loop"),
+    [
+        (
+            Numbered,
+            "(image, label, index)",
+            "for index, (image, label) in zip(loader.batch_sampler, loader): batch = "
+            "(image, label, index)",
+        ),
+        (
+            NumberedFirst,
+            "(index, image, label)",
+            "for index, (image, label) in zip(loader.batch_sampler, loader): batch = "
+            "(index, image, label)",
+        ),
+        (
+            AsDict,
+            "{'pixel_values': image, 'labels': label}",
+            "for image, label in loader: batch = {'pixel_values': image, 'labels': label}",
+        ),
+        (
+            Triples,
+            "(images[0], images[1], label)",
+            "for images, label in loader: batch = (images[0], images[1], label)",
+        ),
+    ],
+)
+def test_sample_of_another_form_is_refused_with_the_loop_that_makes_the_batch(
+    photo_folder: Path, kind: Any, got: str, loop: str
+) -> None:
+    message = refusal(TorchLoader(kind(photo_folder)))
+    assert message.splitlines()[1:] == [
+        f"  - {written(kind)} at dataset: a sample must be (image, label), got {got}. Make the "
+        f"batch in the loop: `{loop}`. Pass both: `source=[(path, class), ...]` and "
+        "`transform=EvalTransform(resize=(24, 32), size=(24, 32), mean=(0, 0, 0), std=(1, 1, 1))`, "
+        "which dataset.transform becomes."
+    ]
+
+
+def test_loop_of_a_refusal_gives_the_indices_of_a_shuffled_epoch(photo_folder: Path) -> None:
+    samples = [(path, number) for number, (path, _) in enumerate(ImageFolder(photo_folder).samples)]
+    loader = DataLoader(samples, 4, shuffle=True, transform=TrainTransform(16), device="cpu")
+    for _ in range(2):
+        for index, (_, label) in zip(loader.batch_sampler, loader, strict=True):
+            assert list(index) == label.tolist()
+
+
+def test_dataset_that_makes_pairs_becomes_views(photo_folder: Path) -> None:
+    data = Pairs(photo_folder, PAIR)
+    loader = silently(TorchLoader(data, batch_size=4), device="cpu")
+    assert loader.transform == Views([train(), train()])
+    images, label = next(iter(loader))
+    expected, expected_label = next(iter(TorchLoader(data, batch_size=4)))
+    assert [image.shape for image in images] == [image.shape for image in expected]
+    assert torch.equal(label, expected_label)
+    weak_and_strong = silently(TorchLoader(Subset(WeakAndStrong(photo_folder), [3, 1])))
+    assert weak_and_strong.transform.transforms[1] == train()
+    assert weak_and_strong.transform.transforms[0] != train()
+
+
+class Caching(Table):
+    """Keep images once they are read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.kept: dict[int, Image.Image] = {}
+
+    def __getitem__(self, index: int) -> Any:
+        if index not in self.kept:
+            self.kept[index] = opened(f"{self.root}/{self.rows[index]['image_id']}.jpg")
+        return self.transform(self.kept[index]), 0
+
+
+@lru_cache
+def kept(path: str) -> Image.Image:
+    return opened(path)
+
+
+class CachingByPath(Table):
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(kept(f"{self.root}/{self.rows[index]['image_id']}.jpg")), 0
+
+
+@pytest.mark.parametrize("kind", [Caching, CachingByPath])
+def test_dataset_that_keeps_images_is_given_its_own_only(photo_folder: Path, kind: Any) -> None:
+    data = kind(photo_folder)
+    reason = (
+        "no attribute lists the files, as `samples` of (path, class) would, and `__getitem__` "
+        "keeps what it reads. Pass both: `source=[(path, class), ...]` and"
+    )
+    assert reason in refusal(TorchLoader(data))
+    for index, row in enumerate(data.rows):
+        assert torch.equal(data[index][0], WHOLE(opened(f"{data.root}/{row['image_id']}.jpg")))
+
+
+class Soft(Table):
+    def finished(self, image: Any, label: int, index: int) -> Any:
+        del index
+        return image, torch.eye(3)[label]
+
+
+class Albumented(Table):
+    def __getitem__(self, index: int) -> Any:
+        image = np.asarray(opened(f"{self.root}/{self.rows[index]['image_id']}.jpg"))
+        return self.transform(image=image)["image"], 0
+
+
+class Shifting(Table):
+    def finished(self, image: Any, label: int, index: int) -> Any:
+        del index
+        return image, label - 1
+
+
+class OneMirrored(Table):
+    """A sample far from the first and last is mirrored."""
+
+    def __getitem__(self, index: int) -> Any:
+        image = opened(f"{self.root}/{self.rows[index]['image_id']}.jpg")
+        return self.transform(image.transpose(0) if index == 3 else image), 0
+
+
+class Emptied(Table):
+    def __len__(self) -> int:
+        return 0
+
+
+class Unlimited(Dataset[Any]):
+    def __getitem__(self, index: int) -> Any:
+        return index
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (
+            Soft,
+            "the label of sample 20 is a Tensor of shape (3,), and the graph serves class indices. "
+            "Number the images as their classes, and look the labels of a batch up: "
+            "`labels[label]`.",
+        ),
+        (
+            Albumented,
+            "`__getitem__` calls its transform with `image=`, as albumentations' are called, and "
+            "the graph has transforms of torchvision and timm.",
+        ),
+        (Shifting, "the label of sample 0 is -1, and must be at least 0."),
+        (OneMirrored, "`__getitem__` changes the image of sample 3 before its transform."),
+        (Emptied, "the dataset has no samples."),
+    ],
+)
+def test_dataset_without_a_counterpart_is_refused_with_its_reason(
+    photo_folder: Path, make: Any, reason: str
+) -> None:
+    dataset = make(photo_folder)
+    line = refusal(TorchLoader(dataset)).splitlines()[1]
+    assert line.startswith(f"  - {written(make)} at dataset: {reason}") or make is Emptied
+    assert reason in line
+
+
+def test_dataset_without_a_length_or_of_hugging_face_is_refused_with_the_way_out() -> None:
+    sampler = [0, 1]
+    assert refusal(TorchLoader(Unlimited(), sampler=sampler)).splitlines()[1:] == [
+        "  - `Unlimited` at dataset: the dataset has no `__len__`. Add the number of samples."
+    ]
+    hugging_face = type("Dataset", (), {"__module__": "datasets.arrow_dataset", "__len__": len})
+    message = refusal(TorchLoader(hugging_face(), sampler=sampler))
+    assert "`Dataset` at dataset: images of Hugging Face's datasets lie in tables. Pass " in message
+    assert "`ImageArrays([row['image']['bytes'] for row in data], data['label'])` as the" in message
