@@ -11,8 +11,8 @@ from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
 
 Size = tuple[int, int]
 
-#: Width / height of photographs, by the usual name.
-_SHAPES = {"1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "3:4": 3 / 4, "2:3": 2 / 3}
+#: Width / height of photographs.
+_SHAPES = 1.0, 4 / 3, 3 / 2, 16 / 9, 3 / 4, 2 / 3
 
 _ONE_CROP = "the graph resizes and crops an image once. Remove one of the two crops."
 
@@ -166,20 +166,18 @@ def _scaled(size: Size, side: int) -> Size:
     return int(side * size[0] / short), int(side * size[1] / short)
 
 
-def fallback_note(scale: Any, ratio: Any) -> str:
-    """Return the sentence on how ``RandomResizedCrop`` differs where ten draws find no crop.
+def often_lacks_crops(scale: Any, ratio: Any, size: Size | None) -> bool:
+    """Return whether ten draws of ``RandomResizedCrop`` find no crop of more than 5 % of images.
+
+    `TrainTransform` then crops at a random place, where torchvision crops the center.
 
     Args:
         scale: Smallest and largest share of the image's area.
         ratio: Smallest and largest width / height.
+        size: ``(height, width)`` of all images; None: that of photographs.
     """
-    shares = {name: _share_without_crop(scale, ratio, shape) for name, shape in _SHAPES.items()}
-    frequent = [f"{share:.0%} of {name}" for name, share in shares.items() if share >= 0.05]
-    text = f" ({', '.join(frequent)} images)" if frequent else ""
-    return (
-        f"Where ten draws find no crop{text}, the graph crops at a random place, torchvision the "
-        "center."
-    )
+    shapes = _SHAPES if size is None else (size[1] / size[0],)
+    return any(_share_without_crop(scale, ratio, shape) > 0.05 for shape in shapes)
 
 
 def _share_without_crop(scale: Any, ratio: Any, shape: float) -> float:

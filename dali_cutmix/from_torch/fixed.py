@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dali_cutmix.from_torch.colors import COLORS, commutes_with_crops, translate_color
-from dali_cutmix.from_torch.crops import Crops, Size, fallback_note
+from dali_cutmix.from_torch.crops import Crops, Size, often_lacks_crops
 from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
 from dali_cutmix.from_torch.report import (
     NO_OPERATOR,
@@ -26,6 +26,11 @@ SHEARING = (
     *(TimmAugMix, TimmAutoAugment, TimmRandAugment),
 )
 _SAME_SIZE = f"{NO_CHANGE}: images have that size"
+
+_FALLBACK = (
+    "Where ten draws find no crop, the graph crops at a random place, torchvision the center."
+)
+_RANDOM_FALLBACK = "ten draws often find no crop, and a TrainTransform has no centre crop then."
 
 
 class Fixed:
@@ -90,8 +95,10 @@ class Fixed:
         kernel = self._kernel(part)
         self._check_no_colors()
         size = sides_of(part.size)
+        if often_lacks_crops(part.scale, part.ratio, self._crops.size):
+            raise NoCounterpartError(_RANDOM_FALLBACK)
         self._crops.crop_area(size, part.scale, part.ratio, kernel)
-        self.notes.note(fallback_note(part.scale, part.ratio))
+        self.notes.note(_FALLBACK)
         defaults = vars(TrainTransform())
         bounds = {"scale": tuple(map(float, part.scale)), "ratio": tuple(map(float, part.ratio))}
         text = [f"size={written(size[0] if size[0] == size[1] else size)}"]

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
 
 from dali_cutmix import (
+    Compose,
     DataLoader,
     EvalTransform,
     RandomChoice,
@@ -53,8 +54,8 @@ GEOMETRY = [
     ([v2.Compose([CROP]), nn.Sequential(v2.Identity(), nn.Identity()), *SCALED], train()),
     ([v2.RGB(), CROP, *SCALED, v2.ToPureTensor()], train()),
     (
-        [*SCALED, v2.RandomResizedCrop((20, 30), (0.5, 1), (1, 2))],
-        train(size=(20, 30), scale=(0.5, 1.0), ratio=(1.0, 2.0)),
+        [*SCALED, v2.RandomResizedCrop((20, 30), (0.1, 1), (0.8, 1.5))],
+        train(size=(20, 30), scale=(0.1, 1.0), ratio=(0.8, 1.5)),
     ),
     ([v2.RandomHorizontalFlip(), CROP, *SCALED], train(flip=0.5)),
     ([CROP, *FLOATS, v1.RandomHorizontalFlip(0.2)], train(flip=0.2, mean=MEAN, std=STD)),
@@ -86,6 +87,17 @@ def test_crops_and_conversions_become_arguments(
     photo_folder: Path, parts: list[Any], expected: TrainTransform | EvalTransform
 ) -> None:
     assert silently(over(photo_folder, parts)).transform == expected
+
+
+def test_crops_that_often_fit_nowhere_are_central_then(photo_folder: Path) -> None:
+    """Of images of 3 : 2 torchvision crops the center, by which CLIP's scripts train."""
+    transform = v2.Compose([v2.RandomResizedCrop(32, (0.9, 1)), *SCALED])
+    reference = TorchLoader(cifar(transform, (40, 60)), batch_size=12)
+    loader = silently(reference, device="cpu")
+    image, expected = next(iter(loader))[0], next(iter(reference))[0]
+    assert (image - expected).abs().max() < 2.01 / 255
+    crop = augmentations.RandomResizedCrop(32, (0.9, 1.0))
+    assert silently(over(photo_folder, transform)).transform == Compose((crop,), **PLAIN)
 
 
 def test_images_of_a_known_size_are_taken_whole() -> None:
