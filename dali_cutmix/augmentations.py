@@ -24,6 +24,7 @@ from dali_cutmix.transforms.adjustments import (
     RandomPosterize,
     RandomSolarize,
 )
+from dali_cutmix.transforms.adm import ADMCrop
 from dali_cutmix.transforms.augmix import AugMix, TimmAugMix
 from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
 from dali_cutmix.transforms.chain import RandomApply, RandomChoice, RandomOrder
@@ -35,11 +36,13 @@ from dali_cutmix.transforms.color import (
 )
 from dali_cutmix.transforms.erasing import EraseSquares, RandomErasing
 from dali_cutmix.transforms.flips import RandomHorizontalFlip, RandomVerticalFlip
+from dali_cutmix.transforms.shapes import ResizeKeepRatio, SquareCrop, SquarePad, TrimBorder
 from dali_cutmix.transforms.sizing import CenterCrop, Pad, RandomCrop, RandomResizedCrop, Resize
 from dali_cutmix.transforms.timm import TimmAutoAugment, TimmRandAugment
 from dali_cutmix.transforms.warps import RandomAffine, RandomPerspective, RandomRotation
 
 __all__ = [
+    "ADMCrop",
     "AugMix",
     "Augmentation",
     "AutoAugment",
@@ -73,8 +76,12 @@ __all__ = [
     "RandomSolarize",
     "RandomVerticalFlip",
     "Resize",
+    "ResizeKeepRatio",
+    "SquareCrop",
+    "SquarePad",
     "TimmAugMix",
     "TimmAutoAugment",
     "TimmRandAugment",
+    "TrimBorder",
     "TrivialAugment",
 ]

@@ -188,10 +188,44 @@ def reflected(image: torch.Tensor) -> torch.Tensor:
 
 
 def center_crop_arr(image: Image.Image, size: int = 64) -> Image.Image:
+    """The crop of diffusion models."""
     while min(image.size) >= 2 * size:
         half = image.size[0] // 2, image.size[1] // 2
         image = image.resize(half, resample=Image.Resampling.BOX)
-    return v1.functional.center_crop(image, [size])
+    scale = size / min(image.size)
+    sides = round(image.size[0] * scale), round(image.size[1] * scale)
+    pixels = np.array(image.resize(sides, resample=Image.Resampling.BICUBIC))
+    y, x = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
+    return Image.fromarray(pixels[y : y + size, x : x + size])
+
+
+def square_from_middle(image: Image.Image, size: int = 64) -> Image.Image:
+    """The crop of latent diffusion models."""
+    pixels = np.array(image)
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, bottom = (height - side) // 2, (height + side) // 2
+    left, right = (width - side) // 2, (width + side) // 2
+    crop = Image.fromarray(pixels[top:bottom, left:right])
+    return crop.resize((size, size), resample=Image.Resampling.BICUBIC)
+
+
+def expand_to_square(image: Image.Image) -> Image.Image:
+    """LLaVA's square, of CLIP's mean colour."""
+    width, height = image.size
+    side = max(width, height)
+    square = Image.new(image.mode, (side, side), tuple(int(255 * level) for level in CLIP[0]))
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+class SquarePad:
+    """The class of many scripts. Where sides differ by an odd number, the result lacks a row."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        side = max(image.size)
+        x, y = (int((side - each) / 2) for each in image.size)
+        return v1.functional.pad(image, [x, y, x, y], 0, "constant")
 
 
 def jitter(strength: float = 1.0) -> Any:
@@ -293,6 +327,18 @@ TRAINING = [
     PublicList(
         "huggingface/pytorch-image-models, EfficientNet",
         timm_training(auto_augment="rand-m9-mstd0.5", re_prob=0.2, interpolation="random"),
+    ),
+    PublicList(
+        "huggingface/pytorch-image-models, kept ratio and central crop",
+        timm_training(64, train_crop_mode="rkrc", auto_augment=None, re_prob=0.0),
+    ),
+    PublicList(
+        "huggingface/pytorch-image-models, kept ratio and random crop",
+        timm_training((64, 48), train_crop_mode="rkrr", scale=(0.5, 1.0), ratio=(0.8, 1.2)),
+    ),
+    PublicList(
+        "huggingface/pytorch-image-models, not square and without augmentation",
+        lambda: create_transform((3, 64, 48), is_training=True, no_aug=True),
     ),
     PublicList(
         "huggingface/pytorch-image-models, AutoAugment",
@@ -651,7 +697,10 @@ TRAINING = [
     PublicList(
         "facebookresearch/DiT",
         listed(v1.Lambda(center_crop_arr), flip(), floats(HALF)),
-        refusal="from_torch cannot see what the function does.",
+    ),
+    PublicList(
+        "squares and turns of small data sets",
+        listed(SquarePad(), v1.Resize((64, 64)), flip(), v1.RandomRotation(10), floats()),
     ),
     PublicList("rosinality/stylegan2-pytorch", listed(flip(), floats(HALF)), "squares"),
     PublicList(
@@ -792,7 +841,18 @@ EVALUATION = [
     PublicList(
         "huggingface/pytorch-image-models, border",
         lambda: create_transform(224, interpolation="bicubic", crop_pct=1.0, crop_mode="border"),
-        refusal="`ResizeKeepRatio`",
+    ),
+    PublicList(
+        "huggingface/pytorch-image-models, border of a share",
+        lambda: create_transform((3, 64, 48), crop_pct=0.9, crop_mode="border"),
+    ),
+    PublicList(
+        "huggingface/pytorch-image-models, not square",
+        lambda: create_transform((3, 64, 48), interpolation="bicubic", crop_pct=0.95),
+    ),
+    PublicList(
+        "huggingface/pytorch-image-models, trimmed",
+        lambda: create_transform(64, crop_border_pixels=5),
     ),
     PublicList(
         "huggingface/pytorch-image-models, lanczos",
@@ -861,6 +921,26 @@ EVALUATION = [
             v2.Normalize(*IMAGENET),
         ),
     ),
+    PublicList(
+        "scripts of older torchvision: a resize of tensors without antialiasing",
+        listed(v1.ToTensor(), v1.Resize((64, 64), antialias=None), v1.Normalize(*IMAGENET)),
+    ),
+    PublicList(
+        "huggingface/pytorch-image-models, box",
+        lambda: create_transform(64, interpolation="box"),
+    ),
+    PublicList(
+        "huggingface/pytorch-image-models, hamming",
+        lambda: create_transform(64, interpolation="hamming"),
+    ),
+    PublicList("facebookresearch/DiT", listed(v1.Lambda(center_crop_arr), floats(HALF))),
+    PublicList("CompVis/latent-diffusion lsun", listed(square_from_middle, floats(HALF))),
+    PublicList(
+        "haotian-liu/LLaVA, square images",
+        listed(expand_to_square, v1.Resize((64, 64), BICUBIC), floats(CLIP)),
+    ),
+    PublicList("squares by a class", listed(SquarePad(), v1.Resize((64, 64)), floats())),
+    PublicList("Pillow's own resize", listed(lambda image: image.resize((64, 48)), floats())),
     PublicList(
         "letterboxes: padding to a square",
         listed(v1.Resize((180, 180)), v1.Pad(22, fill=114), floats()),

@@ -21,6 +21,7 @@ from dali_cutmix.from_torch.contents import KINDS, contents, pattern
 from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.levels import Levels
 from dali_cutmix.from_torch.report import transform_name
+from dali_cutmix.from_torch.shapes import LONG, guesses_of_shape
 
 #: (height, width) of synthetic images: as ImageNet's, square, long, small and large.
 SIZES = (
@@ -51,8 +52,9 @@ def wrapped_transform(function: Any, size: Size | None, levels: Levels) -> Any:
 def seen_transforms(function: Any, size: Size | None, levels: Levels) -> list[Any] | None:
     """Return transforms that do what a function does; None where its results are others.
 
-    Recognised is a function that changes nothing, that pads all sides equally, that converts to a
-    tensor, to gray or from gray to RGB, or that reorders channels, and scales and shifts numbers.
+    Recognised is a function that changes nothing, that pads all sides equally, that pads or crops
+    to a square, resizes, or crops as diffusion models do, that converts to a tensor, to gray or
+    from gray to RGB, or that reorders channels, and scales and shifts numbers.
 
     Args:
         function: The user's function or object.
@@ -96,6 +98,8 @@ def _guesses(function: Any, levels: Levels) -> Iterator[list[Any]]:
     margin = (height - 40) // 2
     if margin > 0 and (height, width) == (40 + 2 * margin, 50 + 2 * margin):
         yield from ([v2.Pad(margin, padding_mode=mode)] for mode in _PADDING_MODES)
+    if levels.are_uint8:
+        yield from _shapes(function, image, result[0], levels)
     expansion: list[Any] = []
     if levels.num_channels == 1 and _num_channels(result[0]) == 3:
         expansion = [v2.RGB()]
@@ -158,6 +162,21 @@ def _linear_map(
     if levels.num_channels == 1 and scale.max() - scale.min() > 1e-6 * scale.abs().max():
         return None  # three channels that differ
     return permutation, scale, behind[0] - scale * before[0][list(permutation)], dtype
+
+
+def _shapes(function: Any, image: Any, result: Any, levels: Levels) -> Iterator[list[Any]]:
+    """Yield lists of transforms of an image's shape that do the same to one image."""
+    pixels = _as_tensor(result)
+    is_other = isinstance(result, torch.Tensor) != levels.is_tensor
+    if pixels is None or pixels.ndim != 3 or pixels.shape[0] != 3 or is_other:
+        return
+    of_long = _outcome(function, levels.image_of(pattern(LONG)))
+    long_pixels = None if of_long is None else _as_tensor(of_long[0])
+    corners = None if long_pixels is None else long_pixels.permute(1, 2, 0).numpy()
+    for transforms in guesses_of_shape(pixels.permute(1, 2, 0).numpy(), corners):
+        expected = _outcome(_in_turn(transforms), image)
+        if expected is not None and are_same_image(result, expected[0]):
+            yield transforms
 
 
 def _normalization(

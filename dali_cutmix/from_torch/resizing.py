@@ -10,7 +10,7 @@ from dali_cutmix.from_torch.report import NoCounterpartError, OutOfPlaceError, m
 
 #: By the name of torchvision's interpolation, of the graph's kernel.
 _KERNELS = {name: name for name in ("bilinear", "bicubic", "lanczos", "random", "nearest")}
-_KERNELS["nearest-exact"] = "nearest"
+_KERNELS |= {"nearest-exact": "nearest", "box": "box", "hamming": "hamming"}
 
 
 def kernel_of(part: Any, levels: Levels) -> str:
@@ -25,7 +25,7 @@ def kernel_of(part: Any, levels: Levels) -> str:
     """
     mode = mode_of(part)
     if mode not in _KERNELS:
-        names = "bilinear, bicubic, lanczos or nearest"
+        names = "bilinear, bicubic, lanczos, box, hamming or nearest"
         raise NoCounterpartError(f"the graph resizes by {names}, got interpolation={mode!r}.")
     if not levels.is_tensor:
         return _KERNELS[mode]
@@ -40,8 +40,10 @@ def kernel_of(part: Any, levels: Levels) -> str:
             f"the graph resizes by lanczos as Pillow does. Pass BICUBIC, or {before}"
         )
     if not getattr(part, "antialias", True) and mode != "nearest-exact":
+        if mode == "bilinear":
+            return "bilinear-aliased"
         raise OutOfPlaceError(
-            f"the graph resizes with antialiasing. Pass `antialias=True`, or {before}"
+            f"the graph resizes by {mode} with antialiasing. Pass `antialias=True`, or {before}"
         )
     if mode in ("bicubic", "random") and not levels.are_uint8:
         raise OutOfPlaceError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dali_cutmix.core.frame import Augmentation, Frame, frames_of
@@ -24,7 +25,7 @@ from dali_cutmix.from_torch.report import (
 )
 from dali_cutmix.from_torch.resizing import kernel_of, resize_of, sides_of
 from dali_cutmix.from_torch.scripts import own_class
-from dali_cutmix.transforms import adjustments, chain, flips, sizing, warps
+from dali_cutmix.transforms import adjustments, chain, flips, shapes, sizing, warps
 from dali_cutmix.transforms.erasing import EraseSquares, RandomErasing
 from dali_cutmix.transforms.steps import Compose
 
@@ -33,11 +34,7 @@ _REPLACEMENTS = dict.fromkeys(
     ("TenCrop", "FiveCrop"),
     "the graph has no such operator. Use CenterCrop(size), or pass `transform=Views([...])`.",
 ) | dict.fromkeys(
-    (
-        *("timm.ResizeKeepRatio", "timm.CenterCropOrPad", "timm.RandomCropOrPad"),
-        *("timm.TrimBorder", "RandomZoomOut", "RandomIoUCrop", "RandomShortestSize"),
-        *("RandomResize", "ScaleJitter"),
-    ),
+    (*("RandomZoomOut", "RandomIoUCrop", "RandomShortestSize", "RandomResize", "ScaleJitter"),),
     "the graph has no such operator. Pass `transform=`.",
 )
 
@@ -67,6 +64,12 @@ class Steps:
             "RandomCrop": self._random_crop,
             "RandomResizedCrop": self._random_resized_crop,
             "timm.RandomResizedCropAndInterpolation": self._random_resized_crop,
+            "timm.ResizeKeepRatio": self._resize_keep_ratio,
+            "timm.CenterCropOrPad": lambda part: self._crop_or_pad(sizing.CenterCrop, part),
+            "timm.RandomCropOrPad": lambda part: self._crop_or_pad(
+                partial(sizing.RandomCrop, padding=None), part
+            ),
+            "timm.TrimBorder": lambda part: shapes.TrimBorder(int(part.border_size)),
             "RandomHorizontalFlip": lambda part: flips.RandomHorizontalFlip(part.p),
             "RandomVerticalFlip": lambda part: flips.RandomVerticalFlip(part.p),
             "RandomRotation": self._rotation,
@@ -79,6 +82,7 @@ class Steps:
             "RandomAdjustSharpness": self._adjustment,
             "RandomAutocontrast": self._adjustment,
             "RandomEqualize": self._adjustment,
+            "Shape": lambda part: part.step,
             "RandomApply": self._nest,
             "RandomChoice": self._nest,
             "RandomOrder": self._nest,
@@ -210,6 +214,25 @@ class Steps:
     def _random_crop(self, part: Any) -> Augmentation:
         size, padding = _side(sides_of(part.size)), _padding(part.padding)
         return sizing.RandomCrop(size, padding, *self._border(part, part.padding))
+
+    def _resize_keep_ratio(self, part: Any) -> Augmentation:
+        if part.random_scale_prob and not part.random_scale_area:
+            raise NoCounterpartError(
+                "the graph draws the area of a scale. Pass `random_scale_area=True`."
+            )
+        return shapes.ResizeKeepRatio(
+            _side(sides_of(part.size)),
+            float(part.longest),
+            self._kernel(part),
+            float(part.random_scale_prob),
+            _floats(part.random_scale_range),
+            float(part.random_aspect_prob),
+            _floats(part.random_aspect_range),
+        )
+
+    def _crop_or_pad(self, crop: Callable[..., Augmentation], part: Any) -> Augmentation:
+        fill, mode = self._border(part, True)
+        return crop(_side(sides_of(part.size)), fill=fill, padding_mode=mode)
 
     def _pad(self, part: Any) -> Augmentation:
         return sizing.Pad(_padding(part.padding) or 0, *self._border(part, part.padding))

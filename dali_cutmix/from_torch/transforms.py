@@ -35,8 +35,10 @@ from dali_cutmix.from_torch.report import (
 )
 from dali_cutmix.from_torch.scripts import own_class
 from dali_cutmix.from_torch.steps import Steps
+from dali_cutmix.transforms.adm import ADMCrop
 from dali_cutmix.transforms.color import Grayscale, PermuteChannels
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
+from dali_cutmix.transforms.shapes import ResizeKeepRatio, SquareCrop, SquarePad, TrimBorder
 from dali_cutmix.transforms.sizing import CenterCrop, Pad, Resize
 
 _NOT_TORCHVISION = (
@@ -224,7 +226,8 @@ class _Walk:
         transforms = seen_transforms(function, self._size, levels)
         if transforms is None:
             return False
-        names = " and ".join(type(each).__name__ for each in transforms) or "no change"
+        parts = [getattr(each, "step", each) for each in transforms]
+        names = " and ".join(type(each).__name__ for each in parts) or "no change"
         self._notes.append(f"{named(function)} was compared with {names} on {count}.")
         text = f"what {names} does" if transforms else NO_CHANGE
         self._records.append(_Record(path, function, text, text))
@@ -248,7 +251,7 @@ def _notes_on_pixels(transform: Any, size: Size | None, *, of_pillow: bool) -> l
     resizes = [
         step.interpolation
         for step, before, behind in zip(steps, frames, frames[1:], strict=False)
-        if isinstance(step, Resize) and (before.varies or before != behind)
+        if isinstance(step, (Resize, ResizeKeepRatio)) and (before.varies or before != behind)
     ]
     if not of_pillow:
         return ["On the CPU, pixels equal those of torchvision's tensors."] if resizes else []
@@ -268,12 +271,19 @@ def _fixed_steps(transform: Any) -> list[Any] | None:
         return None
     if isinstance(transform, EvalTransform):
         return [Resize(transform.resize, transform.interpolation), CenterCrop(transform.size)]
-    kinds = (CenterCrop, Pad, Resize, PermuteChannels)
-    is_fixed = all(
-        isinstance(step, kinds) or (isinstance(step, Grayscale) and step.prob == 1)
-        for step in transform.transforms
-    )
-    return list(transform.transforms) if is_fixed else None
+    return list(transform.transforms) if all(map(_is_fixed, transform.transforms)) else None
+
+
+def _is_fixed(step: Any) -> bool:
+    """Return whether a step draws nothing."""
+    if isinstance(step, ResizeKeepRatio):
+        return not step.scale_prob and not step.aspect_prob
+    if isinstance(step, ADMCrop):
+        return step.scale is None
+    if isinstance(step, Grayscale):
+        return step.prob == 1
+    kinds = CenterCrop, Pad, PermuteChannels, Resize, SquareCrop, SquarePad, TrimBorder
+    return isinstance(step, kinds)
 
 
 def _attempt(function: Callable[[], Any]) -> Any:

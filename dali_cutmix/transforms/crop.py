@@ -104,9 +104,13 @@ class TrainTransform:
             - ``(height, width)`` changes the image's shape.
             - None leaves the image's size.
 
-        interpolation: Kernel that resizes: ``"bilinear"``, ``"bicubic"``, ``"lanczos"`` or
-            ``"nearest"``. ``"random"`` takes ``"bilinear"`` or ``"bicubic"`` for each sample, both
-            equally likely, as timm's ``RandomResizedCropAndInterpolation``.
+        interpolation: Kernel that resizes:
+
+            - ``"bilinear"``, ``"bicubic"``, ``"lanczos"`` or ``"nearest"``.
+            - ``"box"`` or ``"hamming"``, on the CPU alone.
+            - ``"bilinear-aliased"``, as torchvision's ``antialias=False``.
+            - ``"random"`` takes ``"bilinear"`` or ``"bicubic"`` for each sample, both equally
+              likely, as timm's ``RandomResizedCropAndInterpolation``.
 
     Source:
         Szegedy et al. 2015, arXiv:1409.4842, section 6; torchvision ``v2.RandomResizedCrop`` and
@@ -262,7 +266,9 @@ class EvalTransform:
     truncated, and the centre is rounded half to even. On the CPU the result is bit-identical to
     that of torchvision's tensor back end, and within 2 of 255 of its PIL back end. Exceptions:
 
-    - ``"lanczos"`` and ``"nearest"`` are bit-identical to the PIL back end instead.
+    - ``"lanczos"``, ``"nearest"``, ``"box"`` and ``"hamming"`` are bit-identical to the PIL back
+      end instead.
+    - ``"bilinear-aliased"`` is far from the PIL back end, which always has antialiasing.
     - A few ``"bicubic"`` pixels beside hard edges differ from the PIL back end's by up to 7.
     - A GPU's decoder differs by itself, and so does its resizing at an image's edge.
     - A file with an EXIF rotation is turned upright here, and not in torchvision.
@@ -275,8 +281,7 @@ class EvalTransform:
         mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end. One number, ``(0.5,)``,
             makes images of one channel, the first: for images that are gray.
         std: Standard deviation per channel, above 0, divided by at the end; as many as ``mean``.
-        interpolation: Kernel that resizes: ``"bilinear"``, ``"bicubic"``, ``"lanczos"`` or
-            ``"nearest"``.
+        interpolation: Kernel that resizes, as of `TrainTransform`, without ``"random"``.
     """
 
     resize: int | tuple[int, int] = 256

@@ -6,8 +6,8 @@ On the CPU torch's kernels for bytes resize, called by a Python operator on a fe
 bilinear kernel takes a fifth of the time of DALI's, and resizing by DALI was half of all CPU work.
 Pixels are bit-identical to torchvision's. DALI's differ from torchvision's by 1 of 255 inside, and
 by up to some 15 in the outermost ring of pixels: where the filter reaches beyond the image, torch
-leaves that part of the filter out and DALI repeats the edge. ``"lanczos"`` and ``"nearest"`` are
-Pillow's on the CPU.
+leaves that part of the filter out and DALI repeats the edge. ``"lanczos"``, ``"nearest"``,
+``"box"`` and ``"hamming"`` are Pillow's on the CPU. The last two need a CPU.
 
 DALI runs the Python operators of a process one at a time. Two graphs decode at once, and resize in
 turn, each on all of its threads. DALI holds the GIL while copying a resized batch, 150 KB per image
@@ -19,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import ceil
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
+from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.dali import (
     FLOAT,
     FLOAT64,
@@ -41,22 +42,29 @@ from dali_cutmix.core.dali import (
 )
 from dali_cutmix.core.threads import ThreadPool
 
-#: Which pixels make a pixel, and how they are weighed, by torchvision's names. All kernels but
-#: ``"nearest"`` are antialiased. ``"nearest"`` is Pillow's, torchvision's ``"nearest-exact"``.
-Kernel = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+#: Which pixels make a pixel, and how they are weighed, by torchvision's names. Kernels are
+#: antialiased, with two exceptions. ``"nearest"`` is Pillow's, torchvision's ``"nearest-exact"``.
+#: ``"bilinear-aliased"`` is torchvision's ``"bilinear"`` with ``antialias=False``.
+Kernel = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming", "bilinear-aliased"]
 
 _DALI_KERNELS = {
     "nearest": types.DALIInterpType.INTERP_NN,
     "bilinear": types.DALIInterpType.INTERP_LINEAR,
     "bicubic": types.DALIInterpType.INTERP_CUBIC,
     "lanczos": types.DALIInterpType.INTERP_LANCZOS3,
+    "bilinear-aliased": types.DALIInterpType.INTERP_LINEAR,
+}
+
+#: What torch has no kernel for in all versions, or another one of this name.
+_PILLOW_KERNELS = {
+    "nearest": Image.Resampling.NEAREST,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
 }
 
 #: Names of `Kernel`.
-KERNELS = tuple(_DALI_KERNELS)
-
-#: What torch has no kernel for in all versions, or another one of this name.
-_PILLOW_KERNELS = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
+KERNELS: tuple[str, ...] = get_args(Kernel)
 
 #: Parts per thread. Images differ in size, and with small parts threads finish together.
 PARTS_PER_THREAD = 4
@@ -249,6 +257,11 @@ class Resampler:
 def _by_operator(image: DataNode, kernel: Kernel | DataNode, **arguments: Any) -> DataNode:
     """Resize by DALI's operator; once for each kernel where samples differ in their kernels."""
     if isinstance(kernel, str):
+        if kernel not in _DALI_KERNELS:
+            rule = f"be one of {', '.join(map(repr, _DALI_KERNELS))} on a GPU"
+            way_out = "DALI has no other kernels. Pass `device='cpu'`, or another kernel."
+            refuse("DataLoader", "interpolation", rule, kernel, way_out)
+        arguments["antialias"] = kernel != "bilinear-aliased"
         return resize(image, interp_type=_DALI_KERNELS[kernel], **arguments)
     bicubic, bilinear = split(image, kernel)
     numbers = {
@@ -303,7 +316,8 @@ def _resized(
     # In channels_last layout, which the kernel takes and returns without a copy.
     pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
     if image.shape[:2] != size:  # torch would copy an image of that size, on threads of its own
-        pixels = interpolate(pixels, size=size, mode=kernel, antialias=True)
+        mode, _, is_aliased = kernel.partition("-")
+        pixels = interpolate(pixels, size=size, mode=mode, antialias=not is_aliased)
     return (_mirrored(pixels) if mirrored else pixels)[0].permute(1, 2, 0).numpy()
 
 

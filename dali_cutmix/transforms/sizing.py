@@ -51,8 +51,7 @@ class Resize:
     Args:
         size: Short side in pixels, which keeps the image's shape; or ``(height, width)``. Of an
             image more than eight times as long as wide a short side takes the middle.
-        interpolation: ``"bilinear"``, ``"bicubic"``, ``"lanczos"`` or ``"nearest"``. ``"random"``
-            takes ``"bilinear"`` or ``"bicubic"`` for each sample.
+        interpolation: As of `TrainTransform`.
         max_size: Most pixels of the long side, above ``size``, where ``size`` is a short side that
             would make the long side longer. None: no limit.
 
@@ -75,7 +74,7 @@ class Resize:
                 refuse("Resize", "max_size", "be left out with (height, width)", self.max_size)
             if not is_whole(self.max_size) or self.max_size <= self.size:
                 refuse("Resize", "max_size", f"be above size={self.size}", self.max_size)
-        _check_interpolation("Resize", self.interpolation)
+        check_interpolation("Resize", self.interpolation)
 
     def size_behind(self, size: Size | None) -> Size | None:
         """See `Augmentation`."""
@@ -91,7 +90,7 @@ class Resize:
 
     def draw(self, draws: Draws, _frame: Frame, /) -> Any:
         """Draw whether each sample takes ``"bicubic"``, with ``"random"``; see `Augmentation`."""
-        return _draw_kernel(self.interpolation, draws)
+        return draw_kernel(self.interpolation, draws)
 
     def operate(self, sample: Sample, plan: Any, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
@@ -102,14 +101,14 @@ class Resize:
         if size is not None:
             extent = frame.constant(np.array(size, np.int32))
         else:
-            image = _middle(image)
+            image = middle_of(image)
             sides = fn.cast(image.shape()[:2], dtype=FLOAT64)
             # Reduced as integers: DALI reduces no float64.
             short = fn.cast(fn.reductions.min(image.shape()[:2]), dtype=FLOAT64)
             extent = fn.cast(math.floor(self.size * sides / short), dtype=INT32)
             if self.max_size is not None:
                 extent = _at_most(extent, self.max_size)
-        return replace(sample, image=_resized(image, extent, self.interpolation, plan, frame))
+        return replace(sample, image=resized(image, extent, self.interpolation, plan, frame))
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ class RandomResizedCrop:
             check_range(where, name, bounds, 0, INFINITY)
             if bounds[0] <= 0:
                 refuse(where, name, "start above 0", bounds)
-        _check_interpolation(where, self.interpolation)
+        check_interpolation(where, self.interpolation)
 
     def size_behind(self, _size: Size | None) -> Size:
         """See `Augmentation`."""
@@ -172,7 +171,7 @@ class RandomResizedCrop:
         return ResizedCropPlan(
             draws.uniform("shape", [NUM_CANDIDATES, 2]),
             draws.uniform("place", [2]),
-            _draw_kernel(self.interpolation, draws),
+            draw_kernel(self.interpolation, draws),
         )
 
     def window(self, shape: DataNode, plan: ResizedCropPlan) -> tuple[DataNode, DataNode]:
@@ -202,7 +201,7 @@ class RandomResizedCrop:
     def resized(self, crop: DataNode, plan: ResizedCropPlan, frame: Frame) -> DataNode:
         """Resize what was cropped."""
         extent = frame.constant(np.array(self.size_behind(None), np.int32))
-        return _resized(crop, extent, self.interpolation, plan.is_bicubic, frame)
+        return resized(crop, extent, self.interpolation, plan.is_bicubic, frame)
 
     def _windows(
         self, sides: np.ndarray, candidates: np.ndarray, place: np.ndarray
@@ -236,7 +235,7 @@ class RandomResizedCrop:
 class RandomCrop:
     """Cut a rectangle out of each image at a random position, without resizing.
 
-    An image that is too small lands at a random position in the rectangle, and the rest is filled,
+    An image that is too small lands at a random position in the rectangle, and the rest is padded,
     as by torchvision's ``pad_if_needed=True``.
 
     Args:
@@ -246,7 +245,7 @@ class RandomCrop:
         padding_mode: As of `Pad`.
 
     Source:
-        torchvision ``v2.RandomCrop``.
+        torchvision ``v2.RandomCrop``; without ``padding`` timm's ``RandomCropOrPad``.
     """
 
     takes_any_size: ClassVar[bool] = True
@@ -271,30 +270,35 @@ class RandomCrop:
     def operate(self, sample: Sample, plan: Any, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
         image, border, fill = sample.image, _border(self.padding or 0), colour_of(self.fill)
-        if self.padding_mode != "constant":
-            image, border = padded(image, border, self.padding_mode, fill), (0, 0, 0, 0)
-        size = self.size_behind(None)
-        window = padded_window(image, plan, size, border, fill, frame.constant)
+        size, mode = self.size_behind(None), self.padding_mode
+        if mode != "constant" and any(border):
+            image, border = padded(image, border, mode, fill), (0, 0, 0, 0)
+        window = padded_window(image, plan, size, border, fill, frame.constant, mode)
         return replace(sample, image=window)
 
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Cut out the centre of each image, rounded half to even. What is missing is black.
+    """Cut out the centre of each image, rounded half to even. What is missing is padded.
 
     Args:
         size: Side of the result in pixels, or ``(height, width)``.
+        fill: As of `Pad`.
+        padding_mode: As of `Pad`.
 
     Source:
-        torchvision ``v2.CenterCrop``.
+        torchvision ``v2.CenterCrop``; timm's ``CenterCropOrPad``.
     """
 
     takes_any_size: ClassVar[bool] = True
 
     size: int | Size
+    fill: float | Sequence[float] = 0
+    padding_mode: PaddingMode = "constant"
 
     def __post_init__(self) -> None:
         check_size_or_side("CenterCrop", self.size)
+        _check_padding("CenterCrop", 0, self.fill, self.padding_mode)
 
     def size_behind(self, _size: Size | None) -> Size:
         """See `Augmentation`."""
@@ -306,9 +310,9 @@ class CenterCrop:
 
     def operate(self, sample: Sample, _plan: tuple[()], frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        size = self.size_behind(None)
-        if frame.varies:
-            image = central_window_of_each(sample.image, size, frame.constant)
+        size, mode, fill = self.size_behind(None), self.padding_mode, colour_of(self.fill)
+        if frame.varies or mode != "constant" or any(fill):
+            image = central_window_of_each(sample.image, size, frame.constant, mode, fill)
         else:
             image = central_window(sample.image, frame.size, size)
         return replace(sample, image=image)
@@ -359,20 +363,33 @@ class Pad:
         return replace(sample, image=image)
 
 
-def _draw_kernel(interpolation: Interpolation, draws: Draws) -> Any:
+def draw_kernel(interpolation: Interpolation, draws: Draws) -> Any:
+    """Draw whether each sample takes ``"bicubic"``, with ``"random"``: ``[B]`` bool, or None."""
     if interpolation != "random":
         return None
     return draws.chance("interpolation", 0.5)[:, 0] > 0
 
 
-def _resized(
+def resized(
     image: DataNode, extent: DataNode, interpolation: Interpolation, plan: Any, frame: Frame
 ) -> DataNode:
+    """Resize each image.
+
+    Args:
+        image: ``[y, x, 3]`` uint8 per sample, CPU or GPU.
+        extent: Sides of the result in pixels: ``[2]`` int32 (y, x) per sample, CPU.
+        interpolation: Kernel.
+        plan: What `draw_kernel` drew, as a node.
+        frame: Of these images.
+
+    Returns:
+        ``[*extent, 3]`` uint8 per sample, on the device of ``image``.
+    """
     resize = frame.resize or _RESIZES_BY_DALI.resize_each
     return resize(image, extent, plan if interpolation == "random" else interpolation)
 
 
-def _middle(image: DataNode) -> DataNode:
+def middle_of(image: DataNode) -> DataNode:
     """Return the middle of a very long image, which may not fit into memory when resized."""
     sides = image.shape()[:2]
     extent = math.min(sides, MAX_ELONGATION * fn.reductions.min(sides))
@@ -394,7 +411,8 @@ def _border(padding: int | Sequence[int]) -> Border:
     return left, top, right, bottom
 
 
-def _check_interpolation(where: str, interpolation: object) -> None:
+def check_interpolation(where: str, interpolation: object) -> None:
+    """Refuse all but the name of a kernel, or ``"random"``."""
     check_choice(where, "interpolation", interpolation, (*KERNELS, "random"))
 
 

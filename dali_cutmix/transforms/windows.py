@@ -25,12 +25,13 @@ def padded_window(
     border: Border,
     fill: Sequence[int] = (0,),
     constant: Callable[[np.ndarray], DataNode] = constant,
+    mode: str = "constant",
 ) -> DataNode:
-    """Pad each image with a colour, then cut a rectangle out at a drawn position.
+    """Pad each image, then cut a rectangle out at a drawn position.
 
     All positions are equally likely, but for one part in ``2**24 / positions``. Where image and
     border are smaller than the rectangle, the image lands at a random position inside the rectangle
-    instead, and the rest has the colour.
+    instead, and the rest continues the image.
 
     Args:
         image: ``[y, x, 3]`` uint8 per sample, CPU or GPU.
@@ -39,6 +40,7 @@ def padded_window(
         border: Widths ``(left, top, right, bottom)`` of the border in pixels, each at least 0.
         fill: Level of the border, or levels R, G, B.
         constant: Makes constant nodes; see `Frame.constant`.
+        mode: As of `window`.
 
     Returns:
         ``[height, width, 3]`` uint8 per sample, on the device of ``image``.
@@ -50,14 +52,70 @@ def padded_window(
     num_positions = math.abs(room) + 1.0
     # A share of exactly 1 would be one position too far.
     offset = math.min(math.floor(share * num_positions), math.abs(room)) + math.min(room, 0.0)
-    return fn.slice(
-        image,
-        start=fn.cast(offset - constant(np.array([top, left], np.float32)), dtype=INT32),
-        shape=list(size),
-        axes=[0, 1],
-        out_of_bounds_policy="pad",
-        fill_values=list(fill),
-    )
+    start = fn.cast(offset - constant(np.array([top, left], np.float32)), dtype=INT32)
+    return window(image, start, size, mode, fill, constant)
+
+
+def window(
+    image: DataNode,
+    start: DataNode,
+    size: tuple[int, int] | DataNode,
+    mode: str = "constant",
+    fill: Sequence[int] = (0,),
+    constant: Callable[[np.ndarray], DataNode] = constant,
+) -> DataNode:
+    """Cut a rectangle out of each image, which a border continues where the rectangle is larger.
+
+    Args:
+        image: ``[y, x, 3]`` uint8 per sample, CPU or GPU.
+        start: Corner in pixels, below 0 outside the image: ``[2]`` int32 (y, x) per sample, CPU.
+        size: ``(height, width)`` of the rectangle, in pixels; or ``[2]`` int32 per sample, CPU.
+        mode: A name of `PADDING_MODES`, with the limits of `padded`.
+        fill: Level of the border, or levels R, G, B, with ``"constant"``.
+        constant: Makes constant nodes; see `Frame.constant`.
+
+    Returns:
+        ``[*size, 3]`` uint8 per sample, on the device of ``image``.
+    """
+    sides = size if isinstance(size, DataNode) else list(size)
+    if mode == "constant":
+        return fn.slice(
+            image,
+            start=start,
+            shape=sides,
+            axes=[0, 1],
+            out_of_bounds_policy="pad",
+            fill_values=list(fill),
+        )
+    if mode == "edge":
+        # A shift by whole pixels; without a fill the outermost pixels are repeated.
+        unit = constant(np.eye(2, dtype=np.float32))
+        shift = fn.cast(fn.stack(start[1], start[0]), dtype=FLOAT)
+        return fn.warp_affine(
+            image,
+            matrix=fn.cat(unit, fn.reshape(shift, shape=[2, 1]), axis=1),
+            size=fn.cast(sides, dtype=FLOAT) if isinstance(sides, DataNode) else sides,
+            interp_type=types.DALIInterpType.INTERP_NN,
+            inverse_map=True,
+        )
+    for axis in (1, 0):
+        image = _window_of_mirrors(image, axis, start, size, skipped=int(mode == "reflect"))
+    return image
+
+
+def _window_of_mirrors(
+    image: DataNode, axis: int, start: DataNode, size: Any, skipped: int
+) -> DataNode:
+    """Cut a part of an axis out of an image between its mirror images."""
+    mirror = fn.flip(image, horizontal=int(axis == 1), vertical=int(axis == 0))
+    side = fn.cast(image.shape()[axis], dtype=INT32) - skipped
+    length = fn.reshape(side, shape=[1])
+    before = fn.slice(mirror, start=[0], shape=length, axes=[axis])
+    behind = fn.slice(mirror, start=[skipped], shape=length, axes=[axis])
+    first = fn.reshape(start[axis] + side, shape=[1])
+    shape = fn.reshape(size[axis], shape=[1]) if isinstance(size, DataNode) else [size[axis]]
+    wide = fn.cat(before, image, behind, axis=axis)
+    return fn.slice(wide, start=first, shape=shape, axes=[axis])
 
 
 def central_window(image: DataNode, sides: tuple[int, int], size: tuple[int, int]) -> DataNode:
@@ -81,15 +139,19 @@ def central_window(image: DataNode, sides: tuple[int, int], size: tuple[int, int
 
 
 def central_window_of_each(
-    image: DataNode, size: tuple[int, int], constant: Callable[[np.ndarray], DataNode] = constant
+    image: DataNode,
+    size: tuple[int, int],
+    constant: Callable[[np.ndarray], DataNode] = constant,
+    mode: str = "constant",
+    fill: Sequence[int] = (0,),
 ) -> DataNode:
-    """Cut out the centre of images of any sizes, as `central_window`."""
+    """Cut out the centre of images of any sizes, as `central_window`; see `window`."""
     margin = fn.cast(image.shape()[:2], dtype=FLOAT) - constant(np.array(size, np.float32))
     # Half to even: floor((margin + 1) / 2), minus 1 where margin is 1 above a multiple of 4. A
     # margin that is missing is halved downwards.
     is_rounded_up = (margin - 4.0 * math.floor(margin / 4.0) == 1.0) & (margin > 0.0)
     start = math.floor((margin + 1.0) / 2.0) - is_rounded_up
-    return _with_black(image, fn.cast(start, dtype=INT32), size)
+    return window(image, fn.cast(start, dtype=INT32), size, mode, fill, constant)
 
 
 def _with_black(image: DataNode, start: Any, size: tuple[int, int]) -> DataNode:

@@ -114,15 +114,10 @@ REFUSED: list[tuple[int, list[Any], str]] = [
         f"RandomOrder inside: JPEG inside: {NO_OPERATOR}",
     ),
     (
-        0,
-        [v2.Resize(32, interpolation=v2.InterpolationMode.BOX)],
-        "the graph resizes by bilinear, bicubic, lanczos or nearest, got interpolation='box'.",
-    ),
-    (
         1,
-        [v2.ToImage(), v2.Resize(32, antialias=False), v2.CenterCrop(32)],
-        "the graph resizes with antialiasing. Pass `antialias=True`, or resize before the image "
-        "becomes a tensor.",
+        [v2.ToImage(), v2.Resize(32, BICUBIC, antialias=False), v2.CenterCrop(32)],
+        "the graph resizes by bicubic with antialiasing. Pass `antialias=True`, or resize before "
+        "the image becomes a tensor.",
     ),
     (
         1,
@@ -273,6 +268,28 @@ def test_function_in_a_list_is_refused_by_its_line(photo_folder: Path) -> None:
     line = brighter.__code__.co_firstlineno
     message = refusal(over(photo_folder, [brighter, CROP, *SCALED]))
     assert f"`brighter (test_refusals.py:{line})` at transform[0]: {UNSEEN}" in message
+
+
+def square_if_wide(image: Any) -> Any:
+    missing = max(0, image.width - image.height)
+    return v2.functional.pad(image, [0, missing // 2, 0, missing - missing // 2])
+
+
+def halved_bicubically(image: Any) -> Any:
+    while min(image.size) >= 128:
+        image = image.resize((image.width // 2, image.height // 2))
+    scale = 64 / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)))
+    x, y = (image.width - 64) // 2, (image.height - 64) // 2
+    return image.crop((x, y, x + 64, y + 64))
+
+
+@pytest.mark.parametrize("function", [square_if_wide, halved_bicubically])
+def test_function_that_only_nearly_makes_a_square_is_refused(
+    photo_folder: Path, function: Any
+) -> None:
+    message = refusal(over(photo_folder, [v2.Lambda(function), v2.Resize((32, 32)), *SCALED]))
+    assert f"`Lambda` at transform[0]: {UNSEEN}" in message
 
 
 class Endless(IterableDataset[Any]):

@@ -79,6 +79,18 @@ GEOMETRY = [
     ([v2.Resize((40, 50)), v2.CenterCrop(32), *SCALED], EvalTransform((40, 50), 32, **PLAIN)),
     ([v2.Resize((40, 50), interpolation=2), *SCALED], EvalTransform((40, 50), (40, 50), **PLAIN)),
     ([v2.Resize(40, antialias=False), v2.CenterCrop(32), *SCALED], EvalTransform(40, 32, **PLAIN)),
+    (
+        [v1.ToTensor(), v1.Resize((40, 32), antialias=None)],
+        EvalTransform((40, 32), (40, 32), interpolation="bilinear-aliased", **PLAIN),
+    ),
+    (
+        [*SCALED, v2.RandomResizedCrop(32, antialias=False)],
+        train(interpolation="bilinear-aliased"),
+    ),
+    (
+        [v2.Resize(40, v2.InterpolationMode.BOX), v2.CenterCrop(32), *SCALED],
+        EvalTransform(40, 32, interpolation="box", **PLAIN),
+    ),
 ]
 
 

@@ -60,7 +60,7 @@ def test_resized_pixels_are_torchvisions_to_the_bit(size: tuple[int, int]) -> No
 
 
 @pytest.mark.parametrize("size", [(96, 80), (5, 7), (300, 400)])
-@pytest.mark.parametrize("kernel", ["nearest", "bicubic", "lanczos"])
+@pytest.mark.parametrize("kernel", ["nearest", "bicubic", "lanczos", "box", "hamming"])
 def test_other_kernels_are_pillows_or_to_the_bit_torchvisions(
     kernel: Any, size: tuple[int, int], photos: list[np.ndarray]
 ) -> None:
@@ -75,6 +75,28 @@ def test_other_kernels_are_pillows_or_to_the_bit_torchvisions(
         else:
             by_pillow = v2.functional.resize(Image.fromarray(image), list(size), mode)
             np.testing.assert_array_equal(one, np.asarray(by_pillow))
+
+
+@pytest.mark.parametrize("num_threads", [2, None], ids=["cpu", "as a gpu"])
+@pytest.mark.parametrize("size", [(96, 80), (300, 400)])
+def test_without_antialiasing_pixels_are_those_of_torchvisions_tensors(
+    size: tuple[int, int], num_threads: int | None, photos: list[np.ndarray]
+) -> None:
+    given = [*map(np.array, photos), *images()]
+    made = resized(
+        lambda resampler, image: resampler.resize(image, size, kernel="bilinear-aliased"),
+        given,
+        num_threads,
+    )
+    for image, one in zip(given, made, strict=True):
+        wanted = v2.functional.resize(as_tensor(image), list(size), antialias=False)
+        difference = (as_tensor(one).int() - wanted.int()).abs().max()
+        assert difference <= (0 if num_threads else 1)
+
+
+def test_kernels_that_dali_lacks_are_refused_on_a_gpu() -> None:
+    with pytest.raises(ValueError, match="on a GPU, got 'box'"):
+        resized(lambda resampler, image: resampler.resize(image, (4, 4), kernel="box"), [], None)
 
 
 @pytest.mark.parametrize("num_threads", [2, None], ids=["cpu", "as a gpu"])
@@ -229,7 +251,9 @@ def test_closing_ends_the_threads() -> None:
     assert soon(lambda: not [t for t in set(threading.enumerate()) - before if t.name == NAME])
 
 
-@pytest.mark.parametrize("kernel", ["bilinear", "bicubic", "lanczos", "nearest"])
+@pytest.mark.parametrize(
+    "kernel", ["bilinear", "bicubic", "lanczos", "nearest", "bilinear-aliased"]
+)
 @pytest.mark.parametrize("size", [(512, 512), (600, 600)], ids=["resized", "of that size"])
 def test_resizing_and_mirroring_start_no_threads_of_torchs_own(
     size: tuple[int, int], kernel: Any

@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 from dali_cutmix import Compose, CutMix, DataLoader, ImageArrays, TrainTransform
 from dali_cutmix.augmentations import (
+    ADMCrop,
     AutoAugment,
     CenterCrop,
     ColorJitter,
@@ -47,7 +48,11 @@ from dali_cutmix.augmentations import (
     RandomSolarize,
     RandomVerticalFlip,
     Resize,
+    ResizeKeepRatio,
+    SquareCrop,
+    SquarePad,
     TimmRandAugment,
+    TrimBorder,
     TrivialAugment,
 )
 from graphs import BACK_ENDS
@@ -531,6 +536,12 @@ ALL = [
     RandAugment(),
     RandomApply([GaussianBlur(5), RandomAdjustSharpness(2.0)], 0.5),
     ColorJitter(0.4, 0.4, 0.4, 0.1),
+    TrimBorder(1),
+    SquarePad((1, 2, 3), position="start"),
+    SquareCrop(),
+    ResizeKeepRatio((60, 50), 0.5, "random", 0.5, (0.8, 1.0), 0.5),
+    CenterCrop((64, 48), padding_mode="reflect"),
+    ADMCrop(50, (0.8, 1.0)),
     RandomResizedCrop(48, interpolation="random"),
     RandomAffine(5, (0.1, 0.1), (0.9, 1.1), 5, "bilinear"),
     RandomChoice([RandomInvert(), RandomSolarize(128), RandomPosterize(4)]),
@@ -622,7 +633,8 @@ def test_a_gpu_takes_steps_as_the_cpu_does(files: list[Any], step: Any) -> None:
             "Compose: `transforms` must give all images one size before RandomErasing, got "
             "[Resize(size=4, interpolation='bilinear', max_size=None), RandomErasing(prob=0.5, "
             "scale=(0.02, 0.33), ratio=(0.3, 3.3), value=0, mode='const', max_count=1), "
-            "CenterCrop(size=4)]. Put a crop or `Resize((height, width))` before it.",
+            "CenterCrop(size=4, fill=0, padding_mode='constant')]. Put a crop or `Resize((height, "
+            "width))` before it.",
         ),
         (
             lambda: Compose([v2.CenterCrop(3)]),
@@ -632,8 +644,8 @@ def test_a_gpu_takes_steps_as_the_cpu_does(files: list[Any], step: Any) -> None:
         ),
         (
             lambda: TrainTransform(8, augment=[CenterCrop(4)]),
-            "TrainTransform: `augment` must keep the size of images, got (CenterCrop(size=4),). "
-            "`Compose` takes augmentations that change sizes.",
+            "TrainTransform: `augment` must keep the size of images, got (CenterCrop(size=4, "
+            "fill=0, padding_mode='constant'),). `Compose` takes augmentations that change sizes.",
         ),
         (
             lambda: RandomOrder([Pad(1)]),
