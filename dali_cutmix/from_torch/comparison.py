@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -12,8 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-#: Classes of objects that draw random numbers.
-GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
+#: Classes of objects whose next result is another: generators of random numbers, and iterators.
+GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator, Iterator)
+
+#: Packages whose functions hold no state of a user's function.
+_LIBRARIES = ("torch", "torchvision", "numpy", "PIL", "timm", "dali_cutmix")
 
 #: A longer sequence is data.
 MAX_ITEMS = 100
@@ -42,6 +46,65 @@ def held(
             inner += [each for part in sequences if len(part) <= MAX_ITEMS for each in part]
         level = {id(part): part for part in inner if id(part) not in seen}
     return list(wanted.values())
+
+
+def remembers(function: Any, call_again: Callable[[], object]) -> bool:
+    """Return whether calls change what a function holds, as a function does that counts its calls.
+
+    Args:
+        function: A function that was called already, so that what it makes once is made.
+        call_again: Calls the function.
+    """
+    if held(function, lambda part: isinstance(part, GENERATORS)):
+        return True
+    before = _state_of(function)
+    call_again()
+    return before != _state_of(function)
+
+
+def _state_of(function: Any) -> list[Any]:
+    """Return the numbers, texts and lengths that a function holds, nearest first.
+
+    Code of libraries is left out.
+    """
+    values: list[Any] = []
+    seen: set[int] = set()
+    level = [function]
+    for _ in range(5):  # steps through closures, arguments and attributes
+        inner: list[Any] = []
+        for part in level:
+            if isinstance(part, (int, float, str, bytes, type(None))):
+                values.append(part)
+            elif id(part) not in seen and not _is_library(part):
+                seen.add(id(part))
+                values += _contents_of(part)
+                inner += _in(part)
+                if isinstance(part, (list, tuple)) and len(part) <= MAX_ITEMS:
+                    inner += part
+                if isinstance(part, FunctionType):
+                    inner += vars(part).values()
+                inner += [] if isinstance(part, type) else [*type(part).__mro__]
+        level = inner
+    return values
+
+
+def _contents_of(part: Any) -> list[Any]:
+    """Return what tells one state of an object from another, beside its attributes."""
+    if isinstance(part, type):
+        return [value for value in vars(part).values() if isinstance(value, (int, float))]
+    if isinstance(part, torch.Tensor):
+        return [part._version]
+    if isinstance(part, np.ndarray) and part.size <= MAX_ITEMS:
+        return [part.tolist()]
+    return [len(part)] if isinstance(part, (list, tuple, dict, set)) else []
+
+
+def _is_library(part: Any) -> bool:
+    """Return whether a part is a module, or a function or class of Python or of a library."""
+    if not isinstance(part, (FunctionType, type)):
+        return isinstance(part, ModuleType)
+    package = str(part.__module__).partition(".")[0]
+    return package in _LIBRARIES or package in sys.stdlib_module_names
 
 
 def call(function: Callable[[Any], Any], argument: Any) -> tuple[Any, Any]:

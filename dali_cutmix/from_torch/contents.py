@@ -6,9 +6,10 @@ black borders an image without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import torch
 
 from dali_cutmix.from_torch.crops import Size
 
@@ -70,3 +71,42 @@ KINDS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     lambda pixels: pixels // np.array([1, 2, 4], np.uint8),  # red
     lambda pixels: pixels // np.array([4, 2, 1], np.uint8),  # blue
 )
+
+#: Kinds of which batches are made: what a collate function may tell apart.
+_KINDS_OF_BATCHES = (0, 1, 2, 7, 9, 10, 13)
+
+#: Numbers in a batch of which images have the transform's size, and not (8, 8).
+_MAX_NUMBERS = 2**24
+
+
+def batches(
+    size: Size, num_channels: int, num_classes: int, batch_sizes: Sequence[int]
+) -> Iterator[tuple[torch.Tensor, list[int]]]:
+    """Yield synthetic batches: images ``[B, channels, height, width]`` uint8, and B labels.
+
+    Labels fall, rise, are equal or unordered. Batches of four samples come first.
+
+    Args:
+        size: ``(height, width)`` of an image, in pixels.
+        num_channels: 1 or 3.
+        num_classes: Number of classes.
+        batch_sizes: Numbers of samples that the loader's batches have.
+    """
+    falling = [(num_classes - 1 - number) % num_classes for number in range(4)]
+    shape = (4, num_channels, *size)
+    levels = torch.arange(torch.Size(shape).numel(), dtype=torch.int32).mul_(97).remainder_(256)
+    yield levels.reshape(shape).to(torch.uint8), falling
+    orders = (falling, falling[::-1], [falling[0]] * 4, [falling[n] for n in (2, 0, 3, 1)])
+    for number, kind in enumerate(_KINDS_OF_BATCHES):
+        images = [KINDS[kind](noise(size, 4 * number + n)) for n in range(4)]
+        yield _stacked(images, num_channels), orders[number % len(orders)]
+    for num_samples in batch_sizes:
+        is_small = num_samples * num_channels * size[0] * size[1] <= _MAX_NUMBERS
+        images = [noise(size if is_small else (8, 8), number) for number in range(num_samples)]
+        labels = [(7 * number + number // 5) % num_classes for number in range(num_samples)]
+        yield _stacked(images, num_channels), labels
+
+
+def _stacked(images: Sequence[np.ndarray], num_channels: int) -> torch.Tensor:
+    pixels = torch.from_numpy(np.stack(images)[..., :num_channels])
+    return pixels.permute(0, 3, 1, 2).contiguous()

@@ -21,6 +21,7 @@ from dali_cutmix.from_torch.comparison import (
     GENERATORS,
     call,
     held,
+    remembers,
     seed_all,
 )
 from dali_cutmix.from_torch.contents import KINDS, noise
@@ -88,9 +89,12 @@ def drawn_change(function: Any) -> list[Augmentation] | None:
     if held(function, lambda part: isinstance(part, GENERATORS)):
         return None
     try:
-        return call(_drawn_change, function)[0]
+        change = call(_drawn_change, function)[0]
+        image = Image.fromarray(noise((24, 30)))
+        counts = remembers(function, lambda: call(function, image))
     except Exception:  # whatever the user's code raises
         return None
+    return None if counts else change
 
 
 def _drawn_change(function: Any) -> list[Augmentation] | None:

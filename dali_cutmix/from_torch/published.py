@@ -19,7 +19,14 @@ import torch
 from PIL import Image, ImageEnhance
 
 from dali_cutmix.core.frame import Augmentation
-from dali_cutmix.from_torch.comparison import GENERATORS, call, held, random_states, seed_all
+from dali_cutmix.from_torch.comparison import (
+    GENERATORS,
+    call,
+    held,
+    random_states,
+    remembers,
+    seed_all,
+)
 from dali_cutmix.from_torch.contents import KINDS, noise
 from dali_cutmix.from_torch.functions import are_same_image
 from dali_cutmix.from_torch.levels import Levels
@@ -60,7 +67,9 @@ def published(part: Any, levels: Levels) -> list[Augmentation] | None:
             continue
         for replay, augmentations in listed:
             if _makes_the_same(part, replay, levels):
-                return list(augmentations)
+                image = levels.image_of(noise(_SIZES[0]))
+                counts = remembers(part, partial(call, part, image))
+                return None if counts else list(augmentations)
     return None
 
 

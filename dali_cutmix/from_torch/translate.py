@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from dali_cutmix.from_torch.collate import translate_collate
+from dali_cutmix.from_torch.contents import batches
 from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.data import Data, RefusedPartError, common_size
 from dali_cutmix.from_torch.dataset import check_is_indexed, read_dataset
@@ -62,7 +63,6 @@ _COLLATED_VIEWS = (
     "with several views of an image, only torch's default_collate has a counterpart. Pass "
     "`mix=None`, which collates as default_collate does."
 )
-SYNTHETIC_SAMPLES = 4  # of the batch that a collate function is called with
 
 
 @dataclass
@@ -141,7 +141,7 @@ def translate_loader(loader: TorchLoader[Any], changes: Mapping[str, Any]) -> Ar
         arguments.epoch = translate_order(loader, num_samples, arguments.settings, translation)
         transform, dtype = _translate_transform(data, arguments)
         if loader.batch_sampler is not None:  # else refused already
-            _translate_collate(loader.collate_fn, data.num_classes, transform, dtype, arguments)
+            _translate_collate(loader, data.num_classes, transform, dtype, arguments)
     for name, default in _WITHOUT_EFFECT.items():
         value = getattr(loader, name, default)
         if value != default and not (name == "prefetch_factor" and value == 2):
@@ -360,10 +360,15 @@ def _attempted(
 
 
 def _translate_collate(
-    collate: Any, num_classes: int, transform: Any, dtype: torch.dtype, arguments: Arguments
+    loader: TorchLoader[Any],
+    num_classes: int,
+    transform: Any,
+    dtype: torch.dtype,
+    arguments: Arguments,
 ) -> None:
     """Set ``mix``, ``num_classes`` and ``channels_last``."""
     translation, settings = arguments.translation, arguments.settings
+    collate: Any = loader.collate_fn
     if "mix" in settings:
         translation.became("collate_fn", named(collate), "replaced by `mix`")
         return
@@ -373,16 +378,17 @@ def _translate_collate(
         else:
             translation.refuse("collate_fn", collate, _COLLATED_VIEWS)
         return
-    labels = [(num_classes - 1 - number) % num_classes for number in range(SYNTHETIC_SAMPLES)]
     if arguments.behind:
         dtype = torch.uint8
+    synthetic = list(_synthetic_batches(loader, transform, dtype, num_classes))
     try:
-        collated = translate_collate(collate, _synthetic_images(transform, dtype), labels)
+        collated = translate_collate(collate, synthetic)
     except NoCounterpartError as error:
         translation.refuse("collate_fn", collate, error)
         return
     if collate is not default_collate:
-        translation.note(f"{named(collate)} was compared on one synthetic batch only.")
+        count = len(synthetic)
+        translation.note(f"{named(collate)} was compared on {count} synthetic batches only.")
     if collated.channels_last:
         settings.setdefault("channels_last", True)
     if collated.mix is None:
@@ -395,18 +401,25 @@ def _translate_collate(
     translation.note("Images are mixed before normalization, in levels of uint8.")
 
 
-def _synthetic_images(transform: Any, dtype: torch.dtype) -> torch.Tensor:
-    """Return images as a transform makes them, of all levels, with no two equal pixels nearby.
+def _synthetic_batches(
+    loader: TorchLoader[Any], transform: Any, dtype: torch.dtype, num_classes: int
+) -> Iterator[tuple[torch.Tensor, list[int]]]:
+    """Yield batches as a transform makes them, of all kinds of content, and of the loader's sizes.
 
-    Returns:
-        ``[SYNTHETIC_SAMPLES, channels, height, width]`` of ``dtype``.
+    Yields:
+        Images ``[B, channels, height, width]`` of ``dtype``, and B labels.
     """
     size = getattr(transform, "output_size", (32, 32))  # made up where the transform was refused
     mean = torch.tensor(getattr(transform, "mean", (0.0, 0.0, 0.0))).view(-1, 1, 1)
     std = torch.tensor(getattr(transform, "std", (1.0, 1.0, 1.0))).view(-1, 1, 1)
-    shape = (SYNTHETIC_SAMPLES, len(mean), *size)
-    levels = torch.arange(torch.Size(shape).numel(), dtype=torch.int32).mul_(97).remainder_(256)
-    images = levels.reshape(shape)
-    if dtype == torch.uint8:
-        return images.to(dtype)
-    return ((images / 255 - mean) / std).to(dtype)
+    for levels, labels in batches(size, len(mean), num_classes, _sizes_of(loader)):
+        yield (levels if dtype == torch.uint8 else ((levels / 255 - mean) / std).to(dtype)), labels
+
+
+def _sizes_of(loader: TorchLoader[Any]) -> list[int]:
+    """Return the numbers of samples of a loader's batches, where torch's sampler makes these."""
+    if loader.batch_size is None:
+        return []
+    data: Any = loader.dataset
+    last = len(data) % loader.batch_size if hasattr(data, "__len__") else 0
+    return [min(loader.batch_size, 1024), *([last] if last and not loader.drop_last else [])]

@@ -24,6 +24,7 @@ from dali_cutmix.from_torch.comparison import (
     held,
     random_states,
     random_states_of,
+    remembers,
     set_random_states,
 )
 from dali_cutmix.from_torch.contents import KINDS, noise
@@ -59,6 +60,7 @@ _ALIKE = (
     "holds lists that differ, though {} synthetic images do not tell which list makes which view. "
     "Pass `transform=Views([...])`, with a transform for each view."
 )
+_COUNTS = "changes what it holds at each call. Pass `transform=Views([...])`."
 _TYPES = "makes views of several types, {}, and a batch has one. Convert all to one type."
 
 
@@ -91,6 +93,9 @@ def translate_views(
         num_images, choices = _choices(transform, lists, image)
     if not choices:
         translation.refuse("transform", transform, _NOT_IN_TURN.format(num_views))
+        return None, torch.float32
+    if remembers(transform, lambda: call(transform, image(0))):
+        translation.refuse("transform", transform, _COUNTS)
         return None, torch.float32
     by_lists = counted(lists[number].path for number in choices[0])
     translation.became("transform", f"{named(transform)}, {num_views} views", f"Views: {by_lists}")

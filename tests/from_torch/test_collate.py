@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.data.mixup import FastCollateMixup
 from torch import nn
 from torch.utils.data import default_collate
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from dali_cutmix import CutMix, DataLoader, RandomChoice
+from dali_cutmix import CutMix, DataLoader, MixUp, RandomChoice
 from torch_loaders import (
     CROP,
     CUTMIX,
@@ -169,6 +170,48 @@ def with_other_labels(batch: Any) -> Any:
     return image, target.roll(1, 0)
 
 
+class Every:
+    """A function that does another thing at every so manieth call."""
+
+    def __init__(self, period: int) -> None:
+        self.period, self.num_calls = period, 0
+
+    def __call__(self, batch: Any) -> Any:
+        self.num_calls += 1
+        return mixed(batch) if self.num_calls % self.period else default_collate(batch)
+
+
+def where_labels_differ(batch: Any) -> Any:
+    image, label = default_collate(batch)
+    return (image.flip(0), label) if len(set(label.tolist())) == 1 else (image, label)
+
+
+def by_label(batch: Any) -> Any:
+    return default_collate(sorted(batch, key=lambda sample: -sample[1]))
+
+
+def without_black(batch: Any) -> Any:
+    return default_collate([sample for sample in batch if sample[0].max() > 0] or batch[:1])
+
+
+def without_copies(batch: Any) -> Any:
+    image, label = default_collate(batch)
+    return (image[:1], label[:1]) if (image == image[:1]).all() else (image, label)
+
+
+def stretched(batch: Any) -> Any:
+    image, label = default_collate(batch)
+    return (image - image.amin()) / (image.amax() - image.amin()).clamp(min=1e-9), label
+
+
+def in_pairs(batch: Any) -> Any:
+    return default_collate(batch[: len(batch) // 2 * 2])
+
+
+def full_only(batch: Any) -> Any:
+    return default_collate(batch if len(batch) >= 4 else batch * 2)
+
+
 WAY_OUT = "Pass `mix=`, or `mix=None` to mix nothing."
 DOES_MORE = f"the function does more than default_collate and its CutMix. {WAY_OUT}"
 NO_MIX = (
@@ -192,6 +235,14 @@ NO_MIX = (
             "`mix=`.",
         ),
         (mixed_anew, NO_MIX),
+        *(
+            (function, NO_MIX)
+            for function in (
+                *(where_labels_differ, by_label, without_black, without_copies, stretched),
+                full_only,
+            )
+        ),
+        (in_pairs, f"a synthetic batch fails: list index out of range. {WAY_OUT}"),
         (as_dict, f"the batch is a dict, not (images, targets). {WAY_OUT}"),
         (
             closure(v2.CutMix(num_classes=2)),
@@ -214,6 +265,30 @@ def test_collate_function_that_does_more_is_refused(
         f"  - `{name} ({file}:{line})` at collate_fn: {reason}"
     )
     assert silently(loader, mix=None).mix is None
+
+
+@pytest.mark.parametrize("period", [3, 100, 10**6])
+def test_collate_function_that_counts_its_calls_is_refused(photo_folder: Path, period: int) -> None:
+    loader = over(photo_folder, [v2.Resize((16, 16)), *SCALED], collate_fn=Every(period))
+    message = refusal(loader)
+    counts = f"the function changes what it holds at each call. {WAY_OUT}"
+    assert message.endswith(f"`Every` at collate_fn: {DOES_MORE if period == 3 else counts}")
+
+
+def test_collate_function_of_timm_is_refused_with_the_lines_that_do_the_same(
+    photo_folder: Path,
+) -> None:
+    mixing = FastCollateMixup(0.8, 1.0, prob=0.9, switch_prob=0.25, num_classes=3)
+    parts = [v2.Resize((16, 16)), v2.PILToTensor()]
+    message = refusal(over(photo_folder, parts, collate_fn=mixing))
+    assert message.endswith(
+        "`FastCollateMixup` at collate_fn: the loader mixes, and the loss smooths labels. Pass "
+        "`mix=RandomChoice((MixUp.timm(0.8, prob=0.9), CutMix.timm(1, prob=0.9)), (0.75, 0.25)), "
+        "num_classes=3`, and take `mixed_cross_entropy(logits, target, label_smoothing=0.1)`."
+    )
+    mix = RandomChoice((MixUp.timm(0.8, prob=0.9), CutMix.timm(1, prob=0.9)), (0.75, 0.25))
+    loader = silently(over(photo_folder, parts, collate_fn=mixing), mix=mix, num_classes=3)
+    assert loader.mix == mix
 
 
 @pytest.mark.parametrize("bounds", [(0, 1), (-2.2, 2.7), (-1, None), (None, 1)])

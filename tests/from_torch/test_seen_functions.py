@@ -27,7 +27,19 @@ from public_lists import (
     OwnLighting,
     OwnSolarization,
 )
-from torch_loaders import CROP, MEAN, PLAIN, SCALED, STD, cifar, notes, over, refusal, silently
+from torch_loaders import (
+    CROP,
+    MEAN,
+    PLAIN,
+    SCALED,
+    STD,
+    UNSEEN,
+    cifar,
+    notes,
+    over,
+    refusal,
+    silently,
+)
 
 WHOLE = v1.Resize((24, 32))
 HALF = (0.5,) * 3
@@ -130,6 +142,69 @@ def test_function_of_tensors_that_depends_on_content_is_refused(
     photo_folder: Path, function: Any
 ) -> None:
     assert "from_torch cannot see" in refusal(over(photo_folder, [CROP, *SCALED, function]))
+
+
+class Every:
+    """Change an image at every so manieth call."""
+
+    def __init__(self, period: int, change: Any) -> None:
+        self.period, self.change, self.num_calls = period, change, 0
+
+    def __call__(self, image: Any) -> Any:
+        self.num_calls += 1
+        return image if self.num_calls % self.period else self.change(image)
+
+
+NUM_CALLS = {"function": 0}
+
+
+def counting(image: Any) -> Any:
+    NUM_CALLS["function"] += 1
+    return image if NUM_CALLS["function"] < 10**6 else ImageOps.invert(image)
+
+
+class Cropping(Every):
+    """A list, and after many calls something else."""
+
+    def __init__(self, list_of_parts: Any) -> None:
+        super().__init__(10**6, lambda image: image)
+        self.inner = list_of_parts
+
+    def __call__(self, image: Any) -> Any:
+        return self.inner(super().__call__(image))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        Every(3, ImageOps.invert),
+        Every(10**6, ImageOps.invert),
+        Every(10**6, lambda image: image),
+        counting,
+    ],
+)
+def test_function_that_counts_its_calls_is_refused(photo_folder: Path, function: Any) -> None:
+    message = refusal(over(photo_folder, [CROP, function, *SCALED]))
+    assert "at transform[1]: " in message
+    assert "Pass `transform=`." in message or UNSEEN in message
+    cropping = Cropping(v1.Compose([CROP, *SCALED]))
+    assert "`Cropping` at transform: " in refusal(over(photo_folder, cropping))
+
+
+class PairOf(Every):
+    """Two views, and after many calls other ones."""
+
+    def __call__(self, image: Any) -> Any:
+        super().__call__(image)
+        return [self.change(image), self.change(image)]
+
+
+def test_function_of_views_that_counts_its_calls_is_refused(photo_folder: Path) -> None:
+    pairs = PairOf(10**6, v1.Compose([CROP, *SCALED]))
+    message = refusal(over(photo_folder, pairs))
+    assert message.endswith(
+        "`PairOf` at transform: changes what it holds at each call. Pass `transform=Views([...])`."
+    )
 
 
 def test_changes_by_chance_are_recognised(photo_folder: Path) -> None:
