@@ -36,6 +36,14 @@ LOSSLESS = base64.b64decode(
     "vKBeUC8oF5QLygXlAv/9k="
 )
 
+# Likewise 24 x 40 pixels of gray, ten times their row.
+LOSSLESS_GRAY = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/wwALCAAYACgBAREA/8QAFgABAQEAAAAAAAAAAAAAAAAAAAQI/9oACAEBAAEAAM"
+    "/gAAAAACoAAAAAAVAAAAAACoAAAAAAVAAAAAACoAAAAAAVAAAAAACoAAAAAAVAAAAAACoAAAAAAVAAAAAACoAAAAAA"
+    "VAAAAAACoAAAAAAVAAAAAACoAAAAAAVAAAAAACoAAAAAAVAAAAAACoAAAAAAVAAAAAACoAAAAAAVAAAAAACoAAAAAA"
+    "f/2Q=="
+)
+
 
 def cut_in_the_middle(jpeg: bytes) -> bytes:
     """Its first half."""
@@ -105,6 +113,19 @@ def twelve_bits(_: bytes) -> bytes:
 def arithmetic_coded(_: bytes) -> bytes:
     """A sound JPEG with arithmetic coding."""
     return ARITHMETIC_CODED
+
+
+def with_stray_bytes(jpeg: bytes) -> bytes:
+    """Three bytes that belong to no segment between the first two."""
+    return jpeg[:20] + b"abc" + jpeg[20:]
+
+
+def as_png_with_a_wrong_checksum(jpeg: bytes) -> bytes:
+    """The same picture as a PNG with a text whose checksum is wrong."""
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(jpeg)).save(stream, "PNG")
+    png = stream.getvalue()
+    return png[:33] + b"\0\0\0\3tEXta\0b" + b"sums" + png[33:]
 
 
 def gif(jpeg: bytes) -> bytes:

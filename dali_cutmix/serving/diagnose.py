@@ -235,6 +235,8 @@ def _refusals(
     def refusal(data: np.ndarray) -> str | None:
         try:
             height, width, _ = peek(data).as_array()[0].tolist()
+            if height <= 0 or width <= 0:  # DALI reads widths of PNGs as signed
+                return f"broken header: {height} x {width} pixels"
             if max_pixels is not None and height * width > max_pixels:
                 return too_large(height, width, max_pixels)
             whole(data)

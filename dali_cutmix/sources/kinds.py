@@ -46,6 +46,8 @@ _ORIENTATION = 0x0112  # tag of TIFF and EXIF
 _TURNED_BY_XMP = re.compile(rb'tiff:Orientation(="|>)[2-8]')
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
+_LOSSLESS = 0xC3  # marker of a JPEG's frame
+
 # Bytes of an element, by TIFF's number of its type.
 _TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)
 
@@ -131,7 +133,7 @@ def _is_bare_jpeg(head: bytes) -> bool:
         marker = head[at + 1]
         if marker == 0xDA:
             return True
-        is_harmless = 0xC0 <= marker <= 0xCF or (
+        is_harmless = (0xC0 <= marker <= 0xCF and marker != _LOSSLESS) or (
             0xDA < marker < 0xFF and marker not in (0xE1, 0xEE)
         )
         if not is_harmless or (_is_frame(marker) and head[at + 9] == 4):
@@ -157,6 +159,8 @@ def _is_plain_jpeg(read_at: ReadAt) -> bool:
                 is_turned_by_xmp |= bool(_TURNED_BY_XMP.search(read_at(offset, size)))
         elif marker == 0xEE:
             has_adobe |= read_at(offset, 5) == b"Adobe"
+        elif marker == _LOSSLESS:  # DALI refuses gray
+            return False
         elif _is_frame(marker) and size >= 6:
             num_components = int.from_bytes(read_at(offset + 5, 1), "big")
     if marker != 0xDA:  # what Pillow skips, such as stray bytes, may hide segments

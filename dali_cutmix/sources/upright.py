@@ -124,7 +124,7 @@ def decode(encoded: bytes, max_pixels: int | None) -> Upright:
             raise RefusedError("too large", too_large(height, width, max_pixels))
         try:
             image.load()
-            upright = _turn(_as_rgb(image), _orientation(image))
+            upright = _turn(_as_rgb(image), _method(image))
             return Upright(upright, (height, width), image.format or "")
         except (RefusedError, MemoryError):
             raise
@@ -190,15 +190,15 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
+def _method(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns an image upright, as `ImageOps.exif_transpose`: text turns nothing."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return _METHODS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # broken EXIF turns nothing
-        return 1
+        return None
 
 
-def _turn(image: Image.Image, orientation: int) -> Image.Image:
-    method = _METHODS.get(orientation)
+def _turn(image: Image.Image, method: Image.Transpose | None) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 

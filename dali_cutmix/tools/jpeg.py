@@ -13,8 +13,14 @@ from PIL import Image
 # At an eighth of the size and in gray, the decoder reads the same stream with the same warnings.
 _SHRUNK = {"colorspace": "GRAY", "fastdct": True, "min_height": 1, "min_width": 1, "min_factor": 8}
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_WITHOUT_LENGTH = (0x01, 0xD8)  # markers
 _LEFT_OVER = re.compile(r"extraneous bytes before marker 0xd9")
-_HARMLESS = re.compile(r"unknown JFIF revision|Adobe color transform|Invalid SOS parameters")
+_HARMLESS = re.compile(
+    "unknown JFIF revision|Adobe color transform|Invalid SOS parameters|extraneous bytes before"
+)
+
+# What simplejpeg says of layouts of chroma, and of gray lossless files, that it does not decode.
+_UNKNOWN = re.compile("subsampling level|Unsupported color conversion")
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Jpeg:
             if marker == 0xD9:
                 end = at
                 break
-            if marker in (0x01, 0xD8):  # these have no length
+            if marker in _WITHOUT_LENGTH:
                 continue
             length = int.from_bytes(data[at : at + 2], "big")
             body = data[at + 2 : at + min(length, 8)]
@@ -81,11 +87,13 @@ class Jpeg:
 def decode_strictly(data: bytes, jpeg: Jpeg) -> str | None:
     """Decode a JPEG file so that each warning of libjpeg-turbo counts.
 
-    DALI and Pillow ignore nearly all warnings and deliver wrong pixels. Four warnings do not
-    concern pixels and do not count: zeros between the pixels and the end marker, an unknown JFIF
-    revision, an unknown Adobe transform, and wrong parameters of a sequential scan.
+    DALI and Pillow ignore nearly all warnings and deliver wrong pixels. Five warnings do not
+    concern pixels and do not count: zeros between the pixels and the end marker, stray bytes
+    between the segments before the pixels, an unknown JFIF revision, an unknown Adobe transform,
+    and wrong parameters of a sequential scan.
 
-    Pillow, which warns of less, decodes files whose chroma layout simplejpeg does not know.
+    Pillow, which warns of less, decodes files whose chroma layout simplejpeg does not know, and
+    lossless gray files.
 
     Returns:
         The first warning or error. None without any.
@@ -111,7 +119,7 @@ def _complaint(data: bytes, jpeg: Jpeg) -> str | None:
         simplejpeg.decode_jpeg(data, strict=True, **({} if jpeg.frame == 3 else _SHRUNK))
         return None
     except ValueError as error:
-        if "subsampling level" not in str(error):
+        if not _UNKNOWN.search(str(error)):
             return str(error)
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -142,13 +150,19 @@ def _without_padding(data: bytes, jpeg: Jpeg, padding: int) -> bytes:
 
 
 def _with_plain_header(data: bytes, jpeg: Jpeg) -> bytes:
-    """Return the file without application segments, and with the right scan parameters."""
+    """Return the file without application segments and stray bytes before its pixels.
+
+    Parameters of the scan are corrected.
+    """
     scan = jpeg.scan or len(data)
     header, at = bytearray(b"\xff\xd8"), 2
-    while at < scan and data[at : at + 1] == b"\xff":
-        length = 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if not 0xE0 <= data[at + 1] <= 0xEF:
-            header += data[at : at + length]
+    while at < scan and (match := _NEXT_MARKER.search(data, at, scan)) is not None:
+        marker, at = data[match.start() + 1], match.end()
+        if marker in _WITHOUT_LENGTH:
+            continue
+        length = int.from_bytes(data[at : at + 2], "big")
+        if not 0xE0 <= marker <= 0xEF:
+            header += bytes([0xFF, marker]) + data[at : at + length]
         at += length
     if jpeg.frame in (0, 1, 9):
         header[-3:] = b"\0\x3f\0"

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dali_cutmix.core.dali import INT32, UINT16, DataNode, fn, merge, split
+from dali_cutmix.core.dali import INT32, UINT16, DataNode, fn, math, merge, split
 
 
 class Encoded:
@@ -24,8 +24,8 @@ class Encoded:
     Args:
         encoded: Bytes of an image file: ``[size]`` uint8 per sample, CPU.
         device: ``"cpu"``, or ``"gpu"`` for decoding on the GPU's engines.
-        max_pixels: Most pixels of an image. An image whose header says more fails the batch instead
-            of being decoded. None decodes all.
+        max_pixels: Most pixels of an image, at most 2**31 - 1. An image whose header says more
+            fails the batch instead of being decoded. None decodes all.
         trusted: Whether a file is known to be complete, though bytes follow its end marker: scalar
             boolean per sample, CPU. None trusts no file.
         in_part: Decode only the rectangle that is asked for. On a GPU that fails on ordinary files
@@ -79,7 +79,7 @@ class Encoded:
             is_complete = _ends_well(self._encoded)
             if self._trusted is not None:
                 is_complete = is_complete | self._trusted
-            encoded = _keep_bytes(self._encoded, is_complete)
+            encoded = _only(self._encoded, is_complete)
             return fn.decoders.image_slice(
                 encoded,
                 start=anchor,
@@ -136,14 +136,16 @@ def whole(encoded: DataNode, device: str, **hints: Any) -> DataNode:
 
 
 def _without_huge(encoded: DataNode, shape: DataNode, max_pixels: int | None) -> DataNode:
-    """Take the bytes away from images that are too large, so that decoding them fails.
+    """Fail the batch at an image that is too large, or has no pixels by its header.
 
-    Without a limit no bytes are taken away, but decoding still waits for the header. A header that
-    cannot be read fails the batch there, where the decoder may end the process (DALI 2.4.0, on the
-    CPU, when the image is not alone in its batch).
+    Decoding waits for the header also without a limit: a header that cannot be read fails the batch
+    before the decoder; see `_only`.
     """
-    is_small = shape[0] >= 0 if max_pixels is None else shape[0] * shape[1] <= max_pixels
-    return _keep_bytes(encoded, is_small)
+    num_pixels = shape[0] * shape[1]  # 0 or less in some headers: DALI reads a PNG's as signed
+    if max_pixels is None:
+        return _only(encoded, num_pixels > 0)
+    most = min(max_pixels, 2**31 - 1)  # DALI has no larger constants
+    return _only(encoded, num_pixels == math.clamp(num_pixels, 1, most))
 
 
 def _ends_well(encoded: DataNode) -> DataNode:
@@ -159,8 +161,12 @@ def _as_number(pair: DataNode) -> DataNode:
     return fn.reinterpret(pair, dtype=UINT16, shape=[])
 
 
-def _keep_bytes(encoded: DataNode, wanted: DataNode) -> DataNode:
-    """Take the bytes away from files that are not wanted."""
-    # Splitting and merging moves no bytes, unlike a slice of each file.
+def _only(encoded: DataNode, wanted: DataNode) -> DataNode:
+    """Return the files, and fail the batch where a file is not wanted.
+
+    The batch fails before the decoder, which gets no such file: DALI 2.4.0 reads headers in several
+    threads, and may end the process at a file without a header, such as a file of no bytes.
+    """
+    # Splitting and merging moves no bytes, unlike a slice of each file. No file is so long.
     kept, others = split(encoded, wanted)
-    return merge(kept, fn.slice(others, start=[0], shape=[0], axes=[0]), wanted)
+    return merge(kept, fn.slice(others, start=[0], shape=[2**31 - 1], axes=[0]), wanted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import struct
 import sys
 import time
 import warnings
@@ -29,11 +30,13 @@ from dali_cutmix import (
     TrainTransform,
     TroubleError,
 )
+from dali_cutmix.core.dali import Pipeline, fn
 from dali_cutmix.sources import pillow
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.tools.check import check_images
 from dali_cutmix.tools.cli import app
 from dali_cutmix.tools.pack import pack_images
+from dali_cutmix.transforms import decode
 
 TALL = (kinds.WIDTH, kinds.HEIGHT)
 WIDE = (kinds.HEIGHT, kinds.WIDTH)
@@ -293,10 +296,29 @@ def test_webp_of_268_million_pixels_is_too_large_for_loader_and_check_by_its_hea
 def test_jpeg_with_stray_bytes_between_its_segments_has_pillows_pixels() -> None:
     turned = ORIENTED["JPEG EXIF after JFIF 6"]
     files = [turned[:20] + stray + turned[20:] for stray in (b"abc", b"\xff\0", b"\xff\xd0")]
-    pixels, bad = served(ImageArrays(files, range(3)), TALL)
-    assert bad == {}
-    expected = np.stack([kinds.upright(data) for data in files])  # type: ignore[arg-type]
-    assert np.abs(pixels.astype(int) - expected).max() <= 3
+    named = {str(number): data for number, data in enumerate(files)}
+    assert refused(named, TALL) == {}
+    assert differences(ImageArrays(files, range(3)), named, TALL) == []
+
+
+def test_lossless_jpegs_have_pillows_pixels_whether_gray_or_not() -> None:
+    assert (
+        differences(ImageArrays([damage.LOSSLESS_GRAY], [0]), {"gray": damage.LOSSLESS_GRAY}, WIDE)
+        == []
+    )
+    assert refused({"gray": damage.LOSSLESS_GRAY}) == {}
+    rows = kinds.upright(damage.LOSSLESS_GRAY)
+    assert rows is not None
+    assert (rows[..., 0] == np.arange(kinds.HEIGHT)[:, None] * 10).all()
+
+
+def test_orientation_as_text_turns_nothing_as_in_pillow() -> None:
+    tag = struct.pack("<HHII", 0x0112, 2, 2, ord("6"))
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + tag + bytes(4)
+    jpeg = PLAIN["JPEG 4:4:4"]
+    files = {"text": jpeg[:2] + kinds.segment(0xE1, exif) + jpeg[2:]}
+    assert differences(ImageArrays(list(files.values()), [0]), files, WIDE) == []
+    assert refused(files) == {}
 
 
 def test_png_of_apples_kind_is_not_taken_for_a_huge_one_by_another_chunk() -> None:
@@ -304,6 +326,50 @@ def test_png_of_apples_kind_is_not_taken_for_a_huge_one_by_another_chunk() -> No
     apples = png[:8] + kinds.png_chunk(b"CgBI", b"P\0 \2") + png[8:]
     assert differences(ImageArrays([apples], [0]), {"CgBI": apples}, WIDE) == []
     assert refused({"CgBI": apples}) == {}
+
+
+HEADERS = {
+    "no width": (0, 24),
+    "no height": (40, 0),
+    "a width with a sign": (2**31 + 5, 24),
+    "two numbers with signs": (2**31 + 5, 2**31 + 5),
+}
+
+
+@pytest.mark.parametrize("max_pixels", [2**27, 2**40, None])
+def test_headers_that_dali_reads_as_no_pixels_or_fewer_make_bad_files_and_no_trouble(
+    max_pixels: int | None,
+) -> None:
+    png = PLAIN["PNG RGB"]
+    files = {
+        name: png[:8] + kinds.png_chunk(b"IHDR", struct.pack(">II", *size) + png[24:29]) + png[33:]
+        for name, size in HEADERS.items()
+    }
+    jpeg = PLAIN["JPEG RGB"]
+    files |= {"no rows": damage.of_size(jpeg, 0, 40), "no columns": damage.of_size(jpeg, 24, 0)}
+    encoded = [*files.values(), *[png] * 26]
+    with loader_of(
+        ImageArrays(encoded, range(32)), max_pixels=max_pixels, on_error="replace"
+    ) as loader:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of each image that is replaced
+            list(loader)
+        assert len(loader.bad_files) == len(files)
+    report = check_images(ImageArrays(encoded, range(32)), num_threads=2, max_pixels=max_pixels)
+    assert [image.index for image in report.bad] == list(range(len(files)))
+
+
+def test_files_that_are_refused_before_their_pixels_do_not_reach_dalis_decoder() -> None:
+    """DALI may end the process at a file without a header: in one of 100 batches of 32."""
+    jpeg, no_pixels = PLAIN["JPEG RGB"], damage.of_size(PLAIN["JPEG RGB"], 0, 40)
+    for data, max_pixels in ((jpeg[:-9], 2**27), (jpeg, 24 * 40 - 1), (no_pixels, None)):
+        pipeline = Pipeline(1, 1, None, prefetch_queue_depth=1)
+        with pipeline:
+            images = decode.Encoded(fn.external_source(name="x"), "cpu", max_pixels, in_part=True)
+            pipeline.set_outputs(images.window(np.int32([0, 0]), np.int32([9, 9])))
+        pipeline.build()
+        with pytest.raises(RuntimeError, match="out of bounds"):
+            pipeline.run(x=[np.frombuffer(data, np.uint8)])
 
 
 def test_limit_of_pixels_holds_for_what_pillow_decodes() -> None:

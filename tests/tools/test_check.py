@@ -254,6 +254,13 @@ def harmless(jpeg: bytes) -> dict[str, bytes]:
         "filled before the end": body + b"\xff" * 20 + end,
         "JFIF 0.00": jpeg[:11] + b"\0\0" + jpeg[13:],
         "scan parameters": jpeg[: scan + 11] + bytes(3) + jpeg[scan + 14 :],
+        "stray bytes": jpeg[:2]
+        + b"\xff\0"
+        + jpeg[2:20]
+        + b"abc"
+        + jpeg[20:scan]
+        + bytes(9)
+        + jpeg[scan:],
     }
 
 
