@@ -14,6 +14,9 @@ from typing import Any, NoReturn, TypeGuard
 
 from dali_cutmix.core.errors import printable
 
+#: Characters of a value in a message: a file may hold a value of a million.
+_MOST_SHOWN = 1000
+
 
 def refuse(where: str, name: str, must: str, got: object, way_out: str = "") -> NoReturn:
     """Raise ``ValueError`` in the shape of every message here.
@@ -25,7 +28,7 @@ def refuse(where: str, name: str, must: str, got: object, way_out: str = "") -> 
         got: Value that was passed.
         way_out: A sentence that says what to do instead, where the rule does not say so.
     """
-    message = printable(f"{where}: `{name}` must {must}, got {shown(got)}.")
+    message = printable(f"{where}: `{name}` must {must}, got {shown(got, _MOST_SHOWN)}.")
     raise ValueError(f"{message} {printable(way_out)}" if way_out else message)
 
 

@@ -32,13 +32,14 @@ def open_regular(path: str | bytes | os.PathLike[str]) -> BinaryIO:
 
 
 def read_regular(path: str | bytes | os.PathLike[str]) -> np.ndarray:
-    """Return the bytes of a regular file: ``[size]`` uint8.
+    """Return the bytes of a regular file: ``[size]`` uint8, not to be written to.
 
     Raises:
-        OSError: See `open_regular`.
+        OSError: See `open_regular`; or reading fails.
     """
     with open_regular(path) as file:
-        return np.fromfile(file, np.uint8)
+        # `np.fromfile` takes an error for the end of the file.
+        return np.frombuffer(file.read(), np.uint8)
 
 
 def read_text(path: str | bytes | os.PathLike[str], errors: str = "strict") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -35,6 +36,10 @@ _TRANSIENT = {
     errno.ETIME,
 }
 
+#: Pauses after which an input/output error counts against the file: a network's file system says so
+#: for a while, and a disk of a bad sector for ever.
+_PAUSES_OF_EIO = 4
+
 
 class AwayError(OSError):
     """Say that a storage or a resource cannot be had for now."""
@@ -42,35 +47,56 @@ class AwayError(OSError):
 
 def is_transient(error: BaseException) -> bool:
     """Return whether an error is trouble of the machine or the storage, and no file's fault."""
-    if isinstance(error, (AwayError, ConnectionError, MemoryError, TimeoutError)):
+    return isinstance(error, AwayError) or is_of_machine(error)
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Return whether an error is trouble of the system, which says so by number."""
+    if isinstance(error, (ConnectionError, MemoryError, TimeoutError)):
         return True
     return isinstance(error, OSError) and error.errno in _TRANSIENT
 
 
-def patiently(attempt: Callable[[], T], where: str, what: str) -> T:
+def patiently(
+    attempt: Callable[[], T],
+    where: str,
+    what: str,
+    waits: Callable[[BaseException], bool] = is_transient,
+) -> T:
     """Call a function, again after a pause where trouble stops the function.
 
     Args:
         attempt: May be called several times.
         where: Name of the caller, for messages.
         what: The work, for messages, as in "reading a.jpg".
+        waits: Returns whether an error is trouble that is waited out.
 
     Raises:
         TroubleError: The trouble outlasts `PAUSES`.
+        OSError: The system's input/output error stays: the file is bad. Or another error.
     """
-    for pause in PAUSES:
+    for number, pause in enumerate(PAUSES):
         try:
             return attempt()
         except Exception as error:
-            if not is_transient(error):
+            may_pass = _is_of_system(error, errno.EIO) and number < _PAUSES_OF_EIO
+            if not may_pass and not waits(error):
                 raise
         time.sleep(pause)
     try:
         return attempt()
     except Exception as error:
-        if not is_transient(error):
+        if not waits(error):
             raise
         raise TroubleError(where, what, _reason_of(error), len(PAUSES)) from error
+
+
+def _is_of_system(error: Exception, number: int) -> bool:
+    """Return whether the system raised the error: this package uses its numbers too."""
+    return isinstance(error, OSError) and (error.errno, error.strerror) == (
+        number,
+        os.strerror(number),
+    )
 
 
 def _reason_of(error: Exception) -> str:

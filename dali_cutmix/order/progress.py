@@ -167,7 +167,8 @@ def _part(kind: type[Any], state: Mapping[str, Any]) -> dict[str, Any]:
         _refuse(f"the state lacks {', '.join(map(repr, missing))}.")
     for name in names:
         _check_type(name, state[name])
-    return {name: state[name] for name in names}
+    # NumPy's numbers seed no generator of torch, and JSON does not hold them.
+    return {name: int(value) if is_whole(value := state[name]) else value for name in names}
 
 
 def _check_type(name: str, value: Any) -> None:

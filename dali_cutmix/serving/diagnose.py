@@ -145,6 +145,9 @@ def find_failing(batches: Batches, number: int, *, decodes_in_part: bool) -> dic
         OSError: The machine is in trouble, so that nothing can be said of the images.
     """
     fed, batch = batches.draw(number)
+    unread = [i for i, stored in zip(batch.indices, fed[0], strict=True) if not stored.size]
+    if unread:  # though each could be read by `diagnose`
+        raise AwayError("files of the batch cannot be read")
     bad: dict[int, str] = {}
     graph: Graph | None = None
     for position, index in enumerate(batch.indices):
@@ -167,9 +170,14 @@ def find_failing(batches: Batches, number: int, *, decodes_in_part: bool) -> dic
 def _reason_against_file(error: RuntimeError) -> str:
     """Return why DALI refuses a file that could be read; raise `AwayError` where it is trouble."""
     reason = reason_of(error)
-    if any(words in reason for words in _TROUBLE):
+    if is_trouble(error):
         raise AwayError(reason) from error
     return reason
+
+
+def is_trouble(error: RuntimeError) -> bool:
+    """Return whether DALI's error is trouble of the machine or the storage."""
+    return any(words in str(error) for words in _TROUBLE)
 
 
 def _looks_truncated(encoded: np.ndarray) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import torch.distributed as dist
 
 from dali_cutmix.core.checks import is_whole
-from dali_cutmix.core.errors import BadFileError
+from dali_cutmix.core.errors import BadFileError, TroubleError
 from dali_cutmix.core.threads import Turn
 from dali_cutmix.core.trouble import PAUSES, AwayError, patiently
 from dali_cutmix.order.progress import Progress, check_flag, refuse_value
@@ -30,6 +30,7 @@ from dali_cutmix.serving.diagnose import (
     check_descriptors,
     diagnose,
     find_failing,
+    is_trouble,
     reason_of,
 )
 from dali_cutmix.serving.pipelines import FORKED, Pipelines, is_fork
@@ -43,9 +44,9 @@ _ENDED = (
     "time; make a second DataLoader to have two."
 )
 
-#: Tries of a batch that fails though none of its images is bad: a file that was being written, or a
-#: network that was away, is good again by then.
-MAX_RETRIES = 3
+#: Seconds between tries of a batch that fails though none of its images is bad: a file that was
+#: being written is good again by then. `PAUSES` where DALI's error is trouble of the machine.
+_PAUSES = PAUSES[:5:2]
 
 
 class EndedError(RuntimeError):
@@ -359,10 +360,11 @@ class Session:
             is_new = self.replacements.note(findings.bad, findings.trailing)
         except BadFileError as bad_file:
             raise bad_file from error
-        if not is_new and self._num_retries == MAX_RETRIES:
+        pauses = PAUSES if is_trouble(error) else _PAUSES
+        if not is_new and self._num_retries >= len(pauses):
             self._note_failing(what, error)
         elif not is_new:
-            time.sleep(PAUSES[2 * self._num_retries])
+            time.sleep(pauses[self._num_retries])
             self._num_retries += 1
         self._pipelines = pipelines = patiently(self._open, WHERE, f"starting again at {what}")
         self._batches.begin(self._batches.epoch)
@@ -393,27 +395,33 @@ class Session:
 
         Raises:
             BadFileError: There are such images, and bad images are not replaced.
+            TroubleError: No image stops the graph on its own, and DALI's error is trouble.
             RuntimeError: No image stops the graph on its own.
         """
-        batches = self._make_batches(mixes=False)
-        batches.begin(self._batches.epoch)
+        batches, num_tries = self._make_batches(mixes=False), 0
+
+        def failing() -> dict[int, str]:
+            nonlocal num_tries
+            num_tries += 1
+            batches.begin(self._batches.epoch)  # in each try: reading ahead goes forward only
+            in_part = self._can_decode_in_part
+            return find_failing(batches, self._num_taken, decodes_in_part=in_part)
+
         try:
-            bad = patiently(
-                lambda: find_failing(
-                    batches, self._num_taken, decodes_in_part=self._can_decode_in_part
-                ),
-                WHERE,
-                f"looking for the bad files of {what}",
-            )
+            bad = patiently(failing, WHERE, f"looking for the bad files of {what}")
             self.replacements.note(bad, set())
         except BadFileError as bad_file:
             raise bad_file from error
         finally:
             batches.close()
-        if not bad:
+        stays = not bad and num_tries == 1  # else there was trouble, which has passed
+        if stays and is_trouble(error):
+            raise TroubleError(WHERE, what, reason_of(error), self._num_retries) from error
+        if stays:
             raise RuntimeError(
-                f"{WHERE}: the graph stopped in {what}, also when it was tried again {MAX_RETRIES} "
-                f"times, though each of its images passes alone. DALI says: {reason_of(error)}"
+                f"{WHERE}: the graph stopped in {what}, also when it was tried again "
+                f"{self._num_retries} times, though each of its images passes alone. DALI says: "
+                f"{reason_of(error)}"
             ) from error
         self._num_retries = 0
 

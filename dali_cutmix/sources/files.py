@@ -259,6 +259,8 @@ def _images_below(folder: str) -> list[bytes]:
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:
+    if not isinstance(error, PermissionError):
+        raise error
     raise type(error)(
         f"{WHERE}: `source` must be readable, but {error.filename!r} is not: {error.strerror}. "
         "Change its permissions, or pass a list of (path, class) that leaves it out."

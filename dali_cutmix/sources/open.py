@@ -14,6 +14,7 @@ from torchvision.datasets.folder import default_loader  # type: ignore[import-un
 from dali_cutmix.core.checks import local_path
 from dali_cutmix.core.dali import DataNode, fn, merge, split
 from dali_cutmix.core.errors import printable
+from dali_cutmix.core.trouble import is_of_machine, patiently
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import WHERE, StoredImages
 from dali_cutmix.sources.bucket import SCHEME, Bucket, BucketFiles, split_url
@@ -34,7 +35,16 @@ def open_source(source: Any, *, first_label: int | None = None) -> StoredImages:
     Args:
         source: A path, a URL, a list, a torchvision dataset, or a list of images.
         first_label: The argument of `TFRecords`, which ``source`` must name then; else None.
+
+    Raises:
+        TroubleError: Trouble of the machine outlasts several tries. A bucket that cannot be reached
+            is an ``OSError`` at once: its URL may be wrong.
     """
+    what = f"opening {source if isinstance(source, (str, Path)) else 'the source'}"
+    return patiently(lambda: _open(source, first_label), WHERE, what, is_of_machine)
+
+
+def _open(source: Any, first_label: int | None) -> StoredImages:
     if first_label is not None:
         return TFRecords(source, first_label=first_label)
     if isinstance(source, StoredImages):
@@ -46,7 +56,7 @@ def open_source(source: Any, *, first_label: int | None = None) -> StoredImages:
     if hasattr(source, "indices") and hasattr(source, "dataset"):  # a torch Subset
         if not len(source.indices):
             raise ValueError(f"{WHERE}: the Subset in `source` has no samples.")
-        return open_source(source.dataset).take(source.indices)
+        return _open(source.dataset, None).take(source.indices)
     if hasattr(source, "data") and hasattr(source, "targets"):  # torchvision's CIFAR and MNIST
         _refuse_own_transforms(source)
         return ImageArrays(source.data, source.targets, getattr(source, "classes", None))
@@ -118,7 +128,7 @@ def _from_shards(paths: list[str]) -> StoredImages:
 def _from_report(path: str) -> StoredImages:
     report = Report.read(path)
     try:
-        images = open_source(report.source, first_label=report.first_label)
+        images = _open(report.source, report.first_label)
     except RecursionError:
         raise ValueError(
             f"{WHERE}: the `source` of the report {printable(path)} must be the data that were "

@@ -151,7 +151,7 @@ class Report:
             content = None
         if not isinstance(content, dict) or "format" not in content:
             raise ValueError(_not_a_report(name))
-        if content["format"] != 1:
+        if not is_whole(content["format"]) or content["format"] != 1:
             got = shown(content["format"], 80)
             raise ValueError(f"{name} must be a report of format 1, got {got}. {_WAY_OUT}")
         try:

@@ -17,6 +17,7 @@ import numpy as np
 from dali_cutmix.core.checks import local_path, refuse
 from dali_cutmix.core.regular import check_regular, open_regular
 from dali_cutmix.core.threads import ThreadPool
+from dali_cutmix.core.trouble import is_of_machine, patiently
 from dali_cutmix.sources.bucket import NUM_REQUESTS, TIMEOUTS, Bucket, Timeouts, is_url, split_url
 
 #: Bytes of a shard in a bucket that a scan fetches at once.
@@ -174,7 +175,12 @@ class ShardFiles:
         buckets = {split_url(shard)[0] for shard in self.names if is_url(shard)}
         self.buckets = {name: Bucket(name, timeouts) for name in buckets}
         self._open: dict[int, _Descriptor] = {}
-        self.stats = self.map(self._stat, range(len(self.names)))
+        self.stats = self.map(
+            lambda number: patiently(
+                lambda: self._stat(number), where, f"looking at {shards[number]}", is_of_machine
+            ),
+            range(len(self.names)),
+        )
         missing = [name for name, stat in zip(self.names, self.stats, strict=True) if stat.size < 0]
         if missing:
             rest = f", and {len(missing) - 1} more of {len(self.names)}" if missing[1:] else ""

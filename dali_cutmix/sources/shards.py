@@ -17,7 +17,8 @@ from dali_cutmix.core.errors import printable
 from dali_cutmix.core.output import remove_unfinished, replacing
 from dali_cutmix.core.regular import read_regular
 from dali_cutmix.core.threads import ThreadPool
-from dali_cutmix.sources.base import StoredImages, check_labels, numbered
+from dali_cutmix.core.trouble import is_of_machine, patiently
+from dali_cutmix.sources.base import MAX_CLASSES, StoredImages, check_labels, numbered
 from dali_cutmix.sources.bucket import NUM_REQUESTS, Timeouts, is_url, split_url
 from dali_cutmix.sources.shard_files import ShardFiles
 
@@ -167,7 +168,9 @@ class PackedImages(StoredImages):
                 remove_unfinished(parent or os.curdir)
             workers = NUM_REQUESTS if self._files.buckets else NUM_SCANS
             with ThreadPool(workers) as pool, _bar(len(missing), progress) as advance:
-                making = [pool.submit(lambda n: self._make(n, folder), n) for n in missing]
+                making = [
+                    pool.submit(lambda n: self._make_patiently(n, folder), n) for n in missing
+                ]
                 for number, future in zip(missing, making, strict=True):
                     indexes[number] = future.result()
                     advance()
@@ -247,6 +250,10 @@ class PackedImages(StoredImages):
         self._files.release(number)
         return marks
 
+    def _make_patiently(self, number: int, folder: str | None) -> Index:
+        where, what = type(self).__name__, f"indexing {self._files.names[number]}"
+        return patiently(lambda: self._make(number, folder), where, what, is_of_machine)
+
     def _make(self, number: int, folder: str | None) -> Index:
         shard, stat = self._files.names[number], self._files.stats[number]
         with self._files.scan(number) as file:
@@ -275,10 +282,10 @@ class PackedImages(StoredImages):
 def _is_sound(index: Index, shard_size: int) -> bool:
     offset, size, label, head = index
     shapes = {(column.shape, column.dtype) for column in index}
-    if shapes != {((len(offset),), np.dtype(np.int64))} or not len(offset):
+    if not offset.ndim or shapes != {((len(offset),), np.dtype(np.int64))} or not len(offset):
         return False
     # No sum: numbers of a damaged index may overflow.
-    inside = (head >= 0) & (offset >= head) & (size >= 0) & (label >= 0)
+    inside = (head >= 0) & (offset >= head) & (size >= 0) & (label >= 0) & (label < MAX_CLASSES)
     inside &= (offset <= shard_size) & (size <= shard_size - offset)
     return bool(inside.all())
 

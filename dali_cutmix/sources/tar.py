@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
-from dali_cutmix.core.checks import local_path
+from dali_cutmix.core.checks import is_whole, local_path, shown
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import BYTE_ORDER_MARK, read_regular, read_text
 from dali_cutmix.sources.bucket import Bucket, is_url, split_url
@@ -336,10 +336,10 @@ def _check_finished(folder: str, num_shards: int) -> None:
         num_packed = json.loads(read_text(os.path.join(folder, "pack.json")))["num_shards"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not a folder or a pack
         return
-    if num_packed != num_shards:
+    if is_whole(num_packed) and num_packed != num_shards:
         raise ValueError(
-            f"{WHERE}: {printable(folder)} holds {num_shards} of the {num_packed} shards of its "
-            "pack. Run `dali-cutmix pack` again to finish the pack, or pass "
+            f"{WHERE}: {printable(folder)} holds {num_shards} of the {shown(num_packed, 40)} shards "
+            "of its pack. Run `dali-cutmix pack` again to finish the pack, or pass "
             f"{os.path.join(folder, '*.tar')!r} to take what is there."
         )
 

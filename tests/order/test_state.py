@@ -216,6 +216,20 @@ def test_numpys_numbers_leave_the_state_json_safe(photo_folder: Path) -> None:
     assert through_json(loader.state_dict()) == loader.state_dict()
 
 
+def test_a_state_may_hold_numpys_numbers(photo_folder: Path) -> None:
+    first = train(photo_folder)
+    batches = iter(first)
+    next(batches)
+    state = first.state_dict()
+    of_numpy = {
+        name: np.int64(value) if type(value) is int else value for name, value in state.items()
+    }
+    second = train(photo_folder)
+    second.load_state_dict(of_numpy)
+    assert second.state_dict() == through_json(second.state_dict()) == state
+    assert_same(list(second), list(batches))
+
+
 def test_a_batch_that_did_not_arrive_is_not_counted(
     photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

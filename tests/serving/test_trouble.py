@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import re
 import resource
+import shutil
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +19,10 @@ import numpy as np
 import pytest
 import torch
 
-from dali_cutmix import CutMix, DataLoader, ImageArrays, TrainTransform, TroubleError
+from dali_cutmix import BadFileError, CutMix, DataLoader, ImageArrays, TrainTransform, TroubleError
 from dali_cutmix.core.trouble import PAUSES
 from dali_cutmix.tools.check import check_images
+from records import write_records
 
 CROP = TrainTransform(16, scale=(0.5, 1))
 
@@ -54,7 +58,10 @@ def os_error(code: int) -> OSError:
 
 TROUBLE: dict[str, Callable[[], BaseException]] = {
     name: (lambda name=name: os_error(getattr(errno, name)))  # type: ignore[misc]
-    for name in ("EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT", "EAGAIN", "EINTR", "ENOTCONN")
+    for name in (
+        *("EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT", "EAGAIN", "EINTR", "EBUSY"),
+        *("ENOBUFS", "ENOTCONN", "EIO"),
+    )
 }
 TROUBLE |= {"memory": MemoryError, "reset": ConnectionResetError, "socket": TimeoutError}
 
@@ -117,6 +124,41 @@ def test_an_image_that_is_gone_is_bad_at_once(numbered_folder: Path, pauses: Pau
     assert not pauses
 
 
+def test_an_input_output_error_that_stays_is_a_bad_file(
+    numbered_folder: Path, tmp_path: Path, pauses: Pauses
+) -> None:
+    """As of a disk. Reading a process's memory from its beginning fails, and opening does not."""
+    folder = shutil.copytree(numbered_folder, tmp_path / "images")
+    path = sorted(folder.rglob("*.png"))[5]
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(BadFileError) as caught:
+        list(load(folder))
+    assert (caught.value.path, caught.value.reason) == (str(path), os.strerror(errno.EIO))
+    assert pauses == list(PAUSES[:4])
+
+
+class Away(Troubled):
+    """Storage that fails where batches are read, and not where bad files are looked for."""
+
+    def encoded(self, index: int) -> np.ndarray:
+        return ImageArrays.stored(self, index)
+
+
+def test_an_image_that_cannot_be_read_is_not_taken_for_an_image_that_cannot_be_decoded(
+    numbered_folder: Path,
+) -> None:
+    images = Away(numbered_folder)
+    expected = list(load(images))
+    images.errors = [os_error(errno.EMFILE) for _ in range(8)]
+    loader = load(images, on_error="replace")
+    served = list(loader)
+    assert not images.errors
+    assert loader.bad_files == []
+    for (image, _), (wanted, _) in zip(served, expected, strict=True):
+        assert torch.equal(image, wanted)
+
+
 @pytest.fixture
 def full_table(monkeypatch: pytest.MonkeyPatch, pauses: Pauses) -> Iterator[Callable[[], None]]:
     """Fill the table of descriptors, until the third pause."""
@@ -170,6 +212,39 @@ def test_a_full_table_of_descriptors_is_waited_out_before_the_first_batch(
     assert len(pauses) >= 3
     for (image, _), (wanted, _) in zip(served, expected, strict=True):
         assert torch.equal(image, wanted)
+
+
+@pytest.mark.parametrize("kind", ["folder", "list", "shard", "records"])
+def test_a_full_table_of_descriptors_is_waited_out_where_a_source_is_opened(
+    numbered_folder: Path,
+    tmp_path: Path,
+    full_table: Callable[[], None],
+    pauses: Pauses,
+    kind: str,
+) -> None:
+    paths = sorted(numbered_folder.rglob("*.png"))
+    source: Any = numbered_folder
+    if kind == "list":
+        source = tmp_path / "list.txt"
+        source.write_text("".join(f"{path} {path.parent.name}\n" for path in paths))
+    elif kind == "shard":
+        source = tmp_path / "a.tar"
+        with tarfile.open(source, "w") as tar:
+            for path in paths:
+                tar.add(path, path.name)
+                label = tarfile.TarInfo(f"{path.stem}.cls")
+                label.size = 1
+                tar.addfile(label, io.BytesIO(b"0"))
+    elif kind == "records":
+        image = paths[0].read_bytes()
+        records = [{"image/encoded": image, "image/class/label": 1}] * len(paths)
+        source = write_records(tmp_path / "a.tfrecord", records)
+    full_table()
+    loader = load(source)
+    assert len(pauses) >= 3
+    assert len(loader.dataset) == len(paths)
+    if kind in ("shard", "records"):
+        assert Path(f"{source}.index.npz").is_file()
 
 
 def test_a_check_waits_trouble_out_too(numbered_folder: Path, pauses: Pauses) -> None:

@@ -65,6 +65,7 @@ def test_a_tuning_can_be_a_key_and_cannot_be_changed() -> None:
         ("preallocate_width_hint", 2**31, f"be at most {2**31 - 1}, got {2**31}."),
         ("roi_decode", 1, "be True or False, got 1."),
         ("machine", [], "be a dictionary, got []."),
+        ("machine", "x" * 10**6, f"be a dictionary, got '{'x' * 999}."),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(

@@ -177,6 +177,7 @@ def test_settings_of_a_pack_that_are_no_regular_file_say_nothing(shard: Path, ki
     assert len(TarShards(shard.parent)) == 1
 
 
-def test_settings_of_a_pack_that_are_nested_deeply_say_nothing(shard: Path) -> None:
-    shard.with_name("pack.json").write_text("[" * 100_000)
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"num_shards": "2"}', '{"num_shards": [2]}'])
+def test_settings_of_a_pack_that_are_damaged_say_nothing(shard: Path, text: str) -> None:
+    shard.with_name("pack.json").write_text(text)
     assert len(TarShards(shard.parent)) == 1

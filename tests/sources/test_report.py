@@ -55,10 +55,11 @@ def test_another_file_than_a_report_is_refused(tmp_path: Path, text: str | bytes
     assert str(caught.value) == f"{path} is not a report of `dali-cutmix check`. {WAY_OUT}"
 
 
-def test_another_format_is_refused() -> None:
+@pytest.mark.parametrize("number", ["2", "1.0", "True"])
+def test_another_format_is_refused(number: str) -> None:
     with pytest.raises(ValueError, match="format 1") as caught:
-        Report.from_json('{"format": 2}', "r.json")
-    assert str(caught.value) == f"r.json must be a report of format 1, got 2. {WAY_OUT}"
+        Report.from_json(f'{{"format": {number.lower()}}}', "r.json")
+    assert str(caught.value) == f"r.json must be a report of format 1, got {number}. {WAY_OUT}"
 
 
 @pytest.mark.parametrize(

@@ -469,7 +469,20 @@ def test_index_is_made_anew_for_a_shard_that_is_newer_or_of_another_size(tmp_pat
 
 @pytest.mark.parametrize(
     "damage",
-    ["garbage", "empty", "cut", "bit", "columns", "outside", "kind", "huge", "label", "marks"],
+    [
+        "garbage",
+        "empty",
+        "cut",
+        "bit",
+        "columns",
+        "outside",
+        "kind",
+        "huge",
+        "label",
+        "marks",
+        "no axis",
+        "class",
+    ],
 )
 def test_damaged_index_is_made_anew(tmp_path: Path, damage: str) -> None:
     path = numbered(tmp_path / "a.tar", range(3))
@@ -487,6 +500,10 @@ def test_damaged_index_is_made_anew(tmp_path: Path, damage: str) -> None:
         columns["head"] = np.zeros(3, np.int64)
     elif damage == "label":
         columns["label"] = columns["label"] - 5
+    elif damage == "class":
+        columns["label"] = columns["label"] + 2**62
+    elif damage == "no axis":
+        columns["offset"] = np.array(512)
     elif damage == "marks":
         columns["marks"] = columns["marks"][1:]
     elif damage == "kind":
