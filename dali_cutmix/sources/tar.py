@@ -338,8 +338,8 @@ def _check_finished(folder: str, num_shards: int) -> None:
         return
     if is_whole(num_packed) and num_packed != num_shards:
         raise ValueError(
-            f"{WHERE}: {printable(folder)} holds {num_shards} of the {shown(num_packed, 40)} shards "
-            "of its pack. Run `dali-cutmix pack` again to finish the pack, or pass "
+            f"{WHERE}: {printable(folder)} holds {num_shards} of the {shown(num_packed, 40)} "
+            "shards of its pack. Run `dali-cutmix pack` again to finish the pack, or pass "
             f"{os.path.join(folder, '*.tar')!r} to take what is there."
         )
 
