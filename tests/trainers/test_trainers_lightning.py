@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -33,20 +34,21 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 def installed() -> Any:
     """Lightning finds what `pyproject.toml` registers, as in an environment with the package."""
     pytest.importorskip("lightning", reason="Lightning is not for this Python")
-    section = r'entry-points\."lightning\.pytorch\.callbacks_factory"\]\n(\w+) = "(.+)"'
-    (registered,) = re.findall(section, PYPROJECT.read_text())
+    section = r'entry-points\."(.+\.callbacks_factory)"\]\n(\w+) = "(.+)"'
+    registered = {group: entry for group, *entry in re.findall(section, PYPROJECT.read_text())}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(
-            "lightning.fabric.utilities.registry.entry_points",
-            lambda group: [EntryPoint(*registered, group)] if "callbacks" in group else [],
-        )
+        for package in ("lightning.fabric", "lightning_fabric"):
+            monkeypatch.setattr(
+                f"{package}.utilities.registry.entry_points",
+                lambda group: [
+                    EntryPoint(*entry, group) for each, entry in registered.items() if each == group
+                ],
+            )
         yield
 
 
-def lightning_net(configure: Callable[[Any], Any] | None = None) -> Any:
-    from lightning import LightningModule
-
-    class Net(LightningModule):
+def lightning_net(package: Any, configure: Callable[[Any], Any] | None = None) -> Any:
+    class Net(package.LightningModule):  # type: ignore[misc]  # a base of either package
         def __init__(self) -> None:
             super().__init__()
             self.layers = one_layer()
@@ -88,12 +90,12 @@ def lightning_fit(
     callbacks: Any = (),
     checkpoint: Path | None = None,
     configure: Callable[..., Any] | None = None,
+    package: str = "lightning.pytorch",
     **settings: Any,
 ) -> Any:
-    from lightning import Trainer
-
-    model = lightning_net(configure)
-    trainer = Trainer(
+    lightning = import_module(package)
+    model = lightning_net(lightning, configure)
+    trainer = lightning.Trainer(
         accelerator="cpu",
         callbacks=list(callbacks),
         enable_checkpointing=bool(callbacks),
@@ -106,10 +108,9 @@ def lightning_fit(
     return model
 
 
-def at_every_step(folder: Path) -> Any:
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    return ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+def at_every_step(folder: Path, package: str = "lightning.pytorch") -> Any:
+    callbacks = import_module(f"{package}.callbacks")
+    return callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,21 @@ def test_lightning_resumes_with_loaders_of_any_kind_bit_identically(
         resumed = fit(checkpoint=tmp_path / f"step={step}.ckpt")
         assert_same_batches(resumed.batches, straight.batches[step:])
         assert_same_weights(resumed, straight)
+
+
+def test_the_package_of_the_earlier_name_gets_the_same_callback(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    package = "pytorch_lightning"
+    both = {"package": package, "configure": schedule, "max_epochs": 2}
+    every = at_every_step(tmp_path, package)
+    straight = lightning_fit(make_train(photo_folder), callbacks=[every], **both)
+    resumed = lightning_fit(make_train(photo_folder), checkpoint=tmp_path / "step=5.ckpt", **both)
+    assert_same_batches(resumed.batches, straight.batches[5:])
+    over = lightning_fit(
+        make_train(photo_folder), package=package, overfit_batches=2, max_epochs=1
+    ).batches
+    assert_same(over, alone(make_train(photo_folder, shuffle=False), 1)[:2])
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "indices", "no length", "several"])

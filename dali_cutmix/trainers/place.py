@@ -1,0 +1,157 @@
+"""What Lightning's ``Trainer`` leaves out of its contract with loaders.
+
+Imports nothing of Lightning, which has two packages with classes of their own: the callbacks are in
+`dali_cutmix.trainers.lightning` and `dali_cutmix.trainers.pytorch_lightning`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from torch.utils._pytree import tree_map
+from torch.utils.data import SequentialSampler
+
+from dali_cutmix import DataLoader
+
+
+class PlaceKeeper:
+    """Keep the place of `DataLoader` where Lightning loses it, and serve ``overfit_batches``.
+
+    - ``configure_optimizers`` that reads ``trainer.estimated_stepping_batches`` makes Lightning
+      iterate the loaders before the checkpoint is read, and leave their states unread.
+    - Of a sampler without a length Lightning takes a batch ahead. The state would count that batch
+      as served, and so a batch that a training step fails on.
+    - Lightning chooses the epoch on samplers with ``set_epoch`` only. On these it also undoes the
+      place of a loader that is served several times in an epoch, beside a longer loader.
+    - ``Trainer(overfit_batches=...)`` serves the data in the order as listed, as with torch's
+      loaders. The loader that was passed stays as it is.
+
+    Without a `DataLoader` nothing changes.
+
+    Source:
+        ``FitLoop``, ``_PrefetchDataFetcher`` and ``_resolve_overfit_batches`` of Lightning 2.6.
+    """
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
+        """Let ``overfit_batches`` take loaders in order: those of torch are left to Lightning."""
+        if trainer.overfit_batches > 0:
+            for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop):
+                source = loop._data_source
+                source.dataloader = partial(_in_order, partial(type(source).dataloader, source))
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        """Go to the batch where the checkpoint was taken, or to the start of the epoch."""
+        loop, loaders = trainer.fit_loop, _loaders(trainer)
+        if not loaders:
+            return
+        if loop.restarting and loop._combined_loader_states_to_load:
+            loop._load_combined_loader_states()
+            iter(loop._data_fetcher)  # leave the iterations that began before
+        progress, epoch = loop.epoch_loop.batch_progress, trainer.current_epoch
+        num_served = progress.current.ready if loop.restarting else 0
+        is_over = progress.is_last_batch or num_served >= trainer.num_training_batches
+        if num_served and not is_over:
+            for loader in loaders:
+                if loader.state_dict()["epoch"] > epoch:
+                    _ignore_once(loader.sampler, "set_epoch")
+            return
+        for loader in loaders:
+            loader.set_epoch(epoch + 1)  # forget the position, also of `epoch`
+            loader.set_epoch(epoch)
+        if _num_ahead(trainer):
+            iter(loop._data_fetcher)  # take them from this epoch
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        """Choose the epoch also of loaders whose samplers have no ``set_epoch``."""
+        if not _num_ahead(trainer):
+            for loader in _loaders(trainer):
+                loader.set_epoch(trainer.current_epoch)
+
+    def on_save_checkpoint(
+        self,
+        trainer: Any,
+        pl_module: Any,  # noqa: ARG002
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Count no batch as served that waits in Lightning, or that a step failed on."""
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        num_ahead = _num_ahead(trainer) + progress.ready - progress.processed
+        if num_ahead and _loaders(trainer):
+            states = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+            stateful = [each for each in _flat(trainer) if hasattr(each, "state_dict")]
+            for loader, state in zip(stateful, states, strict=True):
+                if isinstance(loader, DataLoader | _InOrder):
+                    # A loader whose epoch is over gave Lightning no batch.
+                    state["batch"] = max(0, state["batch"] - num_ahead)
+
+
+def _num_ahead(trainer: Any) -> int:
+    """Count the batches that Lightning has taken ahead: 0 where the loader has a length."""
+    return len(getattr(trainer.fit_loop._data_fetcher, "batches", ()))
+
+
+def _flat(trainer: Any) -> list[Any]:
+    combined = trainer.fit_loop._combined_loader
+    return [] if combined is None else combined.flattened
+
+
+def _loaders(trainer: Any) -> list[DataLoader]:
+    """List the loaders of this package among those that the trainer trains with."""
+    return [
+        loader.loader if isinstance(loader, _InOrder) else loader
+        for loader in _flat(trainer)
+        if isinstance(loader, DataLoader | _InOrder)
+    ]
+
+
+def _ignore_once(target: Any, name: str) -> None:
+    """Let the next call of a method pass without effect."""
+    if hasattr(target, name):
+        setattr(target, name, lambda *_: delattr(target, name))
+
+
+class _InOrder:
+    """Serve a loader's data in the order as listed.
+
+    Lightning replaces the sampler of any object with a ``dataset``, and then needs torch's loader.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        names = inspect.signature(DataLoader).parameters.keys() - {
+            *("source", "shuffle", "sampler", "batch_sampler", "remainder"),
+            *("pin_memory", "persistent_workers", "torch_keywords"),
+        }
+        settings = {name: getattr(loader, name) for name in names}
+        self.loader = DataLoader(loader.dataset, **settings)
+        self.loader.mixup_enabled = loader.mixup_enabled
+        self.sampler, self.batch_sampler = _Sequential(self.loader), None
+        self.state_dict, self.load_state_dict = self.loader.state_dict, self.loader.load_state_dict
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+class _Sequential(SequentialSampler):
+    """Tell Lightning that the order is sequential, and the loader which epoch is due."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        super().__init__(loader.sampler)
+        self.set_epoch = loader.set_epoch
+
+
+def _in_order(loaders_of_source: Callable[[], Any]) -> Any:
+    loaders = loaders_of_source()
+    if hasattr(loaders, "flattened"):  # a CombinedLoader
+        loaders.flattened = [_one_in_order(loader) for loader in loaders.flattened]
+        return loaders
+    return tree_map(_one_in_order, loaders)
+
+
+def _one_in_order(loader: Any) -> Any:
+    return _InOrder(loader) if isinstance(loader, DataLoader) else loader
