@@ -244,11 +244,9 @@ class Steps:
         return self._fill(part), "constant"
 
     def _rotation(self, part: Any) -> Augmentation:
-        if part.expand:
-            raise NoCounterpartError("rotated images have different sizes. Pass `expand=False`.")
         center = None if part.center is None else tuple(part.center)
         degrees, kernel = _floats(part.degrees), self._warp_kernel(part)
-        return warps.RandomRotation(degrees, kernel, center, self._fill(part))
+        return warps.RandomRotation(degrees, kernel, center, self._fill(part), bool(part.expand))
 
     def _affine(self, part: Any) -> Augmentation:
         center = None if part.center is None else tuple(part.center)

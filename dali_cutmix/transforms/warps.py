@@ -33,6 +33,7 @@ from dali_cutmix.core.dali import (
     math,
     merge,
     python_node,
+    python_pair,
     split,
     types,
 )
@@ -73,16 +74,18 @@ class WarpPlan:
 
 @dataclass(frozen=True)
 class RandomRotation:
-    """Turn each image by an angle drawn for each sample. The image's size stays.
+    """Turn each image by an angle drawn for each sample.
 
     Args:
         degrees: Bound of the angle in degrees, at least 0, or ``(min, max)``, counterclockwise.
         interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``, which is bilinear on a GPU.
         center: Point that stays, ``(x, y)`` in pixels from the top left corner. None: the centre.
         fill: Level of pixels from outside the image, in [0, 255], or ``(R, G, B)``.
+        expand: Widen the result until the turned image fits. Sizes of images vary then. ``center``
+            must be None.
 
     Source:
-        torchvision ``v2.RandomRotation``, without ``expand``.
+        torchvision ``v2.RandomRotation``.
     """
 
     takes_any_size: ClassVar[bool] = True
@@ -91,9 +94,16 @@ class RandomRotation:
     interpolation: WarpKernel = "nearest"
     center: Sequence[float] | None = None
     fill: float | Sequence[float] = 0
+    expand: bool = False
 
     def __post_init__(self) -> None:
         _check_warp(self)
+        if self.expand and self.center is not None:
+            refuse("RandomRotation", "center", "be None with `expand`", self.center)
+
+    def size_behind(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        """See `Augmentation`."""
+        return None if self.expand else size
 
     def draw(self, draws: Draws, _frame: Frame, /) -> WarpPlan:
         """Draw an angle; see `Augmentation`."""
@@ -103,7 +113,20 @@ class RandomRotation:
 
     def operate(self, sample: Sample, plan: WarpPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        return replace(sample, image=_warped(sample.image, plan, self, frame))
+        turn = self._expanded if self.expand else _warped
+        return replace(sample, image=turn(sample.image, plan, self, frame))
+
+    def _expanded(self, image: DataNode, plan: WarpPlan, _: object, frame: Frame) -> DataNode:
+        fill = colour_of(self.fill)
+        if frame.on_threads is not None:
+            return frame.on_threads(
+                lambda pixels, linear: _transformed(
+                    pixels, *_wide(linear, pixels.shape), self.interpolation, fill
+                ),
+                [image, plan.linear],
+            )
+        matrix, size = python_pair(_wide_of_each, plan.linear, image.shape())
+        return by_dali(image, matrix, self.interpolation, fill, frame, size)
 
 
 @dataclass(frozen=True)
@@ -366,12 +389,59 @@ def _by_pillow(
         point = np.array(center, np.float64)
     shift = plan.shift * sides
     offset = point - plan.linear @ (point + (np.rint(shift) if whole_pixels else shift))
-    matrix = np.column_stack([plan.linear, offset]).ravel().tolist()
-    size = (image.shape[1], image.shape[0])
+    matrix = np.column_stack([plan.linear, offset])
+    return _transformed(image, matrix, image.shape[:2], kernel, fill)
+
+
+def _transformed(
+    image: np.ndarray, matrix: np.ndarray, size: Any, kernel: str, fill: Sequence[int]
+) -> np.ndarray:
+    """Move the pixels of one image by Pillow.
+
+    Args:
+        image: ``[y, x, 3]`` uint8.
+        matrix: Map from points of the result to points of the image: ``[2, 3]`` (x, y).
+        size: ``(height, width)`` of the result, in pixels.
+        kernel: A name of `WARP_KERNELS`.
+        fill: Levels R, G, B of pixels from outside.
+    """
     picture = Image.fromarray(image).transform(
-        size, Image.Transform.AFFINE, matrix, _PILLOW_KERNELS[kernel], fillcolor=tuple(fill)
+        (int(size[1]), int(size[0])),
+        Image.Transform.AFFINE,
+        matrix.ravel().tolist(),
+        _PILLOW_KERNELS[kernel],
+        fillcolor=tuple(fill),
     )
     return np.array(picture)
+
+
+def _wide(linear: np.ndarray, shape: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the map and the size of a turn that keeps all of an image.
+
+    Returns:
+        Map from points of the result to points of the image, ``[2, 3]`` float64 (x, y), and
+        ``(height, width)`` of the result.
+
+    Source:
+        Pillow 13, ``Image.rotate``.
+    """
+    linear = linear.round(15)
+    sides = np.array([shape[1], shape[0]])
+    offset = sides / 2 - linear @ (sides / 2)
+    corners = linear @ (sides[:, None] * [[0, 1, 1, 0], [0, 0, 1, 1]]) + offset[:, None]
+    wide = np.ceil(corners.max(axis=1)) - np.floor(corners.min(axis=1))
+    offset = offset - linear @ ((wide - sides) / 2)
+    return np.column_stack([linear, offset]), wide[::-1]
+
+
+def _wide_of_each(
+    linears: list[np.ndarray], shapes: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    matrices, sizes = zip(*map(_wide, linears, shapes), strict=True)
+    float32 = [
+        [np.ascontiguousarray(each, np.float32) for each in part] for part in (matrices, sizes)
+    ]
+    return float32[0], float32[1]
 
 
 def _matrix(
@@ -395,7 +465,12 @@ def _matrix(
 
 
 def by_dali(
-    image: DataNode, matrix: DataNode, kernel: str, fill: Sequence[int], frame: Frame
+    image: DataNode,
+    matrix: DataNode,
+    kernel: str,
+    fill: Sequence[int],
+    frame: Frame,
+    size: DataNode | None = None,
 ) -> DataNode:
     """Move the pixels of a batch by DALI's operator.
 
@@ -406,6 +481,8 @@ def by_dali(
         kernel: A name of `WARP_KERNELS`; ``"bicubic"`` is ``"bilinear"`` here.
         fill: Levels R, G, B of pixels from outside.
         frame: Of these images.
+        size: ``(height, width)`` of the result in pixels: ``[2]`` float32 per sample, CPU. None:
+            the image's.
     """
     arguments: dict[str, Any] = {
         "matrix": matrix,
@@ -413,6 +490,8 @@ def by_dali(
         "inverse_map": True,
         "fill_value": 0,
     }
+    if size is not None:
+        arguments["size"] = size
     warped = fn.warp_affine(image, **arguments)
     if not any(fill):
         return warped

@@ -156,8 +156,8 @@ REFUSED: list[tuple[int, list[Any], str]] = [
     ),
     (
         0,
-        [v2.RandomRotation(9, expand=True)],
-        "rotated images have different sizes. Pass `expand=False`.",
+        [v2.RandomRotation(9, expand=True, center=(1.0, 2.0))],
+        "RandomRotation: `center` must be None with `expand`, got (1.0, 2.0).",
     ),
     (
         0,

@@ -199,6 +199,34 @@ def test_turns_are_those_of_the_angles_drawn(
 
 
 @ON_THREADS
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_turns_that_expand_keep_all_of_an_image(
+    interpolation: Any, on_threads: bool, images: list[np.ndarray]
+) -> None:
+    step = RandomRotation(180, interpolation, fill=(90, 10, 200), expand=True)
+    plan = draw(step, len(images))
+    angles = np.degrees(np.arctan2(plan.linear[:, 0, 1], plan.linear[:, 0, 0]))
+    theirs = [
+        F.rotate(
+            Image.fromarray(image),
+            -float(angle),
+            v2.InterpolationMode(interpolation),
+            expand=True,
+            fill=[90, 10, 200],
+        )
+        for image, angle in zip(images, angles, strict=True)
+    ]
+    found = applied(step, images, plan, on_threads=on_threads)
+    if on_threads:
+        assert_near(found, theirs)
+    for ours, picture in zip(found, theirs, strict=True):
+        wanted = as_array(picture)
+        assert ours.shape == wanted.shape
+        if interpolation != "bicubic" and ours.size > 3000:  # within a pixel at the border
+            assert (np.abs(ours.astype(int) - wanted) > 60).mean() < 0.06
+
+
+@ON_THREADS
 @pytest.mark.parametrize("center", [None, (3.0, 10.5)])
 def test_affine_maps_are_those_of_the_numbers_drawn(
     center: Any, on_threads: bool, images: list[np.ndarray]
@@ -530,6 +558,7 @@ def served(source: Any, transforms: Any, **settings: Any) -> torch.Tensor:
 
 ALL = [
     RandomRotation(30),
+    RandomRotation(30, expand=True),
     RandomPerspective(0.3),
     Resize(70, max_size=90),
     TimmRandAugment.from_config("rand-m9-mstd0.5-inc1"),
