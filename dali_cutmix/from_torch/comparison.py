@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import random
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from sys import stdlib_module_names
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -104,7 +104,7 @@ def _is_library(part: Any) -> bool:
     if not isinstance(part, (FunctionType, type)):
         return isinstance(part, ModuleType)
     package = str(part.__module__).partition(".")[0]
-    return package in _LIBRARIES or package in sys.stdlib_module_names
+    return package in _LIBRARIES or package in stdlib_module_names
 
 
 def call(function: Callable[[Any], Any], argument: Any) -> tuple[Any, Any]:
