@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from timm.data import create_transform
 from torch import nn
 from torchvision import models
@@ -156,20 +156,88 @@ class OwnSolarization:
         return ImageOps.solarize(image) if random.random() < self.p else image
 
 
-class OwnPolicy:
-    """Stand for the AutoAugment policies that scripts write themselves."""
+class SubPolicy:
+    """Two operations of Pillow, each by chance."""
+
+    def __init__(self, steps: Any, fillcolor: Any) -> None:
+        (name1, self.p1, index1), (name2, self.p2, index2) = steps
+        self.operation1, self.magnitude1 = self.step(name1, index1 or 0, fillcolor)
+        self.operation2, self.magnitude2 = self.step(name2, index2 or 0, fillcolor)
+
+    @staticmethod
+    def step(name: str, index: int, fillcolor: Any) -> tuple[Any, Any]:
+        affine, bicubic = Image.Transform.AFFINE, Image.Resampling.BICUBIC
+
+        def sheared(x: Image.Image, *rows: Any) -> Image.Image:
+            return x.transform(x.size, affine, rows, bicubic, fillcolor=fillcolor)
+
+        def shifted(x: Image.Image, *rows: Any) -> Image.Image:
+            return x.transform(x.size, affine, rows, fillcolor=fillcolor)
+
+        def turned(x: Image.Image, degrees: float) -> Image.Image:
+            turned = x.convert("RGBA").rotate(degrees)
+            gray = Image.new("RGBA", turned.size, (128,) * 4)
+            return Image.composite(turned, gray, turned).convert(x.mode)
+
+        def sign() -> int:
+            return random.choice([-1, 1])
+
+        def enhanced(kind: Any) -> Any:
+            return lambda x, m: kind(x).enhance(1 + m * sign())
+
+        shares, strengths = np.linspace(0, 150 / 331, 10), np.linspace(0, 0.9, 10)
+        operations = {
+            "ShearX": (lambda x, m: sheared(x, 1, m * sign(), 0, 0, 1, 0), 0.3 / 0.9 * strengths),
+            "ShearY": (lambda x, m: sheared(x, 1, 0, 0, m * sign(), 1, 0), 0.3 / 0.9 * strengths),
+            "TranslateX": (lambda x, m: shifted(x, 1, 0, m * x.size[0] * sign(), 0, 1, 0), shares),
+            "TranslateY": (lambda x, m: shifted(x, 1, 0, 0, 0, 1, m * x.size[1] * sign()), shares),
+            "Rotate": (turned, np.linspace(0, 30, 10)),
+            "Color": (enhanced(ImageEnhance.Color), strengths),
+            "Contrast": (enhanced(ImageEnhance.Contrast), strengths),
+            "Sharpness": (enhanced(ImageEnhance.Sharpness), strengths),
+            "Brightness": (enhanced(ImageEnhance.Brightness), strengths),
+            "Posterize": (ImageOps.posterize, np.round(np.linspace(8, 4, 10), 0).astype(int)),
+            "Solarize": (ImageOps.solarize, np.linspace(256, 0, 10)),
+            "AutoContrast": (lambda x, _: ImageOps.autocontrast(x), [0] * 10),
+            "Equalize": (lambda x, _: ImageOps.equalize(x), [0] * 10),
+            "Invert": (lambda x, _: ImageOps.invert(x), [0] * 10),
+        }
+        operation, magnitudes = operations[name]
+        return operation, magnitudes[index]
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        return ImageOps.posterize(image, random.randint(4, 8))
+        if random.random() < self.p1:
+            image = self.operation1(image, self.magnitude1)
+        if random.random() < self.p2:
+            image = self.operation2(image, self.magnitude2)
+        return image
+
+
+class OwnPolicy:
+    """AutoAugment by Pillow, as of DeepVoltaire's script and many copies."""
+
+    policy = v1.AutoAugmentPolicy.IMAGENET
+
+    def __init__(self, fillcolor: Any = (128, 128, 128)) -> None:
+        pairs = v1.AutoAugment(self.policy).policies
+        self.policies = [SubPolicy(pair, fillcolor) for pair in pairs]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return self.policies[random.randint(0, len(self.policies) - 1)](image)
 
 
 class CIFAR10Policy(OwnPolicy):
-    pass
+    policy = v1.AutoAugmentPolicy.CIFAR10
 
 
-class RandAugmentMC(OwnPolicy):
+class RandAugmentMC:
+    """Stand for the RandAugment classes that scripts write themselves."""
+
     def __init__(self, n: int, m: int) -> None:
         self.n, self.m = n, m
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return ImageOps.posterize(image, random.randint(4, 8))
 
 
 class OwnMaybeToTensor(v1.ToTensor):
@@ -538,7 +606,6 @@ TRAINING = [
         "DeepVoltaire/AutoAugment cifar10",
         listed(v1.RandomCrop(32, padding=4, fill=128), flip(), CIFAR10Policy(), floats(CIFAR)),
         "arrays",
-        "torchvision's `AutoAugment(AutoAugmentPolicy.CIFAR10)` has a counterpart.",
     ),
     PublicList(
         "torchvision's AutoAugment on CIFAR",

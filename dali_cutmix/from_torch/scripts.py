@@ -27,7 +27,7 @@ def own_class(part: Any) -> str | None:
         if word in name:
             try:
                 line = line_of(part)
-            except (AttributeError, TypeError, ValueError, IndexError):  # another class of the name
+            except (AttributeError, TypeError, ValueError, IndexError, StopIteration):
                 continue
             return f"from_torch cannot see what the class does. {line}"
     return None

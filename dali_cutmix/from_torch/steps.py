@@ -29,6 +29,9 @@ from dali_cutmix.transforms import adjustments, chain, flips, shapes, sizing, wa
 from dali_cutmix.transforms.erasing import EraseSquares, RandomErasing
 from dali_cutmix.transforms.steps import Compose
 
+#: Characters of the code of augmentations in a note; of longer code the classes are named.
+_MAX_TEXT = 200
+
 #: Ways out of parts whose removal would give images of another size, by name.
 _REPLACEMENTS = dict.fromkeys(
     ("TenCrop", "FiveCrop"),
@@ -159,6 +162,8 @@ class Steps:
     def _noted(self, part: Any, augmentations: list[Augmentation]) -> list[Augmentation]:
         """Note what was recognised by replaying, and what differs."""
         text = "; ".join(map(written, augmentations))
+        if len(text) > _MAX_TEXT:
+            text = " and ".join(type(each).__name__ for each in augmentations)
         self.notes.note(
             f"{named(part)} was compared with {text} from {NUM_REPLAYS} random states only."
         )

@@ -141,9 +141,12 @@ _KINDS = (
     _Kind(("AutoContrast",), (), autocontrast),
     _Kind(("Equalize",), (), equalize),
     _Kind(("GaussianBlur", "GaussianBlurRand"), ("sigma",)),
+    _Kind(("RotateLeft", "TranslateXNearest", "TranslateYNearest"), ("warp",)),
 )
 _INDEX = {name: index for index, kind in enumerate(_KINDS) for name in kind.names}
-_WARP, _SHARPNESS, _BLUR = (_INDEX[name] for name in ("Rotate", "Sharpness", "GaussianBlur"))
+_WARP, _SHARPNESS, _BLUR, _NEAREST_WARP = (
+    _INDEX[name] for name in ("Rotate", "Sharpness", "GaussianBlur", "RotateLeft")
+)
 
 
 @dataclass(frozen=True)
@@ -249,14 +252,16 @@ class TimmSettings:
 
     def _warp(self, name: np.ndarray, level: np.ndarray) -> WarpPlan:
         # Pillow turns counterclockwise, `linear_part` clockwise.
-        linear = linear_part(np.where(name == "Rotate", -30 * level, 0.0))
+        angle = np.where(name == "Rotate", level, np.where(name == "RotateLeft", abs(level), 0.0))
+        linear = linear_part(-30 * angle)
         linear[:, 0, 1] += np.where(name == "ShearX", 0.3 * level, 0.0)
         linear[:, 1, 0] += np.where(name == "ShearY", 0.3 * level, 0.0)
         # A shear keeps the top left corner.
         pivot = np.where(np.char.startswith(name, "Shear"), 0.0, 0.5)
         shift = np.zeros((len(name), 2))
         for axis, direction in enumerate("XY"):
-            is_shifted = name == f"Translate{direction}Rel"
+            names = f"Translate{direction}Rel", f"Translate{direction}Nearest"
+            is_shifted = np.isin(name, names)
             shift[:, axis] = np.where(is_shifted, -self.translate * level, 0.0)
         return WarpPlan(linear, shift, np.stack([pivot, pivot], axis=1))
 
@@ -281,6 +286,9 @@ class TimmSettings:
             kernel = numbers["is_bicubic"] if self.interpolation == "random" else self.interpolation
             fill = colour_of(self.fill)
             return warped(image, numbers["warp"], kernel, fill, frame, whole_pixels=False)
+        if index == _NEAREST_WARP:
+            fill = colour_of(self.fill)
+            return warped(image, numbers["warp"], "nearest", fill, frame, whole_pixels=False)
         if index == _SHARPNESS:
             return adjust_sharpness(image, **numbers, **ring_of_each(image, frame))
         if index == _BLUR:
@@ -433,7 +441,8 @@ class TimmAutoAugment:
 
     Args:
         policy: The sequences, all equally likely. Each is a list of ``(name, prob, magnitude)``, by
-            timm's names.
+            timm's names. ``"RotateLeft"`` turns to one side, ``"TranslateXNearest"`` and
+            ``"TranslateYNearest"`` shift, all to the nearest pixel, as in policies of scripts.
         magnitude_std, magnitude_max, interpolation, fill, translate: As in `TimmRandAugment`.
 
     Source:

@@ -15,7 +15,16 @@ from torch.utils.data import DataLoader as TorchLoader
 from torchvision import transforms as v1
 
 from dali_cutmix import augmentations
-from public_lists import EIGVAL, EIGVEC, OwnCutout, OwnErasing, OwnLighting
+from public_lists import (
+    EIGVAL,
+    EIGVEC,
+    CIFAR10Policy,
+    OwnCutout,
+    OwnErasing,
+    OwnLighting,
+    OwnPolicy,
+    SubPolicy,
+)
 from torch_loaders import CROP, FLOATS, SCALED, cifar, notes, over, refusal, silently
 
 
@@ -180,3 +189,89 @@ def test_rectangles_are_distributed_as_the_classes(part: Any) -> None:
     ours, theirs = rectangles(silently(reference, device="cpu")), rectangles(reference)
     for name in ours:
         assert ks_2samp(ours[name], theirs[name]).pvalue > 0.001, name
+
+
+class Policy(OwnPolicy):
+    """A policy of the pairs in the test."""
+
+    def __init__(self, pairs: Any, fillcolor: Any = (128, 128, 128)) -> None:
+        self.policies = [SubPolicy(pair, fillcolor) for pair in pairs]
+        self.fillcolor = fillcolor
+
+
+#: Each operation alone, always, at a strength between.
+EACH = [
+    [(name, 1.0, index), ("Color", 0.0, 0)]
+    for name in ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+    for index in (4, 9)
+] + [
+    [(name, 1.0, 6), ("Color", 0.0, 0)]
+    for name in ("Color", "Contrast", "Sharpness", "Brightness", "Posterize", "Solarize")
+]
+UNSEEDED = [[(name, 1.0, 0), ("Color", 0.0, 0)] for name in ("AutoContrast", "Equalize", "Invert")]
+
+
+@pytest.mark.parametrize("pair", [*EACH, *UNSEEDED], ids=lambda pair: f"{pair[0][0]} {pair[0][2]}")
+def test_step_of_a_policy_makes_pillows_images(photos: list[np.ndarray], pair: Any) -> None:
+    """Up to the sign, which both draw."""
+    part = Policy([pair], (9, 99, 199) if pair[0][0] != "Rotate" else (128, 128, 128))
+    data = cifar(v1.Compose([part, v1.PILToTensor()]), (40, 60))
+    picture = photos[0][100:140, 200:260]
+    data.data = np.stack([picture] * 12)
+    reference = TorchLoader(data, batch_size=12)
+    random.seed(0)
+    ours, theirs = (next(iter(each))[0] for each in (silently(reference, device="cpu"), reference))
+    ours, theirs = (np.unique(each.numpy().astype(np.int16), axis=0) for each in (ours, theirs))
+    assert len(ours) == len(theirs)
+    for image in ours:
+        differences = [np.abs(image - other) for other in theirs]
+        nearest = min(differences, key=lambda each: float(each.mean()))
+        # A turn may take other pixels where two are as near.
+        assert np.quantile(nearest, 0.998) <= 2
+
+
+@pytest.mark.parametrize("make", [CIFAR10Policy, OwnPolicy], ids=["CIFAR-10", "ImageNet"])
+def test_images_of_a_policy_are_distributed_as_the_scripts(
+    photos: list[np.ndarray], make: Any
+) -> None:
+    num = 1200
+    data = cifar(v1.Compose([make(), v1.ToTensor()]), (24, 24))
+    rng = np.random.default_rng(0)
+    corners = [(int(rng.integers(400)), int(rng.integers(400))) for _ in range(num)]
+    data.data = np.stack(
+        [photos[i % len(photos)][y : y + 24, x : x + 24] for i, (y, x) in enumerate(corners)]
+    )
+    data.targets = [0] * num
+    random.seed(0)
+    reference = TorchLoader(data, batch_size=200)
+    loader = silently(reference, device="cpu")
+    plain = torch.from_numpy(data.data).permute(0, 3, 1, 2)
+    ours, theirs = (
+        (torch.cat([image for image, _ in each]) * 255).round() for each in (loader, reference)
+    )
+    for statistic in (
+        lambda image: image.mean((1, 2, 3)),
+        lambda image: image.std((1, 2, 3)),
+        lambda image: (image - plain).abs().mean((1, 2, 3)),
+        lambda image: (image - plain)[:, :, 0].mean((1, 2)),
+        lambda image: (image - plain)[..., 0].mean((1, 2)),
+        lambda image: (image[..., 1:] - image[..., :-1]).abs().mean((1, 2, 3)),
+    ):
+        assert ks_2samp(statistic(ours), statistic(theirs)).pvalue > 0.001
+
+
+def test_policy_with_another_operation_or_another_choice_is_refused(photo_folder: Path) -> None:
+    class FirstOfCIFAR10Policy(CIFAR10Policy):
+        def __call__(self, image: Image.Image) -> Image.Image:
+            return self.policies[random.randint(0, len(self.policies) - 2)](image)
+
+    bent = CIFAR10Policy()
+    bent.policies[3].operation1 = lambda image, magnitude: image.rotate(magnitude + 1)
+    for part in (FirstOfCIFAR10Policy(), bent):
+        assert "AutoAugment" in refusal(over(photo_folder, [CROP, part, *SCALED]))
+
+    class MyPolicy:
+        def __call__(self, image: Image.Image) -> Image.Image:
+            return image.rotate(random.random())
+
+    assert "this class is another" in refusal(over(photo_folder, [CROP, MyPolicy(), *SCALED]))
