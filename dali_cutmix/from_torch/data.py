@@ -47,6 +47,7 @@ class Data:
         code: Code of the source, for the report.
         notes: Sentences about differences.
         kind: Class of the tensors that the transform is handed; None for Pillow images.
+        num_channels: Channels of the images that the transform is handed: 3, or 1 for gray images.
         slots: Place and transform of each attribute that ``having`` replaces; empty: of
             ``transform`` alone.
     """
@@ -58,6 +59,7 @@ class Data:
     code: str = "dataset"
     notes: tuple[str, ...] = ()
     kind: type[torch.Tensor] | None = None
+    num_channels: int = 3
     slots: tuple[tuple[str, Any], ...] = ()
 
     @property

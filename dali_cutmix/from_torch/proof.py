@@ -26,8 +26,8 @@ NUM_DECODED = 4
 MAX_LISTED = 10_000
 
 _GRAY = (
-    "its images are gray, of one channel, and the graph makes three. Put Grayscale(3) in front of "
-    "its transform."
+    "some images are gray, of one channel, and the graph makes three of each. Put Grayscale(3), or "
+    "Grayscale(1), in front of its transform."
 )
 
 
@@ -62,7 +62,6 @@ def compared(data: Data, way: Way) -> Data:
 
     def check(index: int, sample: Sample) -> Sample:
         _check_pixels(data, images, index, sample)
-        _check_gray(sample, way)
         _check_label(data, images, index, sample)
         return sample
 
@@ -73,6 +72,7 @@ def compared(data: Data, way: Way) -> Data:
     views = [getattr(view, "slot", 0) for view in samples[0].views]
     if any([getattr(view, "slot", 0) for view in sample.views] != views for sample in samples):
         raise NoCounterpartError("the number or order of the views differs between samples.")
+    num_channels = _num_channels(samples, way, images.kind == "pixels")
     transform, path = None, data.path or "dataset.transform"
     if way.slots and samples[0].are_listed:
         paths, transforms = zip(*(way.slots[slot] for slot in views), strict=True)
@@ -82,7 +82,15 @@ def compared(data: Data, way: Way) -> Data:
     image = getattr(samples[0].views[0], "image", None)
     kind = type(image) if isinstance(image, torch.Tensor) else None
     notes = (*data.notes, note)
-    return replace(data, transform=transform, path=path, notes=notes, kind=kind, slots=way.slots)
+    return replace(
+        data,
+        transform=transform,
+        path=path,
+        notes=notes,
+        kind=kind,
+        num_channels=num_channels,
+        slots=way.slots,
+    )
 
 
 def _compared_more(
@@ -152,21 +160,38 @@ def _check_pixels(data: Data, images: StoredImages, index: int, sample: Sample) 
             raise NoCounterpartError(reason)
 
 
-def _check_gray(sample: Sample, way: Way) -> None:
-    """Refuse gray images that a transform does not treat as RGB images."""
-    for view in sample.views:
-        image = getattr(view, "image", view)
-        if getattr(image, "mode", "RGB") == "RGB":
-            continue
-        transform: Any = way.slots[view.slot][1] if way.slots else None
-        try:
-            of_gray, _ = call(transform, image.copy())
-            of_rgb, _ = call(transform, image.convert("RGB"))
-            is_same = are_equal(of_gray, of_rgb)
-        except Exception:  # whatever the user's code raises
-            is_same = False
-        if not is_same:
-            raise NoCounterpartError(_GRAY)
+def _num_channels(samples: Sequence[Sample], way: Way, are_arrays: bool) -> int:
+    """Return 1 where all images are gray, and 3 where all count as RGB images.
+
+    Args:
+        samples: The samples.
+        way: Has the transforms, some of which treat gray images as RGB images.
+        are_arrays: Whether images are arrays, of which all have equally many channels.
+
+    Raises:
+        NoCounterpartError: Some images may be gray, others not.
+    """
+    views = [view for sample in samples for view in sample.views]
+    are_gray = [getattr(getattr(view, "image", view), "mode", "RGB") == "L" for view in views]
+    if all(
+        _counts_as_rgb(view, way) for view, is_gray in zip(views, are_gray, strict=True) if is_gray
+    ):
+        return 3
+    if not all(are_gray) or not are_arrays:
+        raise NoCounterpartError(_GRAY)
+    return 1
+
+
+def _counts_as_rgb(view: Any, way: Way) -> bool:
+    """Return whether a transform makes the same of a gray image and of its RGB image."""
+    image = getattr(view, "image", view)
+    transform: Any = way.slots[view.slot][1] if way.slots else None
+    try:
+        of_gray, _ = call(transform, image.copy())
+        of_rgb, _ = call(transform, image.convert("RGB"))
+    except Exception:  # whatever the user's code raises
+        return False
+    return are_equal(of_gray, of_rgb)
 
 
 def _check_label(data: Data, images: StoredImages, index: int, sample: Sample) -> None:

@@ -353,9 +353,12 @@ def _attempted(
             data.kind,
             may_end_in_pillow=arguments.collates,
             behind=arguments.behind,
+            num_channels=data.num_channels,
         )
     else:
-        translated = translate_views(data.transform, size, inner, data.kind, arguments.collates)
+        translated = translate_views(
+            data.transform, size, inner, data.kind, arguments.collates, data.num_channels
+        )
     return (*translated, inner)
 
 

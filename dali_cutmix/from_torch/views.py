@@ -43,6 +43,8 @@ SIZES = ((300, 400), (400, 300), (320, 320))
 #: the 24 images of noise once in 200,000 times.
 NUM_IMAGES, MAX_IMAGES = len(KINDS), len(KINDS) + 24
 
+_GRAY_VIEWS = "functions take RGB images here. Put Grayscale(3) in front, or pass a Compose."
+
 #: Ways to choose lists that are looked into, where lists are alike.
 MAX_CHOICES = 8
 
@@ -70,6 +72,7 @@ def translate_views(
     translation: Translation,
     kind: type[torch.Tensor] | None = None,
     may_end_in_pillow: bool = False,
+    num_channels: int = 3,
 ) -> tuple[Transform | Views | None, torch.dtype]:
     """Translate a dataset's ``transform``, which may make several views; see `translate_transform`.
 
@@ -77,12 +80,17 @@ def translate_views(
         The transform, `Views` where there are several, None where a part was refused; and the dtype
         of its pixels.
     """
+    is_list = transform is None or _is_list(transform)
+    if num_channels == 1 and not is_list:
+        translation.refuse("transform", named(transform), _GRAY_VIEWS)
+        return None, torch.float32
     if isinstance(transform, Calls):
         return _translate_calls(transform, size, translation, kind)
-    is_list = transform is None or _is_list(transform)
     num_views = 0 if is_list else _count(transform, _image(0, size, kind))
     if not num_views:
-        return translate_transform(transform, size, translation, kind, may_end_in_pillow)
+        return translate_transform(
+            transform, size, translation, kind, may_end_in_pillow, num_channels=num_channels
+        )
     held_lists = held(transform, _is_list, in_sequences=True)
     lists = [_Lists([(_path(transform, part, n), part)]) for n, part in enumerate(held_lists)]
     image = partial(_image, size=size, kind=kind)

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader as TorchLoader
 from torchvision import transforms as v1
+from torchvision.datasets import MNIST, ImageFolder
 from torchvision.transforms import v2
 
 from dali_cutmix import CutMix, EvalTransform, TrainTransform, augmentations
@@ -67,6 +69,54 @@ def test_gray_images_are_mixed_and_labelled_as_others(photo_folder: Path) -> Non
     silently_made = type(loader).from_torch(over(photo_folder, parts), report=lines.append)
     assert silently_made.transform == loader.transform
     assert any("Yields image [B, 1, 32, 32] float32" in line for line in lines)
+
+
+def digits(transform: Any) -> MNIST:
+    data = MNIST.__new__(MNIST)  # as after reading its files, which are not at hand
+    data.data = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 28, 28), np.uint8))
+    data.targets, data.train = torch.arange(6) % 4, True
+    data.transform, data.target_transform, data.transforms = transform, None, None
+    return data
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [v1.ToTensor(), v1.Normalize((0.1307,), (0.3081,))],
+        [v1.Resize(32), v1.ToTensor()],
+        [v1.Pad(2), v1.ToTensor(), v1.Normalize(0.1, 0.3), lambda image: image.repeat(3, 1, 1)],
+        [v1.Lambda(lambda image: image.convert("RGB")), v1.ToTensor()],
+    ],
+    ids=["as in examples", "resized", "repeated", "converted"],
+)
+def test_arrays_of_one_channel_are_served_as_torchvision_does(parts: list[Any]) -> None:
+    reference = TorchLoader(digits(v1.Compose(parts)), batch_size=6)
+    image, label = next(iter(silently(reference, device="cpu")))
+    expected, expected_label = next(iter(reference))
+    assert torch.equal(label, expected_label)
+    assert (image.shape, image.dtype) == (expected.shape, expected.dtype)
+    assert (image - expected).abs().max() < 2.01 / 255 / 0.3
+
+
+def test_views_of_one_channel_are_refused() -> None:
+    parts = v1.Compose([v1.RandomCrop(24), v1.ToTensor()])
+    message = refusal(TorchLoader(digits(lambda image: [parts(image), parts(image)]), batch_size=6))
+    assert "functions take RGB images here. Put Grayscale(3) in front, or pass a Com" in message
+
+
+def test_files_that_are_not_converted_to_rgb_are_refused(tmp_path: Path) -> None:
+    """Other files of the folder may have three channels."""
+
+    class AsStored(ImageFolder):
+        def __getitem__(self, index: int) -> Any:
+            path, label = self.samples[index]
+            return self.transform(Image.open(path)), label
+
+    (tmp_path / "a").mkdir()
+    for number in range(3):
+        Image.new("L", (32, 24), 50 * number).save(tmp_path / "a" / f"{number}.png")
+    reference = TorchLoader(AsStored(tmp_path, v1.ToTensor()))
+    assert "some images are gray, of one channel, and the graph makes three" in refusal(reference)
 
 
 def test_gray_by_chance_does_not_change_the_number_of_channels(photo_folder: Path) -> None:
