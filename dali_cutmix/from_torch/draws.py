@@ -102,47 +102,87 @@ def _drawn_change(function: Any) -> list[Augmentation] | None:
     blocks = noise((4, 5)) // 8 * 7 + 16  # without black and white: all changes show
     image = Image.fromarray(blocks.repeat(6, axis=0).repeat(6, axis=1))
     blur = _Blur(image)
-    changed: dict[int, np.ndarray] = {}  # by random state
-    num_called = 0
-    change: _Change | None = None
-    radii: list[float] = []
+    seen = _observe(function, image, blur)
+    if seen is None or not seen.fits(prob if seen.change else prob * blur.visible_share):
+        return None
+    expected = _expected(function, seen, blur)
+    if expected is None or not _fits_contents(function, seen, expected):
+        return None
+    if seen.change is None:
+        blurred = PillowGaussianBlur(_RADII)
+        return [blurred if prob == 1 else RandomApply([blurred], prob)]
+    return [seen.change.augmentation(prob)] if seen.changed else []
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Hold what a function did to an image from many random states.
+
+    Attributes:
+        num_called: Random states, which are seeds from 0 on.
+        changed: By random state, the pixels of each result that differs from the image.
+        change: The way in which all of these differ. None: by blurs.
+        radii: Radius of each blur.
+    """
+
+    num_called: int
+    changed: dict[int, np.ndarray]
+    change: _Change | None
+    radii: list[float]
+
+    def fits(self, share: float) -> bool:
+        """Return whether the number of changed images is likely for a probability."""
+        deviation = (self.num_called * share * (1 - share)) ** 0.5
+        return abs(len(self.changed) - self.num_called * share) <= 4 * deviation
+
+
+def _observe(function: Any, image: Image.Image, blur: _Blur) -> _Seen | None:
+    """Call a function from random states; return None where a result is neither change nor blur."""
+    seen = _Seen(0, {}, None, [])
     for num_states in NUM_STATES:
-        if num_called == NUM_STATES[1] and (change or len(radii) >= _NUM_RADII):
+        if seen.num_called == NUM_STATES[1] and (seen.change or len(seen.radii) >= _NUM_RADII):
             break
-        results = {seed: _called(function, seed, image) for seed in range(num_called, num_states)}
-        changed |= {seed: each for seed, each in results.items() if _error(each, image) > 0}
-        num_called = num_states
+        seeds = range(seen.num_called, num_states)
+        results = {seed: _called(function, seed, image) for seed in seeds}
+        different = {seed: each for seed, each in results.items() if _error(each, image) > 0}
+        changed = seen.changed | different
         pixels = list(changed.values())
         change = next((each for each in _CHANGES if _is_always(each.apply(image), pixels)), None)
-        seen = [] if change else [blur.radius_of(each) for each in pixels]
-        radii = [radius for radius in seen if radius is not None]
-        if len(radii) < len(seen):
+        radii = [] if change else [blur.radius_of(each) for each in pixels]
+        known = [radius for radius in radii if radius is not None]
+        if len(known) < len(radii):
             return None
-    share = prob if change else prob * blur.visible_share
-    deviation = (num_called * share * (1 - share)) ** 0.5
-    if abs(len(changed) - num_called * share) > 4 * deviation:
+        seen = _Seen(num_states, changed, change, known)
+    return seen
+
+
+def _expected(
+    function: Any, seen: _Seen, blur: _Blur
+) -> dict[int, Callable[[Image.Image], Image.Image]] | None:
+    """Return what changes an image from each random state that shows; None for other blurs."""
+    if seen.change:
+        return dict.fromkeys(seen.changed, seen.change.apply)
+    if not _may_be_usual(function) or not blur.are_uniform(seen.radii):
         return None
-    expected: dict[int, Callable[[Image.Image], Image.Image]]
-    if change:
-        expected = dict.fromkeys(changed, change.apply)
-    elif _may_be_usual(function) and blur.are_uniform(radii):
-        wide = [(seed, each) for seed, each in zip(changed, radii, strict=True) if each > _WIDE]
-        expected = {seed: partial(_blurred, radius=radius) for seed, radius in wide}
-    else:
-        return None
-    unchanged = [seed for seed in range(num_called) if seed not in changed]
+    pairs = zip(seen.changed, seen.radii, strict=True)
+    return {seed: partial(_blurred, radius=radius) for seed, radius in pairs if radius > _WIDE}
+
+
+def _fits_contents(
+    function: Any, seen: _Seen, expected: dict[int, Callable[[Image.Image], Image.Image]]
+) -> bool:
+    """Return whether a function does the same to images of all kinds of content."""
+    unchanged = [seed for seed in range(seen.num_called) if seed not in seen.changed]
     seeds = [*list(expected)[:_NUM_STATES_OF_CONTENTS], *unchanged[:_NUM_STATES_OF_CONTENTS]]
+    # A small radius shows on some kinds only.
+    most = 0 if seen.change else _BLUR_ERROR
     for size, kind in zip(cycle(_SIZES), KINDS, strict=False):
         content = Image.fromarray(kind(noise(size)))
         for seed in seeds:
             wanted = expected[seed](content) if seed in expected else content
-            error = _error(_called(function, seed, content), wanted)
-            if error > (0 if change else _BLUR_ERROR):  # a small radius shows on some kinds only
-                return None
-    if change is None:
-        blurred = PillowGaussianBlur(_RADII)
-        return [blurred if prob == 1 else RandomApply([blurred], prob)]
-    return [change.augmentation(prob)] if changed else []
+            if _error(_called(function, seed, content), wanted) > most:
+                return False
+    return True
 
 
 class _Blur:
