@@ -20,6 +20,8 @@ from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import BYTE_ORDER_MARK, read_regular, read_text
 from dali_cutmix.sources.base import MAX_CLASSES, WHERE, Names, StoredImages, numbered
 
+_INDEX = re.compile(r"[+-]?[0-9]{1,100}")
+
 
 class FileList(StoredImages):
     """List files and the class of each: ``loader.dataset`` for a folder or a list.
@@ -130,7 +132,7 @@ class FileList(StoredImages):
         Raises:
             OSError: The file does not exist, is not a regular file, or cannot be read.
             ValueError: The file has no lines; or a line has no class, a zero byte, or a class index
-                that is not a number or is too long. The line's number is named.
+                that is too long or out of range. The line's number is named.
         """
         path = local_path(WHERE, "source", path)
         folder, listed = os.path.dirname(path), f"the list {printable(path)}"
@@ -143,26 +145,10 @@ class FileList(StoredImages):
             text = line.strip().lstrip(BYTE_ORDER_MARK).lstrip()
             if not text:
                 continue
-            name, separator, label = text.rpartition("\t" if "\t" in text else " ")
-            if not separator:
-                raise ValueError(
-                    f"{WHERE}: line {number} of {listed} must be a path and a class, "
-                    f"separated by a tab or a space, got {text!r}."
-                )
-            if "\0" in text:
-                raise ValueError(
-                    f"{WHERE}: line {number} of {listed} must hold no zero byte, got {text!r:.80}. "
-                    "Save the list in UTF-8."
-                )
-            is_index = re.fullmatch(r"[+-]?[0-9]{1,100}", label) is not None
-            if not is_index and label.lstrip("+-").isdecimal():
-                raise ValueError(
-                    f"{WHERE}: line {number} of {listed} must have a class name, or a class index "
-                    f"of at most 100 digits from 0 to 9, got {label!r:.80}."
-                )
-            paths.append(os.path.join(folder, os.path.expanduser(name.rstrip())))
+            name, label = _split_line(text, f"line {number} of {listed}")
+            paths.append(os.path.join(folder, os.path.expanduser(name)))
             labels.append(label)
-            kinds.setdefault(is_index, number)
+            kinds.setdefault(_INDEX.fullmatch(label) is not None, number)
         if not paths:
             raise ValueError(f"{WHERE}: {listed} is empty.")
         if len(kinds) > 1:
@@ -217,14 +203,46 @@ class FileList(StoredImages):
         return self._paths.describe(len(os.fsencode(os.path.join(self.root, ""))))
 
 
+def _split_line(text: str, line: str) -> tuple[str, str]:
+    """Return path and class of a line of a list.
+
+    Args:
+        text: The line, stripped and not empty.
+        line: Name of the line, for messages.
+
+    Raises:
+        ValueError: The line has no class, a zero byte, or an odd class index.
+    """
+    name, separator, label = text.rpartition("\t" if "\t" in text else " ")
+    if not separator:
+        raise ValueError(
+            f"{WHERE}: {line} must be a path and a class, separated by a tab or a space, got "
+            f"{text!r}."
+        )
+    if "\0" in text:
+        raise ValueError(
+            f"{WHERE}: {line} must hold no zero byte, got {text!r:.80}. Save the list in UTF-8."
+        )
+    if _INDEX.fullmatch(label) is None:
+        if label.lstrip("+-").isdecimal():
+            raise ValueError(
+                f"{WHERE}: {line} must have a class name, or a class index of at most 100 digits "
+                f"from 0 to 9, got {label!r:.80}."
+            )
+    elif not 0 <= int(label) < MAX_CLASSES:
+        raise ValueError(
+            f"{WHERE}: {line} must have a class name, or a class index of at least 0 and below "
+            f"{MAX_CLASSES}, got {label:.80}. Ids have to be mapped to 0, 1, 2, ... first."
+        )
+    return name.rstrip(), label
+
+
 def _numbered(labels: Sequence[int]) -> tuple[np.ndarray, Sequence[str]]:
     """Return class indices as an array, and their texts as the names of the classes."""
     largest = max(labels)
     if largest >= MAX_CLASSES:  # checked here: the number may be too large for an array
         rule = f"have class indices below {MAX_CLASSES}"
         refuse(WHERE, "source", rule, largest, "Ids have to be mapped to 0, 1, 2, ... first.")
-    if min(labels) < 0:
-        refuse(WHERE, "source", "have class indices of at least 0", min(labels))
     return np.array(labels, np.int64), numbered(largest + 1)
 
 

@@ -14,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+from dali_cutmix.sources.upright import BEGINNINGS
+
 Decoder = Literal["dali", "pillow"]
 
 #: Return bytes of a file from an offset, as many as asked for; fewer where the file ends.
@@ -39,6 +41,9 @@ ENDINGS = {
     "QOI": "qoi",
     "DDS": "dds",
 }
+
+#: Formats of which DALI decodes the plain files, and their first bytes.
+_BEGINNINGS = [(name, re.compile(BEGINNINGS[name], re.DOTALL)) for name in ("JPEG", "PNG", "WEBP")]
 
 _ORIENTATION = 0x0112  # tag of TIFF and EXIF
 
@@ -71,13 +76,23 @@ def decoder_of(read_at: ReadAt, head: bytes = b"") -> Decoder:
         OSError: The file cannot be read.
     """
     start = head[:24] or read_at(0, 24)
-    if start.startswith(b"\xff\xd8\xff"):
-        is_plain = _is_bare_jpeg(head) or _is_plain_jpeg(read_at)
-    elif start.startswith(b"\x89PNG\r\n\x1a\n"):
-        is_plain = _is_plain_png(read_at)
-    else:
-        is_plain = _is_plain_webp(start)
+    is_plain = False
+    match format_of(start):
+        case "JPEG":
+            is_plain = _is_bare_jpeg(head) or _is_plain_jpeg(read_at)
+        case "PNG":
+            is_plain = _is_plain_png(read_at)
+        case "WEBP":
+            is_plain = _is_plain_webp(start)
     return "dali" if is_plain else "pillow"
+
+
+def format_of(start: bytes) -> str | None:
+    """Return ``"JPEG"``, ``"PNG"`` or ``"WEBP"`` by a file's first 12 bytes; None for others."""
+    for name, beginning in _BEGINNINGS:
+        if beginning.match(start):
+            return name
+    return None
 
 
 def reader_of(encoded: np.ndarray) -> ReadAt:
@@ -95,16 +110,17 @@ def header_size(encoded: np.ndarray) -> tuple[int, int] | None:
         encoded: The file: ``[size]`` uint8.
     """
     start = encoded[:30].tobytes()
-    if start.startswith(b"\xff\xd8\xff"):
+    name = format_of(start)
+    if name == "JPEG":
         read_at = reader_of(encoded)
         for marker, offset, size in _segments(read_at):
             if _is_frame(marker) and size >= 6 and len(head := read_at(offset, 5)) == 5:
                 height, width = struct.unpack(">xHH", head)
                 return height, width
-    elif start.startswith(b"\x89PNG\r\n\x1a\n") and start[12:16] == b"IHDR" and len(start) >= 24:
+    elif name == "PNG" and start[12:16] == b"IHDR" and len(start) >= 24:
         width, height = struct.unpack_from(">II", start, 16)
         return height, width
-    elif start[:4] + start[8:12] == b"RIFFWEBP" and len(start) == 30:
+    elif name == "WEBP" and len(start) == 30:
         return _webp_size(start)
     return None
 
@@ -258,8 +274,6 @@ def _is_plain_png(read_at: ReadAt) -> bool:
 
 
 def _is_plain_webp(start: bytes) -> bool:
-    if start[:4] + start[8:12] != b"RIFFWEBP":
-        return False
     chunk = start[12:16]
     if chunk == b"VP8X":
         return len(start) > 20 and not start[20] & _WEBP_FLAGS

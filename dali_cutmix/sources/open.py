@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ def open_source(source: Any, *, first_label: int | None = None) -> StoredImages:
         TroubleError: Trouble of the machine outlasts several tries. A bucket that cannot be reached
             is an ``OSError`` at once: its URL may be wrong.
     """
-    what = f"opening {source if isinstance(source, (str, Path)) else 'the source'}"
+    what = f"opening {source if isinstance(source, (str, os.PathLike)) else 'the source'}"
     return patiently(lambda: _open(source, first_label), WHERE, what, is_of_machine)
 
 
@@ -49,7 +48,7 @@ def _open(source: Any, first_label: int | None) -> StoredImages:
         return TFRecords(source, first_label=first_label)
     if isinstance(source, StoredImages):
         return source
-    if isinstance(source, (str, Path)) or hasattr(source, "__fspath__"):
+    if isinstance(source, (str, os.PathLike)):
         return _from_path(local_path(WHERE, "source", source))
     if hasattr(source, "samples"):
         return _from_dataset(source)
@@ -61,8 +60,9 @@ def _open(source: Any, first_label: int | None) -> StoredImages:
         _refuse_own_transforms(source)
         return ImageArrays(source.data, source.targets, getattr(source, "classes", None))
     if isinstance(source, Sequence) and not isinstance(source, bytes):
-        if any(isinstance(item, (str, Path)) and _is_shard(str(item)) for item in source):
-            return _from_shards([str(item) for item in source])
+        paths = [os.fsdecode(item) for item in source if isinstance(item, (str, os.PathLike))]
+        if any(map(_is_shard, paths)):
+            return _from_shards(paths if len(paths) == len(source) else list(map(str, source)))
         return FileList.from_pairs(source)
     raise TypeError(
         f"{WHERE}: `source` must be a folder, a list of (path, class), tar shards, TFRecords, "

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import Any, BinaryIO, NamedTuple
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
@@ -193,7 +194,11 @@ class PackedImages(StoredImages):
                 content = self._files.buckets[bucket].read(key)
             else:
                 content = read_regular(path)
-            with np.load(io.BytesIO(content.tobytes()), allow_pickle=False) as saved:
+            file = io.BytesIO(content.tobytes())
+            with ZipFile(file) as members:  # a small packed one may fill the memory
+                if any(member.compress_type != ZIP_STORED for member in members.infolist()):
+                    return None
+            with np.load(file, allow_pickle=False) as saved:
                 index = Index(*(saved[column] for column in Index._fields))
                 format_of_index = saved["layout"].item(), saved["version"].item()
                 size, tag = saved["shard_size"].item(), saved["shard_tag"].item()

@@ -46,25 +46,21 @@ _METHODS = {
 # Tags of TIFF.
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284
 
-# First bytes of files that Pillow may not open, and what such a file is: of a format that is not
-# decoded, or damaged.
-_BEGINNINGS = {
-    "unsupported": {
-        "HEIF": rb"....ftyp(hei|mif1|msf1)",
-        "AVIF": rb"....ftypavi",
-        "JPEG XL": rb"....JXL |\xff\x0a",
-        "PostScript": rb"%!PS|\xc5\xd0\xd3\xc6",
-    },
-    "damaged": {
-        "JPEG": rb"\xff\xd8\xff",
-        "PNG": rb"\x89PNG\r\n\x1a\n",
-        "WEBP": rb"RIFF....WEBP",
-        "TIFF": rb"II[*+]\0|MM\0[*+]",
-        "GIF": rb"GIF8[79]a",
-        "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ",
-        "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
-    },
+#: First bytes of files by their format, by Pillow's names where Pillow has one: of at least 18.
+BEGINNINGS = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WEBP": rb"RIFF....WEBP",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "GIF": rb"GIF8[79]a",
+    "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ",
+    "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+    "HEIF": rb"....ftyp(hei|mif1|msf1)",
+    "AVIF": rb"....ftypavi",
+    "JPEG XL": rb"....JXL |\xff\x0a",
+    "PostScript": rb"%!PS|\xc5\xd0\xd3\xc6",
 }
+_UNSUPPORTED = ("HEIF", "AVIF", "JPEG XL", "PostScript")  # where Pillow opens no such file
 _POLL_S = 2.0
 
 
@@ -149,11 +145,11 @@ def _open(encoded: bytes) -> Image.Image:
 
 def _unidentified(encoded: bytes) -> tuple[str, str]:
     """Return kind and reason of a file of which Pillow reads no header."""
-    for kind, beginnings in _BEGINNINGS.items():
-        for name, start in beginnings.items():
-            if re.match(start, encoded, re.DOTALL):
-                is_known = kind == "damaged"
-                return kind, f"{name} {'with a broken header' if is_known else 'is not decoded'}"
+    for name, beginning in BEGINNINGS.items():
+        if re.match(beginning, encoded, re.DOTALL):
+            if name in _UNSUPPORTED:
+                return "unsupported", f"{name} is not decoded"
+            return "damaged", f"{name} with a broken header"
     start_of_jpeg = encoded.find(b"\xff\xd8\xff")
     hint = f"; a JPEG starts at byte {start_of_jpeg}" if start_of_jpeg > 0 else ""
     return "no image", f"not an image, or an unsupported format{hint}"

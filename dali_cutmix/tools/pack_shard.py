@@ -23,14 +23,12 @@ from dali_cutmix.core.trouble import patiently
 from dali_cutmix.serving.diagnose import read_patiently
 from dali_cutmix.sources.base import Selection, StoredImages
 from dali_cutmix.sources.decodable import decoder_of_bytes
-from dali_cutmix.sources.kinds import ENDINGS
+from dali_cutmix.sources.kinds import ENDINGS, format_of
 from dali_cutmix.sources.pillow import Decoded, PillowProcesses
 from dali_cutmix.sources.read_ahead import NOTHING, ReadAhead
 from dali_cutmix.sources.shards import PackedImages
 from dali_cutmix.sources.upright import RefusedError
 
-# Endings of members by the first bytes of files that DALI decodes.
-_BEGINNINGS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
 _READ_AT_ONCE = 32
 
 
@@ -194,7 +192,7 @@ class Packer:
         try:
             is_plain = decoder_of_bytes(encoded) == "dali"
             if is_plain and self.resize is None:
-                return data, _BEGINNINGS[data[:2]], None
+                return data, ENDINGS[str(format_of(data))], None
             what = f"decoding {self.images.path(index)}"
             decoded = patiently(lambda: pillow.decode(encoded, None), "pack", what)
             if self.resize is None:

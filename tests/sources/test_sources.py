@@ -102,9 +102,33 @@ def test_list_file_with_a_line_that_lacks_its_class_is_refused(tmp_path: Path) -
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         open_source(path)
-    path.write_text("a.jpg 0\nb.jpg -1\n")
-    with pytest.raises(ValueError, match=r"`source` must have class indices of at least 0, got -1"):
+
+
+@pytest.mark.parametrize("index", ["-1", "-0001", "16777216", "9" * 100])
+def test_class_index_out_of_range_is_refused_with_its_line(tmp_path: Path, index: str) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(f"a.jpg 0\n\nb.jpg {index}\n")
+    message = (
+        f"DataLoader: line 3 of the list {path} must have a class name, or a class index of at "
+        f"least 0 and below 16777216, got {index:.80}. Ids have to be mapped to 0, 1, 2, ... first."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         open_source(path)
+
+
+def test_shards_may_be_listed_as_any_kind_of_path(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "a.tar", [("0", b"an image", 0)])
+
+    class Entry:
+        def __init__(self, path: str | bytes) -> None:
+            self.path = path
+
+        def __fspath__(self) -> str | bytes:
+            return self.path
+
+    expected = open_source(str(shard)).fingerprint
+    for path in (shard, Entry(str(shard)), Entry(os.fsencode(shard))):
+        assert open_source([path]).fingerprint == expected
 
 
 def test_list_file_is_the_same_data_by_any_path_to_it(
@@ -143,15 +167,13 @@ def test_folder_with_folders_in_it_is_an_imagefolder_whatever_else_lies_there(
 
 
 @pytest.mark.parametrize("huge", [2**24, 10**30])
-def test_ids_in_place_of_class_indices_are_refused(tmp_path: Path, huge: int) -> None:
-    (tmp_path / "list.txt").write_text(f"a.jpg 0\nb.jpg {huge}")
+def test_ids_in_place_of_class_indices_are_refused(huge: int) -> None:
     message = (
         f"DataLoader: `source` must have class indices below 16777216, got {huge}. Ids have to be "
         "mapped to 0, 1, 2, ... first."
     )
-    for source in (tmp_path / "list.txt", [("a.jpg", 0), ("b.jpg", huge)]):
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            open_source(source)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        open_source([("a.jpg", 0), ("b.jpg", huge)])
 
 
 def test_list_files_that_make_no_sense_are_refused(tmp_path: Path) -> None:

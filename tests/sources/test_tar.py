@@ -482,6 +482,7 @@ def test_index_is_made_anew_for_a_shard_that_is_newer_or_of_another_size(tmp_pat
         "marks",
         "no axis",
         "class",
+        "packed",
     ],
 )
 def test_damaged_index_is_made_anew(tmp_path: Path, damage: str) -> None:
@@ -517,6 +518,8 @@ def test_damaged_index_is_made_anew(tmp_path: Path, damage: str) -> None:
     if damage in changed:
         assert changed[damage] != whole
         index.write_bytes(changed[damage])
+    elif damage == "packed":  # a small file may unpack to any size
+        np.savez_compressed(index, **columns)
     else:
         np.savez(index, **columns)
     assert contents(open_shards(path)) == expected(range(3))
