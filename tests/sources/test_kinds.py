@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shlex
 import signal
@@ -33,6 +34,7 @@ from dali_cutmix import (
 from dali_cutmix.core.dali import Pipeline, fn
 from dali_cutmix.sources import pillow
 from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.sources.pillow import PillowProcesses
 from dali_cutmix.tools.check import check_images
 from dali_cutmix.tools.cli import app
 from dali_cutmix.tools.pack import pack_images
@@ -431,7 +433,8 @@ import os, sys, time
 text = open({path!r}).read().replace('if __name__ == "__main__":', "if True:")
 def spy(encoded):
     if b"end the process" in encoded: os._exit(11)
-    if b"wait" in encoded: time.sleep(99)
+    if b"hang up" in encoded: os.close(int(sys.argv[1]))
+    if b"wait" in encoded or b"hang up" in encoded: time.sleep(99)
 text = text.replace("image = _open(encoded)", "spy(encoded); image = _open(encoded)")
 exec(compile(text, {path!r}, "exec"))
 """
@@ -454,6 +457,34 @@ def test_file_that_ends_or_holds_up_its_process_is_bad_and_the_others_are_served
         "3": "decoding ends the process of Pillow",
         "7": "decoding takes more than 3 s",
     }
+
+
+@pytest.mark.usefixtures("fragile")
+def test_process_that_hangs_up_and_has_to_be_killed_is_the_files_fault_and_no_trouble() -> None:
+    files = {"0": PLAIN["TIFF RGB"], "1": b"hang up"}
+    assert refused(files) == {"1": "decoding ends the process of Pillow"}
+
+
+def test_processes_of_pillow_start_anew_in_a_fork() -> None:
+    """Two processes that share a channel would get each other's pixels."""
+    encoded = np.frombuffer(PLAIN["TIFF RGB"], np.uint8)
+    before = children()
+    with PillowProcesses(1) as processes:
+        expected = processes.decode(encoded, None).ppm.tobytes()
+        started = children() - before
+
+        def decode_in_fork() -> None:
+            assert not children()
+            assert processes.decode(encoded, None).ppm.tobytes() == expected
+            assert len(children()) == 1
+            processes.close()
+
+        fork = multiprocessing.get_context("fork").Process(target=decode_in_fork)
+        fork.start()
+        fork.join(30)
+        assert fork.exitcode == 0
+        assert processes.decode(encoded, None).ppm.tobytes() == expected
+        assert children() - before == started
 
 
 def test_process_that_the_system_kills_is_replaced_by_another() -> None:
