@@ -18,6 +18,7 @@ from dali_cutmix.from_torch.report import (
 from dali_cutmix.transforms.affine import INTERPOLATIONS
 from dali_cutmix.transforms.augmix import AugMix
 from dali_cutmix.transforms.automatic import AutoAugment, RandAugment, TrivialAugment
+from dali_cutmix.transforms.chain import RandomApply, RandomChoice
 from dali_cutmix.transforms.color import (
     ColorJitter,
     Grayscale,
@@ -38,7 +39,7 @@ _ERASING = ("RandomErasing", "timm.RandomErasing")
 #: Names of the classes that `translate_color` takes.
 COLORS = (
     *("ColorJitter", "Grayscale", "RandomGrayscale"),
-    *("RandomChannelPermutation", "ChannelOrder"),
+    *("RandomChannelPermutation", "RandomPhotometricDistort", "ChannelOrder"),
     *(*_ERASING, *_AUTOMATIC, *_TIMM),
 )
 
@@ -86,6 +87,8 @@ def translate_color(part: Any, levels: Levels, prob: float, translation: Transla
             translation.note("Turned hues differ from Pillow's by up to 15 of 255 in a few pixels.")
         ranges = {key: tuple(bounds) for key in names if (bounds := getattr(part, key)) is not None}
         return ColorJitter(**ranges) if ranges else None
+    if name == "RandomPhotometricDistort":
+        return _photometric_distortion(part, levels)
     if name in _TIMM:
         return _TIMM[name](part)
     if name == "RandomChannelPermutation":
@@ -122,6 +125,22 @@ def makes_noise(part: Any) -> bool:
     if transform_name(part) == "timm.RandomErasing":
         return part.mode in ("rand", "pixel")
     return transform_name(part) == "RandomErasing" and part.value in (None, "random")
+
+
+def _photometric_distortion(part: Any, levels: Levels) -> RandomApply:
+    def by_chance(augmentation: Any) -> RandomApply:
+        return RandomApply([augmentation], float(part.p))
+
+    def jitter(name: str) -> RandomApply:
+        low, high = getattr(part, name)
+        return by_chance(ColorJitter(**{name: (float(low), float(high))}))
+
+    contrast, others = jitter("contrast"), [jitter("saturation"), jitter("hue")]
+    orders = [RandomApply(order, 1.0) for order in ([contrast, *others], [*others, contrast])]
+    steps: list[Any] = [jitter("brightness"), RandomChoice(orders)]
+    if levels.num_channels == 3:
+        steps.append(by_chance(RandomChannelPermutation()))
+    return RandomApply(steps, 1.0)
 
 
 def _automatic(part: Any, name: str | None, levels: Levels) -> Any:

@@ -68,7 +68,7 @@ def _blur(part: Any) -> str:
 
 
 def _solarize(part: Any) -> str:
-    threshold = float(getattr(part, "threshold", 128))
+    threshold = float(part.threshold)  # else it may be drawn
     return f"torchvision's `RandomSolarize({threshold:g}, {prob_of(part):g})` has a counterpart."
 
 

@@ -268,7 +268,10 @@ def _notes_on_pixels(transform: Any, size: Size | None, *, of_pillow: bool) -> l
 def _fixed_steps(transform: Any) -> list[Any] | None:
     """Return the steps of a transform that draws nothing, else None."""
     if isinstance(transform, TrainTransform):
-        return None
+        is_whole = transform.pad == 0 and transform.resize == transform.output_size
+        if transform.flip or not is_whole or not all(map(_is_fixed, transform.augment)):
+            return None
+        return [Resize(transform.output_size, transform.interpolation), *transform.augment]
     if isinstance(transform, EvalTransform):
         return [Resize(transform.resize, transform.interpolation), CenterCrop(transform.size)]
     return list(transform.transforms) if all(map(_is_fixed, transform.transforms)) else None

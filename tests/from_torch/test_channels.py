@@ -9,13 +9,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import ks_2samp
 from torch.utils.data import DataLoader as TorchLoader
 from torchvision import transforms as v1
 from torchvision.datasets import MNIST, ImageFolder
 from torchvision.transforms import v2
 
 from dali_cutmix import CutMix, EvalTransform, TrainTransform, augmentations
-from torch_loaders import CROP, FLOATS, MEAN, PLAIN, STD, cifar, notes, over, refusal, silently
+from torch_loaders import (
+    CROP,
+    FLOATS,
+    MEAN,
+    PLAIN,
+    SCALED,
+    STD,
+    cifar,
+    notes,
+    over,
+    refusal,
+    silently,
+)
 
 CAFFE = torch.tensor([104.0, 117.0, 123.0]).view(3, 1, 1)
 WHOLE = v1.Resize((24, 32))
@@ -143,8 +156,34 @@ def test_note_on_pixels_speaks_of_what_differs(photo_folder: Path) -> None:
     arrays = TorchLoader(cifar(v1.Compose([v1.Resize(32), v1.ToTensor()])), batch_size=4)
     assert notes(arrays, "pixels") == ["On the CPU, pixels are Pillow's."]
     assert silently(arrays).transform == EvalTransform((32, 32), 32, **PLAIN)
+    gray = over(photo_folder, [WHOLE, v1.Grayscale(3), v1.ToTensor()])
+    assert not notes(gray, "Random draws")
+    assert notes(gray, "Gray levels")
     jitter = [CROP, v2.ColorJitter(hue=0.1), v2.ToImage()]
     assert notes(over(photo_folder, jitter), "hues") == [
         "Turned hues differ from Pillow's by up to 15 of 255 in a few pixels."
     ]
     assert not notes(over(photo_folder, [v2.ToImage(), *jitter]), "hues")
+
+
+def test_photometric_distortion_is_distributed_as_torchvisions(photos: list[np.ndarray]) -> None:
+    data = cifar(v2.Compose([v2.RandomPhotometricDistort(p=0.6), *SCALED]), (16, 16))
+    rng = np.random.default_rng(0)
+    corners = [(int(rng.integers(400)), int(rng.integers(400))) for _ in range(1200)]
+    data.data = np.stack(
+        [photos[n % len(photos)][y : y + 16, x : x + 16] for n, (y, x) in enumerate(corners)]
+    )
+    data.targets = [0] * 1200
+    torch.manual_seed(0)
+    reference = TorchLoader(data, batch_size=300)
+    loader = silently(reference, device="cpu")
+    ours, theirs = (torch.cat([image for image, _ in each]) for each in (loader, reference))
+    plain = torch.from_numpy(data.data).permute(0, 3, 1, 2) / 255
+    for statistic in (
+        lambda image: (image - plain).mean((2, 3))[:, 0],
+        lambda image: (image - plain).mean((1, 2, 3)),
+        lambda image: image.std((1, 2, 3)) - plain.std((1, 2, 3)),
+        lambda image: (image[:, 0] - image[:, 2]).mean((1, 2)),
+    ):
+        values = [(statistic(each) * 255).round() for each in (ours, theirs)]
+        assert ks_2samp(*values).pvalue > 0.001
