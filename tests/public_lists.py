@@ -240,6 +240,19 @@ class RandAugmentMC:
         return ImageOps.posterize(image, random.randint(4, 8))
 
 
+class RandomTranslateWithReflect:
+    """A shift of some pixels, where the mirrored image goes on, as of mean-teacher's script."""
+
+    def __init__(self, max_translation: int) -> None:
+        self.max_translation = max_translation
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        most = self.max_translation
+        x, y = np.random.randint(-most, most + 1, size=2)
+        padded = v1.functional.pad(image, most, padding_mode="reflect")
+        return v1.functional.crop(padded, most - int(y), most - int(x), image.height, image.width)
+
+
 class OwnMaybeToTensor(v1.ToTensor):
     """DINOv2's class: tensors stay as they are."""
 
@@ -590,6 +603,12 @@ TRAINING = [
         "kekmodel/FixMatch-pytorch weak",
         listed(flip(), v1.RandomCrop(32, padding=4, padding_mode="reflect"), floats(CIFAR)),
         "arrays",
+    ),
+    PublicList(
+        "CuriousAI/mean-teacher cifar",
+        listed(RandomTranslateWithReflect(4), flip(), floats(CIFAR)),
+        "arrays",
+        'torchvision\'s `RandomCrop(side, padding=4, padding_mode="reflect")`',
     ),
     PublicList(
         "kekmodel/FixMatch-pytorch strong",

@@ -83,6 +83,12 @@ def _lighting(part: Any) -> str:
     return f"Pass `transform=` with `augmentations.Lighting({deviation:g})`, which does the same."
 
 
+def _shift(part: Any) -> str:
+    pixels = int(first_of(part, "max_translation"))
+    line = f'RandomCrop(side, padding={pixels}, padding_mode="reflect")'
+    return f"torchvision's `{line}`, with the side of the images, has a counterpart."
+
+
 def prob_of(part: Any) -> float:
     """Return the probability that an object says, or 1."""
     return float(first_of(part, "p", "prob", "probability", default=1.0))
@@ -109,4 +115,5 @@ _LINES: dict[str, Callable[[Any], str]] = {
     "erasing": _erasing,
     "lighting": _lighting,
     "pca": _lighting,
+    "translatewithreflect": _shift,
 }
