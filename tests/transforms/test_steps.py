@@ -661,9 +661,9 @@ def test_a_gpu_takes_steps_as_the_cpu_does(files: list[Any], step: Any) -> None:
             lambda: Compose([Resize(4), RandomErasing(), CenterCrop(4)]),
             "Compose: `transforms` must give all images one size before RandomErasing, got "
             "[Resize(size=4, interpolation='bilinear', max_size=None), RandomErasing(prob=0.5, "
-            "scale=(0.02, 0.33), ratio=(0.3, 3.3), value=0, mode='const', max_count=1), "
-            "CenterCrop(size=4, fill=0, padding_mode='constant')]. Put a crop or `Resize((height, "
-            "width))` before it.",
+            "scale=(0.02, 0.33), ratio=(0.3, 3.3), value=0, mode='const', max_count=1, "
+            "log_ratio=True), CenterCrop(size=4, fill=0, padding_mode='constant')]. Put a crop or "
+            "`Resize((height, width))` before it.",
         ),
         (
             lambda: Compose([v2.CenterCrop(3)]),
