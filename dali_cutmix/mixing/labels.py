@@ -8,13 +8,14 @@ after the graph, in torch.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dali_cutmix.core.checks import check_choice, check_prob, refuse
+from dali_cutmix.core.checks import check_choice, check_prob, is_whole, refuse
 from dali_cutmix.core.dali import DataNode, python_node
 from dali_cutmix.mixing.plan import MixPlan, check_nodes
 
@@ -153,14 +154,17 @@ def mixed_cross_entropy(
     Raises:
         ValueError: An argument outside its range, named with its value.
     """
-    where, num_classes = "mixed_cross_entropy", logits.shape[1]
+    where, num_classes = "mixed_cross_entropy", logits.shape[:2][-1]
     check_prob(where, label_smoothing, "label_smoothing")
     check_choice(where, "reduction", reduction, ("mean", "sum", "none"))
+    if not is_whole(ignore_index):
+        refuse(where, "ignore_index", "be a whole number", ignore_index)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     if weight is not None:
-        if weight.shape != (num_classes,):
-            refuse(where, "weight", f"have the shape {(num_classes,)}", tuple(weight.shape))
+        shape = tuple(getattr(weight, "shape", ()))
+        if shape != (num_classes,):
+            refuse(where, "weight", f"be a tensor of the shape {(num_classes,)}", shape)
         weight = weight.to(logits.dtype)
     if not isinstance(target, MixedTarget):
         if target.is_floating_point():
@@ -189,4 +193,6 @@ def mixed_cross_entropy(
         return losses.sum(dim=1)
     if reduction == "sum":
         return losses.sum()
-    return (losses.sum(dim=0) / factor.sum(dim=0)).sum()
+    total = factor.sum(dim=0)
+    # torch's mean over no weight is NaN also where smoothing adds to the sum.
+    return (losses.sum(dim=0) / total.where(total != 0, math.nan)).sum()

@@ -124,6 +124,11 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
     assert sorted(os.listdir(tmp_path)) == ["b.txt", path.name]
 
 
+def test_no_two_unfinished_files_have_one_name(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a") as first, replacing(tmp_path / "a") as second:
+        assert first.name != second.name
+
+
 def test_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
     with replacing(tmp_path / "a.txt") as file:
         write_text(tmp_path / "a.txt", "of another process")

@@ -235,7 +235,9 @@ def test_settings_of_the_loss_mean_what_they_mean_to_torch(
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"weight": torch.ones(4)}, "`weight` must have the shape (3,), got (4,)."),
+        ({"weight": torch.ones(4)}, "`weight` must be a tensor of the shape (3,), got (4,)."),
+        ({"weight": [1, 1, 1]}, "`weight` must be a tensor of the shape (3,), got ()."),
+        ({"ignore_index": 1.5}, "`ignore_index` must be a whole number, got 1.5."),
         (
             {"reduction": "batchmean"},
             "`reduction` must be one of 'mean', 'sum', 'none', got 'batchmean'.",
@@ -249,3 +251,16 @@ def test_settings_of_the_loss_that_have_no_meaning_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(f'mixed_cross_entropy: {problem}')}$"):
         mixed_cross_entropy(torch.zeros(2, 3), torch.full((2, 3), 1 / 3), **settings)
+
+
+def test_a_mean_over_no_weight_is_that_of_torch() -> None:
+    logits, label, weight = torch.randn(4, 3), torch.zeros(4, 1).long(), torch.tensor([0.0, 1, 1])
+    pair = MixedTarget(label, torch.ones(4, 1))
+    settings: dict[str, Any] = {"weight": weight, "label_smoothing": 0.1}
+    assert F.cross_entropy(logits, label[:, 0], **settings).isnan()
+    assert mixed_cross_entropy(logits, pair, **settings).isnan()
+
+
+def test_logits_of_a_single_sample_are_taken_as_by_torch() -> None:
+    logits, label = torch.randn(3), torch.tensor(1)
+    assert mixed_cross_entropy(logits, label) == F.cross_entropy(logits, label)
