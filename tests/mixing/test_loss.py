@@ -244,7 +244,7 @@ def test_settings_of_the_loss_mean_what_they_mean_to_torch(
         ),
         ({"ignore_index": 1}, "`ignore_index` must be negative with a dense target, got 1."),
     ],
-    ids=["weight", "reduction", "ignore_index"],
+    ids=["weight", "no tensor", "no number", "reduction", "ignore_index"],
 )
 def test_settings_of_the_loss_that_have_no_meaning_are_refused(
     settings: dict[str, Any], problem: str
