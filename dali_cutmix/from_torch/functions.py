@@ -173,7 +173,7 @@ def _shapes(function: Any, image: Any, result: Any, levels: Levels) -> Iterator[
     of_long = _outcome(function, levels.image_of(pattern(LONG)))
     long_pixels = None if of_long is None else _as_tensor(of_long[0])
     corners = None if long_pixels is None else long_pixels.permute(1, 2, 0).numpy()
-    for transforms in guesses_of_shape(pixels.permute(1, 2, 0).numpy(), corners):
+    for transforms in guesses_of_shape(pixels.permute(1, 2, 0).numpy(), corners, levels.is_tensor):
         expected = _outcome(_in_turn(transforms), image)
         if expected is not None and are_same_image(result, expected[0]):
             yield transforms

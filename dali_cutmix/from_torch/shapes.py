@@ -15,9 +15,11 @@ from torchvision.transforms import v2  # type: ignore[import-untyped]
 from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
 from dali_cutmix.core.frame import Augmentation
+from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.report import written
 from dali_cutmix.transforms.adm import ADMCrop
 from dali_cutmix.transforms.shapes import Position, SquareCrop, SquarePad
+from dali_cutmix.transforms.sizing import Resize
 from dali_cutmix.transforms.warps import colour_of
 
 _KERNELS = ("bicubic", "bilinear", "lanczos", "nearest", "box", "hamming")
@@ -46,15 +48,18 @@ class Shape:
         return written(self.step)
 
 
-def guesses_of_shape(result: np.ndarray, of_long: np.ndarray | None) -> Iterator[list[Any]]:
+def guesses_of_shape(
+    result: np.ndarray, of_long: np.ndarray | None, is_tensor: bool
+) -> Iterator[list[Any]]:
     """Yield lists of transforms that a function of a Pillow image may be.
 
     Args:
         result: Of a function and an image of 40 x 50 pixels: ``[height, width, 3]`` uint8.
         of_long: Of the function and an image of the size `LONG`. None where the function fails.
+        is_tensor: Whether the function takes a tensor, not a Pillow image.
     """
     height, width, _ = result.shape
-    resizes = [v2.Resize((height, width), v2.InterpolationMode(name)) for name in _KERNELS]
+    resizes = [_resize((height, width), name, is_tensor) for name in _KERNELS]
     squares = [] if of_long is None else list(_squares(of_long))
     if (height, width) in ((40, 40), (50, 50)):
         yield from ([square] for square in squares)
@@ -63,6 +68,14 @@ def guesses_of_shape(result: np.ndarray, of_long: np.ndarray | None) -> Iterator
         step = ADMCrop(height)
         yield [Shape(step, lambda image: Image.fromarray(step.crop(np.array(image))))]
         yield from ([square, resize] for square in squares for resize in resizes)
+
+
+def _resize(size: Size, kernel: str, is_tensor: bool) -> Any:
+    resize = v2.Resize(size, v2.InterpolationMode(kernel))
+    if is_tensor or kernel != "bicubic":
+        return resize
+    # Pillow's bicubic pixels beside hard edges differ from those of tensors.
+    return Shape(Resize(size, "bicubic-pillow"), resize)
 
 
 def _squares(of_long: np.ndarray) -> Iterator[Shape]:

@@ -206,7 +206,16 @@ class Steps:
         max_size = getattr(part, "max_size", None)
         if max_size is not None and part.size is None:
             raise NoCounterpartError("the graph resizes by the short side. Pass Resize(side).")
-        return sizing.Resize(resize_of(part), self._kernel(part), max_size)
+        size = resize_of(part)
+        if isinstance(size, int) and self._is_square:
+            size = size, size  # says that all images have this size
+        return sizing.Resize(size, self._kernel(part), max_size)
+
+    @property
+    def _is_square(self) -> bool:
+        """Whether images in front of the next part are squares, of any sizes."""
+        changing = [step for step in self._steps if hasattr(step, "size_behind")]
+        return bool(changing) and isinstance(changing[-1], (shapes.SquareCrop, shapes.SquarePad))
 
     def _perspective(self, part: Any) -> Augmentation:
         scale, kernel = float(part.distortion_scale), self._warp_kernel(part)

@@ -109,6 +109,7 @@ class TrainTransform:
             - ``"bilinear"``, ``"bicubic"``, ``"lanczos"`` or ``"nearest"``.
             - ``"box"`` or ``"hamming"``, on the CPU alone.
             - ``"bilinear-aliased"``, as torchvision's ``antialias=False``.
+            - ``"bicubic-pillow"``, Pillow's own on the CPU.
             - ``"random"`` takes ``"bilinear"`` or ``"bicubic"`` for each sample, both equally
               likely, as timm's ``RandomResizedCropAndInterpolation``.
 

@@ -45,7 +45,17 @@ from dali_cutmix.core.threads import ThreadPool
 #: Which pixels make a pixel, and how they are weighed, by torchvision's names. Kernels are
 #: antialiased, with two exceptions. ``"nearest"`` is Pillow's, torchvision's ``"nearest-exact"``.
 #: ``"bilinear-aliased"`` is torchvision's ``"bilinear"`` with ``antialias=False``.
-Kernel = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming", "bilinear-aliased"]
+#: ``"bicubic-pillow"`` has Pillow's pixels, where ``"bicubic"`` has those of torchvision's tensors.
+Kernel = Literal[
+    "nearest",
+    "bilinear",
+    "bicubic",
+    "lanczos",
+    "box",
+    "hamming",
+    "bilinear-aliased",
+    "bicubic-pillow",
+]
 
 _DALI_KERNELS = {
     "nearest": types.DALIInterpType.INTERP_NN,
@@ -53,6 +63,7 @@ _DALI_KERNELS = {
     "bicubic": types.DALIInterpType.INTERP_CUBIC,
     "lanczos": types.DALIInterpType.INTERP_LANCZOS3,
     "bilinear-aliased": types.DALIInterpType.INTERP_LINEAR,
+    "bicubic-pillow": types.DALIInterpType.INTERP_CUBIC,
 }
 
 #: What torch has no kernel for in all versions, or another one of this name.
@@ -61,6 +72,7 @@ _PILLOW_KERNELS = {
     "lanczos": Image.Resampling.LANCZOS,
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
+    "bicubic-pillow": Image.Resampling.BICUBIC,
 }
 
 #: Names of `Kernel`.

@@ -18,8 +18,13 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import dali_cutmix
-from public_lists import EVALUATION, TRAINING, PublicList
+import public_lists
+import research_lists
+from public_lists import PublicList
 from torch_loaders import cifar, refusal, silently
+
+TRAINING = [*public_lists.TRAINING, *research_lists.TRAINING]
+EVALUATION = [*public_lists.EVALUATION, *research_lists.EVALUATION]
 
 
 @pytest.fixture(scope="module")

@@ -431,12 +431,13 @@ def test_normalisation_uses_the_documented_mean_and_deviation(tmp_path: Path) ->
         (
             lambda: TrainTransform(interpolation="cubic"),
             "TrainTransform: `interpolation` must be one of 'nearest', 'bilinear', 'bicubic', "
-            "'lanczos', 'random', got 'cubic'.",
+            "'lanczos', 'box', 'hamming', 'bilinear-aliased', 'bicubic-pillow', 'random', got "
+            "'cubic'.",
         ),
         (
             lambda: EvalTransform(interpolation="random"),
             "EvalTransform: `interpolation` must be one of 'nearest', 'bilinear', 'bicubic', "
-            "'lanczos', got 'random'.",
+            "'lanczos', 'box', 'hamming', 'bilinear-aliased', 'bicubic-pillow', got 'random'.",
         ),
         (lambda: TrainTransform(flip=1.5), "TrainTransform: `flip` must be in [0, 1], got 1.5."),
         (
