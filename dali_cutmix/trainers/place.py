@@ -54,8 +54,13 @@ class PlaceKeeper:
         num_served = progress.current.ready if loop.restarting else 0
         is_over = progress.is_last_batch or num_served >= trainer.num_training_batches
         if num_served and not is_over:
+            is_once = loop._combined_loader._mode == "max_size"
             for loader in loaders:
-                if loader.state_dict()["epoch"] > epoch:
+                if (state := loader.state_dict())["epoch"] <= epoch:
+                    continue
+                if is_once:  # its part of the epoch is over: no batch is left
+                    loader.load_state_dict({**state, "epoch": epoch, "batch": len(loader)})
+                else:
                     _ignore_once(loader.sampler, "set_epoch")
             return
         for loader in loaders:

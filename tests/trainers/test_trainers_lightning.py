@@ -177,6 +177,24 @@ def test_lightning_resumes_with_loaders_of_any_kind_bit_identically(
         assert_same_weights(resumed, straight)
 
 
+def test_lightning_resumes_beside_a_loader_that_is_served_once_and_is_at_its_end(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    from lightning.pytorch.utilities import CombinedLoader
+
+    def fit(**more: Any) -> Any:
+        loaders = {
+            "long": make_train(photo_folder),
+            "short": make_train(photo_folder, batch_size=6),
+        }
+        return lightning_fit(CombinedLoader(loaders, "max_size"), max_epochs=2, **more).batches
+
+    straight = fit(callbacks=[at_every_step(tmp_path)])
+    assert straight[5]["short"] is None
+    for step in (3, 4, 5):  # the shorter loader has four batches
+        assert_same_batches(fit(checkpoint=tmp_path / f"step={step}.ckpt"), straight[step:])
+
+
 def test_the_package_of_the_earlier_name_gets_the_same_callback(
     photo_folder: Path, tmp_path: Path
 ) -> None:
