@@ -296,13 +296,17 @@ def _without_images(outer: Any, arguments: Arguments) -> Data | None:
 def _both_arguments(outer: Any) -> str:
     """Return the sentence that shows what to pass for a dataset that cannot be read."""
     transforms = find_transforms(outer)
-    code, origin = "TrainTransform(size=224)", ""
+    code, origin = "transform=TrainTransform(size=224)", ""
     if len(transforms) == 1:
         ((path, transform),) = transforms.items()
         translated, _ = translate_views(transform, None, Translation())
+        code, origin = "transform=", f": parts of {path} have no counterpart"
         if translated is not None:
-            code, origin = written(translated), f", which {path} becomes"
-    return f"Pass both: `source=[(path, class), ...]` and `transform={code}`{origin}."
+            code, origin = f"transform={written(translated)}", f", which {path} becomes"
+    values = (value for _, part in parts_of(outer) for value in vars(part).values())
+    holds_arrays = any(getattr(value, "ndim", 0) >= 3 for value in values)
+    source = "ImageArrays(images, classes)" if holds_arrays else "[(path, class), ...]"
+    return f"Pass both: `source={source}` and `{code}`{origin}."
 
 
 def _source_code(source: Any) -> str:
