@@ -257,7 +257,7 @@ def _notes_on_pixels(transform: Any, size: Size | None, *, of_pillow: bool) -> l
         return ["On the CPU, pixels equal those of torchvision's tensors."] if resizes else []
     if "bicubic" in resizes:
         return [
-            "On the CPU, pixels differ from Pillow's by at most 2 of 255, and by up to 7 in a few "
+            "On the CPU, pixels differ from Pillow's by at most 2 of 255, and by up to 9 in a few "
             "pixels beside hard edges."
         ]
     if "bilinear" in resizes:

@@ -270,7 +270,7 @@ class EvalTransform:
     - ``"lanczos"``, ``"nearest"``, ``"box"`` and ``"hamming"`` are bit-identical to the PIL back
       end instead.
     - ``"bilinear-aliased"`` is far from the PIL back end, which always has antialiasing.
-    - A few ``"bicubic"`` pixels beside hard edges differ from the PIL back end's by up to 7.
+    - A few ``"bicubic"`` pixels beside hard edges differ from the PIL back end's by up to 9.
     - A GPU's decoder differs by itself, and so does its resizing at an image's edge.
     - A file with an EXIF rotation is turned upright here, and not in torchvision.
     - A ``size`` above ``resize`` is refused. torchvision would pad the image with black.
