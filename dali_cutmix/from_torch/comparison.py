@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from sys import stdlib_module_names
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ import torch
 
 #: Classes of objects whose next result is another: generators of random numbers, and iterators.
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator, Iterator)
+
+#: Generators behind the functions of ``random`` and ``numpy.random``; `call` puts both back.
+_SHARED = (random.random.__self__, np.random.rand.__self__)  # type: ignore[attr-defined]
 
 #: Packages whose functions hold no state of a user's function.
 _LIBRARIES = ("torch", "torchvision", "numpy", "PIL", "timm", "dali_cutmix")
@@ -165,6 +168,9 @@ def _in(part: Any) -> Iterable[Any]:
         return [*nonlocals.values(), *(part.__globals__[name] for name in names), *defaults]
     if isinstance(part, MethodType):
         return [part.__func__, part.__self__]
+    if isinstance(part, BuiltinMethodType):
+        is_shared = any(part.__self__ is each for each in _SHARED)
+        return [] if is_shared else [part.__self__]
     if isinstance(part, partial):
         return [part.func, *part.args, *part.keywords.values()]
     if isinstance(part, (type, ModuleType)) or not hasattr(part, "__dict__"):

@@ -18,7 +18,7 @@ from torchvision.datasets.folder import (  # type: ignore[import-untyped]
 )
 
 from dali_cutmix.core.checks import is_whole
-from dali_cutmix.from_torch.comparison import call
+from dali_cutmix.from_torch.comparison import call, random_states, remembers
 from dali_cutmix.from_torch.data import Data, RefusedPartError, relabeled
 from dali_cutmix.from_torch.report import Translation
 from dali_cutmix.from_torch.transforms import translate_transform
@@ -46,6 +46,14 @@ _NO_CLASSES = (
     "classes become {}, and the graph serves class indices of at least 0. Remove "
     "`target_transform`, and change the labels of a batch."
 )
+_LABELS_DIFFER = "equal classes become different labels. Change the labels of a batch instead."
+_REMEMBERS = (
+    "the function draws, or changes what it holds at each call. Change the labels of a batch "
+    "instead."
+)
+
+#: A ``target_transform`` is called at least so often in all, and again for each class.
+_NUM_CALLS, _NUM_PASSES = 1000, 3
 
 
 def check_is_indexed(dataset: Any, path: str = "dataset") -> None:
@@ -110,27 +118,36 @@ def _of_torchvision(dataset: Any, path: str) -> Data:
 def _transformed(targets: np.ndarray, transform: Any, path: str) -> np.ndarray:
     """Return the classes that a ``target_transform`` makes of classes: ``[N]`` int64.
 
-    Each class is transformed twice. Results must be equal and random states stay.
+    Each class is transformed several times. Results must be equal, random states must stay, and
+    the function may hold nothing that its calls change.
 
     Raises:
         RefusedPartError: The results are other than class indices, or differ.
     """
     classes = np.unique(targets).tolist()
-    before = call(len, classes)[1]
+    num_passes = max(_NUM_PASSES, -(-_NUM_CALLS // len(classes)))
+
+    def changed(labels: list[int]) -> list[Any]:
+        return [transform(label) for label in labels]
+
+    before = random_states()
     try:
-        results, after = call(lambda each: [transform(label) for label in each], classes)
-        again, _ = call(lambda each: [transform(label) for label in each], classes[::-1])
+        results, after = call(changed, classes)
+        passes = [call(changed, classes[::-1]) for _ in range(num_passes)]
+        remembered = remembers(transform, lambda: call(changed, classes))
     except Exception as error:  # whatever the user's code raises
         text = f"{type(error).__name__}: {error}"
         raise RefusedPartError(path, transform, f"a class cannot be transformed: {text}.") from None
-    whole = [_as_class(each) for each in results]
-    if None in whole:
-        got = f"{results[whole.index(None)]!r:.40}"
+    indices = [_as_class(each) for each in results]
+    if None in indices:
+        got = f"{results[indices.index(None)]!r:.40}"
         raise RefusedPartError(path, transform, _NO_CLASSES.format(got))
-    if whole != [_as_class(each) for each in again[::-1]] or before != after:
-        reason = "equal classes become different labels. Change the labels of a batch instead."
-        raise RefusedPartError(path, transform, reason)
-    return np.array(whole)[np.searchsorted(classes, targets)]
+    for again, states in passes:
+        if indices != [_as_class(each) for each in again[::-1]] or not before == after == states:
+            raise RefusedPartError(path, transform, _LABELS_DIFFER)
+    if remembered:
+        raise RefusedPartError(path, transform, _REMEMBERS)
+    return np.array(indices)[np.searchsorted(classes, targets)]
 
 
 def _as_class(label: Any) -> int | None:

@@ -4,7 +4,8 @@ other forms."""
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+import random
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -255,11 +256,24 @@ def test_target_transform_of_arrays_becomes_other_classes() -> None:
 class Counting:
     """A function of how often it was called."""
 
-    num_calls = 0
+    def __init__(self, period: int) -> None:
+        self.num_calls, self.period = 0, period
 
     def __call__(self, label: int) -> int:
         self.num_calls += 1
-        return label + self.num_calls // 3
+        return label + self.num_calls // self.period
+
+
+def noisy(draw: Any) -> Any:
+    """Return a function that changes one label in a million."""
+    return lambda label: label if draw() > 1e-6 else 0
+
+
+DIFFER = "equal classes become different labels. Change the labels of a batch instead."
+CHANGES = (
+    "the function draws, or changes what it holds at each call. Change the labels of a batch "
+    "instead."
+)
 
 
 @pytest.mark.parametrize(
@@ -277,11 +291,23 @@ class Counting:
         ),
         ({}.__getitem__, "a class cannot be transformed: KeyError: 0."),
         *(
-            (
-                function,
-                "equal classes become different labels. Change the labels of a batch instead.",
+            (function, DIFFER)
+            for function in (
+                lambda label: label + int(torch.rand(()) < 2),
+                noisy(np.random.rand),
+                noisy(random.random),
+                Counting(3),
+                Counting(500),
             )
-            for function in (lambda label: label + int(torch.rand(()) < 2), Counting())
+        ),
+        *(
+            (function, CHANGES)
+            for function in (
+                Counting(10**6),
+                noisy(np.random.default_rng(3).random),
+                noisy(random.Random(3).random),
+                noisy(partial(torch.rand, (), generator=torch.Generator())),
+            )
         ),
     ],
 )
