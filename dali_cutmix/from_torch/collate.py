@@ -94,6 +94,12 @@ def translate_collate(
     return Collated(_translated(mix), mix, num_classes.pop(), channels_last)
 
 
+def classes_of_mixes(collate: Callable[..., Any]) -> int | None:
+    """Return how many classes the mixes in a ``collate_fn`` take; None without a mix."""
+    ends = [end for mix in held(collate, _is_mix) for end in _ends(mix)]
+    return min((end.num_classes for end in ends if end.num_classes), default=None)
+
+
 def _as_tensors(images: torch.Tensor) -> list[Any]:
     return list(images.clone())
 

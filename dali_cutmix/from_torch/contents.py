@@ -7,6 +7,7 @@ black borders an image without.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -75,36 +76,63 @@ KINDS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
 #: Kinds of which batches are made: what a collate function may tell apart.
 _KINDS_OF_BATCHES = (0, 1, 2, 7, 9, 10, 13)
 
+#: Orders of the labels of four samples.
+_ORDERS = ((0, 1, 2, 3), (3, 2, 1, 0), (0, 0, 0, 0), (2, 0, 3, 1), (0, 0, 1, 1), (0, 1, 0, 1))
+
 #: Numbers in a batch of which images have the transform's size, and not (8, 8).
 _MAX_NUMBERS = 2**24
 
+#: Labels that batches show at most, spread over the classes.
+_MAX_LABELS = 2**14
+
+#: Batches that show all labels, unless the loader's batches are so large that fewer do.
+_MAX_BATCHES = 64
+
 
 def batches(
-    size: Size, num_channels: int, num_classes: int, batch_sizes: Sequence[int]
+    size: Size, num_channels: int, classes: Sequence[int], batch_sizes: Sequence[int]
 ) -> Iterator[tuple[torch.Tensor, list[int]]]:
     """Yield synthetic batches: images ``[B, channels, height, width]`` uint8, and B labels.
 
-    Labels fall, rise, are equal or unordered. Batches of four samples come first.
+    Labels fall, rise, are equal, unordered, or equal in pairs. Batches of four samples come first,
+    and batches that show each class twice last.
 
     Args:
         size: ``(height, width)`` of an image, in pixels.
         num_channels: 1 or 3.
-        num_classes: Number of classes.
+        classes: The class indices that labels have, rising, at least one.
         batch_sizes: Numbers of samples that the loader's batches have.
     """
-    falling = [(num_classes - 1 - number) % num_classes for number in range(4)]
+    num_classes = len(classes)
+    falling = [classes[-1 - number % num_classes] for number in range(4)]
     shape = (4, num_channels, *size)
     levels = torch.arange(torch.Size(shape).numel(), dtype=torch.int32).mul_(97).remainder_(256)
     yield levels.reshape(shape).to(torch.uint8), falling
-    orders = (falling, falling[::-1], [falling[0]] * 4, [falling[n] for n in (2, 0, 3, 1)])
-    for number, kind in enumerate(_KINDS_OF_BATCHES):
+    # Of some kinds all samples are equal, so that noise shows each order too.
+    ordered = [*zip(_KINDS_OF_BATCHES, cycle(_ORDERS)), *((0, order) for order in _ORDERS[1:])]
+    for number, (kind, order) in enumerate(ordered):
         images = [KINDS[kind](noise(size, 4 * number + n)) for n in range(4)]
-        yield _stacked(images, num_channels), orders[number % len(orders)]
+        yield _stacked(images, num_channels), [falling[n] for n in order]
     for num_samples in batch_sizes:
         is_small = num_samples * num_channels * size[0] * size[1] <= _MAX_NUMBERS
         images = [noise(size if is_small else (8, 8), number) for number in range(num_samples)]
-        labels = [(7 * number + number // 5) % num_classes for number in range(num_samples)]
+        labels = [
+            classes[(7 * number + number // 5) % num_classes] for number in range(num_samples)
+        ]
         yield _stacked(images, num_channels), labels
+    yield from _of_all_classes(num_channels, classes, max(batch_sizes, default=4))
+
+
+def _of_all_classes(
+    num_channels: int, classes: Sequence[int], batch_size: int
+) -> Iterator[tuple[torch.Tensor, list[int]]]:
+    """Yield batches in which neighbours have equal labels, then different ones, of all classes."""
+    shown = np.asarray(classes)[:: -(-len(classes) // _MAX_LABELS)].repeat(2)
+    num_samples = max(batch_size, -(-len(shown) // _MAX_BATCHES))
+    num_batches = -(-len(shown) // num_samples)
+    images = _stacked([noise((8, 8), number) for number in range(num_samples)], num_channels)
+    for labels in np.resize(shown, (num_batches, num_samples)).tolist():
+        yield images, labels
 
 
 def _stacked(images: Sequence[np.ndarray], num_channels: int) -> torch.Tensor:

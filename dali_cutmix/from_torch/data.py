@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -73,9 +74,14 @@ class Data:
         return pixels.shape[1:3] if isinstance(pixels, np.ndarray) and pixels.ndim == 4 else None
 
     @property
-    def num_classes(self) -> int:
-        """The number of classes; 2 where the source does not say."""
-        return len(getattr(_innermost(self.source), "classes", "ab"))
+    def classes(self) -> list[int] | None:
+        """The class indices that samples have, rising; None where unknown.
+
+        A source at a path stays closed: opening may list a bucket, or read all shards.
+        """
+        if self.source is None or isinstance(self.source, (str, os.PathLike)):
+            return None
+        return [int(label) for label in np.unique(open_source(self.source).targets)]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Subset, default_collate
 from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-from dali_cutmix.from_torch.collate import translate_collate
+from dali_cutmix.from_torch.collate import classes_of_mixes, translate_collate
 from dali_cutmix.from_torch.contents import batches
 from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.data import Data, RefusedPartError, common_size
@@ -59,6 +59,9 @@ _OMITTED = {
     "pin_memory": (False, True),
     "persistent_workers": (False, True),
 }
+#: Classes that synthetic labels are of where neither the source nor a mix says how many there are.
+_NUM_CLASSES = 1000
+
 _COLLATED_VIEWS = (
     "with several views of an image, only torch's default_collate has a counterpart. Pass "
     "`mix=None`, which collates as default_collate does."
@@ -141,7 +144,7 @@ def translate_loader(loader: TorchLoader[Any], changes: Mapping[str, Any]) -> Ar
         arguments.epoch = translate_order(loader, num_samples, arguments.settings, translation)
         transform, dtype = _translate_transform(data, arguments)
         if loader.batch_sampler is not None:  # else refused already
-            _translate_collate(loader, data.num_classes, transform, dtype, arguments)
+            _translate_collate(loader, data, transform, dtype, arguments)
     for name, default in _WITHOUT_EFFECT.items():
         value = getattr(loader, name, default)
         if value != default and not (name == "prefetch_factor" and value == 2):
@@ -368,7 +371,7 @@ def _attempted(
 
 def _translate_collate(
     loader: TorchLoader[Any],
-    num_classes: int,
+    data: Data,
     transform: Any,
     dtype: torch.dtype,
     arguments: Arguments,
@@ -387,15 +390,17 @@ def _translate_collate(
         return
     if arguments.behind:
         dtype = torch.uint8
-    synthetic = list(_synthetic_batches(loader, transform, dtype, num_classes))
+    num_classes = settings.get("num_classes") or classes_of_mixes(collate) or _NUM_CLASSES
+    classes = data.classes or range(num_classes)
+    synthetic = list(_synthetic_batches(loader, transform, dtype, classes))
     try:
         collated = translate_collate(collate, synthetic)
     except NoCounterpartError as error:
         translation.refuse("collate_fn", collate, error)
         return
     if collate is not default_collate:
-        count = len(synthetic)
-        translation.note(f"{named(collate)} was compared on {count} synthetic batches only.")
+        num_batches = len(synthetic)
+        translation.note(f"{named(collate)} was compared on {num_batches} synthetic batches only.")
     if collated.channels_last:
         settings.setdefault("channels_last", True)
     if collated.mix is None:
@@ -409,7 +414,7 @@ def _translate_collate(
 
 
 def _synthetic_batches(
-    loader: TorchLoader[Any], transform: Any, dtype: torch.dtype, num_classes: int
+    loader: TorchLoader[Any], transform: Any, dtype: torch.dtype, classes: Sequence[int]
 ) -> Iterator[tuple[torch.Tensor, list[int]]]:
     """Yield batches as a transform makes them, of all kinds of content, and of the loader's sizes.
 
@@ -419,7 +424,7 @@ def _synthetic_batches(
     size = getattr(transform, "output_size", (32, 32))  # made up where the transform was refused
     mean = torch.tensor(getattr(transform, "mean", (0.0, 0.0, 0.0))).view(-1, 1, 1)
     std = torch.tensor(getattr(transform, "std", (1.0, 1.0, 1.0))).view(-1, 1, 1)
-    for levels, labels in batches(size, len(mean), num_classes, _sizes_of(loader)):
+    for levels, labels in batches(size, len(mean), classes, _sizes_of(loader)):
         yield (levels if dtype == torch.uint8 else ((levels / 255 - mean) / std).to(dtype)), labels
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from timm.data.mixup import FastCollateMixup
 from torch import nn
+from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import default_collate
 from torchvision import transforms as v1
 from torchvision.transforms import v2
@@ -25,6 +26,7 @@ from torch_loaders import (
     SCALED,
     as_dict,
     choice,
+    cifar,
     closure,
     cutmix,
     mixup,
@@ -265,6 +267,49 @@ def test_collate_function_that_does_more_is_refused(
         f"  - `{name} ({file}:{line})` at collate_fn: {reason}"
     )
     assert silently(loader, mix=None).mix is None
+
+
+def of_classes(targets: list[int]) -> Any:
+    """Return a dataset of small images, without names of classes."""
+    data = cifar(v2.Compose([v2.Resize((16, 16)), *SCALED]), (8, 8))
+    data.data, data.targets = np.resize(data.data, (len(targets), 8, 8, 3)), targets
+    del data.classes
+    return data
+
+
+@pytest.mark.parametrize(
+    ("targets", "merged", "batch_size"),
+    [
+        *((list(range(10)) * 2, merged, 4) for merged in (2, 5, 9)),
+        ([50, 51, 52] * 4, 51, 2),
+        (list(range(1500)), 777, 8),
+        (list(range(1500)), 777, 256),
+    ],
+)
+def test_collate_function_that_merges_two_classes_is_refused(
+    targets: list[int], merged: int, batch_size: int
+) -> None:
+    def merging(batch: Any) -> Any:
+        image, label = default_collate(batch)
+        return image, label.where(label != merged, targets[0])
+
+    loader = TorchLoader(of_classes(targets), batch_size, collate_fn=merging)
+    assert refusal(loader).endswith(f"at collate_fn: {NO_MIX}")
+
+
+def test_collate_function_that_tells_pairs_of_labels_apart_is_refused() -> None:
+    def by_pairs(batch: Any) -> Any:
+        image, label = default_collate(batch)
+        return image.flip(0) if len(set(label.tolist())) == 2 else image, label
+
+    data = of_classes(list(range(10)))
+    data.classes = list("abcdefghij")
+    assert refusal(TorchLoader(data, 5, collate_fn=by_pairs)).endswith(f"at collate_fn: {NO_MIX}")
+
+
+def test_source_at_a_path_has_the_classes_of_the_mix(photo_folder: Path) -> None:
+    loader = TorchLoader(of_classes([0, 1]), 2, collate_fn=mixed)
+    assert silently(loader, source=str(photo_folder)).num_classes == 3
 
 
 @pytest.mark.parametrize("period", [3, 100, 10**6])

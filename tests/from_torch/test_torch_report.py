@@ -85,7 +85,7 @@ def test_report_says_what_became_what_and_its_code_makes_the_same(photo_folder: 
         "center.",
         "* Erased pixels become (124, 116, 104) of 255, which is 0 after rounding.",
         "* Random draws keep their distribution; the numbers are new.",
-        f"* collate (torch_loaders.py:{number}) was compared on 9 synthetic batches only.",
+        f"* collate (torch_loaders.py:{number}) was compared on 15 synthetic batches only.",
         "* Images are mixed before normalization, in levels of uint8.",
         "Yields image [B, 3, 32, 32] float32 and target [B, 3] float32, class weights, on cpu.",
         "The same by hand, with names of dali_cutmix and dali_cutmix.augmentations:",
