@@ -128,6 +128,17 @@ def as_png_with_a_wrong_checksum(jpeg: bytes) -> bytes:
     return png[:33] + b"\0\0\0\3tEXta\0b" + b"sums" + png[33:]
 
 
+def as_png_with_a_wrong_checksum_of_its_exif(jpeg: bytes) -> bytes:
+    """The same picture as a PNG that EXIF of a wrong checksum turns by 180 degrees."""
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 3
+    Image.open(io.BytesIO(jpeg)).save(stream, "PNG", exif=exif)
+    png = stream.getvalue()
+    start = png.index(b"eXIf")
+    end = start + 4 + int.from_bytes(png[start - 4 : start], "big")
+    return png[:end] + b"sums" + png[end + 4 :]
+
+
 def gif(jpeg: bytes) -> bytes:
     """The same picture as a GIF."""
     stream = io.BytesIO()

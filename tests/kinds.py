@@ -42,10 +42,9 @@ def upright(data: bytes) -> np.ndarray | None:
 def _upright(data: bytes) -> np.ndarray:
     image: Image.Image = Image.open(io.BytesIO(data))
     image.load()
+    orientation = image.getexif().get(0x0112, 1)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         image = Image.fromarray((np.asarray(image).astype(float) / 257).round().astype("uint8"))
-        return np.asarray(image.convert("RGB"))
-    orientation = image.getexif().get(0x0112, 1)
     return turned(np.asarray(image.convert("RGB")), orientation)
 
 
@@ -265,6 +264,76 @@ def oriented_kinds(orientation: int) -> dict[str, bytes]:
         files[f"{kind} XMP"] = save(rgb, "WEBP", xmp=xmp, **settings)
     files["TIFF tag"] = save(rgb, "TIFF", tiffinfo={274: orientation})
     return {f"{name} {orientation}": data for name, data in files.items()}
+
+
+def oriented_modes(orientation: int) -> dict[str, bytes]:
+    """Files of each format, mode and depth that hold EXIF, turned by EXIF; PNGs also by XMP."""
+    rgb = Image.fromarray(PICTURE)
+    gray = rgb.convert("L")
+    with_alpha, gray_alpha = rgb.copy(), gray.copy()
+    with_alpha.putalpha(gray)
+    gray_alpha.putalpha(gray)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    modes = {
+        "1": rgb.convert("1"),
+        "L": gray,
+        "LA": gray_alpha,
+        "P": rgb.quantize(64),
+        "RGB": rgb,
+        "RGBA": with_alpha,
+        "CMYK": rgb.convert("CMYK"),
+        "I;16": Image.fromarray(np.asarray(gray).astype(np.uint16) * 257 + 7),
+        "I": Image.fromarray(np.asarray(gray).astype(np.int32)),
+    }
+    able = {
+        "PNG": "1 L LA P RGB RGBA I;16",
+        "JPEG": "L RGB CMYK",
+        "MPO": "L RGB",
+        "WEBP": "RGB RGBA",
+        "TIFF": "1 L LA P RGB RGBA CMYK I;16 I",
+    }
+    lossy: dict[str, Any] = {"quality": 95}
+    files = {
+        f"{kind} {mode}": save(
+            modes[mode], kind, exif=exif, **(lossy if kind in ("JPEG", "MPO", "WEBP") else {})
+        )
+        for kind, names in able.items()
+        for mode in names.split()
+    }
+    chunk = png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    wide = (PICTURE.astype(np.uint16) * 256 + 5).astype(">u2")
+    files["PNG RGB 16 bits"] = png(wide, 16, 2, before=chunk)
+    files["PNG RGBA 16 bits"] = png(np.concatenate([wide, wide[..., :1]], -1), 16, 6, before=chunk)
+    text = b"XML:com.adobe.xmp\0\0\0\0\0" + XMP.format(orientation).encode()
+    for name in [name for name in files if name.startswith("PNG")]:
+        plain = files[name].replace(chunk, b"")
+        files[f"{name} by XMP"] = plain[:33] + png_chunk(b"iTXt", text) + plain[33:]
+    return {f"{name} turned {orientation}": data for name, data in files.items()}
+
+
+def damaged_carriers(orientation: int) -> dict[str, bytes]:
+    """PNGs of a damaged or doubled carrier of the orientation, before and after the pixels."""
+    exif, other = Image.Exif(), Image.Exif()
+    exif[0x0112], other[0x0112] = orientation, 9 - orientation
+    tags = png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    others = png_chunk(b"eXIf", other.tobytes().removeprefix(b"Exif\0\0"))
+    upright_xmp = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP.format(1).encode())
+    carriers = {
+        "two eXIf": tags + others,
+        "eXIf of a wrong checksum": _with_wrong_checksum(tags),
+        "eXIf of a huge size": b"\x7f" + tags[1:],
+        "XMP of a wrong checksum": _with_wrong_checksum(upright_xmp),
+    }
+    files: dict[str, bytes] = {}
+    for name, chunks in carriers.items():
+        files[f"PNG {name} {orientation}"] = png(PICTURE, 8, 2, before=chunks)
+        files[f"PNG {name} at its end {orientation}"] = png(PICTURE, 8, 2, after=chunks)
+    return files
+
+
+def _with_wrong_checksum(chunk: bytes) -> bytes:
+    return chunk[:-1] + bytes([chunk[-1] ^ 1])
 
 
 def with_prefix(webp: bytes) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -60,6 +61,8 @@ _TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)
 _PNG_METADATA = re.compile(
     rb"(?i)(exif|xmp|raw profile type (exif|app1|xmp)|xml:com\.adobe\.xmp)(\0|\Z)"
 )
+
+_MOST_METADATA = 1 << 24  # bytes; a broken size may be any
 
 # Bits of a WebP's flags: animation, XMP, EXIF.
 _WEBP_FLAGS = 0x02 | 0x04 | 0x08
@@ -256,7 +259,11 @@ def _is_plain_png(read_at: ReadAt) -> bool:
             return False
         if kind == b"eXIf":
             num_exif += 1
-            if num_exif > 1 or _exif_orientation(read_at, at + 8, size) is None:
+            if (
+                num_exif > 1
+                or not _has_checksum(read_at, at, size)
+                or _exif_orientation(read_at, at + 8, size) is None
+            ):
                 return False
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
             name = _PNG_METADATA.match(read_at(at + 8, min(size, 80)))
@@ -265,12 +272,23 @@ def _is_plain_png(read_at: ReadAt) -> bool:
                 b"xml" not in name[0].lower()
                 or kind == b"zTXt"
                 or read_at(at + 8 + name.end(), 1) == b"\1"
+                or not _has_checksum(read_at, at, size)
                 or _TURNED_BY_XMP.search(read_at(at + 8, size))
             ):
                 return False
         elif kind == b"IEND":
             return True
         at += 12 + size
+
+
+def _has_checksum(read_at: ReadAt, offset: int, size: int) -> bool:
+    """Return whether a chunk of ``size`` bytes has its checksum, and no unusual size.
+
+    DALI turns no image by EXIF of a wrong checksum. Pillow refuses the file, or turns the image
+    where the pixels come first.
+    """
+    chunk = read_at(offset + 4, size + 8) if size <= _MOST_METADATA else b""
+    return len(chunk) == size + 8 and chunk[-4:] == zlib.crc32(chunk[:-4]).to_bytes(4, "big")
 
 
 def _is_plain_webp(start: bytes) -> bool:

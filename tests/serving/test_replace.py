@@ -43,6 +43,7 @@ REASONS: dict[Callable[[bytes], bytes | None], str | None] = {
     damage.arithmetic_coded: None,
     damage.with_stray_bytes: None,
     damage.as_png_with_a_wrong_checksum: None,
+    damage.as_png_with_a_wrong_checksum_of_its_exif: "PNG with a broken header",
     damage.gif: None,
     damage.empty: "the file is empty",
     damage.one_byte: NO_IMAGE,
@@ -147,7 +148,10 @@ ROWS: dict[str, tuple[str, ...]] = {
     "truncated, if only by the end marker": ("cut_in_the_middle", "without_end_marker"),
     "damaged in a Huffman table": ("with_bad_huffman_table",),
     "damaged in mid-stream": ("damaged_in_silence",),
-    "a PNG with a wrong checksum of a chunk other than its pixels": (
+    "a PNG with a wrong checksum of EXIF or XMP before its pixels": (
+        "as_png_with_a_wrong_checksum_of_its_exif",
+    ),
+    "a PNG with a wrong checksum of another chunk than its pixels": (
         "as_png_with_a_wrong_checksum",
     ),
     "a JPEG with stray bytes between its segments": ("with_stray_bytes",),

@@ -134,6 +134,20 @@ def test_every_carrier_of_an_orientation_turns_an_image_as_pillow_does(tmp_path:
         assert refused(files, size) == {}
 
 
+def test_every_mode_and_depth_is_turned_as_pillow_turns_it() -> None:
+    files = kinds.oriented_modes(6)
+    assert {shape_of(data) for data in files.values()} == {TALL}
+    assert differences(ImageArrays(list(files.values()), range(len(files))), files, TALL) == []
+    assert refused(files, TALL) == {}
+
+
+@pytest.mark.parametrize("turn", [3, 6])
+def test_damaged_carriers_of_an_orientation_are_left_to_pillow(turn: int) -> None:
+    for size, files in by_shape(kinds.damaged_carriers(turn)):
+        files["good"] = PLAIN["PNG RGB"]
+        assert differences(ImageArrays(list(files.values()), range(len(files))), files, size) == []
+
+
 @pytest.mark.slow
 def test_loader_and_check_agree_on_every_damaged_file() -> None:
     files = dict(kinds.damaged_kinds(PLAIN))
