@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,15 +16,18 @@ from PIL import Image, ImageOps
 from dali_cutmix.from_torch.comparison import are_equal, call
 from dali_cutmix.from_torch.data import Calls, Data
 from dali_cutmix.from_torch.report import NoCounterpartError, named
-from dali_cutmix.from_torch.trial import STAND_IN, Probe, Sample, keeps_images, sample_of
+from dali_cutmix.from_torch.trial import Probe, Sample, UnreadError, UnreadImage, sample_of
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.open import open_source
 
 #: Samples whose pixels are compared.
 NUM_DECODED = 4
 
-#: Most samples whose file and class are compared with a list that attributes hold.
+#: Most samples that are compared without decoding a file.
 MAX_LISTED = 10_000
+
+#: Most samples that are compared where files have to be decoded.
+MAX_DECODED = 512
 
 _GRAY = (
     "some images are gray, of one channel, and the graph makes three of each. Put Grayscale(3), or "
@@ -39,11 +43,13 @@ class Way:
         having: Takes a probe, and returns a copy of the dataset.
         slots: Place and transform of each slot; empty where the dataset has no transform.
         inner: The dataset inside that has the transform, or None.
+        reads_anew: Whether the dataset opens a sample's files whenever the sample is asked for.
     """
 
     having: Callable[[Any], Any]
     slots: tuple[tuple[str, Any], ...]
     inner: Data | None = None
+    reads_anew: bool = False
 
 
 def compared(data: Data, way: Way) -> Data:
@@ -68,10 +74,8 @@ def compared(data: Data, way: Way) -> Data:
     samples_of(dataset, indices[-1:], way)  # the last index, unlike the first, is not a class
     samples = samples_of(dataset, indices, way, check)
     note = f"{named(type(dataset))} was compared with {data.code} on "
-    note += _compared_more(data, images, dataset, samples, way) or f"{len(indices)} samples only."
-    views = [getattr(view, "slot", 0) for view in samples[0].views]
-    if any([getattr(view, "slot", 0) for view in sample.views] != views for sample in samples):
-        raise NoCounterpartError("the number or order of the views differs between samples.")
+    note += _compared_more(data, images, dataset, samples, way)
+    views = _slots_of(samples[0])
     num_channels = _num_channels(samples, way, images.kind == "pixels")
     transform, path = None, data.path or "dataset.transform"
     if way.slots and samples[0].are_listed:
@@ -96,24 +100,38 @@ def compared(data: Data, way: Way) -> Data:
 def _compared_more(
     data: Data, images: StoredImages, dataset: Any, samples: Sequence[Sample], way: Way
 ) -> str:
-    """Compare more samples where no file has to be decoded, and return the end of a note."""
-    are_files = images.kind == "path" and all(
-        len(sample.files) == 1 and sample.files[0] is not None for sample in samples
-    )
-    if not (are_files or images.kind == "pixels") or keeps_images(dataset, tried(len(images))):
-        return ""
+    """Compare more samples, and return the end of a note."""
 
     def check(index: int, sample: Sample) -> None:
+        if _slots_of(sample) != _slots_of(samples[0]):
+            raise NoCounterpartError("its transforms, or the order of views, differ by sample.")
         _check_label(data, images, index, sample)
-        if are_files:
+        if sample.unread:
             _check_file(data, images, index, sample)
         else:
             _check_pixels(data, images, index, sample)
 
-    indices = np.linspace(0, len(images) - 1, min(len(images), MAX_LISTED)).astype(int).tolist()
-    samples_of(dataset, indices, way, check, decodes=not are_files)
-    pixels = f", and on the pixels of {len(samples)}" if are_files else ""
-    return f"{len(indices)} samples{pixels}."
+    num_samples, are_files = len(images), images.kind == "path"
+    evenly = np.linspace(0, num_samples - 1, min(num_samples, MAX_LISTED)).astype(int).tolist()
+    if are_files and way.reads_anew and all(len(sample.files) == 1 for sample in samples):
+        with suppress(UnreadError):  # the code needs pixels
+            samples_of(dataset, evenly, way, check, decodes=False)
+            return f"{len(evenly)} samples, and on the pixels of {len(samples)}."
+    indices = evenly if images.kind == "pixels" else _spread(images.targets)
+    samples_of(dataset, indices, way, check)
+    return f"{len(indices)} samples{' only' if len(indices) < num_samples else ''}."
+
+
+def _spread(targets: np.ndarray) -> list[int]:
+    """Return the indices of at most `MAX_DECODED` samples: evenly spaced, and of every class."""
+    half = MAX_DECODED // 2
+    evenly = np.linspace(0, len(targets) - 1, min(len(targets), half)).astype(int)
+    _, of_classes = np.unique(targets, return_index=True)
+    return sorted({*evenly.tolist(), *of_classes[:half].tolist()})
+
+
+def _slots_of(sample: Sample) -> list[int]:
+    return [getattr(view, "slot", 0) for view in sample.views]
 
 
 def samples_of(
@@ -138,7 +156,13 @@ def samples_of(
 
     def served(index: int) -> Any:
         sample = sample_of(dataset, index, bool(way.slots), decodes)
-        return sample if take is None else take(index, sample)
+        unread = sample.unread
+        result = sample if take is None else take(index, sample)
+        if unread:
+            del sample
+            if any(reference() is not None for reference in unread):
+                raise NoCounterpartError("`__getitem__` keeps what it reads.")
+        return result
 
     before = call(len, dataset)[1]
     samples, after = call(lambda indices: list(map(served, indices)), indices)
@@ -207,12 +231,8 @@ def _check_file(data: Data, images: StoredImages, index: int, sample: Sample) ->
         os.path.abspath(file) != os.path.abspath(path) and not _are_one(file, path)
     ):
         raise NoCounterpartError(f"sample {index} is not the file of {data.code}, got {file}.")
-    stand_in = np.asarray(STAND_IN)
-    for view in sample.views:
-        pixels = _as_pixels(getattr(view, "image", view))
-        if pixels is None or not np.array_equal(pixels, stand_in):
-            reason = f"`__getitem__` changes the image of sample {index} before its transform."
-            raise NoCounterpartError(reason)
+    if not all(isinstance(getattr(view, "image", view), UnreadImage) for view in sample.views):
+        raise NoCounterpartError(f"`__getitem__` makes another image of that of sample {index}.")
 
 
 def _are_one(file: str, path: str) -> bool:

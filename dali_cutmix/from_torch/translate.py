@@ -25,7 +25,7 @@ from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.data import Data, RefusedPartError, common_size
 from dali_cutmix.from_torch.dataset import check_is_indexed, read_dataset
 from dali_cutmix.from_torch.order import translate_order
-from dali_cutmix.from_torch.parts import find_transforms, parts_of
+from dali_cutmix.from_torch.parts import attributes, find_transforms, parts_of
 from dali_cutmix.from_torch.report import (
     NoCounterpartError,
     Translation,
@@ -306,7 +306,7 @@ def _both_arguments(outer: Any) -> str:
         code, origin = "transform=", f": parts of {path} have no counterpart"
         if translated is not None:
             code, origin = f"transform={written(translated)}", f", which {path} becomes"
-    values = (value for _, part in parts_of(outer) for value in vars(part).values())
+    values = (value for _, part in parts_of(outer) for _, value in attributes(part))
     holds_arrays = any(getattr(value, "ndim", 0) >= 3 for value in values)
     source = "ImageArrays(images, classes)" if holds_arrays else "[(path, class), ...]"
     return f"Pass both: `source={source}` and `{code}`{origin}."

@@ -1,27 +1,30 @@
 """Call a user's dataset: which files its code opens, and what its code returns.
 
 A `Probe` takes the place of the transforms, and returns a `TransformedImage` for each call. The
-dataset's code has to return these, with the class of the sample.
+dataset's code has to return these, with the class of the sample. An `UnreadImage` takes the place
+of an image whose pixels do not matter.
+
+Neither may stay in the user's dataset or on a disk. So a dataset is called as it is first, and one
+that keeps what it reads gets its own images alone. An `UnreadImage` can be handed on, and neither
+changed nor written.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+import torch
 from PIL import Image
 
-from dali_cutmix.from_torch.comparison import call, held
-from dali_cutmix.from_torch.contents import noise
+from dali_cutmix.from_torch.comparison import call
 from dali_cutmix.from_torch.report import NoCounterpartError
-
-#: What Pillow opens for a dataset that shall decode no file: no two parts are equal.
-STAND_IN = Image.fromarray(noise((32, 32)))
 
 #: Pillow's function is replaced by one thread at a time.
 _REPLACING = threading.Lock()
@@ -29,6 +32,9 @@ _REPLACING = threading.Lock()
 _BY_KEYWORD = (
     "`__getitem__` calls its transform with `{}=`, as albumentations' are called, and the graph "
     "has transforms of torchvision and timm."
+)
+_KEEPS_RESULTS = (
+    "`__getitem__` keeps transformed images, and the graph transforms an image anew in each epoch."
 )
 _NO_CLASS = (
     "the label of sample {} is {}, and the graph serves class indices. Number the images as their "
@@ -38,6 +44,10 @@ _NO_CLASS = (
 
 class FormError(NoCounterpartError):
     """A sample has another form than ``(image, class)``."""
+
+
+class UnreadError(NoCounterpartError):
+    """A dataset's code needs the pixels of an image that was not read."""
 
 
 class TransformedImage:
@@ -50,6 +60,40 @@ class TransformedImage:
 
     def __init__(self, image: Any, slot: int) -> None:
         self.image, self.slot = image, slot
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise NoCounterpartError("`__getitem__` writes transformed images.")
+
+
+class UnreadImage:
+    """Stand for an image that Pillow opened. Code may convert the image to RGB and hand it on."""
+
+    def __enter__(self) -> UnreadImage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def close(self) -> None:
+        """Do nothing, as no file is open."""
+
+    def load(self) -> None:
+        """Read nothing."""
+
+    def convert(self, mode: str) -> UnreadImage:
+        """Return the image itself, which stands for an RGB image too."""
+        if mode != "RGB":
+            self._refuse()
+        return self
+
+    def __getattr__(self, _name: str) -> Any:
+        self._refuse()
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise UnreadError("`__getitem__` changes or looks at an image before its transform.")
 
 
 class Probe:
@@ -75,12 +119,14 @@ class Sample:
         are_listed: Whether the views come in a list.
         label: The class index.
         files: What Pillow opens, in order: the path of a file, or None for anything else.
+        unread: References to each `UnreadImage` of the sample, which must end with the sample.
     """
 
     views: tuple[Any, ...]
     are_listed: bool
     label: int
     files: tuple[str | None, ...]
+    unread: tuple[weakref.ref[UnreadImage], ...] = ()
 
 
 def sample_of(dataset: Any, index: int, has_probe: bool, decodes: bool = True) -> Sample:
@@ -90,19 +136,21 @@ def sample_of(dataset: Any, index: int, has_probe: bool, decodes: bool = True) -
         dataset: The dataset, with a `Probe` in the place of its transforms.
         index: Index of the sample.
         has_probe: Whether there is a probe; else the dataset has no transform.
-        decodes: Whether Pillow opens files. Else `STAND_IN` comes in the place of each.
+        decodes: Whether Pillow opens files. Else an `UnreadImage` comes in the place of each.
 
     Raises:
+        UnreadError: The code needs pixels, and ``decodes`` is False.
         NoCounterpartError: The code fails, or returns something else than images of the probe and a
             class.
     """
-    several = getattr(dataset, "__getitems__", None)  # which torch prefers
     try:
-        with _opened_files(decodes) as files:
-            item = dataset[index] if several is None else several([index])[0]
+        with _opened_files(decodes) as (files, unread):
+            item = _item(dataset, index)
     except NoCounterpartError:
         raise
     except Exception as error:  # whatever the user's code raises
+        if not decodes:
+            raise UnreadError(f"{type(error).__name__}: {error}.") from None
         text = f"{type(error).__name__}: {error}."
         if TransformedImage.__name__ in text:
             raise NoCounterpartError(f"`__getitem__` changes a transformed image: {text}") from None
@@ -118,46 +166,63 @@ def sample_of(dataset: Any, index: int, has_probe: bool, decodes: bool = True) -
         raise NoCounterpartError("`__getitem__` returns something else than its transform does.")
     if not _is_class(label):
         raise FormError(_NO_CLASS.format(index, _kind_of(label)))
-    return Sample(views, are_listed, int(label), tuple(files))
+    return Sample(views, are_listed, int(label), tuple(files), tuple(unread))
 
 
-def keeps_images(dataset: Any, indices: Sequence[int]) -> bool:
-    """Return whether a dataset may keep what its code reads for some indices, to return it later.
+def reads_anew(dataset: Any, indices: Iterable[int]) -> bool:
+    """Return whether a dataset, called as it is, opens a sample's files at every call.
 
-    Such a dataset must not be handed images that are not its own.
+    Random states stay. A dataset whose code fails opens no file anew.
+
+    Raises:
+        NoCounterpartError: The code keeps the images that it returns.
     """
-    method = dataset.__getitem__
-    members = [value for each in type(dataset).__mro__ for value in vars(each).values()]
-    if any(hasattr(part, "cache_info") for part in [*members, *held(method, _is_cache)]):
-        return True
-    containers = [each for each in [*members, *held(method, _is_container)] if _is_container(each)]
 
-    def contents() -> list[Any]:
-        lists = [each for each in containers if isinstance(each, list)]
-        elements = [each[index] for each in lists for index in indices if index < len(each)]
-        return [*map(len, containers), *map(id, elements), *map(id, vars(dataset).values())]
+    def opened_twice(index: int) -> tuple[list[str | None], list[str | None]]:
+        calls = []
+        for _ in range(2):
+            with _opened_files(decodes=True) as (files, _):
+                references = [weakref.ref(image) for image in _images_in(_item(dataset, index))]
+            if any(reference() is not None for reference in references):
+                raise NoCounterpartError(_KEEPS_RESULTS)
+            calls.append(files)
+        return calls[0], calls[1]
 
-    before = contents()
-    try:
-        for index in indices:
-            call(method, index)
-    except Exception:  # whatever the user's code raises
-        return True
-    return contents() != before
+    for index in indices:
+        try:
+            (first, second), _ = call(opened_twice, index)
+        except NoCounterpartError:
+            raise
+        except Exception:  # whatever the user's code raises; a trial says what
+            return False
+        if first != second:
+            return False
+    return True
 
 
-def _is_cache(part: Any) -> bool:
-    return hasattr(part, "cache_info")
+def _item(dataset: Any, index: int) -> Any:
+    several = getattr(dataset, "__getitems__", None)  # which torch prefers
+    return dataset[index] if several is None else several([index])[0]
 
 
-def _is_container(part: Any) -> bool:
-    return isinstance(part, (dict, list, set))
+def _images_in(item: Any) -> Iterator[Any]:
+    """Yield the images of a sample of any form."""
+    if isinstance(item, (tuple, list, dict)):
+        for part in item.values() if isinstance(item, dict) else item:
+            yield from _images_in(part)
+    elif isinstance(item, Image.Image) or (
+        isinstance(item, (torch.Tensor, np.ndarray)) and item.ndim >= 2
+    ):
+        yield item
 
 
 @contextmanager
-def _opened_files(decodes: bool) -> Iterator[list[str | None]]:
-    """Note what this thread opens by Pillow; without ``decodes``, open `STAND_IN` instead."""
+def _opened_files(
+    decodes: bool,
+) -> Iterator[tuple[list[str | None], list[weakref.ref[UnreadImage]]]]:
+    """Note what this thread opens by Pillow; without ``decodes``, open an `UnreadImage` instead."""
     files: list[str | None] = []
+    unread: list[weakref.ref[UnreadImage]] = []
     thread, original = threading.get_ident(), Image.open
 
     def open_image(fp: Any, *arguments: Any, **settings: Any) -> Any:
@@ -166,12 +231,16 @@ def _opened_files(decodes: bool) -> Iterator[list[str | None]]:
         is_path = isinstance(fp, (str, bytes, os.PathLike))
         file = fp if is_path else getattr(fp, "name", None)
         files.append(os.fsdecode(file) if isinstance(file, (str, bytes, os.PathLike)) else None)
-        return original(fp, *arguments, **settings) if decodes else STAND_IN.copy()
+        if decodes:
+            return original(fp, *arguments, **settings)
+        image = UnreadImage()
+        unread.append(weakref.ref(image))
+        return image
 
     with _REPLACING:
         Image.open = open_image
         try:
-            yield files
+            yield files, unread
         finally:
             Image.open = original
 

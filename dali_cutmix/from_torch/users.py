@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from torchvision.datasets.vision import StandardTransform  # type: ignore[import-untyped]
 
+from dali_cutmix.from_torch.comparison import GENERATORS, held
 from dali_cutmix.from_torch.data import Data, RefusedPartError, relabeled
 from dali_cutmix.from_torch.listing import file_list, lists_of, selections_of
 from dali_cutmix.from_torch.parts import attributes, find_transforms, is_dataset, is_transform
-from dali_cutmix.from_torch.proof import Way, compared, samples_of, tried
+from dali_cutmix.from_torch.proof import MAX_DECODED, Way, compared, samples_of, tried
 from dali_cutmix.from_torch.report import NoCounterpartError, named
-from dali_cutmix.from_torch.trial import FormError, Probe, Sample, keeps_images
+from dali_cutmix.from_torch.trial import FormError, Probe, Sample, UnreadError, reads_anew
 from dali_cutmix.sources.open import open_source
 
 UPRIGHT = "Images are rotated upright by their EXIF tags, unlike with Pillow."
@@ -33,6 +34,21 @@ _KEEPS = (
     "no attribute lists the files, as `samples` of (path, class) would, and `__getitem__` keeps "
     "what it reads."
 )
+
+_LOOKS = (
+    "no attribute lists the files, as `samples` of (path, class) would, and `__getitem__` changes "
+    "or looks at images before its transform, so that too many would have to be decoded."
+)
+
+#: Where torchvision's datasets keep their transform for code that transforms image and target.
+_OF_PAIR = "transforms.transform"
+
+_DRAWS = (
+    "the dataset holds a generator of random numbers or an iterator, and from_torch cannot see "
+    "what it is for."
+)
+
+#: Reads a dataset in a place.
 Read = Callable[[Any, str], Data]
 
 
@@ -49,7 +65,16 @@ def read_users(dataset: Any, path: str, read: Read) -> Data:
     """
     if not len(dataset):
         raise RefusedPartError(path, dataset, "the dataset has no samples.")
+    if not hasattr(dataset, "__dict__"):
+        raise RefusedPartError(path, dataset, "the dataset has no attributes.", True)
+    try:
+        is_anew = reads_anew(dataset, tried(len(dataset)))
+    except NoCounterpartError as error:
+        raise RefusedPartError(path, dataset, str(error), True) from None
     ways, inner_error = _ways(dataset, path, read)
+    if held(ways[0].having(Probe()).__getitem__, lambda part: isinstance(part, GENERATORS)):
+        raise RefusedPartError(path, dataset, _DRAWS, True)
+    ways = [replace(way, reads_anew=is_anew) for way in ways]
     problems: list[NoCounterpartError] = []
     readings = _confirmed(_listed(dataset, path, ways), problems)
     if len(readings) != 1:
@@ -86,7 +111,10 @@ def _ways(dataset: Any, path: str, read: Read) -> tuple[list[Way], RefusedPartEr
     ]
     places.sort(key=lambda place: not is_transform(*place))
     slots = [(name, (f"{path}.{name}", value)) for name, value in places]
-    known = [slot for slot in slots if is_transform(slot[0], slot[1][1])]
+    pair = getattr(dataset, "transforms", None)
+    if isinstance(pair, StandardTransform) and pair.transform is not None:
+        slots.insert(0, (_OF_PAIR, (f"{path}.{_OF_PAIR}", pair.transform)))
+    known = [slot for slot in slots if slot[0] != _OF_PAIR and is_transform(slot[0], slot[1][1])]
     chosen = [[slot] for slot in slots] + ([known] if len(known) > 1 else []) + [[]]
     ways = [
         Way(partial(_with, dataset, [name for name, _ in each]), tuple(slot for _, slot in each))
@@ -115,9 +143,10 @@ def _with(dataset: Any, names: Sequence[str], probe: Any) -> Any:
     """Return a copy of a dataset with a probe, or another transform, in these attributes."""
     twin = copy.copy(dataset)
     for slot, name in enumerate(names):
-        vars(twin)[name] = partial(probe, slot=slot) if len(names) > 1 else probe
-    if "transform" in names and isinstance(getattr(twin, "transforms", None), StandardTransform):
-        twin.transforms = StandardTransform(twin.transform, twin.target_transform)
+        if name == _OF_PAIR:
+            twin.transforms = StandardTransform(probe, twin.transforms.target_transform)
+        else:
+            vars(twin)[name] = partial(probe, slot=slot) if len(names) > 1 else probe
     return twin
 
 
@@ -173,7 +202,7 @@ def _all_samples(way: Way, num_samples: int, decodes: bool) -> tuple[np.ndarray,
     """
     dataset = way.having(Probe())
     samples_of(dataset, [num_samples - 1], way)
-    if keeps_images(dataset, tried(num_samples)):
+    if not way.reads_anew:
         raise NoCounterpartError(_KEEPS)
 
     def take(index: int, sample: Sample) -> tuple[int, str | None]:
@@ -182,7 +211,12 @@ def _all_samples(way: Way, num_samples: int, decodes: bool) -> tuple[np.ndarray,
             raise NoCounterpartError(f"{got}, and must be at least 0.")
         return sample.label, sample.files[0] if len(sample.files) == 1 else None
 
-    samples = samples_of(dataset, range(num_samples), way, take, decodes)
+    try:
+        samples = samples_of(dataset, range(num_samples), way, take, decodes)
+    except UnreadError:
+        if num_samples > MAX_DECODED:
+            raise NoCounterpartError(_LOOKS) from None
+        samples = samples_of(dataset, range(num_samples), way, take)
     return np.array([label for label, _ in samples]), [file for _, file in samples]
 
 

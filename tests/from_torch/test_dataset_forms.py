@@ -4,7 +4,11 @@ other forms."""
 from __future__ import annotations
 
 import os
+import pickle
 import random
+import shutil
+import sys
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,8 @@ from torchvision import datasets
 from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
-from torchvision.datasets.vision import StandardTransform
+from torchvision.datasets.vision import StandardTransform, VisionDataset
+from torchvision.io import read_image
 from torchvision.transforms import v2
 
 from dali_cutmix import DataLoader, TrainTransform, Views
@@ -455,6 +460,155 @@ def test_dataset_that_keeps_images_is_given_its_own_only(photo_folder: Path, kin
         assert torch.equal(data[index][0], WHOLE(opened(f"{data.root}/{row['image_id']}.jpg")))
 
 
+class Listed(Dataset[Any]):
+    """Samples of (path, class), as most scripts list them, or hidden in another object."""
+
+    def __init__(self, root: Path, transform: Any = WHOLE, is_hidden: bool = False) -> None:
+        self.samples: Any = ImageFolder(root).samples
+        self.num_samples, self.transform = len(self.samples), transform
+        if is_hidden:
+            self.samples = dict(enumerate(self.samples))
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, index: int) -> Any:
+        path, label = self.samples[index]
+        return self.finished(self.read(path), label, index)
+
+    def read(self, path: str) -> Image.Image:
+        return opened(path)
+
+    def finished(self, image: Image.Image, label: int, index: int) -> Any:
+        del index
+        return self.transform(image), label
+
+
+class KeepingSmallFiles(Listed):
+    def read(self, path: str) -> Image.Image:
+        if not os.path.exists(f"{path}.png"):
+            opened(path).resize((20, 20)).save(f"{path}.png")
+        return opened(f"{path}.png")
+
+
+class KeepingPickles(Listed):
+    def read(self, path: str) -> Image.Image:
+        file = Path(f"{path}.pickle")
+        if not file.exists():
+            file.write_bytes(pickle.dumps(opened(path)))
+        return pickle.loads(file.read_bytes())
+
+
+class KeepingInAModule(Listed):
+    def read(self, path: str) -> Image.Image:
+        return sys.modules[__name__].kept(path)
+
+
+@pytest.mark.parametrize("is_hidden", [False, True])
+@pytest.mark.parametrize("kind", [KeepingSmallFiles, KeepingPickles, KeepingInAModule])
+def test_datasets_keep_their_own_images_alone(
+    photo_folder: Path, tmp_path: Path, kind: Any, is_hidden: bool
+) -> None:
+    folder = Path(shutil.copytree(photo_folder, tmp_path / "photos"))
+    kept.cache_clear()
+    data = kind(folder, is_hidden=is_hidden)
+    with suppress(ValueError):
+        silently(TorchLoader(data, batch_size=4), device="cpu")
+    for index in range(len(data)):
+        path, _ = data.samples[index]
+        image = opened(path)
+        expected = image.resize((20, 20)) if kind is KeepingSmallFiles else image
+        assert np.array_equal(data.read(path), expected)
+
+
+class KeepingResults(Listed):
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.results: dict[int, Any] = {}
+
+    def __getitem__(self, index: int) -> Any:
+        if index not in self.results:
+            self.results[index] = super().__getitem__(index)
+        return self.results[index]
+
+
+def test_dataset_that_keeps_transformed_images_is_refused(photo_folder: Path) -> None:
+    data = KeepingResults(photo_folder)
+    message = refusal(TorchLoader(data, batch_size=4))
+    assert "`__getitem__` keeps transformed images, and the graph transforms an image" in message
+    image, _ = next(iter(TorchLoader(data, batch_size=len(data))))
+    assert image.shape == (len(data), 3, 24, 32)
+
+
+class StrongForOneClass(Listed):
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.strong = v1.Compose([v1.Grayscale(3), WHOLE])
+        # Neither the first and last sample nor those that lie evenly between.
+        self.rare = 1
+
+    def finished(self, image: Image.Image, label: int, index: int) -> Any:
+        return (self.strong if index == self.rare else self.transform)(image), label
+
+
+class ReadByTorch(Listed):
+    """Files that Pillow does not open, with a label that another class has."""
+
+    def __getitem__(self, index: int) -> Any:
+        path, label = self.samples[index]
+        return self.transform(read_image(path)), label + (index == 4)
+
+
+class WithItsGenerator(Listed):
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.generator = np.random.default_rng(0)
+
+    def read(self, path: str) -> Image.Image:
+        image = opened(path)
+        return image if self.generator.random() > 1e-9 else image.transpose(0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (StrongForOneClass, "dataset.strong, and the graph has one transform"),
+        (ReadByTorch, "the class of sample 4 is not that of dataset.samples"),
+        (WithItsGenerator, "the dataset holds a generator of random numbers or an iterator"),
+    ],
+)
+def test_dataset_that_differs_in_a_sample_is_refused(
+    photo_folder: Path, kind: Any, reason: str
+) -> None:
+    data = kind(photo_folder)
+    if kind is ReadByTorch:
+        data.transform = v2.Compose([v2.Resize((24, 32)), v2.ToDtype(torch.float32, scale=True)])
+    assert reason in refusal(TorchLoader(data, batch_size=4))
+
+
+def test_transform_of_image_and_target_is_told_from_the_transform(photo_folder: Path) -> None:
+    class Both(VisionDataset):
+        def __init__(self, root: Path) -> None:
+            super().__init__(str(root), transform=WHOLE)
+            self.samples = ImageFolder(root).samples
+
+        def __len__(self) -> int:
+            return len(self.samples)
+
+        def __getitem__(self, index: int) -> Any:
+            path, label = self.samples[index]
+            return self.transforms(opened(path), label)
+
+    data = Both(photo_folder)
+    data.transform = v1.Compose([v1.Grayscale(3), WHOLE])
+    check(TorchLoader(data, batch_size=4))
+
+
+def test_list_as_dataset_is_refused_by_name() -> None:
+    message = refusal(TorchLoader([(torch.zeros(3, 8, 8), 0)]))
+    assert "`list` at dataset: the dataset has no attributes." in message
+
+
 class Soft(Table):
     def finished(self, image: Any, label: int, index: int) -> Any:
         del index
@@ -506,7 +660,7 @@ class Unlimited(Dataset[Any]):
             "the graph has transforms of torchvision and timm.",
         ),
         (Shifting, "the label of sample 0 is -1, and must be at least 0."),
-        (OneMirrored, "`__getitem__` changes the image of sample 3 before its transform."),
+        (OneMirrored, "sample 3 is not the image of the files that OneMirrored "),
         (Emptied, "the dataset has no samples."),
     ],
 )
