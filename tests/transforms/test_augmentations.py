@@ -855,8 +855,8 @@ def test_a_gpu_augments_as_the_cpu_does(arrays: ImageArrays, augment: Any) -> No
         (
             lambda: TrainTransform(augment=TrivialAugment()),  # type: ignore[arg-type]
             "TrainTransform: `augment` must be a list of augmentations, got "
-            "TrivialAugment(num_bins=31, interpolation='nearest', fill=0). A single augmentation goes into "
-            "a list: `augment=[TrivialAugment()]`.",
+            "TrivialAugment(num_bins=31, interpolation='nearest', fill=0). A single augmentation "
+            "goes into a list: `augment=[TrivialAugment()]`.",
         ),
         (
             lambda: TrainTransform(augment=[v2.RandomGrayscale(0.1)]),  # type: ignore[list-item]
