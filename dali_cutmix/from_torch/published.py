@@ -9,45 +9,27 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance
 
 from dali_cutmix.core.frame import Augmentation
-from dali_cutmix.from_torch.comparison import (
-    GENERATORS,
-    call,
-    held,
-    random_states,
-    remembers,
-    seed_all,
-)
-from dali_cutmix.from_torch.contents import KINDS, noise
-from dali_cutmix.from_torch.functions import are_same_image
+from dali_cutmix.from_torch.comparison import GENERATORS, call, held, remembers
+from dali_cutmix.from_torch.contents import noise
 from dali_cutmix.from_torch.levels import Levels
+from dali_cutmix.from_torch.policies import policy
+from dali_cutmix.from_torch.replays import Replay, makes_the_same
 from dali_cutmix.from_torch.scripts import first_of, prob_of
 from dali_cutmix.transforms.adjustments import IMAGENET_PCA, Lighting
 from dali_cutmix.transforms.color import ColorJitter
 from dali_cutmix.transforms.erasing import EraseSquares, RandomErasing
-from dali_cutmix.transforms.timm import TimmAutoAugment
-
-#: Random states from which a user's object is called.
-NUM_REPLAYS = 256
-
-#: (height, width) of synthetic images, in turn.
-_SIZES = ((32, 32), (24, 17), (40, 60))
 
 #: Tries of a rectangle that fits, in the code of Random Erasing's authors.
 _NUM_TRIES = 100
-
-#: Draws and changes an image as a published class does.
-Replay = Callable[[Any], Any]
 
 
 def published(part: Any, levels: Levels) -> list[Augmentation] | None:
@@ -62,51 +44,17 @@ def published(part: Any, levels: Levels) -> list[Augmentation] | None:
     """
     if held(part, lambda inner: isinstance(inner, GENERATORS)):
         return None
-    for candidates in (_squares, _zhong_erasing, _lighting, _image_jitter, _policy):
+    for candidates in (_squares, _zhong_erasing, _lighting, _image_jitter, policy):
         try:
             listed = list(candidates(part, levels))
         except (AttributeError, KeyError, TypeError, ValueError, IndexError):  # another class
             continue
         for replay, augmentations in listed:
-            if _makes_the_same(part, replay, levels):
-                image = levels.image_of(noise(_SIZES[0]))
+            if makes_the_same(part, replay, levels):
+                image = levels.image_of(noise((32, 32)))
                 counts = remembers(part, partial(call, part, image))
                 return None if counts else list(augmentations)
     return None
-
-
-def _makes_the_same(
-    function: Any, replay: Replay, levels: Levels, num_replays: int = NUM_REPLAYS
-) -> bool:
-    def are_same(_: None) -> bool:
-        return all(
-            _is_same(function, replay, levels, seed, pixels)
-            for seed, pixels in enumerate(islice(_contents(), num_replays))
-        )
-
-    try:
-        same, _ = call(are_same, None)
-    except Exception:  # whatever the user's code raises
-        return False
-    return bool(same)
-
-
-def _is_same(function: Any, replay: Replay, levels: Levels, seed: int, pixels: np.ndarray) -> bool:
-    results = []
-    for callee in (replay, function):
-        seed_all(seed)
-        results.append((callee(levels.image_of(pixels.copy())), random_states()))
-    (wanted, wanted_states), (result, states) = results
-    return states == wanted_states and are_same_image(result, wanted)
-
-
-def _contents() -> Iterator[np.ndarray]:
-    """Yield images of all kinds of content in all sizes, without end."""
-    number = 0
-    while True:
-        kind, size = KINDS[number % len(KINDS)], _SIZES[number % len(_SIZES)]
-        yield kind(noise(size, number))
-        number += 1
 
 
 def _squares(part: Any, levels: Levels) -> Iterator[tuple[Replay, Sequence[Augmentation]]]:
@@ -219,140 +167,3 @@ def _enhanced(image: Image.Image, enhancements: Sequence[tuple[Any, float]]) -> 
     for share, (enhance, bound) in zip(shares, enhancements, strict=True):
         image = enhance(image).enhance(float(bound * (share * 2.0 - 1.0) + 1))
     return image
-
-
-def _policy(part: Any, levels: Levels) -> Iterator[tuple[Replay, Sequence[Augmentation]]]:
-    """AutoAugment's policies by Pillow, as of DeepVoltaire's script: ``policies`` of two steps."""
-    if levels.is_tensor:
-        return
-    fill = tuple(int(level) for level in getattr(part, "fillcolor", (128, 128, 128)))
-    pairs = [[_Step.of(each, number, levels, fill) for number in (1, 2)] for each in part.policies]
-    sequences = [[(s.operation, s.prob, s.strength) for s in steps] for steps in pairs]
-    translate = 150 / 331
-    augmentation = TimmAutoAugment(
-        sequences, interpolation="bicubic", fill=fill, translate=translate
-    )
-    yield partial(_by_policy, pairs=pairs, fill=fill), [augmentation]
-
-
-@dataclass(frozen=True)
-class _Step:
-    """Hold one step of a policy.
-
-    Attributes:
-        operation: Name in `_OPERATIONS`.
-        prob: Probability in [0, 1].
-        magnitude: As the script's operation takes it.
-    """
-
-    operation: str
-    prob: float
-    magnitude: float
-
-    @classmethod
-    def of(cls, pair: Any, number: int, levels: Levels, fill: tuple[int, ...]) -> _Step:
-        """Read a step of a script's pair.
-
-        Raises:
-            ValueError: The operation is none of `_OPERATIONS`.
-        """
-        operation, prob, magnitude = (
-            getattr(pair, f"{name}{number}") for name in ("operation", "p", "magnitude")
-        )
-        for name in _OPERATIONS:
-            replay = partial(_applied, name=name, magnitude=magnitude, fill=fill)
-            function = partial(_with_magnitude, operation=operation, magnitude=magnitude)
-            if _makes_the_same(function, replay, levels, len(KINDS)):
-                return cls(name, float(prob), float(magnitude))
-        raise ValueError(operation)
-
-    @property
-    def strength(self) -> float:
-        """timm's magnitude."""
-        return 10 * _OPERATIONS[self.operation][1](self.magnitude)
-
-
-def _with_magnitude(image: Image.Image, operation: Any, magnitude: Any) -> Any:
-    return operation(image, magnitude)
-
-
-def _by_policy(
-    image: Image.Image, pairs: Sequence[Sequence[_Step]], fill: tuple[int, ...]
-) -> Image.Image:
-    for step in pairs[random.randint(0, len(pairs) - 1)]:
-        if random.random() < step.prob:
-            # Pillow takes whole bits.
-            is_whole = step.magnitude == int(step.magnitude)
-            magnitude = int(step.magnitude) if is_whole else step.magnitude
-            image = _applied(image, step.operation, magnitude, fill)
-    return image
-
-
-def _applied(image: Image.Image, name: str, magnitude: float, fill: tuple[int, ...]) -> Image.Image:
-    changed: Image.Image = _OPERATIONS[name][0](image, magnitude, fill)
-    return changed
-
-
-def _signed(magnitude: float) -> float:
-    return magnitude * random.choice([-1, 1])
-
-
-def _transformed(image: Image.Image, matrix: Any, fill: Any, kernel: Any) -> Image.Image:
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, kernel, fillcolor=fill)
-
-
-def _sheared(image: Image.Image, magnitude: float, fill: Any, axis: int) -> Image.Image:
-    share = _signed(magnitude)
-    matrix = (1, share, 0, 0, 1, 0) if axis == 0 else (1, 0, 0, share, 1, 0)
-    return _transformed(image, matrix, fill, Image.Resampling.BICUBIC)
-
-
-def _shifted(image: Image.Image, magnitude: float, fill: Any, axis: int) -> Image.Image:
-    shift = magnitude * image.size[axis] * random.choice([-1, 1])
-    matrix = (1, 0, shift, 0, 1, 0) if axis == 0 else (1, 0, 0, 0, 1, shift)
-    return _transformed(image, matrix, fill, Image.Resampling.NEAREST)
-
-
-def _enhancement(enhance: Any) -> tuple[Any, Callable[[float], float]]:
-    def apply(image: Image.Image, magnitude: float, _fill: Any) -> Image.Image:
-        enhanced: Image.Image = enhance(image).enhance(1 + _signed(magnitude))
-        return enhanced
-
-    return apply, lambda magnitude: magnitude / 0.9
-
-
-def _of_levels(change: Any) -> tuple[Any, Callable[[float], float]]:
-    return lambda image, _magnitude, _fill: change(image), lambda _: 0.0
-
-
-def _solarize_strength(threshold: float) -> float:
-    # Half a level more, so that no rounding makes one level less.
-    return min((math.ceil(threshold) + 0.5) / 256, 1.0)
-
-
-#: By timm's name what a script's operation does, and the share of full strength.
-_OPERATIONS: dict[str, tuple[Any, Callable[[float], float]]] = {
-    "ShearX": (partial(_sheared, axis=0), lambda magnitude: magnitude / 0.3),
-    "ShearY": (partial(_sheared, axis=1), lambda magnitude: magnitude / 0.3),
-    "TranslateXNearest": (partial(_shifted, axis=0), lambda magnitude: magnitude * 331 / 150),
-    "TranslateYNearest": (partial(_shifted, axis=1), lambda magnitude: magnitude * 331 / 150),
-    "RotateLeft": (
-        lambda image, magnitude, fill: image.rotate(magnitude, fillcolor=fill),
-        lambda magnitude: magnitude / 30,
-    ),
-    "ColorIncreasing": _enhancement(ImageEnhance.Color),
-    "ContrastIncreasing": _enhancement(ImageEnhance.Contrast),
-    "SharpnessIncreasing": _enhancement(ImageEnhance.Sharpness),
-    "BrightnessIncreasing": _enhancement(ImageEnhance.Brightness),
-    "PosterizeOriginal": (
-        lambda image, magnitude, _: ImageOps.posterize(image, magnitude),
-        lambda magnitude: (magnitude - 4) / 4,
-    ),
-    "Solarize": (
-        lambda image, magnitude, _: ImageOps.solarize(image, magnitude),
-        _solarize_strength,
-    ),
-    "AutoContrast": _of_levels(ImageOps.autocontrast),
-    "Equalize": _of_levels(ImageOps.equalize),
-    "Invert": _of_levels(ImageOps.invert),
-}

@@ -11,7 +11,8 @@ from dali_cutmix.from_torch.colors import COLORS, check_channels, translate_colo
 from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.draws import NUM_STATES, drawn_change
 from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
-from dali_cutmix.from_torch.published import NUM_REPLAYS, published
+from dali_cutmix.from_torch.published import published
+from dali_cutmix.from_torch.replays import NUM_REPLAYS
 from dali_cutmix.from_torch.report import (
     NO_OPERATOR,
     NoCounterpartError,

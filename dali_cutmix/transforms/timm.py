@@ -470,8 +470,10 @@ class TimmAutoAugment:
         object.__setattr__(self, "policy", steps)
         self._settings.check(where, [name for sequence in steps for name, _, _ in sequence])
         for sequence in steps:
-            for _, prob, _ in sequence:
+            for _, prob, magnitude in sequence:
                 check_prob(where, prob, "policy")
+                if not is_number(magnitude) or not 0 <= magnitude < INFINITY:
+                    refuse(where, "policy", "hold magnitudes of at least 0", magnitude)
 
     @property
     def _settings(self) -> TimmSettings:

@@ -116,7 +116,7 @@ def test_published_class_becomes_augmentations(
 
 
 class Mutant(OwnCutout):
-    """A square that is another one for some images."""
+    """A square that is another one for some images, or some images' sizes."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(1, 16)
@@ -134,13 +134,15 @@ class Mutant(OwnCutout):
         side = self.length
         if self.kind == "growing":
             self.length = 16 + np.random.randint(2)
+        if self.kind == "large" and image.shape[1] > 64:
+            self.length = 64
         try:
             return super().__call__(image)
         finally:
             self.length = side
 
 
-@pytest.mark.parametrize("kind", ["rare", "bright", "ones", "low", "growing"])
+@pytest.mark.parametrize("kind", ["rare", "bright", "ones", "low", "growing", "large"])
 def test_class_that_does_not_quite_do_the_same_is_refused(photo_folder: Path, kind: str) -> None:
     message = refusal(over(photo_folder, [CROP, *SCALED, Mutant(kind)]))
     assert "from_torch cannot see what the" in message or "this class is another" in message
@@ -214,10 +216,13 @@ UNSEEDED = [[(name, 1.0, 0), ("Color", 0.0, 0)] for name in ("AutoContrast", "Eq
 @pytest.mark.parametrize("pair", [*EACH, *UNSEEDED], ids=lambda pair: f"{pair[0][0]} {pair[0][2]}")
 def test_step_of_a_policy_makes_pillows_images(photos: list[np.ndarray], pair: Any) -> None:
     """Up to the sign, which both draw."""
-    part = Policy([pair], (9, 99, 199) if pair[0][0] != "Rotate" else (128, 128, 128))
+    fill = (9, 99, 199) if pair[0][0] != "Rotate" else (128, 128, 128)
+    assert_is_served_as_pillow(Policy([pair], fill), photos[0])
+
+
+def assert_is_served_as_pillow(part: Any, photo: np.ndarray) -> None:
     data = cifar(v1.Compose([part, v1.PILToTensor()]), (40, 60))
-    picture = photos[0][100:140, 200:260]
-    data.data = np.stack([picture] * 12)
+    data.data = np.stack([photo[100:140, 200:260]] * 12)
     reference = TorchLoader(data, batch_size=12)
     random.seed(0)
     ours, theirs = (next(iter(each))[0] for each in (silently(reference, device="cpu"), reference))
@@ -228,6 +233,76 @@ def test_step_of_a_policy_makes_pillows_images(photos: list[np.ndarray], pair: A
         nearest = min(differences, key=lambda each: float(each.mean()))
         # A turn may take other pixels where two are as near.
         assert np.quantile(nearest, 0.998) <= 2
+
+
+def policy_of(name: str, magnitude: float) -> Policy:
+    """A policy of one operation, always, at any magnitude."""
+    policy = Policy([[(name, 1.0, 0), ("Color", 0.0, 0)]])
+    policy.policies[0].magnitude1 = magnitude
+    return policy
+
+
+#: By operation, the least and the largest magnitude that the graph has; and magnitudes beyond.
+EDGES = {
+    "ShearX": ((0.0, 0.3), (-0.2, 0.31, 0.6)),
+    "ShearY": ((0.0, 0.3), (-0.2, 0.6)),
+    "TranslateX": ((0.0, 150 / 331), (-0.1, 0.9)),
+    "TranslateY": ((0.0, 150 / 331), (-0.1, 0.9)),
+    "Rotate": ((0.0, 30.0), (-20.0, 60.0)),
+    "Color": ((0.0, 0.9), (-0.5, 1.8)),
+    "Contrast": ((0.0, 0.9), (-0.5, 1.5)),
+    "Sharpness": ((0.0, 0.9), (-0.5, 1.5)),
+    "Brightness": ((0.0, 0.9), (-0.5, 1.5)),
+    "Posterize": ((4, 8), (1, 3)),
+    "Solarize": ((-3, 0, 0.5, 1, 128.5, 255, 256, 300), ()),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "magnitude"),
+    [(name, magnitude) for name, (inside, _) in EDGES.items() for magnitude in inside],
+)
+def test_least_and_largest_magnitude_make_pillows_images(
+    photos: list[np.ndarray], name: str, magnitude: float
+) -> None:
+    assert_is_served_as_pillow(policy_of(name, magnitude), photos[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "magnitude"),
+    [(name, magnitude) for name, (_, beyond) in EDGES.items() for magnitude in beyond],
+)
+def test_magnitude_that_the_graph_would_clip_is_refused(name: str, magnitude: float) -> None:
+    data = cifar(v1.Compose([policy_of(name, magnitude), v1.PILToTensor()]))
+    assert "this class is another" in refusal(TorchLoader(data, batch_size=12), device="cpu")
+
+
+@pytest.mark.parametrize("change", [-0.1, 0.01])
+@pytest.mark.parametrize("number", [1, 2])
+def test_policy_whose_pairs_say_another_probability_is_refused(number: int, change: float) -> None:
+    class Other(SubPolicy):
+        def __call__(self, image: Image.Image) -> Image.Image:
+            for each in (1, 2):
+                prob = getattr(self, f"p{each}") + (change if each == number else 0)
+                if random.random() < prob:
+                    operation = getattr(self, f"operation{each}")
+                    image = operation(image, getattr(self, f"magnitude{each}"))
+            return image
+
+    part = OwnPolicy()
+    steps = [("Posterize", 0.4, 8), ("Rotate", 0.6, 9)]
+    part.policies[7] = Other(steps, (128, 128, 128))
+    data = cifar(v1.Compose([part, v1.PILToTensor()]))
+    assert "this class is another" in refusal(TorchLoader(data, batch_size=12), device="cpu")
+
+
+def test_policy_that_leaves_large_images_as_they_are_is_refused() -> None:
+    class OfSmall(OwnPolicy):
+        def __call__(self, image: Image.Image) -> Image.Image:
+            return super().__call__(image) if max(image.size) <= 64 else image
+
+    data = cifar(v1.Compose([OfSmall(), v1.PILToTensor()]))
+    refusal(TorchLoader(data, batch_size=12), device="cpu")
 
 
 @pytest.mark.parametrize("make", [CIFAR10Policy, OwnPolicy], ids=["CIFAR-10", "ImageNet"])

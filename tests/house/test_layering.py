@@ -117,7 +117,7 @@ def test_random_numbers_are_drawn_in_their_rooms_only() -> None:
     }
     # The crop, whose image's size is known in the graph only, and all else that a batch draws; and
     # what tries a user's function, or replays its draws, and puts generators back as they were.
-    of_functions = {"from_torch/comparison", "from_torch/published"}
+    of_functions = {"from_torch/comparison", "from_torch/policies", "from_torch/published"}
     assert drawers == {"transforms/crop", "order/sampler", "core/draws", *of_functions}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -210,6 +211,13 @@ def test_a_policy_is_distributed_as_timms() -> None:
         return Counter(tuple(name for name, _ in row if name not in unclear) for row in rows)
 
     same_distribution(names(ours), names(reference))
+
+
+@pytest.mark.parametrize("magnitude", [-1, float("nan"), float("inf"), None])
+def test_a_policy_refuses_magnitudes_below_0(magnitude: Any) -> None:
+    message = f"TimmAutoAugment: `policy` must hold magnitudes of at least 0, got {magnitude}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TimmAutoAugment([[("Rotate", 0.5, magnitude)]])
 
 
 def test_timms_strings_are_read_and_unknown_parts_refused() -> None:
