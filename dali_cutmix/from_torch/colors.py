@@ -178,6 +178,14 @@ def _erasing(part: Any, levels: Levels, prob: float, translation: Translation) -
     is_timms = transform_name(part) == "timm.RandomErasing"
     if makes_noise(part) and levels.are_uint8:
         raise OutOfPlaceError("noise needs floats. Move RandomErasing behind Normalize.")
+    if makes_noise(part):
+        pairs = list(zip(levels.mean, levels.std, strict=True))
+        low = min(-mean / std for mean, std in pairs)
+        high = max((1 - mean) / std for mean, std in pairs)
+        translation.note(
+            "Noise is clipped to colors in [0, 255], which are numbers from "
+            f"{low:.2f} to {high:.2f} here."
+        )
     if makes_noise(part) and not is_timms:
         return RandomErasing(prob * part.p, tuple(part.scale), tuple(part.ratio), mode="pixel")
     value = 0 if is_timms else part.value

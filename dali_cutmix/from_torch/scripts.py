@@ -41,7 +41,9 @@ def _cutout(part: Any) -> str:
     if (prob := prob_of(part)) < 1:
         arguments.append(f"prob={prob:g}")
     line = f"EraseSquares({', '.join(arguments)})"
-    return f"To fill squares of that side, pass `transform=` with `augmentations.{line}`."
+    return (
+        f"To fill squares of that side with black, pass `transform=` with `augmentations.{line}`."
+    )
 
 
 def _auto_augment(part: Any) -> str:
@@ -80,7 +82,8 @@ def _erasing(part: Any) -> str:
 
 def _lighting(part: Any) -> str:
     deviation = float(first_of(part, "alphastd", "alpha_std", "std"))
-    return f"Pass `transform=` with `augmentations.Lighting({deviation:g})`, which does the same."
+    line = f"`transform=` with `augmentations.Lighting({deviation:g})`"
+    return f"Where the noise is normal, along ImageNet's components, pass {line}."
 
 
 def _shift(part: Any) -> str:

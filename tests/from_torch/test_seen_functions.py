@@ -299,9 +299,11 @@ def test_own_classes_are_refused_with_the_line_that_does_the_same(photo_folder: 
     message = refusal(over(photo_folder, [CROP, *SCALED, *own]))
     assert message.splitlines()[1:] == [
         "  - `DrawnCutout` at transform[3]: from_torch cannot see what the class does. To fill "
-        "squares of that side, pass `transform=` with `augmentations.EraseSquares(6, count=2)`.",
-        "  - `UniformLighting` at transform[4]: from_torch cannot see what the class does. Pass "
-        "`transform=` with `augmentations.Lighting(0.1)`, which does the same.",
+        "squares of that side with black, pass `transform=` with "
+        "`augmentations.EraseSquares(6, count=2)`.",
+        "  - `UniformLighting` at transform[4]: from_torch cannot see what the class does. Where "
+        "the noise is normal, along ImageNet's components, pass `transform=` with "
+        "`augmentations.Lighting(0.1)`.",
     ]
 
 
@@ -347,12 +349,15 @@ def test_prefetch_loader_of_timm_normalizes_behind_the_list(photo_folder: Path) 
     assert transform.augment[-1].mode == "pixel"
 
 
-def test_noise_is_refused_before_normalize(photo_folder: Path) -> None:
+def test_noise_is_refused_before_normalize_and_clipped_behind(photo_folder: Path) -> None:
     noise = v2.RandomErasing(value="random")
     message = refusal(over(photo_folder, [CROP, *SCALED, noise, v2.Normalize(MEAN, STD)]))
     assert "noise is of deviation 1 at the end. Move RandomErasing behind Normalize." in message
-    loader = silently(over(photo_folder, [CROP, *SCALED, v2.Normalize(MEAN, STD), noise]))
-    assert loader.transform.augment[-1].mode == "pixel"
+    reference = over(photo_folder, [CROP, *SCALED, v2.Normalize(MEAN, STD), noise])
+    assert silently(reference).transform.augment[-1].mode == "pixel"
+    assert notes(reference, "Noise") == [
+        "Noise is clipped to colors in [0, 255], which are numbers from -2.12 to 2.64 here."
+    ]
 
 
 def test_long_sides_have_a_limit_and_perspectives_are_drawn(photo_folder: Path) -> None:
