@@ -293,6 +293,21 @@ class Progress:
         self._resume = position
         self.set_epoch(position.epoch)
 
+    def finish(self, epoch: int) -> None:
+        """Leave no batch of an epoch: its next iteration serves nothing, and then the next comes.
+
+        Draws the epoch's order, which may have no other length.
+        """
+        self.resume(Position(epoch))
+        _, left, _ = self.begin()
+        self.resume(Position(epoch, batch=-(-len(left) // self._run.batch_size)))
+
+    def take_back(self, num_batches: int) -> None:
+        """Let the next iteration serve the last batches that were handed out again."""
+        position = self._position()
+        batch = max(position.start_batch, position.batch - num_batches)
+        self.resume(replace(position, batch=batch))
+
     def begin(self) -> tuple[Position, np.ndarray, np.ndarray | None]:
         """Return where the epoch that is due starts.
 

@@ -1,4 +1,4 @@
-"""What Lightning's ``Trainer`` leaves out of its contract with loaders.
+"""Supply what Lightning's ``Trainer`` leaves out of its contract with loaders.
 
 Imports nothing of Lightning, which has two packages with classes of their own: the callbacks are in
 `dali_cutmix.trainers.lightning` and `dali_cutmix.trainers.pytorch_lightning`.
@@ -44,30 +44,11 @@ class PlaceKeeper:
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         """Go to the batch where the checkpoint was taken, or to the start of the epoch."""
-        loop, loaders = trainer.fit_loop, _loaders(trainer)
-        if not loaders:
-            return
-        if loop.restarting and loop._combined_loader_states_to_load:
-            loop._load_combined_loader_states()
-            iter(loop._data_fetcher)  # leave the iterations that began before
-        progress, epoch = loop.epoch_loop.batch_progress, trainer.current_epoch
-        num_served = progress.current.ready if loop.restarting else 0
-        is_over = progress.is_last_batch or num_served >= trainer.num_training_batches
-        if num_served and not is_over:
-            is_once = loop._combined_loader._mode == "max_size"
-            for loader in loaders:
-                if (state := loader.state_dict())["epoch"] <= epoch:
-                    continue
-                if is_once:  # its part of the epoch is over: no batch is left
-                    loader.load_state_dict({**state, "epoch": epoch, "batch": len(loader)})
-                else:
+        if loaders := _loaders(trainer):
+            _go_to_start(trainer, loaders)
+            if _num_ahead(trainer):  # Lightning chooses the epoch now, which has begun
+                for loader in loaders:
                     _ignore_once(loader.sampler, "set_epoch")
-            return
-        for loader in loaders:
-            loader.set_epoch(epoch + 1)  # forget the position, also of `epoch`
-            loader.set_epoch(epoch)
-        if _num_ahead(trainer):
-            iter(loop._data_fetcher)  # take them from this epoch
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         """Choose the epoch also of loaders whose samplers have no ``set_epoch``."""
@@ -110,6 +91,45 @@ def _loaders(trainer: Any) -> list[DataLoader]:
         for loader in _flat(trainer)
         if isinstance(loader, DataLoader | _InOrder)
     ]
+
+
+def _go_to_start(trainer: Any, loaders: list[DataLoader]) -> None:
+    """Go to the batch that training starts with."""
+    loop = trainer.fit_loop
+    if loop.restarting and loop._combined_loader_states_to_load:
+        loop._load_combined_loader_states()
+        iter(loop._data_fetcher)  # leave the iterations that began before
+    progress, epoch = loop.epoch_loop.batch_progress, trainer.current_epoch
+    num_served = progress.current.ready if loop.restarting else 0
+    is_over = progress.is_last_batch or num_served >= trainer.num_training_batches
+    if num_served and not is_over:
+        ended = [loader for loader in loaders if loader.state_dict()["epoch"] > epoch]
+        if loop._combined_loader._mode == "max_size":
+            _finish(trainer, ended)
+        else:
+            for loader in ended:
+                _ignore_once(loader.sampler, "set_epoch")
+        return
+    for loader in loaders:
+        loader.set_epoch(epoch + 1)  # forget the position, also of `epoch`
+        loader.set_epoch(epoch)
+    if _num_ahead(trainer):
+        iter(loop._data_fetcher)  # take them from this epoch
+
+
+def _finish(trainer: Any, ended: list[DataLoader]) -> None:
+    """Serve no more batch of this epoch from loaders that each epoch serves once."""
+    if not ended:
+        return
+    num_ahead = _num_ahead(trainer)
+    for loader in _loaders(trainer):
+        progress = loader._session.progress
+        if loader in ended:
+            progress.finish(trainer.current_epoch)
+        else:
+            progress.take_back(num_ahead)
+    if num_ahead:
+        iter(trainer.fit_loop._data_fetcher)  # take them without the batches of the next epoch
 
 
 def _ignore_once(target: Any, name: str) -> None:

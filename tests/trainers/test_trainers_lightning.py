@@ -25,6 +25,7 @@ from trainer_runs import (
     one_layer,
 )
 
+from dali_cutmix import CutMix, Scheduled
 from dali_cutmix.trainers import FabricLoader
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -177,22 +178,32 @@ def test_lightning_resumes_with_loaders_of_any_kind_bit_identically(
         assert_same_weights(resumed, straight)
 
 
+@pytest.mark.filterwarnings("always:load_state_dict. mix.schedules:RuntimeWarning")
+@pytest.mark.parametrize("kind", ["length", "no length", "no length, limited"])
 def test_lightning_resumes_beside_a_loader_that_is_served_once_and_is_at_its_end(
-    photo_folder: Path, tmp_path: Path
+    photo_folder: Path, tmp_path: Path, kind: str
 ) -> None:
     from lightning.pytorch.utilities import CombinedLoader
 
+    mix = Scheduled(CutMix(), num_epochs=2, prob=lambda t: t)
+    limits = {"limit_train_batches": 6} if "limited" in kind else {}
+
     def fit(**more: Any) -> Any:
+        settings = {} if kind == "length" else {"shuffle": False, "sampler": Downwards()}
         loaders = {
             "long": make_train(photo_folder),
-            "short": make_train(photo_folder, batch_size=6),
+            "short": make_train(photo_folder, batch_size=6, mix=mix, **settings),
         }
-        return lightning_fit(CombinedLoader(loaders, "max_size"), max_epochs=2, **more).batches
+        loader = CombinedLoader(loaders, "max_size")
+        return lightning_fit(loader, max_epochs=2, **limits, **more).batches
 
     straight = fit(callbacks=[at_every_step(tmp_path)])
     assert straight[5]["short"] is None
     for step in (3, 4, 5):  # the shorter loader has four batches
-        assert_same_batches(fit(checkpoint=tmp_path / f"step={step}.ckpt"), straight[step:])
+        with pytest.warns(RuntimeWarning, match=r"mix\.schedules") as warned:
+            resumed = fit(checkpoint=tmp_path / f"step={step}.ckpt")
+        assert_same_batches(resumed, straight[step:])
+        assert sum("mix.schedules" in str(each.message) for each in warned) == 1  # Lightning's
 
 
 def test_the_package_of_the_earlier_name_gets_the_same_callback(
