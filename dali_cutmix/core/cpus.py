@@ -33,7 +33,7 @@ def _quotas(root: str) -> Iterator[float]:
         files in ``/proc``.
     """
     groups = dict(_groups(_read(root, "/proc/self/cgroup")))
-    for line in _read(root, "/proc/self/mountinfo").splitlines():
+    for line in _read(root, "/proc/self/mountinfo").split("\n"):
         before, _, after = line.partition(" - ")
         kind, options = after.split(" ")[:1], after.split(" ")[-1].split(",")
         controller = "" if kind == ["cgroup2"] else "cpu"
@@ -76,12 +76,14 @@ def _quota(root: str, group: str, *, is_unified: bool) -> Iterator[float]:
 def _read(root: str, path: str) -> str:
     """Return the text of a small file; nothing where there is no such file."""
     try:
-        with open(os.path.join(root, path.lstrip("/")), encoding="utf-8") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError):
+        with open(os.path.join(root, path.lstrip("/")), "rb") as file:
+            return os.fsdecode(file.read())  # names of mounts need not be UTF-8
+    except (OSError, ValueError):  # a zero byte, which no path can hold
         return ""
 
 
 def _unescaped(path: str) -> str:
-    """Return a path of ``mountinfo``, which writes a blank as ``\\040``."""
-    return path.replace("\\040", " ")
+    """Return a path of ``mountinfo``, which writes blanks and backslashes in octal digits."""
+    for digits in ("040", "011", "012", "134"):  # the backslash last: its digits are text
+        path = path.replace(f"\\{digits}", chr(int(digits, 8)))
+    return path

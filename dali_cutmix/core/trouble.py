@@ -19,9 +19,11 @@ PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 _TRANSIENT = {
     errno.EAGAIN,
     errno.EBUSY,
+    errno.ECOMM,
     errno.EHOSTDOWN,
     errno.EHOSTUNREACH,
     errno.EINTR,
+    errno.EKEYEXPIRED,
     errno.EMFILE,
     errno.ENETDOWN,
     errno.ENETRESET,
@@ -32,13 +34,17 @@ _TRANSIENT = {
     errno.ENOLINK,
     errno.ENOMEM,
     errno.ENOTCONN,
+    errno.EPROTO,
+    errno.EREMOTEIO,
     errno.ESTALE,
     errno.ETIME,
 }
 
-#: Pauses after which an input/output error counts against the file: a network's file system says so
-#: for a while, and a disk of a bad sector for ever.
-_PAUSES_OF_EIO = 4
+#: Errors that a network's file system gives for a while, and a bad sector or a missing device for
+#: ever.
+_UNSURE = (errno.EIO, errno.ENODEV, errno.ENXIO)
+#: Pauses after which such an error counts against the file.
+_PAUSES_OF_UNSURE = 4
 
 
 class AwayError(OSError):
@@ -73,13 +79,14 @@ def patiently(
 
     Raises:
         TroubleError: The trouble outlasts `PAUSES`.
-        OSError: The system's input/output error stays: the file is bad. Or another error.
+        OSError: The system's input/output error stays, or no device answers: the file is bad. Or
+            another error.
     """
     for number, pause in enumerate(PAUSES):
         try:
             return attempt()
         except Exception as error:
-            may_pass = _is_of_system(error, errno.EIO) and number < _PAUSES_OF_EIO
+            may_pass = number < _PAUSES_OF_UNSURE and _is_unsure(error)
             if not may_pass and not waits(error):
                 raise
         time.sleep(pause)
@@ -91,12 +98,11 @@ def patiently(
         raise TroubleError(where, what, _reason_of(error), len(PAUSES)) from error
 
 
-def _is_of_system(error: Exception, number: int) -> bool:
-    """Return whether the system raised the error: this package uses its numbers too."""
-    return isinstance(error, OSError) and (error.errno, error.strerror) == (
-        number,
-        os.strerror(number),
-    )
+def _is_unsure(error: Exception) -> bool:
+    """Return whether the system raised such an error: this package uses the numbers too."""
+    if not isinstance(error, OSError) or error.errno not in _UNSURE:
+        return False
+    return error.strerror == os.strerror(error.errno)
 
 
 def _reason_of(error: Exception) -> str:

@@ -95,6 +95,35 @@ def test_a_quota_of_version_1_counts(tmp_path: Path) -> None:
     assert usable_cpus(write(tmp_path / "3", nested)) == 1
 
 
+@pytest.mark.parametrize("name", ["/mnt/caf\udce9", "/mnt/a\r", "/mnt/a\x0b", "/mnt/a\x85"])
+def test_a_mount_of_any_name_leaves_the_quota(tmp_path: Path, name: str) -> None:
+    root = write(tmp_path, unified("/", root="300000 100000"))
+    mounts = tmp_path / "proc/self/mountinfo"
+    odd = os.fsencode(f"31 24 8:2 / {name} rw - ext4 /dev/sdb rw\n")
+    mounts.write_bytes(odd + mounts.read_bytes())
+    assert usable_cpus(root) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("a b", "a\\040b"),
+        ("a\tb", "a\\011b"),
+        ("a\nb", "a\\012b"),
+        ("a\\b", "a\\134b"),
+        ("a\\040b", "a\\134040b"),
+        ("a\udce9", "a\udce9"),
+    ],
+)
+def test_the_name_of_the_control_groups_mount_is_read_as_the_kernel_writes_it(
+    tmp_path: Path, name: str, written: str
+) -> None:
+    root = write(tmp_path, {"proc/self/cgroup": "0::/\n", f"{name}/cpu.max": "300000 100000\n"})
+    mount = os.fsencode(f"30 24 0:26 / /{written} rw - cgroup2 cgroup2 rw\n")
+    (tmp_path / "proc/self/mountinfo").write_bytes(mount)
+    assert usable_cpus(root) == 3
+
+
 def test_without_control_groups_the_affinity_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,8 @@ TROUBLE: dict[str, Callable[[], BaseException]] = {
     name: (lambda name=name: os_error(getattr(errno, name)))  # type: ignore[misc]
     for name in (
         *("EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT", "EAGAIN", "EINTR", "EBUSY"),
-        *("ENOBUFS", "ENOTCONN", "EIO"),
+        *("ENOBUFS", "ENOTCONN", "EIO", "EREMOTEIO", "ECOMM", "EPROTO", "EKEYEXPIRED"),
+        *("ENODEV", "ENXIO"),
     )
 }
 TROUBLE |= {"memory": MemoryError, "reset": ConnectionResetError, "socket": TimeoutError}
@@ -135,6 +136,18 @@ def test_an_input_output_error_that_stays_is_a_bad_file(
     with pytest.raises(BadFileError) as caught:
         list(load(folder))
     assert (caught.value.path, caught.value.reason) == (str(path), os.strerror(errno.EIO))
+    assert pauses == list(PAUSES[:4])
+
+
+@pytest.mark.parametrize("code", [errno.ENODEV, errno.ENXIO])
+def test_a_device_that_stays_away_is_a_bad_file(
+    numbered_folder: Path, pauses: Pauses, code: int
+) -> None:
+    images = Troubled(numbered_folder)
+    loader = load(images)
+    images.errors = [os_error(code) for _ in range(99)]
+    with pytest.raises(BadFileError, match=re.escape(os.strerror(code))):
+        list(loader)
     assert pauses == list(PAUSES[:4])
 
 
