@@ -272,7 +272,18 @@ def key(draws: Draws, name: str) -> np.ndarray:
 
 
 def dirichlet(draws: Draws, name: str, alpha: float, num: int) -> np.ndarray:
-    """Draw shares that sum to 1 from Dirichlet(alpha, ...) on the host: ``[B, num]`` float64."""
+    """Draw shares that sum to 1 from a symmetric Dirichlet distribution, on the host.
+
+    Args:
+        draws: The batch's draws on the host, of B samples.
+        name: Name of the stream: equal names draw equal shares.
+        alpha: Parameter of each share, above 0. Below 1 a few shares take most, and large values
+            make all shares nearly equal.
+        num: Number of shares of a sample, at least 1.
+
+    Returns:
+        Shares in [0, 1]: ``[B, num]`` float64.
+    """
     keys = key(draws, name)
     generator = np.random.RandomState(np.random.Philox(key=keys[0].view(np.uint64)))
     # Above 0: of a small alpha all may vanish.

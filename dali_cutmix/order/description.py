@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.checks import is_number, is_whole
+from dali_cutmix.core.checks import is_number, is_whole, shown
 
 #: Where a description looks at a function of t: 0, 1/32, ..., 1.
 POINTS = [index / 32 for index in range(33)]
@@ -22,6 +22,8 @@ TOLERANCE = 1e-9
 MAX_DEPTH = 16
 #: Items. A longer sequence is data rather than a setting, and would make every state as long.
 MAX_ITEMS = 1000
+#: Characters of a value in a message.
+MAX_SHOWN = 200
 
 _MISSING = object()
 
@@ -228,7 +230,7 @@ def _compare(here: Any, then: Any) -> str:
             return "a function here and one of other points in the state"
         values = here["values"][index], then["values"][index]
         at = f"a function whose value at t={POINTS[index]}"
-        return f"{at} is {values[0]!r} here and {values[1]!r} in the state"
+        return f"{at} is {_show(values[0])} here and {_show(values[1])} in the state"
     return f"{_show(here)} here and {_show(then)} in the state"
 
 
@@ -237,4 +239,6 @@ def _show(value: Any) -> str:
         return "missing"
     if _is_described_function(value):
         return "a function"
-    return f"({', '.join(map(_show, value))})" if isinstance(value, list) else repr(value)
+    if isinstance(value, list):
+        return f"({', '.join(map(_show, value))})"
+    return shown(value, MAX_SHOWN)

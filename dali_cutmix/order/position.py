@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from dali_cutmix.core.checks import check_count, refuse
 
+#: Epoch that no loader serves: a state behind the epoch before names it. Small enough for torch's
+#: generators, whose seeds add the loader's.
+LAST_EPOCH = 2**62
+
 
 @dataclass(frozen=True)
 class Position:
@@ -32,7 +36,7 @@ class Position:
 
 
 def check_epoch(epoch: object) -> None:
-    """Refuse all but whole numbers from 0, below 2**63: torch's generators take no larger seed."""
+    """Refuse all but whole numbers from 0 to `LAST_EPOCH`."""
     check_count("set_epoch", "epoch", epoch, at_least=0)
-    if int(epoch) >= 2**63:  # type: ignore[call-overload]
-        refuse("set_epoch", "epoch", "be below 2**63", epoch)
+    if int(epoch) > LAST_EPOCH:  # type: ignore[call-overload]
+        refuse("set_epoch", "epoch", f"be at most {LAST_EPOCH}", epoch)

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from dali_cutmix.core.checks import is_whole, shown
+from dali_cutmix.core.checks import is_whole, refuse, shown
+from dali_cutmix.core.errors import printable
 from dali_cutmix.order.description import Description, is_description
-from dali_cutmix.order.position import Position
+from dali_cutmix.order.position import LAST_EPOCH, Position
 from dali_cutmix.order.sampler import EpochSampler
 from dali_cutmix.order.user_sampler import UserOrder
 
@@ -21,6 +22,10 @@ from dali_cutmix.order.user_sampler import UserOrder
 FORMAT = 3
 #: Numbers in a state are smaller: torch's generators take no larger ones.
 MAX_NUMBER = 2**63
+#: Samples and ranks. A state of few samples may name as many, and not more.
+MAX_SPREAD = 2**16
+#: Characters in a message on all differences between two runs.
+MAX_DIFFERENCES = 4000
 #: What `load_state_dict(allow=)` may name: with another value the order of samples stays.
 CHANGEABLE = ("transform", "mix", "drop_last")
 
@@ -113,6 +118,13 @@ class Run:
         if position.start_batch > position.batch:
             rule = f"be at most the state's 'batch', {position.batch}"
             refuse_value("start_batch", rule, position.start_batch)
+        if position.start_batch > position.start:  # no batch is empty
+            rule = f"be at most the state's 'start', {position.start}"
+            refuse_value("start_batch", rule, position.start_batch)
+        for name in ("batch_size", "num_shards"):
+            most = max(getattr(self, name), self.num_samples, MAX_SPREAD)
+            if then[name] > most:
+                refuse_value(name, f"be at most {most}", then[name])
         if self.sampler:
             return  # `Progress.begin` knows the order
         if position.start > self.num_samples:
@@ -139,13 +151,16 @@ class Run:
             if name in self.descriptions:
                 differing += self.descriptions[name].differences(then[name])
             elif value != then[name]:
-                differing.append(f"{name} is {value!r} here and {then[name]!r} in the state")
+                differing.append(
+                    f"{name} is {value!r} here and {shown(then[name], 80)} in the state"
+                )
         if differing:
             changed = tuple(n for n in CHANGEABLE if any(d.startswith(n) for d in differing))
             only = len(changed) and all(d.startswith(changed) for d in differing)
             way_out = f"To change this on purpose, pass `allow={changed}`." if only else ""
+            differences = "; ".join(differing)[:MAX_DIFFERENCES]
             _refuse(
-                f"the state belongs to another run: {'; '.join(differing)}. Make the loader as it "
+                f"the state belongs to another run: {differences}. Make the loader as it "
                 f"was then, or start without the state. {way_out}".rstrip()
             )
 
@@ -188,6 +203,8 @@ def _check_type(name: str, value: Any) -> None:
         smallest = 1 if name in ("batch_size", "num_shards", "num_samples") else 0
         if not is_whole(value) or value < smallest:
             refuse_value(name, f"be a whole number from {smallest}", value)
+        if name == "epoch" and value > LAST_EPOCH:
+            refuse_value(name, f"be at most {LAST_EPOCH}", value)
         if value >= MAX_NUMBER:
             refuse_value(name, "be below 2**63", value)
 
@@ -201,7 +218,7 @@ def _snapshot(setting: Any) -> Any:
 
 
 def _refuse(problem: str) -> NoReturn:
-    raise ValueError(f"load_state_dict: {problem}")
+    raise ValueError(printable(f"load_state_dict: {problem}"))
 
 
 def refuse_value(name: str, must: str, got: object) -> NoReturn:
@@ -314,12 +331,23 @@ class Progress:
         Returns:
             The position; the indices left in the epoch, in order, ``[num_samples]`` int64; and the
             epoch's complete order under a user's sampler, else None.
+
+        Raises:
+            ValueError: The position is outside the epoch, or belongs to another order.
         """
         position = self._next_position()
+        if position.epoch >= LAST_EPOCH:
+            rule = f"be below {LAST_EPOCH} to be served"
+            refuse("set_epoch", "epoch", rule, position.epoch)
         order = None
         if isinstance(self.order, UserOrder):
             order = self.order.order(position.epoch)
             position = self.order.mark(order, position)
+            # The last batch before another dealing may have been short.
+            most = len(order) + max(self._run.batch_size, self._run.num_samples, MAX_SPREAD)
+            if position.start > most:
+                rule = f"be at most {len(order)}, the number of indices in the epoch"
+                refuse_value("start", rule, position.start)
             left, size = order[position.start :], self._run.batch_size
             if self.order.drops_last:
                 left = left[: len(left) // size * size]

@@ -99,7 +99,7 @@ class Session:
         self._kept: dict[int, Batch] = {}  # by number, from the start of a batch to its handing out
         self._failure: Exception | None = None  # of the batch to start next, raised when it is due
         self._num_started = self._num_taken = 0  # batches of the epoch's part
-        self._num_retries = 0  # of the batch that is due
+        self._num_retries = self._num_rounds = 0  # of the batch that is due
         self._iteration = 0
         self._turn = Turn()
         self._close_is_due = False
@@ -173,7 +173,7 @@ class Session:
         num_samples = len(self._images) if whole is None else len(whole)
         self._batches.begin(Epoch(position, left, num_left, num_samples))
         self._forget()
-        self._num_started = self._num_taken = self._num_retries = 0
+        self._num_started = self._num_taken = self._num_retries = self._num_rounds = 0
         with self._closing_on_errors():
             self._fill(pipelines)
         self.progress.begun(position)
@@ -209,7 +209,7 @@ class Session:
         with self._closing_on_errors():
             images, batch = self._take(pipelines, cuda_stream)
             self._num_taken += 1
-            self._num_retries = 0
+            self._num_retries = self._num_rounds = 0
             self.last_indices = batch.indices
             if self.replacements.not_warned:
                 self.replacements.warn(stacklevel=3)  # where the loader is iterated
@@ -414,7 +414,8 @@ class Session:
             raise bad_file from error
         finally:
             batches.close()
-        stays = not bad and num_tries == 1  # else there was trouble, which has passed
+        # Else there was trouble, which has passed: but trouble may come again without end.
+        stays = not bad and (num_tries == 1 or self._num_rounds >= len(_PAUSES))
         if stays and is_trouble(error):
             raise TroubleError(WHERE, what, reason_of(error), self._num_retries) from error
         if stays:
@@ -423,7 +424,7 @@ class Session:
                 f"{self._num_retries} times, though each of its images passes alone. DALI says: "
                 f"{reason_of(error)}"
             ) from error
-        self._num_retries = 0
+        self._num_retries, self._num_rounds = 0, self._num_rounds + 1
 
 
 def _check_bad(bad: Any, num_samples: int) -> None:

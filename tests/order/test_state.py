@@ -567,8 +567,9 @@ BAD_PAIR = "'bad' in the state must hold pairs of an index below 21 and a reason
         ({"epoch": 5, "bad": [3]}, f"{BAD_PAIR}3."),
         ({"epoch": 5, "mixing": 1}, "'mixing' in the state must be True, False or None, got 1."),
         ({"epoch": 5, "mixup_enabled": "no"}, "'mixup_enabled' in the state must be True, Fal"),
-        ({"epoch": 2**63}, "'epoch' in the state must be below 2**63, got 9223372036854775808."),
-        ({"epoch": 10**5000}, "'epoch' in the state must be below 2**63, got a value of type int"),
+        ({"epoch": 2**63 - 1}, f"'epoch' in the state must be at most {2**62}, got {2**63 - 1}."),
+        ({"epoch": 10**5000}, f"'epoch' in the state must be at most {2**62}, got a value of type"),
+        ({"batch": 2**63}, f"'batch' in the state must be below 2**63, got {2**63}."),
         ({"epoch": True}, "'epoch' in the state must be a whole number from 0, got True."),
         ({"epoch": math.nan}, "'epoch' in the state must be a whole number from 0, got nan."),
         ({"epoch": 5.0}, "'epoch' in the state must be a whole number from 0, got 5.0."),
@@ -580,6 +581,12 @@ BAD_PAIR = "'bad' in the state must hold pairs of an index below 21 and a reason
         ({"batch_size": "4"}, "'batch_size' in the state must be a whole number from 1, got '4'."),
         ({"batch_size": 0}, "'batch_size' in the state must be a whole number from 1, got 0."),
         ({"num_shards": 0}, "'num_shards' in the state must be a whole number from 1, got 0."),
+        ({"batch_size": 2**62}, f"'batch_size' in the state must be at most 65536, got {2**62}."),
+        ({"num_shards": 2**62}, f"'num_shards' in the state must be at most 65536, got {2**62}."),
+        (
+            {"batch": 2**62, "start_batch": 2**62},
+            f"'start_batch' in the state must be at most the state's 'start', 0, got {2**62}.",
+        ),
         ({"num_samples": True}, "'num_samples' in the state must be a whole number from 1, got T"),
         ({"seed": [3]}, "'seed' in the state must be a whole number from 0, got [3]."),
         ({"shuffle": 1}, "'shuffle' in the state must be True or False, got 1."),
@@ -610,6 +617,34 @@ def test_a_refused_state_leaves_the_loader_as_it_was(
         loader.load_state_dict({**before, **change})
     assert loader.state_dict() == before
     assert_same(found + list(epoch), expected)
+
+
+@pytest.mark.parametrize("name", ["data", "sampler", "remainder", "transform", "mix"])
+def test_a_state_of_another_run_makes_a_short_message_that_a_terminal_can_show(
+    photo_folder: Path, name: str
+) -> None:
+    loader = train(photo_folder)
+    state = loader.state_dict()
+    for text in ("\x1b[1m\n", "x" * 10**6):
+        value = {**state[name], text: text} if name in ("transform", "mix") else text
+        with pytest.raises(ValueError, match=r"^load_state_dict: the state") as caught:
+            loader.load_state_dict({**state, name: value})
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 5000
+
+
+def test_the_state_behind_any_epoch_loads(photo_folder: Path) -> None:
+    loader = train(photo_folder)
+    loader.set_epoch(2**62 - 1)
+    assert len(list(loader)) == 6
+    state = through_json(loader.state_dict())
+    train(photo_folder).load_state_dict(state)
+    message = f"set_epoch: `epoch` must be below {2**62} to be served, got {2**62}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        list(loader)
+    assert loader.state_dict() == state
+    with pytest.raises(ValueError, match=rf"^set_epoch: `epoch` must be at most {2**62}, got"):
+        loader.set_epoch(2**62 + 1)
 
 
 def test_a_place_in_an_epoch_that_was_dealt_out_anew_is_taken_again(photo_folder: Path) -> None:

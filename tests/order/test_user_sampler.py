@@ -273,6 +273,16 @@ def test_a_state_behind_the_end_of_a_samplers_epoch_is_refused(numbered_folder: 
         next(iter(second))
 
 
+def test_a_state_that_starts_behind_a_samplers_indices_is_refused(numbered_folder: Path) -> None:
+    loader = numbered(numbered_folder, sampler=list(range(10)), batch_size=4)
+    loader.load_state_dict({**loader.state_dict(), "start": 2**62})
+    message = (
+        f"'start' in the state must be at most 10, the number of indices in the epoch, got {2**62}."
+    )
+    with pytest.raises(ValueError, match=f"^load_state_dict: {re.escape(message)}$"):
+        next(iter(loader))
+
+
 def test_epoch_set_on_the_sampler_inside_a_batch_sampler_counts(numbered_folder: Path) -> None:
     inside = DistributedSampler(range(23), 2, 0, seed=3)
     loader = numbered(numbered_folder, batch_sampler=BatchSampler(inside, 5, drop_last=False))

@@ -268,3 +268,26 @@ def test_a_check_waits_trouble_out_too(numbered_folder: Path, pauses: Pauses) ->
     images.errors = [os_error(errno.EMFILE) for _ in range(99)]
     with pytest.raises(TroubleError, match=re.escape(os.strerror(errno.EMFILE))):
         check_images(images, num_threads=1, max_pixels=None)
+
+
+def test_a_batch_that_always_fails_ends_the_run_also_where_trouble_comes_again_and_again(
+    numbered_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = load(numbered_folder)
+    searches = 0
+
+    def stop(*_: Any) -> Any:
+        raise RuntimeError('Assert on "fits" failed')
+
+    def find_none(*_: Any, **__: Any) -> dict[int, str]:
+        nonlocal searches
+        searches += 1
+        assert searches < 99, "the run has no end"
+        if searches % 2:
+            raise os_error(errno.EMFILE)
+        return {}
+
+    monkeypatch.setattr("dali_cutmix.serving.pipelines.Pipelines.images", stop)
+    monkeypatch.setattr("dali_cutmix.serving.session.find_failing", find_none)
+    with pytest.raises(RuntimeError, match="though each of its images passes alone"):
+        next(iter(loader))
