@@ -115,10 +115,18 @@ def relabeled(images: StoredImages, targets: np.ndarray) -> StoredImages:
 
 
 def common_size(source: Any) -> Size | None:
-    """Return ``(height, width)`` of all images, read from headers; None where sizes differ."""
+    """Return ``(height, width)`` of all images, read from headers; None where sizes differ.
+
+    The header of each file is read once. The first hundred are spread over the list, and reading
+    ends at the second size.
+    """
     images = open_source(source)
+    indices = list(range(len(images)))
+    if images.kind == "path":
+        indices = list({images.path(index): index for index in indices}.values())
+    stride = max(1, len(indices) // 100)
     common = None
-    for index in range(len(images)):
+    for index in (index for start in range(stride) for index in indices[start::stride]):
         try:
             size = _header_size(images, index)
         except Exception:  # whatever a bad file raises

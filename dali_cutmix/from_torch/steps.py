@@ -128,7 +128,8 @@ class Steps:
         if frames[-1].varies and self._source_size is not None:
             # Changes nothing, and says which size stored images have.
             steps.insert(0, sizing.CenterCrop(_side(self._source_size)))
-        elif frames[-1].varies:
+            frames = frames_of(steps, first)
+        if frames[-1].varies:
             raise SizesVaryError(
                 "images keep different sizes, and cannot make a batch. Add RandomResizedCrop, or "
                 "Resize and CenterCrop."

@@ -119,7 +119,10 @@ def make_loader(
 
 
 def translate_loader(loader: TorchLoader[Any], changes: Mapping[str, Any]) -> Arguments:
-    """Translate all parts that ``changes`` does not replace. No image is read.
+    """Translate all parts that ``changes`` does not replace.
+
+    Of torchvision's datasets no image is decoded. Headers are read where the transform needs the
+    size of all images. A user's dataset is called.
 
     Raises:
         TypeError: ``loader`` is not a torch ``DataLoader``.

@@ -323,6 +323,53 @@ def test_target_transform_that_makes_no_class_is_refused(
     assert message.endswith(f" at dataset.target_transform: {reason}")
 
 
+@pytest.fixture
+def even_folder(tmp_path: Path) -> Path:
+    """A folder of 210 images of 24 x 32 pixels in two classes."""
+    for number in range(210):
+        folder = tmp_path / "even" / str(number // 200)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 24)).save(folder / f"{number}.png")
+    return tmp_path / "even"
+
+
+PADDED = v2.Compose([v2.Pad(4), *SCALED])
+
+
+def test_size_of_all_images_is_read_from_each_header_once(
+    even_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ImageFolder(even_folder, PADDED)
+    loader = TorchLoader(ConcatDataset([data, data]))
+    assert silently(loader).transform.output_size == (32, 40)
+    files = opened_files(loader, monkeypatch)
+    assert sorted(files) == sorted(path for path, _ in data.samples)
+
+
+def test_headers_are_read_until_sizes_differ(
+    even_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(200, 210):
+        Image.new("RGB", (32, 25)).save(even_folder / "1" / f"{number}.png")
+    files = opened_files(TorchLoader(ImageFolder(even_folder, PADDED)), monkeypatch)
+    assert 1 < len(files) <= 110
+
+
+def opened_files(loader: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the files that Pillow opens while a loader is translated or refused."""
+    files: list[str] = []
+
+    def opening(file: Any, *rest: Any, **settings: Any) -> Any:
+        files.append(file)
+        return pillow_open(file, *rest, **settings)
+
+    pillow_open = Image.open
+    monkeypatch.setattr(Image, "open", opening)
+    with suppress(ValueError):
+        silently(loader)
+    return files
+
+
 class Numbered(Table):
     def finished(self, image: Any, label: int, index: int) -> Any:
         return image, label, index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+import dali_cutmix
 from dali_cutmix import DataLoader, TrainTransform
 from torch_loaders import (
     CROP,
@@ -24,6 +26,7 @@ from torch_loaders import (
     STD,
     UNSEEN,
     as_dict,
+    cifar,
     over,
     refusal,
     silently,
@@ -262,6 +265,26 @@ def test_list_without_a_counterpart_is_refused_as_a_list(
     name = "Compose" if parts else "None"
     message = refusal(over(photo_folder, parts))
     assert message.splitlines()[1:] == [f"  - `{name}` at transform: {reason}"]
+
+
+@pytest.mark.parametrize("scaling", [SCALED, [v1.ToTensor()]])
+def test_turns_that_widen_images_of_one_size_are_refused_as_a_list(scaling: Any) -> None:
+    loader = TorchLoader(cifar(v2.Compose([v2.RandomRotation(20, expand=True), *scaling])))
+    (line,) = refusal(loader).splitlines()[1:]
+    assert line == (
+        "  - `Compose` at transform: images keep different sizes, and cannot make a batch. Add "
+        "RandomResizedCrop, or Resize and CenterCrop."
+    )
+
+
+def test_readme_shows_the_refusal_of_two_parts(photo_folder: Path) -> None:
+    def turned(image: Any) -> Any:
+        return image.rotate(20)
+
+    parts = [CROP, v2.ElasticTransform(), v2.Lambda(turned), *SCALED]
+    text = (Path(dali_cutmix.__file__).parent / "from_torch" / "README.md").read_text()
+    (shown,) = re.findall(r"```\nValueError: (from_torch:.*?)\n```", text, re.DOTALL)
+    assert refusal(over(photo_folder, parts)) == shown
 
 
 def test_function_in_a_list_is_refused_by_its_line(photo_folder: Path) -> None:
