@@ -16,6 +16,7 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
 from dali_cutmix.core.checks import is_number, refuse
+from dali_cutmix.core.errors import printable
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.core.trouble import AwayError
 from dali_cutmix.sources.base import WHERE, Names, StoredImages
@@ -323,6 +324,7 @@ def _as_os_error(error: Exception, url: str) -> OSError:
     text = str(error).partition("\n\nDebug source:")[0]
     message = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
     reason = message[1] if message else text.removeprefix("Generic S3 error: ").splitlines()[0]
+    reason = printable(reason)  # the server's words
     if "<Code>NoSuchBucket</Code>" in text:
         return FileNotFoundError(errno.ENOENT, "no such bucket", url)
     if "/latest/api/token" in text or "/latest/meta-data" in text:  # asked when nothing is set

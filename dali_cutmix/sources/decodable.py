@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 
@@ -44,6 +44,8 @@ class Decodable:
         self._images = images
         self._max_pixels = max_pixels
         self._num_processes = num_processes
+        self._pillow: PillowProcesses | None = None
+        self._making_pillow = threading.Lock()
         self._decoders = np.full(len(images), _UNKNOWN, np.uint8)
 
     def waits(self, indices: Sequence[int]) -> bool:
@@ -89,6 +91,9 @@ class Decodable:
 
     def decode(self, encoded: np.ndarray) -> Decoded:
         """Decode a file by Pillow; see `PillowProcesses.decode`."""
+        with self._making_pillow:
+            if self._pillow is None:
+                self._pillow = PillowProcesses(self._num_processes)
         return self._pillow.decode(encoded, self._max_pixels)
 
     def forget(self, indices: Sequence[int]) -> None:
@@ -97,12 +102,8 @@ class Decodable:
 
     def close(self) -> None:
         """End the processes of Pillow."""
-        if "_pillow" in self.__dict__:
+        if self._pillow is not None:
             self._pillow.close()
-
-    @cached_property
-    def _pillow(self) -> PillowProcesses:
-        return PillowProcesses(self._num_processes)
 
     def _remember(self, index: int, decoder: Decoder) -> int:
         self._decoders[index] = _PILLOW if decoder == "pillow" else _DALI

@@ -31,6 +31,7 @@ from dali_cutmix.serving.diagnose import find_undecodable, read_patiently, why_r
 from dali_cutmix.serving.settings import num_cpus
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.decodable import decoder_of_bytes
+from dali_cutmix.sources.kinds import header_size
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.sources.pillow import PillowProcesses
 from dali_cutmix.sources.report import SMALL_SIDE, BadImage, Report, Sizes, Spread
@@ -61,6 +62,8 @@ MOST_NAMES = 20
 _CHUNK_IMAGES = 31
 _CHUNK_PIXELS = 200_000_000
 _CHUNK_BYTES = 1 << 26
+# DALI 2.4.0 draws no random crop of more rows, whatever the width: 4 / 3 of their square overflows.
+_MOST_ROWS = 40132
 _WAITING_READS = 16  # more than there are CPUs, where reading waits for a network
 
 
@@ -137,6 +140,8 @@ def check_images(
     - The image cannot be read, is empty, or is larger than ``max_pixels``.
     - Its decoder refuses the image, DALI on the CPU or Pillow; see `sources.kinds`.
     - The strict decoder complains; see `jpeg.decode_strictly`.
+    - The image has more than 40,132 rows, upright: `TrainTransform` crops no window of such an
+      image, though `EvalTransform` does.
 
     Damage that leaves a valid stream is not found: no JPEG file says what its pixels were.
 
@@ -233,11 +238,19 @@ def _inspect(
     if reason is not None:
         verdict = Verdict("too large" if encoded.size else "empty", reason)
         return _Inspected(index, None, unseen, encoded.size, verdict)
-    if decoder_of_bytes(encoded) == "dali":
+    is_plain = decoder_of_bytes(encoded) == "dali"
+    if is_plain and max(header_size(encoded) or (0, 0)) <= _MOST_ROWS:
         return _Inspected(index, encoded, look(encoded), encoded.size)
     try:
         what = f"decoding {images.path(index)}"
-        size = patiently(lambda: pillow.decode(encoded, max_pixels), WHERE, what).size
+        decoded = patiently(lambda: pillow.decode(encoded, max_pixels), WHERE, what)
+        size, num_rows = decoded.size, int(decoded.ppm[:32].tobytes().split()[2])
+        if num_rows > _MOST_ROWS:
+            reason = f"{num_rows} rows, of which DALI crops no window at random; at most "
+            verdict = Verdict("unsupported", f"{reason}{_MOST_ROWS}")
+            return _Inspected(index, None, Look(size, None), encoded.size, verdict)
+        if is_plain:
+            return _Inspected(index, encoded, look(encoded), encoded.size)
     except RefusedError as error:
         verdict = Verdict(error.kind, error.reason)
         return _Inspected(index, None, unseen, encoded.size, verdict)

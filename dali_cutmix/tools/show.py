@@ -45,7 +45,8 @@ class MixName(str, Enum):
 
 def show(
     data: Annotated[
-        Path, typer.Argument(help="Folder of images with one subfolder per class.", metavar="DATA")
+        str,
+        typer.Argument(help="Images: anything that DataLoader takes as a path.", metavar="DATA"),
     ],
     out: Annotated[Path, typer.Option(help="Picture to write, a PNG file.")] = Path("sheet.png"),
     batch_size: Annotated[int, typer.Option(min=1, help="Number of images.")] = 12,

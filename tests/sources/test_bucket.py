@@ -26,12 +26,14 @@ import torch
 from moto.server import ThreadedMotoServer
 from test_tar import numbered as write_tar_shard
 from test_tfrecord import numbered as write_records
+from typer.testing import CliRunner
 
 from dali_cutmix import CutMix, DataLoader, FileList, TrainTransform
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.bucket import BucketFiles
 from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.sources.tfrecord import TFRecords
+from dali_cutmix.tools.cli import app
 from dali_cutmix.tools.pack import pack_images
 
 pytestmark = pytest.mark.slow  # an S3 server
@@ -244,6 +246,39 @@ def test_server_that_does_not_answer_is_an_error_with_its_address(
     assert address in error.strerror
     assert "\n" not in error.strerror
     assert error.filename == "s3://images/x/"
+
+
+def test_show_draws_images_in_a_bucket(s3: Any, photo_folder: Path, tmp_path: Path) -> None:
+    put(s3, photo_folder)
+    out = tmp_path / "sheet.png"
+    arguments = ["show", f"s3://{BUCKET}", "--out", str(out), "--batch-size", "2", "--size", "16"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert out.exists()
+
+
+class Shouting(BaseHTTPRequestHandler):
+    """A server whose refusals would be obeyed by a terminal."""
+
+    def do_GET(self) -> None:
+        body = b"<Error><Code>AccessDenied</Code><Message>no \x1b[31m</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_words_of_a_server_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Shouting) as shouting:
+        Thread(target=shouting.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{shouting.server_address[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        error = error_of(f"s3://{BUCKET}")
+        shouting.shutdown()
+    assert error.strerror == r"access denied (no \x1b[31m)"
 
 
 def test_file_that_vanishes_after_listing_is_named(s3: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import struct
 import sys
 import time
 import warnings
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,48 @@ def test_loader_and_check_agree_on_every_damaged_file() -> None:
     assert differences(images, files, WIDE) == []
 
 
+@pytest.mark.slow
+def test_loader_check_pack_and_show_agree_on_turned_and_damaged_files_of_every_mode(
+    tmp_path: Path,
+) -> None:
+    files = {n: data for turn in (1, 3, 6) for n, data in kinds.oriented_modes(turn).items()}
+    files |= {n: data for turn in (3, 6) for n, data in kinds.damaged_carriers(turn).items()}
+    turned = {name: data for name, data in files.items() if name.endswith("6")}
+    files |= dict(kinds.damaged_kinds(turned | kinds.oriented_kinds(3)))
+    num_bad = 0
+    for number, (size, of_size) in enumerate(by_shape(files)):
+        images = write(tmp_path / f"data{number}", of_size)
+        assert differences(images, of_size, size) == []
+        reasons = served(images, size)[1]
+        good = [index for index in range(len(images)) if index not in reasons]
+        assert len(good) > 40
+        num_bad += len(reasons)
+        names = list(of_size)
+        chosen = {names[index]: of_size[names[index]] for index in good}
+        with loader_of(images.take(good), size) as loader:  # raises at a bad file
+            assert sum(len(label) for _, label in loader) == len(good)
+        for resize in (None, 24):
+            shards = tmp_path / f"shards{number}{resize}"
+            pack_images(
+                images.take(good), shards, resize=resize, quality=100, shuffle=False, num_workers=1
+            )
+            pixels, bad = served(str(shards), size)
+            assert bad == {}
+            for image, (name, data) in zip(pixels, chosen.items(), strict=True):
+                difference = np.abs(image.astype(int) - kinds.upright(data)).astype(float)
+                assert difference.max() <= 3 if resize is None else difference.mean() <= 6, name
+        drawn = sheet_of(chosen, tmp_path / f"stored{number}")
+        pixels_of = {name: as_png(data) for name, data in chosen.items()}
+        assert np.abs(drawn - sheet_of(pixels_of, tmp_path / f"pixels{number}")).max() <= 3
+        for index in list(reasons)[:: max(1, len(reasons) // 6)]:
+            bad_image = images.take([index])
+            with loader_of(bad_image, size) as loader, pytest.raises(BadFileError):
+                next(iter(loader))
+            with pytest.raises(BadFileError):
+                pack_images(bad_image, tmp_path / f"bad{number}.{index}", resize=24, num_workers=1)
+    assert num_bad > 100
+
+
 @pytest.mark.parametrize("resize", [None, 24])
 def test_packed_files_of_every_kind_hold_pillows_pixels(tmp_path: Path, resize: int | None) -> None:
     unpackable = {"IM", "MSP", "XBM", "DIB"} if resize is None else set()
@@ -271,21 +313,21 @@ def test_fuzzed_files_of_eight_formats_go_through_one_run_with_exact_steps(num_f
 
 def test_show_draws_files_of_every_kind_as_it_draws_their_pixels(tmp_path: Path) -> None:
     files = {n: data for n, data in (PLAIN | kinds.oriented_kinds(6)).items() if "JPEG" not in n}
-    drawn = []
-    for name, content in {
-        "stored": files,
-        "as pixels": {n: as_png(data) for n, data in files.items()},
-    }.items():
-        folder = tmp_path / name / "data" / "only"
-        folder.mkdir(parents=True)
-        for number, data in enumerate(content.values()):
-            (folder / f"{number:03d}.png").write_bytes(data)
-        arguments = ["show", str(folder.parent), "--out", str(tmp_path / f"{name}.png")]
-        arguments += ["--batch-size", str(len(files)), "--size", "24", "--mix", "none"]
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0, result.output
-        drawn.append(np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int))
-    assert np.abs(drawn[0] - drawn[1]).max() <= 3
+    drawn = sheet_of(files, tmp_path / "stored")
+    pixels = sheet_of({n: as_png(data) for n, data in files.items()}, tmp_path / "pixels")
+    assert np.abs(drawn - pixels).max() <= 3
+
+
+def sheet_of(files: dict[str, bytes], folder: Path) -> np.ndarray:
+    """Return the picture that `show` draws of files: ``[height, width, 3]`` int64."""
+    (folder / "data" / "only").mkdir(parents=True)
+    for number, data in enumerate(files.values()):
+        (folder / "data" / "only" / f"{number:03d}.png").write_bytes(data)
+    out = folder / "sheet.png"
+    arguments = ["show", str(folder / "data"), "--out", str(out), "--size", "24"]
+    result = CliRunner().invoke(app, [*arguments, "--batch-size", str(len(files)), "--mix", "none"])
+    assert result.exit_code == 0, result.output
+    return np.asarray(Image.open(out)).astype(int)
 
 
 def as_png(data: bytes) -> bytes:
@@ -402,7 +444,7 @@ def test_limit_of_pixels_holds_for_what_pillow_decodes() -> None:
 
 @ignores_warnings
 def test_image_that_decodes_alone_and_stops_the_graph_is_named_and_replaced() -> None:
-    """DALI cuts no window out of 45,000 rows: its numbers overflow."""
+    """DALI draws no window of 45,000 rows: its numbers overflow."""
     tall = kinds.save(Image.new("RGB", (2, 45000)), "PNG")
     images = ImageArrays([PLAIN["PNG RGB"], tall, PLAIN["JPEG RGB"]], [0, 1, 2])
     crop = TrainTransform(size=(24, 40))
@@ -416,6 +458,32 @@ def test_image_that_decodes_alone_and_stops_the_graph_is_named_and_replaced() ->
         ((_, label),) = loader
         assert [file.path for file in loader.bad_files] == ["images[1]"]
     assert label.tolist()[::2] == [0, 2]
+
+
+@pytest.mark.slow
+def test_check_names_images_of_which_no_loader_crops_a_window_at_random() -> None:
+    limit = 40132
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    blank = {rows: Image.new("RGB", (2, rows)) for rows in (limit, limit + 1)}
+    files = {
+        "PNG": kinds.save(blank[limit + 1], "PNG"),
+        "TIFF": kinds.save(blank[limit + 1], "TIFF", compression="tiff_lzw"),
+        "fits": kinds.save(blank[limit], "PNG"),
+        "turned": kinds.save(blank[limit + 1], "PNG", exif=exif),
+        "turned to": kinds.save(Image.new("RGB", (limit + 1, 2)), "PNG", exif=exif),
+    }
+    images = ImageArrays(list(files.values()), range(len(files)))
+    report = check_images(images, num_threads=1, max_pixels=2**27)
+    reason = f"{limit + 1} rows, of which DALI crops no window at random; at most {limit}"
+    verdicts = {list(files)[image.index]: (image.kind, image.reason) for image in report.bad}
+    assert verdicts == dict.fromkeys(("PNG", "TIFF", "turned to"), ("unsupported", reason))
+    bad = {image.index for image in report.bad}
+    for index, (name, data) in enumerate(files.items()):
+        refusal = pytest.raises(BadFileError) if index in bad else nullcontext()
+        images = ImageArrays([data], [0])
+        with loader_of(images, transform=TrainTransform(size=8)) as loader, refusal:
+            assert len(list(loader)) == 1, name
 
 
 # The processes
