@@ -370,3 +370,19 @@ def test_long_sides_have_a_limit_and_perspectives_are_drawn(photo_folder: Path) 
         ),
         **PLAIN,
     )
+
+
+def thumbnail(image: Image.Image) -> Image.Image:
+    image.thumbnail((2048, 2048))
+    return image
+
+
+def turned_where_large(image: Image.Image) -> Image.Image:
+    return image if min(image.size) <= 2000 else image.rotate(180)
+
+
+@pytest.mark.parametrize("function", [thumbnail, turned_where_large])
+def test_function_that_changes_images_above_2000_pixels_alone_is_refused(
+    photo_folder: Path, function: Any
+) -> None:
+    assert UNSEEN in refusal(over(photo_folder, [function, CROP, *SCALED]))
