@@ -110,6 +110,7 @@ def _compared_more(
             _check_file(data, images, index, sample)
         else:
             _check_pixels(data, images, index, sample)
+            _num_channels([sample], way, images.kind == "pixels")
 
     num_samples, are_files = len(images), images.kind == "path"
     evenly = np.linspace(0, num_samples - 1, min(num_samples, MAX_LISTED)).astype(int).tolist()
@@ -233,6 +234,8 @@ def _check_file(data: Data, images: StoredImages, index: int, sample: Sample) ->
         raise NoCounterpartError(f"sample {index} is not the file of {data.code}, got {file}.")
     if not all(isinstance(getattr(view, "image", view), UnreadImage) for view in sample.views):
         raise NoCounterpartError(f"`__getitem__` makes another image of that of sample {index}.")
+    if not all(getattr(view, "image", view).is_rgb for view in sample.views):
+        raise UnreadError("`__getitem__` hands images on as stored.")
 
 
 def _are_one(file: str, path: str) -> bool:

@@ -66,7 +66,13 @@ class TransformedImage:
 
 
 class UnreadImage:
-    """Stand for an image that Pillow opened. Code may convert the image to RGB and hand it on."""
+    """Stand for an image that Pillow opened. Code may convert the image to RGB and hand it on.
+
+    Attributes:
+        is_rgb: Whether the code converted the image.
+    """
+
+    is_rgb = False
 
     def __enter__(self) -> UnreadImage:
         return self
@@ -84,6 +90,7 @@ class UnreadImage:
         """Return the image itself, which stands for an RGB image too."""
         if mode != "RGB":
             self._refuse()
+        self.is_rgb = True
         return self
 
     def __getattr__(self, _name: str) -> Any:

@@ -113,7 +113,7 @@ def _ways(dataset: Any, path: str, read: Read) -> tuple[list[Way], RefusedPartEr
     slots = [(name, (f"{path}.{name}", value)) for name, value in places]
     pair = getattr(dataset, "transforms", None)
     if isinstance(pair, StandardTransform) and pair.transform is not None:
-        slots.insert(0, (_OF_PAIR, (f"{path}.{_OF_PAIR}", pair.transform)))
+        slots.append((_OF_PAIR, (f"{path}.{_OF_PAIR}", pair.transform)))
     known = [slot for slot in slots if slot[0] != _OF_PAIR and is_transform(slot[0], slot[1][1])]
     chosen = [[slot] for slot in slots] + ([known] if len(known) > 1 else []) + [[]]
     ways = [

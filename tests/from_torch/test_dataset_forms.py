@@ -633,6 +633,20 @@ def test_dataset_that_differs_in_a_sample_is_refused(
     assert reason in refusal(TorchLoader(data, batch_size=4))
 
 
+def test_gray_file_that_is_handed_on_as_stored_is_refused(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    class AsStored(Listed):
+        def read(self, path: str) -> Image.Image:
+            return Image.open(path)
+
+    data = AsStored(Path(shutil.copytree(photo_folder, tmp_path / "photos")))
+    check(TorchLoader(data, batch_size=4))
+    path, _ = data.samples[1]
+    opened(path).convert("L").save(path)
+    assert "some images are gray, of one channel, and the graph" in refusal(TorchLoader(data))
+
+
 def test_transform_of_image_and_target_is_told_from_the_transform(photo_folder: Path) -> None:
     class Both(VisionDataset):
         def __init__(self, root: Path) -> None:
