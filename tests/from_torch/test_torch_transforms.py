@@ -215,7 +215,7 @@ def test_object_that_only_calls_its_list_becomes_that_list(photo_folder: Path) -
         return listed(image) * (1 if random.random() < 0.9 else 0.5)
 
     assert notes(over(photo_folder, Preset()), "synthetic") == [
-        "Preset was compared with the Compose inside on 28 synthetic images only."
+        "Preset was compared with the Compose inside on 30 synthetic images only."
     ]
     line = darkened.__code__.co_firstlineno
     assert refusal(over(photo_folder, darkened)).splitlines()[1:] == [
