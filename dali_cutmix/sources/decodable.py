@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,9 +42,7 @@ class Decodable:
         self.refused: dict[int, str] = {}
         self._images = images
         self._max_pixels = max_pixels
-        self._num_processes = num_processes
-        self._pillow: PillowProcesses | None = None
-        self._making_pillow = threading.Lock()
+        self._pillow = PillowProcesses(num_processes)
         self._decoders = np.full(len(images), _UNKNOWN, np.uint8)
 
     def waits(self, indices: Sequence[int]) -> bool:
@@ -91,9 +88,6 @@ class Decodable:
 
     def decode(self, encoded: np.ndarray) -> Decoded:
         """Decode a file by Pillow; see `PillowProcesses.decode`."""
-        with self._making_pillow:
-            if self._pillow is None:
-                self._pillow = PillowProcesses(self._num_processes)
         return self._pillow.decode(encoded, self._max_pixels)
 
     def forget(self, indices: Sequence[int]) -> None:
@@ -102,8 +96,7 @@ class Decodable:
 
     def close(self) -> None:
         """End the processes of Pillow."""
-        if self._pillow is not None:
-            self._pillow.close()
+        self._pillow.close()
 
     def _remember(self, index: int, decoder: Decoder) -> int:
         self._decoders[index] = _PILLOW if decoder == "pillow" else _DALI

@@ -59,6 +59,9 @@ class PillowProcesses:
         self._free = threading.Semaphore(self._num_processes)
         self._owner = os.getpid()
 
+    def __reduce__(self) -> tuple[type[PillowProcesses], tuple[int]]:
+        return type(self), (self._num_processes,)  # a copy has processes of its own
+
     def decode(self, encoded: np.ndarray, max_pixels: int | None) -> Decoded:
         """Decode a file, and wait for the result.
 

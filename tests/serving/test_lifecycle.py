@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dali_cutmix import (
     BadFileError,
@@ -536,3 +537,13 @@ def test_plan_tensors_are_copies_of_their_own(photo_folder: Path) -> None:
     loader.close()
     assert all(torch.equal(plan.kept, k) for plan, k in zip(plans, kept, strict=True))
     assert all(np.isfinite(k.numpy()).all() for k in kept)
+
+
+def test_copy_of_a_loader_that_pillow_decodes_for_serves_the_same_batches(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(4):
+        Image.new("RGB", (16, 16), (50 * number, 0, 0)).save(tmp_path / "a" / f"{number}.tif")
+    loader = DataLoader(tmp_path, 2, transform=EvalTransform(16, 16), device="cpu")
+    expected = [image for image, _ in loader]
+    for twin in (copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
+        assert all(map(torch.equal, [image for image, _ in twin], expected))
