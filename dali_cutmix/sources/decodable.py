@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,9 @@ from dali_cutmix.sources.upright import RefusedError
 
 #: Bytes. Headers of most files are shorter, and are read at once.
 _HEAD = 4096
+
+#: Of the module, since a loader with a lock of its own could not be pickled.
+_MAKING_PROCESSES = threading.Lock()
 
 #: Values of the array that remembers who decodes an image.
 _UNKNOWN, _DALI, _PILLOW = 0, 1, 2
@@ -42,7 +46,8 @@ class Decodable:
         self.refused: dict[int, str] = {}
         self._images = images
         self._max_pixels = max_pixels
-        self._pillow = PillowProcesses(num_processes)
+        self._num_processes = num_processes
+        self._pillow: PillowProcesses | None = None
         self._decoders = np.full(len(images), _UNKNOWN, np.uint8)
 
     def waits(self, indices: Sequence[int]) -> bool:
@@ -88,6 +93,9 @@ class Decodable:
 
     def decode(self, encoded: np.ndarray) -> Decoded:
         """Decode a file by Pillow; see `PillowProcesses.decode`."""
+        with _MAKING_PROCESSES:
+            if self._pillow is None:
+                self._pillow = PillowProcesses(self._num_processes)
         return self._pillow.decode(encoded, self._max_pixels)
 
     def forget(self, indices: Sequence[int]) -> None:
@@ -96,7 +104,8 @@ class Decodable:
 
     def close(self) -> None:
         """End the processes of Pillow."""
-        self._pillow.close()
+        if self._pillow is not None:
+            self._pillow.close()
 
     def _remember(self, index: int, decoder: Decoder) -> int:
         self._decoders[index] = _PILLOW if decoder == "pillow" else _DALI
