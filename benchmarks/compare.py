@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from dali_cutmix.tools.bench.machine import describe_machine, num_cores
+from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.race import Contestant, OnRound, Standing, race
 from dali_cutmix.tools.bench.work import Work
 
@@ -209,7 +209,7 @@ def parser_of(about: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder root")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--threads", type=int, default=num_cores())
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     parser.add_argument("--repeats", type=int, default=5)

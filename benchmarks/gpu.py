@@ -39,7 +39,7 @@ from gpu_behaviour import CHECKS
 from images import write_images
 from training import train
 
-from dali_cutmix.tools.bench.machine import describe_machine, num_cores
+from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.race import Contestant, race
 from dali_cutmix.tools.bench.work import Work
 
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--num-files", type=int, default=10_000)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=num_cores())
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--minutes", type=float, default=9.5, help="that all may take")
     parser.add_argument("--only", nargs="+", choices=tuple(PARTS), help="parts to run")
     parser.add_argument("--smoke", action="store_true", help="everything once, on few files")

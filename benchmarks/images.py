@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dali_cutmix.tools.bench.machine import num_cores
+from dali_cutmix.tools.bench.machine import usable_cpus
 
 CANVAS = 1400
 MOST_CANVASES = 48
@@ -81,7 +81,7 @@ def write_images(
             f"got {num_files}, {num_classes} and {scale}."
         )
     num_canvases = min(MOST_CANVASES, max(2, num_files // 16))
-    num_processes = num_processes or num_cores()
+    num_processes = num_processes or usable_cpus()
     for label in range(num_classes):
         (root / f"class{label:02d}").mkdir(parents=True, exist_ok=True)
     paths = [root / f"class{n % num_classes:02d}" / f"{n:06d}.jpg" for n in range(num_files)]

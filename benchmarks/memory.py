@@ -29,7 +29,7 @@ from rich.console import Console
 import dali_cutmix as dc
 from dali_cutmix.tools.bench.contestant import memory_bytes
 from dali_cutmix.tools.bench.loaders import ours, torch_tensor
-from dali_cutmix.tools.bench.machine import describe_machine, num_cores
+from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.work import Work
 
 OURS, TORCH = "dali_cutmix", "torch DataLoader"
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder root of JPEGs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES)
-    parser.add_argument("--threads", type=int, default=num_cores())
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()

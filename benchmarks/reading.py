@@ -28,7 +28,7 @@ import numpy as np
 import nvidia.dali
 from nvidia.dali import Pipeline, fn
 
-from dali_cutmix.tools.bench.machine import num_cores, processor_name
+from dali_cutmix.tools.bench.machine import processor_name, usable_cpus
 
 BATCH_SIZE = 256
 NUM_THREADS = 2
@@ -114,7 +114,7 @@ def main() -> None:
     out = parser.parse_args().out
     results: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
-        "machine": {"cpu": processor_name(), "cores": num_cores()},
+        "machine": {"cpu": processor_name(), "cores": usable_cpus()},
         "versions": {"dali": nvidia.dali.__version__, "python": platform.python_version()},
         "settings": {"batch_size": BATCH_SIZE, "threads": NUM_THREADS, "repeats": REPEATS},
         "files_per_s": {},

@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dali_cutmix.tools.bench.machine import describe_machine, num_cores
+from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.race import Contestant, race
 from dali_cutmix.tools.bench.work import Work
 from sources import STORED, describe_files, write_sources
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder root of JPEGs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--curves", nargs="+", choices=CURVES, default=CURVES)
-    parser.add_argument("--threads", type=int, default=num_cores())
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--batch-size", type=int, default=64, help="of all curves but its own")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="timed in each turn, at least")

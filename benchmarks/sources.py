@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dali_cutmix.tools.bench.machine import num_cores
+from dali_cutmix.tools.bench.machine import usable_cpus
 
 QUALITY = 90
 TILE = (375, 500)  # (height, width) in pixels
@@ -41,7 +41,7 @@ def write_sources(data: Path, out: Path) -> dict[str, Path]:
     if not paths:
         raise FileNotFoundError(f"{data} has no .jpg file. `images.py {data}` writes some.")
     roots = {SHRUNK: out / "256", STORED: data}
-    with ProcessPoolExecutor(num_cores()) as pool:
+    with ProcessPoolExecutor(usable_cpus()) as pool:
         written = pool.map(partial(_shrink, roots[SHRUNK]), paths, chunksize=16)
         list(written)  # raises the errors of processes
         for name, (num_tiles, most) in MOSAICS.items():

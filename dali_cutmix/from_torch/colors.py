@@ -82,11 +82,7 @@ def translate_color(part: Any, levels: Levels, prob: float, translation: Transla
             f"the graph applies {name} to all images. Take {name} out of RandomApply."
         )
     if name == "ColorJitter":
-        names = ("brightness", "contrast", "saturation", "hue")
-        if part.hue is not None and not levels.is_tensor:
-            translation.note("Turned hues differ from Pillow's by up to 15 of 255 in a few pixels.")
-        ranges = {key: tuple(bounds) for key in names if (bounds := getattr(part, key)) is not None}
-        return ColorJitter(**ranges) if ranges else None
+        return _jitter(part, levels, translation)
     if name == "RandomPhotometricDistort":
         return _photometric_distortion(part, levels)
     if name in _TIMM:
@@ -95,13 +91,8 @@ def translate_color(part: Any, levels: Levels, prob: float, translation: Transla
         return RandomChannelPermutation() if levels.num_channels == 3 else None
     augmentation = _automatic(part, name, levels)
     # torchvision's AugMix makes tensors of Pillow images.
-    is_pillows = name != "AugMix" and not levels.is_tensor
-    if augmentation.interpolation == "bilinear" and is_pillows:
-        border = "`fill`" if any(colour_of(augmentation.fill)) else "black"
-        translation.note(
-            f"Sheared and rotated images fade to {border} over one pixel, as torchvision's tensors "
-            "do and Pillow images do not."
-        )
+    if name != "AugMix" and not levels.is_tensor:
+        _note_border(augmentation, translation)
     return augmentation
 
 
@@ -141,6 +132,23 @@ def _photometric_distortion(part: Any, levels: Levels) -> RandomApply:
     if levels.num_channels == 3:
         steps.append(by_chance(RandomChannelPermutation()))
     return RandomApply(steps, 1.0)
+
+
+def _jitter(part: Any, levels: Levels, translation: Translation) -> ColorJitter | None:
+    names = ("brightness", "contrast", "saturation", "hue")
+    if part.hue is not None and not levels.is_tensor:
+        translation.note("Turned hues differ from Pillow's by up to 15 of 255 in a few pixels.")
+    ranges = {key: tuple(bounds) for key in names if (bounds := getattr(part, key)) is not None}
+    return ColorJitter(**ranges) if ranges else None
+
+
+def _note_border(augmentation: Any, translation: Translation) -> None:
+    if augmentation.interpolation == "bilinear":
+        border = "`fill`" if any(colour_of(augmentation.fill)) else "black"
+        translation.note(
+            f"Sheared and rotated images fade to {border} over one pixel, as torchvision's tensors "
+            "do and Pillow images do not."
+        )
 
 
 def _automatic(part: Any, name: str | None, levels: Levels) -> Any:

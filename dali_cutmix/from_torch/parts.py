@@ -57,7 +57,7 @@ def attributes(part: Any) -> Iterator[tuple[str, Any]]:
 
 
 def is_dataset(value: Any) -> bool:
-    """Return whether an attribute is a dataset of torch's class."""
+    """Return whether an attribute is a torch ``Dataset``."""
     return isinstance(value, Dataset)
 
 

@@ -56,7 +56,7 @@ class _Step:
         """Read a step of a script's pair.
 
         Raises:
-            ValueError: The operation is none of `_OPERATIONS`, or its magnitude is not timm's.
+            ValueError: `_OPERATIONS` lacks the operation, or the magnitude is outside timm's range.
         """
         operation, prob, magnitude = (
             getattr(pair, f"{name}{number}") for name in ("operation", "p", "magnitude")

@@ -167,8 +167,8 @@ def transform_name(part: Any) -> str | None:
     """Return the class name of a transform that from_torch knows, else None.
 
     Returns:
-        The name of torchvision's class, of from_torch's own, of torch's ``Sequential`` or
-        ``Identity``, or, behind ``timm.``, of timm's.
+        The name of a class of torchvision or from_torch, or torch's ``Sequential`` or ``Identity``.
+        Names of timm's classes start with ``timm.``.
     """
     name, module = type(part).__name__, type(part).__module__
     if module.startswith(("torchvision.transforms.", "dali_cutmix.from_torch.")):

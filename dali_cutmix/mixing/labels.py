@@ -179,16 +179,7 @@ def mixed_cross_entropy(
             reduction=reduction,
             label_smoothing=label_smoothing,
         )
-    counts = target.label != ignore_index
-    label = target.label.where(counts, 0)
-    factor = counts.to(logits.dtype) if weight is None else weight[label] * counts
-    log_prob = F.log_softmax(logits, dim=1)
-    losses = -log_prob.gather(1, label) * factor
-    if label_smoothing:
-        spread = log_prob.sum(dim=1) if weight is None else log_prob.mv(weight)
-        share = label_smoothing / num_classes
-        losses = (1 - label_smoothing) * losses - share * spread[:, None] * counts
-    losses = losses * target.weight
+    losses, factor = _pair_losses(logits, target, label_smoothing, weight, ignore_index)
     if reduction == "none":
         return losses.sum(dim=1)
     if reduction == "sum":
@@ -196,3 +187,23 @@ def mixed_cross_entropy(
     total = factor.sum(dim=0)
     # torch's mean over no weight is NaN also where smoothing adds to the sum.
     return (losses.sum(dim=0) / total.where(total != 0, math.nan)).sum()
+
+
+def _pair_losses(
+    logits: torch.Tensor,
+    target: MixedTarget,
+    label_smoothing: float,
+    weight: torch.Tensor | None,
+    ignore_index: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss of each class of each sample, and the class weight: ``[B, k]`` float each."""
+    counts = target.label != ignore_index
+    label = target.label.where(counts, 0)
+    factor = counts.to(logits.dtype) if weight is None else weight[label] * counts
+    log_prob = F.log_softmax(logits, dim=1)
+    losses = -log_prob.gather(1, label) * factor
+    if label_smoothing:
+        spread = log_prob.sum(dim=1) if weight is None else log_prob.mv(weight)
+        share = label_smoothing / logits.shape[1]
+        losses = (1 - label_smoothing) * losses - share * spread[:, None] * counts
+    return losses * target.weight, factor

@@ -26,6 +26,7 @@ import typer
 from rich.console import Console
 
 from dali_cutmix.core.checks import check_count, is_whole, refuse, shown
+from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.output import replacing
 from dali_cutmix.core.regular import check_regular
@@ -33,7 +34,6 @@ from dali_cutmix.order.sampler import EpochSampler, Shard
 from dali_cutmix.sources.base import Numbers, StoredImages
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.sources.tar import TarShards
-from dali_cutmix.tools.bench.machine import num_cores
 from dali_cutmix.tools.console import (
     FirstLabel,
     errors_as_one_sentence,
@@ -223,7 +223,7 @@ def pack_images(
     }
     order = EpochSampler(len(images), shuffle=shuffle, seed=seed, shard=Shard()).order(0)
     packer = Packer(images, order, folder, per_shard, resize, quality)
-    num_workers = min(num_workers or num_cores(), num_shards)
+    num_workers = min(num_workers or usable_cpus(), num_shards)
     with _claimed(folder, manifest):
         if class_lines:
             with writing(folder / "classes.txt"), replacing(folder / "classes.txt") as file:

@@ -85,7 +85,7 @@ def test_adapters_for_trainers_use_the_public_names_only() -> None:
 
 
 #: What runs in environments of other loaders, which have no DALI.
-RACE = {"child", "contestant", "inspection", "loaders", "machine", "probe", "race", "steps", "work"}
+RACE = {"child", "contestant", "inspection", "loaders", "probe", "race", "steps", "work"}
 
 
 def test_what_races_loaders_knows_the_public_names_only() -> None:
@@ -140,6 +140,13 @@ def test_dali_is_imported_in_one_place() -> None:
         for node in ast.walk(tree_of(path)):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 assert "nvidia" not in ast.unparse(node), name
+
+
+def test_cpus_are_counted_in_one_place() -> None:
+    """Else a container's quota is seen by some counts, and by others not."""
+    for path in files():
+        used = [name for name in names_in(tree_of(path)) if re.search("affinity|cpu_count", name)]
+        assert name_of(path) == "core/cpus" or not used, (name_of(path), used)
 
 
 def test_library_does_not_print_read_the_environment_or_touch_global_random_state() -> None:

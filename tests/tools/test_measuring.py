@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 
+from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.tools.bench.child import MAIN
 from dali_cutmix.tools.bench.contestant import cpu_seconds, memory_bytes
 from dali_cutmix.tools.bench.inspection import check_batches
-from dali_cutmix.tools.bench.machine import describe_machine, num_cores, short_name
+from dali_cutmix.tools.bench.machine import describe_machine
 from dali_cutmix.tools.bench.probe import probe_roi_decode
 from dali_cutmix.tools.bench.race import Contestant, Standing, race
 from dali_cutmix.tools.bench.work import Work
@@ -428,26 +429,12 @@ def test_memory_grows_by_what_a_process_holds() -> None:
 
 def test_machine_is_described_without_its_name_or_a_path() -> None:
     machine = describe_machine()
-    assert machine["cores"] == num_cores() >= 1
+    assert machine["cores"] == usable_cpus() >= 1
     assert {"python", "torch", "torchvision", "dali"} <= set(machine["versions"])
     text = json.dumps(machine)
     assert os.uname().nodename not in text
     assert "/home" not in text
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", machine["date"])
-
-
-@pytest.mark.parametrize(
-    ("cpu", "gpus", "name"),
-    [
-        ("AMD EPYC", [], "epyc-2-cores"),
-        ("AMD EPYC 9454 48-Core Processor", [], "epyc-2-cores"),
-        ("Intel(R) Xeon(R) Platinum 8480+", [], "xeon-2-cores"),
-        ("AMD EPYC", [{"name": "NVIDIA H200"}], "h200-2-cores"),
-        ("", [], "machine-2-cores"),
-    ],
-)
-def test_machine_has_a_short_name(cpu: str, gpus: list[Any], name: str) -> None:
-    assert short_name({"cpu": cpu, "gpus": gpus, "cores": 2}) == name
 
 
 # The probe

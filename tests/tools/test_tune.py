@@ -78,7 +78,7 @@ def call(*arguments: str | Path) -> Any:
 def test_tune_writes_settings_that_were_measured_and_says_how_to_use_them(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune, "num_cores", lambda: 1)
+    monkeypatch.setattr(tune, "usable_cpus", lambda: 1)
     monkeypatch.setattr(tune, "_PREFETCH", (2,))
     out = tmp_path / "new" / "tuning.json"
     result = call("tune", photo_folder, "--size", "32", "--batch-size", "4", "--seconds", "0.1",

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dali_cutmix.core.output import replacing, write_text
-from dali_cutmix.tools.bench.machine import describe_machine, num_cores
+from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.options import (
     BatchSize,
     Data,
@@ -89,7 +89,7 @@ def bench(
             if path is not None:
                 make_folder(path.parent)
         name = choose_device(device)
-        num_threads = min(16, num_cores()) if threads is None else threads
+        num_threads = min(16, usable_cpus()) if threads is None else threads
         settings = BenchSettings(size, num_threads, repeats, seconds, name)
         with (
             native_messages_aside() as screen,

@@ -7,10 +7,11 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from dali_cutmix.core.cpus import usable_cpus as usable_cpus  # for benchmarks too
 
 #: Packages whose versions are named, by the first distribution of a tuple that is installed.
 DISTRIBUTIONS = {
@@ -42,39 +43,12 @@ def describe_machine() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": processor_name(),
-        "cores": num_cores(),
+        "cores": usable_cpus(),
         "memory_gib": round(_memory_bytes() / 2**30, 1),
         "gpus": _gpus(),
         "os": f"{platform.system()} {platform.release()}",
         "versions": {"python": platform.python_version(), **_versions()},
     }
-
-
-def short_name(machine: dict[str, Any]) -> str:
-    """Return a machine's name for a results file, such as ``epyc-2-cores`` or ``h200-16-cores``.
-
-    Args:
-        machine: Result of `describe_machine`.
-    """
-    named = machine["gpus"][0]["name"] if machine["gpus"] else machine["cpu"]
-    vendors = r"\b(nvidia|amd|intel|\(r\)|\(tm\)|cpu|processor|\d+-core)\b|\(r\)|\(tm\)"
-    words = re.sub(vendors, " ", named.lower()).split("@")[0].split()
-    word = re.sub(r"[^a-z0-9]", "", words[0]) if words else ""
-    return f"{word or 'machine'}-{machine['cores']}-cores"
-
-
-def num_cores() -> int:
-    """Count the CPUs that this process may use, by affinity and the control group's quota."""
-    try:
-        usable = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        usable = os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        usable = min(usable, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no control group, another version, or "max"
-        pass
-    return usable
 
 
 def processor_name() -> str:

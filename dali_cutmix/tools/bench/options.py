@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dali_cutmix.tools.bench.machine import num_cores
+from dali_cutmix.tools.bench.machine import usable_cpus
 from dali_cutmix.tools.bench.photos import Photos, photos
 from dali_cutmix.tools.bench.race import OnRound
 from dali_cutmix.tools.console import one_of
@@ -73,7 +73,7 @@ def chosen_photos(
         device=device,
         batch_size=batch_size,
         seconds=LOOKING_S,
-        num_threads=num_cores(),
+        num_threads=usable_cpus(),
         on_progress=lambda done, total: on_step(done, total, "looking at the images"),
     ) as chosen:
         yield chosen

@@ -19,7 +19,7 @@ from rich.table import Table
 from dali_cutmix.core.errors import printable
 from dali_cutmix.serving.settings import num_cpus
 from dali_cutmix.serving.tuning import Tuning
-from dali_cutmix.tools.bench.machine import describe_machine, num_cores
+from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.options import (
     BatchSize,
     Data,
@@ -263,7 +263,7 @@ def run_tune(
 
 
 def _threads(current: Tuning) -> list[tuple[str, Tuning]]:
-    cores = num_cores()
+    cores = usable_cpus()
     # One thread more than cores can be faster, since threads wait for memory and files.
     counts = sorted({count for count in _THREADS if count <= cores} | {cores, cores + 1})
     return [(str(count), replace(current, num_threads=count)) for count in counts]

@@ -28,7 +28,8 @@ from dali_cutmix.contact_sheet import (
     draw_tiles,
     to_pillow,
 )
-from dali_cutmix.tools.bench.machine import num_cores, processor_name
+from dali_cutmix.core.cpus import usable_cpus
+from dali_cutmix.tools.bench.machine import processor_name
 from dali_cutmix.tools.demo.digits import write_digits
 from dali_cutmix.tools.demo.trial import (
     Digits,
@@ -200,7 +201,7 @@ def describe_setup() -> dict[str, str]:
     """Return machine, versions and date, for readers of the numbers."""
     processor = processor_name()
     return {
-        "Machine": f"{processor}, {num_cores()} CPUs usable, {platform.system()}; no GPU is used",
+        "Machine": f"{processor}, {usable_cpus()} CPUs usable, {platform.system()}; no GPU is used",
         "Versions": f"dali_cutmix {__version__}, DALI {_version('nvidia.dali')}, "
         f"torch {torch.__version__}, Python {platform.python_version()}",
         "Date": datetime.date.today().isoformat(),
