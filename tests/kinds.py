@@ -129,16 +129,13 @@ def bmp(bits: int, masks: tuple[int, ...], pixels: np.ndarray) -> bytes:
     return head + struct.pack("<IiiHHIIiiII", *info) + fields + body
 
 
-def plain_kinds() -> dict[str, bytes]:
-    """Files by format, mode and depth, none turned or damaged."""
-    rgb = Image.fromarray(PICTURE)
+def modes_of(rgb: Image.Image) -> dict[str, Image.Image]:
+    """Return an RGB image in each mode of Pillow that files hold."""
     gray = rgb.convert("L")
-    with_alpha = rgb.copy()
+    with_alpha, gray_alpha = rgb.copy(), gray.copy()
     with_alpha.putalpha(gray)
-    gray_alpha = gray.copy()
     gray_alpha.putalpha(gray)
-    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257 + 7)
-    modes = {
+    return {
         "1": rgb.convert("1"),
         "L": gray,
         "LA": gray_alpha,
@@ -146,10 +143,16 @@ def plain_kinds() -> dict[str, bytes]:
         "RGB": rgb,
         "RGBA": with_alpha,
         "CMYK": rgb.convert("CMYK"),
-        "I;16": deep,
+        "I;16": Image.fromarray(np.asarray(gray).astype(np.uint16) * 257 + 7),
         "I": Image.fromarray(np.asarray(gray).astype(np.int32)),
         "YCbCr": rgb.convert("YCbCr"),
     }
+
+
+def plain_kinds() -> dict[str, bytes]:
+    """Files by format, mode and depth, none turned or damaged."""
+    rgb = Image.fromarray(PICTURE)
+    modes = modes_of(rgb)
     able = {
         "PNG": "1 L LA P RGB RGBA I;16",
         "JPEG": "L RGB CMYK",
@@ -175,7 +178,7 @@ def plain_kinds() -> dict[str, bytes]:
         for mode in names.split()
     }
     files["PNG P with transparency"] = save(modes["P"], "PNG", transparency=bytes(range(64)))
-    files["PNG L with transparency"] = save(gray, "PNG", transparency=77)
+    files["PNG L with transparency"] = save(modes["L"], "PNG", transparency=77)
     for bits in (1, 2, 4):
         files[f"PNG P {bits} bits"] = save(rgb.quantize(2**bits), "PNG", bits=bits)
     wide = (PICTURE.astype(np.uint16) * 256 + 5).astype(">u2")
@@ -269,23 +272,9 @@ def oriented_kinds(orientation: int) -> dict[str, bytes]:
 def oriented_modes(orientation: int) -> dict[str, bytes]:
     """Files of each format, mode and depth that hold EXIF, turned by EXIF; PNGs also by XMP."""
     rgb = Image.fromarray(PICTURE)
-    gray = rgb.convert("L")
-    with_alpha, gray_alpha = rgb.copy(), gray.copy()
-    with_alpha.putalpha(gray)
-    gray_alpha.putalpha(gray)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    modes = {
-        "1": rgb.convert("1"),
-        "L": gray,
-        "LA": gray_alpha,
-        "P": rgb.quantize(64),
-        "RGB": rgb,
-        "RGBA": with_alpha,
-        "CMYK": rgb.convert("CMYK"),
-        "I;16": Image.fromarray(np.asarray(gray).astype(np.uint16) * 257 + 7),
-        "I": Image.fromarray(np.asarray(gray).astype(np.int32)),
-    }
+    modes = modes_of(rgb)
     able = {
         "PNG": "1 L LA P RGB RGBA I;16",
         "JPEG": "L RGB CMYK",

@@ -87,6 +87,15 @@ def open_descriptor(path: str | bytes, flags: int = os.O_RDONLY | os.O_CLOEXEC) 
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
     except ValueError as error:  # a zero byte, which no path can hold
         raise OSError(errno.EINVAL, f"not a path: {error}", path) from None
+    return regular_or_closed(descriptor, path)
+
+
+def regular_or_closed(descriptor: int, path: str | bytes) -> int:
+    """Return the descriptor of a regular file; close any other, and refuse it.
+
+    Raises:
+        OSError: See `check_regular`.
+    """
     try:
         check_regular(os.fstat(descriptor).st_mode, path)
     except OSError:

@@ -187,33 +187,25 @@ class PackedImages(StoredImages):
         return os.path.join(folder, f"{name}.{digest}{INDEX_ENDING}")
 
     def _load(self, number: int, folder: str | None) -> Index | None:
-        path, stat = self._index_path(number, folder), self._files.stats[number]
+        """Return the saved index of a shard; None where the shard has to be scanned again."""
+        stat = self._files.stats[number]
         try:
-            if is_url(path):
-                bucket, key = split_url(path)
-                content = self._files.buckets[bucket].read(key)
-            else:
-                content = read_regular(path)
-            file = io.BytesIO(content.tobytes())
-            with ZipFile(file) as members:  # a small packed one may fill the memory
-                if any(member.compress_type != ZIP_STORED for member in members.infolist()):
-                    return None
-            with np.load(file, allow_pickle=False) as saved:
-                index = Index(*(saved[column] for column in Index._fields))
-                format_of_index = saved["layout"].item(), saved["version"].item()
-                size, tag = saved["shard_size"].item(), saved["shard_tag"].item()
-                times = saved["shard_times"].tolist()
-                marks = saved["marks"]
-        except Exception:  # missing, denied, or damaged in many ways: the shard is scanned again
+            saved = self._saved(self._index_path(number, folder))
+            index = Index(*(saved[column] for column in Index._fields))
+            format_of_index = saved["layout"].item(), saved["version"].item()
+            size, tag = saved["shard_size"].item(), saved["shard_tag"].item()
+            times = saved["shard_times"].tolist()
+            marks = saved["marks"]
+        except Exception:  # missing, denied, or damaged in many ways
             return None
         if format_of_index != (self.layout, INDEX_VERSION) or size != stat.size:
             return None
         if not _is_sound(index, size):
             return None
-        if (marks.shape, marks.dtype) != ((len(index.offset) + 1,), np.int64) and not tag:
-            return None
         if tag:
             return index if tag == stat.tag else None
+        if marks.shape != (len(index.offset) + 1,) or marks.dtype != np.int64:
+            return None
         is_remote = is_url(self._files.names[number])
         if not is_remote and times == [stat.modified, stat.changed]:
             return index
@@ -229,6 +221,24 @@ class PackedImages(StoredImages):
             with suppress(OSError):  # only saves the next comparison
                 self._save(number, folder, index, marks)
         return index
+
+    def _saved(self, path: str) -> dict[str, np.ndarray]:
+        """Return the arrays of an index's file.
+
+        Raises:
+            Exception: Of any class: the file cannot be read, is damaged, or is packed.
+        """
+        if is_url(path):
+            bucket, key = split_url(path)
+            content = self._files.buckets[bucket].read(key)
+        else:
+            content = read_regular(path)
+        file = io.BytesIO(content.tobytes())
+        with ZipFile(file) as members:  # a small packed one may fill the memory
+            if any(member.compress_type != ZIP_STORED for member in members.infolist()):
+                raise ValueError(path)
+        with np.load(file, allow_pickle=False) as saved:
+            return dict(saved)
 
     def _marks(self, number: int, index: Index, gaps: np.ndarray) -> np.ndarray:
         """Return digests of all bytes between images of a shard: ``[len(gaps)]`` int64.

@@ -144,42 +144,18 @@ def _key(member: _Member) -> str:
 
 
 def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
-    """Yield the files of samples in a tar. Refuse damage, where `tarfile` would end quietly."""
-    start = file.read(6)
-    for magic, way_out in _COMPRESSED.items():
-        if start.startswith(magic):
-            raise ValueError(
-                f"{WHERE}: {shard} is compressed, so that single images cannot be read. "
-                f"Decompress it with {way_out}: images are compressed already."
-            )
-    file.seek(0)
+    """Yield the files of samples in a tar."""
+    _refuse_compressed(file, shard)
     unnamed: list[str] = []
-    headers = _Headers(file)
-    with _damage_refused(shard):
-        tar = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 - see its end below
-    while True:
-        headers.begin()
-        with _damage_refused(shard):
-            info = tar.next()
-        if info is None:
-            break
-        tar.members.clear()  # type: ignore[attr-defined]  # which tarfile would keep
+    for info in _headers(file, shard):
         folder, slash, name = info.name.rpartition("/")
         stem, _, ending = name.partition(".")
         last = ending.lower().rpartition(".")[2]
         is_named = bool(stem and ending)
-        if is_named and info.isreg() and info.issparse():  # its size is that with all holes
-            raise ValueError(
-                f"{WHERE}: {printable(info.name)} in {shard} is stored as a sparse file, "
-                "with holes left out. Pack the shard without tar's option -S."
-            )
-        if is_named and (info.islnk() or info.issym()) and last in (*IMAGES, LABEL):
-            raise ValueError(
-                f"{WHERE}: {printable(info.name)} in {shard} is stored as a link to another file. "
-                "Pack the shard with tar's options --dereference and --hard-dereference."
-            )
+        if is_named:
+            _refuse_sparse_or_link(info, last, shard)
         # Names that begin with "._" are macOS's notes on other files, and no images.
-        if not is_named and last in IMAGES and not info.isdir() and not name.startswith("._"):
+        elif last in IMAGES and not info.isdir() and not name.startswith("._"):
             unnamed.append(info.name)
         if info.size < 0 or (info.isreg() and info.offset_data + info.size > size):
             _refuse_damaged(shard, f"{printable(info.name)} ends beyond the file")
@@ -190,13 +166,53 @@ def _members(file: BinaryIO, size: int, shard: str) -> Iterator[_Member]:
             file.seek(info.offset_data)
             text = file.read(min(info.size, 64))
         yield _Member(folder + slash + stem, ending, info, text)
-    _check_end(file, tar.offset, shard)
     if unnamed:
         warnings.warn(
             f"{WHERE}: {len(unnamed)} images such as {printable(unnamed[0])} in {shard} have no "
             "name before their first dot, and are left out. Rename them to have them served.",
             RuntimeWarning,
             stacklevel=2,
+        )
+
+
+def _refuse_compressed(file: BinaryIO, shard: str) -> None:
+    start = file.read(6)
+    for magic, way_out in _COMPRESSED.items():
+        if start.startswith(magic):
+            raise ValueError(
+                f"{WHERE}: {shard} is compressed, so that single images cannot be read. "
+                f"Decompress it with {way_out}: images are compressed already."
+            )
+    file.seek(0)
+
+
+def _headers(file: BinaryIO, shard: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a tar. Refuse damage, where `tarfile` would end quietly."""
+    headers = _Headers(file)
+    with _damage_refused(shard):
+        tar = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 - see its end below
+    while True:
+        headers.begin()
+        with _damage_refused(shard):
+            info = tar.next()
+        if info is None:
+            break
+        tar.members.clear()  # type: ignore[attr-defined]  # which tarfile would keep
+        yield info
+    _check_end(file, tar.offset, shard)
+
+
+def _refuse_sparse_or_link(info: tarfile.TarInfo, ending: str, shard: str) -> None:
+    """Refuse members whose content does not lie in one piece behind their header."""
+    if info.isreg() and info.issparse():  # its size is that with all holes
+        raise ValueError(
+            f"{WHERE}: {printable(info.name)} in {shard} is stored as a sparse file, "
+            "with holes left out. Pack the shard without tar's option -S."
+        )
+    if (info.islnk() or info.issym()) and ending in (*IMAGES, LABEL):
+        raise ValueError(
+            f"{WHERE}: {printable(info.name)} in {shard} is stored as a link to another file. "
+            "Pack the shard with tar's options --dereference and --hard-dereference."
         )
 
 

@@ -29,7 +29,7 @@ from dali_cutmix.core.checks import check_count, is_whole, refuse, shown
 from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.output import replacing
-from dali_cutmix.core.regular import check_regular
+from dali_cutmix.core.regular import check_regular, regular_or_closed
 from dali_cutmix.order.sampler import EpochSampler, Shard
 from dali_cutmix.sources.base import Numbers, StoredImages
 from dali_cutmix.sources.open import open_source
@@ -291,13 +291,7 @@ def _open_manifest(path: str, flags: int) -> int:
         check_regular(os.lstat(path).st_mode, path)
     # Looked at again: another process may have put a link or a FIFO there.
     flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    descriptor = os.open(path, flags, 0o666)
-    try:
-        check_regular(os.fstat(descriptor).st_mode, path)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+    return regular_or_closed(os.open(path, flags, 0o666), path)
 
 
 def _refuse_other_pack(folder: Path, manifest: dict[str, Any], former_text: str) -> None:
