@@ -91,7 +91,7 @@ def open_descriptor(path: str | bytes, flags: int = os.O_RDONLY | os.O_CLOEXEC) 
 
 
 def regular_or_closed(descriptor: int, path: str | bytes) -> int:
-    """Return the descriptor of a regular file; close any other, and refuse it.
+    """Return the descriptor of a regular file. Close and refuse any other.
 
     Raises:
         OSError: See `check_regular`.

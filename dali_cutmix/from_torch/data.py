@@ -22,7 +22,7 @@ from dali_cutmix.sources.open import open_source
 
 
 class RefusedPartError(NoCounterpartError):
-    """A part of a dataset has no counterpart.
+    """Say that a part of a dataset has no counterpart.
 
     Args:
         path: Place of the part, such as ``dataset.dataset``.
@@ -86,7 +86,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Calls:
-    """The transforms that a dataset calls on each image, for a view each.
+    """Hold the transforms that a dataset calls on each image, for a view each.
 
     Attributes:
         transforms: The transforms, in the order of the views.

@@ -57,7 +57,7 @@ _BLUR_ERROR, _WIDE = 8, 0.6
 
 @dataclass(frozen=True)
 class _Change:
-    """One way to change an image.
+    """Hold a way to change an image.
 
     Attributes:
         apply: Changes a Pillow image.

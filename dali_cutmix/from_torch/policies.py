@@ -22,7 +22,7 @@ _NUM_SEEDS = 2**13
 
 
 def policy(part: Any, levels: Levels) -> Iterator[tuple[Replay, Sequence[Augmentation]]]:
-    """AutoAugment's policies by Pillow, as of DeepVoltaire's script: ``policies`` of two steps."""
+    """Yield AutoAugment by Pillow, as of DeepVoltaire's script: ``policies`` of two steps."""
     if levels.is_tensor:
         return
     fill = tuple(int(level) for level in getattr(part, "fillcolor", (128, 128, 128)))

@@ -37,7 +37,7 @@ _GRAY = (
 
 @dataclass(frozen=True)
 class Way:
-    """A way to put a probe in the place of a dataset's transforms.
+    """Hold a way to put a probe in the place of a dataset's transforms.
 
     Attributes:
         having: Takes a probe, and returns a copy of the dataset.

@@ -58,7 +58,7 @@ def published(part: Any, levels: Levels) -> list[Augmentation] | None:
 
 
 def _squares(part: Any, levels: Levels) -> Iterator[tuple[Replay, Sequence[Augmentation]]]:
-    """Squares of zeros on tensors: of DeVries and Taylor, and of davda54's SAM."""
+    """Yield squares of zeros on tensors: of DeVries and Taylor, and of davda54's SAM."""
     if not levels.is_tensor:
         return
     side = int(first_of(part, "length", "size", "mask_size"))
@@ -121,7 +121,7 @@ def _erased(
 
 
 def _lighting(part: Any, levels: Levels) -> Iterator[tuple[Replay, Sequence[Augmentation]]]:
-    """Noise along the principal components of ImageNet's colors."""
+    """Yield noise along the principal components of ImageNet's colors."""
     deviation = float(first_of(part, "alphastd", "alpha_std", "std"))
     augmentations = [Lighting(deviation)]
     if not levels.is_tensor:
@@ -143,7 +143,7 @@ def _with_color_of_levels(image: Image.Image, deviation: float) -> Image.Image:
 
 
 def _image_jitter(part: Any, levels: Levels) -> Iterator[tuple[Replay, Sequence[Augmentation]]]:
-    """Pillow's enhancements in a fixed order, of few-shot scripts."""
+    """Yield Pillow's enhancements in a fixed order, of few-shot scripts."""
     if levels.is_tensor:
         return
     enhancements = [(enhance, float(bound)) for enhance, bound in part.transforms]

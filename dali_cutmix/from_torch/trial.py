@@ -43,11 +43,11 @@ _NO_CLASS = (
 
 
 class FormError(NoCounterpartError):
-    """A sample has another form than ``(image, class)``."""
+    """Say that a sample has another form than ``(image, class)``."""
 
 
 class UnreadError(NoCounterpartError):
-    """A dataset's code needs the pixels of an image that was not read."""
+    """Say that a dataset's code needs the pixels of an image that was not read."""
 
 
 class TransformedImage:
@@ -66,7 +66,9 @@ class TransformedImage:
 
 
 class UnreadImage:
-    """Stand for an image that Pillow opened. Code may convert the image to RGB and hand it on.
+    """Stand for an image that Pillow opened.
+
+    Code may convert the image to RGB, and hand the image on.
 
     Attributes:
         is_rgb: Whether the code converted the image.
@@ -119,7 +121,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a dataset's code does for an index.
+    """Hold what a dataset's code does for an index.
 
     Attributes:
         views: `TransformedImage` of each view; the image itself without a probe.

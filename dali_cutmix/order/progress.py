@@ -320,7 +320,7 @@ class Progress:
         self.resume(Position(epoch, batch=-(-len(left) // self._run.batch_size)))
 
     def take_back(self, num_batches: int) -> None:
-        """Let the next iteration serve the last batches that were handed out again."""
+        """Let the next iteration serve the last batches again, which were handed out."""
         position = self._position()
         batch = max(position.start_batch, position.batch - num_batches)
         self.resume(replace(position, batch=batch))
