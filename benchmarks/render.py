@@ -1,9 +1,10 @@
-"""Render ``benchmarks/README.md`` and its plots from ``results/``, and say when they are stale.
+"""Render ``benchmarks/README.md``, its plots and parts of other pages from ``results/``.
 
     python benchmarks/render.py            # write
     python benchmarks/render.py --check    # fail where a file is not what would be written
 
-Nobody types a number into that file. Of each kind of result the newest file is shown.
+Nobody types a number into that file, or between the marks of the front page and of the page of the
+annotations. Of each kind of result the newest file is shown.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from typing import Any
 import gpu_sections
 import sections
 from measured import FOLDER, RESULTS, Results, machine_of, or_not_yet, table
+from peer_table import peer_table
 from plots import Plot, memory_plot, scale_plots
 from scaling import curve, eight_gpus, fitted
 
 README = FOLDER / "README.md"
 FRONT = FOLDER.parent / "README.md"
-#: The two lines of the front page around the table of the comparison.
+#: The page with the table of what peers offer.
+ANNOTATIONS = FOLDER.parent / "dali_cutmix" / "annotations" / "README.md"
+#: The two lines of a page around what is rendered into it.
 BEGIN, END = "<!-- rendered by benchmarks/render.py -->", "<!-- end of what is rendered -->"
 PICTURES = FOLDER / "pictures"
 COUNTS = FOLDER / "operation_counts.json"
@@ -58,6 +62,9 @@ class Page:
         compared = results.get("compare", False)
         #: Lines for the front page.
         self.in_short = [] if compared is None else sections.in_short(compared)
+        peers = results.get("peers", False)
+        #: Lines for the page of the annotations.
+        self.offers = ["", *(["Not yet tried."] if peers is None else peer_table(peers)), ""]
         self._lines = INTRODUCTION.splitlines()
         self._add("Loaders against each other", "compare", f"compare.py {OUT}_compare.json")
         command = "before_after.py --before CHECKOUT " + f"{OUT}_before_after.json"
@@ -184,17 +191,32 @@ def page_of(results: Path = RESULTS, counts: Path = COUNTS) -> Page:
     return Page(Results.read(results), read)
 
 
+def filled(text: str, lines: list[str], name: str = "README.md") -> str:
+    """Return the text of a page with these lines between its marks.
+
+    Raises:
+        ValueError: The page has no marks.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{name} has no lines {BEGIN!r} and {END!r}: there the table goes.")
+    return "\n".join([before + begin, *lines, end + after])
+
+
 def front_of(page: Page, front: str) -> str:
     """Return the text of the front page with the table of the results.
 
     Raises:
         ValueError: It has no place for one.
     """
-    before, begin, rest = front.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"README.md has no lines {BEGIN!r} and {END!r}: there the table goes.")
-    return "\n".join([before + begin, *page.in_short, end + after])
+    return filled(front, page.in_short)
+
+
+def pages_of(page: Page) -> dict[Path, str]:
+    """Return the texts of the pages that are rendered in part, by path."""
+    parts = {FRONT: page.in_short, ANNOTATIONS: page.offers}
+    return {path: filled(path.read_text(), lines, str(path)) for path, lines in parts.items()}
 
 
 def write(page: Page, readme: Path = README, pictures: Path = PICTURES) -> None:
@@ -225,14 +247,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, fail where stale")
     page = page_of()
-    front = FRONT.read_text()
+    texts = pages_of(page)
     if not parser.parse_args().check:
         write(page)
-        FRONT.write_text(front_of(page, front))
+        for path, text in texts.items():
+            path.write_text(text)
         return 0
     lines = stale(page)
-    if front != front_of(page, front):
-        lines.append("the table of the front page was made from other results")
+    for path, text in texts.items():
+        if path.read_text() != text:
+            lines.append(f"the table of {path.relative_to(FOLDER.parent)} is of other results")
     for line in lines:
         print(line)
     if lines:
