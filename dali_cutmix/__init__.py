@@ -1,6 +1,7 @@
 """CutMix and its relatives inside an NVIDIA DALI graph, handed to PyTorch by a drop-in loader."""
 
 from dali_cutmix._version import __version__
+from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.contact_sheet import contact_sheet
 from dali_cutmix.core.errors import BadFileError, TroubleError
 from dali_cutmix.loader import DataLoader
@@ -57,6 +58,7 @@ __all__ = [
     "EvalTransform",
     "FileList",
     "ImageArrays",
+    "Masks",
     "MixPlan",
     "MixUp",
     "MixedTarget",

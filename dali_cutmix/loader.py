@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import BatchSampler
 from torch.utils.data import DataLoader as TorchLoader
 
+from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.from_torch.keywords import check_torch_keywords
 from dali_cutmix.mixing.plan import Mix
@@ -22,6 +23,7 @@ from dali_cutmix.serving.replacements import BadFile
 from dali_cutmix.serving.session import EndedError, Session
 from dali_cutmix.serving.settings import LoaderSettings, Target
 from dali_cutmix.serving.tuning import Tuning
+from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.transforms.transform import Transform
 from dali_cutmix.transforms.views import Views
@@ -53,6 +55,7 @@ class DataLoader:
               folder;
             - a list of ``(path, class)`` with class indices or names, or a file of such lines
               (.txt, .tsv), or a report of ``dali-cutmix check`` (.json);
+            - a list of paths, where ``target`` asks for no class;
             - tar shards (.tar) or TFRecords, by folder, pattern or as `TarShards`, `TFRecords`;
             - `ImageArrays`;
             - a torchvision ``ImageFolder``, ``DatasetFolder`` or ``CIFAR`` without transforms, or a
@@ -69,9 +72,17 @@ class DataLoader:
         batch_sampler: Lists of indices, all as long as the first but for the last.
         drop_last: Leave out a last batch that would be short; else every sample is served once.
         num_workers: CPU threads at work; 0 means 1. None takes the tuning's, else all, at most 8.
-        target: ``"label"`` class indices ``[B]`` int64; ``"dense"`` class weights
-            ``[B, num_classes]`` float32; ``"pair"`` a `MixedTarget`. None takes ``"dense"`` with a
-            mix that changes labels and ``"label"`` without.
+        target: What is yielded beside the images:
+
+            - ``"label"``: class indices ``[B]`` int64; the default without a mix that changes
+              labels.
+            - ``"dense"``: class weights ``[B, num_classes]`` float32; the default with one.
+            - ``"pair"``: a `MixedTarget`.
+            - `Masks` or another annotation: see `dali_cutmix/annotations/README.md`. ``source``
+              may be a list of paths then.
+            - A dictionary of these by name, which yields a dictionary. With `Views` masks and boxes
+              are lists of one for each view.
+
         num_classes: Columns of the dense target. None takes the number of classes in the source.
         dtype: Of ``image``: float32, float16, bfloat16, or uint8, which leaves out normalisation.
         channels_last: Give ``image`` the memory order of ``torch.channels_last``; its shape stays.
@@ -179,6 +190,7 @@ class DataLoader:
         names = [field.name for field in fields(LoaderSettings) if field.init]
         settings = LoaderSettings(**{name: arguments[name] for name in names})
         images = open_source(source)
+        _check_samples(settings, images)
         self.dataset = source if hasattr(source, "samples") else images
         self.num_classes = images.count_classes(num_classes)
         self.mixup_enabled = mix is not None
@@ -378,6 +390,18 @@ class _Iteration(Iterator[tuple[Any, ...]]):
                 raise
             session.progress.advance()  # not before: what failed to arrive is not delivered
             return batch
+
+
+def _check_samples(settings: LoaderSettings, images: StoredImages) -> None:
+    """Refuse a target that is not of these images."""
+    for annotation in settings.annotations:
+        if len(annotation) != len(images):
+            kind = type(annotation).__name__
+            rule = f"belong to the {len(images)} images of the source"
+            refuse("DataLoader", "target", rule, f"{kind} of {len(annotation)} images")
+    if settings.needs_classes and not len(images.classes):
+        way_out = "Pass (path, class) pairs, or an annotation as `target`."
+        refuse("DataLoader", "source", "say the class of each image", "paths alone", way_out)
 
 
 def _again(error: BaseException) -> Exception:

@@ -30,6 +30,7 @@ class Frame:
             work, as on a GPU.
         part: Takes a node of the whole batch, and returns the samples that are here: inside
             `RandomApply` not all are. None where all are.
+        ignored: For each mask of a sample the bytes that mark pixels of no class, such as padding.
     """
 
     size: tuple[int, int]
@@ -39,6 +40,7 @@ class Frame:
     varies: bool = False
     on_threads: Callable[[Callable[..., np.ndarray], list[DataNode]], DataNode] | None = None
     part: Callable[[DataNode], DataNode] | None = None
+    ignored: tuple[tuple[int, ...], ...] = ()
 
     def constant(self, value: np.ndarray, beside: DataNode | None = None) -> DataNode:
         """Return a node with one array for every sample that is here.
@@ -65,18 +67,48 @@ class Sample:
     Attributes:
         image: ``[height, width, 3]`` uint8 per sample, CPU or GPU. A mix that blends makes
             float32 images, in [0, 255].
+        masks: For each `Masks` of the loader the classes of the same pixels: ``[height, width,
+            bytes]`` uint8 per sample, on the device of ``image``. The bytes of a class index, the
+            low byte first, stand in 1, 2 or 4 channels, so that all kinds of masks are moved by the
+            same operators.
+        matrix: Maps a point of the stored image, upright, to ``image`` as it was before mixing:
+            ``[2, 3]`` float32 per sample, for columns (x, y, 1) in pixels, CPU. Pixel ``i`` spans
+            ``[i, i + 1]``. None where no annotation asks.
     """
 
     image: DataNode
+    masks: tuple[DataNode, ...] = ()
+    matrix: DataNode | None = None
+
+    def change(
+        self, change_pixels: Callable[[DataNode], DataNode], change_mask: MaskChange | None = None
+    ) -> Sample:
+        """Apply a function to the image and to each mask. The matrix stays.
+
+        Args:
+            change_pixels: Changes the image; masks too without ``change_mask``.
+            change_mask: Changes a mask. A second argument is the mask's number.
+        """
+        if change_mask is None:
+            masks = tuple(map(change_pixels, self.masks))
+        else:
+            masks = tuple(change_mask(mask, number) for number, mask in enumerate(self.masks))
+        return replace(self, image=change_pixels(self.image), masks=masks)
+
+
+MaskChange = Callable[[DataNode, int], DataNode]
 
 
 class Augmentation(Protocol):
     """Draw numbers on the host, then change the samples of a batch by operators in the graph.
 
     ``TrainTransform(augment=[...])`` and ``Compose([...])`` take any class with these two methods.
-    A base class is not needed. A class may have two more attributes, for `Compose`:
+    A base class is not needed. A class may have more attributes:
 
     - ``takes_any_size`` is True where sizes of images may vary.
+    - ``takes_annotations`` is True where every pixel stays in its place, or where `operate` moves
+      ``masks`` and ``matrix`` of the sample too. A loader whose target has masks or boxes takes no
+      other class.
     - ``size_behind(size)`` returns ``(height, width)`` of the results, or None where sizes vary.
       ``size`` is that of the images, or None. Without the method sizes stay.
     """
@@ -105,6 +137,11 @@ class Augmentation(Protocol):
         Returns:
             The sample with its changed fields; types stay as they are.
         """
+
+
+def takes_annotations(augmentation: object) -> bool:
+    """Return whether masks and boxes stay right behind an augmentation."""
+    return bool(getattr(augmentation, "takes_annotations", False))
 
 
 def frame_behind(augmentation: Augmentation, frame: Frame) -> Frame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf as INFINITY
 from typing import Any
@@ -14,7 +14,7 @@ from dali_cutmix.core.checks import are_numbers, refuse
 from dali_cutmix.core.dali import FLOAT, DataNode, fn, merge, split
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.tree import map_leaves
+from dali_cutmix.core.tree import Structure, map_leaves
 from dali_cutmix.mixing.deferred import Deferred
 from dali_cutmix.mixing.plan import (
     Mix,
@@ -143,7 +143,10 @@ class RandomChoice:
         mixed = _as_float(mix.operate(part, _split(plan, is_chosen)[0], frame), to_float)
         choice, plans = split(choice, is_chosen)[1], _split(plans[1:], is_chosen)[1]
         rest = self._operate_from(first + 1, others, choice, plans, to_float, frame)
-        return Sample(merge(mixed.image, rest.image, is_chosen))
+        structure = Structure(mixed)
+        pairs = zip(structure.leaves(mixed), structure.leaves(rest), strict=True)
+        merged: Sample = structure.build([merge(*pair, is_chosen) for pair in pairs])
+        return merged
 
 
 def check_mixes(where: str, mixes: Any) -> tuple[Mix, ...]:
@@ -198,4 +201,4 @@ def _split(tree: Any, is_chosen: DataNode) -> tuple[Any, Any]:
 
 
 def _as_float(sample: Sample, to_float: bool) -> Sample:
-    return Sample(fn.cast(sample.image, dtype=FLOAT)) if to_float else sample
+    return replace(sample, image=fn.cast(sample.image, dtype=FLOAT)) if to_float else sample

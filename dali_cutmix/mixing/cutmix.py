@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -149,7 +150,7 @@ class CutMix:
     def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:
         """Apply the plan to pixels; see `Mix`."""
         # A paste of nothing would still copy every image.
-        return Sample(paste_regions(sample.image, plan)) if self.prob > 0 else sample
+        return sample.change(partial(paste_regions, plan=plan)) if self.prob > 0 else sample
 
 
 def check_cutmix(

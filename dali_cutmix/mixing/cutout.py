@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from dali_cutmix.core.checks import are_numbers, check_count, check_prob, is_number, refuse
@@ -65,7 +65,10 @@ class Cutout:
 
     def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:
         """Apply the plan to pixels; see `Mix`."""
-        return Sample(erase(sample.image, plan, fill=self.fill)) if self.prob > 0 else sample
+        if not self.prob > 0:
+            return sample
+        # Erased pixels keep their class in masks, as their owner keeps its label.
+        return replace(sample, image=erase(sample.image, plan, fill=self.fill))
 
 
 def check_cutout(where: str, *, side: int, prob: float) -> None:

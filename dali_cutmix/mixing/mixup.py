@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from dali_cutmix.core.checks import check_alpha, check_choice, check_prob
@@ -78,7 +78,7 @@ class MixUp:
 
     def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:
         """Apply the plan to pixels; see `Mix`."""
-        return Sample(blend(sample.image, plan)) if self.prob > 0 else sample
+        return replace(sample, image=blend(sample.image, plan)) if self.prob > 0 else sample
 
 
 def check_mixup(where: str, *, alpha: float, prob: float, per: str, partner: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from dali_cutmix.core.checks import refuse
-from dali_cutmix.core.dali import FLOAT, INT32, DataNode, constant, fn, math, resize
+from dali_cutmix.core.dali import FLOAT, INT32, DataNode, constant, fn, math, resize, types
 from dali_cutmix.mixing.plan import MixPlan, Rect, check_nodes
 
 
@@ -96,6 +96,13 @@ def without_empty(plan: MixPlan) -> MixPlan:
         own = fn.slice(source, start=[0], shape=[1], axes=[0])
         source = own + (source - own) * is_shown
     return replace(plan, source=source)
+
+
+def resize_nearest(mask: DataNode, extent: DataNode) -> DataNode:
+    """Resize each mask by the nearest pixel to sides of its own: ``[2]`` int32 (y, x), CPU."""
+    nearest = types.DALIInterpType.INTERP_NN
+    mask = fn.reshape(mask, layout="HWC")
+    return resize(mask, size=fn.cast(extent, dtype=FLOAT), interp_type=nearest)
 
 
 def _resize_each(image: DataNode, extent: DataNode) -> DataNode:

@@ -10,7 +10,7 @@ import numpy as np
 from dali_cutmix.core.checks import check_prob, check_range, refuse
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.mixing.paste import paste_regions
+from dali_cutmix.mixing.paste import paste_regions, resize_nearest
 from dali_cutmix.mixing.plan import (
     MixPlan,
     Partner,
@@ -91,4 +91,7 @@ class ResizeMix:
         """Apply the plan to pixels; see `Mix`."""
         if not self.prob > 0:
             return sample
-        return Sample(paste_regions(sample.image, plan, frame.resize))
+        return sample.change(
+            lambda image: paste_regions(image, plan, frame.resize),
+            lambda mask, _: paste_regions(mask, plan, resize_nearest),
+        )

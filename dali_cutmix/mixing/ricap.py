@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -88,7 +89,7 @@ class RICAP:
 
     def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:
         """Apply the plan to pixels; see `Mix`."""
-        return Sample(paste_regions(sample.image, plan)) if self.prob > 0 else sample
+        return sample.change(partial(paste_regions, plan=plan)) if self.prob > 0 else sample
 
 
 def _repeat_for_empty(regions: list[np.ndarray], is_shown: np.ndarray) -> list[np.ndarray]:

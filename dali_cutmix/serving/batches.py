@@ -7,11 +7,13 @@ CutMix would take some sixty: see `README.md`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.labels import MixedTarget, pair_labels
@@ -19,11 +21,11 @@ from dali_cutmix.mixing.paste import without_empty
 from dali_cutmix.mixing.plan import Mix, MixPlan, check_plan
 from dali_cutmix.order.position import Position
 from dali_cutmix.serving.replacements import Replacements
-from dali_cutmix.serving.settings import LoaderSettings
+from dali_cutmix.serving.settings import WHERE, LoaderSettings
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.decodable import Decodable
 from dali_cutmix.sources.read_ahead import NOTHING as UNREAD
-from dali_cutmix.sources.read_ahead import ReadAhead
+from dali_cutmix.sources.read_ahead import Readable, ReadAhead
 
 
 @dataclass(frozen=True)
@@ -104,18 +106,28 @@ class Batches:
         self._images = images
         self._decodable = decodable
         self._replacements = replacements
-        self._ahead: ReadAhead | None = None
+        self._ahead: list[ReadAhead] = []
         # Drawn for nothing, so that a mix refuses before the first batch what it has to refuse.
         probe = HostDraws(settings.batch_size, 0, 0, 0, 0, 0.0)
-        self.structure = Structure(self._draw(probe)[0])
+        tree, plan = self._draw(probe)
+        self.structure = Structure(tree)
+        if plan is not None and _blends(plan):
+            self._check_blends()
 
     def begin(self, epoch: Epoch) -> None:
         """Go to a part of an epoch, and forget images read for another."""
         self.epoch = epoch
-        if self._ahead is None:
-            self._ahead = ReadAhead(self._decodable, self.indices)
-        self._ahead.forget()
+        if not self._ahead:
+            readable: tuple[Readable, ...] = (self._decodable, *self.settings.masks)
+            self._ahead = [ReadAhead(images, self.indices) for images in readable]
+        for ahead in self._ahead:
+            ahead.forget()
         self._decodable.refused.clear()
+
+    @property
+    def num_fed(self) -> int:
+        """Inputs of a graph: as many as `draw` returns."""
+        return 3 + 2 * len(self.settings.masks) + self.structure.num_leaves
 
     def indices(self, number: int) -> list[int]:
         """Return the indices of a batch's images, bad ones replaced; none after the last batch.
@@ -138,7 +150,8 @@ class Batches:
         Returns:
             What the graph is fed, in the order of its inputs, and what the host keeps. Fed are the
             stored images (a list of arrays), whether each is a path, whether each is trusted to be
-            whole (``[B]`` bool), and the leaves of `structure`.
+            whole (``[B]`` bool), for each `Masks` the stored masks and their divisors (``[B]``
+            uint16), and the leaves of `structure`.
 
         Raises:
             BadFileError: Pillow refuses an image, and bad images are not replaced; or too many
@@ -156,23 +169,30 @@ class Batches:
         leaves = map(np.ascontiguousarray, self.structure.leaves(tree))
         trusted = np.array([index in self._replacements.trusted for index in indices])
         are_paths = self._decodable.are_paths(indices)
-        return [stored, are_paths, trusted, *leaves], Batch(indices, label, plan)
+        masks = self._read_masks(number, indices)
+        return [stored, are_paths, trusted, *masks, *leaves], Batch(indices, label, plan)
 
     def close(self) -> None:
         """Stop reading ahead."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            ahead.close()
+        ahead, self._ahead = self._ahead, []
+        for reading in ahead:
+            reading.close()
+
+    def _check_blends(self) -> None:
+        for annotation in self.settings.annotations:
+            if not annotation.takes_blends:
+                rule = f"copy pixels where `target` holds {type(annotation).__name__}"
+                way_out = "Blended images have no such target. `CutMix()` copies."
+                refuse(WHERE, "mix", rule, self.mix, way_out)
 
     def _read(self, number: int) -> tuple[list[int], list[np.ndarray]]:
         """Return indices and stored images of a batch, with those replaced that Pillow refused."""
-        assert self._ahead is not None  # since `begin`
-        read, stored = self._ahead.batch(number)
+        read, stored = self._ahead[0].batch(number)
         while True:
             indices = self.indices(number)
             for position, index in enumerate(indices):
                 if read[position] != index:  # the image that was read is bad
-                    stored[position] = self._stored(index)
+                    stored[position] = _stored(self._decodable, index)
             refused = self._decodable.refused
             newly_bad = {index: refused.pop(index) for index in indices if index in refused}
             if not newly_bad:
@@ -180,11 +200,15 @@ class Batches:
             self._replacements.note(newly_bad, set())
             read = indices
 
-    def _stored(self, index: int) -> np.ndarray:
-        try:
-            return self._decodable.stored(index)
-        except (OSError, MemoryError):
-            return UNREAD
+    def _read_masks(self, number: int, indices: list[int]) -> Iterator[Any]:
+        """Yield what the graph is fed for the masks of images."""
+        for masks, ahead in zip(self.settings.masks, self._ahead[1:], strict=True):
+            read, stored = ahead.batch(number)
+            for position, index in enumerate(indices):
+                if read[position] != index:
+                    stored[position] = _stored(masks, index)
+            yield stored
+            yield masks.divisors(indices)
 
     def _draw(self, draws: HostDraws) -> tuple[Any, MixPlan | None]:
         """Draw what is fed, as a tree, and the plan."""
@@ -201,6 +225,18 @@ class Batches:
         plan = self.mix.draw(draws, frame)
         check_plan(self.mix, plan, draws.num_samples, frame)
         return (drawn, without_empty(plan).for_operators()), plan
+
+
+def _blends(plan: MixPlan) -> bool:
+    """Return whether a plan, or a plan that is a part of it, blends images."""
+    return plan.blends or any(map(_blends, getattr(plan, "plans", None) or ()))
+
+
+def _stored(images: Readable, index: int) -> np.ndarray:
+    try:
+        return images.stored(index)
+    except (OSError, MemoryError):
+        return UNREAD
 
 
 def count_batches(num_samples: int, batch_size: int, drop_last: bool) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.core.dali import DataNode, Pipeline, fn, shut_down
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.core.trouble import AwayError, patiently
@@ -103,6 +105,39 @@ def diagnose(
         index for index, data in readable.items() if index not in bad and _looks_truncated(data)
     }
     return Diagnosis(bad, trailing)
+
+
+def diagnose_masks(
+    images: StoredImages, masks: Sequence[Masks], indices: Iterable[int]
+) -> dict[int, str]:
+    """Find which masks cannot be read, or do not belong to their images.
+
+    Args:
+        images: The data.
+        masks: The masks of the data.
+        indices: Indices of good images.
+
+    Returns:
+        Reason by index of the image, with the mask's path.
+
+    Raises:
+        TroubleError: The machine or the storage is in trouble.
+    """
+    bad: dict[int, str] = {}
+    peek = _Alone(decode.shape, None)
+    for index in dict.fromkeys(map(int, indices)):
+        if images.kind == "pixels":
+            shape = images.stored(index).shape
+        else:
+            shape = peek(read_patiently(images, index, WHERE)).as_array()[0].tolist()
+        for each in masks:
+            what = f"reading {each.path(index)}"
+            size = int(shape[0]), int(shape[1])
+            reason = patiently(partial(each.fault, index, size), WHERE, what)
+            if reason is not None:
+                bad.setdefault(index, f"its mask {each.path(index)}: {reason}")
+    peek.close()
+    return bad
 
 
 def read_patiently(images: StoredImages, index: int, where: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.core.dali import (
     FLOAT,
     FLOAT16,
@@ -28,8 +29,9 @@ from dali_cutmix.core.dali import (
 from dali_cutmix.core.frame import Sample
 from dali_cutmix.serving.batches import Batches
 from dali_cutmix.sources.open import read
-from dali_cutmix.transforms.decode import Encoded, Pixels
+from dali_cutmix.transforms.decode import Encoded, EncodedMasks, Pixels
 from dali_cutmix.transforms.resample import Resampler
+from dali_cutmix.transforms.stored import Stored
 
 #: DALI's types of finished images.
 _TYPES = {"float32": FLOAT, "float16": FLOAT16, "uint8": UINT8}
@@ -58,7 +60,7 @@ class Graph:
             prefetch_queue_depth=prefetch,
             exec_dynamic=True,
         )
-        self._names = [f"fed_{number}" for number in range(3 + batches.structure.num_leaves)]
+        self._names = [f"fed_{number}" for number in range(batches.num_fed)]
         with self._pipeline:
             fed = [fn.external_source(name=name) for name in self._names]
             self._pipeline.set_outputs(*self._define(batches, fed, decodes_in_part))
@@ -72,13 +74,14 @@ class Graph:
         start_run(self._pipeline)
 
     def images(self, cuda_stream: Any = None) -> Sequence[Any]:
-        """Wait for the batch that was started on first, and return the images of each view.
+        """Wait for the batch that was started on first, and return what each view made of it.
 
         Args:
             cuda_stream: A stream that is made to wait for the images. None waits here.
 
         Returns:
-            DALI's list of tensors for each view, on the settings' device.
+            DALI's lists of tensors. For each view the images and the masks, on the settings'
+            device, and the matrix, where an annotation asks: see `Sample`.
 
         Raises:
             RuntimeError: The batch failed.
@@ -93,9 +96,11 @@ class Graph:
     def _define(
         self, batches: Batches, fed: Sequence[Any], decodes_in_part: bool
     ) -> Iterator[DataNode]:
-        """Yield the images of each view."""
+        """Yield the images of each view, their masks and their matrix."""
         settings, device = batches.settings, batches.settings.device_id
-        stored, is_path, trusted, *leaves = fed
+        stored, is_path, trusted, *others = fed
+        num_fed = 2 * len(settings.masks)
+        mask_nodes, leaves = others[:num_fed], others[num_fed:]
         drawn, plan = batches.structure.build(leaves)
         if batches.kind == "path":
             stored = read(stored, is_path)
@@ -111,18 +116,50 @@ class Graph:
                 in_part=decodes_in_part,
                 hints={} if device is None else settings.tuning.decoder_arguments(),
             )
+        masks = _masks(settings.masks, mask_nodes, device, images.shape())
+        all_stored = Stored(images, masks, settings.needs_matrix)
+        ignored = tuple(mask.ignored for mask in settings.masks)
         layout = "HWC" if settings.channels_last else "CHW"
         resampler = self._resampler
         on_threads = resampler.on_threads if resampler.has_threads else None
         for view, view_drawn, view_frame in zip(settings.views, drawn, batches.frames, strict=True):
-            frame = replace(view_frame, resize=resampler.resize_each, on_threads=on_threads)
-            sample = view.operate(images, view_drawn, frame, resampler)
+            frame = replace(
+                view_frame, resize=resampler.resize_each, on_threads=on_threads, ignored=ignored
+            )
+            sample = view.operate(all_stored, view_drawn, frame, resampler)
+            _check_sample(view, sample, masks, settings.needs_matrix)
             if batches.mix is not None:
                 sample = batches.mix.operate(sample, plan, frame)
-                if not isinstance(sample, Sample):
-                    where = f"{type(batches.mix).__name__}.operate"
-                    raise TypeError(f"{where}: must return a Sample, got {type(sample).__name__}.")
+                _check_sample(batches.mix, sample, masks, settings.needs_matrix)
             yield _normalize(sample.image, view.mean, view.std, settings.graph_dtype, layout)
+            yield from sample.masks
+            if sample.matrix is not None:
+                yield sample.matrix
+
+
+def _masks(
+    masks: Sequence[Masks], fed: Sequence[DataNode], device_id: int | None, sides: DataNode
+) -> tuple[EncodedMasks | Pixels, ...]:
+    """Return the masks of images whose sizes are ``[2]`` (y, x) or more per sample, CPU."""
+    device = "cpu" if device_id is None else "gpu"
+    return tuple(
+        Pixels(fed[2 * number], device, sides)
+        if mask.kind == "pixels"
+        else EncodedMasks(fed[2 * number], fed[2 * number + 1], mask.num_bytes, device, sides)
+        for number, mask in enumerate(masks)
+    )
+
+
+def _check_sample(maker: Any, sample: Any, masks: Sequence[Any], has_matrix: bool) -> None:
+    """Refuse what a transform or a mix returned, if it is not a sample with its masks."""
+    where = f"{type(maker).__name__}.operate"
+    if not isinstance(sample, Sample):
+        raise TypeError(f"{where}: must return a Sample, got {type(sample).__name__}.")
+    if len(sample.masks) != len(masks) or (sample.matrix is None) == has_matrix:
+        raise TypeError(
+            f"{where}: must return a Sample with the masks and the matrix of the sample. Change "
+            "the sample by `dataclasses.replace` or `Sample.change`."
+        )
 
 
 def _normalize(

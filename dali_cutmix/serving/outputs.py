@@ -13,20 +13,24 @@ stream has passed the point where Python dropped it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from dali_cutmix.annotations.base import Annotation, Shown
+from dali_cutmix.annotations.masks import Masks
+from dali_cutmix.core.dali import FLOAT, FLOAT16, UINT8
 from dali_cutmix.core.tree import map_leaves
 from dali_cutmix.mixing.labels import MixedTarget, dense_target, unmixed_target
 from dali_cutmix.serving.batches import Batch
-from dali_cutmix.serving.settings import LoaderSettings
+from dali_cutmix.serving.settings import ClassForm, LoaderSettings
 from dali_cutmix.transforms.views import Views
 
-#: Types of the images that a graph makes; see `GRAPH_DTYPES`.
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
+_DTYPES = {FLOAT: torch.float32, FLOAT16: torch.float16, UINT8: torch.uint8}
 
 
 class ToTorch:
@@ -53,22 +57,22 @@ class ToTorch:
             self._stream = make(self._settings.device)
         return self._stream
 
-    def __call__(self, images: Sequence[Any], batch: Batch) -> tuple[Any, ...]:
+    def __call__(self, outputs: Sequence[Any], batch: Batch) -> tuple[Any, ...]:
         """Return ``(image, target)`` or ``(image, target, plan)``; see `DataLoader`.
 
         Args:
-            images: DALI's list of tensors for each view, bound to `stream`.
+            outputs: DALI's lists of tensors, as `Graph.images` returns them, bound to `stream`.
             batch: What the host kept.
         """
         if (stream := self.stream) is None:
-            views, target = self._finish(map(_taken_over, images), batch)
+            views, target = self._finish(outputs, batch, _taken_over)
         else:
+            copy = partial(self._copy, stream=stream)
             with torch.cuda.stream(stream):
-                copies = (self._copy(view.as_tensor(), stream) for view in images)
-                views, target = self._finish(copies, batch)
+                views, target = self._finish(outputs, batch, copy)
             consumer = torch.cuda.current_stream(self._settings.device)
             consumer.wait_stream(stream)
-            for tensor in (*views, *(target if isinstance(target, MixedTarget) else (target,))):
+            for tensor in _tensors_in((views, target)):
                 tensor.record_stream(consumer)
         image = views if isinstance(self._settings.transform, Views) else views[0]
         if not self._settings.with_plan:
@@ -80,32 +84,79 @@ class ToTorch:
         return image, target, plan
 
     def _finish(
-        self, images: Iterable[torch.Tensor], batch: Batch
+        self, outputs: Sequence[Any], batch: Batch, take: Callable[[Any], torch.Tensor]
     ) -> tuple[list[torch.Tensor], Any]:
+        """Return the images of each view, and the target.
+
+        Args:
+            outputs: DALI's lists of tensors.
+            batch: What the host kept.
+            take: Makes a tensor of a list of tensors.
+        """
         settings = self._settings
-        if settings.channels_last:
-            images = (image.permute(0, 3, 1, 2) for image in images)
-        views = [image.to(settings.dtype) for image in images]
+        num_outputs = len(outputs) // len(settings.views)
+        images, shown = [], []
+        for number, view in enumerate(settings.views):
+            first, *others = outputs[number * num_outputs : (number + 1) * num_outputs]
+            image = take(first)
+            if settings.channels_last:
+                image = image.permute(0, 3, 1, 2)
+            images.append(image.to(settings.dtype))
+            matrix = np.array(others.pop().as_array()) if settings.needs_matrix else None
+            indices = np.array(batch.indices, np.int64)
+            in_view = Shown(indices, view.output_size, batch.plan, matrix, tensor=self._to_device)
+            shown.append((in_view, [take(masks) for masks in others]))
+        if not isinstance(settings.target, Mapping):
+            return images, self._part(settings.target, batch, shown)
+        parts = settings.target.items()
+        return images, {name: self._part(part, batch, shown) for name, part in parts}
+
+    def _part(
+        self,
+        part: ClassForm | Annotation,
+        batch: Batch,
+        shown: Sequence[tuple[Shown, Sequence[torch.Tensor]]],
+    ) -> Any:
+        """Return a part of the target; a list of parts where each view has one of its own.
+
+        Args:
+            part: What is asked for.
+            batch: What the host kept.
+            shown: For each view what its images show, and the pixels of each of the masks.
+        """
+        if isinstance(part, str):
+            return self._classes(part, batch)
+        settings = self._settings
+        targets = []
+        for in_view, pixels in shown:
+            if isinstance(part, Masks):
+                number = [masks is part for masks in settings.masks].index(True)
+                in_view = replace(in_view, pixels=pixels[number])
+            targets.append(part.target(in_view))
+        is_of_view = settings.is_moved(part) and isinstance(settings.transform, Views)
+        return targets if is_of_view else targets[0]
+
+    def _classes(self, form: ClassForm, batch: Batch) -> torch.Tensor | MixedTarget:
+        """Return the classes of a batch in a form."""
         if isinstance(batch.label, MixedTarget):
             target: Any = MixedTarget(*map(self._to_device, batch.label))
         else:
             target = self._to_device(batch.label)
-            if settings.target != "label":
-                target = unmixed_target(target, max(2, settings.num_sources))
-        if settings.target == "dense":
-            target = dense_target(target, self._num_classes)
-        return views, target
+            if form != "label":
+                target = unmixed_target(target, max(2, self._settings.num_sources))
+        return dense_target(target, self._num_classes) if form == "dense" else target
 
-    def _copy(self, images: Any, stream: torch.cuda.Stream) -> torch.Tensor:
-        """Copy a tensor of DALI's on a stream, for which DALI waits before it uses the memory."""
-        dtype = _DTYPES[self._settings.graph_dtype]
-        image = torch.empty(images.shape(), dtype=dtype, device=self._settings.device)
-        images.copy_to_external(
-            ctypes.c_void_p(image.data_ptr()),
+    def _copy(self, pixels: Any, stream: torch.cuda.Stream) -> torch.Tensor:
+        """Copy a list of DALI's tensors on a stream; DALI waits before it uses the memory again."""
+        tensor = pixels.as_tensor()
+        dtype = _DTYPES[tensor.dtype]
+        copied = torch.empty(tensor.shape(), dtype=dtype, device=self._settings.device)
+        tensor.copy_to_external(
+            ctypes.c_void_p(copied.data_ptr()),
             ctypes.c_void_p(stream.cuda_stream),
             non_blocking=True,
         )
-        return image
+        return copied
 
     def _to_device(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
@@ -114,5 +165,14 @@ class ToTorch:
         return tensor.pin_memory().to(self._settings.device, non_blocking=True)
 
 
-def _taken_over(images: Any) -> torch.Tensor:
-    return torch.utils.dlpack.from_dlpack(images.as_tensor())
+def _taken_over(pixels: Any) -> torch.Tensor:
+    return torch.utils.dlpack.from_dlpack(pixels.as_tensor())
+
+
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in lists, tuples and dictionaries, at any depth."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_in(part)

@@ -29,6 +29,7 @@ from dali_cutmix.serving.diagnose import (
     Diagnosis,
     check_descriptors,
     diagnose,
+    diagnose_masks,
     find_failing,
     is_trouble,
     reason_of,
@@ -377,7 +378,7 @@ class Session:
         settings = self._settings
         indices = self._kept[self._num_taken].indices
         self._decodable.forget(indices)
-        return diagnose(
+        findings = diagnose(
             self._images,
             indices,
             self._decodable,
@@ -385,6 +386,9 @@ class Session:
             device_id=settings.device_id,
             max_pixels=settings.max_pixels,
         )
+        good = [index for index in indices if index not in findings.bad]
+        bad_masks = diagnose_masks(self._images, settings.masks, good) if settings.masks else {}
+        return findings._replace(bad=findings.bad | bad_masks)
 
     def _note_failing(self, what: str, error: RuntimeError) -> None:
         """Note the images that stop the graph each on its own, though they decode.

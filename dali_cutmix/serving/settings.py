@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, NoReturn
 
 import torch
 
+from dali_cutmix.annotations.base import Annotation
+from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.core.checks import check_choice, check_count, refuse
 from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.dali import num_gpus
@@ -18,12 +20,17 @@ from dali_cutmix.mixing.plan import Mix, is_mix, min_batch_size
 from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.order.user_sampler import UserOrder
 from dali_cutmix.serving.tuning import MOST_AT_WORK, NO_TUNING, Tuning
-from dali_cutmix.transforms.transform import Transform
+from dali_cutmix.transforms.transform import Transform, steps_without_annotations
 from dali_cutmix.transforms.views import Views
 
 WHERE = "DataLoader"
 
-Target = Literal["label", "dense", "pair"]
+ClassForm = Literal["label", "dense", "pair"]
+
+#: What a loader yields beside images: a form of the classes, an annotation, or several by name.
+Target = ClassForm | Annotation | Mapping[str, ClassForm | Annotation]
+
+_CLASS_FORMS = ("label", "dense", "pair")
 
 #: Batches prepared ahead, by kind of device: on the CPU by two graphs.
 DEFAULT_PREFETCH = {"cpu": 4, "cuda": 2}
@@ -107,6 +114,32 @@ class LoaderSettings:
     def views(self) -> Sequence[Transform]:
         """A transform for each image that is made of a stored image."""
         return self.transform.transforms if isinstance(self.transform, Views) else (self.transform,)
+
+    @property
+    def annotations(self) -> list[Annotation]:
+        """The annotations of the target, in order."""
+        parts = self.target.values() if isinstance(self.target, Mapping) else [self.target]
+        return [part for part in parts if not isinstance(part, str)]
+
+    @property
+    def masks(self) -> list[Masks]:
+        """The annotations that the graph moves with the images."""
+        return [part for part in self.annotations if isinstance(part, Masks)]
+
+    def is_moved(self, annotation: Annotation) -> bool:
+        """Return whether an annotation depends on where a view shows what."""
+        return annotation.needs_matrix or isinstance(annotation, Masks)
+
+    @property
+    def needs_matrix(self) -> bool:
+        """Whether an annotation asks where points of the images went."""
+        return any(part.needs_matrix for part in self.annotations)
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether a class of each image is asked for."""
+        parts = self.target.values() if isinstance(self.target, Mapping) else [self.target]
+        return any(isinstance(part, str) for part in parts)
 
     @property
     def takes_part(self) -> bool:
@@ -244,15 +277,43 @@ class LoaderSettings:
         if order is not None and order.batch_size is not None:
             self._set(batch_size=order.batch_size)
 
-    def _choose_target(self) -> str:
-        """Return the form of the target: as asked for, or as the mix needs."""
+    def _choose_target(self) -> Target:
+        """Return the target: as asked for, or as the mix needs."""
         if self.target is None:
             return "dense" if self.mixes_labels else "label"
-        check_choice(WHERE, "target", self.target, ("label", "dense", "pair"))
-        if self.mixes_labels and self.target == "label":
-            way_out = "A mixed sample has several classes."
-            refuse(WHERE, "target", "be 'dense' or 'pair' with `mix`", self.target, way_out)
+        if isinstance(self.target, Mapping):
+            if not self.target or not all(isinstance(name, str) for name in self.target):
+                refuse(WHERE, "target", "name at least one annotation by a string", self.target)
+            for name, part in self.target.items():
+                self._check_target(f"target[{name!r}]", part)
+            return dict(self.target)  # which later changes of the user's leave as it is
+        self._check_target("target", self.target)
         return self.target
+
+    def _check_target(self, name: str, part: Any) -> None:
+        """Refuse what is no form of classes and no annotation, or does not go with the mix."""
+        if isinstance(part, Annotation) and not isinstance(part, type):
+            self._check_transforms(name, part)
+            return
+        if not isinstance(part, str):
+            rule = "be 'label', 'dense', 'pair', an annotation such as Masks, or a dict of these"
+            refuse(WHERE, name, rule, part)
+        check_choice(WHERE, name, part, _CLASS_FORMS)
+        if self.mixes_labels and part == "label":
+            way_out = "A mixed sample has several classes."
+            refuse(WHERE, name, "be 'dense' or 'pair' with `mix`", part, way_out)
+
+    def _check_transforms(self, name: str, annotation: Annotation) -> None:
+        """Refuse transforms that would leave masks or boxes behind."""
+        if not self.is_moved(annotation):
+            return
+        for view in self.views:
+            left_behind = steps_without_annotations(view)
+            if left_behind:
+                kind = type(annotation).__name__
+                rule = f"move the {kind} of `{name}` with the image"
+                way_out = "Leave these steps out; flips, crops, resizes and colours are taken."
+                refuse(WHERE, "transform", rule, left_behind, way_out)
 
     def _fill_tuning(self) -> None:
         """Choose threads and batches ahead: as given, as tuned, or by default."""

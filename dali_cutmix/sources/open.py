@@ -63,6 +63,8 @@ def _open(source: Any, first_label: int | None) -> StoredImages:
         paths = [os.fsdecode(item) for item in source if isinstance(item, (str, os.PathLike))]
         if any(map(_is_shard, paths)):
             return _from_shards(paths if len(paths) == len(source) else list(map(str, source)))
+        if paths and len(paths) == len(source):
+            return FileList.from_paths(paths)
         return FileList.from_pairs(source)
     raise TypeError(
         f"{WHERE}: `source` must be a folder, a list of (path, class), tar shards, TFRecords, "

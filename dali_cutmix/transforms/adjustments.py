@@ -36,6 +36,7 @@ class _Adjustment:
     """Apply `change` to the samples that a chance picks."""
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
     prob: float
 
     def __post_init__(self) -> None:
@@ -196,6 +197,7 @@ class GaussianBlur:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     kernel_size: int | Sequence[int]
     sigma: float | Sequence[float] = (0.1, 2.0)
@@ -246,6 +248,7 @@ class PillowGaussianBlur:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     radius: float | Sequence[float] = (0.1, 2.0)
 
@@ -315,6 +318,7 @@ class Lighting:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     alphastd: float = 0.1
 

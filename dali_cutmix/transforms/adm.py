@@ -13,7 +13,8 @@ from dali_cutmix.core.checks import check_count, check_range, refuse
 from dali_cutmix.core.dali import FLOAT, DataNode, fn, merge, python_pair, resize, split, types
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.transforms.sizing import Size, middle_of, resized
+from dali_cutmix.transforms.sizing import Size, resized
+from dali_cutmix.transforms.windows import middle_of
 
 #: Halvings on a GPU, of which each is an operator. The bicubic kernel does the rest.
 MAX_HALVINGS = 6
@@ -79,15 +80,15 @@ class ADMCrop:
 
     def operate(self, sample: Sample, plan: ADMCropPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        image = middle_of(sample.image)
+        image = middle_of(sample).image
         numbers = [plan.short] if plan.place is None else [plan.short, plan.place]
         if frame.on_threads is not None:
             return replace(sample, image=frame.on_threads(self.crop, [image, *numbers]))
         for _ in range(MAX_HALVINGS):
             image = _halved_where_large(image, plan.short)
         extent, start = python_pair(self._windows, image.shape()[:2], *numbers)
-        image = resized(image, extent, "bicubic", None, frame)
-        crop = fn.slice(image, start=start, shape=[self.size] * 2, axes=[0, 1])
+        sample = resized(Sample(image), extent, "bicubic", None, frame)
+        crop = fn.slice(sample.image, start=start, shape=[self.size] * 2, axes=[0, 1])
         return replace(sample, image=crop)
 
     def crop(

@@ -21,6 +21,7 @@ from dali_cutmix.core.frame import (
     check_augmentations,
     frame_behind,
     frames_of,
+    takes_annotations,
 )
 from dali_cutmix.core.tree import Structure, map_leaves
 
@@ -97,6 +98,11 @@ class _Nest:
             getattr(augmentation, "takes_any_size", False) or not frame.varies
             for augmentation, frame in zip(self.transforms, frames, strict=False)
         )
+
+    @property
+    def takes_annotations(self) -> bool:
+        """Whether all augmentations do."""
+        return all(map(takes_annotations, self.transforms))
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ class ColorJitter:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     brightness: float | Range = 0.0
     contrast: float | Range = 0.0
@@ -135,6 +136,7 @@ class Grayscale:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     prob: float
 
@@ -165,6 +167,7 @@ class PermuteChannels:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     permutation: Sequence[int]
 
@@ -193,6 +196,7 @@ class RandomChannelPermutation:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     def draw(self, draws: Draws, _frame: Frame, /) -> Any:
         """Draw an order: ``[B, 3]`` int32; see `Augmentation`."""

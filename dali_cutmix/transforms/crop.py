@@ -10,9 +10,9 @@ starts from a sample.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf as INFINITY
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from dali_cutmix.core.checks import (
     are_numbers,
@@ -33,8 +33,9 @@ from dali_cutmix.core.frame import (
     check_augmentations,
     frames_of,
 )
-from dali_cutmix.transforms.decode import Encoded, Pixels
+from dali_cutmix.transforms.moves import flipped, followed, resized_centre, resized_sample
 from dali_cutmix.transforms.resample import KERNELS, Kernel, Resampler
+from dali_cutmix.transforms.stored import Stored
 from dali_cutmix.transforms.windows import central_window, middle, padded_window
 
 Triple = tuple[float, float, float]
@@ -205,7 +206,7 @@ class TrainTransform:
         return TrainPlan(state, share, mirrored, plans, is_bicubic)
 
     def operate(
-        self, stored: Encoded | Pixels, plan: TrainPlan, frame: Frame, resampler: Resampler, /
+        self, stored: Stored, plan: TrainPlan, frame: Frame, resampler: Resampler, /
     ) -> Sample:
         """Decode, crop, resize, mirror and augment.
 
@@ -221,16 +222,17 @@ class TrainTransform:
         kernel = plan.is_bicubic if self.interpolation == "random" else self.interpolation
         if self.pad is None:
             crop = self._random_crop(stored, plan)
-            image = resampler.resize(crop, frame.size, plan.mirrored, kernel)
+            sample = resized_sample(crop, frame.size, resampler, kernel, plan.mirrored)
         else:
-            image = self._resized(stored, resampler, kernel)
+            sample = self._resized(stored, resampler, kernel)
             if not self._keeps_everything:
-                image = padded_window(image, plan.crop_share, frame.size, (self.pad,) * 4)
+                border = (self.pad,) * 4
+                sample = padded_window(sample, plan.crop_share, frame.size, border, frame)
             if self.flip > 0:
-                image = fn.flip(image, horizontal=plan.mirrored)
+                sample = flipped(sample, plan.mirrored)
         if self.augment:
-            image = fn.reshape(image, layout="HWC")  # which stored arrays do not tell
-        sample = Sample(image)
+            # Which stored arrays do not tell.
+            sample = replace(sample, image=fn.reshape(sample.image, layout="HWC"))
         for augmentation, augment_plan in zip(self.augment, plan.augment, strict=True):
             sample = augmentation.operate(sample, augment_plan, frame)
         return sample
@@ -239,16 +241,15 @@ class TrainTransform:
     def _keeps_everything(self) -> bool:
         return self.pad == 0 and self.resize == self.output_size
 
-    def _resized(
-        self, stored: Encoded | Pixels, resampler: Resampler, kernel: Kernel | DataNode
-    ) -> DataNode:
+    def _resized(self, stored: Stored, resampler: Resampler, kernel: Kernel | DataNode) -> Sample:
         if self.resize is None:
             return stored.whole()
         if isinstance(self.resize, tuple):
-            return resampler.resize(stored.whole(), self.resize, kernel=kernel)
-        return resampler.resize_short(middle(stored), self.resize, kernel)
+            return resized_sample(stored.whole(), self.resize, resampler, kernel)
+        sample = middle(stored)
+        return followed(sample, resampler.resize_short(sample.image, self.resize, kernel))
 
-    def _random_crop(self, stored: Encoded | Pixels, plan: TrainPlan) -> DataNode:
+    def _random_crop(self, stored: Stored, plan: TrainPlan) -> Sample:
         state: dict[str, Any] = {"_random_state": plan.crop_state}  # missing from the stubs
         anchor, extent = fn.random_crop_generator(
             stored.shape(),
@@ -284,6 +285,8 @@ class EvalTransform:
         std: Standard deviation per channel, above 0, divided by at the end; as many as ``mean``.
         interpolation: Kernel that resizes, as of `TrainTransform`, without ``"random"``.
     """
+
+    takes_annotations: ClassVar[bool] = True
 
     resize: int | tuple[int, int] = 256
     size: int | tuple[int, int] = 224
@@ -324,15 +327,16 @@ class EvalTransform:
         return ()
 
     def operate(
-        self, stored: Encoded | Pixels, _plan: tuple[()], frame: Frame, resampler: Resampler, /
+        self, stored: Stored, _plan: tuple[()], frame: Frame, resampler: Resampler, /
     ) -> Sample:
         """Decode, resize and cut out the centre; see `TrainTransform.operate`."""
-        image, kernel = stored.whole(), self.interpolation
+        sample, kernel = stored.whole(), self.interpolation
         if isinstance(self.resize, int):
-            return Sample(resampler.resize_centre(image, self.resize, frame.size, kernel))
+            return resized_centre(sample, self.resize, frame.size, resampler, kernel)
         sides = self.resize[0], self.resize[1]
-        image = resampler.resize(image, sides, kernel=kernel)
-        return Sample(central_window(image, sides, frame.size))
+        return central_window(
+            resized_sample(sample, sides, resampler, kernel), sides, frame.size, frame
+        )
 
 
 def check_mean_std(where: str, mean: object, std: object) -> None:

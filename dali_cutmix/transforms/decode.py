@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dali_cutmix.core.dali import INT32, UINT16, DataNode, fn, math, merge, split
+from dali_cutmix.core.dali import INT32, UINT8, UINT16, DataNode, fn, math, merge, split, types
 
 
 class Encoded:
@@ -31,6 +31,8 @@ class Encoded:
         in_part: Decode only the rectangle that is asked for. On a GPU that fails on ordinary files
             with some versions of the decoder, and can end the process (nvImageCodec 0.9, issue 55).
         hints: Further arguments of the GPU's decoder.
+        sides: Size that an image must have: ``[2]`` (y, x) or more, int64, per sample, CPU. Another
+            size fails the batch instead of being decoded. None takes any size.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Encoded:
         trusted: DataNode | None = None,
         in_part: bool = False,
         hints: Mapping[str, Any] | None = None,
+        sides: DataNode | None = None,
     ) -> None:
         self._device = device
         self._trusted = trusted
@@ -48,6 +51,8 @@ class Encoded:
         self._hints = dict(hints or {})
         self._shape = shape(encoded)
         self._encoded = _without_huge(encoded, self._shape, max_pixels)
+        if sides is not None:
+            self._encoded = _only(self._encoded, _are_equal(self._shape, sides))
         self._whole: DataNode | None = None
 
     def shape(self) -> DataNode:
@@ -92,15 +97,19 @@ class Encoded:
 
 
 class Pixels:
-    """Hold images that are decoded already, with the methods of `Encoded`.
+    """Hold images or masks that are decoded already, with the methods of `Encoded`.
 
     Args:
-        pixels: ``[height, width, 3]`` uint8 RGB per sample, CPU.
+        pixels: ``[height, width, 3]`` uint8 RGB per sample, CPU; or the bytes of a mask, as in
+            `Sample`.
         device: ``"cpu"``, or ``"gpu"`` to copy the pixels to the GPU.
+        sides: As of `Encoded`.
     """
 
-    def __init__(self, pixels: DataNode, device: str) -> None:
+    def __init__(self, pixels: DataNode, device: str, sides: DataNode | None = None) -> None:
         self._shape = pixels.shape()
+        if sides is not None:
+            pixels = fn.reshape(_only(pixels, _are_equal(self._shape, sides)), layout="HWC")
         self._pixels = pixels.gpu() if device == "gpu" else pixels
 
     def shape(self) -> DataNode:
@@ -114,6 +123,47 @@ class Pixels:
     def window(self, anchor: DataNode, extent: DataNode) -> DataNode:
         """Return one rectangle of each image; see `Encoded.window`."""
         return fn.slice(self._pixels, start=anchor, shape=extent, axes=[0, 1])
+
+
+class EncodedMasks:
+    """Decode masks of class indices, with the methods of `Encoded`.
+
+    Args:
+        encoded: Bytes of a gray PNG or PGM file: ``[size]`` uint8 per sample, CPU.
+        divisor: DALI's decoder makes so much of a class index of 1: scalar uint16 per sample, CPU.
+        num_bytes: Bytes of a class index, 1 or 2.
+        device: As of `Encoded`.
+        sides: As of `Encoded`.
+    """
+
+    def __init__(
+        self, encoded: DataNode, divisor: DataNode, num_bytes: int, device: str, sides: DataNode
+    ) -> None:
+        dtype = UINT8 if num_bytes == 1 else UINT16
+        hints = {"output_type": types.DALIImageType.GRAY, "dtype": dtype}
+        self._gray = Encoded(encoded, device, hints=hints, sides=sides)
+        self._divisor = divisor
+        self._divides_by = fn.cast(divisor, dtype=dtype)
+        self._num_bytes, self._device = num_bytes, device
+
+    def whole(self) -> DataNode:
+        """Return the whole mask: ``[height, width, num_bytes]`` uint8 per sample, on the device."""
+        return self._bytes(self._gray.whole())
+
+    def window(self, anchor: DataNode, extent: DataNode) -> DataNode:
+        """Return one rectangle of each mask; see `Encoded.window`."""
+        return self._bytes(self._gray.window(anchor, extent))
+
+    def _bytes(self, gray: DataNode) -> DataNode:
+        # Most masks need no division, and splitting moves no pixel.
+        is_scaled = self._divisor > 1
+        scaled, indices = split(gray, is_scaled)
+        divisor, _ = split(self._divides_by, is_scaled)
+        divisor = divisor.gpu() if self._device == "gpu" else divisor
+        indices = merge(scaled // divisor, indices, is_scaled)
+        if self._num_bytes == 1:
+            return indices
+        return fn.reinterpret(indices, rel_shape=[1, 1, 2], dtype=UINT8, layout="HWC")
 
 
 def shape(encoded: DataNode) -> DataNode:
@@ -146,6 +196,11 @@ def _without_huge(encoded: DataNode, shape: DataNode, max_pixels: int | None) ->
         return _only(encoded, num_pixels > 0)
     most = min(max_pixels, 2**31 - 1)  # DALI has no larger constants
     return _only(encoded, num_pixels == math.clamp(num_pixels, 1, most))
+
+
+def _are_equal(shape: DataNode, sides: DataNode) -> DataNode:
+    """Return whether two sizes (y, x, ...) are equal: scalar boolean per sample."""
+    return (shape[0] == sides[0]) & (shape[1] == sides[1])
 
 
 def _ends_well(encoded: DataNode) -> DataNode:

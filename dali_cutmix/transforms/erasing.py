@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import inf as INFINITY
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -89,6 +89,8 @@ class RandomErasing:
         Zhong et al. 2017, Random Erasing, arXiv:1708.04896; torchvision ``v2.RandomErasing``;
         ``mode`` and ``max_count`` are those of timm's ``RandomErasing``.
     """
+
+    takes_annotations: ClassVar[bool] = True
 
     prob: float = 0.5
     scale: Range = (0.02, 0.33)
@@ -190,6 +192,8 @@ class EraseSquares:
     Source:
         DeVries and Taylor 2017, Cutout, arXiv:1708.04552. The mix `dali_cutmix.Cutout` fills one.
     """
+
+    takes_annotations: ClassVar[bool] = True
 
     side: int | Sequence[int]
     count: int = 1

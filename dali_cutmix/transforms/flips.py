@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dali_cutmix.core.checks import check_prob
-from dali_cutmix.core.dali import fn
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.transforms.moves import flipped
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class RandomHorizontalFlip:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     prob: float = 0.5
 
@@ -35,7 +36,7 @@ class RandomHorizontalFlip:
 
     def operate(self, sample: Sample, plan: Any, _frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        return replace(sample, image=fn.flip(sample.image, horizontal=plan))
+        return flipped(sample, horizontal=plan)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class RandomVerticalFlip:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     prob: float = 0.5
 
@@ -62,4 +64,4 @@ class RandomVerticalFlip:
 
     def operate(self, sample: Sample, plan: Any, _frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        return replace(sample, image=fn.flip(sample.image, horizontal=0, vertical=plan))
+        return flipped(sample, vertical=plan)

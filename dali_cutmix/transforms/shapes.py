@@ -6,7 +6,7 @@ Sizes of results are computed on the host, from sizes of images, as the sources 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf as INFINITY
 from typing import Any, ClassVar, Literal, get_args
 
@@ -28,11 +28,10 @@ from dali_cutmix.transforms.sizing import (
     Size,
     check_interpolation,
     draw_kernel,
-    middle_of,
     resized,
 )
 from dali_cutmix.transforms.warps import check_fill, colour_of
-from dali_cutmix.transforms.windows import window
+from dali_cutmix.transforms.windows import cut, middle_of, part_of
 
 #: Where an image lies in a square.
 Position = Literal["center", "equal", "start"]
@@ -50,6 +49,7 @@ class TrimBorder:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     border: int
 
@@ -71,7 +71,7 @@ class TrimBorder:
         sides = fn.cast(sample.image.shape()[:2], dtype=INT32)
         extent = math.max(sides - 2 * self.border, 1)
         start = math.min(self.border, sides - extent)
-        return replace(sample, image=fn.slice(sample.image, start=start, shape=extent, axes=[0, 1]))
+        return part_of(sample, start, extent)
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ class ResizeKeepRatio:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     size: int | Size
     longest: float = 0.0
@@ -150,10 +151,9 @@ class ResizeKeepRatio:
 
     def operate(self, sample: Sample, plan: KeptRatioPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        image = sample.image if self.longest == 1 else middle_of(sample.image)
-        extent = python_node(self._extents, image.shape()[:2], plan.factor)
-        image = resized(image, extent, self.interpolation, plan.is_bicubic, frame)
-        return replace(sample, image=image)
+        sample = sample if self.longest == 1 else middle_of(sample)
+        extent = python_node(self._extents, sample.image.shape()[:2], plan.factor)
+        return resized(sample, extent, self.interpolation, plan.is_bicubic, frame)
 
     def _extents(self, sides: list[np.ndarray], factors: list[np.ndarray]) -> list[np.ndarray]:
         return [self._extent(*pair) for pair in zip(sides, factors, strict=True)]
@@ -180,6 +180,7 @@ class SquarePad:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     fill: float | Sequence[float] = 0
     padding_mode: Literal["constant", "edge"] = "constant"
@@ -202,8 +203,7 @@ class SquarePad:
         """See `Augmentation`."""
         start, extent = _windows(self.window, sample.image)
         fill, mode = colour_of(self.fill), self.padding_mode
-        image = window(sample.image, start, extent, mode, fill, frame.constant)
-        return replace(sample, image=image)
+        return cut(sample, start, extent, frame, mode, fill)
 
     def window(self, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the square's corner and sides by an image's sides: ``[2]`` (y, x) each."""
@@ -222,6 +222,7 @@ class SquareCrop:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     rounding: Literal["down", "even"] = "down"
 
@@ -239,7 +240,7 @@ class SquareCrop:
     def operate(self, sample: Sample, _plan: tuple[()], _frame: Frame, /) -> Sample:
         """See `Augmentation`."""
         start, extent = _windows(self.window, sample.image)
-        return replace(sample, image=fn.slice(sample.image, start=start, shape=extent, axes=[0, 1]))
+        return part_of(sample, start, extent)
 
     def window(self, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the square's corner and sides by an image's sides: ``[2]`` (y, x) each."""

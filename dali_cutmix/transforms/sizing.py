@@ -6,7 +6,7 @@ Positions are drawn on the host as shares; sizes of images are known in the grap
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf as INFINITY
 from typing import Any, ClassVar, Literal
 
@@ -23,15 +23,18 @@ from dali_cutmix.core.checks import (
 from dali_cutmix.core.dali import FLOAT64, INT32, DataNode, fn, math, python_pair
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.transforms.resample import KERNELS, MAX_ELONGATION, Kernel, Resampler
+from dali_cutmix.transforms.moves import followed
+from dali_cutmix.transforms.resample import KERNELS, Kernel, Resampler
 from dali_cutmix.transforms.warps import check_fill, colour_of
 from dali_cutmix.transforms.windows import (
     PADDING_MODES,
     Border,
     central_window,
     central_window_of_each,
+    middle_of,
     padded,
     padded_window,
+    part_of,
 )
 
 Size = tuple[int, int]
@@ -60,6 +63,7 @@ class Resize:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     size: int | Size
     interpolation: Interpolation = "bilinear"
@@ -94,21 +98,21 @@ class Resize:
 
     def operate(self, sample: Sample, plan: Any, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        image = sample.image
         size = self.size_behind(None if frame.varies else frame.size)
         if size is not None and size == frame.size:
             return sample
         if size is not None:
             extent = frame.constant(np.array(size, np.int32))
         else:
-            image = middle_of(image)
-            sides = fn.cast(image.shape()[:2], dtype=FLOAT64)
+            sample = middle_of(sample)
+            shape = sample.image.shape()[:2]
+            sides = fn.cast(shape, dtype=FLOAT64)
             # Reduced as integers: DALI reduces no float64.
-            short = fn.cast(fn.reductions.min(image.shape()[:2]), dtype=FLOAT64)
+            short = fn.cast(fn.reductions.min(shape), dtype=FLOAT64)
             extent = fn.cast(math.floor(self.size * sides / short), dtype=INT32)
             if self.max_size is not None:
                 extent = _at_most(extent, self.max_size)
-        return replace(sample, image=resized(image, extent, self.interpolation, plan, frame))
+        return resized(sample, extent, self.interpolation, plan, frame)
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ class RandomResizedCrop:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     size: int | Size
     scale: tuple[float, float] = (0.08, 1.0)
@@ -195,10 +200,9 @@ class RandomResizedCrop:
     def operate(self, sample: Sample, plan: ResizedCropPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
         anchor, extent = self.window(sample.image.shape(), plan)
-        crop = fn.slice(sample.image, start=anchor, shape=extent, axes=[0, 1])
-        return replace(sample, image=self.resized(crop, plan, frame))
+        return self.resized(part_of(sample, anchor, extent), plan, frame)
 
-    def resized(self, crop: DataNode, plan: ResizedCropPlan, frame: Frame) -> DataNode:
+    def resized(self, crop: Sample, plan: ResizedCropPlan, frame: Frame) -> Sample:
         """Resize what was cropped."""
         extent = frame.constant(np.array(self.size_behind(None), np.int32))
         return resized(crop, extent, self.interpolation, plan.is_bicubic, frame)
@@ -249,6 +253,7 @@ class RandomCrop:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     size: int | Size
     padding: int | Sequence[int] | None = None
@@ -269,12 +274,11 @@ class RandomCrop:
 
     def operate(self, sample: Sample, plan: Any, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        image, border, fill = sample.image, _border(self.padding or 0), colour_of(self.fill)
+        border, fill = _border(self.padding or 0), colour_of(self.fill)
         size, mode = self.size_behind(None), self.padding_mode
         if mode != "constant" and any(border):
-            image, border = padded(image, border, mode, fill), (0, 0, 0, 0)
-        window = padded_window(image, plan, size, border, fill, frame.constant, mode)
-        return replace(sample, image=window)
+            sample, border = padded(sample, border, mode, fill, frame), (0, 0, 0, 0)
+        return padded_window(sample, plan, size, border, frame, fill, mode)
 
 
 @dataclass(frozen=True)
@@ -291,6 +295,7 @@ class CenterCrop:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     size: int | Size
     fill: float | Sequence[float] = 0
@@ -312,10 +317,8 @@ class CenterCrop:
         """See `Augmentation`."""
         size, mode, fill = self.size_behind(None), self.padding_mode, colour_of(self.fill)
         if frame.varies or mode != "constant" or any(fill):
-            image = central_window_of_each(sample.image, size, frame.constant, mode, fill)
-        else:
-            image = central_window(sample.image, frame.size, size)
-        return replace(sample, image=image)
+            return central_window_of_each(sample, size, frame, mode, fill)
+        return central_window(sample, frame.size, size, frame)
 
 
 @dataclass(frozen=True)
@@ -339,6 +342,7 @@ class Pad:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     padding: int | Sequence[int]
     fill: float | Sequence[float] = 0
@@ -356,11 +360,10 @@ class Pad:
         """Draw nothing."""
         return ()
 
-    def operate(self, sample: Sample, _plan: tuple[()], _frame: Frame, /) -> Sample:
+    def operate(self, sample: Sample, _plan: tuple[()], frame: Frame, /) -> Sample:
         """See `Augmentation`."""
         border = _border(self.padding)
-        image = padded(sample.image, border, self.padding_mode, colour_of(self.fill))
-        return replace(sample, image=image)
+        return padded(sample, border, self.padding_mode, colour_of(self.fill), frame)
 
 
 def draw_kernel(interpolation: Interpolation, draws: Draws) -> Any:
@@ -371,30 +374,20 @@ def draw_kernel(interpolation: Interpolation, draws: Draws) -> Any:
 
 
 def resized(
-    image: DataNode, extent: DataNode, interpolation: Interpolation, plan: Any, frame: Frame
-) -> DataNode:
-    """Resize each image.
+    sample: Sample, extent: DataNode, interpolation: Interpolation, plan: Any, frame: Frame
+) -> Sample:
+    """Resize each sample.
 
     Args:
-        image: ``[y, x, 3]`` uint8 per sample, CPU or GPU.
+        sample: The samples.
         extent: Sides of the result in pixels: ``[2]`` int32 (y, x) per sample, CPU.
         interpolation: Kernel.
         plan: What `draw_kernel` drew, as a node.
-        frame: Of these images.
-
-    Returns:
-        ``[*extent, 3]`` uint8 per sample, on the device of ``image``.
+        frame: Of these samples.
     """
     resize = frame.resize or _RESIZES_BY_DALI.resize_each
-    return resize(image, extent, plan if interpolation == "random" else interpolation)
-
-
-def middle_of(image: DataNode) -> DataNode:
-    """Return the middle of a very long image, which may not fit into memory when resized."""
-    sides = image.shape()[:2]
-    extent = math.min(sides, MAX_ELONGATION * fn.reductions.min(sides))
-    start = fn.cast((sides - extent) // 2, dtype=INT32)
-    return fn.slice(image, start=start, shape=fn.cast(extent, dtype=INT32), axes=[0, 1])
+    kernel = plan if interpolation == "random" else interpolation
+    return followed(sample, resize(sample.image, extent, kernel))
 
 
 def _at_most(extent: DataNode, longest: int) -> DataNode:

@@ -19,9 +19,9 @@ from dali_cutmix.core.frame import (
 )
 from dali_cutmix.transforms.chain import draw_each, operate_each, refuse_varying
 from dali_cutmix.transforms.crop import IMAGENET_MEAN, IMAGENET_STD, Numbers, check_mean_std, of_rgb
-from dali_cutmix.transforms.decode import Encoded, Pixels
 from dali_cutmix.transforms.resample import Resampler
 from dali_cutmix.transforms.sizing import RandomResizedCrop
+from dali_cutmix.transforms.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Compose:
 
     def operate(
         self,
-        stored: Encoded | Pixels,
+        stored: Stored,
         plan: tuple[Any, ...],
         frame: Frame,
         _resampler: Resampler,
@@ -98,9 +98,13 @@ class Compose:
         if isinstance(first, RandomResizedCrop):
             # The decoder may leave out what is not cropped.
             crop = stored.window(*first.window(stored.shape(), plan[0]))
-            image = first.resized(fn.reshape(crop, layout="HWC"), plan[0], frame)
+            sample = first.resized(_with_layout(crop), plan[0], frame)
             steps, plans, frame = steps[1:], plan[1:], frame_behind(first, frame)
         else:
-            # Which stored arrays do not tell.
-            image = fn.reshape(stored.whole(), layout="HWC")
-        return operate_each(steps, Sample(image), plans, frame)
+            sample = _with_layout(stored.whole())
+        return operate_each(steps, sample, plans, frame)
+
+
+def _with_layout(sample: Sample) -> Sample:
+    """Say what the axes of images are, which stored arrays do not tell."""
+    return replace(sample, image=fn.reshape(sample.image, layout="HWC"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from dali_cutmix.core.draws import HostDraws
-from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.transforms.decode import Encoded, Pixels
+from dali_cutmix.core.frame import Frame, Sample, takes_annotations
 from dali_cutmix.transforms.resample import Resampler
+from dali_cutmix.transforms.stored import Stored
 
 
 @runtime_checkable
@@ -49,9 +49,7 @@ class Transform(Protocol):
             structure.
         """
 
-    def operate(
-        self, stored: Encoded | Pixels, plan: Any, frame: Frame, resampler: Resampler, /
-    ) -> Sample:
+    def operate(self, stored: Stored, plan: Any, frame: Frame, resampler: Resampler, /) -> Sample:
         """Make the images by DALI operators.
 
         Args:
@@ -61,5 +59,19 @@ class Transform(Protocol):
             resampler: Resizes on the images' device.
 
         Returns:
-            Images ``[*output_size, 3]`` uint8 RGB per sample, on the device of ``stored``.
+            Images ``[*output_size, 3]`` uint8 RGB per sample, on the device of ``stored``, with
+            ``masks`` and ``matrix`` moved as the images were.
         """
+
+
+def steps_without_annotations(transform: Any) -> list[Any]:
+    """Return the augmentations of a transform behind which masks and boxes would be wrong.
+
+    A transform of another class than this package's is named itself, unless its
+    ``takes_annotations`` is True.
+    """
+    steps = getattr(transform, "augment", None)
+    steps = getattr(transform, "transforms", None) if steps is None else steps
+    if steps is None:
+        return [] if takes_annotations(transform) else [transform]
+    return [step for step in steps if not takes_annotations(step)]

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix.core.dali import FLOAT, INT32, DataNode, constant, fn, math, types
-from dali_cutmix.transforms.decode import Encoded, Pixels
+from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.transforms.moves import Area, moved, size_of
 from dali_cutmix.transforms.resample import MAX_ELONGATION
+from dali_cutmix.transforms.stored import Stored
 
 #: How a border continues an image, by torchvision's names.
 PADDING_MODES = ("constant", "edge", "reflect", "symmetric")
@@ -19,14 +21,14 @@ Border = tuple[int, int, int, int]
 
 
 def padded_window(
-    image: DataNode,
+    sample: Sample,
     share: DataNode,
     size: tuple[int, int],
     border: Border,
+    frame: Frame,
     fill: Sequence[int] = (0,),
-    constant: Callable[[np.ndarray], DataNode] = constant,
     mode: str = "constant",
-) -> DataNode:
+) -> Sample:
     """Pad each image, then cut a rectangle out at a drawn position.
 
     All positions are equally likely, but for one part in ``2**24 / positions``. Where image and
@@ -34,31 +36,49 @@ def padded_window(
     instead, and the rest continues the image.
 
     Args:
-        image: ``[y, x, 3]`` uint8 per sample, CPU or GPU.
+        sample: The samples.
         share: Position, uniform in [0, 1]: ``[2]`` float32 (y, x) per sample, CPU.
         size: ``(height, width)`` of the rectangle, in pixels.
         border: Widths ``(left, top, right, bottom)`` of the border in pixels, each at least 0.
+        frame: Of these samples.
         fill: Level of the border, or levels R, G, B.
-        constant: Makes constant nodes; see `Frame.constant`.
         mode: As of `window`.
-
-    Returns:
-        ``[height, width, 3]`` uint8 per sample, on the device of ``image``.
     """
     left, top, right, bottom = border
-    room = fn.cast(image.shape()[:2], dtype=FLOAT) + constant(
+    room = fn.cast(sample.image.shape()[:2], dtype=FLOAT) + frame.constant(
         np.array([top + bottom - size[0], left + right - size[1]], np.float32)
     )
     num_positions = math.abs(room) + 1.0
     # A share of exactly 1 would be one position too far.
     offset = math.min(math.floor(share * num_positions), math.abs(room)) + math.min(room, 0.0)
-    start = fn.cast(offset - constant(np.array([top, left], np.float32)), dtype=INT32)
-    return window(image, start, size, mode, fill, constant)
+    start = fn.cast(offset - frame.constant(np.array([top, left], np.float32)), dtype=INT32)
+    return cut(sample, start, size, frame, mode, fill)
+
+
+def cut(
+    sample: Sample,
+    start: DataNode | Sequence[int],
+    size: tuple[int, int] | DataNode,
+    frame: Frame,
+    mode: str = "constant",
+    fill: Sequence[int] = (0,),
+) -> Sample:
+    """Cut a rectangle out of each sample; see `window`. Outside, masks have their ignored index."""
+
+    def cut_out(pixels: DataNode, levels: Sequence[int]) -> DataNode:
+        return window(pixels, start, size, mode, levels, frame.constant)
+
+    return moved(
+        sample,
+        cut_out(sample.image, fill),
+        lambda mask, number: cut_out(mask, frame.ignored[number]),
+        lambda: (Area(start, size), Area((0, 0), size)),
+    )
 
 
 def window(
     image: DataNode,
-    start: DataNode,
+    start: DataNode | Sequence[int],
     size: tuple[int, int] | DataNode,
     mode: str = "constant",
     fill: Sequence[int] = (0,),
@@ -68,7 +88,8 @@ def window(
 
     Args:
         image: ``[y, x, 3]`` uint8 per sample, CPU or GPU.
-        start: Corner in pixels, below 0 outside the image: ``[2]`` int32 (y, x) per sample, CPU.
+        start: Corner in pixels, below 0 outside the image: ``[2]`` int32 (y, x) per sample, CPU;
+            or two numbers, with ``"constant"``.
         size: ``(height, width)`` of the rectangle, in pixels; or ``[2]`` int32 per sample, CPU.
         mode: A name of `PADDING_MODES`, with the limits of `padded`.
         fill: Level of the border, or levels R, G, B, with ``"constant"``.
@@ -103,9 +124,7 @@ def window(
     return image
 
 
-def _window_of_mirrors(
-    image: DataNode, axis: int, start: DataNode, size: Any, skipped: int
-) -> DataNode:
+def _window_of_mirrors(image: DataNode, axis: int, start: Any, size: Any, skipped: int) -> DataNode:
     """Cut a part of an axis out of an image between its mirror images."""
     mirror = fn.flip(image, horizontal=int(axis == 1), vertical=int(axis == 0))
     side = fn.cast(image.shape()[axis], dtype=INT32) - skipped
@@ -118,85 +137,84 @@ def _window_of_mirrors(
     return fn.slice(wide, start=first, shape=shape, axes=[axis])
 
 
-def central_window(image: DataNode, sides: tuple[int, int], size: tuple[int, int]) -> DataNode:
+def central_window(
+    sample: Sample, sides: tuple[int, int], size: tuple[int, int], frame: Frame
+) -> Sample:
     """Cut out the centre, rounded half to even as torchvision's ``CenterCrop`` rounds.
 
     Args:
-        image: ``[*sides, 3]`` uint8 per sample, CPU or GPU.
-        sides: ``(height, width)`` of every image, in pixels.
+        sample: Samples of one size.
+        sides: ``(height, width)`` of every sample, in pixels.
         size: ``(height, width)`` of the centre, in pixels. What lies beyond the image is black.
-
-    Returns:
-        ``[height, width, 3]`` uint8 per sample, on the device of ``image``.
+        frame: Of the loader.
     """
     if sides == size:
-        return image
+        return sample
     margins = [side - wanted for side, wanted in zip(sides, size, strict=True)]
     start = [round(margin / 2) if margin > 0 else -(-margin // 2) for margin in margins]
-    if min(margins) >= 0:
-        return fn.slice(image, start=start, shape=list(size), axes=[0, 1])
-    return _with_black(image, start, size)
+    return cut(sample, start, size, frame)
 
 
 def central_window_of_each(
-    image: DataNode,
+    sample: Sample,
     size: tuple[int, int],
-    constant: Callable[[np.ndarray], DataNode] = constant,
+    frame: Frame,
     mode: str = "constant",
     fill: Sequence[int] = (0,),
-) -> DataNode:
-    """Cut out the centre of images of any sizes, as `central_window`; see `window`."""
-    margin = fn.cast(image.shape()[:2], dtype=FLOAT) - constant(np.array(size, np.float32))
+) -> Sample:
+    """Cut out the centre of samples of any sizes, as `central_window`; see `window`."""
+    margin = size_of(sample.image) - frame.constant(np.array(size, np.float32))
     # Half to even: floor((margin + 1) / 2), minus 1 where margin is 1 above a multiple of 4. A
     # margin that is missing is halved downwards.
     is_rounded_up = (margin - 4.0 * math.floor(margin / 4.0) == 1.0) & (margin > 0.0)
     start = math.floor((margin + 1.0) / 2.0) - is_rounded_up
-    return window(image, fn.cast(start, dtype=INT32), size, mode, fill, constant)
+    return cut(sample, fn.cast(start, dtype=INT32), size, frame, mode, fill)
 
 
-def _with_black(image: DataNode, start: Any, size: tuple[int, int]) -> DataNode:
-    return fn.slice(
-        image,
-        start=start,
-        shape=list(size),
-        axes=[0, 1],
-        out_of_bounds_policy="pad",
-        fill_values=0,
-    )
-
-
-def padded(image: DataNode, border: Border, mode: str, fill: Sequence[int]) -> DataNode:
-    """Widen each image by a border.
+def padded(sample: Sample, border: Border, mode: str, fill: Sequence[int], frame: Frame) -> Sample:
+    """Widen each sample by a border.
 
     Args:
-        image: ``[y, x, 3]`` uint8 per sample, CPU or GPU.
+        sample: The samples.
         border: Widths ``(left, top, right, bottom)`` of the border in pixels, each at least 0.
         mode: A name of `PADDING_MODES`. ``"reflect"`` takes borders below, ``"symmetric"`` up to
             the side of an image.
         fill: Level of the border, or levels R, G, B, with ``"constant"``.
-
-    Returns:
-        ``[y + top + bottom, x + left + right, 3]`` uint8 per sample, on the device of ``image``.
+        frame: Of these samples.
     """
-    left, top, right, bottom = border
     if not any(border):
-        return image
+        return sample
+
+    def areas() -> tuple[Area, Area]:
+        size = size_of(sample.image)
+        return Area((0, 0), size), Area((border[1], border[0]), size)
+
+    return moved(
+        sample,
+        _widened(sample.image, border, mode, fill),
+        lambda mask, number: _widened(mask, border, mode, frame.ignored[number]),
+        areas,
+    )
+
+
+def _widened(pixels: DataNode, border: Border, mode: str, fill: Sequence[int]) -> DataNode:
+    left, top, right, bottom = border
     if mode in ("reflect", "symmetric"):
-        image = _reflected(image, 1, left, right, skipped=int(mode == "reflect"))
-        return _reflected(image, 0, top, bottom, skipped=int(mode == "reflect"))
-    sides = fn.cast(image.shape()[:2], dtype=INT32)
+        pixels = _reflected(pixels, 1, left, right, skipped=int(mode == "reflect"))
+        return _reflected(pixels, 0, top, bottom, skipped=int(mode == "reflect"))
+    sides = fn.cast(pixels.shape()[:2], dtype=INT32)
     shape = fn.stack(sides[0] + (top + bottom), sides[1] + (left + right))
     if mode == "edge":
         # A shift by whole pixels; without a fill the outermost pixels are repeated.
         return fn.warp_affine(
-            image,
+            pixels,
             matrix=[1, 0, -left, 0, 1, -top],
             size=fn.cast(shape, dtype=FLOAT),
             interp_type=types.DALIInterpType.INTERP_NN,
             inverse_map=True,
         )
     return fn.slice(
-        image,
+        pixels,
         start=[-top, -left],
         shape=shape,
         axes=[0, 1],
@@ -218,15 +236,41 @@ def _reflected(image: DataNode, axis: int, before: int, behind: int, skipped: in
     return fn.cat(*parts, axis=axis) if len(parts) > 1 else image
 
 
-def middle(stored: Encoded | Pixels) -> DataNode:
-    """Return whole images, but only the middle of a very long image.
+def middle(stored: Stored) -> Sample:
+    """Return whole samples, but only the middle of a very long one.
 
-    A very long image, resized as a whole, may not fit into memory.
-
-    Returns:
-        ``[y, x, 3]`` uint8 per sample, on the device of ``stored``. The long side is at most
-        `MAX_ELONGATION` times the short side.
+    A very long image, resized as a whole, may not fit into memory. The long side of the result is
+    at most `MAX_ELONGATION` times the short side.
     """
-    sides = stored.shape()[:2]
+    return stored.window(*_middle(stored.shape()))
+
+
+def middle_of(sample: Sample) -> Sample:
+    """Return the middle of very long samples, as `middle`."""
+    return part_of(sample, *_middle(sample.image.shape()))
+
+
+def part_of(sample: Sample, anchor: DataNode, extent: DataNode) -> Sample:
+    """Cut out a rectangle that lies inside each sample.
+
+    Args:
+        sample: The samples.
+        anchor: Top left corner in pixels: ``[2]`` int32 (y, x) per sample, CPU.
+        extent: Sides in pixels: ``[2]`` int32 (y, x) per sample, CPU.
+    """
+
+    def cut_out(pixels: DataNode, _number: int = 0) -> DataNode:
+        return fn.slice(pixels, start=anchor, shape=extent, axes=[0, 1])
+
+    return moved(
+        sample,
+        cut_out(sample.image),
+        cut_out,
+        lambda: (Area(anchor, extent), Area((0, 0), extent)),
+    )
+
+
+def _middle(shape: DataNode) -> tuple[DataNode, DataNode]:
+    sides = shape[:2]
     extent = math.min(sides, MAX_ELONGATION * fn.reductions.min(sides))
-    return stored.window(fn.cast((sides - extent) // 2, dtype=INT32), fn.cast(extent, dtype=INT32))
+    return fn.cast((sides - extent) // 2, dtype=INT32), fn.cast(extent, dtype=INT32)

@@ -19,6 +19,7 @@ from dali_cutmix import EvalTransform
 from dali_cutmix.core.threads import NAME
 from dali_cutmix.transforms.decode import Pixels
 from dali_cutmix.transforms.resample import Resampler
+from dali_cutmix.transforms.stored import Stored
 from graphs import soon
 
 SIZES = [(300, 200), (37, 61), (224, 224), (1, 1), (1, 500), (9, 4), (700, 501)]
@@ -195,7 +196,7 @@ def test_the_centre_of_a_gpu_is_within_a_level_of_torchvisions(photos: list[np.n
     transform = EvalTransform(resize=64, size=(48, 56))
 
     def define(resampler: Resampler, image: Any) -> Any:
-        return transform.operate(Pixels(image, "cpu"), (), transform.frame, resampler).image
+        return transform.operate(Stored(Pixels(image, "cpu")), (), transform.frame, resampler).image
 
     reference = v2.Compose([v2.Resize(64, antialias=True), v2.CenterCrop((48, 56))])
     for image, one in zip(photos, resized(define, photos, None), strict=True):

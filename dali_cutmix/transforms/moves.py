@@ -1,0 +1,219 @@
+"""Move masks and the matrix of a sample as a step has moved the sample's image.
+
+Masks are resized by the nearest pixel, as torch's ``mode="nearest-exact"``: the pixel whose centre
+is nearest to the centre of the new one. No class index is ever a mean of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dali_cutmix.core.dali import FLOAT, DataNode, constant, fn, python_pair, resize, types
+from dali_cutmix.core.frame import MaskChange, Sample
+from dali_cutmix.transforms.resample import Kernel, Resampler
+
+_NEAREST = types.DALIInterpType.INTERP_NN
+
+
+def moved(
+    sample: Sample,
+    image: DataNode,
+    move_mask: MaskChange,
+    areas: Callable[[], tuple[Area, Area]],
+) -> Sample:
+    """Return a sample whose masks and matrix follow the image of a step.
+
+    Args:
+        sample: The sample in front of the step.
+        image: The image behind the step.
+        move_mask: Moves a mask. The second argument is the mask's number.
+        areas: Return a rectangle of the image in front, and where the image behind shows it.
+    """
+    masks = tuple(move_mask(mask, number) for number, mask in enumerate(sample.masks))
+    matrix = None if sample.matrix is None else mapped(sample.matrix, *areas())
+    return replace(sample, image=image, masks=masks, matrix=matrix)
+
+
+def followed(sample: Sample, image: DataNode) -> Sample:
+    """Return a sample whose masks and matrix follow an image that was resized."""
+
+    def resize_mask(mask: DataNode, _number: int) -> DataNode:
+        return resized_mask(mask, image.shape()[:2])
+
+    return moved(
+        sample,
+        image,
+        resize_mask,
+        lambda: (Area((0, 0), size_of(sample.image)), Area((0, 0), size_of(image))),
+    )
+
+
+def resized_sample(
+    sample: Sample,
+    size: tuple[int, int],
+    resampler: Resampler,
+    kernel: Kernel | DataNode,
+    mirrored: DataNode | None = None,
+) -> Sample:
+    """Resize samples to one size; see `Resampler.resize`."""
+    return moved(
+        sample,
+        resampler.resize(sample.image, size, mirrored, kernel),
+        lambda mask, _: resized_mask(mask, size, mirrored),
+        lambda: (Area((0, 0), size_of(sample.image)), Area((0, 0), size, mirrored)),
+    )
+
+
+def resized_centre(
+    sample: Sample,
+    short_side: int,
+    size: tuple[int, int],
+    resampler: Resampler,
+    kernel: Kernel | DataNode,
+) -> Sample:
+    """Resize the short side of samples and cut out the centre; see `Resampler.resize_centre`."""
+    image = resampler.resize_centre(sample.image, short_side, size, kernel)
+    if not sample.masks and sample.matrix is None:
+        return replace(sample, image=image)
+    sides, start = python_pair(partial(_centres, short_side, size), sample.image.shape())
+
+    def cut_out(mask: DataNode, _number: int) -> DataNode:
+        return fn.slice(resized_mask(mask, sides), start=start, shape=list(size), axes=[0, 1])
+
+    return moved(
+        sample,
+        image,
+        cut_out,
+        lambda: (Area((0, 0), size_of(sample.image)), Area(-start, sides)),
+    )
+
+
+def _centres(
+    short_side: int, size: tuple[int, int], shapes: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return sides of resized images, and the corners of their centres: ``[2]`` int32 (y, x)."""
+    sides = [
+        np.array([short_side * side // min(shape[:2]) for side in shape[:2].tolist()])
+        for shape in shapes
+    ]
+    # Half to even, as torchvision rounds; NumPy's rint does.
+    starts = [np.rint((after - np.array(size)) / 2) for after in sides]
+    return [v.astype(np.int32) for v in sides], [v.astype(np.int32) for v in starts]
+
+
+def flipped(
+    sample: Sample,
+    horizontal: DataNode | int = 0,
+    vertical: DataNode | int = 0,
+) -> Sample:
+    """Mirror samples left to right, top to bottom, or both.
+
+    Args:
+        sample: Samples of layout HWC.
+        horizontal: 1 to mirror left to right, else 0: scalar int32 per sample, CPU.
+        vertical: 1 to mirror top to bottom, else 0: scalar int32 per sample, CPU.
+    """
+
+    def flip(pixels: DataNode, _number: int = 0) -> DataNode:
+        return fn.flip(pixels, horizontal=horizontal, vertical=vertical)
+
+    def areas() -> tuple[Area, Area]:
+        size = size_of(sample.image)
+        mirrored, turned = (
+            node if isinstance(node, DataNode) else None for node in (horizontal, vertical)
+        )
+        return Area((0, 0), size), Area((0, 0), size, mirrored, turned)
+
+    return moved(sample, flip(sample.image), flip, areas)
+
+
+class Area:
+    """Describe a rectangle by two opposite corners.
+
+    Args:
+        first: Corner (y, x) in pixels: ``[2]`` of any number type per sample, CPU; or two numbers.
+        extent: Sides (y, x) in pixels, as ``first``.
+        mirrored: 1 to name the corners from right to left, else 0: scalar int32 per sample, CPU.
+        flipped: As ``mirrored``, from bottom to top.
+    """
+
+    def __init__(
+        self,
+        first: DataNode | Sequence[float],
+        extent: DataNode | Sequence[float],
+        mirrored: DataNode | None = None,
+        flipped: DataNode | None = None,
+    ) -> None:
+        self.first, self.extent = first, extent
+        self.mirrored, self.flipped = mirrored, flipped
+
+    def corners(self) -> tuple[Any, Any]:
+        """Return two opposite corners (x, y): ``[2]`` float32 per sample each, CPU; or lists."""
+        parts = (self.first, self.extent, self.mirrored, self.flipped)
+        if not any(isinstance(part, DataNode) for part in parts):
+            (top, left), (height, width) = _floats(self.first), _floats(self.extent)
+            return [left, top], [left + width, top + height]
+        first, extent = _floats(self.first), _floats(self.extent)
+        start, end = [first[0], first[1]], [first[0] + extent[0], first[1] + extent[1]]
+        for axis, is_reversed in ((0, self.flipped), (1, self.mirrored)):
+            if is_reversed is not None:
+                jump = extent[axis] * is_reversed
+                start[axis], end[axis] = start[axis] + jump, end[axis] - jump
+        # A sum with a node is a node for as many samples as the node has.
+        zeros = [0.0 * fn.reductions.sum(part) for part in parts if isinstance(part, DataNode)]
+        y, x, bottom, right = (value + zeros[0] for value in (*start, *end))
+        return fn.stack(x, y), fn.stack(right, bottom)
+
+
+def mapped(matrix: DataNode, source: Area, target: Area) -> DataNode:
+    """Return the map that applies ``matrix`` first, and then takes ``source`` to ``target``.
+
+    Args:
+        matrix: ``[2, 3]`` float32 per sample, CPU.
+        source: A rectangle.
+        target: A rectangle.
+    """
+    (from_start, from_end), (to_start, to_end) = source.corners(), target.corners()
+    return fn.transforms.crop(
+        matrix, from_start=from_start, from_end=from_end, to_start=to_start, to_end=to_end
+    )
+
+
+def resized_mask(
+    mask: DataNode, size: tuple[int, int] | DataNode, mirrored: DataNode | None = None
+) -> DataNode:
+    """Resize a mask by the nearest pixel.
+
+    Args:
+        mask: ``[y, x, bytes]`` uint8 per sample, CPU or GPU.
+        size: ``(height, width)`` of the result, in pixels; or ``[2]`` int32 per sample, CPU.
+        mirrored: 1 to mirror left to right, else 0: scalar int32 per sample, CPU.
+    """
+    sides = fn.cast(size, dtype=FLOAT) if isinstance(size, DataNode) else list(size)
+    if mirrored is None:
+        return resize(mask, size=sides, interp_type=_NEAREST)
+    start = mirrored * constant(np.array([0, 1], np.float32))
+    return resize(
+        mask,
+        size=sides,
+        interp_type=_NEAREST,
+        roi_start=start,
+        roi_end=1.0 - start,
+        roi_relative=True,
+    )
+
+
+def size_of(image: DataNode) -> DataNode:
+    """Return the sides of each image: ``[2]`` float32 (y, x) per sample, CPU."""
+    return fn.cast(image.shape()[:2], dtype=FLOAT)
+
+
+def _floats(value: DataNode | Sequence[float]) -> Any:
+    if isinstance(value, DataNode):
+        return fn.cast(value, dtype=FLOAT)
+    return [float(number) for number in value]
