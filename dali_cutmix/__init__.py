@@ -1,6 +1,8 @@
 """CutMix and its relatives inside an NVIDIA DALI graph, handed to PyTorch by a drop-in loader."""
 
 from dali_cutmix._version import __version__
+from dali_cutmix.annotations.coco_masks import read_coco_masks, read_coco_panoptic
+from dali_cutmix.annotations.mask_folders import read_cityscapes, read_masks, read_voc_masks
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.contact_sheet import contact_sheet
 from dali_cutmix.core.errors import BadFileError, TroubleError
@@ -89,4 +91,9 @@ __all__ = [
     "mixed_target",
     "mixup_plan",
     "paste",
+    "read_cityscapes",
+    "read_coco_masks",
+    "read_coco_panoptic",
+    "read_masks",
+    "read_voc_masks",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,36 +107,74 @@ def diagnose(
 
 
 def diagnose_masks(
-    images: StoredImages, masks: Sequence[Masks], indices: Iterable[int]
+    images: StoredImages, masks: Sequence[Masks], indices: Iterable[int], decodable: Decodable
 ) -> dict[int, str]:
-    """Find which masks cannot be read, or do not belong to their images.
+    """Find which masks cannot be read or decoded, or are of another size than their images.
 
     Args:
         images: The data.
         masks: The masks of the data.
         indices: Indices of good images.
+        decodable: The same images; decodes what DALI does not.
 
     Returns:
         Reason by index of the image, with the mask's path.
 
     Raises:
         TroubleError: The machine or the storage is in trouble.
+        OSError: The machine is in trouble, so that nothing can be said of the masks.
     """
     bad: dict[int, str] = {}
-    peek = _Alone(decode.shape, None)
+    peek, whole = _Alone(decode.shape, None), _Alone(lambda node: decode.whole(node, "cpu"), None)
     for index in dict.fromkeys(map(int, indices)):
-        if images.kind == "pixels":
-            shape = images.stored(index).shape
-        else:
-            shape = peek(read_patiently(images, index, WHERE)).as_array()[0].tolist()
+        size = _size_of_image(images, index, decodable, peek)
         for each in masks:
-            what = f"reading {each.path(index)}"
-            size = int(shape[0]), int(shape[1])
-            reason = patiently(partial(each.fault, index, size), WHERE, what)
+            reason = _fault_of_mask(each, index, size, peek, whole)
             if reason is not None:
                 bad.setdefault(index, f"its mask {each.path(index)}: {reason}")
     peek.close()
+    whole.close()
+    if bad:
+        check_descriptors()
     return bad
+
+
+def _size_of_image(
+    images: StoredImages, index: int, decodable: Decodable, peek: _Alone
+) -> tuple[int, ...]:
+    """Return ``(height, width)`` in pixels of a good image, upright."""
+    if images.kind == "pixels":
+        return images.stored(index).shape[:2]
+    encoded = read_patiently(images, index, WHERE)
+    if decoder_of_bytes(encoded) != "dali":
+        encoded = decodable.decode(encoded).ppm
+    return tuple(peek(encoded).as_array()[0][:2].tolist())
+
+
+def _fault_of_mask(
+    masks: Masks, index: int, size: tuple[int, ...], peek: _Alone, whole: _Alone
+) -> str | None:
+    """Return what is wrong with the mask of an image of a size; None where nothing is."""
+    try:
+        reason = patiently(lambda: masks.fault(index), WHERE, f"reading {masks.path(index)}")
+        stored = masks.stored(index)
+    except OSError as error:
+        if isinstance(error, AwayError):
+            raise
+        return error.strerror or str(error)
+    if reason is not None:
+        return reason
+    try:
+        is_encoded = masks.kind == "encoded"
+        shape = peek(stored).as_array()[0].tolist() if is_encoded else stored.shape
+        if tuple(shape[:2]) != size:
+            mask_size, image_size = (" x ".join(map(str, sides)) for sides in (shape[:2], size))
+            return f"{mask_size} pixels, and its image has {image_size}"
+        if is_encoded:
+            whole(stored)
+    except RuntimeError as error:
+        return _reason_against_file(error)
+    return None
 
 
 def read_patiently(images: StoredImages, index: int, where: str) -> np.ndarray:

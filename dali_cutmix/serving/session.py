@@ -244,6 +244,8 @@ class Session:
             pipelines.close()
         self._batches.close()
         self._decodable.close()
+        for masks in self._settings.masks:
+            masks.close()
 
     def __del__(self) -> None:
         if getattr(self, "_pipelines", None) is None:
@@ -387,7 +389,9 @@ class Session:
             max_pixels=settings.max_pixels,
         )
         good = [index for index in indices if index not in findings.bad]
-        bad_masks = diagnose_masks(self._images, settings.masks, good) if settings.masks else {}
+        if not settings.masks:
+            return findings
+        bad_masks = diagnose_masks(self._images, settings.masks, good, self._decodable)
         return findings._replace(bad=findings.bad | bad_masks)
 
     def _note_failing(self, what: str, error: RuntimeError) -> None:

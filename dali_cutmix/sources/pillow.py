@@ -32,7 +32,7 @@ class Decoded(NamedTuple):
     """Hold an image that Pillow decoded.
 
     Attributes:
-        ppm: Upright RGB as a binary PPM file: ``[size]`` uint8.
+        ppm: Upright RGB as a binary PPM file, or class indices as a PGM: ``[size]`` uint8.
         size: ``(height, width)`` in pixels in the original file, before turning.
         format: Format of the original file, by Pillow's names.
     """
@@ -62,12 +62,15 @@ class PillowProcesses:
     def __reduce__(self) -> tuple[type[PillowProcesses], tuple[int]]:
         return type(self), (self._num_processes,)  # a copy has processes of its own
 
-    def decode(self, encoded: np.ndarray, max_pixels: int | None) -> Decoded:
+    def decode(
+        self, encoded: np.ndarray, max_pixels: int | None, *, is_mask: bool = False
+    ) -> Decoded:
         """Decode a file, and wait for the result.
 
         Args:
             encoded: The file: ``[size]`` uint8.
             max_pixels: Most pixels of an image, by its header. None decodes all.
+            is_mask: Decode to class indices; see `upright.decode_mask`.
 
         Raises:
             RefusedError: Pillow refuses the file, ends its process over it, or takes a minute.
@@ -83,7 +86,7 @@ class PillowProcesses:
             for _ in range(2):
                 process = self._take()
                 try:
-                    decoded = process.decode(encoded, max_pixels)
+                    decoded = process.decode(encoded, max_pixels, is_mask)
                 except TimeoutError:
                     process.end()
                     reason = f"decoding takes more than {PATIENCE_S:g} s"
@@ -174,8 +177,8 @@ class _Process:
                 how = "hung" if status is None else f"ended with exit status {status}"
                 raise AwayError(f"a process of Pillow {how} at its start: {last.strip()}")
 
-    def decode(self, encoded: np.ndarray, max_pixels: int | None) -> Decoded:
-        self._channel.sendall(REQUEST.pack(encoded.size, max_pixels or 0))
+    def decode(self, encoded: np.ndarray, max_pixels: int | None, is_mask: bool) -> Decoded:
+        self._channel.sendall(REQUEST.pack(encoded.size, max_pixels or 0, is_mask))
         self._channel.sendall(encoded.data)
         is_good, height, width, name, num_bytes = REPLY.unpack(self._receive(REPLY.size).data)
         payload = self._receive(num_bytes)

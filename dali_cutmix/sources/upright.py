@@ -6,6 +6,7 @@ of a second, and a file that ends the process ends nothing else.
 
 from __future__ import annotations
 
+import array
 import io
 import os
 import re
@@ -15,17 +16,18 @@ import socket
 import struct
 import sys
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 if __name__ == "__main__":
     sys.path[:] = sys.argv[2:]  # the parent's, which may have found Pillow elsewhere
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 #: What a process sends first, once it has imported Pillow.
 READY = b"\1"
-#: Size of the file in bytes, most pixels or 0.
-REQUEST = struct.Struct("<QQ")
+#: Size of the file in bytes, most pixels or 0, whether the file is a mask.
+REQUEST = struct.Struct("<QQ?")
 #: Whether the file was decoded, height and width in the file, its format, bytes that follow.
 REPLY = struct.Struct("<?II16sQ")
 
@@ -61,6 +63,10 @@ BEGINNINGS = {
     "PostScript": rb"%!PS|\xc5\xd0\xd3\xc6",
 }
 _UNSUPPORTED = ("HEIF", "AVIF", "JPEG XL", "PostScript")  # where Pillow opens no such file
+# Formats that may blend neighbouring pixels, by Pillow's names, and such compressions of TIFF.
+_LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
+_LOSSY_COMPRESSIONS = ("jpeg", "tiff_jpeg", "webp")
+_PNM_SIZE = re.compile(rb"P[25](?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)")
 _POLL_S = 2.0
 
 
@@ -112,6 +118,32 @@ def decode(encoded: bytes, max_pixels: int | None) -> Upright:
         RefusedError: The file cannot be decoded.
         MemoryError: There is no memory for the image.
     """
+    return _decode(encoded, max_pixels, _as_rgb)
+
+
+def decode_mask(encoded: bytes, max_pixels: int | None) -> Upright:
+    """Decode the first image of a mask's file, upright, to class indices as they are stored.
+
+    A palette's index is the class, and so is a gray value of any depth. Three equal channels are
+    one. A second channel, of alpha, is dropped.
+
+    Args:
+        encoded: The file.
+        max_pixels: As of `decode`.
+
+    Returns:
+        An image of mode ``"L"``, or ``"I;16"`` where the file holds more than 8 bits.
+
+    Raises:
+        RefusedError: The file cannot be decoded, or holds no class indices.
+        MemoryError: There is no memory for the image.
+    """
+    return _decode(encoded, max_pixels, lambda image: _as_indices(image, encoded))
+
+
+def _decode(
+    encoded: bytes, max_pixels: int | None, convert: Callable[[Image.Image], Image.Image]
+) -> Upright:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = _open(encoded)
@@ -120,7 +152,7 @@ def decode(encoded: bytes, max_pixels: int | None) -> Upright:
             raise RefusedError("too large", too_large(height, width, max_pixels))
         try:
             image.load()
-            upright = _turn(_as_rgb(image), _method(image))
+            upright = _turn(convert(image), _method(image))
             return Upright(upright, (height, width), image.format or "")
         except (RefusedError, MemoryError):
             raise
@@ -186,6 +218,59 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _as_indices(image: Image.Image, encoded: bytes) -> Image.Image:
+    compression = str(image.info.get("compression", "")) if image.format == "TIFF" else ""
+    if image.format in _LOSSY or compression in _LOSSY_COMPRESSIONS:
+        reason = f"{compression or image.format} blends class indices. Store the mask as PNG"
+        raise RefusedError("unsupported", reason)
+    if image.mode in ("P", "PA", "LA"):  # bytes of a palette's image are its indices
+        indices = image.getchannel(0) if len(image.mode) > 1 else image
+        return Image.frombytes("L", indices.size, indices.tobytes())
+    if image.mode == "1":
+        return image.convert("L").point(lambda value: value & 1)
+    if image.mode == "L":
+        step, most = _step(image, encoded)
+        return image.point(lambda value: (value * most + 127) // 255 if most else value // step)
+    if image.mode[0] == "I":
+        return _as_deep(image, encoded)
+    if image.mode in ("RGB", "RGBA"):
+        red, *others = image.split()[:3]
+        if any(ImageChops.difference(red, other).getbbox() for other in others):
+            raise RefusedError("unsupported", "the mask has colors, and no class indices")
+        return red
+    raise RefusedError("unsupported", f"pixels of mode {image.mode} are no class indices")
+
+
+def _as_deep(image: Image.Image, encoded: bytes) -> Image.Image:
+    wide = image.convert("I")
+    most = _most(encoded) if image.format == "PPM" else 0
+    if most not in (0, 65535):  # Pillow has scaled the values
+        wide = wide.point(lambda value: value * (most / 65535) + 0.5)
+    low, high = wide.getextrema()
+    if low < 0 or high > 65535:  # type: ignore[operator]
+        raise RefusedError("unsupported", f"class indices from {low} to {high} are not 16 bits")
+    return wide.convert("I;16")
+
+
+def _step(image: Image.Image, encoded: bytes) -> tuple[int, int]:
+    """Return by how much Pillow has scaled gray of few bits, or the largest value of a PNM."""
+    if image.format == "PPM":
+        most = _most(encoded)
+        return 1, 0 if most == 255 else most
+    bits = 8
+    if image.format == "PNG" and encoded[25] == 0:
+        bits = encoded[24]
+    elif image.format == "TIFF":
+        bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,)))  # type: ignore[attr-defined]
+    return {2: 85, 4: 17}.get(bits, 1), 0
+
+
+def _most(encoded: bytes) -> int:
+    """Return the largest value of a PNM, as the header says; 0 where the header is odd."""
+    match = _PNM_SIZE.match(encoded)
+    return int(match[2]) if match else 0
+
+
 def _method(image: Image.Image) -> Image.Transpose | None:
     """Return what turns an image upright, as `ImageOps.exif_transpose`: text turns nothing."""
     try:
@@ -203,19 +288,29 @@ def as_ppm(image: Image.Image) -> bytes:
     return b"P6\n%d %d\n255\n" % image.size + image.tobytes()
 
 
+def as_pgm(image: Image.Image) -> bytes:
+    """Return an image of mode L or I;16 as a binary PGM, which decoders only copy."""
+    if image.mode == "L":
+        return b"P5\n%d %d\n255\n" % image.size + image.tobytes()
+    values = array.array("H", image.tobytes())  # the low byte first
+    values.byteswap()
+    return b"P5\n%d %d\n65535\n" % image.size + values.tobytes()
+
+
 def main(channel: socket.socket) -> None:
     """Answer requests until the other side is closed, or the parent process has ended."""
     parent = os.getppid()
     channel.sendall(READY)
     Image.MAX_IMAGE_PIXELS = None  # the request says
     while head := _receive(channel, REQUEST.size, parent):
-        num_bytes, max_pixels = REQUEST.unpack(head)
+        num_bytes, max_pixels, is_mask = REQUEST.unpack(head)
         encoded = _receive(channel, num_bytes, parent)
         if len(encoded) < num_bytes:
             return
         try:
-            image, size, name = decode(bytes(encoded), max_pixels or None)
-            payload = as_ppm(image)
+            decode_file, as_pnm = (decode_mask, as_pgm) if is_mask else (decode, as_ppm)
+            image, size, name = decode_file(bytes(encoded), max_pixels or None)
+            payload = as_pnm(image)
             reply = REPLY.pack(True, *size, name.encode(), len(payload))
         except RefusedError as error:
             payload = f"{error.kind}\0{error.reason}".encode()

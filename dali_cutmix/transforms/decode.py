@@ -129,9 +129,10 @@ class EncodedMasks:
     """Decode masks of class indices, with the methods of `Encoded`.
 
     Args:
-        encoded: Bytes of a gray PNG or PGM file: ``[size]`` uint8 per sample, CPU.
+        encoded: Bytes of a gray PNG or PGM file, or of an RGB one: ``[size]`` uint8 per sample,
+            CPU.
         divisor: DALI's decoder makes so much of a class index of 1: scalar uint16 per sample, CPU.
-        num_bytes: Bytes of a class index, 1 or 2.
+        num_bytes: Bytes of a class index, 1 or 2; or 3 of a color.
         device: As of `Encoded`.
         sides: As of `Encoded`.
     """
@@ -139,8 +140,9 @@ class EncodedMasks:
     def __init__(
         self, encoded: DataNode, divisor: DataNode, num_bytes: int, device: str, sides: DataNode
     ) -> None:
-        dtype = UINT8 if num_bytes == 1 else UINT16
-        hints = {"output_type": types.DALIImageType.GRAY, "dtype": dtype}
+        dtype = UINT16 if num_bytes == 2 else UINT8
+        kinds = types.DALIImageType
+        hints = {"output_type": kinds.RGB if num_bytes == 3 else kinds.GRAY, "dtype": dtype}
         self._gray = Encoded(encoded, device, hints=hints, sides=sides)
         self._divisor = divisor
         self._divides_by = fn.cast(divisor, dtype=dtype)
@@ -161,7 +163,7 @@ class EncodedMasks:
         divisor, _ = split(self._divides_by, is_scaled)
         divisor = divisor.gpu() if self._device == "gpu" else divisor
         indices = merge(scaled // divisor, indices, is_scaled)
-        if self._num_bytes == 1:
+        if self._num_bytes != 2:
             return indices
         return fn.reinterpret(indices, rel_shape=[1, 1, 2], dtype=UINT8, layout="HWC")
 

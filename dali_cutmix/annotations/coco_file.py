@@ -1,0 +1,192 @@
+"""`CocoFile`: the JSON of COCO, whose annotations stay in the file until a mask is drawn."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from array import array
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+
+from dali_cutmix.core.checks import is_whole, local_path, shown
+from dali_cutmix.core.errors import printable
+from dali_cutmix.core.regular import open_regular
+from dali_cutmix.core.trouble import AwayError
+
+#: Bytes read at a time.
+_STEP = 1 << 22
+
+#: Bytes of an element. A file that holds a larger one is none of COCO's.
+_MOST = 1 << 28
+
+_BEGINNING = re.compile(r"(?:\xef\xbb\xbf)?[ \t\r\n]*")
+_SPACE = re.compile(r"[ \t\r\n]*")
+_COMMA = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
+
+
+class CocoFile:
+    """Index a JSON file of COCO: a million annotations take some 20 MB.
+
+    Args:
+        where: Name of the caller, for messages.
+        path: The file.
+
+    Attributes:
+        path: The file.
+        images: File name, height and width in pixels of each image, in the file's order.
+        categories: Name by id, in the order of ids.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is no JSON of COCO: what is odd is named.
+    """
+
+    def __init__(self, where: str, path: str | os.PathLike[str]) -> None:
+        self.path = local_path(where, "annotations", path)
+        self._where = where
+        self.images: list[tuple[str, int, int]] = []
+        categories: dict[int, str] = {}
+        ids: dict[int, int] = {}
+        image_ids, spans = array("q"), array("q")
+        for key, element, start, end in _elements(self.path, self._refuse):
+            if not isinstance(element, dict):
+                self._refuse(f"hold objects in {key!r}, got {shown(element, 80)}")
+            if key == "annotations":
+                image_ids.append(self._id(element, "image_id", key))
+                spans.extend((start, end))
+            elif key == "images":
+                index = self._id(element, "id", key)
+                if index in ids:
+                    self._refuse(f"have one image of each id, and {index} comes twice")
+                ids[index] = len(self.images)
+                self.images.append(self._image(element))
+            else:
+                categories[self._id(element, "id", key)] = _utf8(str(element.get("name", "")))
+        if not self.images or not categories:
+            self._refuse("have 'images', 'annotations' and 'categories'")
+        self.categories = dict(sorted(categories.items()))
+        known = (ids.get(image_id, -1) for image_id in image_ids)
+        owners = np.fromiter(known, np.int64, len(image_ids))
+        if len(owners) and owners.min() < 0:
+            unknown = image_ids[int(owners.argmin())]
+            self._refuse(f"have an image for each annotation, and none has the id {unknown}")
+        order = np.argsort(owners, kind="stable")
+        self._spans = np.frombuffer(spans, np.int64).reshape(-1, 2)[order]
+        self._first = np.searchsorted(owners[order], np.arange(len(self.images) + 1))
+
+    def annotations(self, index: int) -> list[dict[str, Any]]:
+        """Return the annotations of an image, in the file's order.
+
+        Raises:
+            OSError: The file cannot be read, or has changed.
+        """
+        spans = self._spans[self._first[index] : self._first[index + 1]]
+        with open_regular(self.path) as file:
+            texts = [os.pread(file.fileno(), int(end - start), int(start)) for start, end in spans]
+        try:
+            elements = [json.loads(text) for text in texts]
+        except ValueError as error:
+            raise AwayError(f"{self.path} has changed since it was opened") from error
+        return elements
+
+    def _image(self, element: dict[str, Any]) -> tuple[str, int, int]:
+        name, height, width = (element.get(key) for key in ("file_name", "height", "width"))
+        if not isinstance(name, str) or not is_whole(height) or not is_whole(width):
+            self._refuse(f"give file_name, height and width of images, got {shown(element, 200)}")
+        return _utf8(name), int(height), int(width)
+
+    def _id(self, element: dict[str, Any], key: str, of: str) -> int:
+        value = element.get(key)
+        if not is_whole(value):
+            self._refuse(f"have whole numbers as {key!r} in {of!r}, got {shown(value, 80)}")
+        return int(value)
+
+    def _refuse(self, rule: str) -> NoReturn:
+        raise ValueError(printable(f"{self._where}: the JSON {self.path} must {rule}."))
+
+
+class _Window:
+    """Read a text step by step. A byte is a character, so that places are those of the file."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open_regular(path)
+        self.text = ""
+        self.at = 0  # place in `text`
+        self.before = 0  # bytes of the file in front of `text`
+
+    def more(self) -> bool:
+        """Read on, at least as much as is left; return whether there was more."""
+        left = self.text[self.at :]
+        step = self._file.read(max(_STEP, len(left)))
+        self.before += self.at
+        self.text, self.at = left + step.decode("latin-1"), 0
+        return bool(step) and len(self.text) < _MOST
+
+    def skip(self, pattern: re.Pattern[str]) -> str:
+        """Skip spaces; return the next character, or nothing at the file's end."""
+        while True:
+            match = pattern.match(self.text, self.at)
+            assert match is not None  # patterns match nothing, too
+            if match.end() < len(self.text):
+                self.at = match.end()
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def element(self) -> tuple[Any, int, int]:
+        """Return the next element, and its first byte and its end."""
+        is_at_end = False
+        while True:
+            try:
+                element, end = _DECODER.raw_decode(self.text, self.at)
+            except json.JSONDecodeError:
+                if not self.more():
+                    raise
+                continue
+            if end == len(self.text) and not is_at_end:  # a number may go on
+                is_at_end = not self.more()
+                continue
+            start, self.at = self.at, end
+            return element, self.before + start, self.before + end
+
+    def close(self) -> None:
+        self._file.close()
+
+
+_DECODER = json.JSONDecoder()
+
+
+def _elements(path: str, refuse: Any) -> Iterator[tuple[str, Any, int, int]]:
+    """Yield key, element, first byte and end of each element of the lists that COCO has."""
+    window = _Window(path)
+    try:
+        if window.skip(_BEGINNING) != "{":
+            refuse("be an object with 'images', 'annotations' and 'categories'")
+        window.at += 1
+        while window.skip(_COMMA) not in ("}", ""):
+            key, _, _ = window.element()
+            if window.skip(_SPACE) != ":":
+                refuse(f"have a value behind {shown(key, 80)}")
+            window.at += 1
+            if window.skip(_SPACE) != "[" or key not in ("images", "annotations", "categories"):
+                window.element()
+                continue
+            window.at += 1
+            while window.skip(_COMMA) != "]":
+                yield key, *window.element()
+            window.at += 1
+    except (json.JSONDecodeError, RecursionError) as error:
+        refuse(f"be whole JSON: {error}")
+    finally:
+        window.close()
+
+
+def _utf8(text: str) -> str:
+    """Return a text whose bytes were taken for characters, unless escapes wrote it."""
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        return text

@@ -1,0 +1,269 @@
+"""Masks of COCO: drawn from polygons and RLE when they are due, or read from panoptic PNGs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import Any, Literal
+
+import numpy as np
+
+from dali_cutmix.annotations.coco_file import CocoFile
+from dali_cutmix.annotations.masks import Masks
+from dali_cutmix.annotations.stored import StoredMasks
+from dali_cutmix.core.checks import check_choice, is_whole, local_path, shown
+from dali_cutmix.core.cpus import usable_cpus
+from dali_cutmix.core.regular import read_regular
+from dali_cutmix.sources.files import FileList
+from dali_cutmix.sources.pillow import PillowProcesses
+from dali_cutmix.sources.upright import RefusedError
+
+#: Pixels. A polygon that leaves its image farther is broken: pycocotools would draw for minutes.
+_FAR = 1 << 16
+
+#: Pixels. A panoptic PNG has at most so many, by its header.
+_MAX_PIXELS = 2**27
+
+Overlap = Literal["ignore", "later"]
+
+
+def read_coco_masks(
+    annotations: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    *,
+    overlap: Overlap = "ignore",
+    background: bool = True,
+    ignore: int = 255,
+) -> tuple[FileList, Masks]:
+    """List images of a COCO file of instances or stuff, and a mask of classes for each.
+
+    Classes follow the order of category ids, which have gaps: ``masks.names`` lists them. Masks are
+    drawn by pycocotools when they are due, which ``pip install 'dali-cutmix[coco]'`` installs.
+    Polygons are in pixels of the upright image.
+
+    Args:
+        annotations: The JSON file, such as ``instances_train2017.json``.
+        images: Folder of the images.
+        overlap: Where objects overlap: ``"ignore"`` the pixels, as torchvision's reference script
+            for segmentation; or let the ``"later"`` object of the file cover the earlier.
+        background: Class 0 is what no object covers, and categories begin at 1. False ignores
+            such pixels, and categories begin at 0.
+        ignore: Class index of pixels of no class.
+
+    Returns:
+        The images in the file's order, also those without objects, and a mask for each.
+
+    Raises:
+        ImportError: pycocotools is missing.
+        OSError: The file cannot be read.
+        ValueError: The file is no JSON of COCO: what is odd is named.
+    """
+    where = "read_coco_masks"
+    check_choice(where, "overlap", overlap, ("ignore", "later"))
+    file = CocoFile(where, annotations)
+    first = 1 if background else 0
+    empty = 0 if background else ignore
+    drawn = _DrawnMasks(where, file, first, empty, overlap, ignore)
+    names = ["background"] * first + list(file.categories.values())
+    return _listed(where, file, images), Masks(drawn, ignore, names=names)
+
+
+def read_coco_panoptic(
+    annotations: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    masks: str | os.PathLike[str],
+    *,
+    ignore: int = 255,
+) -> tuple[FileList, Masks]:
+    """List images of a COCO panoptic file, and the category of every pixel.
+
+    A panoptic PNG stores the id of a segment as its color, R + 256 G + 65536 B. The JSON names the
+    category of each segment. Classes follow the order of category ids; pixels of no segment are
+    ignored.
+
+    Args:
+        annotations: The JSON file, such as ``panoptic_train2017.json``.
+        images: Folder of the images.
+        masks: Folder of the panoptic PNGs.
+        ignore: Class index of pixels of no class.
+
+    Returns:
+        The images in the file's order, and a mask for each. ``masks.names`` lists the classes.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is no JSON of COCO: what is odd is named.
+    """
+    where = "read_coco_panoptic"
+    file = CocoFile(where, annotations)
+    stored = _PanopticMasks(where, file, local_path(where, "masks", masks), ignore)
+    return _listed(where, file, images), Masks(stored, ignore, names=list(file.categories.values()))
+
+
+def _listed(where: str, file: CocoFile, images: str | os.PathLike[str]) -> FileList:
+    folder = local_path(where, "images", images)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{where}: `images` must be a folder, but {folder!r} is none.")
+    paths = [os.path.join(folder, name) for name, _, _ in file.images]
+    return FileList(paths, np.zeros(len(paths), np.int64), [], folder)
+
+
+class _CocoMasks(StoredMasks):
+    """Hold masks that a COCO file describes."""
+
+    kind = "pixels"
+
+    def __init__(self, where: str, file: CocoFile, first: int, ignore: int) -> None:
+        self._where, self._file = where, file
+        self._class_of = {id_: first + index for index, id_ in enumerate(file.categories)}
+        self._ignore = ignore
+        largest = max(len(self._class_of) + first - 1, ignore)
+        self._dtype = np.dtype(np.uint8 if ignore >= 0 and largest < 256 else np.int32)
+
+    def __len__(self) -> int:
+        return len(self._file.images)
+
+    def path(self, index: int) -> str:
+        """Return the name of a mask in messages: the JSON and the image in it."""
+        return f"{self._file.path}[{self._file.images[index][0]}]"
+
+    def describe(self) -> Iterable[bytes]:
+        """Yield the names of the images."""
+        for name, height, width in self._file.images:
+            yield f"{name}\0{height}\0{width}\0".encode("utf-8", "surrogateescape")
+
+    def _class(self, annotation: dict[str, Any]) -> int:
+        category = annotation.get("category_id")
+        index = self._class_of.get(category) if isinstance(category, int) else None
+        if index is None:
+            raise RefusedError("damaged", f"no category has the id {shown(category, 80)}")
+        return index
+
+
+class _DrawnMasks(_CocoMasks):
+    """Draw masks of polygons and RLE."""
+
+    def __init__(
+        self, where: str, file: CocoFile, first: int, empty: int, overlap: Overlap, ignore: int
+    ) -> None:
+        super().__init__(where, file, first, ignore)
+        _coco(where)  # missing packages are missed before the first batch
+        self._empty, self._overlap = empty, overlap
+
+    def read(self, index: int) -> np.ndarray:
+        """Draw a mask: ``[height, width]``."""
+        _, height, width = self._file.images[index]
+        mask = np.full((height, width), self._empty, self._dtype)
+        covered = np.zeros((height, width), bool)
+        for annotation in self._file.annotations(index):
+            inside = self._inside(annotation.get("segmentation"), height, width)
+            if inside is None:
+                continue
+            mask[inside] = self._class(annotation)
+            if self._overlap == "ignore":
+                mask[inside & covered] = self._ignore
+                covered |= inside
+        return mask
+
+    def _inside(self, shape: Any, height: int, width: int) -> np.ndarray | None:
+        """Return which pixels an object covers: ``[height, width]`` bool; None for no object."""
+        coco = _coco(self._where)
+        if not shape:
+            return None
+        try:
+            if isinstance(shape, dict):
+                rle = _checked_rle(coco, shape, height, width)
+            else:
+                polygons = _checked_polygons(shape)
+                if not polygons:
+                    return None
+                rle = coco.merge(coco.frPyObjects(polygons, height, width))
+            inside = coco.decode(rle)
+            # pycocotools leaves memory as it was where an RLE ends early.
+            is_complete = coco.encode(inside)["counts"] == rle["counts"]
+        except (TypeError, ValueError, KeyError, OverflowError, IndexError) as error:
+            raise RefusedError("damaged", f"a segmentation is broken: {error}") from None
+        if not is_complete:
+            raise RefusedError("damaged", "an RLE does not cover its image")
+        return np.asarray(inside, bool)
+
+
+def _checked_rle(coco: Any, rle: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    counts, size = rle["counts"], rle["size"]
+    if list(size) != [height, width]:
+        raise ValueError(f"an RLE of size {shown(size, 80)} in an image of {[height, width]}")
+    if isinstance(counts, list):
+        if sum(counts) != height * width:
+            raise ValueError(f"an RLE of {sum(counts)} pixels in an image of {height * width}")
+        return dict(coco.frPyObjects({"counts": counts, "size": size}, height, width))
+    return {"counts": counts.encode() if isinstance(counts, str) else counts, "size": size}
+
+
+def _checked_polygons(shape: Sequence[Any]) -> list[list[float]]:
+    """Return polygons of at least three corners: pycocotools takes four numbers for a box."""
+    polygons = [[float(value) for value in polygon] for polygon in shape]
+    for polygon in polygons:
+        if len(polygon) % 2 or not all(abs(value) < _FAR for value in polygon):  # NaN too
+            raise ValueError(f"a polygon of {len(polygon)} numbers, or far outside the image")
+    return [polygon for polygon in polygons if len(polygon) >= 6]
+
+
+class _PanopticMasks(_CocoMasks):
+    """Read the categories of panoptic PNGs."""
+
+    def __init__(self, where: str, file: CocoFile, folder: str, ignore: int) -> None:
+        super().__init__(where, file, 0, ignore)
+        self._folder = folder
+        self._pillow = PillowProcesses(usable_cpus())  # none starts yet
+
+    def path(self, index: int) -> str:
+        """Return the path of a panoptic PNG, or the image's name in the JSON without one."""
+        described = self._file.annotations(index)
+        name = described[0].get("file_name") if len(described) == 1 else None
+        return os.path.join(self._folder, name) if isinstance(name, str) else super().path(index)
+
+    def read(self, index: int) -> np.ndarray:
+        """Return the class of every pixel: ``[height, width]``."""
+        described = self._file.annotations(index)
+        if len(described) != 1 or not isinstance(described[0].get("file_name"), str):
+            raise RefusedError("damaged", f"{len(described)} annotations name a panoptic PNG")
+        encoded = read_regular(os.path.join(self._folder, described[0]["file_name"]))
+        ids = self._ids(encoded)
+        segments = self._segments(described[0])
+        known = np.array(sorted(segments), np.int64)
+        classes = np.array([segments[id_] for id_ in known.tolist()], self._dtype)
+        nearest = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+        strange = ids[known[nearest] != ids]
+        if strange.size:
+            raise RefusedError("damaged", f"the JSON has no segment of id {strange[0]}")
+        return classes[nearest]
+
+    def close(self) -> None:
+        """End the processes of Pillow. Others start when they are needed."""
+        self._pillow.close()
+
+    def _ids(self, encoded: np.ndarray) -> np.ndarray:
+        """Return the id of every pixel: ``[height, width]`` int32."""
+        ppm = self._pillow.decode(encoded, _MAX_PIXELS).ppm
+        width, height = map(int, ppm[:40].tobytes().split(b"\n", 2)[1].split())
+        colors = ppm[-3 * height * width :].reshape(height, width, 3).astype(np.int32)
+        return np.asarray(colors[..., 0] | colors[..., 1] << 8 | colors[..., 2] << 16)
+
+    def _segments(self, described: dict[str, Any]) -> dict[int, int]:
+        """Return the class of each segment by its id."""
+        classes = {0: self._ignore}
+        for segment in described.get("segments_info", ()):
+            if not isinstance(segment, dict) or not is_whole(segment.get("id")):
+                raise RefusedError("damaged", f"a segment has no id: {shown(segment, 80)}")
+            classes[segment["id"]] = self._class(segment)
+        return classes
+
+
+def _coco(where: str) -> Any:
+    try:
+        return import_module("pycocotools.mask")
+    except ImportError:
+        raise ImportError(
+            f"{where}: needs pycocotools. Run `pip install 'dali-cutmix[coco]'`."
+        ) from None

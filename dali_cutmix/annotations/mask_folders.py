@@ -1,0 +1,257 @@
+"""Masks in folders beside images: by equal names, and as Pascal VOC and Cityscapes lay them out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
+
+from dali_cutmix.annotations.masks import Masks
+from dali_cutmix.annotations.stored import MaskFiles
+from dali_cutmix.core.checks import check_choice, local_path, refuse
+from dali_cutmix.core.regular import read_text
+from dali_cutmix.sources.files import FileList
+
+#: Endings of masks. A JPEG beside them is a picture of a mask.
+MASK_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".jp2", ".npy")
+
+#: Class indices of VOC's masks; 255 is the border between objects.
+VOC_NAMES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
+    *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
+    *("sheep", "sofa", "train", "tvmonitor"),
+)
+
+#: Cityscapes' class in training by its label id; all others are ignored.
+CITYSCAPES_CLASSES = {
+    stored: index
+    for index, stored in enumerate(
+        (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+    )
+}
+CITYSCAPES_NAMES = (
+    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
+    *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
+    *("motorcycle", "bicycle"),
+)
+
+#: Files that a message names.
+_MOST_NAMED = 5
+
+
+def read_masks(
+    images: str | os.PathLike[str],
+    masks: str | os.PathLike[str],
+    *,
+    image_suffix: str = "",
+    mask_suffix: str = "",
+    unmatched: Literal["refuse", "skip"] = "refuse",
+    **settings: Any,
+) -> tuple[FileList, Masks]:
+    """List a folder of images and the folder of their masks.
+
+    An image and a mask belong together when their paths below the folders are equal, without
+    suffix and ending: ``images/a/1.jpg`` and ``masks/a/1.png``.
+
+    Args:
+        images: Folder of images, at any depth.
+        masks: Folder of masks, at any depth; may be the same folder with suffixes.
+        image_suffix: What names of images have before their ending, as ``"_leftImg8bit"``. Other
+            files are no images.
+        mask_suffix: What names of masks have before their ending, as ``"_mask"``. Other files are
+            no masks.
+        unmatched: ``"refuse"`` images without a mask and masks without an image, or ``"skip"``
+            them.
+        settings: Arguments of `Masks`. ``classes={i + 1: i for i in range(150)}`` suits ADE20K,
+            where 0 is no class.
+
+    Returns:
+        The images, in the order of their paths, and a mask for each.
+
+    Raises:
+        FileNotFoundError: A folder does not exist, or holds no images or masks.
+        ValueError: An image has no mask, or two; or a mask has no image.
+    """
+    where = "read_masks"
+    check_choice(where, "unmatched", unmatched, ("refuse", "skip"))
+    image_root, mask_root = (
+        _folder(where, name, path) for name, path in (("images", images), ("masks", masks))
+    )
+    image_names = _files_below(where, "images", image_root, image_suffix, IMG_EXTENSIONS)
+    mask_names = _files_below(where, "masks", mask_root, mask_suffix, MASK_EXTENSIONS)
+    if os.path.samefile(image_root, mask_root):
+        listed_masks = set(mask_names.values()) if mask_suffix else set()
+        image_names = {key: name for key, name in image_names.items() if name not in listed_masks}
+    alone = sorted(image_names.keys() - mask_names.keys())
+    if unmatched == "refuse":
+        way_out = "`unmatched='skip'` leaves them out."
+        for name, files, keys in (
+            ("images", image_names, alone),
+            ("masks", mask_names, sorted(mask_names.keys() - image_names.keys())),
+        ):
+            if keys:
+                other = "a mask" if name == "images" else "an image"
+                shown = ", ".join(files[key] for key in keys[:_MOST_NAMED])
+                more = f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else ""
+                refuse(
+                    where, name, f"have {other} for each file", f"{shown}{more} without", way_out
+                )
+    keys = sorted(image_names.keys() & mask_names.keys())
+    if not keys:
+        rule = "hold masks of the images, by equal names without suffix and ending"
+        got = f"{next(iter(image_names.values()))} and {next(iter(mask_names.values()))}"
+        refuse(where, "masks", rule, got)
+    return _pairs(
+        image_root,
+        [image_names[key] for key in keys],
+        mask_root,
+        [mask_names[key] for key in keys],
+        settings,
+    )
+
+
+def read_voc_masks(
+    root: str | os.PathLike[str],
+    image_set: str = "train",
+    *,
+    folder: str = "SegmentationClass",
+    **settings: Any,
+) -> tuple[FileList, Masks]:
+    """List Pascal VOC's images and masks: 20 classes and background; 255 is ignored.
+
+    Args:
+        root: The folder of a year, as ``"VOCdevkit/VOC2012"``, with ``JPEGImages``.
+        image_set: Name of a list in ``ImageSets/Segmentation``, without ``.txt``.
+        folder: The folder of masks: ``"SegmentationClass"``; ``"SegmentationClassAug"`` of SBD.
+        settings: Arguments of `Masks`.
+
+    Returns:
+        The images in the order of the list, and a mask for each.
+
+    Raises:
+        FileNotFoundError: The folder, the list, or a mask or image of the list does not exist.
+    """
+    where = "read_voc_masks"
+    root = _folder(where, "root", root)
+    image_root, mask_root = os.path.join(root, "JPEGImages"), os.path.join(root, folder)
+    listed = os.path.join(root, "ImageSets", "Segmentation", f"{image_set}.txt")
+    for path in (image_root, mask_root, listed):
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"{where}: `root` must be the folder of a year of Pascal VOC, such as "
+                f"VOCdevkit/VOC2012, but {path!r} does not exist."
+            )
+    # Lists of objects have a number behind each name.
+    keys = [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
+    if not keys:
+        raise ValueError(f"{where}: the list {listed!r} is empty.")
+    image_names, mask_names = ([f"{key}.{e}" for key in keys] for e in ("jpg", "png"))
+    _check_there(where, image_root, image_names)
+    _check_there(where, mask_root, mask_names)
+    settings = {"names": VOC_NAMES, **settings}
+    return _pairs(image_root, image_names, mask_root, mask_names, settings)
+
+
+def read_cityscapes(
+    root: str | os.PathLike[str], split: str = "train", *, annotation: str = "gtFine"
+) -> tuple[FileList, Masks]:
+    """List Cityscapes' images and masks: 19 classes of training; all else is ignored, as 255.
+
+    Args:
+        root: Folder with ``leftImg8bit`` and the folder of the annotation.
+        split: ``"train"``, ``"val"``, or another folder below both.
+        annotation: ``"gtFine"`` or ``"gtCoarse"``. Masks are its ``*_labelIds.png``.
+
+    Returns:
+        The images, in the order of their paths, and a mask for each.
+
+    Raises:
+        FileNotFoundError: A folder does not exist, or holds no images or masks.
+        ValueError: An image has no mask, or a mask has no image.
+    """
+    root = _folder("read_cityscapes", "root", root)
+    return read_masks(
+        os.path.join(root, "leftImg8bit", split),
+        os.path.join(root, annotation, split),
+        image_suffix="_leftImg8bit",
+        mask_suffix=f"_{annotation}_labelIds",
+        classes=CITYSCAPES_CLASSES,
+        names=CITYSCAPES_NAMES,
+    )
+
+
+def _pairs(
+    image_root: str,
+    image_names: Iterable[str],
+    mask_root: str,
+    mask_names: Iterable[str],
+    settings: Mapping[str, Any],
+) -> tuple[FileList, Masks]:
+    image_paths = [os.path.join(image_root, name) for name in image_names]
+    mask_paths = [os.path.join(mask_root, name) for name in mask_names]
+    images = FileList(image_paths, np.zeros(len(image_paths), np.int64), [], image_root)
+    return images, Masks(MaskFiles(mask_paths, mask_root), **settings)
+
+
+def _folder(where: str, name: str, path: str | os.PathLike[str]) -> str:
+    folder = local_path(where, name, path)
+    if not os.path.isdir(folder):
+        problem = "is a file" if os.path.exists(folder) else "does not exist"
+        raise FileNotFoundError(f"{where}: `{name}` must be a folder, but {folder!r} {problem}.")
+    return folder
+
+
+def _files_below(
+    where: str, name: str, root: str, suffix: str, endings: tuple[str, ...]
+) -> dict[str, str]:
+    """Return paths below a folder by themselves without suffix and ending."""
+    files: dict[str, str] = {}
+    for path in _walk(root):
+        stem, ending = os.path.splitext(path)
+        if ending.lower() not in endings or not stem.endswith(suffix):
+            continue
+        key = stem.removesuffix(suffix)
+        if key in files:
+            rule = "have one file for each name without its ending"
+            refuse(where, name, rule, f"{files[key]} and {path} in {root}")
+        files[key] = path
+    if not files:
+        raise FileNotFoundError(
+            f"{where}: `{name}` must hold files that end in {suffix}, with {', '.join(endings)}, "
+            f"but {root!r} holds none."
+            if suffix
+            else f"{where}: `{name}` must hold files that end in {', '.join(endings)}, but "
+            f"{root!r} holds none."
+        )
+    return files
+
+
+def _walk(root: str) -> Iterator[str]:
+    """Yield paths of files below a folder, relative to the folder, in their order."""
+    listed: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in listed:  # a link leads round
+            folders.clear()
+            continue
+        listed.add((status.st_dev, status.st_ino))
+        folders.sort()
+        below = os.path.relpath(folder, root)
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield name if below == "." else os.path.join(below, name)
+
+
+def _check_there(where: str, root: str, names: Iterable[str]) -> None:
+    """Refuse names that a folder does not have."""
+    there = set(os.listdir(root))
+    missing = [name for name in names if name not in there]
+    if missing:
+        more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+        raise FileNotFoundError(
+            f"{where}: {root!r} must hold every file of the list, but "
+            f"{', '.join(missing[:_MOST_NAMED])}{more} are missing."
+        )
