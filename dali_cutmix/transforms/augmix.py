@@ -121,7 +121,9 @@ class AugMix:
         for weight, chain in zip(plan.weights, plan.chains, strict=True):
             image = sample.image
             for turn in chain:
-                image = operate(image, self._names, turn, frame, self.interpolation, self.fill)
+                image = operate(
+                    Sample(image), self._names, turn, frame, self.interpolation, self.fill
+                ).image
             mixed = mixed + image * (weight * (1.0 - plan.kept))
         return replace(sample, image=_truncated(mixed))
 

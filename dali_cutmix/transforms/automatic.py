@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -40,6 +40,7 @@ class TrivialAugment:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     num_bins: int = 31
     interpolation: Interpolation = "nearest"
@@ -58,8 +59,7 @@ class TrivialAugment:
 
     def operate(self, sample: Sample, plan: OperationPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        image = operate(sample.image, OPERATIONS, plan, frame, self.interpolation, self.fill)
-        return replace(sample, image=image)
+        return operate(sample, OPERATIONS, plan, frame, self.interpolation, self.fill)
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class RandAugment:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     num_ops: int = 2
     magnitude: int = 9
@@ -107,10 +108,9 @@ class RandAugment:
 
     def operate(self, sample: Sample, plan: tuple[OperationPlan, ...], frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        image = sample.image
         for turn_plan in plan:
-            image = operate(image, OPERATIONS, turn_plan, frame, self.interpolation, self.fill)
-        return replace(sample, image=image)
+            sample = operate(sample, OPERATIONS, turn_plan, frame, self.interpolation, self.fill)
+        return sample
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ class AutoAugment:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
     interpolation: Interpolation = "nearest"
@@ -160,12 +161,11 @@ class AutoAugment:
         self, sample: Sample, plan: tuple[OperationPlan, OperationPlan], frame: Frame, /
     ) -> Sample:
         """See `Augmentation`."""
-        image = sample.image
         for turn, turn_plan in enumerate(plan):
-            image = operate(
-                image, self._names(turn), turn_plan, frame, self.interpolation, self.fill
+            sample = operate(
+                sample, self._names(turn), turn_plan, frame, self.interpolation, self.fill
             )
-        return replace(sample, image=image)
+        return sample
 
 
 def _below(share: np.ndarray, num: int) -> np.ndarray:

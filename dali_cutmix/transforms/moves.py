@@ -13,8 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.dali import FLOAT, DataNode, constant, fn, python_pair, resize, types
-from dali_cutmix.core.frame import MaskChange, Sample
+from dali_cutmix.core.dali import (
+    FLOAT,
+    DataNode,
+    constant,
+    fn,
+    python_node,
+    python_pair,
+    resize,
+    types,
+)
+from dali_cutmix.core.frame import Frame, MaskChange, Sample
 from dali_cutmix.transforms.resample import Kernel, Resampler
 
 _NEAREST = types.DALIInterpType.INTERP_NN
@@ -130,6 +139,61 @@ def flipped(
         return Area((0, 0), size), Area((0, 0), size, mirrored, turned)
 
     return moved(sample, flip(sample.image), flip, areas)
+
+
+def follow_warp(
+    sample: Sample,
+    image: DataNode,
+    inverse: DataNode,
+    frame: Frame,
+    size: DataNode | None = None,
+) -> Sample:
+    """Return a sample whose masks and matrix follow an affine map of the image.
+
+    Args:
+        sample: The sample in front of the step.
+        image: The image behind the step.
+        inverse: Map of points of the result to points in front, in pixels: ``[2, 3]`` float32
+            (x, y) per sample, CPU.
+        frame: Of these samples.
+        size: ``(height, width)`` of the result in pixels: ``[2]`` float32 per sample, CPU. None:
+            the image's in front.
+    """
+    masks = tuple(
+        _warped_mask(mask, ignored, inverse, size)
+        for mask, ignored in zip(sample.masks, frame.ignored, strict=True)
+    )
+    matrix = sample.matrix
+    if matrix is not None:
+        matrix = fn.reshape(python_node(_behind, matrix, inverse), layout="**")
+    return replace(sample, image=image, masks=masks, matrix=matrix)
+
+
+def _warped_mask(
+    mask: DataNode, ignored: Sequence[int], inverse: DataNode, size: DataNode | None
+) -> DataNode:
+    arguments: dict[str, Any] = {"matrix": inverse, "interp_type": _NEAREST, "inverse_map": True}
+    if size is not None:
+        arguments["size"] = size
+    if len(set(ignored)) == 1:
+        return fn.warp_affine(mask, fill_value=ignored[0], **arguments)
+    # The operator fills all channels with one value.
+    channels = [
+        fn.warp_affine(
+            fn.slice(mask, start=[number], shape=[1], axes=[2]), fill_value=value, **arguments
+        )
+        for number, value in enumerate(ignored)
+    ]
+    return fn.cat(*channels, axis=2)
+
+
+def _behind(matrices: list[np.ndarray], inverses: list[np.ndarray]) -> list[np.ndarray]:
+    """Return the maps that apply each matrix first, and then undo each inverse."""
+    squares = np.zeros((2, len(matrices), 3, 3))
+    squares[:, :, 2, 2] = 1
+    squares[0, :, :2], squares[1, :, :2] = matrices, inverses
+    behind = np.linalg.solve(squares[1], squares[0])[:, :2]
+    return list(behind.astype(np.float32))
 
 
 class Area:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dali_cutmix.core.dali import FLOAT, DataNode, fn, math, merge, split
-from dali_cutmix.core.frame import Frame
+from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.transforms.affine import WARPS, Interpolation, matrices, warp
 from dali_cutmix.transforms.color_ops import (
     adjust_brightness,
@@ -29,6 +29,7 @@ from dali_cutmix.transforms.color_ops import (
     ring_of_each,
     solarize_and_posterize,
 )
+from dali_cutmix.transforms.moves import follow_warp
 from dali_cutmix.transforms.warps import colour_of
 
 
@@ -207,26 +208,24 @@ def plan_operations(
 
 
 def operate(
-    image: DataNode,
+    sample: Sample,
     names: Sequence[str],
     plan: OperationPlan,
     frame: Frame,
     interpolation: Interpolation = "nearest",
     fill: float | Sequence[float] = 0,
-) -> DataNode:
+) -> Sample:
     """Apply one operation to each sample.
 
     Args:
-        image: ``[height, width, 3]`` uint8 per sample, CPU or GPU.
+        sample: The samples.
         names: Operations to choose from, as `plan_operations` took them.
         plan: The plan of `plan_operations`, with nodes on the CPU as leaves.
-        frame: Of these images.
+        frame: Of these samples.
         interpolation: How shears and turns make a pixel; see `warp`.
         fill: Level, or levels R, G, B, of pixels from outside.
-
-    Returns:
-        ``[height, width, 3]`` uint8 per sample, on the device of ``image``.
     """
+    image = sample.image
     if plan.share is not None:
         plan = replace(plan, matrix=_matrix_of_each(image, plan))
     for index in sorted({_INDEX[name] for name in names} - {0}):
@@ -244,7 +243,10 @@ def operate(
         part, others = split(image, is_chosen)
         part = function(part, **{name: split(node, is_chosen)[0] for name, node in numbers.items()})
         image = merge(part, others, is_chosen)
-    return image
+    is_followed = sample.masks or sample.matrix is not None
+    if plan.matrix is None or not is_followed:
+        return replace(sample, image=image)
+    return follow_warp(sample, image, plan.matrix, frame)
 
 
 def _matrix_of_each(image: DataNode, plan: OperationPlan) -> DataNode:

@@ -39,6 +39,7 @@ from dali_cutmix.core.dali import (
 )
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.transforms.moves import follow_warp
 
 Range = tuple[float, float]
 
@@ -89,6 +90,7 @@ class RandomRotation:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     degrees: float | Range
     interpolation: WarpKernel = "nearest"
@@ -113,20 +115,21 @@ class RandomRotation:
 
     def operate(self, sample: Sample, plan: WarpPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        turn = self._expanded if self.expand else _warped
-        return replace(sample, image=turn(sample.image, plan, self, frame))
+        return (self._expanded if self.expand else _warped)(sample, plan, self, frame)
 
-    def _expanded(self, image: DataNode, plan: WarpPlan, _: object, frame: Frame) -> DataNode:
-        fill = colour_of(self.fill)
+    def _expanded(self, sample: Sample, plan: WarpPlan, _: object, frame: Frame) -> Sample:
+        fill, image = colour_of(self.fill), sample.image
+        matrix, size = python_pair(_wide_of_each, plan.linear, image.shape())
         if frame.on_threads is not None:
-            return frame.on_threads(
+            image = frame.on_threads(
                 lambda pixels, linear: _transformed(
                     pixels, *_wide(linear, pixels.shape), self.interpolation, fill
                 ),
                 [image, plan.linear],
             )
-        matrix, size = python_pair(_wide_of_each, plan.linear, image.shape())
-        return by_dali(image, matrix, self.interpolation, fill, frame, size)
+        else:
+            image = by_dali(image, matrix, self.interpolation, fill, frame, size)
+        return follow_warp(sample, image, matrix, frame, size)
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ class RandomAffine:
     """
 
     takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
 
     degrees: float | Range
     translate: Range | None = None
@@ -194,7 +198,7 @@ class RandomAffine:
 
     def operate(self, sample: Sample, plan: WarpPlan, frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        return replace(sample, image=_warped(sample.image, plan, self, frame))
+        return _warped(sample, plan, self, frame)
 
 
 @dataclass(frozen=True)
@@ -323,11 +327,14 @@ def _uniform(draws: Draws, name: str, bounds: Any) -> np.ndarray:
 
 
 def _warped(
-    image: DataNode, plan: WarpPlan, settings: RandomRotation | RandomAffine, frame: Frame
-) -> DataNode:
-    return warped(
-        image, plan, settings.interpolation, colour_of(settings.fill), frame, settings.center
-    )
+    sample: Sample, plan: WarpPlan, settings: RandomRotation | RandomAffine, frame: Frame
+) -> Sample:
+    colour, center = colour_of(settings.fill), settings.center
+    image = warped(sample.image, plan, settings.interpolation, colour, frame, center)
+    if not sample.masks and sample.matrix is None:
+        return replace(sample, image=image)
+    inverse = _matrix(sample.image, plan, frame, center, whole_pixels=True)
+    return follow_warp(sample, image, inverse, frame)
 
 
 def warped(

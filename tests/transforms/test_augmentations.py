@@ -161,7 +161,9 @@ def check_operation(
         for strength in strengths
     ]
     results = by_graph(
-        lambda image, plan: operate(image, [name], plan, Frame(size), interpolation, fill),
+        lambda image, plan: (
+            operate(Sample(image), [name], plan, Frame(size), interpolation, fill).image
+        ),
         images,
         plans,
         back_end,
@@ -245,7 +247,7 @@ def test_bilinear_warps_take_in_black_from_beyond_the_border(back_end: str) -> N
     images = np.full((1, *size, 3), 200, np.uint8)
     fed = [plan_operations(["ShearX"], np.zeros(1, int), np.full(1, 0.3), size)]
     (found,) = by_graph(
-        lambda image, plan: operate(image, ["ShearX"], plan, Frame(size), "bilinear"),
+        lambda image, plan: operate(Sample(image), ["ShearX"], plan, Frame(size), "bilinear").image,
         images,
         fed,
         back_end,
@@ -342,7 +344,7 @@ def test_what_is_neutral_leaves_every_byte(
         named.append(plan_operations(names, chosen, strength, size))
     named.append(plan_operations(names, np.full(len(images), -1), np.ones(len(images)), size))
     for made in by_graph(
-        lambda image, plan: operate(image, names, plan, Frame(size), interpolation),
+        lambda image, plan: operate(Sample(image), names, plan, Frame(size), interpolation).image,
         images,
         named,
         "cpu",
@@ -370,7 +372,9 @@ def test_each_sample_of_a_batch_takes_its_own_operation(
 
     def define(image: Any, *leaves: Any) -> Any:
         image = fn.reshape(on(back_end, image), layout="HWC")
-        return [fn.copy(operate(image, OPERATIONS, structure.build(leaves), Frame(size)))]
+        return [
+            fn.copy(operate(Sample(image), OPERATIONS, structure.build(leaves), Frame(size)).image)
+        ]
 
     rows = list(zip(chosen, strengths, strict=True))
     together = [batch(row, strength, images) for row, strength in rows]
