@@ -12,6 +12,7 @@ from dali_cutmix.mixing.choice import RandomChoice
 from dali_cutmix.mixing.cutmix import CutMix
 from dali_cutmix.mixing.cutout import Cutout
 from dali_cutmix.mixing.deferred import Deferred
+from dali_cutmix.mixing.fmix import FMix
 from dali_cutmix.mixing.graph import (
     cutmix_plan,
     cutout_plan,
@@ -19,6 +20,7 @@ from dali_cutmix.mixing.graph import (
     mix_plan,
     mixup_plan,
 )
+from dali_cutmix.mixing.gridmix import GridMix
 from dali_cutmix.mixing.labels import (
     MixedTarget,
     dense_target,
@@ -58,7 +60,9 @@ __all__ = [
     "Deferred",
     "EpochSampler",
     "EvalTransform",
+    "FMix",
     "FileList",
+    "GridMix",
     "ImageArrays",
     "Masks",
     "MixPlan",

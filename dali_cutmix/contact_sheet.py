@@ -7,14 +7,15 @@ eye.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from dali_cutmix.core.checks import check_count, refuse
+from dali_cutmix.mixing.cells import owner_of_pixels
 from dali_cutmix.mixing.chain import ChainPlan
 from dali_cutmix.mixing.choice import ChosenPlan
 from dali_cutmix.mixing.labels import MixedTarget
@@ -66,6 +67,7 @@ class Tile:
         image: Image in the size of the data. Enlarged when drawn.
         lines: Text under the image.
         outlines: Rectangles to outline, and their colours. Later outlines cover earlier ones.
+        areas: Areas to outline, as masks in the size of the image, and their colours.
         shares: Lengths of the bar under the image, in [0, 1], and their colours. Sums to 1.
             Without any, no bar is drawn.
     """
@@ -74,6 +76,7 @@ class Tile:
     lines: Sequence[Line]
     outlines: Sequence[tuple[Box, Colour]] = ()
     shares: Sequence[tuple[float, Colour]] = ()
+    areas: Sequence[tuple[Image.Image, Colour]] = ()
 
 
 def contact_sheet(
@@ -88,9 +91,9 @@ def contact_sheet(
     """Draw a batch: a grid of its images, cuts outlined, class weights under each image.
 
     Takes what ``DataLoader(..., dtype=torch.uint8, with_plan=True)`` yields. Outlines run around
-    the rectangles of the plan and cover none of their pixels. A bar under each mixed image shows
-    the weights as lengths. Outline, bar and text of a region have one colour. Images below 160 px
-    are enlarged by a whole factor without smoothing. No image is reduced.
+    the rectangles and areas of the plan and cover none of their pixels. A bar under each mixed
+    image shows the weights as lengths. Outline, bar and text of a region have one colour. Images
+    below 160 px are enlarged by a whole factor without smoothing. No image is reduced.
 
     Args:
         image: ``[B, 3, height, width]`` uint8 RGB, B at least 1, any device.
@@ -125,9 +128,11 @@ def contact_sheet(
     if len(shares) != len(image):
         refuse(where, "target", f"have one row for each of {len(image)} images", len(shares))
     mixed = _is_mixed(plan, len(image))
-    outlines = _outlines(plan, len(image))
+    outlines, areas = _outlines(plan, len(image)), _areas(plan, len(image))
     tiles = []
-    for pixels, share, outline, is_mixed in zip(image.cpu(), shares, outlines, mixed, strict=True):
+    for pixels, share, outline, area, is_mixed in zip(
+        image.cpu(), shares, outlines, areas, mixed, strict=True
+    ):
         has_numbers = is_mixed or len(share) > 1
         lines = [
             Line(
@@ -138,7 +143,7 @@ def contact_sheet(
             for part in share
         ]
         bar = [(part.weight, _colour(part.region)) for part in share] if len(share) > 1 else []
-        tiles.append(Tile(to_pillow(pixels), lines, outline, bar))
+        tiles.append(Tile(to_pillow(pixels), lines, outline, bar, area))
     return draw_tiles(tiles, columns=columns, title=title)
 
 
@@ -235,6 +240,8 @@ def draw_tiles(
         enlarged = tile.image.resize(shown, Image.Resampling.NEAREST) if factor > 1 else tile.image
         draw.rectangle((left - 1, y - 1, left + shown[0], y + shown[1]), outline=FAINT)
         sheet.paste(enlarged, (left, y))
+        for mask, colour in tile.areas:
+            _outline_area(sheet, mask, colour, (left, y), factor)
         for box, colour in tile.outlines:
             _outline(draw, box, colour, left, y, factor)
         if tile.shares:
@@ -258,30 +265,44 @@ def _is_mixed(plan: MixPlan | None, num_samples: int) -> list[bool]:
     return [bool(share < 1) for share in kept.tolist()]
 
 
-def _outlines(
-    plan: MixPlan | None, num_samples: int, num_sources: int = 1
-) -> list[list[tuple[Box, Colour]]]:
-    """Return the rectangles that each sample's regions fill, and their colours.
+def _simple_plans(plan: MixPlan | None, num_sources: int = 1) -> Iterator[tuple[MixPlan, int]]:
+    """Yield the plans of one mix each that a plan consists of.
 
-    Args:
-        plan: Plan of the batch, or None.
-        num_sources: Regions of the batch that the plan is applied to. In a chain, each mix takes
-            regions from the result of the mixes before.
+    Beside each stands the number of regions of the batch that the plan is applied to. In a chain,
+    each mix takes regions from the result of the mixes before.
     """
     if isinstance(plan, ChosenPlan):
-        return _outlines(plan.plans[int(plan.choice[0])], num_samples, num_sources)
-    outlines: list[list[tuple[Box, Colour]]] = [[] for _ in range(num_samples)]
-    if isinstance(plan, ChainPlan):
+        yield from _simple_plans(plan.plans[int(plan.choice[0])], num_sources)
+    elif isinstance(plan, ChainPlan):
         for part in plan.plans:
-            for outline, more in zip(
-                outlines, _outlines(part, num_samples, num_sources), strict=True
-            ):
-                outline += more
+            yield from _simple_plans(part, num_sources)
             num_sources *= part.source.shape[1]
-    elif plan is not None and plan.put is not None:
-        for outline, rectangles in zip(outlines, _filled(plan, plan.put), strict=True):
-            outline += [(box, _colour(region * num_sources)) for box, region in rectangles]
+    elif plan is not None:
+        yield plan, num_sources
+
+
+def _outlines(plan: MixPlan | None, num_samples: int) -> list[list[tuple[Box, Colour]]]:
+    """Return the rectangles that each sample's regions fill, and their colours."""
+    outlines: list[list[tuple[Box, Colour]]] = [[] for _ in range(num_samples)]
+    for part, num_sources in _simple_plans(plan):
+        if part.put is not None:
+            for outline, rectangles in zip(outlines, _filled(part, part.put), strict=True):
+                outline += [(box, _colour(region * num_sources)) for box, region in rectangles]
     return outlines
+
+
+def _areas(plan: MixPlan | None, num_samples: int) -> list[list[tuple[Image.Image, Colour]]]:
+    """Return the pixels that each sample's regions own by cells, as masks, and their colours."""
+    areas: list[list[tuple[Image.Image, Colour]]] = [[] for _ in range(num_samples)]
+    for part, num_sources in _simple_plans(plan):
+        if part.owner is None:
+            continue
+        for area, owner in zip(areas, owner_of_pixels(part).cpu(), strict=True):
+            for region in owner.unique().tolist():
+                if region > 0:
+                    mask = Image.fromarray(((owner == region) * 255).to(torch.uint8).numpy())
+                    area.append((mask, _colour(region * num_sources)))
+    return areas
 
 
 def _filled(plan: MixPlan, put: Rect) -> list[list[tuple[Box, int]]]:
@@ -334,6 +355,17 @@ def _outline(
     for ring, ring_colour in enumerate((WHITE, colour, colour, WHITE)):
         ring_box = (left + x0 - 1 - ring, top + y0 - 1 - ring, left + x1 + ring, top + y1 + ring)
         draw.rectangle(ring_box, outline=ring_colour)
+
+
+def _outline_area(
+    sheet: Image.Image, mask: Image.Image, colour: Colour, corner: tuple[int, int], factor: int
+) -> None:
+    mask = mask.resize((mask.width * factor, mask.height * factor), Image.Resampling.NEAREST)
+    outside = ImageChops.invert(mask)
+    # From the outermost ring inwards, as rectangles are outlined.
+    for width, ring_colour in ((4, WHITE), (3, colour), (1, WHITE)):
+        ring = ImageChops.darker(mask.filter(ImageFilter.MaxFilter(2 * width + 1)), outside)
+        sheet.paste(ring_colour, corner, ring)
 
 
 def _bar(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -51,7 +51,8 @@ class Chain:
     where a `ResizeMix` shrinks patches of the mixes before, their borders blend, and count by area.
 
     Args:
-        mixes: At least one mix. At most one of them draws per pair, and none is `Deferred`.
+        mixes: At least one mix. At most one of them draws per pair, and none is `Deferred`. Mixes
+            behind `FMix` or `GridMix` may blend or erase, and not paste.
     """
 
     mixes: Sequence[Mix]
@@ -90,6 +91,7 @@ class Chain:
                 rule = f"have at most {shares.MAX_OVERLAPPING} regions that overlap each other"
                 way_out = "Let the regions after the first not overlap."
                 refuse("Chain", "mixes", rule, mix, way_out)
+        _check_cells(self.mixes, plans)
         source, weight = owners_of(as_tensors(plans), draws.num_samples, frame.size)
         return ChainPlan(
             source=source.numpy().astype(np.int32),
@@ -105,6 +107,28 @@ class Chain:
         for mix, part in zip(self.mixes, plan.plans, strict=True):
             sample = mix.operate(sample, part, frame)
         return sample
+
+
+def _check_cells(mixes: Sequence[Mix], plans: Sequence[MixPlan]) -> None:
+    """Refuse to paste behind a mix by cells, where rectangles could not tell who owns what."""
+    by_cells: Mix | None = None
+    for mix, plan in zip(mixes, plans, strict=True):
+        if by_cells is not None and _any(plan, _pastes):
+            name = type(by_cells).__name__
+            way_out = f"Put {name} last, or choose a mix for each batch by `RandomChoice`."
+            refuse("Chain", "mixes", f"not paste behind {name}", mixes, way_out)
+        if _any(plan, lambda part: part.owner is not None):
+            by_cells = mix
+
+
+def _any(plan: MixPlan, rule: Callable[[MixPlan], bool]) -> bool:
+    """Tell whether a plan, or one of those that it consists of, is as a rule says."""
+    parts = getattr(plan, "plans", ())
+    return rule(plan) if not parts else any(_any(part, rule) for part in parts)
+
+
+def _pastes(plan: MixPlan) -> bool:
+    return plan.taken is not None or plan.owner is not None
 
 
 def owners_of(

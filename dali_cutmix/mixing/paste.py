@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 
 from dali_cutmix.core.checks import refuse
-from dali_cutmix.core.dali import FLOAT, INT32, DataNode, constant, fn, math, resize, types
+from dali_cutmix.core.dali import (
+    FLOAT,
+    INT32,
+    UINT8,
+    DataNode,
+    constant,
+    fn,
+    math,
+    python_nodes,
+    resize,
+    types,
+)
+from dali_cutmix.core.frame import Sample
+from dali_cutmix.mixing.cells import runs
 from dali_cutmix.mixing.plan import MixPlan, Rect, check_nodes
 
 
@@ -23,7 +37,7 @@ def paste(image: DataNode, plan: MixPlan) -> DataNode:
     Args:
         image: ``[height, width, channels]`` uint8 (or int16, int32, float32) per sample, of the
             plan's size, CPU or GPU.
-        plan: A plan of nodes with rectangles, from `cutmix_plan` or `mix_plan`.
+        plan: A plan of nodes with rectangles or cells, from `cutmix_plan` or `mix_plan`.
 
     Returns:
         Shape, type and device of ``image``.
@@ -33,6 +47,8 @@ def paste(image: DataNode, plan: MixPlan) -> DataNode:
         RuntimeError: In the first batch, by DALI: an image is not of the plan's size.
     """
     check_nodes("paste", plan)
+    if plan.owner is not None:
+        return paste_cells(Sample(image), plan).image
     if plan.put is None:
         _refuse_kind("paste", "have rectangles", "one that blends", "blend(image, plan)")
     if plan.taken is None:
@@ -74,6 +90,49 @@ def paste_regions(
         out_anchors=put.anchor,
         output_size=list(plan.size),
     )
+
+
+def paste_cells(sample: Sample, plan: MixPlan) -> Sample:
+    """Fill the cells of each region of each sample from the region's source.
+
+    On the CPU runs of cells become rectangles. A batch of 64 images of 224 px took 6 ms so for the
+    areas of `FMix`, 28 ms by arithmetic, and 4 ms for CutMix. On a GPU DALI would sweep hundreds of
+    rectangles on the host, and arithmetic selects there.
+
+    Args:
+        sample: ``[height, width, channels]`` of the plan's size and any number type, CPU or GPU.
+        plan: A plan of nodes with `MixPlan.owner`.
+    """
+    if sample.image.device != "cpu":
+        shown = [_shown(plan, region) for region in range(plan.num_regions)]
+        return sample.change(partial(_selected, plan=plan, shown=shown))
+    source, anchor, extent = python_nodes(
+        partial(runs, cell=plan.cell, size=plan.size), 3, plan.source, plan.owner
+    )
+    rect = Rect(anchor, extent)
+    rectangles = replace(plan, source=source, taken=rect, put=rect, owner=None)
+    return sample.change(partial(paste_regions, plan=rectangles))
+
+
+def _shown(plan: MixPlan, region: int) -> DataNode:
+    """Return 1 where a region owns a pixel, else 0: ``[height, width, 1]`` uint8, GPU."""
+    grid = [-(-side // step) for side, step in zip(plan.size, plan.cell, strict=True)]
+    is_shown = fn.cast(plan.owner.gpu() == region, dtype=UINT8)
+    # By a whole factor, where no centre of a pixel lies between two cells.
+    enlarged = resize(
+        fn.reshape(is_shown, shape=[*grid, 1], layout="HWC"),
+        size=[count * step for count, step in zip(grid, plan.cell, strict=True)],
+        interp_type=types.DALIInterpType.INTERP_NN,
+    )
+    return fn.slice(enlarged, start=[0, 0], shape=list(plan.size), axes=[0, 1])
+
+
+def _selected(image: DataNode, plan: MixPlan, shown: Sequence[DataNode]) -> DataNode:
+    selected = image * shown[0]
+    for region in range(1, len(shown)):
+        partner = fn.permute_batch(image, indices=plan.source[region])
+        selected = selected + partner * shown[region]
+    return selected
 
 
 def without_empty(plan: MixPlan) -> MixPlan:
@@ -122,7 +181,7 @@ def blend(image: DataNode, plan: MixPlan) -> DataNode:
         Shape and range of ``image``, float32 (unrounded, so that pixels keep the weights' ratio).
     """
     check_nodes("blend", plan)
-    if plan.put is not None and plan.num_regions > 2:
+    if not plan.blends and plan.num_regions > 2:
         way_out = "Apply it with `paste(image, plan)`."
         refuse("blend", "plan", "blend", f"one of {plan.num_regions} rectangles", way_out)
     blended = image * plan.weight[0]
@@ -151,6 +210,8 @@ def erase(
         ValueError: The plan has no rectangles.
     """
     check_nodes("erase", plan)
+    if plan.owner is not None:
+        _refuse_kind("erase", "have rectangles", "one of cells", "paste(image, plan)")
     if plan.put is None:
         _refuse_kind("erase", "have rectangles", "one that blends", "blend(image, plan)")
     if plan.num_regions > 2:

@@ -61,12 +61,18 @@ class MixPlan:
         taken: Rectangle that each region reads from its source. None where nothing is read from
             a rectangle: the mix blends whole images, or erases.
         put: Rectangle that each region fills. Later regions cover earlier ones. None where the mix
-            blends.
+            blends, and where ``owner`` says which pixels a region fills.
         lam: Kept fraction as drawn, in [0, 1]: scalar float32. None where nothing like it is drawn.
         fill: Colour R, G, B, in [0, 255], that the rectangles of ``put`` are filled with where
             ``taken`` is None.
         resizes: Whether ``taken`` and ``put`` differ in size, so that pixels are resized.
         num_regions: Regions, ``k``. Counted where ``source`` is an array or a tensor.
+        owner: Region that owns each cell of a grid over the image, below ``k``: ``[rows, columns]``
+            uint8. The region shows its source there, at the same place. ``put`` and ``taken`` are
+            None then. None where rectangles or a blend say what a region shows.
+            `dali_cutmix.mixing.cells.owner_of_pixels` makes ``[height, width]`` of the cells.
+        cell: ``(height, width)`` of the cells of ``owner``, in pixels. Cells start at the top left
+            corner, and the border cuts off the cells at the end.
     """
 
     source: Any
@@ -78,6 +84,8 @@ class MixPlan:
     fill: tuple[float, float, float] | None = None
     resizes: bool = False
     num_regions: int = 0
+    owner: Any = None
+    cell: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
         if not self.num_regions and hasattr(self.source, "shape"):
@@ -87,7 +95,7 @@ class MixPlan:
     @property
     def blends(self) -> bool:
         """Whether pixels are weighed sums, float32, and not copies."""
-        return self.put is None
+        return self.put is None and self.owner is None
 
     @cached_property
     def own(self) -> Any:
@@ -117,7 +125,7 @@ class MixPlan:
     def anchor(self) -> Any:
         """Top left corner of the cut of a plan of two regions: ``[2]`` int32 (y, x), in pixels.
 
-        None where the mix blends.
+        None where the mix blends, or owns cells.
         """
         self._needs_at_most_two("anchor")
         return None if self.put is None else _region(self.put.anchor, -1)
@@ -126,16 +134,17 @@ class MixPlan:
     def extent(self) -> Any:
         """Sides of the cut of a plan of two regions: ``[2]`` int32 (y, x), in pixels.
 
-        0 where nothing is cut. None where the mix blends.
+        0 where nothing is cut. None where the mix blends, or owns cells.
         """
         self._needs_at_most_two("extent")
         return None if self.put is None else _region(self.put.extent, -1)
 
     def for_operators(self) -> MixPlan:
         """Return the plan without what only labels need: `Mix.operate` is given this."""
-        if self.put is None:
+        if self.blends:
             return replace(self, lam=None)
-        source = self.source if self.taken is not None else None
+        shows_sources = self.taken is not None or self.owner is not None
+        source = self.source if shows_sources else None
         return replace(self, source=source, weight=None, lam=None)
 
     def look_up(self) -> None:
@@ -285,6 +294,7 @@ def check_plan(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:
         refuse(where, "weight", "be at least 0 and sum to 1 per sample", f"sums {sums}")
     if tuple(plan.size) != tuple(frame.size):
         refuse(where, "size", f"be the frame's {frame.size}", plan.size)
+    _check_owner(where, plan)
     for name, rect in (("taken", plan.taken), ("put", plan.put)):
         if rect is None:
             continue
@@ -294,6 +304,21 @@ def check_plan(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:
         if rect.anchor.min() < 0 or rect.extent.min() < 0 or (end > frame.size).any():
             rule = f"lie inside the image of {frame.size}"
             refuse(where, name, rule, f"corners to {end.reshape(-1, 2).max(axis=0).tolist()}")
+
+
+def _check_owner(where: str, plan: MixPlan) -> None:
+    """Refuse cells that do not tile the image, owners that are no regions, and rectangles too."""
+    if plan.owner is None:
+        return
+    if plan.put is not None or plan.taken is not None or plan.fill is not None:
+        refuse(where, "owner", "be None where a plan has rectangles", plan.owner.shape)
+    if min(plan.cell) < 1:
+        refuse(where, "cell", "be whole pixels above 0", plan.cell)
+    num_samples, num_regions = plan.source.shape
+    grid = tuple(-(-side // step) for side, step in zip(plan.size, plan.cell, strict=True))
+    _check_array(where, "owner", plan.owner, np.uint8, (num_samples, *grid))
+    if plan.owner.max() >= num_regions:
+        refuse(where, "owner", f"be below the {num_regions} regions", plan.owner.max())
 
 
 def _check_array(where: str, name: str, value: Any, dtype: Any, shape: tuple[int, ...]) -> None:

@@ -52,12 +52,12 @@ class Scheduled:
         if not is_mix(mix) or not is_dataclass(mix):
             refuse(WHERE, "mix", "be a mix with settings", mix, "Pass one such as `CutMix()`.")
         check_count(WHERE, "num_epochs", num_epochs, at_least=1)
-        # What operators read cannot change, since the graph is made once: colours, and the mixes
-        # that a mix is made of, which can be scheduled themselves.
+        # What operators read cannot change, since the graph is made once: colours, grids, and the
+        # mixes that a mix is made of, which can be scheduled themselves.
         settings = [
             field.name
             for field in fields(mix)
-            if field.init and field.name not in ("fill", "mix", "mixes")
+            if field.init and field.name not in ("fill", "grid", "mix", "mixes", "resolution")
         ]
         if not schedules:
             way_out = f"{type(mix).__name__} has {', '.join(settings)}."

@@ -56,6 +56,8 @@ def follow(shares: Shares, plan: MixPlan) -> Shares:
     """
     if plan.fill is not None:
         return shares
+    if plan.owner is not None:
+        return _follow_cells(shares, plan)
     regions = range(plan.source.shape[1])
     num_slots = shares.source.shape[1]
     sources = [plan.source[:, region].long() for region in regions]
@@ -81,6 +83,59 @@ def follow(shares: Shares, plan: MixPlan) -> Shares:
         parts = [*parts, (low, high, weight)]
     low, high, weight = (torch.cat(values, dim=1) for values in zip(*parts, strict=True))
     return Shares(owners, slots, low, high, weight)
+
+
+def _follow_cells(shares: Shares, plan: MixPlan) -> Shares:
+    """Count what every region's cells show of every owner.
+
+    The result stands for the counts alone: one rectangle per owner, whose place means nothing. So
+    no plan that pastes may follow, as `Chain` sees to.
+    """
+    cell = torch.tensor(plan.cell, dtype=torch.float64, device=plan.owner.device)
+    sources, totals = [], []
+    for region in range(plan.source.shape[1]):
+        source = plan.source[:, region].long()
+        # Pixels of the region above and to the left of each corner of a cell.
+        is_shown = (plan.owner == region).double() * cell.prod()
+        corners = torch.nn.functional.pad(is_shown.cumsum(1).cumsum(2), (1, 0, 1, 0))
+        low, high, weight = (v[source] for v in (shares.low, shares.high, shares.weight))
+        low, high = low / cell, torch.maximum(low, high) / cell
+        low_x, high_x = (
+            torch.stack([first[..., 0], second[..., 1]], dim=2)
+            for first, second in ((high, low), (low, high))
+        )
+        area = _above(corners, high) - _above(corners, low_x)
+        area = area - _above(corners, high_x) + _above(corners, low)
+        slot = torch.tensor(shares.slot, device=area.device).expand(area.shape)
+        total = area.new_zeros(shares.source.shape).scatter_add_(1, slot, area * weight)
+        sources.append(shares.source[source])
+        totals.append(total)
+    owners, total = torch.cat(sources, dim=1), torch.cat(totals, dim=1)
+    counted = unmixed(len(owners), plan.size, owners.device)
+    shape = (-1, owners.shape[1], -1)
+    low, high = counted.low.expand(*shape), counted.high.expand(*shape)
+    num_pixels = plan.size[0] * plan.size[1]
+    return Shares(owners, list(range(owners.shape[1])), low, high, total / num_pixels)
+
+
+def _above(corners: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """Count pixels above and to the left of places, between the corners of cells too.
+
+    Args:
+        corners: The count at each corner: ``[B, rows + 1, columns + 1]`` float64.
+        place: ``[B, n, 2]`` float64 (y, x), in cells.
+
+    Returns:
+        ``[B, n]`` float64. Cells are of one region each, so that counts between corners are linear.
+    """
+    last = torch.tensor(corners.shape[1:], device=place.device) - 2
+    first = torch.minimum(place.floor().long(), last)
+    y, x = (place - first).unbind(dim=2)
+    sample = torch.arange(len(corners), device=place.device)[:, None]
+    row, column = first.unbind(dim=2)
+    near = corners[sample, row, column] * (1 - x) + corners[sample, row, column + 1] * x
+    far = corners[sample, row + 1, column] * (1 - x) + corners[sample, row + 1, column + 1] * x
+    return near * (1 - y) + far * y
 
 
 def weights(shares: Shares, size: tuple[int, int]) -> torch.Tensor:

@@ -12,6 +12,7 @@ from dali_cutmix.core.checks import check_count, check_size, refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame
 from dali_cutmix.core.tree import as_tensors, map_leaves
+from dali_cutmix.mixing.cells import owner_of_pixels
 from dali_cutmix.mixing.chain import ChainPlan, owners_of
 from dali_cutmix.mixing.choice import ChosenPlan
 from dali_cutmix.mixing.plan import Mix, MixPlan, Rect, check_plan, is_mix
@@ -74,8 +75,8 @@ def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tenso
     """Apply a plan to a batch of images or features.
 
     Where ``x`` has another resolution than the plan, the edges of rectangles are rounded to its
-    grid, and weights are counted there. Of more than two spatial axes the last two are cut. Works
-    under ``torch.compile`` and autograd.
+    grid, cells are looked up at the centres of its pixels, and weights are counted there. Of more
+    than two spatial axes the last two are cut. Works under ``torch.compile`` and autograd.
 
     Args:
         x: ``[B, channels, *spatial]`` of any number type, any device, with at least two spatial
@@ -133,6 +134,8 @@ def _scaled(plan: MixPlan, size: tuple[int, int], device: torch.device) -> MixPl
         "taken": taken,
         "size": size,
     }
+    if plan.owner is not None:
+        changes |= {"owner": owner_of_pixels(plan, size).to(device), "cell": (1, 1)}
     if isinstance(plan, (ChainPlan, ChosenPlan)):
         changes["plans"] = tuple(_scaled(part, size, device) for part in plan.plans)
     if isinstance(plan, ChosenPlan):
@@ -147,6 +150,8 @@ def _mixed(x: torch.Tensor, plan: MixPlan) -> torch.Tensor:
         return x
     if isinstance(plan, ChosenPlan):
         return _of_choice(plan, [_mixed(x, part) for part in plan.plans])
+    if plan.owner is not None:
+        return _selected(x, plan)
     if plan.put is None:
         return _blended(x, plan)
     if plan.fill is not None:
@@ -157,6 +162,16 @@ def _mixed(x: torch.Tensor, plan: MixPlan) -> torch.Tensor:
             continue  # the sample itself, where it was
         shown = _shown(x[plan.source[:, region].long()], plan, region)
         result = torch.where(_inside(x, plan.put, region), shown, result)
+    return result
+
+
+def _selected(x: torch.Tensor, plan: MixPlan) -> torch.Tensor:
+    """Take each pixel of the last two axes from the source of the region that owns the pixel."""
+    result = x
+    shape = (len(plan.owner), *[1] * (x.ndim - 3), *plan.size)
+    for region in range(1, plan.source.shape[1]):
+        is_shown = (plan.owner == region).reshape(shape)
+        result = torch.where(is_shown, x[plan.source[:, region].long()], result)
     return result
 
 
@@ -276,14 +291,16 @@ def _weight(plan: MixPlan) -> torch.Tensor:
         weights = [_weight(part) for part in plan.plans]
         padded = [torch.nn.functional.pad(w, (0, num_regions - w.shape[1])) for w in weights]
         return _of_choice(plan, padded)
-    if plan.put is None or plan.fill is not None:
-        return plan.weight
-    shape = (len(plan.source), *plan.size)
-    owner = torch.zeros(shape, dtype=torch.float32, device=plan.source.device)
     regions = range(plan.source.shape[1])
-    for region in regions:
-        inside = _inside(owner[:, None], plan.put, region)[:, 0]
-        owner = torch.where(inside, float(region), owner)
+    owner = plan.owner
+    if owner is None:
+        if plan.put is None or plan.fill is not None:
+            return plan.weight
+        shape = (len(plan.source), *plan.size)
+        owner = torch.zeros(shape, dtype=torch.float32, device=plan.source.device)
+        for region in regions:
+            inside = _inside(owner[:, None], plan.put, region)[:, 0]
+            owner = torch.where(inside, float(region), owner)
     counts = torch.stack([(owner == region).sum(dim=(1, 2)) for region in regions], dim=1)
     return counts.float() / float(plan.size[0] * plan.size[1])
 

@@ -16,6 +16,8 @@ from dali_cutmix import (
     Cutout,
     DataLoader,
     EvalTransform,
+    FMix,
+    GridMix,
     MixUp,
     ResizeMix,
     contact_sheet,
@@ -29,7 +31,7 @@ from dali_cutmix.tools.console import (
     print_path,
 )
 
-ShownMix = CutMix | MixUp | Cutout | ResizeMix | RICAP
+ShownMix = CutMix | MixUp | Cutout | ResizeMix | RICAP | FMix | GridMix
 
 
 class MixName(str, Enum):
@@ -40,7 +42,12 @@ class MixName(str, Enum):
     CUTOUT = "cutout"
     RESIZEMIX = "resizemix"
     RICAP = "ricap"
+    FMIX = "fmix"
+    GRIDMIX = "gridmix"
     NONE = "none"
+
+
+_HAVE_ALPHA = (MixName.CUTMIX, MixName.MIXUP, MixName.FMIX, MixName.GRIDMIX)
 
 
 def show(
@@ -54,7 +61,7 @@ def show(
     mix: Annotated[
         MixName,
         typer.Option(
-            help="Mix to apply: cutmix, mixup, cutout, resizemix, ricap or none.",
+            help="Mix to apply: cutmix, mixup, cutout, resizemix, ricap, fmix, gridmix or none.",
             metavar="MIX",
             parser=one_of(MixName),
         ),
@@ -62,8 +69,8 @@ def show(
     alpha: Annotated[
         float | None,
         typer.Option(
-            help="Parameter of the Beta distribution of the kept fraction, above 0. For cutmix "
-            "and mixup.",
+            help="Parameter of the Beta distribution of the kept fraction, above 0. For cutmix, "
+            "mixup, fmix and gridmix.",
             show_default="1",
         ),
     ] = None,
@@ -114,7 +121,7 @@ def _choose_mix(
     name: MixName, alpha: float | None, prob: float | None, size: int
 ) -> ShownMix | None:
     for option, value, has_meaning in (
-        ("--alpha", alpha, name in (MixName.CUTMIX, MixName.MIXUP)),
+        ("--alpha", alpha, name in _HAVE_ALPHA),
         ("--prob", prob, name is not MixName.NONE),
     ):
         if value is not None and not has_meaning:
@@ -132,6 +139,10 @@ def _choose_mix(
             return ResizeMix(prob=prob)
         if name is MixName.RICAP:
             return RICAP(prob=prob)
+        if name is MixName.FMIX:
+            return FMix(alpha=alpha, prob=prob)
+        if name is MixName.GRIDMIX:
+            return GridMix(alpha=alpha, prob=prob)
     return None
 
 
@@ -141,6 +152,6 @@ def _title(mix: ShownMix | None, seed: int) -> str:
     parts = [type(mix).__name__]
     if isinstance(mix, Cutout):
         parts.append(f"side {mix.side} px")
-    elif isinstance(mix, (CutMix, MixUp)):
+    elif isinstance(mix, (CutMix, MixUp, FMix, GridMix)):
         parts.append(f"alpha {mix.alpha:g}")
     return ", ".join([*parts, f"prob {mix.prob:g}", f"seed {seed}"])

@@ -18,6 +18,7 @@ from dali_cutmix import (
     CutMix,
     Cutout,
     DataLoader,
+    FMix,
     MixUp,
     ResizeMix,
     TrainTransform,
@@ -29,7 +30,8 @@ from dali_cutmix.augmentations import AutoAugment, ColorJitter, RandAugment, Tri
 pytestmark = pytest.mark.slow  # many loaders under many settings
 
 CROP = TrainTransform((24, 32))
-MIXES = [CutMix(), MixUp(), ResizeMix(), RICAP(), Cutout(side=8), Chain([CutMix(), ResizeMix()])]
+MIXES = [CutMix(), MixUp(), ResizeMix(), RICAP(), Cutout(side=8), FMix()]
+MIXES += [Chain([CutMix(), ResizeMix()])]
 
 LOADERS: dict[str, dict[str, Any]] = {
     "trivial": {"transform": TrainTransform((24, 32), augment=[TrivialAugment()]), "shuffle": True},

@@ -16,6 +16,8 @@ from dali_cutmix import (
     Chain,
     CutMix,
     Cutout,
+    FMix,
+    GridMix,
     MixedTarget,
     MixPlan,
     MixUp,
@@ -277,7 +279,32 @@ def test_every_region_is_named_weighed_and_outlined_in_its_own_colour() -> None:
         assert abs((bar == colour).all(1).mean() - weight) <= 1 / 160
 
 
+def test_areas_are_outlined_outside_of_their_pixels() -> None:
+    owner = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    owner[0, 1, 1:3] = owner[0, 2, 2] = 1
+    owner[0, 3, 0] = 2
+    share = torch.tensor([[12, 3, 1]]) / 16
+    cells = MixPlan(torch.zeros(1, 3, dtype=torch.int32), share, (32, 32), owner=owner, cell=(8, 8))
+    image, target = telling(1, (32, 32)), MixedTarget(torch.tensor([[0, 1, 2]]), share)
+    bare = contact_sheet(image, target, classes=NAMES)
+    ((top, left),) = places(bare, image)
+    sheet, bare = (
+        pixels(picture)[top : top + 160, left : left + 160]
+        for picture in (contact_sheet(image, target, cells, classes=NAMES), bare)
+    )
+    changed = (sheet != bare).any(2)
+    shown = np.repeat(np.repeat(owner[0].numpy(), 40, 0), 40, 1)
+    assert not changed[shown > 0].any()
+    # Pixels of the sample at a distance of 2 and 5 from the first area, and from the second.
+    assert (sheet[60, 40 - 2] == REGIONS[1]).all()
+    assert (sheet[80 + 2, 60] == REGIONS[1]).all()
+    assert (sheet[120 - 2, 20] == REGIONS[2]).all()
+    assert not changed[60, 40 - 5]
+    assert not changed[120 - 5, 20]
+
+
 MIXES = [RICAP(), ResizeMix(), Cutout(16), Chain([CutMix(), CutMix()]), Chain([CutMix(), MixUp()])]
+MIXES += [FMix(), GridMix(3), Chain([CutMix(), FMix()])]
 MIXES += [RandomChoice([CutMix(), MixUp(), Cutout(16)]), RandomChoice([RICAP(), CutMix()])]
 
 
