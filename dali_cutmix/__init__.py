@@ -4,6 +4,10 @@ from dali_cutmix._version import __version__
 from dali_cutmix.annotations.coco_masks import read_coco_masks, read_coco_panoptic
 from dali_cutmix.annotations.mask_folders import read_cityscapes, read_masks, read_voc_masks
 from dali_cutmix.annotations.masks import Masks
+from dali_cutmix.annotations.notes import Notes
+from dali_cutmix.annotations.record import Record
+from dali_cutmix.annotations.rows import Rows
+from dali_cutmix.annotations.tables import read_notes, read_rows
 from dali_cutmix.contact_sheet import contact_sheet
 from dali_cutmix.core.errors import BadFileError, TroubleError
 from dali_cutmix.loader import DataLoader
@@ -68,9 +72,12 @@ __all__ = [
     "MixPlan",
     "MixUp",
     "MixedTarget",
+    "Notes",
     "RandomChoice",
+    "Record",
     "Rect",
     "ResizeMix",
+    "Rows",
     "Scheduled",
     "Shard",
     "TFRecords",
@@ -99,5 +106,7 @@ __all__ = [
     "read_coco_masks",
     "read_coco_panoptic",
     "read_masks",
+    "read_notes",
+    "read_rows",
     "read_voc_masks",
 ]

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader as TorchLoader
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.errors import BadFileError
+from dali_cutmix.core.tree import as_tensors
 from dali_cutmix.from_torch.keywords import check_torch_keywords
-from dali_cutmix.mixing.plan import Mix
+from dali_cutmix.mixing.plan import Mix, MixPlan
 from dali_cutmix.order.progress import Progress
 from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.serving.outputs import ToTorch
@@ -273,7 +274,25 @@ class DataLoader:
     @property
     def batch_indices(self) -> list[int]:
         """Indices in the source of the images in the last batch, in order; bad files replaced."""
-        return self._session.last_indices
+        batch = self._session.last_batch
+        return [] if batch is None else batch.indices
+
+    @property
+    def batch_plans(self) -> list[MixPlan | None]:
+        """Plan of the last batch, of CPU tensors, in a list with a plan for each view.
+
+        None where nothing was mixed. Empty before the first batch.
+        """
+        batch = self._session.last_batch
+        return [] if batch is None else [as_tensors(batch.plan)]
+
+    @property
+    def batch_position(self) -> tuple[int, int] | None:
+        """Epoch of the last batch, and its number in the epoch, each from 0.
+
+        None before the first batch.
+        """
+        return self._session.last_position
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the run stands, and what run it is: numbers and strings that JSON can hold.

@@ -220,7 +220,7 @@ def test_version_is_printed() -> None:
 
 def test_help_describes_every_command_and_option() -> None:
     group = get_command(app)
-    assert sorted(group.commands) == ["bench", "check", "demo", "pack", "show", "tune"]
+    assert sorted(group.commands) == ["bench", "check", "demo", "exposure", "pack", "show", "tune"]
     overview = call("--help").stdout
     for name, command in group.commands.items():
         assert name in overview
