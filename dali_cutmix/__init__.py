@@ -8,11 +8,13 @@ from dali_cutmix.annotations.notes import Notes
 from dali_cutmix.annotations.record import Record
 from dali_cutmix.annotations.rows import Rows
 from dali_cutmix.annotations.tables import read_notes, read_rows
+from dali_cutmix.annotations.volume_masks import VolumeMasks
 from dali_cutmix.contact_sheet import contact_sheet
 from dali_cutmix.core.errors import BadFileError, TroubleError
 from dali_cutmix.loader import DataLoader
 from dali_cutmix.mixing.chain import Chain
 from dali_cutmix.mixing.choice import RandomChoice
+from dali_cutmix.mixing.clipcutmix import ClipCutMix
 from dali_cutmix.mixing.cutmix import CutMix
 from dali_cutmix.mixing.cutout import Cutout
 from dali_cutmix.mixing.deferred import Deferred
@@ -42,12 +44,15 @@ from dali_cutmix.order.sampler import EpochSampler, Shard
 from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.bucket import BucketFiles
+from dali_cutmix.sources.clips import Clips
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.sources.tfrecord import TFRecords
+from dali_cutmix.sources.volumes import Volumes
 from dali_cutmix.transforms.crop import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
 from dali_cutmix.transforms.steps import Compose
 from dali_cutmix.transforms.views import Views
+from dali_cutmix.transforms.volume import VolumeTransform
 from dali_cutmix.waits import Waits
 
 __all__ = [
@@ -57,6 +62,8 @@ __all__ = [
     "BadFileError",
     "BucketFiles",
     "Chain",
+    "ClipCutMix",
+    "Clips",
     "Compose",
     "CutMix",
     "Cutout",
@@ -86,6 +93,9 @@ __all__ = [
     "TroubleError",
     "Tuning",
     "Views",
+    "VolumeMasks",
+    "VolumeTransform",
+    "Volumes",
     "Waits",
     "__version__",
     "blend",

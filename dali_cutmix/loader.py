@@ -23,11 +23,14 @@ from dali_cutmix.serving.outputs import ToTorch
 from dali_cutmix.serving.replacements import BadFile
 from dali_cutmix.serving.session import EndedError, Session
 from dali_cutmix.serving.settings import LoaderSettings, Target
+from dali_cutmix.serving.stacks import check_stacks
 from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.open import open_source
+from dali_cutmix.sources.stacks import Stacks
 from dali_cutmix.transforms.transform import Transform
 from dali_cutmix.transforms.views import Views
+from dali_cutmix.transforms.volume import VolumeTransform
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,7 +40,8 @@ class DataLoader:
     """Decode, augment and mix in a DALI graph, and yield tensors as torch's loader does.
 
     ``for image, target in loader`` gives ``image`` ``[B, 3, height, width]`` and ``target``, both
-    on ``loader.device``. With `Views` ``image`` is a list of such tensors.
+    on ``loader.device``. With `Views` ``image`` is a list of such tensors. `Clips` yield
+    ``[B, 3, T, height, width]``, and `Volumes` ``[B, C, depth, height, width]``.
 
     Iterating starts an epoch from its beginning, also after a ``break``. Each iteration serves the
     next epoch unless ``set_epoch`` chose another. One iteration runs at a time: a new iteration
@@ -58,14 +62,14 @@ class DataLoader:
               (.txt, .tsv), or a report of ``dali-cutmix check`` (.json);
             - a list of paths, where ``target`` asks for no class;
             - tar shards (.tar) or TFRecords, by folder, pattern or as `TarShards`, `TFRecords`;
-            - `ImageArrays`;
+            - `ImageArrays`; `Clips`; `Volumes`;
             - a torchvision ``ImageFolder``, ``DatasetFolder`` or ``CIFAR`` without transforms, or a
               ``Subset`` of one.
         batch_size: Samples per batch; at least 2 with a mix that changes labels.
         shuffle: Serve a full random permutation, another in each epoch; else the order as listed.
             Mixing data sorted by class needs it, since partners come from the same batch.
         transform: `TrainTransform`, `EvalTransform` or `Compose`; or `Views` of several, which make
-            several images of every stored image.
+            several images of every stored image. `VolumeTransform` with `Volumes`.
         mix: `CutMix`, `MixUp`, `Cutout` or another mix of this package; any object with
             ``num_sources``, ``draw`` and ``operate``; or None.
         sampler: Indices of this process's samples, in order: a torch ``Sampler``, or a list. A
@@ -86,7 +90,9 @@ class DataLoader:
 
         num_classes: Columns of the dense target. None takes the number of classes in the source.
         dtype: Of ``image``: float32, float16, bfloat16, or uint8, which leaves out normalisation.
+            None takes float32; with `Volumes` the type that the voxels have.
         channels_last: Give ``image`` the memory order of ``torch.channels_last``; its shape stays.
+            Clips and volumes get ``torch.channels_last_3d``.
         device: ``"cuda"``, ``"cuda:1"``, ``"cpu"``. None takes the current GPU when both DALI and
             torch see one, else the CPU.
         seed: Of order, augmentation and mixing, at least 0, below 2**63; the same on every rank,
@@ -142,7 +148,7 @@ class DataLoader:
     drop_last: bool
     num_workers: int
     target: Target
-    dtype: torch.dtype
+    dtype: torch.dtype | None
     channels_last: bool
     device: torch.device
     seed: int
@@ -161,7 +167,7 @@ class DataLoader:
         batch_size: int = 1,
         shuffle: bool = False,
         *,
-        transform: Transform | Views,
+        transform: Transform | Views | VolumeTransform,
         mix: Mix | None = None,
         sampler: Any = None,
         batch_sampler: Any = None,
@@ -169,7 +175,7 @@ class DataLoader:
         num_workers: int | None = None,
         target: Target | None = None,
         num_classes: int | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         channels_last: bool = False,
         device: str | torch.device | int | None = None,
         seed: int = 0,
@@ -192,6 +198,8 @@ class DataLoader:
         settings = LoaderSettings(**{name: arguments[name] for name in names})
         images = open_source(source)
         _check_samples(settings, images)
+        if settings.takes_volumes or isinstance(images, Stacks):
+            check_stacks(settings, images)
         self.dataset = source if hasattr(source, "samples") else images
         self.num_classes = images.count_classes(num_classes)
         self.mixup_enabled = mix is not None

@@ -21,6 +21,7 @@ except ImportError as error:
 # Spelled through DALIDataType, since the short names (`types.INT32`) are missing from the stubs.
 UINT8 = types.DALIDataType.UINT8
 UINT16 = types.DALIDataType.UINT16
+INT16 = types.DALIDataType.INT16
 INT32 = types.DALIDataType.INT32
 FLOAT = types.DALIDataType.FLOAT
 FLOAT16 = types.DALIDataType.FLOAT16
@@ -128,6 +129,7 @@ __all__ = [
     "FLOAT",
     "FLOAT16",
     "FLOAT64",
+    "INT16",
     "INT32",
     "UINT8",
     "UINT16",

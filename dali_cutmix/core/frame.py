@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dali_cutmix.core.checks import refuse
-from dali_cutmix.core.dali import DataNode, constant, split
+from dali_cutmix.core.dali import DataNode, constant, fn, split
 from dali_cutmix.core.draws import Draws
 
 
@@ -31,6 +31,9 @@ class Frame:
         part: Takes a node of the whole batch, and returns the samples that are here: inside
             `RandomApply` not all are. None where all are.
         ignored: For each mask of a sample the bytes that mark pixels of no class, such as padding.
+        depth: Frames of a clip, or slices of a volume, which are the samples of the graph; 0 where
+            samples are images.
+        stack: Which frames belong together, in the graph; None where samples are images.
     """
 
     size: tuple[int, int]
@@ -41,6 +44,8 @@ class Frame:
     on_threads: Callable[[Callable[..., np.ndarray], list[DataNode]], DataNode] | None = None
     part: Callable[[DataNode], DataNode] | None = None
     ignored: tuple[tuple[int, ...], ...] = ()
+    depth: int = 0
+    stack: Stack | None = None
 
     def constant(self, value: np.ndarray, beside: DataNode | None = None) -> DataNode:
         """Return a node with one array for every sample that is here.
@@ -58,6 +63,38 @@ class Frame:
 
     def _narrowed(self, node: DataNode) -> DataNode:
         return node if self.part is None else self.part(node)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Tell which frames of a graph's batch belong to one clip, where frames are samples.
+
+    A batch has B clips of T frames, the frames of the first clip first. What the graph itself
+    draws is drawn for the first B samples and handed to all frames, so that a clip draws what an
+    image in its place would draw.
+
+    Attributes:
+        first: Of the first B samples, the index of a clip's first frame; of others, any frame's:
+            scalar int32 per frame.
+        clip: Index of the clip: scalar int32 per frame.
+    """
+
+    first: Any
+    clip: Any
+
+    @classmethod
+    def of(cls, num_clips: int, depth: int) -> Stack:
+        """Return the stack of so many clips, as arrays of ``num_clips * depth`` numbers."""
+        frames = np.arange(num_clips * depth, dtype=np.int32)
+        return cls(frames % np.int32(num_clips) * np.int32(depth), frames // np.int32(depth))
+
+    def gathered(self, node: DataNode) -> DataNode:
+        """Give the first B samples what the first frame of each clip has."""
+        return fn.permute_batch(node, indices=self.first)
+
+    def spread(self, node: DataNode) -> DataNode:
+        """Give every frame what the first B samples have."""
+        return fn.permute_batch(node, indices=self.clip)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.tree import as_tensors
 from dali_cutmix.mixing import shares
 from dali_cutmix.mixing.choice import ChosenPlan, check_mixes
+from dali_cutmix.mixing.clipcutmix import ClipCutMix
 from dali_cutmix.mixing.plan import Mix, MixPlan, check_plan, inner_mixes, min_batch_size
 
 
@@ -86,6 +87,9 @@ class Chain:
         )
         for mix, plan in zip(self.mixes, plans, strict=True):
             check_plan(mix, plan, draws.num_samples, frame)
+            if any(isinstance(part, ClipCutMix) for part in inner_mixes(mix)):
+                way_out = "A chain counts pixels in one frame: `CutMix()` cuts tubes."
+                refuse("Chain", "mixes", "cut all frames of a clip alike", mix, way_out)
             has_many = plan.source.shape[1] > shares.MAX_OVERLAPPING
             if has_many and plan.put is not None and shares.overlap(plan.put):
                 rule = f"have at most {shares.MAX_OVERLAPPING} regions that overlap each other"

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.nn.functional import interpolate
 
-from dali_cutmix.core.checks import check_count, check_size, refuse
+from dali_cutmix.core.checks import are_numbers, check_count, check_size, refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame
 from dali_cutmix.core.tree import as_tensors, map_leaves
 from dali_cutmix.mixing.cells import owner_of_pixels
 from dali_cutmix.mixing.chain import ChainPlan, owners_of
 from dali_cutmix.mixing.choice import ChosenPlan
+from dali_cutmix.mixing.clipcutmix import ClipPlan
 from dali_cutmix.mixing.plan import Mix, MixPlan, Rect, check_plan, is_mix
 
 
 def draw_plan(
     mix: Mix,
     num_samples: int,
-    size: tuple[int, int],
+    size: tuple[int, int] | tuple[int, int, int],
     *,
     seed: int,
     epoch: int,
@@ -38,7 +40,8 @@ def draw_plan(
     Args:
         mix: Any mix.
         num_samples: Samples in the batch, at least 1.
-        size: ``(height, width)`` of every image, in pixels.
+        size: ``(height, width)`` of every image, in pixels; or ``(depth, height, width)`` of clips
+            or volumes, for `ClipCutMix`.
         seed: Of the run, at least 0.
         epoch: Epoch, from 0.
         batch: Number of the batch within its epoch, from 0.
@@ -65,7 +68,12 @@ def draw_plan(
             refuse(where, "batch", f"be below num_batches={num_batches}", batch)
         in_epoch = batch / num_batches
     draws = HostDraws(num_samples, seed, epoch, batch, shard, in_epoch)
-    frame = Frame(check_size(where, size))
+    is_stack = are_numbers(size, 3)
+    if is_stack:
+        check_count(where, "size[0]", size[0], at_least=1)
+    frame = Frame(check_size(where, size[-2:] if is_stack else size))
+    if is_stack:
+        frame = replace(frame, depth=int(size[0]))
     plan = mix.draw(draws, frame)
     check_plan(mix, plan, num_samples, frame)
     return map_leaves(lambda tensor: tensor.to(device), as_tensors(plan))
@@ -76,7 +84,8 @@ def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tenso
 
     Where ``x`` has another resolution than the plan, the edges of rectangles are rounded to its
     grid, cells are looked up at the centres of its pixels, and weights are counted there. Of more
-    than two spatial axes the last two are cut. Works under ``torch.compile`` and autograd.
+    than two spatial axes the last two are cut; a plan of `ClipCutMix` cuts the third last too,
+    whose length has to be that of the plan. Works under ``torch.compile`` and autograd.
 
     Args:
         x: ``[B, channels, *spatial]`` of any number type, any device, with at least two spatial
@@ -104,6 +113,11 @@ def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tenso
         way_out = "Draw one with `draw_plan(mix, len(x), ...)`."
         refuse("mix_batch", "plan", rule, len(plan.source), way_out)
     size = (int(x.shape[-2]), int(x.shape[-1]))
+    for part in _clip_plans(plan):
+        depth = part.anchors.shape[1]
+        if x.ndim < 5 or x.shape[-3] != depth:
+            rule = f"be [B, channels, {depth}, height, width], as the plan of ClipCutMix is"
+            refuse("mix_batch", "x", rule, tuple(x.shape))
     scaled = _scaled(plan, size, x.device)
     return _mixed(x, scaled), scaled.weight if size == plan.size else _weight(scaled)
 
@@ -136,6 +150,10 @@ def _scaled(plan: MixPlan, size: tuple[int, int], device: torch.device) -> MixPl
     }
     if plan.owner is not None:
         changes |= {"owner": owner_of_pixels(plan, size).to(device), "cell": (1, 1)}
+    if isinstance(plan, ClipPlan):
+        cuts = rect(Rect(plan.anchors, plan.extents))
+        assert cuts is not None
+        changes |= {"anchors": cuts.anchor, "extents": cuts.extent}
     if isinstance(plan, (ChainPlan, ChosenPlan)):
         changes["plans"] = tuple(_scaled(part, size, device) for part in plan.plans)
     if isinstance(plan, ChosenPlan):
@@ -150,6 +168,8 @@ def _mixed(x: torch.Tensor, plan: MixPlan) -> torch.Tensor:
         return x
     if isinstance(plan, ChosenPlan):
         return _of_choice(plan, [_mixed(x, part) for part in plan.plans])
+    if isinstance(plan, ClipPlan):
+        return torch.where(_inside_cuts(x, plan), x[plan.source[:, 1].long()], x)
     if plan.owner is not None:
         return _selected(x, plan)
     if plan.put is None:
@@ -291,6 +311,10 @@ def _weight(plan: MixPlan) -> torch.Tensor:
         weights = [_weight(part) for part in plan.plans]
         padded = [torch.nn.functional.pad(w, (0, num_regions - w.shape[1])) for w in weights]
         return _of_choice(plan, padded)
+    if isinstance(plan, ClipPlan):
+        num_voxels = plan.extents.shape[1] * plan.size[0] * plan.size[1]
+        cut = plan.extents.prod(dim=2).sum(dim=1).double() / num_voxels
+        return torch.stack([1 - cut, cut], dim=1).float()
     regions = range(plan.source.shape[1])
     owner = plan.owner
     if owner is None:
@@ -314,6 +338,26 @@ def _inside(x: torch.Tensor, rect: Rect, region: int) -> torch.Tensor:
         within = (pixels >= low) & (pixels < low + rect.extent[:, region, axis, None])
         inside = inside & _along(x, within, name)
     return inside
+
+
+def _inside_cuts(x: torch.Tensor, plan: ClipPlan) -> torch.Tensor:
+    """Tell which places of the last three axes a clip's cut holds; other axes broadcast."""
+    inside = torch.ones((), dtype=torch.bool, device=x.device)
+    for axis in (0, 1):
+        pixels = torch.arange(x.shape[axis - 2], device=x.device)
+        low = plan.anchors[:, :, axis, None]
+        within = (pixels >= low) & (pixels < low + plan.extents[:, :, axis, None])
+        sides = (*within.shape, 1) if axis == 0 else (*within.shape[:2], 1, within.shape[2])
+        inside = inside & within.reshape(sides)
+    return inside.reshape(len(inside), *[1] * (x.ndim - 4), *inside.shape[1:])
+
+
+def _clip_plans(plan: MixPlan) -> Iterator[ClipPlan]:
+    """Yield the plans of clips that a plan is or is made of."""
+    if isinstance(plan, ClipPlan):
+        yield plan
+    for part in getattr(plan, "plans", None) or ():
+        yield from _clip_plans(part)
 
 
 def _along(x: torch.Tensor, values: torch.Tensor, axis: int) -> torch.Tensor:

@@ -7,8 +7,8 @@ CutMix would take some sixty: see `README.md`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,14 @@ from dali_cutmix.mixing.labels import MixedTarget, pair_labels
 from dali_cutmix.mixing.paste import without_empty
 from dali_cutmix.mixing.plan import Mix, MixPlan, check_plan
 from dali_cutmix.order.position import Position
+from dali_cutmix.serving import stacks
 from dali_cutmix.serving.replacements import Replacements
 from dali_cutmix.serving.settings import WHERE, LoaderSettings
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.decodable import Decodable
 from dali_cutmix.sources.read_ahead import NOTHING as UNREAD
 from dali_cutmix.sources.read_ahead import Readable, ReadAhead
+from dali_cutmix.sources.stacks import Stacks
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,15 @@ class Batch:
         indices: Indices in the source of the images; bad ones replaced.
         label: Class of each sample, ``[B]`` int64; or a `MixedTarget` where labels are mixed.
         plan: As drawn; arrays with a batch axis in front. None without a mix.
+        parts: What was read: the indices, or the frames of clips, or windows of volumes.
+        depth: As of `Batches`.
     """
 
     indices: list[int]
     label: np.ndarray | MixedTarget
     plan: MixPlan | None
+    parts: list[Any]
+    depth: int = 0
 
 
 class Batches:
@@ -87,6 +93,7 @@ class Batches:
         frames: What the images of each view look like where they are mixed.
         structure: Of what a transform and a mix draw, as fed: the same in every batch.
         epoch: The part of an epoch that batches are counted in.
+        depth: Frames of a clip or slices of a volume, which are samples of a graph; 0 for images.
     """
 
     def __init__(
@@ -102,6 +109,10 @@ class Batches:
         self.kind = images.kind
         self.mix: Mix | None = settings.mix if mixes else None
         self.frames = [view.frame for view in settings.views]
+        self.depth = 0
+        if isinstance(images, Stacks):
+            self.depth = images.depth(settings.transform)
+            self.frames = [replace(frame, depth=self.depth) for frame in self.frames]
         self.epoch = NO_EPOCH
         self._images = images
         self._decodable = decodable
@@ -113,13 +124,15 @@ class Batches:
         self.structure = Structure(tree)
         if plan is not None and _blends(plan):
             self._check_blends()
+        if plan is not None and self.depth and self.kind == "pixels":
+            stacks.check_plan_of_volumes(self.mix, plan)
 
     def begin(self, epoch: Epoch) -> None:
         """Go to a part of an epoch, and forget images read for another."""
         self.epoch = epoch
         if not self._ahead:
             readable: tuple[Readable, ...] = (self._decodable, *self.settings.masks)
-            self._ahead = [ReadAhead(images, self.indices) for images in readable]
+            self._ahead = [ReadAhead(images, self.parts) for images in readable]
         for ahead in self._ahead:
             ahead.forget()
         self._decodable.refused.clear()
@@ -144,6 +157,18 @@ class Batches:
             return indices
         return [self._replacements.of(index) if index in bad else index for index in indices]
 
+    def parts(self, number: int) -> list[Any]:
+        """Return what is read for a batch: indices of images, or parts of `Stacks`.
+
+        Raises:
+            BadFileError: Too many images are bad to replace one.
+        """
+        indices = self.indices(number)
+        if not isinstance(self._images, Stacks) or not indices:
+            return indices
+        draws = self._draws(number, len(indices))
+        return self._images.parts(indices, draws, self.settings.transform)
+
     def draw(self, number: int) -> tuple[list[Any], Batch]:
         """Read and draw one batch.
 
@@ -157,20 +182,41 @@ class Batches:
             BadFileError: Pillow refuses an image, and bad images are not replaced; or too many
                 images are bad to replace one.
         """
-        settings, epoch = self.settings, self.epoch
-        indices, stored = self._read(number)
-        place = epoch.position.epoch, epoch.position.batch + number, settings.shard.index
-        draws = HostDraws(len(indices), settings.seed, *place, epoch.share_before(number))
-        tree, plan = self._draw(draws)
+        parts, stored, masks = self._read(number)
+        indices = self.indices(number)
+        tree, plan = self._draw(self._draws(number, len(indices)))
         label: Any = self._images.targets[indices]
-        if plan is not None and settings.mixes_labels:
+        if plan is not None and self.settings.mixes_labels:
             label = pair_labels(label, plan)
         # DALI takes no strided arrays, such as partners by flipping.
         leaves = map(np.ascontiguousarray, self.structure.leaves(tree))
-        trusted = np.array([index in self._replacements.trusted for index in indices])
-        are_paths = self._decodable.are_paths(indices)
-        masks = self._read_masks(number, indices)
-        return [stored, are_paths, trusted, *masks, *leaves], Batch(indices, label, plan)
+        if self.depth and self.kind == "pixels":
+            stored = stacks.slices_of(stored)
+            are_paths = trusted = np.zeros(len(stored), bool)
+        else:
+            are_paths = self._decodable.are_paths(parts)
+            trusted = np.array([part in self._replacements.trusted for part in parts])
+        batch = Batch(indices, label, plan, parts, self.depth)
+        return [stored, are_paths, trusted, *masks, *leaves], batch
+
+    def alone(self, fed: list[Any], position: int) -> list[Any]:
+        """Return the part of what a graph is fed that belongs to one sample of a batch.
+
+        Args:
+            fed: As `draw` returns it, without a mix.
+            position: Which sample of the batch.
+        """
+        if self.depth:
+            return stacks.alone(fed, position, self.depth)
+        return [arrays[position : position + 1] for arrays in fed]
+
+    def of_samples(
+        self, bad: dict[Any, str], parts: Sequence[Any], indices: Sequence[int]
+    ) -> dict[int, str]:
+        """Turn reasons by part of a batch into reasons by index."""
+        if not self.depth:
+            return bad
+        return stacks.of_stacks(bad, parts, indices, self._images.files)
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -185,30 +231,45 @@ class Batches:
                 way_out = "Blended images have no such target. `CutMix()` copies."
                 refuse(WHERE, "mix", rule, self.mix, way_out)
 
-    def _read(self, number: int) -> tuple[list[int], list[np.ndarray]]:
-        """Return indices and stored images of a batch, with those replaced that Pillow refused."""
-        read, stored = self._ahead[0].batch(number)
-        while True:
-            indices = self.indices(number)
-            for position, index in enumerate(indices):
-                if read[position] != index:  # the image that was read is bad
-                    stored[position] = _stored(self._decodable, index)
-            refused = self._decodable.refused
-            newly_bad = {index: refused.pop(index) for index in indices if index in refused}
-            if not newly_bad:
-                return indices, stored
-            self._replacements.note(newly_bad, set())
-            read = indices
+    def _read(self, number: int) -> tuple[list[Any], list[np.ndarray], Iterator[Any]]:
+        """Read a batch, with those samples replaced that Pillow refused or that cannot be read.
 
-    def _read_masks(self, number: int, indices: list[int]) -> Iterator[Any]:
+        Returns:
+            What was read, the stored images, and what the graph is fed for the masks.
+        """
+        readings = [ahead.batch(number) for ahead in self._ahead]
+        readable: tuple[Readable, ...] = (self._decodable, *self.settings.masks)
+        parts = readings[0][0]
+        while True:
+            read, parts = parts, self.parts(number)
+            for images, (_, stored) in zip(readable, readings, strict=True):
+                for position, part in enumerate(parts):
+                    if read[position] != part:  # what was read is bad
+                        stored[position] = _stored(images, part)
+            newly_bad = self._newly_bad(parts, readable, readings)
+            if not newly_bad:
+                break
+            indices = self.indices(number)
+            self._replacements.note(self.of_samples(newly_bad, parts, indices), set())
+        return parts, readings[0][1], self._masks_fed(parts, readings[1:])
+
+    def _newly_bad(
+        self, parts: list[Any], readable: tuple[Readable, ...], readings: Sequence[Any]
+    ) -> dict[Any, str]:
+        """Return why parts of a batch cannot be served, as far as the host knows."""
+        refused = self._decodable.refused
+        bad = {part: refused.pop(part) for part in parts if part in refused}
+        if self.depth and self.kind == "pixels":
+            for images, (_, stored) in zip(readable, readings, strict=True):
+                bad = stacks.faults(images.stored, parts, stored, self._images.path) | bad
+        return bad
+
+    def _masks_fed(self, parts: list[Any], readings: Sequence[Any]) -> Iterator[Any]:
         """Yield what the graph is fed for the masks of images."""
-        for masks, ahead in zip(self.settings.masks, self._ahead[1:], strict=True):
-            read, stored = ahead.batch(number)
-            for position, index in enumerate(indices):
-                if read[position] != index:
-                    stored[position] = _stored(masks, index)
-            yield stored
-            yield masks.divisors(indices)
+        for masks, (_, stored) in zip(self.settings.masks, readings, strict=True):
+            arrays = stacks.slices_of(stored) if self.depth else stored
+            yield arrays
+            yield masks.divisors(range(len(arrays)) if self.depth else parts)
 
     def _draw(self, draws: HostDraws) -> tuple[Any, MixPlan | None]:
         """Draw what is fed, as a tree, and the plan."""
@@ -219,12 +280,22 @@ class Batches:
                 zip(self.settings.views, self.frames, strict=True)
             )
         )
-        if self.mix is None:
-            return (drawn, None), None
-        (frame,) = self.frames
-        plan = self.mix.draw(draws, frame)
-        check_plan(self.mix, plan, draws.num_samples, frame)
-        return (drawn, without_empty(plan).for_operators()), plan
+        plan: MixPlan | None = None
+        for_operators: MixPlan | None = None
+        if self.mix is not None:
+            (frame,) = self.frames
+            plan = self.mix.draw(draws, frame)
+            check_plan(self.mix, plan, draws.num_samples, frame)
+            for_operators = without_empty(plan).for_operators()
+        if not self.depth:
+            return (drawn, for_operators, None), plan
+        return stacks.of_frames(drawn, for_operators, draws.num_samples, self.depth), plan
+
+    def _draws(self, number: int, num_samples: int) -> HostDraws:
+        """Return the draws of a batch."""
+        epoch, settings = self.epoch, self.settings
+        place = epoch.position.epoch, epoch.position.batch + number, settings.shard.index
+        return HostDraws(num_samples, settings.seed, *place, epoch.share_before(number))
 
 
 def _blends(plan: MixPlan) -> bool:

@@ -106,6 +106,41 @@ def diagnose(
     return Diagnosis(bad, trailing)
 
 
+def diagnose_sizes(
+    files: StoredImages, parts: Sequence[int], decodable: Decodable, depth: int
+) -> dict[int, str]:
+    """Find which frames have another size than the first frame of their clip.
+
+    Args:
+        files: The frames of all clips.
+        parts: Indices of good frames, clip by clip.
+        decodable: The same frames.
+        depth: Frames of a clip.
+
+    Returns:
+        Reason by index of the frame.
+
+    Raises:
+        TroubleError: The machine or the storage is in trouble.
+    """
+    bad: dict[int, str] = {}
+    peek = _Alone(decode.shape, None)
+    sizes: dict[int, tuple[int, int]] = {}
+    for position, index in enumerate(parts):
+        if index not in sizes:
+            encoded = read_patiently(files, index, WHERE)
+            if decoder_of_bytes(encoded) != "dali":
+                encoded = decodable.decode(encoded).ppm
+            height, width, _ = peek(encoded).as_array()[0].tolist()
+            sizes[index] = height, width
+        first = sizes[parts[position - position % depth]]
+        if sizes[index] != first:
+            own = "{} x {} pixels".format(*sizes[index])
+            bad[index] = f"{own}, and the first frame of the clip has {first[0]} x {first[1]}"
+    peek.close()
+    return bad
+
+
 def diagnose_masks(
     images: StoredImages, masks: Sequence[Masks], indices: Iterable[int], decodable: Decodable
 ) -> dict[int, str]:
@@ -217,8 +252,7 @@ def find_failing(batches: Batches, number: int, *, decodes_in_part: bool) -> dic
         OSError: The machine is in trouble, so that nothing can be said of the images.
     """
     fed, batch = batches.draw(number)
-    unread = [i for i, stored in zip(batch.indices, fed[0], strict=True) if not stored.size]
-    if unread:  # though each could be read by `diagnose`
+    if any(not stored.size for stored in fed[0]):  # though each could be read by `diagnose`
         raise AwayError("files of the batch cannot be read")
     bad: dict[int, str] = {}
     graph: Graph | None = None
@@ -226,7 +260,7 @@ def find_failing(batches: Batches, number: int, *, decodes_in_part: bool) -> dic
         if graph is None:
             graph = Graph(batches, 1, 1, decodes_in_part=decodes_in_part)
         try:
-            graph.run([arrays[position : position + 1] for arrays in fed])
+            graph.run(batches.alone(fed, position))
             graph.images()
         except RuntimeError as error:  # the graph runs no batch after an error
             bad[index] = _reason_against_file(error)

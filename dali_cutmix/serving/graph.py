@@ -29,7 +29,7 @@ from dali_cutmix.core.dali import (
 from dali_cutmix.core.frame import Sample
 from dali_cutmix.serving.batches import Batches
 from dali_cutmix.sources.open import read
-from dali_cutmix.transforms.decode import Encoded, EncodedMasks, Pixels
+from dali_cutmix.transforms.decode import Encoded, EncodedMasks, Pixels, shape
 from dali_cutmix.transforms.resample import Resampler
 from dali_cutmix.transforms.stored import Stored
 
@@ -54,7 +54,7 @@ class Graph:
         device_id = batches.settings.device_id
         self._resampler = Resampler(num_threads if device_id is None else None)
         self._pipeline = Pipeline(
-            batch_size=batches.settings.batch_size,
+            batch_size=batches.settings.batch_size * max(1, batches.depth),
             num_threads=num_threads,
             device_id=device_id,
             prefetch_queue_depth=prefetch,
@@ -101,9 +101,12 @@ class Graph:
         stored, is_path, trusted, *others = fed
         num_fed = 2 * len(settings.masks)
         mask_nodes, leaves = others[:num_fed], others[num_fed:]
-        drawn, plan = batches.structure.build(leaves)
+        drawn, plan, stack = batches.structure.build(leaves)
         if batches.kind == "path":
             stored = read(stored, is_path)
+        sides: DataNode | None = None
+        if stack is not None and batches.kind != "pixels":
+            sides = stack.spread(stack.gathered(shape(stored)))  # of the clip's first frame
         images: Encoded | Pixels
         if batches.kind == "pixels":
             images = Pixels(stored, "cpu" if device is None else "gpu")
@@ -115,6 +118,7 @@ class Graph:
                 trusted,
                 in_part=decodes_in_part,
                 hints={} if device is None else settings.tuning.decoder_arguments(),
+                sides=sides,
             )
         masks = _masks(settings.masks, mask_nodes, device, images.shape())
         all_stored = Stored(images, masks, settings.needs_matrix)
@@ -124,14 +128,21 @@ class Graph:
         on_threads = resampler.on_threads if resampler.has_threads else None
         for view, view_drawn, view_frame in zip(settings.views, drawn, batches.frames, strict=True):
             frame = replace(
-                view_frame, resize=resampler.resize_each, on_threads=on_threads, ignored=ignored
+                view_frame,
+                resize=resampler.resize_each,
+                on_threads=on_threads,
+                ignored=ignored,
+                stack=stack,
             )
             sample = view.operate(all_stored, view_drawn, frame, resampler)
             _check_sample(view, sample, masks, settings.needs_matrix)
             if batches.mix is not None:
                 sample = batches.mix.operate(sample, plan, frame)
                 _check_sample(batches.mix, sample, masks, settings.needs_matrix)
-            yield _normalize(sample.image, view.mean, view.std, settings.graph_dtype, layout)
+            if batches.depth and batches.kind == "pixels":
+                yield sample.image  # voxels, which `ToTorch` normalizes
+            else:
+                yield _normalize(sample.image, view.mean, view.std, settings.graph_dtype, layout)
             yield from sample.masks
             if sample.matrix is not None:
                 yield sample.matrix

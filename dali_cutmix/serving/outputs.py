@@ -23,14 +23,20 @@ import torch
 
 from dali_cutmix.annotations.base import Annotation, Shown
 from dali_cutmix.annotations.masks import Masks
-from dali_cutmix.core.dali import FLOAT, FLOAT16, UINT8
+from dali_cutmix.core.dali import FLOAT, FLOAT16, INT16, UINT8
 from dali_cutmix.core.tree import map_leaves
 from dali_cutmix.mixing.labels import MixedTarget, dense_target, unmixed_target
 from dali_cutmix.serving.batches import Batch
 from dali_cutmix.serving.settings import ClassForm, LoaderSettings
+from dali_cutmix.serving.stacks import stacked
 from dali_cutmix.transforms.views import Views
 
-_DTYPES = {FLOAT: torch.float32, FLOAT16: torch.float16, UINT8: torch.uint8}
+_DTYPES = {
+    FLOAT: torch.float32,
+    FLOAT16: torch.float16,
+    INT16: torch.int16,
+    UINT8: torch.uint8,
+}
 
 
 class ToTorch:
@@ -99,9 +105,15 @@ class ToTorch:
         for number, view in enumerate(settings.views):
             first, *others = outputs[number * num_outputs : (number + 1) * num_outputs]
             image = take(first)
-            if settings.channels_last:
+            if settings.channels_last or settings.takes_volumes:
                 image = image.permute(0, 3, 1, 2)
-            images.append(image.to(settings.dtype))
+            if batch.depth:
+                image = stacked(image, batch.depth, channels_last=settings.channels_last)
+            if settings.takes_volumes:
+                image = _normalized(image, view)
+            if settings.dtype is not None:
+                image = image.to(settings.dtype)
+            images.append(image)
             matrix = np.array(others.pop().as_array()) if settings.needs_matrix else None
             indices = np.array(batch.indices, np.int64)
             in_view = Shown(indices, view.output_size, batch.plan, matrix, tensor=self._to_device)
@@ -167,6 +179,13 @@ class ToTorch:
 
 def _taken_over(pixels: Any) -> torch.Tensor:
     return torch.utils.dlpack.from_dlpack(pixels.as_tensor())
+
+
+def _normalized(voxels: torch.Tensor, transform: Any) -> torch.Tensor:
+    """Subtract a `VolumeTransform`'s mean and divide by its deviation, where given; float32."""
+    if transform.mean is None:
+        return voxels
+    return (voxels.float() - transform.mean) / transform.std
 
 
 def _tensors_in(value: Any) -> Iterator[torch.Tensor]:

@@ -30,6 +30,7 @@ from dali_cutmix.serving.diagnose import (
     check_descriptors,
     diagnose,
     diagnose_masks,
+    diagnose_sizes,
     find_failing,
     is_trouble,
     reason_of,
@@ -94,7 +95,7 @@ class Session:
         self.last_batch: Batch | None = None
         self.last_position: tuple[int, int] | None = None
         self._images = images
-        self._decodable = Decodable(images, settings.max_pixels, settings.num_threads)
+        self._decodable = Decodable(images.files, settings.max_pixels, settings.num_threads)
         self._settings = settings
         self._num_batches = num_batches
         self._batches = self._make_batches(mixes=True)
@@ -381,17 +382,22 @@ class Session:
         return pipelines
 
     def _diagnose(self) -> Diagnosis:
-        settings = self._settings
-        indices = self._kept[self._num_taken].indices
-        self._decodable.forget(indices)
+        settings, batch = self._settings, self._kept[self._num_taken]
+        files, indices, parts = self._images.files, batch.indices, batch.parts
+        if files.kind == "pixels" and self._batches.depth:
+            return Diagnosis({}, set())  # unread windows are known before the graph
+        self._decodable.forget(parts)
         findings = diagnose(
-            self._images,
-            indices,
+            files,
+            parts,
             self._decodable,
             num_threads=settings.num_threads,
             device_id=settings.device_id,
             max_pixels=settings.max_pixels,
         )
+        if depth := self._batches.depth:
+            bad = findings.bad or diagnose_sizes(files, parts, self._decodable, depth)
+            return findings._replace(bad=self._batches.of_samples(bad, parts, indices))
         good = [index for index in indices if index not in findings.bad]
         if not settings.masks:
             return findings

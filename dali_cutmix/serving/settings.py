@@ -74,7 +74,7 @@ class LoaderSettings:
     num_workers: int
     target: Target
     num_classes: int | None
-    dtype: torch.dtype
+    dtype: torch.dtype | None
     channels_last: bool
     device: torch.device
     seed: int
@@ -114,6 +114,11 @@ class LoaderSettings:
     def views(self) -> Sequence[Transform]:
         """A transform for each image that is made of a stored image."""
         return self.transform.transforms if isinstance(self.transform, Views) else (self.transform,)
+
+    @property
+    def takes_volumes(self) -> bool:
+        """Whether samples are volumes: `VolumeTransform` crops windows."""
+        return hasattr(self.transform, "windows")
 
     @property
     def annotations(self) -> list[Annotation]:
@@ -164,7 +169,7 @@ class LoaderSettings:
     @property
     def graph_dtype(self) -> str:
         """Type of the images that a graph makes; see `GRAPH_DTYPES`."""
-        return GRAPH_DTYPES[self.dtype]
+        return GRAPH_DTYPES[self.dtype or torch.float32]
 
     @property
     def least_bytes(self) -> int:
@@ -174,7 +179,7 @@ class LoaderSettings:
         batch each of resized and of mixed bytes. Decoded images and the decoder's own buffers come
         on top.
         """
-        pixels = sum(len(view.mean) * prod(view.output_size) for view in self.views)
+        pixels = sum(map(_num_values, self.views))
         finished = (self.prefetch + 1) * _BYTES[self.graph_dtype]
         in_work = 1 + (self.mix is not None)
         return self.batch_size * pixels * (finished + in_work)
@@ -240,7 +245,9 @@ class LoaderSettings:
                 refuse(WHERE, name, f"be at most {MOST_AT_WORK}", value)
         if self.max_pixels is not None:
             check_count(WHERE, "max_pixels", self.max_pixels, 1, "None takes all.")
-        if self.dtype not in GRAPH_DTYPES:
+        if self.dtype is None and not self.takes_volumes:
+            self._set(dtype=torch.float32)
+        if self.dtype is not None and self.dtype not in GRAPH_DTYPES:
             refuse(WHERE, "dtype", f"be one of {', '.join(map(str, GRAPH_DTYPES))}", self.dtype)
 
     def _check_mix(self) -> None:
@@ -339,6 +346,13 @@ class LoaderSettings:
             )
             way_out = "Smaller batches, a smaller dtype or a smaller prefetch take less."
             refuse(WHERE, "max_device_memory", rule, limit, way_out)
+
+
+def _num_values(view: Any) -> int:
+    """Return the numbers that an image of a view has, or a volume of one channel."""
+    if hasattr(view, "windows"):
+        return prod(view.size)
+    return len(view.mean) * prod(view.output_size)
 
 
 def _refuse_torchvisions(mix: Any) -> NoReturn:

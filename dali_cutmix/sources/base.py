@@ -110,6 +110,11 @@ class StoredImages(ABC):
         """
         return self.stored(index)
 
+    @property
+    def files(self) -> StoredImages:
+        """The images that a graph reads: these. Of clips, the frames of all clips."""
+        return self
+
     @cached_property
     def class_to_idx(self) -> dict[str, int]:
         """Index of each class name."""

@@ -65,8 +65,10 @@ class Decodable:
         Raises:
             OSError: The image cannot be read.
         """
+        if self.kind == "pixels":
+            return self._images.stored(index)
         decoder = self._decoders[index]
-        if self.kind == "pixels" or (decoder == _DALI and self.kind == "path"):
+        if decoder == _DALI and self.kind == "path":
             return self._images.stored(index)
         encoded: np.ndarray | None = None
         if self.kind == "path":

@@ -12,6 +12,7 @@ from dali_cutmix.tools.bench.tune import tune
 from dali_cutmix.tools.check import check
 from dali_cutmix.tools.demo.demo import demo
 from dali_cutmix.tools.exposure import exposure
+from dali_cutmix.tools.frames import frames
 from dali_cutmix.tools.pack import pack
 from dali_cutmix.tools.show import show
 
@@ -43,7 +44,7 @@ def main(
     """CutMix inside an NVIDIA DALI graph: try it, and look at what it does to your images."""
 
 
-for command in (demo, show, bench, check, pack, tune, exposure):
+for command in (demo, show, bench, check, pack, tune, exposure, frames):
     app.command()(command)
 
 

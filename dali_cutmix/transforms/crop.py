@@ -221,7 +221,7 @@ class TrainTransform:
         """
         kernel = plan.is_bicubic if self.interpolation == "random" else self.interpolation
         if self.pad is None:
-            crop = self._random_crop(stored, plan)
+            crop = self._random_crop(stored, plan, frame)
             sample = resized_sample(crop, frame.size, resampler, kernel, plan.mirrored)
         else:
             sample = self._resized(stored, resampler, kernel)
@@ -249,14 +249,17 @@ class TrainTransform:
         sample = middle(stored)
         return followed(sample, resampler.resize_short(sample.image, self.resize, kernel))
 
-    def _random_crop(self, stored: Stored, plan: TrainPlan) -> Sample:
+    def _random_crop(self, stored: Stored, plan: TrainPlan, frame: Frame) -> Sample:
         state: dict[str, Any] = {"_random_state": plan.crop_state}  # missing from the stubs
+        shape, stack = stored.shape(), frame.stack
         anchor, extent = fn.random_crop_generator(
-            stored.shape(),
+            shape if stack is None else stack.gathered(shape),
             random_area=list(self.scale),
             random_aspect_ratio=list(self.ratio),
             **state,
         )
+        if stack is not None:
+            anchor, extent = stack.spread(anchor), stack.spread(extent)
         return stored.window(anchor, extent)
 
 

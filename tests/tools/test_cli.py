@@ -220,7 +220,8 @@ def test_version_is_printed() -> None:
 
 def test_help_describes_every_command_and_option() -> None:
     group = get_command(app)
-    assert sorted(group.commands) == ["bench", "check", "demo", "exposure", "pack", "show", "tune"]
+    names = ["bench", "check", "demo", "exposure", "frames", "pack", "show", "tune"]
+    assert sorted(group.commands) == names
     overview = call("--help").stdout
     for name, command in group.commands.items():
         assert name in overview

@@ -1,0 +1,134 @@
+"""`VolumeMasks`: the class of every voxel."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+
+from dali_cutmix.annotations.base import Shown
+from dali_cutmix.annotations.masks import Masks
+from dali_cutmix.core.checks import refuse
+from dali_cutmix.sources.volume_files import open_volume
+from dali_cutmix.sources.volumes import Window, mirrored
+
+WHERE = "VolumeMasks"
+
+#: Types of class indices.
+_DTYPES = ("uint8", "int8", "uint16", "int16", "int32")
+
+
+class VolumeMasks(Masks):
+    """Hold a mask of class indices for each volume: ``[B, d, h, w]`` int64 in a target.
+
+    A mask has the size of its volume. Crop, mirrors and mix are those of the volume, and class
+    indices are copied.
+
+    Args:
+        masks: As the ``volumes`` of `Volumes`, without an axis of channels: arrays ``[D, H, W]``
+            or paths, of one type: uint8, int8, uint16, int16 or int32.
+
+    Raises:
+        ValueError: A mask of another shape or type, named.
+        OSError: A file cannot be read.
+    """
+
+    def __init__(self, masks: Any) -> None:
+        if isinstance(masks, (str, bytes)) or not hasattr(masks, "__len__") or not len(masks):
+            refuse(WHERE, "masks", "be a list of arrays or paths, at least one", masks)
+        self._volumes = [
+            open_volume(WHERE, f"masks[{index}]", mask) for index, mask in enumerate(masks)
+        ]
+        first = self._volumes[0]
+        for volume in self._volumes:
+            if volume.dtype.name not in _DTYPES or volume.dtype != first.dtype:
+                rule = f"have one type of {', '.join(_DTYPES)}, and {volume.name} must have"
+                refuse(WHERE, "masks", rule, str(volume.dtype))
+            if volume.shape[3] != 1:
+                rule = f"have no axis of channels, and {volume.name} must be [D, H, W]"
+                refuse(WHERE, "masks", rule, volume.shape)
+        self._dtype = first.dtype.newbyteorder("<")
+        self.kind = "pixels"
+        self.names = None
+
+    def __len__(self) -> int:
+        return len(self._volumes)
+
+    def path(self, index: int) -> str:
+        """Return the path of a mask, or its name in messages, ``masks[index]``."""
+        return self._volumes[index].name
+
+    def __repr__(self) -> str:
+        return f"VolumeMasks({len(self)} masks)"
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of a class index."""
+        return self._dtype.itemsize
+
+    @property
+    def ignored(self) -> tuple[int, ...]:
+        """Bytes of a voxel of no class, which windows never hold."""
+        return (0,) * self.num_bytes
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with the names, sizes or type of the masks."""
+        digest = blake2b(str(self._dtype).encode(), digest_size=8)
+        for volume in self._volumes:
+            digest.update(f"{os.path.basename(volume.name)}{volume.shape}".encode())
+        return digest.hexdigest()
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> VolumeMasks:
+        """Return the masks of these indices, in this order."""
+        part = copy.copy(self)
+        part.__dict__.pop("fingerprint", None)
+        part._volumes = [self._volumes[index] for index in indices]
+        return part
+
+    def close(self) -> None:
+        """Do nothing: files are open only while they are read."""
+
+    def waits(self, _indices: Sequence[Any]) -> bool:
+        """Return True: windows are read in threads."""
+        return True
+
+    def stored(self, index: Any) -> np.ndarray:
+        """Read the bytes of a `Window`: ``[d, h, w, num_bytes]`` uint8.
+
+        Raises:
+            OSError: The window cannot be read.
+        """
+        window: Window = index
+        voxels = self._volumes[window.volume].read(window.anchor, window.size)
+        return np.ascontiguousarray(mirrored(voxels, window.flips), self._dtype).view(np.uint8)
+
+    def divisors(self, indices: Sequence[Any]) -> np.ndarray:
+        """Return 1 for each mask: ``[n]`` uint16. Nothing is decoded."""
+        return np.ones(len(indices), np.uint16)
+
+    def check(self, shapes: np.ndarray, path: Callable[[int], str]) -> None:
+        """Refuse masks whose sizes differ from those of their volumes.
+
+        Args:
+            shapes: ``(D, H, W)`` of each volume: ``[N, 3]`` int64.
+            path: Returns the name of a volume.
+        """
+        for index, (mask, shape) in enumerate(zip(self._volumes, shapes.tolist(), strict=True)):
+            if mask.shape[:3] != tuple(shape):
+                rule = f"have the size of their volumes, and {mask.name} must be {tuple(shape)}"
+                refuse(WHERE, "masks", f"{rule} as {path(index)}", mask.shape[:3])
+
+    def target(self, shown: Shown, /) -> torch.Tensor:
+        """Return class indices: ``[B, d, h, w]`` int64, on the loader's device."""
+        pixels = shown.pixels
+        assert pixels is not None  # since the graph moves masks with the images
+        classes = pixels.contiguous().cpu().numpy().view(self._dtype)[..., 0].astype(np.int64)
+        classes = classes.reshape(len(shown.indices), -1, *classes.shape[1:])
+        return torch.from_numpy(classes).to(pixels.device)

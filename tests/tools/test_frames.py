@@ -1,0 +1,132 @@
+"""The command ``frames``: which frames of which videos are written, once, and where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from dali_cutmix import Clips
+from dali_cutmix.tools.cli import app
+
+av: Any = pytest.importorskip("av")
+
+
+def write_video(path: Path, rate: int, num_frames: int, size: tuple[int, int] = (48, 64)) -> None:
+    """Write a video whose frame ``i`` has the gray level ``12 * i``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"qscale": "1"}
+        for number in range(num_frames):
+            pixels = np.full((*size, 3), 12 * number, np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def shown(folder: Path) -> list[int]:
+    """Return which frames of the video the files of a folder show."""
+    levels = [np.asarray(Image.open(path)).mean() for path in sorted(folder.iterdir())]
+    return [round(level / 12) for level in levels]
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["frames", *map(str, arguments)])
+
+
+def test_folders_are_kept_and_clips_reads_what_was_written(tmp_path: Path) -> None:
+    write_video(tmp_path / "videos" / "jump" / "a.mp4", 25, 20)
+    write_video(tmp_path / "videos" / "run" / "b.mkv", 10, 15)
+    result = call(tmp_path / "videos", tmp_path / "out", "--num-workers", 2)
+    assert result.exit_code == 0, result.output
+    clips = Clips(tmp_path / "out", frames=5)
+    assert clips.classes == ["jump", "run"]
+    assert clips.num_frames.tolist() == [20, 15]
+    assert shown(tmp_path / "out" / "jump" / "a") == list(range(20))
+    settings = json.loads((tmp_path / "out" / "frames.json").read_text())
+    assert settings == {"rate": None, "short_side": None, "quality": 90}
+
+
+def test_frames_are_taken_by_time_at_the_rate_asked_for(tmp_path: Path) -> None:
+    for name, rate in (("a", 25), ("b", 10), ("c", 4)):
+        write_video(tmp_path / f"{name}.mkv", rate, 20 if name == "a" else 10)
+    videos = [tmp_path / f"{name}.mkv" for name in "abc"]
+    assert call(*videos, tmp_path / "out", "--rate", 5).exit_code == 0
+    # 0.8, 1 and 2.5 seconds: a frame is the last that has begun every 0.2 seconds.
+    assert shown(tmp_path / "out" / "a") == [0, 5, 10, 15]
+    assert shown(tmp_path / "out" / "b") == [0, 2, 4, 6, 8]
+    assert shown(tmp_path / "out" / "c") == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9]
+
+
+def test_short_side_is_shrunk_and_never_enlarged(tmp_path: Path) -> None:
+    write_video(tmp_path / "tall.mp4", 10, 2, (96, 64))
+    write_video(tmp_path / "small.mp4", 10, 2, (16, 32))
+    out = tmp_path / "out"
+    result = call(tmp_path / "tall.mp4", tmp_path / "small.mp4", out, "--short-side", 32)
+    assert result.exit_code == 0
+    assert Image.open(out / "tall" / "000001.jpg").size == (32, 48)
+    assert Image.open(out / "small" / "000001.jpg").size == (32, 16)
+
+
+def test_second_run_extracts_only_what_is_missing(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, 10, 3)
+    videos, out = [tmp_path / "a.mp4", tmp_path / "b.mp4"], tmp_path / "out"
+    assert call(videos[0], out).exit_code == 0
+    (out / "a" / "000002.jpg").write_bytes(b"kept")
+    left_over = out / ".unfinished-b"  # of a run that was killed
+    left_over.mkdir()
+    (left_over / "000009.jpg").write_bytes(b"")
+    assert call(*videos, out).exit_code == 0
+    assert (out / "a" / "000002.jpg").read_bytes() == b"kept"
+    assert shown(out / "b") == [0, 1, 2]
+    assert sorted(path.name for path in out.iterdir()) == ["a", "b", "frames.json"]
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", 10, 3)
+    assert call(tmp_path / "a.mp4", tmp_path / "out").exit_code == 0
+    result = call(tmp_path / "a.mp4", tmp_path / "out", "--rate", 5)
+    assert result.exit_code == 1
+    assert "frames: `OUT` must be a folder of frames with {'rate': 5.0" in result.stderr
+    assert "Extract into another folder, or remove this folder." in result.stderr
+
+
+def test_bad_video_is_named_and_all_others_are_extracted(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mkv", "c.mp4"):
+        write_video(tmp_path / name, 10, 8)
+    truncated = tmp_path / "a.mp4"
+    truncated.write_bytes(truncated.read_bytes()[:-200])
+    (tmp_path / "b.mkv").write_bytes(b"")
+    result = call(tmp_path, tmp_path / "out", "--num-workers", 2)
+    assert result.exit_code == 1
+    for name in ("a.mp4", "b.mkv"):
+        assert f"dali-cutmix: cannot extract {tmp_path / name}: " in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["c", "frames.json"]
+
+
+def test_what_cannot_be_extracted_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", 10, 1)
+    write_video(tmp_path / "a.mkv", 10, 1)
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out"
+    for arguments, message in (
+        ([tmp_path / "no.mp4", out], "no.mp4 does not exist."),
+        ([tmp_path / "empty", out], "empty must hold videos, names ending in .mp4, "),
+        ([tmp_path, out], "`VIDEO` must have names of their own without the ending, as "),
+    ):
+        result = call(*arguments)
+        assert result.exit_code == 1
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert call(tmp_path / "a.mp4", out, "--rate", 0).exit_code == 2
+    assert not out.exists()
