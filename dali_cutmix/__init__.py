@@ -9,7 +9,6 @@ from dali_cutmix.annotations.record import Record
 from dali_cutmix.annotations.rows import Rows
 from dali_cutmix.annotations.tables import read_notes, read_rows
 from dali_cutmix.annotations.volume_masks import VolumeMasks
-from dali_cutmix.contact_sheet import contact_sheet
 from dali_cutmix.core.errors import BadFileError, TroubleError
 from dali_cutmix.loader import DataLoader
 from dali_cutmix.mixing.chain import Chain
@@ -41,6 +40,7 @@ from dali_cutmix.mixing.ricap import RICAP
 from dali_cutmix.mixing.schedule import Scheduled
 from dali_cutmix.mixing.torch import draw_plan, mix_batch
 from dali_cutmix.order.sampler import EpochSampler, Shard
+from dali_cutmix.pictures.contact_sheet import contact_sheet
 from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.bucket import BucketFiles

@@ -123,7 +123,7 @@ def exposure(
     groups: Annotated[
         Path | None,
         typer.Option(
-            help="CSV table of a group for each file, with the columns `file` and `group`: sums up groups too."
+            help="CSV table of each file's group, columns `file` and `group`: sums up groups too."
         ),
     ] = None,
     image: Annotated[

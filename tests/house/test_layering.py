@@ -17,7 +17,7 @@ LIBRARY = ROOT / "dali_cutmix"
 #: Imports go to the left only. Rooms in braces do not know each other.
 ORDER = (
     "core < {mixing, transforms, sources, order} < annotations < serving < from_torch "
-    "< {loader, contact_sheet} < __init__ < {trainers, tools}"
+    "< {loader, pictures} < __init__ < {trainers, tools}"
 )
 #: Files of the root that repeat names of one room, or import nothing of the package.
 DOORS = {"augmentations": {"core", "transforms"}, "integrations": {"trainers"}}

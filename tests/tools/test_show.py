@@ -27,16 +27,9 @@ from dali_cutmix import (
     dense_target,
     draw_plan,
 )
-from dali_cutmix.contact_sheet import (
-    FONT_SIZE,
-    INK,
-    OTHER,
-    OWN,
-    REGIONS,
-    class_weights,
-    contact_sheet,
-)
 from dali_cutmix.mixing.chain import ChainPlan
+from dali_cutmix.pictures.contact_sheet import class_weights, contact_sheet
+from dali_cutmix.pictures.tiles import FONT_SIZE, INK, OTHER, OWN, REGIONS
 
 NAMES = ("coffee", "cat", "dog")
 
@@ -380,5 +373,6 @@ def test_plan_of_another_batch_is_refused() -> None:
 
 def test_row_without_any_weight_is_refused() -> None:
     message = "contact_sheet: `target` must have a class with weight in each row, got 0."
+    empty = MixedTarget(torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 2))
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        contact_sheet(telling(1, (8, 8)), torch.zeros(1, 3), classes=NAMES)
+        contact_sheet(telling(1, (8, 8)), empty, classes=NAMES)

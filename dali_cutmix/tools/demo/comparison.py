@@ -19,16 +19,9 @@ import torch
 from PIL import Image
 
 from dali_cutmix import CutMix, __version__
-from dali_cutmix.contact_sheet import (
-    INK,
-    OTHER,
-    Line,
-    Tile,
-    contact_sheet,
-    draw_tiles,
-    to_pillow,
-)
 from dali_cutmix.core.cpus import usable_cpus
+from dali_cutmix.pictures.contact_sheet import contact_sheet
+from dali_cutmix.pictures.tiles import INK, OTHER, Line, Tile, draw_tiles, to_pillow
 from dali_cutmix.tools.bench.machine import processor_name
 from dali_cutmix.tools.demo.digits import write_digits
 from dali_cutmix.tools.demo.trial import (

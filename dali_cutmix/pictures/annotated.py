@@ -1,0 +1,144 @@
+"""What annotations add to the picture of a sample: overlays, boxes, bars and lines of text."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dali_cutmix.core.checks import refuse
+from dali_cutmix.mixing.labels import MixedTarget
+from dali_cutmix.pictures.tiles import INK, Box, Colour, Line
+
+#: Most lines that an annotation adds under an image.
+MAX_LINES = 4
+
+#: Share of the class's colour in an overlay, in [0, 1].
+OPACITY = 0.5
+
+#: Cells of the bar that stands for a value, of which 1 fills all.
+_BAR_CELLS = 6
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Hold what an annotation draws of one sample.
+
+    Attributes:
+        lines: Text under the image.
+        boxes: Objects, their colours and what is written on each.
+        mask: Class of each pixel: ``[height, width]``, or with an axis of frames in front, int64,
+            CPU. None without a mask.
+    """
+
+    lines: Sequence[Line] = ()
+    boxes: Sequence[tuple[Box, Colour, str]] = ()
+    mask: torch.Tensor | None = None
+
+
+def is_of_classes(part: Any) -> bool:
+    """Return whether a part of a target is one of the forms of a loader's classes."""
+    if isinstance(part, MixedTarget):
+        return True
+    if not isinstance(part, torch.Tensor):
+        return False
+    if not part.is_floating_point():
+        return part.ndim == 1
+    # Class weights, unlike other rows, sum to 1.
+    return part.ndim == 2 and bool(((part.sum(dim=1) - 1).abs() < 1e-3).all() & (part >= 0).all())
+
+
+def drawn(part: Any, name: str, classes: Sequence[str]) -> list[Drawn]:
+    """Return what an annotation's target draws of each sample.
+
+    Args:
+        part: What `Masks`, `Boxes`, `Rows` or `Notes` made of a batch.
+        name: Name of the part in the loader's target, for messages.
+        classes: Name of each class, or of each column of a row. Indices without a name are written
+            as numbers.
+    """
+    if isinstance(part, torch.Tensor) and part.is_floating_point() and part.ndim <= 2:
+        return [_row(values.reshape(-1).tolist(), classes) for values in part.cpu()]
+    if isinstance(part, torch.Tensor) and not part.is_floating_point() and part.ndim in (3, 4):
+        return [_mask(mask, classes) for mask in part.cpu()]
+    if isinstance(part, (list, tuple)):
+        if all(isinstance(sample, dict) and "boxes" in sample for sample in part):
+            return [_boxes(sample, classes) for sample in part]
+        if all(isinstance(sample, list) for sample in part):
+            return [_notes(sample) for sample in part]
+    got = f"{part.dtype} {list(part.shape)}" if isinstance(part, torch.Tensor) else type(part)
+    rule = "be classes, or what Masks, Boxes, Rows or Notes make of a batch"
+    refuse("contact_sheet", name, rule, got)
+
+
+def colour_of_class(index: int) -> Colour:
+    """Return the colour of a class in overlays and boxes. Neighbours differ most."""
+    hue = (0.05 + index * 0.618034) % 1.0
+    red, green, blue = colorsys.hls_to_rgb(hue, 0.42, 0.75)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def overlaid(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Tint each pixel by the colour of its class. Class 0, mostly the background, stays.
+
+    Args:
+        image: ``[3, height, width]`` uint8 RGB, CPU.
+        mask: ``[height, width]`` int64, CPU.
+    """
+    classes, inverse = np.unique(mask.numpy(), return_inverse=True)
+    colours = np.array([colour_of_class(int(index)) for index in classes], np.float32)
+    tint = colours[inverse.reshape(mask.shape)]
+    opacity = OPACITY * (mask.numpy() != 0)[..., None]
+    mixed = (1 - opacity) * image.permute(1, 2, 0).numpy() + opacity * tint
+    return torch.from_numpy(mixed.round().astype(np.uint8)).permute(2, 0, 1)
+
+
+def _mask(mask: torch.Tensor, classes: Sequence[str]) -> Drawn:
+    indices, counts = np.unique(mask.numpy(), return_counts=True)
+    heaviest = sorted(zip(counts.tolist(), indices.tolist(), strict=True), reverse=True)
+    lines = [
+        Line(
+            _name(index, classes),
+            f"{count / mask.numel():.0%}",
+            colour_of_class(index) if index else INK,
+        )
+        for count, index in heaviest[:MAX_LINES]
+    ]
+    return Drawn(lines, mask=mask)
+
+
+def _boxes(sample: dict[str, torch.Tensor], classes: Sequence[str]) -> Drawn:
+    labels = sample["labels"].tolist()
+    visible = sample.get("visible", torch.ones(len(labels))).tolist()
+    boxes = []
+    for (x0, y0, x1, y1), label, share in zip(
+        sample["boxes"].tolist(), labels, visible, strict=True
+    ):
+        text = _name(label, classes) + ("" if share > 0.995 else f" {share:.2f}")
+        corners = round(y0), round(x0), round(y1), round(x1)
+        boxes.append((corners, colour_of_class(label), text))
+    count = f"{len(boxes)} box" + ("" if len(boxes) == 1 else "es")
+    return Drawn([Line(count)], boxes)
+
+
+def _row(values: Sequence[float], classes: Sequence[str]) -> Drawn:
+    """Draw the largest values as bars, in the order of the columns."""
+    largest = sorted(range(len(values)), key=lambda column: -abs(values[column]))[:MAX_LINES]
+    lines = []
+    for column in sorted(largest):
+        value = values[column]
+        cells = "\u25ae" * round(_BAR_CELLS * min(1.0, abs(value)))
+        lines.append(Line(f"{_name(column, classes)} {cells}", f"{value:.2f}"))
+    return Drawn(lines)
+
+
+def _notes(notes: Sequence[tuple[Any, float]]) -> Drawn:
+    return Drawn([Line(str(note), f"{share:.2f}") for note, share in notes[:MAX_LINES]])
+
+
+def _name(index: int, classes: Sequence[str]) -> str:
+    return classes[index] if index < len(classes) else str(index)

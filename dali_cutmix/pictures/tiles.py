@@ -1,0 +1,208 @@
+"""Lay images out in a grid on white, with outlines, boxes, bars and lines of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+
+# Pixels of the sheet.
+SHOWN_SIDE = 160  # images are enlarged until their longer side reaches this
+MARGIN = 36
+GAP = 28
+LINE_HEIGHT = 21
+BAR_HEIGHT = 5
+FONT_SIZE = 15
+TITLE_SIZE = 18
+SMALL_SIZE = 11  # of texts on boxes
+
+Colour = tuple[int, int, int]
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+#: ``(top, left, bottom, right)`` in pixels of an image, the last two exclusive.
+Box = tuple[int, int, int, int]
+
+WHITE: Colour = (255, 255, 255)
+INK: Colour = (38, 38, 38)
+FAINT: Colour = (222, 222, 222)
+OWN: Colour = (150, 158, 166)
+OTHER: Colour = (226, 61, 30)
+#: Colour of each region. Regions past the last colour start over at ``OTHER``.
+REGIONS: tuple[Colour, ...] = (OWN, OTHER, (31, 112, 193), (47, 142, 69), (138, 76, 175))
+
+
+@dataclass(frozen=True)
+class Line:
+    """Hold one line of text under an image: a name at the left, a value at the right.
+
+    Args:
+        name: Name, shortened where too long.
+        value: Number or word. Never shortened.
+        colour: Colour of both.
+    """
+
+    name: str
+    value: str = ""
+    colour: Colour = INK
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Hold one image and what is drawn on and under it.
+
+    Args:
+        image: Image in the size of the data. Enlarged when drawn.
+        lines: Text under the image.
+        outlines: Rectangles to outline, and their colours. Later outlines cover earlier ones.
+        shares: Lengths of the bar under the image, in [0, 1], and their colours. Sums to 1.
+            Without any, no bar is drawn.
+        areas: Areas to outline, as masks in the size of the image, and their colours.
+        boxes: Objects to frame inside their boxes, their colours and what is written on each.
+    """
+
+    image: Image.Image
+    lines: Sequence[Line]
+    outlines: Sequence[tuple[Box, Colour]] = ()
+    shares: Sequence[tuple[float, Colour]] = ()
+    areas: Sequence[tuple[Image.Image, Colour]] = ()
+    boxes: Sequence[tuple[Box, Colour, str]] = ()
+
+
+def to_pillow(image: torch.Tensor) -> Image.Image:
+    """Turn ``[3, height, width]`` uint8 RGB on the CPU into a Pillow image."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def draw_tiles(
+    tiles: Sequence[Tile], *, columns: int | None = None, title: str = ""
+) -> Image.Image:
+    """Lay tiles out in a grid on white.
+
+    Args:
+        tiles: At least one tile. All images have one size.
+        columns: As in `contact_sheet`.
+        title: One line at the top.
+    """
+    columns = min(columns or _columns(len(tiles)), len(tiles))
+    width, height = tiles[0].image.size
+    factor = max(1, math.ceil(SHOWN_SIDE / max(width, height)))
+    shown = (width * factor, height * factor)
+    cell_width = max(shown[0], SHOWN_SIDE * 3 // 4)
+    has_bar = any(tile.shares for tile in tiles)
+    num_lines = max(len(tile.lines) for tile in tiles)
+    text_top = shown[1] + 10 + (BAR_HEIGHT + 5 if has_bar else 0)
+    cell_height = text_top + num_lines * LINE_HEIGHT
+    top = MARGIN + (TITLE_SIZE + GAP if title else 0)
+    rows = math.ceil(len(tiles) / columns)
+    sheet = Image.new(
+        "RGB",
+        (
+            2 * MARGIN + columns * cell_width + (columns - 1) * GAP,
+            top + MARGIN + rows * cell_height + (rows - 1) * GAP,
+        ),
+        WHITE,
+    )
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=FONT_SIZE)
+    if title:
+        title_font = ImageFont.load_default(size=TITLE_SIZE)
+        text = _shortened(title, title_font, sheet.width - 2 * MARGIN)
+        draw.text((MARGIN, MARGIN - 6), text, INK, title_font)
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        x, y = MARGIN + column * (cell_width + GAP), top + row * (cell_height + GAP)
+        left = x + (cell_width - shown[0]) // 2
+        enlarged = tile.image.resize(shown, Image.Resampling.NEAREST) if factor > 1 else tile.image
+        draw.rectangle((left - 1, y - 1, left + shown[0], y + shown[1]), outline=FAINT)
+        sheet.paste(enlarged, (left, y))
+        for box, colour, text in tile.boxes:
+            _frame(draw, [side * factor for side in box], colour, text, left, y)
+        for box, colour in tile.outlines:
+            _outline(draw, box, colour, left, y, factor)
+        for mask, colour in tile.areas:
+            _outline_area(sheet, mask, colour, (left, y), factor)
+        if tile.shares:
+            _bar(draw, left, y + shown[1] + 8, shown[0], tile.shares)
+        for line_number, line in enumerate(tile.lines):
+            _line(draw, x, y + text_top + line_number * LINE_HEIGHT, cell_width, line, font)
+    return sheet
+
+
+def _columns(num_tiles: int) -> int:
+    least = math.ceil(math.sqrt(num_tiles))
+    even = (count for count in range(least, 2 * least + 1) if num_tiles % count == 0)
+    return next(even, least)
+
+
+def _outline(
+    draw: ImageDraw.ImageDraw, box: Box, colour: Colour, left: int, top: int, factor: int
+) -> None:
+    y0, x0, y1, x1 = (side * factor for side in box)
+    # From the box outwards. No background hides both colours.
+    for ring, ring_colour in enumerate((WHITE, colour, colour, WHITE)):
+        ring_box = (left + x0 - 1 - ring, top + y0 - 1 - ring, left + x1 + ring, top + y1 + ring)
+        draw.rectangle(ring_box, outline=ring_colour)
+
+
+def _frame(
+    draw: ImageDraw.ImageDraw, box: Sequence[int], colour: Colour, text: str, left: int, top: int
+) -> None:
+    """Draw the frame of an object along the inside of its box, and a text in a corner."""
+    y0, x0, y1, x1 = box
+    for ring in range(2):
+        corners = (left + x0 + ring, top + y0 + ring, left + x1 - 1 - ring, top + y1 - 1 - ring)
+        if corners[0] <= corners[2] and corners[1] <= corners[3]:
+            draw.rectangle(corners, outline=colour)
+    font = ImageFont.load_default(size=SMALL_SIZE)
+    width = math.ceil(draw.textlength(text, font)) + 6
+    # Above the box where there is room, so that the object stays in sight.
+    y = top + y0 - SMALL_SIZE - 4 if y0 >= SMALL_SIZE + 4 else top + y0
+    draw.rectangle((left + x0, y, left + x0 + width, y + SMALL_SIZE + 3), fill=colour)
+    draw.text((left + x0 + 3, y + 1), text, WHITE, font)
+
+
+def _bar(
+    draw: ImageDraw.ImageDraw,
+    x: int,
+    y: int,
+    width: int,
+    shares: Sequence[tuple[float, Colour]],
+) -> None:
+    end, covered = x + width, 0.0
+    for share, colour in reversed(shares):
+        covered += share
+        start = x + width - round(width * covered)
+        if start < end:
+            draw.rectangle((start, y, end - 1, y + BAR_HEIGHT - 1), fill=colour)
+        end = start
+
+
+def _line(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, line: Line, font: Font) -> None:
+    value_width = math.ceil(draw.textlength(line.value, font)) if line.value else -8
+    name = _shortened(line.name, font, width - value_width - 8)
+    draw.text((x, y), name, line.colour, font)
+    if line.value:
+        draw.text((x + width - value_width, y), line.value, line.colour, font)
+
+
+def _shortened(text: str, font: Font, width: float) -> str:
+    """Return text on one line, its end replaced by an ellipsis where wider than ``width``."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def _outline_area(
+    sheet: Image.Image, mask: Image.Image, colour: Colour, corner: tuple[int, int], factor: int
+) -> None:
+    mask = mask.resize((mask.width * factor, mask.height * factor), Image.Resampling.NEAREST)
+    outside = ImageChops.invert(mask)
+    # From the outermost ring inwards, as rectangles are outlined.
+    for width, ring_colour in ((4, WHITE), (3, colour), (1, WHITE)):
+        ring = ImageChops.darker(mask.filter(ImageFilter.MaxFilter(2 * width + 1)), outside)
+        sheet.paste(ring_colour, corner, ring)

@@ -1,0 +1,96 @@
+"""Pictures of annotations: what is drawn where, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dali_cutmix import contact_sheet
+from dali_cutmix.pictures.annotated import colour_of_class
+from dali_cutmix.pictures.tiles import MARGIN
+
+SIZE = (160, 200)
+
+
+def gray(num: int = 1, level: int = 100) -> torch.Tensor:
+    return torch.full((num, 3, *SIZE), level, dtype=torch.uint8)
+
+
+def first_tile(sheet: Image.Image, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """Pixels of the image in the first tile: ``[height, width, 3]``."""
+    pixels = np.asarray(sheet)
+    return pixels[MARGIN : MARGIN + size[0], MARGIN : MARGIN + size[1]]
+
+
+def test_mask_tints_each_pixel_half_by_the_colour_of_its_class_and_leaves_class_0() -> None:
+    mask = torch.zeros((1, *SIZE), dtype=torch.int64)
+    mask[0, 20:60, 30:90] = 2
+    mask[0, 100:, 150:] = 255
+    tile = first_tile(contact_sheet(gray(), mask, classes=["ground", "car", "tree"]))
+    for index in (0, 2, 255):
+        colour = np.array(colour_of_class(index))
+        tinted = (tile[mask[0].numpy() == index] == np.round(0.5 * 100 + 0.5 * colour)).all()
+        assert tinted == (index > 0)
+    assert (tile[(mask[0] == 0).numpy()] == 100).all()
+
+
+def test_boxes_are_framed_along_their_inside() -> None:
+    boxes = torch.tensor([[30.0, 40.0, 110.0, 90.0], [120.0, 5.0, 180.0, 150.0]])
+    sample = {"boxes": boxes, "labels": torch.tensor([1, 2]), "visible": torch.tensor([0.5, 1.0])}
+    tile = first_tile(contact_sheet(gray(), [sample], classes=["ground", "car", "tree"]))
+    for (x0, y0, x1, y1), label in zip(boxes.int().tolist(), (1, 2), strict=True):
+        colour = colour_of_class(label)
+        frame = np.zeros(SIZE, bool)
+        frame[y0:y1, x0:x1] = True
+        frame[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2] = False
+        is_colour = (tile == colour).all(axis=2)
+        assert is_colour[y1 - 2 : y1, x0:x1].all()
+        assert is_colour[y0:y1, x1 - 2 : x1].all()
+        assert not is_colour[y0 + 30 : y1 - 2, x0 + 50 : x1 - 2].any()
+        assert (is_colour & frame).sum() > 0.9 * frame.sum()
+
+
+def test_clip_is_a_strip_of_frames_in_their_order() -> None:
+    clip = torch.arange(9, dtype=torch.uint8)[None, None, :, None, None] * 20
+    clip = clip.expand(2, 3, 9, 160, 40).contiguous()
+    tile = first_tile(contact_sheet(clip, torch.tensor([0, 1]), classes="ab"), (160, 260))
+    assert [tile[80, 44 * number + 20, 0] for number in range(6)] == [0, 40, 60, 100, 120, 160]
+
+
+def test_volume_is_three_slices_through_its_middle() -> None:
+    volume = torch.zeros((1, 1, 60, 80, 100), dtype=torch.int16)
+    volume[0, 0, 30] = 100
+    volume[0, 0, :, 40] = 300
+    volume[0, 0, :, :, 50] = 900
+    mask = torch.zeros((1, 60, 80, 100), dtype=torch.int64)
+    mask[0, :, :, :10] = 1
+    tile = first_tile(contact_sheet(volume, mask), (80, 100 + 100 + 80 + 8))
+    assert [tile[5, 20].tolist(), tile[40, 20, 0], tile[5, 50, 0]] == [[28] * 3, 85, 255]
+    assert tile[5, 104 + 20, 0] == 85  # across the height
+    assert (tile[5, 208 + 20] == 255).all()  # across the width
+    assert len(set(tile[5, 5].tolist())) > 1  # tinted
+
+
+def test_rows_and_notes_are_written_and_never_taken_for_classes() -> None:
+    rows = torch.tensor([[0.0, 1.0, 1.0]])
+    notes = [[("a cat on a mat", 0.75), ("a dog", 0.25)]]
+    both = contact_sheet(gray(), {"row": rows, "note": notes}, classes={"row": ["a", "b", "c"]})
+    assert both.height > contact_sheet(gray(), {"row": rows}).height
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        (["a", "b"], "target"),
+        ({"thing": torch.zeros(2, 3, 4, 5)}, "thing"),
+        ({"mask": torch.zeros((3, *SIZE), dtype=torch.int64)}, "mask"),
+    ],
+)
+def test_what_is_no_target_of_the_batch_is_refused_by_name(target: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"contact_sheet: `{name}` must ")):
+        contact_sheet(gray(2), target)
