@@ -11,6 +11,7 @@ from dali_cutmix.annotations.tables import read_notes, read_rows
 from dali_cutmix.annotations.volume_masks import VolumeMasks
 from dali_cutmix.core.errors import BadFileError, TroubleError
 from dali_cutmix.loader import DataLoader
+from dali_cutmix.mixing.attentive import AttentiveCutMix, attentive_plan
 from dali_cutmix.mixing.chain import Chain
 from dali_cutmix.mixing.choice import RandomChoice
 from dali_cutmix.mixing.clipcutmix import ClipCutMix
@@ -19,6 +20,7 @@ from dali_cutmix.mixing.cutout import Cutout
 from dali_cutmix.mixing.deferred import Deferred
 from dali_cutmix.mixing.fmix import FMix
 from dali_cutmix.mixing.graph import (
+    complete_plan,
     cutmix_plan,
     cutout_plan,
     mix_images,
@@ -26,6 +28,7 @@ from dali_cutmix.mixing.graph import (
     mixup_plan,
 )
 from dali_cutmix.mixing.gridmix import GridMix
+from dali_cutmix.mixing.guided import GuidedCutMix
 from dali_cutmix.mixing.labels import (
     MixedTarget,
     dense_target,
@@ -37,6 +40,7 @@ from dali_cutmix.mixing.paste import blend, erase, paste
 from dali_cutmix.mixing.plan import MixPlan, Rect
 from dali_cutmix.mixing.resizemix import ResizeMix
 from dali_cutmix.mixing.ricap import RICAP
+from dali_cutmix.mixing.saliencymix import SaliencyMix
 from dali_cutmix.mixing.schedule import Scheduled
 from dali_cutmix.mixing.torch import draw_plan, mix_batch
 from dali_cutmix.order.sampler import EpochSampler, Shard
@@ -59,6 +63,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "RICAP",
+    "AttentiveCutMix",
     "BadFileError",
     "BucketFiles",
     "Chain",
@@ -74,6 +79,7 @@ __all__ = [
     "FMix",
     "FileList",
     "GridMix",
+    "GuidedCutMix",
     "ImageArrays",
     "Masks",
     "MixPlan",
@@ -85,6 +91,7 @@ __all__ = [
     "Rect",
     "ResizeMix",
     "Rows",
+    "SaliencyMix",
     "Scheduled",
     "Shard",
     "TFRecords",
@@ -98,7 +105,9 @@ __all__ = [
     "Volumes",
     "Waits",
     "__version__",
+    "attentive_plan",
     "blend",
+    "complete_plan",
     "contact_sheet",
     "cutmix_plan",
     "cutout_plan",

@@ -16,7 +16,7 @@ from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.core.tree import as_tensors
 from dali_cutmix.from_torch.keywords import check_torch_keywords
-from dali_cutmix.mixing.plan import Mix, MixPlan
+from dali_cutmix.mixing.plan import Mix, MixPlan, inner_mixes
 from dali_cutmix.order.progress import Progress
 from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.serving.outputs import ToTorch
@@ -426,6 +426,11 @@ def _check_samples(settings: LoaderSettings, images: StoredImages) -> None:
             kind = type(annotation).__name__
             rule = f"belong to the {len(images)} images of the source"
             refuse("DataLoader", "target", rule, f"{kind} of {len(annotation)} images")
+    for part in () if settings.mix is None else inner_mixes(settings.mix):
+        num_images = getattr(part, "num_images", len(images))
+        if num_images != len(images):
+            rule = f"have boxes of the {len(images)} images of the source"
+            refuse("DataLoader", "mix", rule, part.boxes)
     if settings.needs_classes and not len(images.classes):
         way_out = "Pass (path, class) pairs, or an annotation as `target`."
         refuse("DataLoader", "source", "say the class of each image", "paths alone", way_out)

@@ -175,9 +175,10 @@ class HostDraws:
         shard: Index of this process's part of the data: ranks must not draw alike.
         in_epoch: Share of the epoch that lies before the batch, in [0, 1); None where that is not
             known.
+        indices: Index in the source of each sample, ``[B]`` int64; None without a source.
 
     Attributes:
-        num_samples, epoch, batch: As given.
+        num_samples, epoch, batch, indices: As given.
     """
 
     math: Math = HOST
@@ -190,8 +191,10 @@ class HostDraws:
         batch: int,
         shard: int,
         in_epoch: float | None = None,
+        indices: np.ndarray | None = None,
     ) -> None:
         self.num_samples = num_samples
+        self.indices = indices
         self.epoch = epoch
         self.batch = batch
         self._in_epoch = in_epoch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,15 @@ from dali_cutmix.core.tree import as_tensors
 from dali_cutmix.mixing import shares
 from dali_cutmix.mixing.choice import ChosenPlan, check_mixes
 from dali_cutmix.mixing.clipcutmix import ClipCutMix
-from dali_cutmix.mixing.plan import Mix, MixPlan, check_plan, inner_mixes, min_batch_size
+from dali_cutmix.mixing.plan import (
+    Mix,
+    MixPlan,
+    check_completed,
+    check_plan,
+    inner_mixes,
+    looks,
+    min_batch_size,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +70,10 @@ class Chain:
     def __post_init__(self) -> None:
         mixes = check_mixes("Chain", self.mixes)
         object.__setattr__(self, "mixes", mixes)
+        for mix in mixes[1:]:
+            if looks(mix):
+                way_out = "Put it first: it would have to look at images that another mix made."
+                refuse("Chain", "mixes", "look at images in the first mix only", mix, way_out)
         parts = [part for mix in mixes for part in inner_mixes(mix)]
         per_pair = [part for part in parts if getattr(part, "per", None) == "pair"]
         if len(per_pair) > 1:
@@ -96,13 +109,20 @@ class Chain:
                 way_out = "Let the regions after the first not overlap."
                 refuse("Chain", "mixes", rule, mix, way_out)
         _check_cells(self.mixes, plans)
-        source, weight = owners_of(as_tensors(plans), draws.num_samples, frame.size)
-        return ChainPlan(
-            source=source.numpy().astype(np.int32),
-            weight=weight.numpy(),
-            size=frame.size,
-            plans=plans,
-        )
+        return _counted(plans, draws.num_samples, frame.size)
+
+    def look(self, sample: Sample, frame: Frame) -> Any:
+        """Look as the first mix does; see `LookingMix`."""
+        first: Any = self.mixes[0]
+        return first.look(sample, frame)
+
+    def complete(self, plan: MixPlan, seen: Any, frame: Frame) -> ChainPlan:
+        """Complete the first plan, and count owners anew; see `LookingMix`."""
+        assert isinstance(plan, ChainPlan)
+        first: Any = self.mixes[0]
+        part = first.complete(plan.plans[0], seen, frame)
+        check_completed(first, part, len(plan.source), frame)
+        return _counted((part, *plan.plans[1:]), len(plan.source), frame.size)
 
     def operate(self, sample: Sample, plan: MixPlan, frame: Frame) -> Sample:
         """Apply the plan, which is of this chain, to pixels; see `Mix`."""
@@ -133,6 +153,14 @@ def _any(plan: MixPlan, rule: Callable[[MixPlan], bool]) -> bool:
 
 def _pastes(plan: MixPlan) -> bool:
     return plan.taken is not None or plan.owner is not None
+
+
+def _counted(plans: tuple[MixPlan, ...], num_samples: int, size: tuple[int, int]) -> ChainPlan:
+    """Return plans of arrays as one, with weights counted on the result."""
+    source, weight = owners_of(as_tensors(plans), num_samples, size)
+    return ChainPlan(
+        source=source.numpy().astype(np.int32), weight=weight.numpy(), size=size, plans=plans
+    )
 
 
 def owners_of(

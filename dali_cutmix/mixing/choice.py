@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf as INFINITY
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,9 +20,13 @@ from dali_cutmix.mixing.plan import (
     Mix,
     MixPlan,
     Rect,
+    check_completed,
     check_plan,
+    finished,
+    in_torch,
     inner_mixes,
     is_mix,
+    looks,
     min_batch_size,
 )
 
@@ -116,6 +120,22 @@ class RandomChoice:
             plans=plans,
         )
 
+    def look(self, sample: Sample, frame: Frame) -> tuple[Any, ...]:
+        """Look as each of the mixes that looks; see `LookingMix`."""
+        mixes: Sequence[Any] = self.mixes
+        return tuple(mix.look(sample, frame) if looks(mix) else () for mix in mixes)
+
+    def complete(self, plan: MixPlan, seen: tuple[Any, ...], frame: Frame) -> ChosenPlan:
+        """Complete the chosen mix's plan; see `LookingMix`. Other mixes' plans cut nothing."""
+        assert isinstance(plan, ChosenPlan)
+        choice, mixes = int(plan.choice[0]), cast(Sequence[Any], self.mixes)
+        plans = [finished(part) for part in plan.plans]
+        if not plan.plans[choice].is_complete:
+            plans[choice] = mixes[choice].complete(plan.plans[choice], seen[choice], frame)
+            check_completed(mixes[choice], plans[choice], len(plan.choice), frame)
+        fields = _fields_of(plans[choice], plans, self.num_sources)
+        return replace(plan, **fields, plans=tuple(plans))
+
     def operate(self, sample: Sample, plan: MixPlan, frame: Frame) -> Sample:
         """Apply the plan, which is of this mix, to pixels; see `Mix`."""
         if not isinstance(plan, ChosenPlan):
@@ -157,8 +177,12 @@ def check_mixes(where: str, mixes: Any) -> tuple[Mix, ...]:
         if not is_mix(mix):
             way_out = "Pass mixes of dali_cutmix, such as `CutMix()`."
             refuse(where, "mixes", "hold mixes", mix, way_out)
-        if any(isinstance(part, Deferred) for part in inner_mixes(mix)):
+        parts = list(inner_mixes(mix))
+        if any(isinstance(part, Deferred) for part in parts):
             way_out = f"Defer all of them: `Deferred({where}([...]))`."
+            refuse(where, "mixes", "mix in the graph", mix, way_out)
+        if any(in_torch(part) for part in parts):
+            way_out = f"Pass it alone: `Deferred({type(mix).__name__}(...))`."
             refuse(where, "mixes", "mix in the graph", mix, way_out)
     return tuple(mixes)
 

@@ -46,9 +46,7 @@ def clipped(lam: Any, place: Any, size: Size, math: Math) -> Cut:
         Yun et al. 2019, CutMix, arXiv:1905.04899, section 3.1; ``rand_bbox`` in the authors'
         ``train.py``. torchvision's ``v2.CutMix`` has the same.
     """
-    half = math.floor(_side(lam, size, math) / 2)
-    centre = _pick(place, _sides(size, math), math)
-    return _between(centre - half, centre + half, size, math)
+    return around(lam, _pick(place, _sides(size, math), math), size, math)
 
 
 def clipped_whole(lam: Any, place: Any, size: Size, math: Math) -> Cut:
@@ -102,6 +100,12 @@ def gaussian(lam: Any, place: Any, size: Size, math: Math) -> Cut:
     normal = radius * math.cos(turn - math.constant(np.array([0, _TURN / 4])))
     centre = math.floor(sides * (normal * GAUSSIAN_STD + 0.5))
     centre = math.minimum(math.maximum(centre, 0.0), sides - 1.0)
+    return _between(centre - half, centre + half, size, math)
+
+
+def around(lam: Any, centre: Any, size: Size, math: Math) -> Cut:
+    """Cut as ``clipped`` does, around a centre that is known: ``[2]`` float64 (y, x), whole."""
+    half = math.floor(_side(lam, size, math) / 2)
     return _between(centre - half, centre + half, size, math)
 
 

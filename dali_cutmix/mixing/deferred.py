@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.draws import Draws
@@ -40,6 +41,16 @@ class Deferred:
     def draw(self, draws: Draws, frame: Frame) -> MixPlan:
         """Draw the plan of the mix; see `Mix`."""
         return self.mix.draw(draws, frame)
+
+    def look(self, sample: Sample, frame: Frame) -> Any:
+        """Look as the mix does; see `LookingMix`."""
+        mix: Any = self.mix
+        return mix.look(sample, frame)
+
+    def complete(self, plan: MixPlan, seen: Any, frame: Frame) -> MixPlan:
+        """Complete the plan of the mix; see `LookingMix`."""
+        mix: Any = self.mix
+        return mix.complete(plan, seen, frame)
 
     def operate(self, sample: Sample, _plan: MixPlan, _frame: Frame) -> Sample:
         """Return the sample as it is; see `Mix`."""

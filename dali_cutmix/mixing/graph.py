@@ -11,11 +11,21 @@ from dali_cutmix.core.dali import INT32, DataNode, constant, fn, math, python_no
 from dali_cutmix.core.draws import GraphDraws, HostDraws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.tree import Structure
+from dali_cutmix.mixing.completion import complete
 from dali_cutmix.mixing.cutmix import CutMix, PlacementName, check_cutmix
 from dali_cutmix.mixing.cutout import Cutout, check_cutout
 from dali_cutmix.mixing.mixup import MixUp, check_mixup
 from dali_cutmix.mixing.paste import without_empty
-from dali_cutmix.mixing.plan import Mix, MixPlan, Partner, Per, check_nodes, check_plan, is_mix
+from dali_cutmix.mixing.plan import (
+    Mix,
+    MixPlan,
+    Partner,
+    Per,
+    check_nodes,
+    check_plan,
+    is_mix,
+    looks,
+)
 
 #: Mixes whose arithmetic is written for nodes as well as for arrays.
 _DRAWN_BY_OPERATORS = (CutMix, MixUp, Cutout)
@@ -168,7 +178,8 @@ def mix_plan(mix: Mix, size: tuple[int, int], *, seed: int | None = None) -> Mix
         seed: Base of the seeds of all draws here, at least 0; None derives it from the graph's.
 
     Returns:
-        A plan of nodes. `mix_images` applies it to images, and `mixed_target` to labels.
+        A plan of nodes. `mix_images` applies it to images, and `mixed_target` to labels. The plan
+        of a mix that looks at images has to be completed before, by `complete_plan`.
 
     Raises:
         ValueError: ``mix`` is not a mix, or cannot be drawn without an epoch, such as `Scheduled`.
@@ -195,6 +206,31 @@ def mix_plan(mix: Mix, size: tuple[int, int], *, seed: int | None = None) -> Mix
 
     nodes = python_nodes(draw, structure.num_leaves, draws.key("mix"))
     return structure.build(nodes)
+
+
+def complete_plan(mix: Mix, image: DataNode, plan: MixPlan) -> MixPlan:
+    """Complete a plan that depends on what images show, in a graph of your own.
+
+    Args:
+        mix: The mix that the plan is of, such as `SaliencyMix`.
+        image: ``[height, width, 3]`` uint8 per sample, of the plan's size, CPU or GPU.
+        plan: What `mix_plan` drew for this mix.
+
+    Returns:
+        A plan of nodes, for `mix_images` and `mixed_target`: ``plan`` itself where it is complete.
+
+    Raises:
+        ValueError: ``plan`` is not a plan, or ``mix`` cannot complete plans in a graph.
+    """
+    if not isinstance(plan, MixPlan):
+        refuse("complete_plan", "plan", "be a MixPlan", type(plan).__name__)
+    if plan.is_complete:
+        return plan
+    if not looks(mix):
+        way_out = "Only the training step can complete its plans: `attentive_plan`."
+        refuse("complete_plan", "mix", "look at images in the graph", mix, way_out)
+    sample = Sample(fn.reshape(image, layout="HWC"))
+    return complete(mix, sample, plan, Frame(plan.size))
 
 
 def mix_images(mix: Mix, image: DataNode, plan: MixPlan) -> DataNode:

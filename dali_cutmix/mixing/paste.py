@@ -80,7 +80,7 @@ def paste_regions(
         refuse("paste", "plan", "read pixels and have rectangles", kind)
     if plan.resizes:
         partner = fn.permute_batch(image, indices=plan.source[1])
-        resized = (resize_each or _resize_each)(partner, put.extent[1])
+        resized = (resize_each or resize_by_operator)(partner, put.extent[1])
         return fn.multi_paste(image, resized, out_anchors=put.anchor, output_size=list(plan.size))
     return fn.multi_paste(
         image,
@@ -164,7 +164,8 @@ def resize_nearest(mask: DataNode, extent: DataNode) -> DataNode:
     return resize(mask, size=fn.cast(extent, dtype=FLOAT), interp_type=nearest)
 
 
-def _resize_each(image: DataNode, extent: DataNode) -> DataNode:
+def resize_by_operator(image: DataNode, extent: DataNode) -> DataNode:
+    """Resize each image by DALI's operator to sides of its own: ``[2]`` int32 (y, x), CPU."""
     return resize(fn.reshape(image, layout="HWC"), size=fn.cast(extent, dtype=FLOAT))
 
 

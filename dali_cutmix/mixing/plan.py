@@ -73,6 +73,8 @@ class MixPlan:
             `dali_cutmix.mixing.cells.owner_of_pixels` makes ``[height, width]`` of the cells.
         cell: ``(height, width)`` of the cells of ``owner``, in pixels. Cells start at the top left
             corner, and the border cuts off the cells at the end.
+        pending: What `Mix.complete` needs to know of the draws. None in a complete plan. A plan
+            that is not complete mixes nothing yet.
     """
 
     source: Any
@@ -86,6 +88,7 @@ class MixPlan:
     num_regions: int = 0
     owner: Any = None
     cell: tuple[int, int] = (1, 1)
+    pending: Any = None
 
     def __post_init__(self) -> None:
         if not self.num_regions and hasattr(self.source, "shape"):
@@ -96,6 +99,11 @@ class MixPlan:
     def blends(self) -> bool:
         """Whether pixels are weighed sums, float32, and not copies."""
         return self.put is None and self.owner is None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the plan says who owns which pixels, before anybody looks at images."""
+        return self.pending is None and all(part.is_complete for part in getattr(self, "plans", ()))
 
     @cached_property
     def own(self) -> Any:
@@ -171,7 +179,8 @@ class Mix(Protocol):
     """What a loader asks of a mix: numbers on the host, then operators in the graph.
 
     A class with these three members can be given to ``DataLoader(mix=...)``. It needs no base
-    class. A fourth, ``min_batch_size``, is optional: see `min_batch_size`.
+    class. Three more are optional: ``min_batch_size``, see `min_batch_size`, and the two of
+    `LookingMix`.
     """
 
     @property
@@ -196,6 +205,59 @@ class Mix(Protocol):
                 with rectangles has neither ``weight`` nor ``lam`` here, which no operator reads.
             frame: What every image looks like.
         """
+
+
+class LookingMix(Mix, Protocol):
+    """What a loader asks of a mix whose plan depends on what the images show.
+
+    `draw` returns a plan that is valid, mixes nothing and has ``pending`` set. The plan is
+    completed in the graph, once images are decoded and augmented. Labels are weighed afterwards.
+    """
+
+    def look(self, sample: Sample, frame: Frame, /) -> Any:
+        """Return what the plan depends on, small and of one shape for all samples.
+
+        Args:
+            sample: The batch before this mix.
+            frame: What every image looks like.
+
+        Returns:
+            A tree of nodes, CPU or GPU: a node, or tuples of them. They are copied to the host: a
+            few KB per sample at most.
+        """
+
+    def complete(self, plan: MixPlan, seen: Any, frame: Frame, /) -> MixPlan:
+        """Complete the plan of one batch, on the host. A pure function.
+
+        Args:
+            plan: What `draw` returned.
+            seen: What `look` returned, with arrays in the place of nodes. They have a batch axis
+                in front.
+            frame: What every image looks like.
+
+        Returns:
+            A plan with the fields of ``plan``, but ``pending`` is None.
+        """
+
+
+def looks(mix: Any) -> bool:
+    """Tell whether a mix, or one that it is made of, completes its plan by looking at images."""
+    inner = getattr(mix, "mixes", None) or (getattr(mix, "mix", None),)
+    inner = [part for part in inner if part is not None and is_mix(part)]
+    return any(map(looks, inner)) if inner else hasattr(mix, "look")
+
+
+def in_torch(mix: Any) -> bool:
+    """Tell whether only the training step can complete the plans of a mix."""
+    return bool(getattr(mix, "in_torch", False))
+
+
+def finished(plan: MixPlan) -> MixPlan:
+    """Return the plan without ``pending``, in the structure that a complete plan has."""
+    if (parts := getattr(plan, "plans", None)) is not None:
+        plans: Any = tuple(map(finished, parts))
+        return replace(plan, plans=plans, pending=None)  # type: ignore[call-arg]
+    return replace(plan, pending=None)
 
 
 def is_mix(value: object) -> bool:
@@ -321,6 +383,15 @@ def _check_owner(where: str, plan: MixPlan) -> None:
         refuse(where, "owner", f"be below the {num_regions} regions", plan.owner.max())
 
 
+def check_completed(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:
+    """Refuse what a mix completed on the host, if it is not the complete plan of its batch."""
+    check_plan(mix, plan, num_samples, frame)
+    if not plan.is_complete:
+        raise ValueError(
+            f"{type(mix).__name__}.complete: must return a complete plan, whose `pending` is None."
+        )
+
+
 def _check_array(where: str, name: str, value: Any, dtype: Any, shape: tuple[int, ...]) -> None:
     if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
         is_array = isinstance(value, np.ndarray)
@@ -335,6 +406,9 @@ def check_nodes(where: str, plan: object) -> None:
         refuse(where, "plan", "be a MixPlan", type(plan).__name__)
     rect = plan.put if plan.put is not None else plan.taken
     leaf = plan.source if rect is None else rect.anchor
+    if not plan.is_complete:
+        way_out = "Call `complete_plan(mix, image, plan)` first."
+        refuse(where, "plan", "be complete", "one that depends on what images show", way_out)
     if getattr(plan, "plans", None) and where != "mix_images" and where != "mixed_target":
         way_out = "Apply it with `mix_images(mix, image, plan)`."
         refuse(where, "plan", "be of one mix", type(plan).__name__, way_out)

@@ -112,6 +112,16 @@ class Scheduled:
         """Draw the plan with the settings of this batch; see `Mix`."""
         return self.at(draws.progress(self.num_epochs)).draw(draws, frame)
 
+    def look(self, sample: Sample, frame: Frame) -> Any:
+        """Look as the mix does; see `LookingMix`."""
+        mix: Any = self.mix
+        return mix.look(sample, frame)
+
+    def complete(self, plan: MixPlan, seen: Any, frame: Frame) -> MixPlan:
+        """Complete the plan of the mix; see `LookingMix`."""
+        mix: Any = self.mix
+        return mix.complete(plan, seen, frame)
+
     def operate(self, sample: Sample, plan: MixPlan, frame: Frame) -> Sample:
         """Apply the plan to pixels; see `Mix`."""
         mix: Any = self.mix

@@ -105,6 +105,9 @@ def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tenso
     if not isinstance(plan, MixPlan):
         way_out = "Call mix_batch(x, plan). An epoch that mixes nothing has no plan: keep x."
         refuse("mix_batch", "plan", "be a MixPlan", type(plan).__name__, way_out)
+    if not plan.is_complete:
+        way_out = "`attentive_plan` completes those of AttentiveCutMix, and a loader all others."
+        refuse("mix_batch", "plan", "be complete", "one that depends on images", way_out)
     if x.ndim < 4:
         rule = "be [B, channels, *spatial] with at least two spatial axes"
         refuse("mix_batch", "x", rule, tuple(x.shape))

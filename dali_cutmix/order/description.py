@@ -55,6 +55,7 @@ class Description:
     | --- | --- |
     | number, string, None, or a sequence of these | itself |
     | dataclass | name of the class, and its fields under their names |
+    | object with a ``fingerprint``, a string | name of the class, and the fingerprint |
     | function in a dataclass | qualified name, and its values at `POINTS` |
     | another object | name of the class, and its simple public attributes; always with a doubt |
 
@@ -101,6 +102,8 @@ class Description:
             self.values[path] = [_title(part) for part in parts.values()]
             for part_path, part in parts.items():
                 self._add(part_path, part, in_object=in_object)
+        elif isinstance(fingerprint := getattr(value, "fingerprint", None), str):
+            self.values[path] = [_title(value), fingerprint]
         elif is_dataclass(value) and not isinstance(value, type):
             self._add_fields(path, value)
         elif _is_function(value) and not in_object:

@@ -18,7 +18,7 @@ from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.labels import MixedTarget, pair_labels
 from dali_cutmix.mixing.paste import without_empty
-from dali_cutmix.mixing.plan import Mix, MixPlan, check_plan
+from dali_cutmix.mixing.plan import Mix, MixPlan, check_plan, finished, looks
 from dali_cutmix.order.position import Position
 from dali_cutmix.serving import stacks
 from dali_cutmix.serving.replacements import Replacements
@@ -118,14 +118,24 @@ class Batches:
         self._decodable = decodable
         self._replacements = replacements
         self._ahead: list[ReadAhead] = []
+        if self.looks and self.depth:
+            rule = "draw without a look at images with clips and volumes"
+            refuse(WHERE, "mix", rule, self.mix, "`ClipCutMix()` mixes clips and volumes.")
         # Drawn for nothing, so that a mix refuses before the first batch what it has to refuse.
-        probe = HostDraws(settings.batch_size, 0, 0, 0, 0, 0.0)
+        indices = np.zeros(settings.batch_size, np.int64)
+        probe = HostDraws(settings.batch_size, 0, 0, 0, 0, 0.0, indices)
         tree, plan = self._draw(probe)
         self.structure = Structure(tree)
         if plan is not None and _blends(plan):
             self._check_blends()
         if plan is not None and self.depth and self.kind == "pixels":
             stacks.check_plan_of_volumes(self.mix, plan)
+        self._complete = Structure(finished(plan)) if plan is not None and self.looks else None
+
+    @property
+    def looks(self) -> bool:
+        """Whether the graph completes the plan, by looking at images."""
+        return looks(self.mix)
 
     def begin(self, epoch: Epoch) -> None:
         """Go to a part of an epoch, and forget images read for another."""
@@ -166,7 +176,7 @@ class Batches:
         indices = self.indices(number)
         if not isinstance(self._images, Stacks) or not indices:
             return indices
-        draws = self._draws(number, len(indices))
+        draws = self._draws(number, indices)
         return self._images.parts(indices, draws, self.settings.transform)
 
     def draw(self, number: int) -> tuple[list[Any], Batch]:
@@ -184,10 +194,7 @@ class Batches:
         """
         parts, stored, masks = self._read(number)
         indices = self.indices(number)
-        tree, plan = self._draw(self._draws(number, len(indices)))
-        label: Any = self._images.targets[indices]
-        if plan is not None and self.settings.mixes_labels:
-            label = pair_labels(label, plan)
+        tree, plan = self._draw(self._draws(number, indices))
         # DALI takes no strided arrays, such as partners by flipping.
         leaves = map(np.ascontiguousarray, self.structure.leaves(tree))
         if self.depth and self.kind == "pixels":
@@ -196,8 +203,27 @@ class Batches:
         else:
             are_paths = self._decodable.are_paths(parts)
             trusted = np.array([part in self._replacements.trusted for part in parts])
-        batch = Batch(indices, label, plan, parts, self.depth)
+        batch = Batch(indices, self._label(indices, plan), plan, parts, self.depth)
         return [stored, are_paths, trusted, *masks, *leaves], batch
+
+    def complete(self, outputs: Sequence[Any], batch: Batch) -> tuple[Sequence[Any], Batch]:
+        """Take out of a graph's outputs what completes the plan of their batch.
+
+        Args:
+            outputs: As `Graph.images` returns them.
+            batch: What the host kept.
+
+        Returns:
+            The other outputs, and the batch with its complete plan and labels.
+        """
+        if self._complete is None:
+            return outputs, batch
+        num_others = len(outputs) - self._complete.num_leaves
+        # Copied: DALI uses the memory again.
+        leaves = [np.array(output.as_array()) for output in outputs[num_others:]]
+        plan = self._complete.build(leaves)
+        label = self._label(batch.indices, plan)
+        return outputs[:num_others], replace(batch, label=label, plan=plan)
 
     def alone(self, fed: list[Any], position: int) -> list[Any]:
         """Return the part of what a graph is fed that belongs to one sample of a batch.
@@ -230,6 +256,12 @@ class Batches:
                 rule = f"copy pixels where `target` holds {type(annotation).__name__}"
                 way_out = "Blended images have no such target. `CutMix()` copies."
                 refuse(WHERE, "mix", rule, self.mix, way_out)
+
+    def _label(self, indices: list[int], plan: MixPlan | None) -> np.ndarray | MixedTarget:
+        label: np.ndarray = self._images.targets[indices]
+        if plan is None or not self.settings.mixes_labels:
+            return label
+        return pair_labels(label, plan)
 
     def _read(self, number: int) -> tuple[list[Any], list[np.ndarray], Iterator[Any]]:
         """Read a batch, with those samples replaced that Pillow refused or that cannot be read.
@@ -286,16 +318,17 @@ class Batches:
             (frame,) = self.frames
             plan = self.mix.draw(draws, frame)
             check_plan(self.mix, plan, draws.num_samples, frame)
-            for_operators = without_empty(plan).for_operators()
+            for_operators = plan if self.looks else without_empty(plan).for_operators()
         if not self.depth:
             return (drawn, for_operators, None), plan
         return stacks.of_frames(drawn, for_operators, draws.num_samples, self.depth), plan
 
-    def _draws(self, number: int, num_samples: int) -> HostDraws:
+    def _draws(self, number: int, indices: list[int]) -> HostDraws:
         """Return the draws of a batch."""
         epoch, settings = self.epoch, self.settings
         place = epoch.position.epoch, epoch.position.batch + number, settings.shard.index
-        return HostDraws(num_samples, settings.seed, *place, epoch.share_before(number))
+        in_epoch, in_source = epoch.share_before(number), np.array(indices, np.int64)
+        return HostDraws(len(indices), settings.seed, *place, in_epoch, in_source)
 
 
 def _blends(plan: MixPlan) -> bool:

@@ -27,6 +27,9 @@ from dali_cutmix.core.dali import (
     start_run,
 )
 from dali_cutmix.core.frame import Sample
+from dali_cutmix.core.tree import Structure
+from dali_cutmix.mixing.completion import complete
+from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.serving.batches import Batches
 from dali_cutmix.sources.open import read
 from dali_cutmix.transforms.decode import Encoded, EncodedMasks, Pixels, shape
@@ -123,6 +126,7 @@ class Graph:
         masks = _masks(settings.masks, mask_nodes, device, images.shape())
         all_stored = Stored(images, masks, settings.needs_matrix)
         ignored = tuple(mask.ignored for mask in settings.masks)
+        completed: MixPlan | None = None
         layout = "HWC" if settings.channels_last else "CHW"
         resampler = self._resampler
         on_threads = resampler.on_threads if resampler.has_threads else None
@@ -137,6 +141,9 @@ class Graph:
             sample = view.operate(all_stored, view_drawn, frame, resampler)
             _check_sample(view, sample, masks, settings.needs_matrix)
             if batches.mix is not None:
+                if batches.looks:
+                    completed = complete(batches.mix, sample, plan, frame)
+                    plan = completed.for_operators()
                 sample = batches.mix.operate(sample, plan, frame)
                 _check_sample(batches.mix, sample, masks, settings.needs_matrix)
             if batches.depth and batches.kind == "pixels":
@@ -146,6 +153,8 @@ class Graph:
             yield from sample.masks
             if sample.matrix is not None:
                 yield sample.matrix
+        if completed is not None:
+            yield from Structure(completed).leaves(completed)
 
 
 def _masks(

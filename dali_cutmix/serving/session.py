@@ -211,7 +211,7 @@ class Session:
             self.progress.end()
             raise StopIteration
         with self._closing_on_errors():
-            images, batch = self._take(pipelines, cuda_stream)
+            images, batch = self._batches.complete(*self._take(pipelines, cuda_stream))
             self._num_taken += 1
             self._num_retries = self._num_rounds = 0
             position = self._batches.epoch.position

@@ -16,7 +16,7 @@ from dali_cutmix.core.checks import check_choice, check_count, refuse
 from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.dali import num_gpus
 from dali_cutmix.mixing.deferred import Deferred
-from dali_cutmix.mixing.plan import Mix, is_mix, min_batch_size
+from dali_cutmix.mixing.plan import Mix, in_torch, inner_mixes, is_mix, min_batch_size
 from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.order.user_sampler import UserOrder
 from dali_cutmix.serving.tuning import MOST_AT_WORK, NO_TUNING, Tuning
@@ -137,8 +137,13 @@ class LoaderSettings:
 
     @property
     def needs_matrix(self) -> bool:
-        """Whether an annotation asks where points of the images went."""
-        return any(part.needs_matrix for part in self.annotations)
+        """Whether an annotation or the mix asks where points of the images went."""
+        return any(part.needs_matrix for part in self.annotations) or self._mix_needs_matrix
+
+    @property
+    def _mix_needs_matrix(self) -> bool:
+        parts = () if self.mix is None else inner_mixes(self.mix)
+        return any(getattr(part, "needs_matrix", False) for part in parts)
 
     @property
     def needs_classes(self) -> bool:
@@ -274,6 +279,11 @@ class LoaderSettings:
             rule = f"be at least {smallest} with `mix`"
             way_out = "Partners come from the same batch; `mix=None` mixes nothing."
             refuse(WHERE, "batch_size", rule, self.batch_size, way_out)
+        if not isinstance(mix, Deferred) and any(map(in_torch, inner_mixes(mix))):
+            rule = "be Deferred, since only the training step can mix its pixels"
+            refuse(WHERE, "mix", rule, mix, f"Pass `Deferred({type(mix).__name__}(...))`.")
+        if self._mix_needs_matrix:
+            self._check_transforms("the boxes of `mix`")
         if isinstance(mix, Deferred) and not self.with_plan:
             way_out = "Without the plan nobody knows how `mix_batch` is to mix the pixels."
             refuse(WHERE, "with_plan", "be True with a Deferred mix", self.with_plan, way_out)
@@ -300,7 +310,8 @@ class LoaderSettings:
     def _check_target(self, name: str, part: Any) -> None:
         """Refuse what is no form of classes and no annotation, or does not go with the mix."""
         if isinstance(part, Annotation) and not isinstance(part, type):
-            self._check_transforms(name, part)
+            if self.is_moved(part):
+                self._check_transforms(f"the {type(part).__name__} of `{name}`")
             return
         if not isinstance(part, str):
             rule = "be 'label', 'dense', 'pair', an annotation such as Masks, or a dict of these"
@@ -310,16 +321,13 @@ class LoaderSettings:
             way_out = "A mixed sample has several classes."
             refuse(WHERE, name, "be 'dense' or 'pair' with `mix`", part, way_out)
 
-    def _check_transforms(self, name: str, annotation: Annotation) -> None:
+    def _check_transforms(self, what: str) -> None:
         """Refuse transforms that would leave masks or boxes behind."""
-        if not self.is_moved(annotation):
-            return
         for view in self.views:
             left_behind = steps_without_annotations(view)
             if left_behind:
-                kind = type(annotation).__name__
-                rule = f"move the {kind} of `{name}` with the image"
                 way_out = "Leave these steps out; flips, crops, resizes and colours are taken."
+                rule = f"move {what} with the image"
                 refuse(WHERE, "transform", rule, left_behind, way_out)
 
     def _fill_tuning(self) -> None:

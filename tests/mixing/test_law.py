@@ -34,8 +34,10 @@ from dali_cutmix import (
     MixUp,
     RandomChoice,
     ResizeMix,
+    SaliencyMix,
     Scheduled,
     TrainTransform,
+    complete_plan,
     dense_target,
     mix_batch,
     mix_images,
@@ -100,6 +102,13 @@ PASTING: list[Any] = [
     RandomChoice([CutMix(), GridMix(), FMix()]),
     RandomChoice([CutMix(), RICAP(), Chain([CutMix(), CutMix()]), CutMix(prob=0)]),
     Stripes(),
+    SaliencyMix(),
+    SaliencyMix(prob=0.5, per="pair", partner="flip"),
+    SaliencyMix.paper(alpha=2.0),
+    Chain([SaliencyMix(), CutMix()]),
+    RandomChoice([CutMix(), SaliencyMix(), RICAP(), FMix()]),
+    Chain([SaliencyMix(), GridMix()]),
+    Chain([RandomChoice([SaliencyMix(), CutMix(prob=0)]), RICAP()]),
 ]
 BLENDING: list[Any] = [
     MixUp(),
@@ -118,6 +127,11 @@ BLENDING: list[Any] = [
     RandomChoice([CutMix(), MixUp(prob=0.5), CutMix(prob=0.0)], weights=[0.5, 0.3, 0.2]),
     RandomChoice([CutMix(per="pair", partner="flip"), RandomChoice([CutMix.inside(), MixUp()])]),
     RandomChoice([RICAP(), MixUp(), Cutout(side=4, prob=0)]),
+]
+# In the loader: an image of other channels than R, G and B has no saliency.
+BLENDING_AND_LOOKING: list[Any] = [
+    RandomChoice([SaliencyMix(), MixUp()]),
+    Chain([SaliencyMix(), MixUp()]),
 ]
 
 
@@ -184,10 +198,10 @@ def test_every_label_weight_equals_the_share_of_pixels_its_source_owns(
     given = list(batches(size))
 
     def define(image: Any, label: Any) -> Any:
-        plan = mix_plan(mix, size)
         # Copied: at prob 0 nothing is applied, and an input of a graph cannot be its output.
-        mixed = mix_images(mix, on(back_end, fn.copy(image)), plan)
-        return mixed, *mixed_target(label, plan)
+        image = on(back_end, fn.copy(image))
+        plan = complete_plan(mix, image, mix_plan(mix, size))
+        return mix_images(mix, image, plan), *mixed_target(label, plan)
 
     foreign = 0
     for (_, owners), (mixed, label, weight) in zip(
@@ -341,6 +355,7 @@ def test_loader_weighs_each_class_by_the_pixels_it_shows(
         (ResizeMix(), 2),
         (Chain([CutMix(), CutMix()]), 3),
         (RandomChoice([CutMix(), RICAP()]), 2),
+        (SaliencyMix(), 2),
     ],
     ids=str,
 )
@@ -366,7 +381,9 @@ def test_loader_adds_the_weights_of_sources_that_are_of_one_class(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("mix", "batch_size"), design(BLENDING, LOADER_BATCH_SIZES))
+@pytest.mark.parametrize(
+    ("mix", "batch_size"), design([*BLENDING, *BLENDING_AND_LOOKING], LOADER_BATCH_SIZES)
+)
 def test_loader_weighs_each_class_as_it_weighs_its_colour(
     mix: Any, batch_size: int, device: str
 ) -> None:
@@ -427,6 +444,9 @@ def test_loader_keeps_labels_whole_where_squares_are_erased(prob: float, device:
         Deferred(FMix()),
         Deferred(Chain([CutMix(), CutMix()])),
         Deferred(RandomChoice([CutMix(), RICAP()])),
+        Deferred(SaliencyMix()),
+        Deferred(Chain([SaliencyMix(), CutMix()])),
+        Scheduled(SaliencyMix(), num_epochs=2, prob=lambda t: t),
         Scheduled(CutMix(), num_epochs=2, prob=lambda t: 0.5 + t / 2, min_kept=lambda t: t / 2),
         Scheduled(RICAP(), num_epochs=1, beta=lambda t: 1 + t),
         Deferred(Scheduled(CutMix(), num_epochs=1, alpha=lambda t: 1 + t)),

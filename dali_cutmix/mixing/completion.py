@@ -1,0 +1,53 @@
+"""Plans that depend on what images show, completed in a graph between decoding and mixing.
+
+A graph's images exist on its device only, and a plan is a few bytes per sample on the host. So the
+mix looks by operators, what it sees is copied to the host, and one Python operator per batch turns
+the drawn plan into the complete one. Whatever has to agree reads the operator's results: the
+operators that mix pixels, and as further outputs of the graph labels, boxes and records.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+
+from dali_cutmix.core.dali import python_nodes
+from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.core.tree import Structure
+from dali_cutmix.mixing.paste import without_empty
+from dali_cutmix.mixing.plan import LookingMix, Mix, MixPlan, check_completed, finished
+
+
+def complete(mix: Mix, sample: Sample, plan: MixPlan, frame: Frame) -> MixPlan:
+    """Complete a plan in a graph.
+
+    Args:
+        mix: The mix that the plan is of, with the methods of `LookingMix`.
+        sample: The batch before mixing, as nodes.
+        plan: The plan that `Mix.draw` returned, with CPU nodes in the place of arrays.
+        frame: What every image looks like.
+
+    Returns:
+        The complete plan of CPU nodes. Regions without area show the sample itself.
+    """
+    looking = cast(LookingMix, mix)
+    tree = looking.look(sample, frame)
+    look, drawn, complete = Structure(tree), Structure(plan), Structure(finished(plan))
+    nodes = [node.cpu() if node.device == "gpu" else node for node in look.leaves(tree)]
+
+    def of_arrays(*columns: list[np.ndarray]) -> tuple[list[np.ndarray], ...]:
+        arrays = [np.stack(column) for column in columns]
+        seen, pending = look.build(arrays[: len(nodes)]), drawn.build(arrays[len(nodes) :])
+        result = looking.complete(pending, seen, frame)
+        check_completed(looking, result, len(columns[0]), frame)
+        return tuple(map(_of_samples, complete.leaves(without_empty(result))))
+
+    leaves = python_nodes(of_arrays, complete.num_leaves, *nodes, *drawn.leaves(plan))
+    completed: MixPlan = complete.build(leaves)
+    return completed
+
+
+def _of_samples(leaf: Any) -> list[np.ndarray]:
+    # DALI takes one contiguous array per sample, and no NumPy scalars.
+    return [np.array(value) for value in np.ascontiguousarray(leaf)]

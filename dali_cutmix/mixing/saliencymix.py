@@ -1,0 +1,136 @@
+"""`SaliencyMix`: a cut around what stands out most in the other image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dali_cutmix.core.checks import check_alpha, check_prob
+from dali_cutmix.core.dali import DataNode
+from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.core.math import HOST
+from dali_cutmix.mixing import cut
+from dali_cutmix.mixing.paste import paste_regions, resize_by_operator
+from dali_cutmix.mixing.plan import (
+    MixPlan,
+    Partner,
+    Per,
+    Rect,
+    check_partner,
+    leader,
+    pair_up,
+    share,
+)
+from dali_cutmix.mixing.saliency import SIDE, peaks
+
+
+@dataclass(frozen=True)
+class SaliencyMix:
+    """Fill a rectangle around the most salient pixel of another image, and weigh labels by pixels.
+
+    A cut at random often shows background only. Here the cut shows what stands out most in the
+    other image, at the same place. Sides are those of `CutMix`, and the border clips them.
+
+    Saliency is the spectral residual of the image as augmented, 32 x 32 pixels of gray: see
+    `dali_cutmix.mixing.saliency`. The authors' code takes OpenCV's fine-grained saliency instead.
+
+    Args:
+        alpha: Both parameters of the Beta distribution of the kept fraction, above 0.
+        prob: Probability in [0, 1] that a sample is mixed at all.
+        per: As in `cutmix_plan`. With ``"batch"`` all cuts lie where the partner of the first
+            sample is most salient.
+        partner: As in `cutmix_plan`.
+
+    Source:
+        Uddin et al. 2020, SaliencyMix, arXiv:2006.01791.
+    """
+
+    alpha: float = 1.0
+    prob: float = 1.0
+    per: Per = "sample"
+    partner: Partner = "derangement"
+
+    num_sources: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        check_alpha("SaliencyMix", self.alpha)
+        check_prob("SaliencyMix", self.prob)
+        check_partner("SaliencyMix", self.per, self.partner)
+
+    @classmethod
+    def paper(cls, alpha: float = 1.0, prob: float = 0.5) -> SaliencyMix:
+        """Mix as the authors' code: one cut per batch, partners by a random permutation."""
+        return cls(alpha=alpha, prob=prob, per="batch", partner="permutation")
+
+    def draw(self, draws: Draws, frame: Frame) -> MixPlan:
+        """Draw the plan but for the place, on the host; see `Mix`."""
+        lam = draws.beta("saliencymix/lam", self.alpha, [1])
+        chance = draws.chance("saliencymix/prob", self.prob)
+        own, partner = pair_up(self.partner, draws, "saliencymix/partner")
+        first = leader(self.per, own, partner, draws.math)
+        lam, chance = (share(value, self.per, first, draws.math) for value in (lam, chance))
+        return unmixed_plan(
+            own, np.where(chance > 0, partner, own), frame.size, lam[:, 0], pending=first[:, 0]
+        )
+
+    def look(self, sample: Sample, frame: Frame) -> DataNode:
+        """Make each image small; see `LookingMix`."""
+        sides = frame.constant(np.array([SIDE, SIDE], np.int32))
+        return (frame.resize or resize_by_operator)(sample.image, sides)
+
+    def complete(self, plan: MixPlan, seen: np.ndarray, frame: Frame) -> MixPlan:
+        """Cut around the peak of each partner's saliency; see `LookingMix`."""
+        own, partner = plan.source.T
+        centre = peaks(seen, frame.size)[partner][plan.pending]
+        anchor, extent = cut.around(plan.lam[:, None], centre, frame.size, HOST)
+        return with_cut(plan, anchor, extent * (own != partner)[:, None])
+
+    def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:
+        """Apply the plan to pixels; see `Mix`."""
+        return sample.change(partial(paste_regions, plan=plan))
+
+
+def unmixed_plan(
+    own: np.ndarray, partner: np.ndarray, size: tuple[int, int], lam: Any, pending: Any
+) -> MixPlan:
+    """Return a plan of two regions that cuts nothing yet, for `with_cut` to complete.
+
+    Args:
+        own: Index of each sample in its batch: ``[B, 1]`` int32.
+        partner: Index of its partner, the sample itself where nothing will be cut: ``[B, 1]``
+            int32.
+        size: ``(height, width)`` of every image, in pixels.
+        lam: Kept fraction as drawn: ``[B]`` float32, or None.
+        pending: See `MixPlan`.
+    """
+    nothing = np.zeros((len(own), 2), np.int32)
+    plan = MixPlan(
+        source=np.concatenate([own, partner], axis=1).astype(np.int32),
+        weight=nothing.astype(np.float32),
+        size=size,
+        lam=lam,
+        pending=pending,
+    )
+    return replace(with_cut(plan, nothing, nothing), pending=pending)
+
+
+def with_cut(plan: MixPlan, anchor: np.ndarray, extent: np.ndarray) -> MixPlan:
+    """Complete a plan of two regions by a cut, the same in both images.
+
+    Args:
+        plan: As `unmixed_plan` returns it.
+        anchor: Top left corners in pixels: ``[B, 2]`` int32 (y, x).
+        extent: Sides in pixels: ``[B, 2]`` int32 (y, x).
+    """
+    sides = np.broadcast_to(np.array(plan.size, np.int32), extent.shape)
+    kept = cut.kept(extent, plan.size, HOST)
+    rect = Rect(
+        np.stack([np.zeros_like(anchor), anchor], axis=1),
+        np.stack([sides, extent], axis=1).astype(np.int32),
+    )
+    weight = np.concatenate([kept, 1 - kept], axis=1)
+    return replace(plan, weight=weight, taken=rect, put=rect, pending=None)

@@ -1,0 +1,288 @@
+"""GuidedCutMix: boxes painted into the images tell what a cut covers and what it shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dali_cutmix import (
+    Chain,
+    CutMix,
+    DataLoader,
+    Deferred,
+    GuidedCutMix,
+    ImageArrays,
+    RandomChoice,
+    Scheduled,
+    TrainTransform,
+    draw_plan,
+    mix_batch,
+)
+
+STORED = (60, 90)
+SIZE = (48, 64)
+INSIDE = 255  # of the green channel in a box, and of the blue one in a box of class 7
+
+
+def painted(num: int, seed: int = 0) -> tuple[np.ndarray, list[dict[str, np.ndarray]]]:
+    """Return images whose red channel is the owner, with up to three boxes each, and the boxes."""
+    rng = np.random.default_rng(seed)
+    images = np.zeros((num, *STORED, 3), np.uint8)
+    images[..., 0] = np.arange(num)[:, None, None]
+    annotations = []
+    for image in images:
+        boxes, labels = [], []
+        for number in range(rng.integers(0, 4)):
+            width, height = rng.integers(8, 24, 2)
+            x, y = rng.integers(0, STORED[1] - width), rng.integers(0, STORED[0] - height)
+            image[y : y + height, x : x + width, 1] = INSIDE
+            boxes.append([x, y, x + width, y + height])
+            labels.append(7 if number == 0 else 2)
+        if boxes:  # the first is painted last: others must not hide it
+            x, y, right, bottom = boxes[0]
+            image[y:bottom, x:right, 2] = INSIDE
+        shape = (len(boxes), 4)
+        annotations.append(
+            {"boxes": np.array(boxes, np.float32).reshape(shape), "labels": np.array(labels, int)}
+        )
+    return images, annotations
+
+
+def loader_of(images: np.ndarray, mix: Any, **settings: Any) -> DataLoader:
+    arguments: dict[str, Any] = {
+        "transform": TrainTransform(SIZE, pad=8),
+        "dtype": torch.uint8,
+        "device": "cpu",
+        "num_workers": 1,
+        "with_plan": True,
+        "target": "pair",
+        "shuffle": True,
+    }
+    arguments = {"batch_size": 7, **arguments, **settings}
+    return DataLoader(ImageArrays(images, range(len(images))), mix=mix, **arguments)
+
+
+def cuts_of(plan: Any) -> list[tuple[slice, slice]]:
+    """Return the cut of each sample as slices; of no pixels where nothing is cut."""
+    corners = zip(plan.anchor.tolist(), plan.extent.tolist(), strict=True)
+    return [(slice(y, y + height), slice(x, x + width)) for (y, x), (height, width) in corners]
+
+
+#: A crop that keeps pixels as they are, and one that resizes: there a pixel beside a box is mixed
+#: from both sides, and half of it is the box's at most.
+CROPS = [(TrainTransform(SIZE, pad=8), 0), (TrainTransform(SIZE, scale=(0.3, 1)), 128)]
+
+
+@pytest.mark.parametrize(("transform", "most"), CROPS)
+def test_cut_covers_no_object_of_the_image_where_boxes_are_avoided(
+    transform: Any, most: int
+) -> None:
+    images, boxes = painted(60)
+    num_cut = num_beside = 0
+    with loader_of(images, Deferred(GuidedCutMix(boxes)), transform=transform) as loader:
+        for _ in range(3):
+            for image, _, plan in loader:
+                for pixels, cut in zip(image, cuts_of(plan), strict=True):
+                    assert pixels[(1, *cut)].numel() == 0 or pixels[(1, *cut)].max() <= most
+                    num_cut += pixels[(1, *cut)].numel() > 0
+                    num_beside += bool((pixels[1] == INSIDE).any()) and pixels[1][cut].numel() > 0
+    assert num_cut > 0.9 * 180
+    assert num_beside > 90
+
+
+@pytest.mark.parametrize(("transform", "most"), CROPS)
+@pytest.mark.parametrize("avoid", [False, True])
+def test_cut_is_a_box_of_the_class_in_the_partner(transform: Any, most: int, avoid: bool) -> None:
+    images, boxes = painted(60)
+    mix = GuidedCutMix(boxes, avoid=avoid, target=7, min_visible=0.5, partner="roll")
+    num_cut = 0
+    with loader_of(images, Deferred(mix), transform=transform) as loader:
+        for image, target, plan in [batch for _ in range(2) for batch in loader]:
+            for sample, cut in enumerate(cuts_of(plan)):
+                other = sample - 1
+                of_class = (image[other, 2] > 127).nonzero()
+                if plan.extent[sample].prod():
+                    low, high = of_class.min(dim=0).values, of_class.max(dim=0).values + 1
+                    ends = plan.anchor[sample] + plan.extent[sample]
+                    assert (plan.anchor[sample] - low).abs().max() <= (most > 0)
+                    assert (ends - high).abs().max() <= (most > 0)
+                    assert not avoid or image[(sample, 1, *cut)].max() <= most
+                    num_cut += 1
+                elif not avoid and not most and len(of_class):
+                    x0, y0, x1, y1 = boxes[target.label[other, 0]]["boxes"][0]
+                    assert len(of_class) < 0.5 * (x1 - x0) * (y1 - y0)
+    assert num_cut > (20 if avoid else 45)
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda boxes: GuidedCutMix(boxes),
+        lambda boxes: GuidedCutMix(boxes, target=7, avoid=False, prob=0.8),
+        lambda boxes: Chain([GuidedCutMix(boxes, target=7), CutMix()]),
+        lambda boxes: RandomChoice([CutMix(), GuidedCutMix(boxes)]),
+        lambda boxes: Scheduled(GuidedCutMix(boxes), num_epochs=2, prob=lambda t: 0.5 + t / 2),
+    ],
+)
+def test_weights_are_shares_of_pixels(mix: Any) -> None:
+    images, boxes = painted(23)
+    foreign = 0
+    with loader_of(images, mix(boxes), transform=TrainTransform(STORED, pad=0)) as loader:
+        for image, target, _ in loader:
+            for pixels, labels, weights in zip(
+                image[:, 0], target.label, target.weight, strict=True
+            ):
+                owners, counts = pixels.unique(return_counts=True)
+                shares = torch.zeros(23).scatter_add_(0, labels, weights)
+                assert torch.equal(shares.nonzero()[:, 0], owners.long())
+                wanted = counts / pixels.numel()
+                torch.testing.assert_close(shares[owners.long()], wanted, rtol=0, atol=2**-22)
+                foreign += int((owners != labels[0]).sum())
+    assert foreign > 10
+
+
+def test_every_box_of_the_class_is_cut_out_as_often() -> None:
+    boxes = [[10.0 * n, 5.0, 10.0 * n + 8.2, 30.7] for n in range(5)]
+    annotations = [{"boxes": boxes, "labels": [1, 1, 0, 1, 1]}] * 200
+    images = np.zeros((200, *STORED, 3), np.uint8)
+    mix = GuidedCutMix(annotations, avoid=False, target=1)
+    settings: dict[str, Any] = {
+        "transform": TrainTransform(STORED, pad=0, flip=0),
+        "batch_size": 50,
+    }
+    with loader_of(images, mix, **settings) as loader:
+        anchors = torch.cat([plan.anchor for _ in range(4) for _, _, plan in loader])
+        extents = torch.cat([plan.extent for _, _, plan in loader])
+    assert (anchors[:, 0] == 5).all()
+    assert (extents == torch.tensor([26, 9])).all()
+    columns, counts = anchors[:, 1].unique(return_counts=True)
+    assert columns.tolist() == [0, 10, 30, 40]
+    assert (counts - 200).abs().max() < 4.5 * np.sqrt(800 * 3 / 16)
+
+
+def test_sample_without_a_cut_that_fits_stays_as_it_is() -> None:
+    images, _ = painted(14)
+    everywhere = [{"boxes": [[0, 0, 90, 60]], "labels": [1]}] * 14
+    for mix in (GuidedCutMix(everywhere), GuidedCutMix(everywhere, target=1)):
+        with loader_of(images, mix, transform=TrainTransform(STORED, pad=0, flip=0)) as loader:
+            for image, target, plan in loader:
+                assert target.weight.tolist() == [[1, 0]] * 7
+                assert torch.equal(image[:, 0, 0, 0].long(), target.label[:, 0])
+                assert (plan.extent == 0).all()
+
+
+def test_cuts_are_those_of_cutmix_where_there_are_no_boxes() -> None:
+    images = np.zeros((700, 8, 12, 3), np.uint8)
+    empty = [{"boxes": np.zeros((0, 4))}] * 700
+    settings: dict[str, Any] = {"transform": TrainTransform((8, 12), pad=0), "batch_size": 175}
+    with loader_of(images, GuidedCutMix(empty), **settings) as loader:
+        kept = torch.cat([plan.kept for _ in range(3) for _, _, plan in loader])
+    with loader_of(images, CutMix(), **settings) as loader:
+        wanted = torch.cat([plan.kept for _ in range(6) for _, _, plan in loader])
+    wanted = wanted[wanted < 1]  # an empty cut is no cut that fits
+    assert (kept < 1).all()
+    error = kept.std() / np.sqrt(2100) + wanted.std() / np.sqrt(len(wanted))
+    assert abs(kept.mean() - wanted.mean()) < 4.5 * error
+
+
+def test_resumed_run_serves_the_same_batches_and_other_boxes_are_another_run() -> None:
+    images, boxes = painted(30)
+    mix = GuidedCutMix(boxes, target=7, avoid=False)
+    with loader_of(images, mix) as loader:
+        wanted = list(loader)
+    with loader_of(images, mix, num_workers=3) as loader:
+        next(iter(loader))
+        state = loader.state_dict()
+    with loader_of(images, GuidedCutMix(boxes, target=7, avoid=False)) as loader:
+        loader.load_state_dict(state)
+        for (image, target, plan), (same, other, planned) in zip(loader, wanted[1:], strict=True):
+            assert torch.equal(image, same)
+            assert torch.equal(target.weight, other.weight)
+            assert torch.equal(plan.put.anchor, planned.put.anchor)
+    others = painted(30, seed=1)[1]
+    with (
+        loader_of(images, GuidedCutMix(others, target=7, avoid=False)) as loader,
+        pytest.raises(ValueError, match=r"mix\.boxes"),
+    ):
+        loader.load_state_dict(state)
+
+
+def test_pixels_mixed_later_are_those_of_the_loader() -> None:
+    images, boxes = painted(20)
+    mix = GuidedCutMix(boxes)
+    with loader_of(images, mix) as loader, loader_of(images, Deferred(mix)) as later:
+        for (mixed, target, _), (image, _, plan) in zip(loader, later, strict=True):
+            result, weight = mix_batch(image, plan)
+            assert torch.equal(result, mixed)
+            assert torch.equal(weight, target.weight)
+
+
+IMAGES, BOXES = painted(10)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: GuidedCutMix(BOXES, avoid=False),
+            "GuidedCutMix: `avoid` must be True, or `target` a class, got False. Without either it "
+            "is `CutMix()`.",
+        ),
+        (
+            lambda: GuidedCutMix(BOXES, target=3),
+            "GuidedCutMix: `target` must be the class index of a box, got 3.",
+        ),
+        (
+            lambda: GuidedCutMix(BOXES, target=7, alpha=2.0),
+            "GuidedCutMix: `alpha` must be left out with `target`, whose boxes are cut, got 2.0.",
+        ),
+        (
+            lambda: GuidedCutMix([[0, 0, 1, 1]]),
+            "GuidedCutMix: `boxes[0]` must be a dictionary with `boxes`, got [0, 0, 1, 1]. Pass a "
+            "`Boxes`, or a list of dictionaries of `boxes` [n, 4] and `labels` [n].",
+        ),
+        (
+            lambda: GuidedCutMix([{"boxes": [[0, 0, float("nan"), 1]]}]),
+            "GuidedCutMix: `boxes[0]['boxes']` must be finite, with x0 <= x1 and y0 <= y1, got "
+            "[[0.0, 0.0, nan, 1.0]].",
+        ),
+        (
+            lambda: GuidedCutMix([{"boxes": [[3, 0, 1, 1]]}]),
+            "GuidedCutMix: `boxes[0]['boxes']` must be finite, with x0 <= x1 and y0 <= y1, got",
+        ),
+        (
+            lambda: GuidedCutMix([{"boxes": [[0, 1, 1]]}]),
+            "GuidedCutMix: `boxes[0]['boxes']` must be of shape [n, 4], got [1, 3].",
+        ),
+        (
+            lambda: GuidedCutMix([{"boxes": [[0, 0, 1, 1]], "labels": [1, 2]}]),
+            "GuidedCutMix: `boxes[0]['labels']` must be 1 class indices, got [1, 2].",
+        ),
+        (
+            lambda: GuidedCutMix([]),
+            "GuidedCutMix: `boxes` must hold a dictionary of boxes for each image, got [].",
+        ),
+        (
+            lambda: loader_of(IMAGES[:9], GuidedCutMix(BOXES)),
+            "DataLoader: `mix` must have boxes of the 9 images of the source, got boxes of 10 "
+            "images.",
+        ),
+        (
+            lambda: loader_of(IMAGES[:9], Chain([GuidedCutMix(BOXES), CutMix()])),
+            "DataLoader: `mix` must have boxes of the 9 images of the source, got boxes of 10 "
+            "images.",
+        ),
+        (
+            lambda: draw_plan(GuidedCutMix(BOXES), 4, SIZE, seed=0, epoch=0, batch=0),
+            "GuidedCutMix: which images a batch holds is not known here. Give the mix to "
+            "`DataLoader(mix=...)`.",
+        ),
+    ],
+)
+def test_guidedcutmix_refuses_what_it_cannot_mix(make: Any, message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is compared
+        make()
+    assert str(caught.value).startswith(message)
