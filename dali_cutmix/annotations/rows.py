@@ -109,7 +109,7 @@ def _check_values(values: np.ndarray, combine: Combine) -> None:
             )
             rule = "be finite in float32"
             refuse("Rows", f"values[{row}]", rule, values[row].tolist(), way_out)
-        if combine == "union" and values.dtype != bool:
+        if combine == "union":
             is_fine = (part == 0) | (part == 1)
             if not is_fine.all():
                 row = first + _first_row(~is_fine)
