@@ -82,7 +82,7 @@ def decoder_of(read_at: ReadAt, head: bytes = b"") -> Decoder:
     is_plain = False
     match format_of(start):
         case "JPEG":
-            is_plain = _is_bare_jpeg(head) or _is_plain_jpeg(read_at)
+            is_plain = is_bare_jpeg(head) or _is_plain_jpeg(read_at)
         case "PNG":
             is_plain = _is_plain_png(read_at)
         case "WEBP":
@@ -142,7 +142,7 @@ def _webp_size(start: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _is_bare_jpeg(head: bytes) -> bool:
+def is_bare_jpeg(head: bytes) -> bool:
     """Return whether a JPEG's first bytes hold its segments and no EXIF, XMP or fourth component.
 
     The quick answer for most files: a folder of a million files is looked through.

@@ -1,0 +1,78 @@
+"""Sizes of images by their headers, upright as the loader serves them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from dali_cutmix.core.regular import open_descriptor, open_regular
+from dali_cutmix.sources.kinds import ReadAt, format_of, header_size, is_bare_jpeg
+from dali_cutmix.sources.upright import CLOSED
+
+#: Bytes. Headers of most files are shorter, and are read at once.
+_HEAD = 4096
+_ORIENTATION = 0x0112
+#: Chunks of a PNG that may hold an orientation.
+_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+
+
+def upright_size(path: str | bytes) -> tuple[int, int] | None:
+    """Return ``(height, width)`` of an image file in pixels, as EXIF or XMP turns the image.
+
+    Reads the header of most files, and the whole file where a PNG has texts.
+
+    Args:
+        path: The file, of any format that a loader decodes.
+
+    Returns:
+        The size; None where no header is readable, so that no loader decodes the file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    file = open_descriptor(path)
+    try:
+        head = os.pread(file, _HEAD, 0)
+        if _is_never_turned(head, lambda at, size: os.pread(file, size, at)):
+            return header_size(np.frombuffer(head, np.uint8))
+    finally:
+        os.close(file)
+    return _by_pillow(path)
+
+
+def _is_never_turned(head: bytes, read_at: ReadAt) -> bool:
+    """Return whether the head of a file holds its size, and the file holds no orientation."""
+    match format_of(head[:24]):
+        case "JPEG":
+            return is_bare_jpeg(head)
+        case "PNG":
+            return not _has_metadata(read_at)
+    return False
+
+
+def _has_metadata(read_at: ReadAt) -> bool:
+    at = 8
+    while len(chunk := read_at(at, 8)) == 8 and chunk[4:] != b"IEND":
+        if chunk[4:] in _METADATA:
+            return True
+        at += 12 + int.from_bytes(chunk[:4], "big")
+    return False
+
+
+def _by_pillow(path: str | bytes) -> tuple[int, int] | None:
+    Image.init()
+    formats = [name for name in Image.ID if name not in CLOSED]
+    with warnings.catch_warnings(), open_regular(path) as file:
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(file, formats=formats) as image:
+                width, height = image.size
+                is_turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        except MemoryError:
+            raise
+        except Exception:  # Pillow raises nearly anything on a broken file
+            return None
+    return (width, height) if is_turned else (height, width)
