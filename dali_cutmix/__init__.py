@@ -1,6 +1,8 @@
 """CutMix and its relatives inside an NVIDIA DALI graph, handed to PyTorch by a drop-in loader."""
 
 from dali_cutmix._version import __version__
+from dali_cutmix.annotations.boxes import Boxes
+from dali_cutmix.annotations.coco_boxes import read_coco_boxes
 from dali_cutmix.annotations.coco_masks import read_coco_masks, read_coco_panoptic
 from dali_cutmix.annotations.mask_folders import read_cityscapes, read_masks, read_voc_masks
 from dali_cutmix.annotations.masks import Masks
@@ -8,7 +10,10 @@ from dali_cutmix.annotations.notes import Notes
 from dali_cutmix.annotations.record import Record
 from dali_cutmix.annotations.rows import Rows
 from dali_cutmix.annotations.tables import read_notes, read_rows
+from dali_cutmix.annotations.voc_boxes import read_voc_boxes
 from dali_cutmix.annotations.volume_masks import VolumeMasks
+from dali_cutmix.annotations.yolo_boxes import read_yolo_boxes
+from dali_cutmix.contact_sheet import contact_sheet
 from dali_cutmix.core.errors import BadFileError, TroubleError
 from dali_cutmix.loader import DataLoader
 from dali_cutmix.mixing.attentive import AttentiveCutMix, attentive_plan
@@ -65,6 +70,7 @@ __all__ = [
     "RICAP",
     "AttentiveCutMix",
     "BadFileError",
+    "Boxes",
     "BucketFiles",
     "Chain",
     "ClipCutMix",
@@ -122,10 +128,13 @@ __all__ = [
     "mixup_plan",
     "paste",
     "read_cityscapes",
+    "read_coco_boxes",
     "read_coco_masks",
     "read_coco_panoptic",
     "read_masks",
     "read_notes",
     "read_rows",
+    "read_voc_boxes",
     "read_voc_masks",
+    "read_yolo_boxes",
 ]

@@ -73,6 +73,7 @@ class Boxes:
     """
 
     needs_matrix: ClassVar[bool] = True
+    takes_blends: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -197,8 +198,7 @@ class Boxes:
             shown: What the host knows of the batch.
 
         Returns:
-            A dict for each of ``B`` images, of tensors on the CPU, which are views of tensors of
-            the batch.
+            A dict for each of ``B`` images. Its tensors are views of those of the batch.
         """
         rows, counts = self._rows_of(np.asarray(shown.indices))
         sample = np.repeat(np.arange(len(counts)), counts)
@@ -221,7 +221,8 @@ class Boxes:
         }
         counts = np.bincount(parts.showings.sample[served], minlength=len(counts))
         lengths = counts.tolist()
-        split = [torch.split(torch.from_numpy(c), lengths) for c in columns.values()]
+        # One tensor for all images, as one copy to a GPU is faster than many.
+        split = [torch.split(shown.tensor(column), lengths) for column in columns.values()]
         return [dict(zip(columns, values, strict=True)) for values in zip(*split, strict=True)]
 
     def _rows_of(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

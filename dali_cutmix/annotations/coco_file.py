@@ -22,6 +22,9 @@ _STEP = 1 << 22
 #: Bytes of an element. A file that holds a larger one is none of COCO's.
 _MOST = 1 << 28
 
+#: Characters. An error so far before the end of what was read is no cut through an element.
+_FAR = 1 << 10
+
 _BEGINNING = re.compile(r"(?:\xef\xbb\xbf)?[ \t\r\n]*")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _COMMA = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
@@ -57,6 +60,7 @@ class CocoFile:
             if key == "annotations":
                 image_ids.append(self._id(element, "image_id", key))
                 spans.extend((start, end))
+                self._keep(element)
             elif key == "images":
                 index = self._id(element, "id", key)
                 if index in ids:
@@ -73,9 +77,13 @@ class CocoFile:
         if len(owners) and owners.min() < 0:
             unknown = image_ids[int(owners.argmin())]
             self._refuse(f"have an image for each annotation, and none has the id {unknown}")
-        order = np.argsort(owners, kind="stable")
-        self._spans = np.frombuffer(spans, np.int64).reshape(-1, 2)[order]
-        self._first = np.searchsorted(owners[order], np.arange(len(self.images) + 1))
+        #: Positions of annotations in the file, image after image; and where each image begins.
+        self._order = np.argsort(owners, kind="stable")
+        self._first = np.searchsorted(owners[self._order], np.arange(len(self.images) + 1))
+        self._spans = np.frombuffer(spans, np.int64).reshape(-1, 2)[self._order]
+
+    def _keep(self, annotation: dict[str, Any]) -> None:
+        """Keep what a reader needs of an annotation: called in the order of the file."""
 
     def annotations(self, index: int) -> list[dict[str, Any]]:
         """Return the annotations of an image, in the file's order.
@@ -100,7 +108,7 @@ class CocoFile:
 
     def _id(self, element: dict[str, Any], key: str, of: str) -> int:
         value = element.get(key)
-        if not is_whole(value):
+        if not is_whole(value) or abs(value) >= 2**63:
             self._refuse(f"have whole numbers as {key!r} in {of!r}, got {shown(value, 80)}")
         return int(value)
 
@@ -142,8 +150,9 @@ class _Window:
         while True:
             try:
                 element, end = _DECODER.raw_decode(self.text, self.at)
-            except json.JSONDecodeError:
-                if not self.more():
+            except json.JSONDecodeError as error:
+                is_cut = error.pos > len(self.text) - _FAR or "Unterminated" in error.msg
+                if not is_cut or not self.more():
                     raise
                 continue
             if end == len(self.text) and not is_at_end:  # a number may go on

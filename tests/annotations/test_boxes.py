@@ -290,7 +290,9 @@ def test_batch_without_any_box_has_empty_tensors() -> None:
 def test_boxes_without_area_or_outside_are_never_served() -> None:
     degenerate = [[2, 2, 2, 4], [3, 1, 3, 1]]
     outside = [[-4, 0, 0, 4], [6, 0, 9, 4], [0, 4, 6, 8]]
-    boxes = Boxes([[*degenerate, *outside, [0, 0, 1, 1], [0, 0, 1e-6, 1]]], [range(7)], min_visible=0)
+    boxes = Boxes(
+        [[*degenerate, *outside, [0, 0, 1, 1], [0, 0, 1e-6, 1]]], [range(7)], min_visible=0
+    )
     (target,) = boxes.target(shown(1, (4, 6)))
     assert target["labels"].tolist() == [5, 6]
     # Behind a shift the last box has no area in float32.
