@@ -70,7 +70,9 @@ def _by_pillow(path: str | bytes) -> tuple[int, int] | None:
         try:
             with Image.open(file, formats=formats) as image:
                 width, height = image.size
-                is_turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+                # Pillow swaps the sides of a TIFF as it opens the file.
+                is_tiff = image.format == "TIFF"
+                is_turned = not is_tiff and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         except MemoryError:
             raise
         except Exception:  # Pillow raises nearly anything on a broken file
