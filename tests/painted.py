@@ -81,6 +81,20 @@ class Painted:
                 copied
             )
 
+    def mix_cells(self, source: Any, owner: Any, cell: tuple[int, int]) -> None:
+        """Let the region that owns a cell show its source there.
+
+        Args:
+            source: Sample that each region shows, [B, k].
+            owner: Region that owns each cell, [B, rows, columns].
+            cell: Sides (y, x) of a cell.
+        """
+        before = self.pixels.copy()
+        for sample, row, column in np.ndindex(*self.pixels[:, 0].shape):
+            place = row // (cell[0] * self.fine[0]), column // (cell[1] * self.fine[1])
+            region = owner[sample][place]
+            self.pixels[sample, :, row, column] = before[source[sample, region], :, row, column]
+
     def seen(
         self, boxes: Sequence[np.ndarray], sample: int, min_visible: float = 0.0
     ) -> list[Seen]:

@@ -229,8 +229,7 @@ class Boxes:
         """Return the rows of all boxes of images, in order, and the number of each: ``[n]``."""
         first = self._starts[images]
         counts = self._starts[images + 1] - first
-        rows = np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
-        return rows, counts
+        return visible.spread(first, counts)[1], counts
 
 
 def _mapped(corners: np.ndarray, matrix: np.ndarray | None, sample: np.ndarray) -> np.ndarray:

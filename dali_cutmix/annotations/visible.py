@@ -2,7 +2,7 @@
 
 A box is shown once for every way that brings the box into a sample. Plans may cut what is shown
 into several parts, which are rectangles and do not overlap. Every plan takes parts of its sources,
-clips and moves them, and cuts away what later regions cover.
+clips and moves them, and cuts away what other regions cover.
 
 Boxes of a whole batch are computed at once. Coordinates come first in every array, since NumPy is
 several times as fast with long last axes, and with `take` instead of an index.
@@ -131,22 +131,23 @@ def _follow(parts: Parts, plan: MixPlan) -> Parts:
     first = np.searchsorted(old.sample[parts.showing], np.arange(num_samples + 1))
     scale, offset = _moves(plan)
     earliest = _earliest_alike(plan, scale, offset)
+    cells = None if plan.owner is None else _Cells.of(plan)
     num_old = max(1, len(old.row))
     pieces: _Pieces | None = None
     for region in range(num_regions):
         source = plan.source[:, region]
-        count = np.diff(first)[source]
-        sample = np.repeat(np.arange(num_samples), count)
-        part = np.arange(len(sample)) + np.repeat(first[source] - np.cumsum(count) + count, count)
+        sample, part = spread(first[source], np.diff(first)[source])
         number = (sample * num_regions + earliest[sample, region]) * num_old + parts.showing[part]
         new = _Pieces(parts.corners.take(part, axis=1), parts.weight[part], number, sample)
-        if plan.put is None:
+        if cells is not None:
+            new = cells.cut(new, region)
+        elif plan.put is None:
             new = new.weighed(plan.weight[:, region])
         else:
             assert plan.taken is not None
             if pieces is not None:
                 pieces = pieces.without(_corners(plan.put, region))
-            new = new.clipped(_corners(plan.taken, region))
+            new = new.clipped(_corners(plan.taken, region).take(sample, axis=1))
             if plan.taken is not plan.put:
                 new = new.moved(scale[:, :, region], offset[:, :, region])
         pieces = new if pieces is None else pieces.joined(new)
@@ -197,8 +198,7 @@ class _Pieces:
         return self if is_kept.all() else self.picked(np.flatnonzero(is_kept))
 
     def clipped(self, window: np.ndarray) -> _Pieces:
-        """Keep what lies inside a rectangle of each sample: ``[4, B]``."""
-        window = window.take(self.sample, axis=1)
+        """Keep what lies inside a rectangle of each piece: ``[4, n]``."""
         low = np.maximum(self.corners[:2], window[:2])
         high = np.minimum(self.corners[2:], window[2:])
         return replace(self, corners=np.concatenate([low, high])).not_empty()
@@ -241,6 +241,72 @@ class _Pieces:
         return rest[0].joined(*rest[1:]).not_empty().joined(self.where(~meets))
 
 
+@dataclass(frozen=True)
+class _Cells:
+    """Cells of a plan as rectangles: runs of cells of one region in each row.
+
+    Rows of cells that are equal to the row above, in all samples, belong to the row above.
+
+    Attributes:
+        top: First pixel of each of ``r`` rows, and the image's height: ``[r + 1]`` int64.
+        first: Index of the first run of each row of each sample, and the number of runs:
+            ``[B * r + 1]`` int64.
+        left: First pixel of each run: ``[n]`` int64.
+        right: Pixel behind each run: ``[n]`` int64.
+        region: Region that owns each run: ``[n]`` uint8.
+    """
+
+    top: np.ndarray
+    first: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    region: np.ndarray
+
+    @classmethod
+    def of(cls, plan: MixPlan) -> _Cells:
+        height, width = plan.size
+        differs = (plan.owner[:, 1:] != plan.owner[:, :-1]).any(axis=(0, 2))
+        rows = np.flatnonzero(np.append(True, differs))
+        owner = plan.owner[:, rows]
+        begins = np.ones(owner.shape, bool)
+        begins[:, :, 1:] = owner[:, :, 1:] != owner[:, :, :-1]
+        _, _, column = np.nonzero(begins)
+        left = column * plan.cell[1]
+        right = np.roll(left, -1)
+        right[right == 0] = width
+        first = np.append(np.flatnonzero(column == 0), len(column))
+        top = np.append(rows * plan.cell[0], height)
+        return cls(top, first, left, right, owner[begins])
+
+    def cut(self, pieces: _Pieces, region: int) -> _Pieces:
+        """Keep what lies in the runs of a region."""
+        _, y0, _, y1 = pieces.corners
+        row = np.searchsorted(self.top, y0, side="right") - 1
+        piece, row = spread(row, np.searchsorted(self.top, y1) - row)
+        begin = pieces.sample[piece] * (len(self.top) - 1) + row
+        which, run = spread(self.first[begin], self.first[begin + 1] - self.first[begin])
+        is_of_region = np.flatnonzero(self.region[run] == region)
+        which, run = which[is_of_region], run[is_of_region]
+        row = row[which]
+        window = np.stack([self.left[run], self.top[row], self.right[run], self.top[row + 1]])
+        return pieces.picked(piece[which]).clipped(window)
+
+
+def spread(first: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count up from several numbers.
+
+    Args:
+        first: Where to start: ``[n]`` int64.
+        count: How many numbers: ``[n]`` int64.
+
+    Returns:
+        For each number the position in ``first`` where counting started, and the number.
+    """
+    position = np.repeat(np.arange(len(count)), count)
+    start = first - np.cumsum(count) + count
+    return position, np.arange(len(position)) + np.repeat(start, count)
+
+
 def _corners(rect: Rect, region: int) -> np.ndarray:
     """Return the corners of a region: ``[4, B]`` float64 (x0, y0, x1, y1)."""
     anchor, extent = rect.anchor[:, region], rect.extent[:, region]
@@ -251,7 +317,7 @@ def _corners(rect: Rect, region: int) -> np.ndarray:
 
 def _moves(plan: MixPlan) -> tuple[np.ndarray, np.ndarray]:
     """Return what each region multiplies x and y by, and adds: ``[2, B, k]`` float64 each."""
-    if plan.put is None or plan.taken is plan.put:
+    if plan.put is None or plan.taken is plan.put:  # a blend, cells, or rectangles that stay
         ones = np.ones((2, *plan.source.shape))
         return ones, np.zeros_like(ones)
     assert plan.taken is not None
