@@ -13,7 +13,6 @@ from dali_cutmix.annotations.tables import read_notes, read_rows
 from dali_cutmix.annotations.voc_boxes import read_voc_boxes
 from dali_cutmix.annotations.volume_masks import VolumeMasks
 from dali_cutmix.annotations.yolo_boxes import read_yolo_boxes
-from dali_cutmix.contact_sheet import contact_sheet
 from dali_cutmix.core.errors import BadFileError, TroubleError
 from dali_cutmix.loader import DataLoader
 from dali_cutmix.mixing.attentive import AttentiveCutMix, attentive_plan

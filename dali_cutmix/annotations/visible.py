@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dali_cutmix.core.checks import refuse
 from dali_cutmix.mixing.chain import ChainPlan
 from dali_cutmix.mixing.choice import ChosenPlan
 from dali_cutmix.mixing.plan import MixPlan, Rect
@@ -118,6 +119,9 @@ def _steps(plan: MixPlan) -> Iterator[MixPlan]:
     elif isinstance(plan, ChosenPlan):
         yield from _steps(plan.plans[int(plan.choice[0])])
     elif plan.fill is None:
+        if plan.put is None and plan.owner is None and not plan.blends:
+            rule = "own rectangles or cells of images, or blend images"
+            refuse("Boxes", "plan", rule, type(plan).__name__)
         yield plan
 
 

@@ -26,6 +26,7 @@ from dali_cutmix.annotations.base import Shown
 from dali_cutmix.annotations.boxes import Boxes
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame
+from dali_cutmix.mixing.clipcutmix import ClipPlan
 
 SIZES = [(12, 16), (16, 12)]
 Corners = list[np.ndarray]
@@ -279,6 +280,12 @@ def test_erased_pixels_leave_boxes_as_they_are() -> None:
     boxes = [np.array([[1, 1, 5, 5]])] * 3
     for target in numbered(boxes).target(shown(3, (8, 10), plan)):
         assert target["visible"].tolist() == [1]
+
+
+def test_plan_of_clips_is_refused() -> None:
+    clip = ClipPlan(np.zeros((1, 2), np.int32), np.full((1, 2), 0.5, np.float32), (4, 4))
+    with pytest.raises(ValueError, match=r"^Boxes: `plan` must own rectangles or cells of images"):
+        Boxes([[[0, 0, 2, 2]]], [[0]]).target(shown(1, (4, 4), clip))
 
 
 def test_images_repeat_in_a_batch_and_come_in_any_order() -> None:
