@@ -16,7 +16,7 @@ from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.core.tree import as_tensors
 from dali_cutmix.from_torch.keywords import check_torch_keywords
-from dali_cutmix.mixing.plan import Mix, MixPlan, inner_mixes
+from dali_cutmix.mixing.plan import Mix, MixPlan, check_num_weights, inner_mixes
 from dali_cutmix.order.progress import Progress
 from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.serving.outputs import ToTorch
@@ -202,6 +202,8 @@ class DataLoader:
             check_stacks(settings, images)
         self.dataset = source if hasattr(source, "samples") else images
         self.num_classes = images.count_classes(num_classes)
+        if mix is not None:
+            check_num_weights(mix, self.num_classes)
         self.mixup_enabled = mix is not None
         own_order, user_order = settings.own_order(len(images)), settings.user_order
         if user_order is not None:

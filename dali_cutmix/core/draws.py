@@ -46,10 +46,12 @@ class Draws(Protocol):
     Attributes:
         math: Arithmetic on what is drawn.
         num_samples: Samples in the batch; 0 in a graph, which does not know.
+        labels: Class of each sample: ``[B]`` int64. None where that is not known.
     """
 
     math: Math
     num_samples: int
+    labels: np.ndarray | None
 
     def uniform(self, name: str, shape: Sequence[int]) -> Any:
         """Draw uniform numbers in [0, 1), float32. One in 30 million is 1 on the host."""
@@ -89,6 +91,7 @@ class GraphDraws:
 
     math: Math = GRAPH
     num_samples: int = 0
+    labels: np.ndarray | None = None
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -176,9 +179,10 @@ class HostDraws:
         in_epoch: Share of the epoch that lies before the batch, in [0, 1); None where that is not
             known.
         indices: Index in the source of each sample, ``[B]`` int64; None without a source.
+        labels: Class of each sample: ``[B]`` int64. None where that is not known.
 
     Attributes:
-        num_samples, epoch, batch, indices: As given.
+        num_samples, epoch, batch, indices, labels: As given.
     """
 
     math: Math = HOST
@@ -192,9 +196,11 @@ class HostDraws:
         shard: int,
         in_epoch: float | None = None,
         indices: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
     ) -> None:
         self.num_samples = num_samples
         self.indices = indices
+        self.labels = labels
         self.epoch = epoch
         self.batch = batch
         self._in_epoch = in_epoch

@@ -7,6 +7,7 @@ plan.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ import torch
 from dali_cutmix.core.checks import check_count, check_prob, refuse
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.mixing.plan import MixPlan, Partner, Rect, check_partner, pair_up
+from dali_cutmix.mixing.plan import MixPlan, Partner, Rect, check_weighted, partners_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class AttentiveCutMix:
     Args:
         cells: Cells that are cut out of each image, at least 1. The authors take 6 of 7 x 7.
         prob: Probability in [0, 1] that a sample is mixed at all.
-        partner: As in `cutmix_plan`.
+        partner: As in `cutmix_plan`; or ``"weighted"``, as in `CutMix`.
+        class_weights: With ``partner="weighted"``, a weight for each class of the source.
 
     Source:
         Walawalkar et al. 2020, Attentive CutMix, arXiv:2003.13048.
@@ -48,13 +50,15 @@ class AttentiveCutMix:
     cells: int = 6
     prob: float = 1.0
     partner: Partner = "derangement"
+    class_weights: Sequence[float] | None = None
 
     in_torch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("AttentiveCutMix", "cells", self.cells, at_least=1)
         check_prob("AttentiveCutMix", self.prob)
-        check_partner("AttentiveCutMix", "sample", self.partner)
+        weights = check_weighted("AttentiveCutMix", "sample", self.partner, self.class_weights)
+        object.__setattr__(self, "class_weights", weights)
 
     @property
     def num_sources(self) -> int:
@@ -64,7 +68,7 @@ class AttentiveCutMix:
     def draw(self, draws: Draws, frame: Frame) -> MixPlan:
         """Draw partners, on the host; see `Mix`. `attentive_plan` completes the plan."""
         chance = draws.chance("attentivecutmix/prob", self.prob)
-        own, partner = pair_up(self.partner, draws, "attentivecutmix/partner")
+        own, partner = partners_of(self, draws, "attentivecutmix/partner")
         partner = np.where(chance > 0, partner, own).astype(np.int32)
         shape = (len(own), self.num_sources, 2)
         extent = np.zeros(shape, np.int32)

@@ -7,6 +7,7 @@ the samples of its graph, so that any mix of images mixes clips as well: each cl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -23,9 +24,9 @@ from dali_cutmix.mixing.plan import (
     Partner,
     Per,
     Rect,
-    check_partner,
+    check_weighted,
     leader,
-    pair_up,
+    partners_of,
     share,
 )
 
@@ -84,7 +85,8 @@ class ClipCutMix:
         alpha: Both parameters of the Beta distribution of the kept fraction, above 0.
         prob: Probability in [0, 1] that a sample is mixed at all.
         per: As in `cutmix_plan`.
-        partner: As in `cutmix_plan`.
+        partner: As in `cutmix_plan`; or ``"weighted"``, as in `CutMix`.
+        class_weights: With ``partner="weighted"``, a weight for each class of the source.
 
     Source:
         Yun et al. 2020, VideoMix, arXiv:2012.03457: tube ("spatial"), temporal and cuboid
@@ -96,6 +98,7 @@ class ClipCutMix:
     prob: float = 1.0
     per: Per = "sample"
     partner: Partner = "derangement"
+    class_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
@@ -103,7 +106,8 @@ class ClipCutMix:
         check_choice("ClipCutMix", "kind", self.kind, tuple(_NUM_AXES))
         check_alpha("ClipCutMix", self.alpha)
         check_prob("ClipCutMix", self.prob)
-        check_partner("ClipCutMix", self.per, self.partner)
+        weights = check_weighted("ClipCutMix", self.per, self.partner, self.class_weights)
+        object.__setattr__(self, "class_weights", weights)
 
     def draw(self, draws: Draws, frame: Frame) -> ClipPlan:
         """Draw the plan, on the host; see `Mix`.
@@ -117,7 +121,7 @@ class ClipCutMix:
         math = draws.math
         place = draws.uniform("cutmix/place", [2])
         lam = draws.beta("cutmix/lam", self.alpha, [1])
-        own, partner = pair_up(self.partner, draws, "cutmix/partner")
+        own, partner = partners_of(self, draws, "cutmix/partner")
         first = leader(self.per, own, partner, math)
         place, lam = (share(value, self.per, first, math) for value in (place, lam))
         side = (1.0 - lam.astype(np.float64)) ** (1 / _NUM_AXES[self.kind])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -19,9 +20,9 @@ from dali_cutmix.mixing.plan import (
     Partner,
     Per,
     Rect,
-    check_partner,
+    check_weighted,
     leader,
-    pair_up,
+    partners_of,
     share,
 )
 
@@ -36,7 +37,10 @@ class CutMix:
     """Fill a rectangle of each image from another one, and weigh the labels by pixels.
 
     By default each sample has its own draw and a partner other than itself, the centre is uniform
-    and the border clips the cut, as in the paper. The arguments are those of `cutmix_plan`.
+    and the border clips the cut, as in the paper. The arguments are those of `cutmix_plan`, and
+    `partner="weighted"` with ``class_weights``: a weight for each class of the source, at least 0.
+    Each other sample of the batch is the partner with a probability proportional to its class's
+    weight, so that rare or hard classes are pasted more often.
 
     Source:
         Yun et al. 2019, CutMix, arXiv:1905.04899.
@@ -51,11 +55,13 @@ class CutMix:
     max_kept: float = 1.0
     sides: tuple[float, float] | None = None
     lam: float | None = None
+    class_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        check_cutmix("CutMix", **vars(self))
+        weights = check_cutmix("CutMix", **vars(self))
+        object.__setattr__(self, "class_weights", weights)
 
     @classmethod
     def paper(cls, alpha: float = 1.0, prob: float = 1.0) -> CutMix:
@@ -125,7 +131,7 @@ class CutMix:
             kept = cut.kept(extent, size, math)
             chosen = cut.first_within(kept, self.min_kept, self.max_kept, math)
             lam, anchor, extent = (math.row(value, chosen) for value in (lam, anchor, extent))
-        own, partner = pair_up(self.partner, draws, "cutmix/partner")
+        own, partner = partners_of(self, draws, "cutmix/partner")
         first = leader(self.per, own, partner, math)
         lam, anchor, extent = (share(v, self.per, first, math) for v in (lam, anchor, extent))
         # Without another sample nothing is cut: an image pasted on itself keeps all its pixels.
@@ -165,11 +171,16 @@ def check_cutmix(
     max_kept: float,
     sides: tuple[float, float] | None,
     lam: float | None,
-) -> None:
-    """Refuse settings outside their ranges, and settings that contradict each other."""
+    class_weights: Any = None,
+) -> tuple[float, ...] | None:
+    """Refuse settings outside their ranges, and settings that contradict each other.
+
+    Returns:
+        The class weights as numbers.
+    """
     check_alpha(where, alpha)
     check_prob(where, prob)
-    check_partner(where, per, partner)
+    weights = check_weighted(where, per, partner, class_weights)
     check_choice(where, "placement", placement, tuple(cut.PLACEMENTS))
     check_prob(where, min_kept, "min_kept")
     check_prob(where, max_kept, "max_kept")
@@ -187,3 +198,4 @@ def check_cutmix(
         check_prob(where, lam, "lam")
         if alpha != 1:
             refuse(where, "alpha", "be left out with `lam`, which takes its place", alpha)
+    return weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
@@ -18,9 +19,9 @@ from dali_cutmix.mixing.plan import (
     MixPlan,
     Partner,
     Per,
-    check_partner,
+    check_weighted,
     leader,
-    pair_up,
+    partners_of,
     share,
 )
 
@@ -39,10 +40,11 @@ class FMix:
             Larger values make larger areas with smoother borders.
         prob: Probability in [0, 1] that a sample is mixed at all.
         per: As in `cutmix_plan`. With ``"batch"`` all samples have the same areas.
-        partner: As in `cutmix_plan`.
+        partner: As in `cutmix_plan`; or ``"weighted"``, as in `CutMix`.
         resolution: Cells along the longer side of an image, at most. A larger image is divided into
             square cells of several pixels: of 4 x 4 at 224 px with 64. None takes pixels, as the
             authors do, which costs 20 times as much at 224 px.
+        class_weights: With ``partner="weighted"``, a weight for each class of the source.
 
     Source:
         Harris et al. 2020, FMix, arXiv:2002.12047; ``fmix.py`` in the authors' code.
@@ -54,6 +56,7 @@ class FMix:
     per: Per = "sample"
     partner: Partner = "derangement"
     resolution: int | None = 64
+    class_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
@@ -62,7 +65,8 @@ class FMix:
         if not is_number(self.decay) or not 0 <= self.decay < float("inf"):
             refuse("FMix", "decay", "be finite and at least 0", self.decay)
         check_prob("FMix", self.prob)
-        check_partner("FMix", self.per, self.partner)
+        weights = check_weighted("FMix", self.per, self.partner, self.class_weights)
+        object.__setattr__(self, "class_weights", weights)
         if self.resolution is not None:
             check_count("FMix", "resolution", self.resolution, 1, "None takes pixels.")
 
@@ -79,7 +83,7 @@ class FMix:
         is_rounded_up = draws.chance("fmix/round", 0.5)
         noise_key = key(draws, "fmix/noise")[0]
         chance = draws.chance("fmix/prob", self.prob)
-        own, partner = pair_up(self.partner, draws, "fmix/partner")
+        own, partner = partners_of(self, draws, "fmix/partner")
         first = leader(self.per, own, partner, draws.math)
         lam, chance = (share(value, self.per, first, draws.math) for value in (lam, chance))
         # Samples that share a draw share a mask, which is made once.

@@ -22,6 +22,7 @@ from dali_cutmix.mixing.plan import (
     Partner,
     Per,
     check_nodes,
+    check_partner,
     check_plan,
     is_mix,
     looks,
@@ -94,6 +95,7 @@ def cutmix_plan(
         "lam": lam,
     }
     size = check_size("cutmix_plan", size)
+    check_partner("cutmix_plan", per, partner)  # without "weighted", which needs labels
     check_cutmix("cutmix_plan", **settings)
     return CutMix(**settings).draw(GraphDraws.of("cutmix_plan", seed), Frame(size))
 
@@ -129,6 +131,7 @@ def mixup_plan(
         Zhang et al. 2017, mixup, arXiv:1710.09412.
     """
     size = check_size("mixup_plan", size)
+    check_partner("mixup_plan", per, partner)
     check_mixup("mixup_plan", alpha=alpha, prob=prob, per=per, partner=partner)
     mix = MixUp(alpha=alpha, prob=prob, per=per, partner=partner)
     return mix.draw(GraphDraws.of("mixup_plan", seed), Frame(size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,9 +23,9 @@ from dali_cutmix.mixing.plan import (
     MixPlan,
     Partner,
     Per,
-    check_partner,
+    check_weighted,
     leader,
-    pair_up,
+    partners_of,
     share,
 )
 
@@ -47,7 +48,8 @@ class GridMix:
         lam: Probability in [0, 1] that a cell is kept, in place of a drawn one.
         prob: Probability in [0, 1] that a sample is mixed at all.
         per: As in `cutmix_plan`. With ``"batch"`` all samples keep the same cells.
-        partner: As in `cutmix_plan`.
+        partner: As in `cutmix_plan`; or ``"weighted"``, as in `CutMix`.
+        class_weights: With ``partner="weighted"``, a weight for each class of the source.
 
     Source:
         Baek et al. 2021, GridMix: strong regularization through local context mapping, Pattern
@@ -60,6 +62,7 @@ class GridMix:
     prob: float = 1.0
     per: Per = "sample"
     partner: Partner = "derangement"
+    class_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
@@ -74,7 +77,8 @@ class GridMix:
                 way_out = "be left out with `lam`, which takes its place"
                 refuse("GridMix", "alpha", way_out, self.alpha)
         check_prob("GridMix", self.prob)
-        check_partner("GridMix", self.per, self.partner)
+        weights = check_weighted("GridMix", self.per, self.partner, self.class_weights)
+        object.__setattr__(self, "class_weights", weights)
 
     @property
     def _sides(self) -> tuple[int, int]:
@@ -91,7 +95,7 @@ class GridMix:
             lam = np.full_like(lam, self.lam)
         cells = draws.uniform("gridmix/cells", grid)
         chance = draws.chance("gridmix/prob", self.prob)
-        own, partner = pair_up(self.partner, draws, "gridmix/partner")
+        own, partner = partners_of(self, draws, "gridmix/partner")
         first = leader(self.per, own, partner, draws.math)
         lam, cells, chance = (
             share(value, self.per, first, draws.math) for value in (lam, cells, chance)

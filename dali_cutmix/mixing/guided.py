@@ -6,6 +6,7 @@ only. So candidates are drawn on the host, and the plan is completed where the c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.mixing import cut
 from dali_cutmix.mixing.objects import ObjectTable, covers, cuts_of
 from dali_cutmix.mixing.paste import paste_regions
-from dali_cutmix.mixing.plan import MixPlan, Partner, check_partner, pair_up
+from dali_cutmix.mixing.plan import MixPlan, Partner, check_weighted, partners_of
 from dali_cutmix.mixing.saliencymix import unmixed_plan, with_cut
 
 WHERE = "GuidedCutMix"
@@ -47,9 +48,10 @@ class GuidedCutMix:
         alpha: Both parameters of the Beta distribution of the kept fraction, above 0; only without
             ``target``.
         prob: Probability in [0, 1] that a sample is mixed at all.
-        partner: As in `cutmix_plan`.
+        partner: As in `cutmix_plan`; or ``"weighted"``, as in `CutMix`.
         min_visible: Least share of a box of class ``target`` that the crop has left, in [0, 1].
             Boxes below are not cut out.
+        class_weights: With ``partner="weighted"``, a weight for each class of the source.
     """
 
     boxes: Any
@@ -59,6 +61,7 @@ class GuidedCutMix:
     prob: float = 1.0
     partner: Partner = "derangement"
     min_visible: float = 0.3
+    class_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
     needs_matrix: ClassVar[bool] = True
@@ -68,7 +71,8 @@ class GuidedCutMix:
             object.__setattr__(self, "boxes", ObjectTable(self.boxes))
         check_alpha(WHERE, self.alpha)
         check_prob(WHERE, self.prob)
-        check_partner(WHERE, "sample", self.partner)
+        weights = check_weighted(WHERE, "sample", self.partner, self.class_weights)
+        object.__setattr__(self, "class_weights", weights)
         check_prob(WHERE, self.min_visible, "min_visible")
         if self.target is None and not self.avoid:
             way_out = "Without either it is `CutMix()`."
@@ -94,7 +98,7 @@ class GuidedCutMix:
                 "`DataLoader(mix=...)`."
             )
         chance = draws.chance("guidedcutmix/prob", self.prob)
-        own, partner = pair_up(self.partner, draws, "guidedcutmix/partner")
+        own, partner = partners_of(self, draws, "guidedcutmix/partner")
         partner = np.where(chance > 0, partner, own)
         if self.target is not None:
             start = draws.uniform("guidedcutmix/first", [1])[:, 0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from dali_cutmix.core.checks import check_alpha, check_choice, check_prob
 from dali_cutmix.core.dali import FLOAT
@@ -11,14 +12,22 @@ from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.mixing.cutmix import TIMM_MODES
 from dali_cutmix.mixing.paste import blend
-from dali_cutmix.mixing.plan import MixPlan, Partner, Per, check_partner, leader, pair_up, share
+from dali_cutmix.mixing.plan import (
+    MixPlan,
+    Partner,
+    Per,
+    check_weighted,
+    leader,
+    partners_of,
+    share,
+)
 
 
 @dataclass(frozen=True)
 class MixUp:
     """Blend each image with another one, and weigh the labels alike.
 
-    The arguments are those of `mixup_plan`.
+    The arguments are those of `mixup_plan`, and ``class_weights``, as in `CutMix`.
 
     Source:
         Zhang et al. 2017, mixup, arXiv:1710.09412.
@@ -28,11 +37,13 @@ class MixUp:
     prob: float = 1.0
     per: Per = "sample"
     partner: Partner = "derangement"
+    class_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        check_mixup("MixUp", **vars(self))
+        weights = check_mixup("MixUp", **vars(self))
+        object.__setattr__(self, "class_weights", weights)
 
     @classmethod
     def paper(cls, alpha: float = 1.0) -> MixUp:
@@ -59,7 +70,7 @@ class MixUp:
         """Draw the plan; see `Mix`."""
         math = draws.math
         lam = draws.beta("mixup/lam", self.alpha, [1])
-        own, partner = pair_up(self.partner, draws, "mixup/partner")
+        own, partner = partners_of(self, draws, "mixup/partner")
         first = leader(self.per, own, partner, math)
         lam = share(lam, self.per, first, math)
         is_mixed = math.cast(own != partner, FLOAT)
@@ -81,8 +92,10 @@ class MixUp:
         return replace(sample, image=blend(sample.image, plan)) if self.prob > 0 else sample
 
 
-def check_mixup(where: str, *, alpha: float, prob: float, per: str, partner: str) -> None:
-    """Refuse settings outside their ranges."""
+def check_mixup(
+    where: str, *, alpha: float, prob: float, per: str, partner: str, class_weights: Any = None
+) -> tuple[float, ...] | None:
+    """Refuse settings outside their ranges, and return the class weights as numbers."""
     check_alpha(where, alpha)
     check_prob(where, prob)
-    check_partner(where, per, partner)
+    return check_weighted(where, per, partner, class_weights)

@@ -21,12 +21,13 @@ from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.math import Math
 from dali_cutmix.core.tree import map_leaves
+from dali_cutmix.mixing.weighted import checked_weights, weighted_partners
 
 #: Sums of weights of a sample may differ from 1 by so much: float32 adds up to some 100 of them.
 WEIGHT_TOLERANCE = 1e-4
 
 Per = Literal["sample", "pair", "batch"]
-Partner = Literal["derangement", "permutation", "roll", "flip"]
+Partner = Literal["derangement", "permutation", "roll", "flip", "weighted"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,13 +272,50 @@ def min_batch_size(mix: Mix) -> int:
     return int(getattr(mix, "min_batch_size", 2 if mix.num_sources > 1 else 1))
 
 
-def check_partner(where: str, per: str, partner: str) -> None:
-    """Refuse unknown names, and a draw per pair where samples are not paired."""
+def check_partner(where: str, per: str, partner: str, more: tuple[str, ...] = ()) -> None:
+    """Refuse unknown names, and a draw per pair where samples are not paired.
+
+    Args:
+        where: The mix, for messages.
+        per: Who shares a draw.
+        partner: Who is mixed with whom.
+        more: Names of partners that `pair_up` does not draw and the mix does.
+    """
     check_choice(where, "per", per, ("sample", "pair", "batch"))
-    check_choice(where, "partner", partner, ("derangement", "permutation", "roll", "flip"))
+    check_choice(where, "partner", partner, (*_PARTNERS, *more))
     if per == "pair" and partner != "flip":
         way_out = "Only there is a sample its partner's partner, so that two can share a draw."
         refuse(where, "partner", "be 'flip' when per='pair'", partner, way_out)
+
+
+def check_weighted(
+    where: str, per: str, partner: str, class_weights: Any
+) -> tuple[float, ...] | None:
+    """Refuse what `check_partner` refuses, and class weights that cannot be drawn by.
+
+    Returns:
+        The weights as numbers; None without ``partner="weighted"``.
+    """
+    if partner == "weighted" and per != "pair":
+        check_partner(where, per, "derangement")
+        return checked_weights(where, class_weights)
+    check_partner(where, per, partner, ("weighted",))
+    if class_weights is not None:
+        way_out = "They say how often who is pasted with `partner='weighted'`."
+        rule = f"be left out with partner={partner!r}"
+        refuse(where, "class_weights", rule, class_weights, way_out)
+    return None
+
+
+def partners_of(mix: Any, draws: Draws, name: str) -> tuple[Any, Any]:
+    """Give every sample a partner, as a mix's ``partner`` and ``class_weights`` say.
+
+    Returns:
+        See `pair_up`, and `weighted_partners` for ``partner="weighted"``.
+    """
+    if mix.partner == "weighted":
+        return weighted_partners(type(mix).__name__, mix.class_weights, draws, name)
+    return pair_up(mix.partner, draws, name)
 
 
 def pair_up(partner: Partner, draws: Draws, name: str) -> tuple[Any, Any]:
@@ -318,7 +356,7 @@ def _indices(permutation: np.ndarray) -> np.ndarray:
     return np.arange(len(permutation), dtype=np.int32)[:, None]
 
 
-_PARTNERS: dict[Partner, Callable[[np.ndarray], np.ndarray]] = {
+_PARTNERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "derangement": lambda permutation: permutation,
     "permutation": lambda permutation: permutation,
     "roll": lambda permutation: np.roll(_indices(permutation), 1, axis=0),
@@ -333,6 +371,20 @@ def inner_mixes(mix: Any) -> Iterator[Any]:
     for part in inner:
         if part is not None and is_mix(part):
             yield from inner_mixes(part)
+
+
+def needs_labels(mix: Any) -> bool:
+    """Return whether a mix, or a mix inside, draws partners by the weights of their classes."""
+    return any(getattr(part, "partner", None) == "weighted" for part in inner_mixes(mix))
+
+
+def check_num_weights(mix: Any, num_classes: int) -> None:
+    """Refuse a mix whose class weights are not as many as there are classes."""
+    for part in inner_mixes(mix):
+        weights = getattr(part, "class_weights", None)
+        if weights is not None and len(weights) != num_classes:
+            rule = f"hold {num_classes} weights, one for each class of the source"
+            refuse(type(part).__name__, "class_weights", rule, f"{len(weights)} weights")
 
 
 def check_plan(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,9 +17,9 @@ from dali_cutmix.mixing.plan import (
     Partner,
     Per,
     Rect,
-    check_partner,
+    check_weighted,
     leader,
-    pair_up,
+    partners_of,
     share,
 )
 
@@ -35,7 +36,8 @@ class ResizeMix:
             (0, 1]. Uniform between them.
         prob: Probability in [0, 1] that a sample is mixed at all.
         per: As in `cutmix_plan`.
-        partner: As in `cutmix_plan`.
+        partner: As in `cutmix_plan`; or ``"weighted"``, as in `CutMix`.
+        class_weights: With ``partner="weighted"``, a weight for each class of the source.
 
     Source:
         Qin et al. 2020, ResizeMix, arXiv:2012.11101.
@@ -45,6 +47,7 @@ class ResizeMix:
     prob: float = 1.0
     per: Per = "sample"
     partner: Partner = "derangement"
+    class_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
@@ -53,7 +56,8 @@ class ResizeMix:
         if self.scale[0] <= 0:
             refuse("ResizeMix", "scale", "start above 0", self.scale)
         check_prob("ResizeMix", self.prob)
-        check_partner("ResizeMix", self.per, self.partner)
+        weights = check_weighted("ResizeMix", self.per, self.partner, self.class_weights)
+        object.__setattr__(self, "class_weights", weights)
 
     def draw(self, draws: Draws, frame: Frame) -> MixPlan:
         """Draw the plan, on the host; see `Mix`."""
@@ -62,7 +66,7 @@ class ResizeMix:
         scale = low + draws.uniform("resizemix/scale", [1]).astype(np.float64) * (high - low)
         place = draws.uniform("resizemix/place", [2])
         chance = draws.chance("resizemix/prob", self.prob)
-        own, partner = pair_up(self.partner, draws, "resizemix/partner")
+        own, partner = partners_of(self, draws, "resizemix/partner")
         first = leader(self.per, own, partner, draws.math)
         drawn = (scale, place, chance)
         scale, place, chance = (share(value, self.per, first, draws.math) for value in drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -20,9 +21,9 @@ from dali_cutmix.mixing.plan import (
     Partner,
     Per,
     Rect,
-    check_partner,
+    check_weighted,
     leader,
-    pair_up,
+    partners_of,
     share,
 )
 from dali_cutmix.mixing.saliency import SIDE, peaks
@@ -43,7 +44,8 @@ class SaliencyMix:
         prob: Probability in [0, 1] that a sample is mixed at all.
         per: As in `cutmix_plan`. With ``"batch"`` all cuts lie where the partner of the first
             sample is most salient.
-        partner: As in `cutmix_plan`.
+        partner: As in `cutmix_plan`; or ``"weighted"``, as in `CutMix`.
+        class_weights: With ``partner="weighted"``, a weight for each class of the source.
 
     Source:
         Uddin et al. 2020, SaliencyMix, arXiv:2006.01791.
@@ -53,13 +55,15 @@ class SaliencyMix:
     prob: float = 1.0
     per: Per = "sample"
     partner: Partner = "derangement"
+    class_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_alpha("SaliencyMix", self.alpha)
         check_prob("SaliencyMix", self.prob)
-        check_partner("SaliencyMix", self.per, self.partner)
+        weights = check_weighted("SaliencyMix", self.per, self.partner, self.class_weights)
+        object.__setattr__(self, "class_weights", weights)
 
     @classmethod
     def paper(cls, alpha: float = 1.0, prob: float = 0.5) -> SaliencyMix:
@@ -70,7 +74,7 @@ class SaliencyMix:
         """Draw the plan but for the place, on the host; see `Mix`."""
         lam = draws.beta("saliencymix/lam", self.alpha, [1])
         chance = draws.chance("saliencymix/prob", self.prob)
-        own, partner = pair_up(self.partner, draws, "saliencymix/partner")
+        own, partner = partners_of(self, draws, "saliencymix/partner")
         first = leader(self.per, own, partner, draws.math)
         lam, chance = (share(value, self.per, first, draws.math) for value in (lam, chance))
         return unmixed_plan(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
@@ -30,6 +31,7 @@ def draw_plan(
     batch: int,
     shard: int = 0,
     num_batches: int | None = None,
+    labels: Any = None,
     device: torch.device | str = "cpu",
 ) -> MixPlan:
     """Draw the plan of one batch, without a loader.
@@ -47,6 +49,8 @@ def draw_plan(
         batch: Number of the batch within its epoch, from 0.
         shard: Index of this process's part of the data: ranks must not draw alike.
         num_batches: Batches in the epoch, at least 1. Needed by a `Scheduled` mix only.
+        labels: Class of each sample: ``[num_samples]`` whole numbers of at least 0, a list, array
+            or tensor. Needed by a mix with ``partner="weighted"`` only.
         device: Where the plan's tensors are.
 
     Returns:
@@ -67,7 +71,8 @@ def draw_plan(
         if batch >= num_batches:
             refuse(where, "batch", f"be below num_batches={num_batches}", batch)
         in_epoch = batch / num_batches
-    draws = HostDraws(num_samples, seed, epoch, batch, shard, in_epoch)
+    classes = None if labels is None else _class_indices(where, labels, num_samples)
+    draws = HostDraws(num_samples, seed, epoch, batch, shard, in_epoch, labels=classes)
     is_stack = are_numbers(size, 3)
     if is_stack:
         check_count(where, "size[0]", size[0], at_least=1)
@@ -77,6 +82,15 @@ def draw_plan(
     plan = mix.draw(draws, frame)
     check_plan(mix, plan, num_samples, frame)
     return map_leaves(lambda tensor: tensor.to(device), as_tensors(plan))
+
+
+def _class_indices(where: str, labels: Any, num_samples: int) -> np.ndarray:
+    classes = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
+    is_whole = np.issubdtype(classes.dtype, np.integer)
+    if not is_whole or classes.shape != (num_samples,) or classes.min() < 0:
+        rule = f"be {num_samples} whole numbers of at least 0"
+        refuse(where, "labels", rule, f"{classes.dtype} {list(classes.shape)}")
+    return classes.astype(np.int64)
 
 
 def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,14 @@ from dali_cutmix.core.checks import check_choice, check_count, refuse
 from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.dali import num_gpus
 from dali_cutmix.mixing.deferred import Deferred
-from dali_cutmix.mixing.plan import Mix, in_torch, inner_mixes, is_mix, min_batch_size
+from dali_cutmix.mixing.plan import (
+    Mix,
+    in_torch,
+    inner_mixes,
+    is_mix,
+    min_batch_size,
+    needs_labels,
+)
 from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.order.user_sampler import UserOrder
 from dali_cutmix.serving.tuning import MOST_AT_WORK, NO_TUNING, Tuning
@@ -149,7 +156,8 @@ class LoaderSettings:
     def needs_classes(self) -> bool:
         """Whether a class of each image is asked for."""
         parts = self.target.values() if isinstance(self.target, Mapping) else [self.target]
-        return any(isinstance(part, str) for part in parts)
+        weighs_classes = self.mix is not None and needs_labels(self.mix)
+        return weighs_classes or any(isinstance(part, str) for part in parts)
 
     @property
     def takes_part(self) -> bool:

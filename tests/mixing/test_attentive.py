@@ -153,7 +153,8 @@ def test_schedule_may_change_how_often_cells_are_pasted() -> None:
         (
             lambda: loader_of(AttentiveCutMix()),
             "DataLoader: `mix` must be Deferred, since only the training step can mix its pixels, "
-            "got AttentiveCutMix(cells=6, prob=1.0, partner='derangement'). Pass "
+            "got AttentiveCutMix(cells=6, prob=1.0, partner='derangement', "
+            "class_weights=None). Pass "
             "`Deferred(AttentiveCutMix(...))`.",
         ),
         (
@@ -164,12 +165,14 @@ def test_schedule_may_change_how_often_cells_are_pasted() -> None:
         (
             lambda: Chain([AttentiveCutMix(), CutMix()]),
             "Chain: `mixes` must mix in the graph, got AttentiveCutMix(cells=6, prob=1.0, "
-            "partner='derangement'). Pass it alone: `Deferred(AttentiveCutMix(...))`.",
+            "partner='derangement', class_weights=None). Pass it alone: "
+            "`Deferred(AttentiveCutMix(...))`.",
         ),
         (
             lambda: RandomChoice([CutMix(), AttentiveCutMix()]),
             "RandomChoice: `mixes` must mix in the graph, got AttentiveCutMix(cells=6, prob=1.0, "
-            "partner='derangement'). Pass it alone: `Deferred(AttentiveCutMix(...))`.",
+            "partner='derangement', class_weights=None). Pass it alone: "
+            "`Deferred(AttentiveCutMix(...))`.",
         ),
         (
             lambda: AttentiveCutMix(cells=0),

@@ -129,7 +129,7 @@ def identity(t: float) -> float:
     return t
 
 
-SETTINGS = "alpha, prob, per, partner, placement, min_kept, max_kept, sides, lam"
+SETTINGS = "alpha, prob, per, partner, placement, min_kept, max_kept, sides, lam, class_weights"
 
 
 @pytest.mark.parametrize(
