@@ -178,6 +178,10 @@ def refused_kinds() -> dict[str, bytes]:
         "NumPy of three axes": saved_array(mask[None].astype(np.uint8)),
         "NumPy negative": saved_array(mask.astype(np.int16) - 100),
         "NumPy of objects": saved_array(np.full((2, 3), None)),
+        "NumPy of a broken header": saved_array(mask.astype(np.uint8)).replace(b"descr", b"de(cr"),
+        "NumPy of a huge shape": saved_array(mask.astype(np.uint8)).replace(
+            b"(21, 34)", b"(9999999999999, 34)"
+        ),
         "NumPy truncated": saved_array(mask.astype(np.uint8))[:-9],
         "text": b"not an image at all, but a text",
         "empty": b"",

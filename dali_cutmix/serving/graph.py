@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.core.dali import (
     FLOAT,
     FLOAT16,
@@ -31,6 +30,7 @@ from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.completion import complete
 from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.serving.batches import Batches
+from dali_cutmix.serving.settings import LoaderSettings
 from dali_cutmix.sources.open import read
 from dali_cutmix.transforms.decode import Encoded, EncodedMasks, Pixels, shape
 from dali_cutmix.transforms.resample import Resampler
@@ -123,7 +123,7 @@ class Graph:
                 hints={} if device is None else settings.tuning.decoder_arguments(),
                 sides=sides,
             )
-        masks = _masks(settings.masks, mask_nodes, device, images.shape())
+        masks = _masks(settings, mask_nodes, images.shape())
         all_stored = Stored(images, masks, settings.needs_matrix)
         ignored = tuple(mask.ignored for mask in settings.masks)
         completed: MixPlan | None = None
@@ -158,16 +158,18 @@ class Graph:
 
 
 def _masks(
-    masks: Sequence[Masks], fed: Sequence[DataNode], device_id: int | None, sides: DataNode
+    settings: LoaderSettings, fed: Sequence[DataNode], sides: DataNode
 ) -> tuple[EncodedMasks | Pixels, ...]:
     """Return the masks of images whose sizes are ``[2]`` (y, x) or more per sample, CPU."""
-    device = "cpu" if device_id is None else "gpu"
-    return tuple(
-        Pixels(fed[2 * number], device, sides)
-        if mask.kind == "pixels"
-        else EncodedMasks(fed[2 * number], fed[2 * number + 1], mask.num_bytes, device, sides)
-        for number, mask in enumerate(masks)
-    )
+    on_cpu = settings.device_id is None
+    device, in_part = "cpu" if on_cpu else "gpu", on_cpu and settings.takes_part
+    masks: list[EncodedMasks | Pixels] = []
+    for mask, node, divisor in zip(settings.masks, fed[::2], fed[1::2], strict=True):
+        if mask.kind == "pixels":
+            masks.append(Pixels(node, device, sides))
+        else:
+            masks.append(EncodedMasks(node, divisor, mask.num_bytes, device, sides, in_part))
+    return tuple(masks)
 
 
 def _check_sample(maker: Any, sample: Any, masks: Sequence[Any], has_matrix: bool) -> None:

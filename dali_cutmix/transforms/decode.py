@@ -135,15 +135,22 @@ class EncodedMasks:
         num_bytes: Bytes of a class index, 1 or 2; or 3 of a color.
         device: As of `Encoded`.
         sides: As of `Encoded`.
+        in_part: As of `Encoded`. A PNG is decoded to its end all the same, and less is copied.
     """
 
     def __init__(
-        self, encoded: DataNode, divisor: DataNode, num_bytes: int, device: str, sides: DataNode
+        self,
+        encoded: DataNode,
+        divisor: DataNode,
+        num_bytes: int,
+        device: str,
+        sides: DataNode,
+        in_part: bool = False,
     ) -> None:
         dtype = UINT16 if num_bytes == 2 else UINT8
         kinds = types.DALIImageType
         hints = {"output_type": kinds.RGB if num_bytes == 3 else kinds.GRAY, "dtype": dtype}
-        self._gray = Encoded(encoded, device, hints=hints, sides=sides)
+        self._gray = Encoded(encoded, device, in_part=in_part, hints=hints, sides=sides)
         self._divisor = divisor
         self._divides_by = fn.cast(divisor, dtype=dtype)
         self._num_bytes, self._device = num_bytes, device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +254,32 @@ def test_bad_arguments_are_refused_by_name(name: str) -> None:
     arguments = {"masks": np.zeros((2, 5, 6), np.uint8), **settings}
     with pytest.raises(ValueError, match=f"^{re.escape('Masks: ' + message)}$"):
         Masks(**arguments)
+
+
+def damaged(data: bytes, rng: np.random.Generator) -> bytes:
+    """A file that is truncated, or has some bytes exchanged, most of them in its header."""
+    changed = bytearray(data)
+    if rng.random() < 0.3:
+        return bytes(changed[: rng.integers(0, len(data))])
+    last = 60 if rng.random() < 0.5 else len(data)
+    for at in rng.integers(0, min(last, len(data)), rng.integers(1, 6)):
+        changed[at] = rng.integers(256)
+    return bytes(changed)
+
+
+@pytest.mark.slow
+def test_damaged_files_end_no_process_and_are_replaced(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    kinds = [data for data, _ in (mask_kinds.shallow_kinds() | mask_kinds.deep_kinds()).values()]
+    files = {f"{n}": damaged(kinds[n % len(kinds)], rng) for n in range(150)}
+    good = mask_kinds.png(np.full(SIZE, 7), 8)
+    masks = Masks(write(tmp_path, files | {f"good {n}": good for n in range(150)}), bits=16)
+    with DataLoader(
+        black(tmp_path, 300), 64, transform=AS_STORED, target=masks, on_error="replace"
+    ) as loader:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            target = torch.cat([mask for _, mask in loader])
+        assert target.shape == (300, *SIZE)
+        assert 75 < len(loader.bad_files) <= 150
+        assert (target[150:] == 7).all()
