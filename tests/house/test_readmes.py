@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dali_cutmix import Tuning
 
@@ -46,13 +47,26 @@ def python_of(readme: Path) -> str:
 def test_python_of_a_readme_runs_from_top_to_bottom(
     readme: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The program finds ``data/train`` and ``data/val``, ImageFolder roots of 21 photographs."""
+    """The program finds ``data/train`` and ``data/val``, ImageFolder roots of 21 photographs.
+
+    ``data/masks`` holds a mask for each.
+    """
     (tmp_path / "data").mkdir()
     for part in ("train", "val"):
         (tmp_path / "data" / part).symlink_to(photo_folder, target_is_directory=True)
+    if "data/masks" in python_of(readme):
+        write_masks(photo_folder, tmp_path / "data" / "masks")
     Tuning(num_threads=1).write(tmp_path / "tuning.json")
     monkeypatch.chdir(tmp_path)
     exec(compile(python_of(readme), str(readme), "exec"), {"__name__": "__main__"})
+
+
+def write_masks(photos: Path, masks: Path) -> None:
+    for photo in photos.rglob("*.jpg"):
+        mask = masks / photo.relative_to(photos).with_suffix(".png")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(photo) as image:
+            Image.new("L", image.size, 3).save(mask)
 
 
 def test_the_front_page_has_python_that_runs() -> None:
