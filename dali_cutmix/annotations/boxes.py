@@ -162,6 +162,11 @@ class Boxes:
         """Return the number of images."""
         return len(self._starts) - 1
 
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of boxes of every image, also of boxes without area: ``[N]`` int64."""
+        return np.diff(self._starts)
+
     def __repr__(self) -> str:
         return f"Boxes({len(self)} images, {len(self._labels)} boxes)"
 

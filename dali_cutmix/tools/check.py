@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dali_cutmix.annotations.boxes import Boxes
 from dali_cutmix.core.checks import check_count
 from dali_cutmix.core.dali import Pipeline, fn
 from dali_cutmix.core.errors import printable
@@ -36,6 +37,7 @@ from dali_cutmix.sources.open import open_source
 from dali_cutmix.sources.pillow import PillowProcesses
 from dali_cutmix.sources.report import SMALL_SIDE, BadImage, Report, Sizes, Spread
 from dali_cutmix.sources.upright import RefusedError
+from dali_cutmix.tools.check_boxes import ODD_KINDS, OddBox, odd_boxes, open_boxes
 from dali_cutmix.tools.console import (
     FirstLabel,
     absolute,
@@ -87,20 +89,36 @@ def check(
         typer.Option(min=1, help="CPU threads.", show_default="CPUs of this process, at most 8"),
     ] = None,
     first_label: FirstLabel = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Boxes of the images in the folder DATA: a .json of COCO, a folder of .xml of "
+            "Pascal VOC, or a folder of .txt of YOLO."
+        ),
+    ] = None,
 ) -> None:
     """Decode every image, and list bad images and the range of sizes.
 
-    Finds files that would stop a training run, and damage that decoders pass over in silence.
-    Exits with status 1 if an image is bad.
+    Finds files that would stop a training run, and damage that decoders pass over in silence. With
+    --boxes, also lists boxes without area or outside their images. Exits with status 1 if an image
+    or a box is listed.
     """
     out = expanded(out)
     check_ending("--out", out, ".json")
     if out is not None and os.path.realpath(out) == os.path.realpath(data):
         rule = f"must be another file than DATA, got {str(out)!r}: a report names its source."
         raise typer.BadParameter(rule, param_hint="--out")
+    if out is not None and boxes is not None:
+        rule = "must be left out with --boxes: a report lists images by their classes."
+        raise typer.BadParameter(rule, param_hint="--out")
+    odd: list[OddBox] | None = None
     with tidy_when_terminated(), errors_as_one_sentence(), _complete_or_absent(out) as write:
         source = absolute(data)
-        images = open_source(source, first_label=first_label)
+        if boxes is None:
+            images = open_source(source, first_label=first_label)
+        else:
+            files, annotation = open_boxes(boxes, source)
+            images, odd = files, odd_boxes(files, annotation)
         with (
             native_messages_aside() as screen,
             image_progress("Checking", len(images), screen) as on_progress,
@@ -119,8 +137,10 @@ def check(
     _print_bad(console, report, out)
     if out is not None:
         print_path(console, out)
-    _print(console, _summary(report, out))
-    if report.bad:
+    _print(console, _summary(report, out, takes_report=odd is None))
+    if odd is not None:
+        _print_boxes(console, annotation, odd)
+    if report.bad or odd:
         raise typer.Exit(1)
 
 
@@ -363,30 +383,43 @@ class _Dali:
             self._pipeline = None
 
 
-def _summary(report: Report, out: Path | None) -> str:
+def _summary(report: Report, out: Path | None, takes_report: bool) -> str:
     num_images, num_bad = report.num_images, len(report.bad)
     if not num_bad:
         return f"All {num_images} images are fine." if num_images > 1 else "The only image is fine."
     count = f"{num_bad} of {num_images} images {'is' if num_bad == 1 else 'are'} bad."
+    if not takes_report:
+        return f'{count} `DataLoader(on_error="replace")` replaces them.'
     if out is None:
         return f'{count} With `--out report.json`, `DataLoader("report.json")` leaves them out.'
     return f'{count} `DataLoader("{printable(str(out))}")` leaves them out.'
+
+
+def _print_boxes(console: Console, boxes: Boxes, odd: Sequence[OddBox]) -> None:
+    for kind, outcome in ODD_KINDS.items():
+        lines = [str(box) for box in odd if box.kind == kind]
+        if lines:
+            _print_names(console, f"Boxes, {kind}, {outcome}: {len(lines)}", lines)
+    num_boxes = boxes.counts.sum()
+    num_empty = int((boxes.counts == 0).sum())
+    count = f"{len(odd)} of {num_boxes} boxes are odd" if odd else f"All {num_boxes} boxes are fine"
+    _print(console, f"{count}; {num_empty} of {len(boxes)} images have none.")
 
 
 def _print_bad(console: Console, report: Report, out: Path | None) -> None:
     for kind in BAD_KINDS:
         lines = [f"{image.path}: {image.reason}" for image in report.bad if image.kind == kind]
         if lines:
-            _print_names(console, f"Bad, {kind}: {len(lines)}", lines, out)
+            where = f", see {out}" if out is not None else ", see --out"
+            _print_names(console, f"Bad, {kind}: {len(lines)}", lines, where)
 
 
-def _print_names(console: Console, title: str, lines: Sequence[str], out: Path | None) -> None:
+def _print_names(console: Console, title: str, lines: Sequence[str], where: str = "") -> None:
     _print(console, title)
     for line in lines[:MOST_NAMES]:
         _print(console, f"  {line}")
     if len(lines) > MOST_NAMES:
-        where = f"see {out}" if out is not None else "see --out"
-        _print(console, f"  and {len(lines) - MOST_NAMES} more, {where}")
+        _print(console, f"  and {len(lines) - MOST_NAMES} more{where}")
 
 
 def _print_sizes(console: Console, report: Report) -> None:
