@@ -255,7 +255,7 @@ class Batches:
         """Turn reasons by part of a batch into reasons by index."""
         if not self.depth:
             return bad
-        return stacks.of_stacks(bad, parts, indices, self._images.files)
+        return stacks.of_stacks(bad, parts, indices, self._images.read_images)
 
     def close(self) -> None:
         """Stop reading ahead."""

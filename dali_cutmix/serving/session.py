@@ -95,7 +95,7 @@ class Session:
         self.last_batch: Batch | None = None
         self.last_position: tuple[int, int] | None = None
         self._images = images
-        self._decodable = Decodable(images.files, settings.max_pixels, settings.num_threads)
+        self._decodable = Decodable(images.read_images, settings.max_pixels, settings.num_threads)
         self._settings = settings
         self._num_batches = num_batches
         self._batches = self._make_batches(mixes=True)
@@ -383,7 +383,7 @@ class Session:
 
     def _diagnose(self) -> Diagnosis:
         settings, batch = self._settings, self._kept[self._num_taken]
-        files, indices, parts = self._images.files, batch.indices, batch.parts
+        files, indices, parts = self._images.read_images, batch.indices, batch.parts
         if files.kind == "pixels" and self._batches.depth:
             return Diagnosis({}, set())  # unread windows are known before the graph
         self._decodable.forget(parts)

@@ -111,7 +111,7 @@ class StoredImages(ABC):
         return self.stored(index)
 
     @property
-    def files(self) -> StoredImages:
+    def read_images(self) -> StoredImages:
         """The images that a graph reads: these. Of clips, the frames of all clips."""
         return self
 

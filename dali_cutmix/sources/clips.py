@@ -114,7 +114,7 @@ class Clips(Stacks):
             self._refuse_short()
 
     @property
-    def files(self) -> FileList:
+    def read_images(self) -> FileList:
         """The frames of all clips."""
         return self.frame_files
 
