@@ -19,6 +19,7 @@ from typing import Any
 
 import gpu_sections
 import sections
+from annotated_section import annotated
 from measured import FOLDER, RESULTS, Results, machine_of, or_not_yet, table
 from peer_table import peer_table
 from plots import Plot, memory_plot, scale_plots
@@ -75,6 +76,7 @@ class Page:
         self._add_scale(on_gpu=False)
         self._add("Memory", "memory", f"memory.py {OUT}_memory.json")
         self._add("Other formats than JPEG", "formats", f"formats.py {OUT}_formats.json")
+        self._add("Masks and boxes", "annotations", f"annotations.py {OUT}_annotations.json")
         self._add("Reading files", "reading", "reading.py --out benchmarks/results/...json")
         self._add_counts(counts)
         self._add_gpu()
@@ -97,6 +99,7 @@ class Page:
             "memory": self._memory,
             "reading": sections.reading,
             "formats": sections.formats,
+            "annotations": annotated,
         }
         result = self._results.get(what, on_gpu)
         self._section(title, or_not_yet(result, command, writers[what]), 3 if on_gpu else 2)

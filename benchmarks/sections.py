@@ -93,7 +93,7 @@ def _over(ours: dict[str, Any] | None, row: dict[str, Any]) -> str:
     return "-" if ours is None else f"{ours['median'] / row['median']:.2f}"
 
 
-def _judged(value: float, rule: Callable[[float, float], bool], target: float, digits: int) -> str:
+def judged(value: float, rule: Callable[[float, float], bool], target: float, digits: int) -> str:
     """Print a number with so many decimals, or more where rounding would contradict the verdict."""
     texts = (f"{value:.{places}f}" for places in range(digits, 17))
     return next(text for text in texts if rule(float(text), target) == rule(value, target))
@@ -154,14 +154,14 @@ def _reading(
     for key, row, what in peers:
         ratio = ours / row["median"]
         met = "met" if ratio >= targets[key] else "missed"
-        printed = _judged(ratio, ge, targets[key], 2)
+        printed = judged(ratio, ge, targets[key], 2)
         rows.append([f"this loader with CutMix over {what}", printed, f"{targets[key]:g}", met])
     cost, most = 100 * (1 - ours / plain[OURS]["median"]), 100 * targets["mixing"]
     met = "met" if cost <= most else "missed"
     rows.append(
         [
             "what mixing costs this loader",
-            f"{_judged(cost, le, most, 1)} %",
+            f"{judged(cost, le, most, 1)} %",
             f"at most {most:g} %",
             met,
         ]

@@ -383,3 +383,31 @@ def test_an_axis_is_labelled_with_the_values_of_its_lines(
     (axes,) = figure.axes
     labels = [label.get_text().replace(",", "") for label in axes.get_yticklabels()]
     assert [float(label) for label in labels] == pytest.approx(list(axes.get_yticks()))
+
+
+def test_costs_of_masks_and_boxes_are_judged_by_ratios_of_the_turns(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    def row(name: str, kind: str, arrangement: str, turns: list[float]) -> dict[str, Any]:
+        spread = {"rates": turns, "min": min(turns), "max": max(turns)}
+        return rates(name, turns[1], kind=kind, arrangement=arrangement) | spread
+
+    peer = "torch DataLoader, tv_tensors"
+    rows = [
+        # The machine slowed down by half in the last turn.
+        row("dali_cutmix", "classes", "", [1000, 1000, 500]),
+        row("dali_cutmix", "masks", "", [700, 750, 380]),
+        row(peer, "masks", "in workers", [300, 300, 150]),
+        row(peer, "masks", "normalised after", [400, 420, 200]),
+        row("dali_cutmix", "boxes", "", [950, 940, 490]),
+        row(peer, "boxes", "in workers", [450, 450, 230]),
+    ]
+    data = {"num_files": 10, "mean_bytes": 1000}
+    method = {"data": data, "size": 224, "batch_size": 64, "threads": 2, "repeats": 3}
+    write(tmp_path, "annotations", result("annotations", rows, seconds=1, num_boxes=8, **method))
+    text = text_of(render, tmp_path)
+    assert "| what masks cost | 25.0 % | at most 20 % | missed |" in text
+    assert "| what boxes cost | 5.0 % | at most 10 % | met |" in text
+    assert "| masks: this loader over torch's | 1.79 | 2 | missed |" in text
+    assert "| boxes: this loader over torch's | 2.11 | 2 | met |" in text
+    assert "| 420 (200 to 420) |" in text

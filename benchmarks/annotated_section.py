@@ -1,0 +1,79 @@
+"""The section about masks and boxes of the README of the benchmarks, from its results."""
+
+from __future__ import annotations
+
+from operator import ge, le
+from statistics import median
+from typing import Any
+
+from measured import rate, share, table
+from sections import judged
+
+#: Targets: most that masks and boxes cost, and the least ratio to torch's loader.
+COSTS = {"masks": 0.2, "boxes": 0.1}
+OVER_TORCH = 2.0
+
+
+def annotated(result: dict[str, Any]) -> list[str]:
+    """Return rates by kind of annotation: this loader's, its costs, and torch's fastest."""
+    rows = {(row["name"], row["kind"], row["arrangement"]): row for row in result["rows"]}
+    own = {kind: row for (name, kind, _), row in rows.items() if name == "dali_cutmix"}
+    lines, verdicts = [], []
+    for kind, row in own.items():
+        peers = [r for (name, k, _), r in rows.items() if name != "dali_cutmix" and k == kind]
+        peer = max(peers, key=lambda r: r["median"], default=None)
+        cost = _ratio(own["classes"], row)
+        times = None if peer is None else _ratio(row, peer)
+        cpu = f"{1e3 * row['cpu_s_per_image']:.2f}"
+        lines.append(
+            [
+                kind,
+                rate(row),
+                "-" if kind == "classes" else share(1 - 1 / cost),
+                cpu,
+                "-" if peer is None else rate(peer),
+                "-" if peer is None else f"{1e3 * peer['cpu_s_per_image']:.2f}",
+                "-" if times is None else f"{times:.2f}",
+            ]
+        )
+        if kind in COSTS:
+            percent, most = 100 * (1 - 1 / cost), 100 * COSTS[kind]
+            texts = [f"{judged(percent, le, most, 1)} %", f"at most {most:g} %"]
+            verdicts.append([f"what {kind} cost", *texts, _verdict(percent <= most)])
+        if times is not None:
+            said, text = f"{kind}: this loader over torch's", judged(times, ge, OVER_TORCH, 2)
+            verdicts.append([said, text, f"{OVER_TORCH:g}", _verdict(times >= OVER_TORCH)])
+    head = ["images per second", "dali_cutmix", "costs", "CPU ms per image"]
+    head += ["torch, tv_tensors", "CPU ms per image", "times"]
+    return [
+        _method(result["method"]),
+        "",
+        *table(head, lines),
+        "",
+        *table(["comparison", "value", "target", "verdict"], verdicts),
+        "",
+        "Masks are gray PNGs, which any loader decodes as whole images; `mask arrays` are the same "
+        "masks in memory.",
+    ]
+
+
+def _ratio(first: dict[str, Any], second: dict[str, Any]) -> float:
+    """Return the median, over the turns, of one rate over another."""
+    return median(a / b for a, b in zip(first["rates"], second["rates"], strict=True))
+
+
+def _verdict(met: bool) -> str:
+    return "met" if met else "missed"
+
+
+def _method(method: dict[str, Any]) -> str:
+    data, boxes = method["data"], f"{method['num_boxes']} boxes"
+    return (
+        f"{data['num_files']:,} JPEGs of {data['mean_bytes'] / 1000:.0f} KB on average, each with "
+        f"a mask of its size and {boxes}; {method['size']} px out, batches of "
+        f"{method['batch_size']}, {method['threads']} worker processes or threads; medians of "
+        f"{method['repeats']} interleaved turns of {method['seconds']:g} s, least and most in "
+        "brackets. This loader mixes by CutMix. torch's cannot: torchvision refuses masks and "
+        "boxes. Of its two arrangements (normalised in the workers, or after the loader) the "
+        "faster is shown. Costs and ratios are medians over the turns."
+    )
