@@ -4,7 +4,8 @@
     python pipelines/data/prepare_nuclei.py stardist-*.whl --out nuclei
     python pipelines/annotations/detection.py --data nuclei
 
-EXPECT
+Expect an F1 of 0.7 after 30 epochs, in a minute on two cores. The baseline, ``--mix none``, had
+0.27 with the same seed. Only four tiles validate, so that seeds differ much. One seed each.
 
 Follows Tian et al. 2019 (FCOS, arXiv:1904.01355), as torchvision has it, on one level of features
 of a net of five convolutions instead of a ResNet-50.

@@ -6,7 +6,9 @@ The clips are GENERATED, and no recordings: a disc of a random colour crosses no
 the right, up or down, which is the class. A single frame does not tell the class. The script writes
 the clips as folders of frames, as `Clips` reads them.
 
-EXPECT
+Expect top-1 of 100 % after 10 epochs, in 20 s on two cores, as with the baseline, ``--mix none``:
+the task is easy. The loss stays higher with a mix, since labels of mixed clips are soft. One seed
+each.
 
 Follows Yun et al. 2020 (VideoMix, arXiv:2012.03457) in the cuts.
 """

@@ -72,8 +72,8 @@ def test_baselines_without_a_mix_train(nuclei: Path) -> None:
         history = module.run(module.Settings(nuclei, mix="none", epochs=2))
         assert history[1]["loss"] < history[0]["loss"]
     module = recipe("annotations/video")
-    history = module.run(module.Settings(mix="none", num_clips=24, epochs=2))
-    assert history[1]["loss"] < history[0]["loss"]
+    history = module.run(module.Settings(mix="none", num_clips=48, epochs=5))
+    assert_loss_falls(history, by=0.15)
 
 
 @pytest.mark.parametrize("name", ["segmentation", "detection", "video"])
