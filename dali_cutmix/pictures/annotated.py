@@ -20,9 +20,6 @@ MAX_LINES = 4
 #: Share of the class's colour in an overlay, in [0, 1].
 OPACITY = 0.5
 
-#: Cells of the bar that stands for a value, of which 1 fills all.
-_BAR_CELLS = 6
-
 
 @dataclass(frozen=True)
 class Drawn:
@@ -131,13 +128,20 @@ def _row(values: Sequence[float], classes: Sequence[str]) -> Drawn:
     lines = []
     for column in sorted(largest):
         value = values[column]
-        cells = "\u25ae" * round(_BAR_CELLS * min(1.0, abs(value)))
-        lines.append(Line(f"{_name(column, classes)} {cells}", f"{value:.2f}"))
+        bar = min(1.0, abs(value))
+        lines.append(Line(_name(column, classes), f"{value:.2f}", bar=bar))
     return Drawn(lines)
 
 
 def _notes(notes: Sequence[tuple[Any, float]]) -> Drawn:
-    return Drawn([Line(str(note), f"{share:.2f}") for note, share in notes[:MAX_LINES]])
+    return Drawn([Line(str(note), decimals(share)) for note, share in notes[:MAX_LINES]])
+
+
+def decimals(weight: float) -> str:
+    """Write a share: none that counts reads as 0.00, and none beside another as 1.00."""
+    if weight < 0.005:
+        return "< 0.01"
+    return "> 0.99" if 0.995 <= weight < 1 - 1e-6 else f"{weight:.2f}"
 
 
 def _name(index: int, classes: Sequence[str]) -> str:

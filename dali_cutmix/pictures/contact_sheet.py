@@ -18,7 +18,7 @@ from dali_cutmix.mixing.chain import ChainPlan
 from dali_cutmix.mixing.choice import ChosenPlan
 from dali_cutmix.mixing.labels import MixedTarget
 from dali_cutmix.mixing.plan import MixPlan, Rect
-from dali_cutmix.pictures.annotated import Drawn, drawn, is_of_classes, overlaid
+from dali_cutmix.pictures.annotated import Drawn, decimals, drawn, is_of_classes, overlaid
 from dali_cutmix.pictures.stacks import flattened
 from dali_cutmix.pictures.tiles import INK, REGIONS, Box, Colour, Line, Tile, draw_tiles, to_pillow
 
@@ -128,7 +128,7 @@ def _classes(
         lines = [
             Line(
                 part.name,
-                _decimals(part.weight) if has_numbers else "",
+                decimals(part.weight) if has_numbers else "",
                 INK if part is share[0] else _colour(part.region),
             )
             for part in share
@@ -263,10 +263,3 @@ def _merged(parts: Iterable[tuple[int, float]]) -> dict[int, tuple[float, int]]:
             weight_before, first_region = merged.get(label, (0.0, region))
             merged[label] = weight_before + weight, first_region
     return merged
-
-
-def _decimals(weight: float) -> str:
-    # No class with a part reads as 0.00, and none beside another class as 1.00.
-    if weight < 0.005:
-        return "< 0.01"
-    return "> 0.99" if 0.995 <= weight < 1 - 1e-6 else f"{weight:.2f}"

@@ -27,6 +27,8 @@ Box = tuple[int, int, int, int]
 WHITE: Colour = (255, 255, 255)
 INK: Colour = (38, 38, 38)
 FAINT: Colour = (222, 222, 222)
+BEHIND: Colour = (245, 245, 245)  # of a bar behind text
+BAR: Colour = (196, 217, 240)
 OWN: Colour = (150, 158, 166)
 OTHER: Colour = (226, 61, 30)
 #: Colour of each region. Regions past the last colour start over at ``OTHER``.
@@ -41,11 +43,13 @@ class Line:
         name: Name, shortened where too long.
         value: Number or word. Never shortened.
         colour: Colour of both.
+        bar: Length of a bar behind the text, in [0, 1]; None draws none.
     """
 
     name: str
     value: str = ""
     colour: Colour = INK
+    bar: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,12 +121,13 @@ def draw_tiles(
         enlarged = tile.image.resize(shown, Image.Resampling.NEAREST) if factor > 1 else tile.image
         draw.rectangle((left - 1, y - 1, left + shown[0], y + shown[1]), outline=FAINT)
         sheet.paste(enlarged, (left, y))
-        for box, colour, text in tile.boxes:
-            _frame(draw, [side * factor for side in box], colour, text, left, y)
+        for box, colour, _ in tile.boxes:
+            _frame(draw, [side * factor for side in box], colour, left, y)
         for box, colour in tile.outlines:
             _outline(draw, box, colour, left, y, factor)
         for mask, colour in tile.areas:
             _outline_area(sheet, mask, colour, (left, y), factor)
+        _tags(draw, tile.boxes, (left, y), factor, shown[0])
         if tile.shares:
             _bar(draw, left, y + shown[1] + 8, shown[0], tile.shares)
         for line_number, line in enumerate(tile.lines):
@@ -147,20 +152,38 @@ def _outline(
 
 
 def _frame(
-    draw: ImageDraw.ImageDraw, box: Sequence[int], colour: Colour, text: str, left: int, top: int
+    draw: ImageDraw.ImageDraw, box: Sequence[int], colour: Colour, left: int, top: int
 ) -> None:
-    """Draw the frame of an object along the inside of its box, and a text in a corner."""
+    """Draw the frame of an object along the inside of its box."""
     y0, x0, y1, x1 = box
     for ring in range(2):
         corners = (left + x0 + ring, top + y0 + ring, left + x1 - 1 - ring, top + y1 - 1 - ring)
         if corners[0] <= corners[2] and corners[1] <= corners[3]:
             draw.rectangle(corners, outline=colour)
+
+
+def _tags(
+    draw: ImageDraw.ImageDraw,
+    boxes: Sequence[tuple[Box, Colour, str]],
+    corner: tuple[int, int],
+    factor: int,
+    width: int,
+) -> None:
+    """Write on boxes, above each object where there is room, and never over another text."""
     font = ImageFont.load_default(size=SMALL_SIZE)
-    width = math.ceil(draw.textlength(text, font)) + 6
-    # Above the box where there is room, so that the object stays in sight.
-    y = top + y0 - SMALL_SIZE - 4 if y0 >= SMALL_SIZE + 4 else top + y0
-    draw.rectangle((left + x0, y, left + x0 + width, y + SMALL_SIZE + 3), fill=colour)
-    draw.text((left + x0 + 3, y + 1), text, WHITE, font)
+    taken: list[tuple[int, int, int]] = []
+    for (top, left, _, _), colour, text in boxes:
+        length, height = math.ceil(draw.textlength(text, font)) + 6, SMALL_SIZE + 4
+        x = corner[0] + max(0, min(left * factor, width - length))
+        y = corner[1] + (top * factor - height if top * factor >= height else top * factor)
+        if any(
+            abs(y - other_y) < height and x < end and start < x + length
+            for start, end, other_y in taken
+        ):
+            continue
+        taken.append((x, x + length, y))
+        draw.rectangle((x, y, x + length, y + height - 1), fill=colour)
+        draw.text((x + 3, y + 1), text, WHITE, font)
 
 
 def _bar(
@@ -180,6 +203,11 @@ def _bar(
 
 
 def _line(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, line: Line, font: Font) -> None:
+    if line.bar is not None:
+        draw.rectangle((x, y, x + width - 1, y + LINE_HEIGHT - 4), fill=BEHIND)
+        end = x + round(width * line.bar) - 1
+        if end >= x:
+            draw.rectangle((x, y, end, y + LINE_HEIGHT - 4), fill=BAR)
     value_width = math.ceil(draw.textlength(line.value, font)) if line.value else -8
     name = _shortened(line.name, font, width - value_width - 8)
     draw.text((x, y), name, line.colour, font)
