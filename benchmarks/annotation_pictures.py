@@ -162,7 +162,7 @@ def volumes() -> Image.Image:
 
 def save(name: str, picture: Image.Image) -> None:
     """Write a JPEG file."""
-    picture.save(OUT / f"annotations_{name}.jpg", quality=88, optimize=True)
+    picture.save(OUT / f"annotations_{name}.jpg", quality=88, subsampling=0, optimize=True)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -21,6 +22,8 @@ from dali_cutmix import (
     MixUp,
     ResizeMix,
     contact_sheet,
+    read_coco_boxes,
+    read_masks,
 )
 from dali_cutmix.core.output import replacing
 from dali_cutmix.tools.console import (
@@ -79,8 +82,24 @@ def show(
         typer.Option(help="Probability that an image is mixed.", show_default="1"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and of the mix.")] = 0,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of masks, named as the images in DATA, which is a folder then.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="COCO file of boxes of the images in DATA, which is a folder then.",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """Draw a batch of your own images, with cuts outlined and class weights below.
+
+    With --masks pixels are tinted by class, and with --boxes objects are framed.
 
     Images are resized and cropped at the centre, so that you recognise them. A training run would
     crop at random.
@@ -92,14 +111,18 @@ def show(
     if batch_size < 2 and mix not in (MixName.CUTOUT, MixName.NONE):
         rule = f"must be at least 2 with --mix {mix.value}: partners come from the same batch."
         raise typer.BadParameter(rule, param_hint="--batch-size")
+    if masks is not None and boxes is not None:
+        rule = "must be left out with --masks: draw two pictures."
+        raise typer.BadParameter(rule, param_hint="--boxes")
     with errors_as_one_sentence():
+        source, target, names = _open(data, masks, boxes)
         loader = DataLoader(
-            data,
+            source,
             batch_size,
             shuffle=True,
             transform=EvalTransform(resize=size, size=size),
             mix=chosen_mix,
-            target="pair",
+            target=target,
             dtype=torch.uint8,
             with_plan=True,
             seed=seed,
@@ -107,14 +130,26 @@ def show(
             prefetch=1,
         )
         with loader:
-            image, target, plan = next(iter(loader))
+            image, shown, plan = next(iter(loader))
         title = _title(chosen_mix, seed)
-        classes = loader.dataset.classes
-        sheet = contact_sheet(image, target, plan, classes=classes, title=title)
+        classes = loader.dataset.classes if names is None else names
+        sheet = contact_sheet(image, shown, plan, classes=classes, title=title)
         make_folder(out.parent)
         with replacing(out) as file:
             sheet.save(file, "PNG")
     print_path(Console(), out)
+
+
+def _open(
+    data: str, masks: Path | None, boxes: Path | None
+) -> tuple[Any, Any, Sequence[str] | None]:
+    """Return the source, the target, and names of classes where the source has none."""
+    if masks is not None:
+        return *read_masks(data, expanded(masks)), ()
+    if boxes is not None:
+        images, target = read_coco_boxes(expanded(boxes), data, empty=False)
+        return images, target, target.names
+    return data, "pair", None
 
 
 def _choose_mix(

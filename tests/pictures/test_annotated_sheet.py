@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from dali_cutmix import contact_sheet
 from dali_cutmix.pictures.annotated import colour_of_class
 from dali_cutmix.pictures.tiles import MARGIN
+from dali_cutmix.tools.cli import app
 
 SIZE = (160, 200)
 
@@ -94,3 +98,46 @@ def test_rows_and_notes_are_written_and_never_taken_for_classes() -> None:
 def test_what_is_no_target_of_the_batch_is_refused_by_name(target: Any, name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"contact_sheet: `{name}` must ")):
         contact_sheet(gray(2), target)
+
+
+@pytest.fixture
+def annotated(tmp_path: Path) -> Path:
+    """Gray photos with a mask and a box each: the right half of every photo is of class 2."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    listed: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
+    listed["categories"] = [{"id": 7, "name": "car"}, {"id": 9, "name": "tree"}]
+    for number in range(4):
+        Image.fromarray(np.full((64, 80), 100, np.uint8)).save(tmp_path / f"images/{number}.png")
+        mask = np.zeros((64, 80), np.uint8)
+        mask[:, 40:] = 2
+        Image.fromarray(mask).save(tmp_path / f"masks/{number}.png")
+        name = {"id": number, "file_name": f"{number}.png", "width": 80, "height": 64}
+        box = {"id": number, "image_id": number, "category_id": 9, "bbox": [40, 0, 40, 64]}
+        listed["images"].append(name)
+        listed["annotations"].append(box | {"iscrowd": 0, "area": 2560})
+    (tmp_path / "boxes.json").write_text(json.dumps(listed))
+    return tmp_path
+
+
+@pytest.mark.parametrize("option", ["masks", "boxes"])
+def test_show_draws_masks_and_boxes_of_a_folder(option: str, annotated: Path) -> None:
+    file, out = {"masks": "masks", "boxes": "boxes.json"}[option], annotated / "sheet.png"
+    options = [f"--{option}", str(annotated / file), "--out", str(out), "--mix", "none"]
+    arguments = ["show", str(annotated / "images"), *options, "--size", "160"]
+    result = CliRunner().invoke(app, [*arguments, "--batch-size", "2"])
+    assert result.exit_code == 0, result.output
+    colour = np.array(colour_of_class(2))
+    expected = np.round(50 + colour / 2) if option == "masks" else colour
+    tile = first_tile(Image.open(out), (160, 160))
+    # The short side of 64 becomes 160, and the middle is kept: the object begins in its middle.
+    assert (tile[80, 82] == 100).all() == (option == "boxes")
+    assert (tile[150, 159] == expected).all()
+    assert (tile[80, 70] == 100).all()
+
+
+def test_show_takes_masks_or_boxes(annotated: Path) -> None:
+    options = ["--masks", str(annotated / "masks"), "--boxes", str(annotated / "boxes.json")]
+    result = CliRunner().invoke(app, ["show", str(annotated / "images"), *options])
+    assert result.exit_code == 2
+    assert "draw two pictures" in " ".join(result.output.split())
