@@ -19,6 +19,7 @@ from dali_cutmix.annotations.planes import (
     bits_of,
     color_plane_of,
     depth_of,
+    of_pnm,
     pixels_of,
     plane_of,
 )
@@ -141,6 +142,21 @@ class Masks:
     def divisors(self, indices: Sequence[int]) -> np.ndarray:
         """Return what DALI makes of a class index of 1 in masks that were read: ``[n]`` uint16."""
         return self._divisors[indices]
+
+    def classes_in(self, index: int) -> np.ndarray:
+        """Return the class of every pixel of a mask, decoded by Pillow: ``[height, width]`` int64.
+
+        Raises:
+            OSError: The mask cannot be read.
+            RefusedError: The mask holds no class indices.
+        """
+        mask = self._masks.read(index)
+        array = mask if self.kind == "pixels" else array_in(mask)
+        if array is not None:
+            pixels = self._pixels(array)
+        else:
+            pixels = of_pnm(self._decode(mask, is_mask=not self._has_colors).ppm, self.num_bytes)
+        return self.classes_of(torch.from_numpy(pixels.copy())[None])[0].numpy()
 
     def fault(self, index: int) -> str | None:
         """Return why a mask holds no class indices, before any decoder of DALI's sees the mask.

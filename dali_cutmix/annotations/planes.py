@@ -229,3 +229,21 @@ def as_pgm(pixels: np.ndarray) -> np.ndarray:
     height, width, num_bytes = pixels.shape
     head = b"P5\n%d %d\n%d\n" % (width, height, 256**num_bytes - 1)
     return np.concatenate([np.frombuffer(head, np.uint8), pixels[..., ::-1].reshape(-1)])
+
+
+def of_pnm(pnm: np.ndarray, num_bytes: int) -> np.ndarray:
+    """Return what a PGM or PPM of Pillow's processes holds: ``[height, width, num_bytes]`` uint8.
+
+    Args:
+        pnm: The file: ``[size]`` uint8.
+        num_bytes: Bytes of a class index, 1 or 2, the low byte first in the result; or 3 of colors.
+    """
+    _, size, most, _ = pnm[:40].tobytes().split(b"\n", 3)
+    width, height = map(int, size.split())
+    num_stored = num_bytes if num_bytes == 3 else 1 + (int(most) > 255)
+    pixels = pnm[len(pnm) - height * width * num_stored :].reshape(height, width, num_stored)
+    if num_bytes == 3:
+        return pixels
+    wide = np.zeros((height, width, num_bytes), np.uint8)
+    wide[..., :num_stored] = pixels[..., ::-1]
+    return wide

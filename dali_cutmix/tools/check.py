@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dali_cutmix.annotations.boxes import Boxes
+from dali_cutmix.annotations.mask_folders import read_masks
+from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.core.checks import check_count
 from dali_cutmix.core.dali import Pipeline, fn
 from dali_cutmix.core.errors import printable
@@ -38,6 +40,7 @@ from dali_cutmix.sources.pillow import PillowProcesses
 from dali_cutmix.sources.report import SMALL_SIDE, BadImage, Report, Sizes, Spread
 from dali_cutmix.sources.upright import RefusedError
 from dali_cutmix.tools.check_boxes import ODD_KINDS, OddBox, odd_boxes, open_boxes
+from dali_cutmix.tools.check_masks import check_masks
 from dali_cutmix.tools.console import (
     FirstLabel,
     absolute,
@@ -96,6 +99,19 @@ def check(
             "Pascal VOC, or a folder of .txt of YOLO."
         ),
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of masks beside DATA, a folder of images; see `read_masks`. Looks for "
+            "masks that are bad, or of another size than their images."
+        ),
+    ] = None,
+    mask_suffix: Annotated[
+        str, typer.Option(help="What names of masks have before their ending.")
+    ] = "",
+    num_classes: Annotated[
+        int | None, typer.Option(min=1, help="Classes of masks; 255 is ignored.")
+    ] = None,
 ) -> None:
     """Decode every image, and list bad images and the range of sizes.
 
@@ -104,6 +120,11 @@ def check(
     or a box is listed.
     """
     out = expanded(out)
+    if masks is not None and (out, first_label, boxes) != (None, None, None):
+        rule = "goes without --out, --first-label and --boxes: a report holds no masks."
+        raise typer.BadParameter(rule, param_hint="--masks")
+    if masks is None and (mask_suffix or num_classes is not None):
+        raise typer.BadParameter("goes with --masks.", param_hint="--mask-suffix, --num-classes")
     check_ending("--out", out, ".json")
     if out is not None and os.path.realpath(out) == os.path.realpath(data):
         rule = f"must be another file than DATA, got {str(out)!r}: a report names its source."
@@ -114,11 +135,15 @@ def check(
     odd: list[OddBox] | None = None
     with tidy_when_terminated(), errors_as_one_sentence(), _complete_or_absent(out) as write:
         source = absolute(data)
-        if boxes is None:
-            images = open_source(source, first_label=first_label)
-        else:
+        images: StoredImages
+        listed_masks: Masks | None = None
+        if masks is not None:
+            images, listed_masks = read_masks(source, masks, mask_suffix=mask_suffix)
+        elif boxes is not None:
             files, annotation = open_boxes(boxes, source)
             images, odd = files, odd_boxes(files, annotation)
+        else:
+            images = open_source(source, first_label=first_label)
         with (
             native_messages_aside() as screen,
             image_progress("Checking", len(images), screen) as on_progress,
@@ -132,15 +157,32 @@ def check(
                 first_label=first_label,
             )
         write(report.to_json())
+        mask_report = None
+        if listed_masks is not None:
+            with (
+                native_messages_aside() as screen,
+                image_progress("Checking masks", len(images), screen) as on_progress,
+            ):
+                mask_report = check_masks(
+                    images,
+                    listed_masks,
+                    bad_images={image.index for image in report.bad},
+                    num_classes=num_classes,
+                    on_progress=on_progress,
+                )
     console = Console()
     _print_sizes(console, report)
     _print_bad(console, report, out)
     if out is not None:
         print_path(console, out)
-    _print(console, _summary(report, out, takes_report=odd is None))
+    takes_report = odd is None and mask_report is None
+    _print(console, _summary(report, out, takes_report=takes_report))
     if odd is not None:
         _print_boxes(console, annotation, odd)
-    if report.bad or odd:
+    if mask_report is not None:
+        for line in mask_report.lines(MOST_NAMES):
+            _print(console, line)
+    if report.bad or odd or (mask_report is not None and mask_report.bad):
         raise typer.Exit(1)
 
 

@@ -66,6 +66,18 @@ def test_files_of_16_and_fewer_bits_are_served_together(tmp_path: Path) -> None:
     check(tmp_path, mask_kinds.deep_kinds() | mask_kinds.shallow_kinds())
 
 
+def test_classes_in_a_mask_are_those_that_a_loader_serves(tmp_path: Path) -> None:
+    kinds = mask_kinds.deep_kinds() | mask_kinds.shallow_kinds()
+    masks = Masks(write(tmp_path, {name: data for name, (data, _) in kinds.items()}))
+    wrong = [
+        name
+        for index, (name, (_, mask)) in enumerate(kinds.items())
+        if not np.array_equal(masks.classes_in(index), mask)
+    ]
+    masks.close()
+    assert not wrong
+
+
 def test_depth_of_the_first_mask_is_the_depth_of_all(tmp_path: Path) -> None:
     shallow, deep = mask_kinds.png(indices(9), 8), mask_kinds.png(indices(60_000), 16)
     first, second = write(tmp_path, {"shallow": shallow, "deep": deep})
@@ -175,8 +187,10 @@ def test_colors_become_classes(tmp_path: Path) -> None:
     }
     classes = {tuple(color): 10 * index for index, color in enumerate(colors[:4].tolist())}
     want = np.where(mask == 4, 99, 10 * mask)
-    target = served(tmp_path, Masks(write(tmp_path, files), 99, classes=classes))
-    assert all(np.array_equal(got.numpy(), want) for got in target)
+    masks = Masks(write(tmp_path, files), 99, classes=classes)
+    assert all(np.array_equal(got.numpy(), want) for got in served(tmp_path, masks))
+    assert all(np.array_equal(masks.classes_in(index), want) for index in range(len(files)))
+    masks.close()
 
 
 def test_padding_of_colors_is_ignored(tmp_path: Path) -> None:

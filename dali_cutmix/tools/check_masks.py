@@ -1,0 +1,120 @@
+"""What ``dali-cutmix check --masks`` finds: bad masks, and the classes in good ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dali_cutmix.annotations.masks import Masks
+from dali_cutmix.core.checks import check_count
+from dali_cutmix.serving.diagnose import diagnose_masks
+from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.sources.decodable import Decodable
+
+WHERE = "check_masks"
+
+#: Masks looked at between two reports of progress.
+_CHUNK = 16
+
+#: Classes that a message names.
+_MOST_NAMED = 5
+
+#: Classes that a report lists.
+_MOST_LISTED = 40
+
+
+@dataclass(frozen=True)
+class MaskReport:
+    """Say what the masks of a source hold.
+
+    Attributes:
+        num_masks: Masks that were looked at.
+        bad: Reason by index of masks that cannot be decoded, are of another size than their images,
+            or hold classes out of range.
+        classes: Classes in good masks, in ascending order, without the ignored one.
+        num_without: Good masks of ignored pixels alone.
+    """
+
+    num_masks: int
+    bad: dict[int, str]
+    classes: tuple[int, ...]
+    num_without: int
+
+    def lines(self, most: int) -> list[str]:
+        """Return the report in lines, with the names of ``most`` bad masks."""
+        lines = [f"Bad masks: {len(self.bad)}"] if self.bad else []
+        reasons = [reason.removeprefix("its mask ") for reason in self.bad.values()]
+        lines += [f"  {reason}" for reason in reasons[:most]]
+        if len(reasons) > most:
+            lines.append(f"  and {len(reasons) - most} more")
+        more = len(self.classes) - _MOST_LISTED
+        classes = " ".join(map(str, self.classes[:_MOST_LISTED])) or "none"
+        lines.append(f"Classes in masks: {classes}{f' and {more} more' if more > 0 else ''}")
+        if self.num_without:
+            lines.append(f"Masks of ignored pixels alone: {self.num_without}")
+        num_bad = len(self.bad)
+        if num_bad:
+            is_are = "is" if num_bad == 1 else "are"
+            return [*lines, f"{num_bad} of {self.num_masks} masks {is_are} bad."]
+        return [*lines, f"All {self.num_masks} masks are fine."]
+
+
+def check_masks(
+    images: StoredImages,
+    masks: Masks,
+    *,
+    bad_images: set[int],
+    num_classes: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> MaskReport:
+    """Decode the mask of every good image as a loader does, and look at its classes.
+
+    Args:
+        images: The data.
+        masks: A mask for each image.
+        bad_images: Indices of images whose masks are left out.
+        num_classes: Classes of the model: a mask with a larger index is bad, unless the index is
+            ignored. None takes all.
+        on_progress: Called with the number of masks done, in ascending order up to all.
+
+    Raises:
+        ValueError: ``num_classes`` is below 1.
+        TroubleError: The machine or the storage is in trouble.
+    """
+    if num_classes is not None:
+        check_count(WHERE, "num_classes", num_classes, at_least=1)
+    decodable = Decodable(images, None, 1)
+    bad: dict[int, str] = {}
+    classes: set[int] = set()
+    num_without = 0
+    for first in range(0, len(images), _CHUNK):
+        chunk = [
+            index
+            for index in range(first, min(first + _CHUNK, len(images)))
+            if index not in bad_images
+        ]
+        bad |= diagnose_masks(images, [masks], chunk, decodable)
+        for index in chunk:
+            if index in bad:
+                continue
+            in_mask = np.unique(masks.classes_in(index))
+            in_mask = in_mask[in_mask != masks.ignore]
+            strange = in_mask[in_mask >= num_classes] if num_classes is not None else in_mask[:0]
+            if strange.size:
+                named = ", ".join(map(str, strange[:_MOST_NAMED].tolist()))
+                more = (
+                    f" and {len(strange) - _MOST_NAMED} more" if len(strange) > _MOST_NAMED else ""
+                )
+                reason = f"classes {named}{more}, and there are {num_classes}"
+                bad[index] = f"its mask {masks.path(index)}: {reason}"
+                continue
+            num_without += not in_mask.size
+            classes.update(in_mask.tolist())
+        if on_progress is not None:
+            on_progress(min(first + _CHUNK, len(images)))
+    decodable.close()
+    masks.close()
+    num_masks = len(images) - len(bad_images)
+    return MaskReport(num_masks, bad, tuple(sorted(classes)), num_without)
