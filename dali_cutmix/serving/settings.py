@@ -110,7 +110,7 @@ class LoaderSettings:
         if self.user_order is None and self.remainder is None:
             self._set(remainder="pad" if self.shuffle else "exact")
         self._fill_tuning()
-        self._check_memory()
+        self.check_memory()
 
     @property
     def mixes_labels(self) -> bool:
@@ -352,12 +352,16 @@ class LoaderSettings:
         if self.prefetch is None:
             self._set(prefetch=tuning.prefetch or DEFAULT_PREFETCH[self.device.type])
 
-    def _check_memory(self) -> None:
-        """Refuse a limit of a GPU's memory that the batches alone exceed."""
-        limit = self.max_device_memory
-        if limit is not None and self.device_id is not None and self.least_bytes > limit:
+    def check_memory(self, depth: int = 1) -> None:
+        """Refuse a limit of a GPU's memory that the batches alone exceed.
+
+        Args:
+            depth: Images of a sample.
+        """
+        limit, least = self.max_device_memory, self.least_bytes * depth
+        if limit is not None and self.device_id is not None and least > limit:
             rule = (
-                f"be at least {self.least_bytes} bytes for batches of {self.batch_size} with "
+                f"be at least {least} bytes for batches of {self.batch_size} with "
                 f"prefetch={self.prefetch}"
             )
             way_out = "Smaller batches, a smaller dtype or a smaller prefetch take less."

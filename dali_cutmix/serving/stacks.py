@@ -49,6 +49,8 @@ def check_stacks(settings: LoaderSettings, images: StoredImages) -> None:
             refuse(WHERE, "target", rule, type(annotation).__name__, way_out)
     if isinstance(images, Volumes):
         _check_volumes(settings, images)
+    else:
+        settings.check_memory(images.depth(settings.transform))
 
 
 def _check_volumes(settings: LoaderSettings, volumes: Volumes) -> None:

@@ -36,8 +36,9 @@ class Clips(Stacks):
     colour draw for all frames. Its first frame is drawn anew in each epoch.
 
     Frames of a clip are the image files of its folder, in the order of their names, where numbers
-    count as numbers: ``2.jpg`` comes before ``10.jpg``. ``dali-cutmix frames`` makes such folders
-    of video files.
+    count as numbers: ``2.jpg`` comes before ``10.jpg``. Names that begin with a dot are left out,
+    such as those of macOS and of unfinished clips. ``dali-cutmix frames`` makes such folders of
+    video files.
 
     With ``fps`` and ``rate`` frames are taken by time. Frame ``t`` is what the clip shows
     ``t * stride / rate`` seconds after the first frame, whatever the clip's own rate. A clip of a
@@ -271,7 +272,7 @@ def _checked_folders(clips: Any) -> list[str]:
 
 def _subfolders(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir()]
+        names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
     return sorted(names)
 
 
@@ -293,7 +294,7 @@ def _frames_in(folder: str) -> list[str]:
 def _listed(folder: str) -> list[str]:
     """Return the names of images in a folder, in order."""
     names = [name for name in os.listdir(folder) if name.lower().endswith(IMG_EXTENSIONS)]
-    return sorted(names, key=_natural)
+    return sorted((name for name in names if name[0] != "."), key=_natural)
 
 
 def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:

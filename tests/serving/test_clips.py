@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -31,17 +32,20 @@ from dali_cutmix import (
     CutMix,
     Cutout,
     DataLoader,
+    Deferred,
     FMix,
     GridMix,
     Masks,
     MixUp,
     RandomChoice,
     ResizeMix,
+    Rows,
     Scheduled,
     Shard,
     TrainTransform,
     Views,
     VolumeTransform,
+    mix_batch,
 )
 from dali_cutmix.augmentations import (
     ColorJitter,
@@ -339,6 +343,68 @@ def test_clip_with_a_bad_frame_is_replaced_as_a_whole_and_all_others_stay(
                 assert frames_shown(image[sample : sample + 1]) == [[0, 1, 2, 3]]
             else:
                 assert torch.equal(image[sample], before[sample])
+
+
+def test_clip_that_decodes_and_stops_the_graph_is_replaced(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path, [3] * 4)
+    for frame in range(3):  # DALI cuts no window out of so many rows
+        Image.fromarray(np.zeros((41_000, 1, 3), np.uint8)).save(clips[1] / f"{frame}.png")
+    source = Clips(clips, list(range(4)), frames=3, stride=1)
+    settings: dict[str, Any] = {"transform": TrainTransform(8), "on_error": "replace"}
+    with loaded(source, 2, **settings) as loader:
+        with pytest.warns(RuntimeWarning, match=re.escape(f"replaced {clips[1]} by {tmp_path}")):
+            labels = [label for _, target in loader for label in target.tolist()]
+        assert [path for path, _ in loader.bad_files] == [str(clips[1])]
+    assert len(labels) == 4
+    assert 1 not in labels
+
+
+def test_deferred_plan_mixes_clips_in_torch_as_the_graph_does(tmp_path: Path) -> None:
+    source = Clips(write_clips(tmp_path, [6] * 5), list(range(5)), frames=4, stride=1)
+    settings: dict[str, Any] = {"transform": unchanged()}
+    for mix in map(ClipCutMix, KINDS):
+        with (
+            loaded(source, 3, mix=Deferred(mix), with_plan=True, **settings) as deferred,
+            loaded(source, 3, mix=mix, **settings) as loader,
+        ):
+            for (image, target, plan), (mixed, same) in zip(deferred, loader, strict=True):
+                assert torch.equal(mix_batch(image, plan)[0], mixed)
+                assert torch.equal(target, same)
+
+
+def test_rows_of_clips_are_weighed_by_voxels(tmp_path: Path) -> None:
+    source = Clips(write_clips(tmp_path, [6] * 5), [0] * 5, frames=4, stride=1)
+    target = Rows(np.eye(5, dtype=np.float32))
+    settings: dict[str, Any] = {"transform": unchanged(), "target": target}
+    with loaded(source, 3, mix=ClipCutMix("moving"), **settings) as loader:
+        for image, rows in loader:
+            owners = image[:, 0].flatten(1)
+            shares = torch.stack([(owners == clip).float().mean(1) for clip in range(5)], 1)
+            torch.testing.assert_close(rows, shares)
+
+
+def test_copy_of_a_loader_serves_the_same_clips(tmp_path: Path) -> None:
+    source = Clips(noisy_clips(tmp_path, 4, 5), [0] * 4, frames=2)
+    loader = loaded(source, 3, transform=TrainTransform(16), mix=ClipCutMix("cuboid"))
+    with loader, pickle.loads(pickle.dumps(loader)) as twin:
+        for (image, _), (same, _) in zip(loader, twin, strict=True):
+            assert torch.equal(image, same)
+
+
+def test_memory_of_a_gpu_counts_all_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Clips(write_clips(tmp_path, [40] * 2), [0, 1], frames=16)
+    monkeypatch.setattr("dali_cutmix.serving.settings.num_gpus", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    one_batch = 2 * 16 * 3 * 64 * 64
+    for limit in (one_batch, 3 * 4 * one_batch):
+        with pytest.raises(
+            ValueError, match=f"`max_device_memory` must be at least {13 * one_batch}"
+        ):
+            DataLoader(
+                source, 2, transform=TrainTransform(64), device="cuda", max_device_memory=limit
+            )
 
 
 def test_frames_that_pillow_decodes_are_served_like_others(tmp_path: Path) -> None:

@@ -57,6 +57,16 @@ def test_frames_are_in_the_order_of_the_numbers_in_their_names(tmp_path: Path) -
     assert shown(Clips(clips, [0], frames=12, stride=1)) == [list(range(12))]
 
 
+def test_hidden_folders_and_files_are_left_out(tmp_path: Path) -> None:
+    folder = write_clip(tmp_path / "run" / "a", 0, 3)
+    write_clip(tmp_path / "run" / ".unfinished-b", 1, 3)
+    write_clip(tmp_path / ".trash" / "c", 2, 3)
+    (folder / "._0.png").write_bytes(b"of macOS")
+    source = Clips(tmp_path, frames=3, stride=1)
+    assert source.samples[:] == [(str(folder), 0)]
+    assert shown(source) == [[0, 1, 2]]
+
+
 def test_stride_counts_frames_of_the_clip_and_centre_takes_the_middle(tmp_path: Path) -> None:
     clips = write_clips(tmp_path, [9, 10, 7, 5])
     source = Clips(clips, range_of(4), frames=3, stride=2, start="centre")
