@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from math import floor
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from PIL import Image
 from rich.console import Console
 
 from dali_cutmix.core.checks import refuse
@@ -181,11 +182,11 @@ def extract(
 def _extract(video: Path, folder: Path, settings: FrameSettings) -> str | None:
     """Write the frames of a video; return why the video cannot be decoded."""
     errors = (_av().error.FFmpegError, IndexError, ValueError)
-    with _unfinished(folder) as unfinished:
+    # Closed in any case, since an error's traceback would keep the video open.
+    with _unfinished(folder) as unfinished, closing(_images(video, settings)) as images:
         try:
             number = 0
-            for number, frame in enumerate(_frames_at(video, settings.rate), 1):
-                image = _turned(frame, settings.short_side)
+            for number, image in enumerate(images, 1):
                 path = unfinished / f"{number:06d}.jpg"
                 image.save(path, "JPEG", quality=settings.quality)
             if not number:
@@ -194,6 +195,13 @@ def _extract(video: Path, folder: Path, settings: FrameSettings) -> str | None:
             return getattr(error, "strerror", None) or str(error) or type(error).__name__
         os.replace(unfinished, folder)
     return None
+
+
+def _images(video: Path, settings: FrameSettings) -> Generator[Image.Image, None, None]:
+    """Yield the frames of a video that are written."""
+    with closing(_frames_at(video, settings.rate)) as shown:
+        for frame in shown:
+            yield _turned(frame, settings.short_side)
 
 
 @contextmanager
@@ -208,7 +216,7 @@ def _unfinished(folder: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _frames_at(video: Path, rate: float | None) -> Iterator[Any]:
+def _frames_at(video: Path, rate: float | None) -> Generator[Any, None, None]:
     """Yield the frames that a video shows at times 0, 1 / rate, 2 / rate and so on.
 
     Times count from the first frame. The last frame is shown as long as the frame before.
@@ -216,7 +224,9 @@ def _frames_at(video: Path, rate: float | None) -> Iterator[Any]:
     with _av().open(str(video)) as container:
         if not container.streams.video:
             raise ValueError("no video stream")
-        decoded = container.decode(container.streams.video[0])
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # several videos are decoded at a time
+        decoded = container.decode(stream)
         if rate is None:
             yield from decoded
             return
@@ -244,7 +254,7 @@ def _count(seconds: float, rate: float) -> int:
     return whole + 1
 
 
-def _turned(frame: Any, short_side: int | None) -> Any:
+def _turned(frame: Any, short_side: int | None) -> Image.Image:
     """Return a frame as an upright Pillow image, shrunk where asked for."""
     width, height = frame.width, frame.height
     if short_side is not None and min(width, height) > short_side:
@@ -254,7 +264,8 @@ def _turned(frame: Any, short_side: int | None) -> Any:
     else:
         image = frame.to_image()
     turn = getattr(frame, "rotation", 0) or 0  # degrees counterclockwise, of the display
-    return image.rotate(turn, expand=True) if turn else image
+    upright: Image.Image = image.rotate(turn, expand=True) if turn else image
+    return upright
 
 
 def _keep_settings(out: Path, settings: FrameSettings) -> None:
