@@ -40,8 +40,9 @@ class DataLoader:
     """Decode, augment and mix in a DALI graph, and yield tensors as torch's loader does.
 
     ``for image, target in loader`` gives ``image`` ``[B, 3, height, width]`` and ``target``, both
-    on ``loader.device``. With `Views` ``image`` is a list of such tensors. `Clips` yield
-    ``[B, 3, T, height, width]``, and `Volumes` ``[B, C, depth, height, width]``.
+    on ``loader.device``. `Clips` yield ``[B, 3, T, height, width]``, and `Volumes`
+    ``[B, C, depth, height, width]``. With `Views` ``image`` is a list with an item for each view.
+    So is ``target`` where views have plans of their own, and a target of masks or boxes.
 
     Iterating starts an epoch from its beginning, also after a ``break``. Each iteration serves the
     next epoch unless ``set_epoch`` chose another. One iteration runs at a time: a new iteration
@@ -114,7 +115,7 @@ class DataLoader:
         max_device_memory: Bytes of a GPU's memory. A loader whose batches alone take more is
             refused.
         with_plan: Yield ``(image, target, plan)``: the `MixPlan` of the batch, CPU tensors; None
-            for an epoch without mixing.
+            for an epoch without mixing. A list of plans with ``Views([...], plan="each")``.
         pin_memory, persistent_workers: Taken for torch's sake, without effect.
 
     Attributes:
@@ -294,7 +295,7 @@ class DataLoader:
         None where nothing was mixed. Empty before the first batch.
         """
         batch = self._session.last_batch
-        return [] if batch is None else [as_tensors(batch.plan)]
+        return [] if batch is None else [as_tensors(plan) for plan in batch.plans]
 
     @property
     def batch_position(self) -> tuple[int, int] | None:

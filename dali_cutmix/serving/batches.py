@@ -7,14 +7,15 @@ CutMix would take some sixty: see `README.md`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.core.frame import Frame
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.labels import MixedTarget, pair_labels
 from dali_cutmix.mixing.paste import without_empty
@@ -28,6 +29,8 @@ from dali_cutmix.sources.decodable import Decodable
 from dali_cutmix.sources.read_ahead import NOTHING as UNREAD
 from dali_cutmix.sources.read_ahead import Readable, ReadAhead
 from dali_cutmix.sources.stacks import Stacks
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,17 @@ class Batch:
 
     Attributes:
         indices: Indices in the source of the images; bad ones replaced.
-        label: Class of each sample, ``[B]`` int64; or a `MixedTarget` where labels are mixed.
-        plan: As drawn; arrays with a batch axis in front. None without a mix.
+        labels: For each view the class of each sample, ``[B]`` int64; or a `MixedTarget` where
+            labels are mixed.
+        plans: For each view the plan as drawn; arrays with a batch axis in front. Views that share
+            a plan have one object. None without a mix.
         parts: What was read: the indices, or the frames of clips, or windows of volumes.
         depth: As of `Batches`.
     """
 
     indices: list[int]
-    label: np.ndarray | MixedTarget
-    plan: MixPlan | None
+    labels: Sequence[np.ndarray | MixedTarget]
+    plans: Sequence[MixPlan | None]
     parts: list[Any]
     depth: int = 0
 
@@ -126,13 +131,13 @@ class Batches:
         # Drawn for nothing, so that a mix refuses before the first batch what it has to refuse.
         indices = np.zeros(settings.batch_size, np.int64)
         probe = HostDraws(settings.batch_size, 0, 0, 0, 0, 0.0, indices, labels)
-        tree, plan = self._draw(probe)
+        tree, plans = self._draw(probe)
         self.structure = Structure(tree)
-        if plan is not None and _blends(plan):
+        if any(plan is not None and _blends(plan) for plan in plans):
             self._check_blends()
-        if plan is not None and self.depth and self.kind == "pixels":
-            stacks.check_plan_of_volumes(self.mix, plan)
-        self._complete = Structure(finished(plan)) if plan is not None and self.looks else None
+        if plans[0] is not None and self.depth and self.kind == "pixels":
+            stacks.check_plan_of_volumes(self.mix, plans[0])
+        self._complete = Structure(_finished(plans)) if self.looks else None
 
     @property
     def looks(self) -> bool:
@@ -207,7 +212,7 @@ class Batches:
         """
         parts, stored, masks = self._read(number)
         indices = self.indices(number)
-        tree, plan = self._draw(self._draws(number, indices))
+        tree, plans = self._draw(self._draws(number, indices))
         # DALI takes no strided arrays, such as partners by flipping.
         leaves = map(np.ascontiguousarray, self.structure.leaves(tree))
         if self.depth and self.kind == "pixels":
@@ -216,7 +221,7 @@ class Batches:
         else:
             are_paths = self._decodable.are_paths(parts)
             trusted = np.array([part in self._replacements.trusted for part in parts])
-        batch = Batch(indices, self._label(indices, plan), plan, parts, self.depth)
+        batch = Batch(indices, self._mixed_labels(indices, plans), plans, parts, self.depth)
         return [stored, are_paths, trusted, *masks, *leaves], batch
 
     def complete(self, outputs: Sequence[Any], batch: Batch) -> tuple[Sequence[Any], Batch]:
@@ -227,16 +232,16 @@ class Batches:
             batch: What the host kept.
 
         Returns:
-            The other outputs, and the batch with its complete plan and labels.
+            The other outputs, and the batch with its complete plans and labels.
         """
         if self._complete is None:
             return outputs, batch
         num_others = len(outputs) - self._complete.num_leaves
         # Copied: DALI uses the memory again.
         leaves = [np.array(output.as_array()) for output in outputs[num_others:]]
-        plan = self._complete.build(leaves)
-        label = self._label(batch.indices, plan)
-        return outputs[:num_others], replace(batch, label=label, plan=plan)
+        plans = self._complete.build(leaves)
+        labels = self._mixed_labels(batch.indices, plans)
+        return outputs[:num_others], replace(batch, labels=labels, plans=plans)
 
     def alone(self, fed: list[Any], position: int) -> list[Any]:
         """Return the part of what a graph is fed that belongs to one sample of a batch.
@@ -270,11 +275,14 @@ class Batches:
                 way_out = "Blended images have no such target. `CutMix()` copies."
                 refuse(WHERE, "mix", rule, self.mix, way_out)
 
-    def _label(self, indices: list[int], plan: MixPlan | None) -> np.ndarray | MixedTarget:
+    def _mixed_labels(
+        self, indices: list[int], plans: Sequence[MixPlan | None]
+    ) -> Sequence[np.ndarray | MixedTarget]:
+        """Return the classes of a batch for each view."""
         label: np.ndarray = self._images.targets[indices]
-        if plan is None or not self.settings.mixes_labels:
-            return label
-        return pair_labels(label, plan)
+        if plans[0] is None or not self.settings.mixes_labels:
+            return (label,) * len(plans)
+        return _of_each(lambda plan: pair_labels(label, plan), plans)
 
     def _read(self, number: int) -> tuple[list[Any], list[np.ndarray], Iterator[Any]]:
         """Read a batch, with those samples replaced that Pillow refused or that cannot be read.
@@ -316,25 +324,39 @@ class Batches:
             yield arrays
             yield masks.divisors(range(len(arrays)) if self.depth else parts)
 
-    def _draw(self, draws: HostDraws) -> tuple[Any, MixPlan | None]:
-        """Draw what is fed, as a tree, and the plan."""
+    def _draw(self, draws: HostDraws) -> tuple[Any, Sequence[MixPlan | None]]:
+        """Draw what is fed, as a tree, and a plan for each view."""
+        views = self.settings.views
         # The first view draws as it would alone.
+        of_views = [draws.under(f"view/{n}/") if n else draws for n in range(len(views))]
         drawn = tuple(
-            view.draw(draws.under(f"view/{number}/") if number else draws, frame)
-            for number, (view, frame) in enumerate(
-                zip(self.settings.views, self.frames, strict=True)
-            )
+            view.draw(view_draws, frame)
+            for view, view_draws, frame in zip(views, of_views, self.frames, strict=True)
         )
-        plan: MixPlan | None = None
-        for_operators: MixPlan | None = None
-        if self.mix is not None:
-            (frame,) = self.frames
-            plan = self.mix.draw(draws, frame)
-            check_plan(self.mix, plan, draws.num_samples, frame)
-            for_operators = plan if self.looks else without_empty(plan).for_operators()
+        if self.mix is None:
+            plans: tuple[MixPlan | None, ...] = (None,) * len(views)
+        elif self.settings.plan_of_each_view:
+            plans = tuple(map(self._plan, of_views, self.frames))
+        else:
+            plans = (self._plan(draws, self.frames[0]),) * len(views)
+        fed = self._for_operators(plans)
         if not self.depth:
-            return (drawn, for_operators, None), plan
-        return stacks.of_frames(drawn, for_operators, draws.num_samples, self.depth), plan
+            return (drawn, fed, None), plans
+        drawn, plan, stack = stacks.of_frames(drawn, fed[0], draws.num_samples, self.depth)
+        return (drawn, (plan,) * len(views), stack), plans
+
+    def _plan(self, draws: HostDraws, frame: Frame) -> MixPlan:
+        """Draw a plan."""
+        assert self.mix is not None
+        plan = self.mix.draw(draws, frame)
+        check_plan(self.mix, plan, draws.num_samples, frame)
+        return plan
+
+    def _for_operators(self, plans: Sequence[MixPlan | None]) -> tuple[MixPlan | None, ...]:
+        """Return what operators read of plans. A plan that views share is fed once."""
+        if self.looks:
+            return tuple(plans)
+        return _of_each(lambda plan: without_empty(plan).for_operators(), plans)
 
     def _draws(self, number: int, indices: list[int]) -> HostDraws:
         """Return the draws of a batch."""
@@ -348,6 +370,16 @@ class Batches:
 def _blends(plan: MixPlan) -> bool:
     """Return whether a plan, or a plan that is a part of it, blends images."""
     return plan.blends or any(map(_blends, getattr(plan, "plans", None) or ()))
+
+
+def _of_each(function: Callable[[MixPlan], T], plans: Sequence[MixPlan | None]) -> tuple[Any, ...]:
+    """Apply a function to the plan of each view, once to a plan that views share."""
+    results: dict[int, T] = {id(plan): function(plan) for plan in plans if plan is not None}
+    return tuple(results.get(id(plan)) for plan in plans)
+
+
+def _finished(plans: Sequence[MixPlan | None]) -> tuple[MixPlan | None, ...]:
+    return _of_each(finished, plans)
 
 
 def _stored(images: Readable, index: int) -> np.ndarray:

@@ -104,7 +104,7 @@ class Graph:
         stored, is_path, trusted, *others = fed
         num_fed = 2 * len(settings.masks)
         mask_nodes, leaves = others[:num_fed], others[num_fed:]
-        drawn, plan, stack = batches.structure.build(leaves)
+        drawn, plans, stack = batches.structure.build(leaves)
         if batches.kind == "path":
             stored = read(stored, is_path)
         sides: DataNode | None = None
@@ -126,11 +126,12 @@ class Graph:
         masks = _masks(settings, mask_nodes, images.shape())
         all_stored = Stored(images, masks, settings.needs_matrix)
         ignored = tuple(mask.ignored for mask in settings.masks)
-        completed: MixPlan | None = None
+        completed: list[MixPlan] = []
         layout = "HWC" if settings.channels_last else "CHW"
         resampler = self._resampler
         on_threads = resampler.on_threads if resampler.has_threads else None
-        for view, view_drawn, view_frame in zip(settings.views, drawn, batches.frames, strict=True):
+        of_views = zip(settings.views, drawn, plans, batches.frames, strict=True)
+        for view, view_drawn, plan, view_frame in of_views:
             frame = replace(
                 view_frame,
                 resize=resampler.resize_each,
@@ -142,8 +143,9 @@ class Graph:
             _check_sample(view, sample, masks, settings.needs_matrix)
             if batches.mix is not None:
                 if batches.looks:
-                    completed = complete(batches.mix, sample, plan, frame)
-                    plan = completed.for_operators()
+                    if not completed or settings.plan_of_each_view:
+                        completed.append(complete(batches.mix, sample, plan, frame))
+                    plan = completed[-1].for_operators()
                 sample = batches.mix.operate(sample, plan, frame)
                 _check_sample(batches.mix, sample, masks, settings.needs_matrix)
             if batches.depth and batches.kind == "pixels":
@@ -153,8 +155,7 @@ class Graph:
             yield from sample.masks
             if sample.matrix is not None:
                 yield sample.matrix
-        if completed is not None:
-            yield from Structure(completed).leaves(completed)
+        yield from Structure(completed).leaves(completed)
 
 
 def _masks(

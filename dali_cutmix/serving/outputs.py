@@ -24,8 +24,9 @@ import torch
 from dali_cutmix.annotations.base import Annotation, Shown
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.core.dali import FLOAT, FLOAT16, INT16, UINT8
-from dali_cutmix.core.tree import map_leaves
+from dali_cutmix.core.tree import as_tensors
 from dali_cutmix.mixing.labels import MixedTarget, dense_target, unmixed_target
+from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.serving.batches import Batch
 from dali_cutmix.serving.settings import ClassForm, LoaderSettings
 from dali_cutmix.serving.stacks import stacked
@@ -83,11 +84,8 @@ class ToTorch:
         image = views if isinstance(self._settings.transform, Views) else views[0]
         if not self._settings.with_plan:
             return image, target
-        # Copied, since strides of a plan on the host may be negative.
-        plan = map_leaves(lambda array: torch.from_numpy(np.array(array)), batch.plan)
-        if plan is not None:
-            plan.look_up()
-        return image, target, plan
+        plans = [_on_cpu(plan) for plan in batch.plans]
+        return image, target, plans if self._settings.plan_of_each_view else plans[0]
 
     def _finish(
         self, outputs: Sequence[Any], batch: Batch, take: Callable[[Any], torch.Tensor]
@@ -116,7 +114,8 @@ class ToTorch:
             images.append(image)
             matrix = np.array(others.pop().as_array()) if settings.needs_matrix else None
             indices = np.array(batch.indices, np.int64)
-            in_view = Shown(indices, view.output_size, batch.plan, matrix, tensor=self._to_device)
+            plan, size = batch.plans[number], view.output_size
+            in_view = Shown(indices, size, plan, matrix, tensor=self._to_device)
             shown.append((in_view, [take(masks) for masks in others]))
         if not isinstance(settings.target, Mapping):
             return images, self._part(settings.target, batch, shown)
@@ -136,24 +135,28 @@ class ToTorch:
             batch: What the host kept.
             shown: For each view what its images show, and the pixels of each of the masks.
         """
-        if isinstance(part, str):
-            return self._classes(part, batch)
         settings = self._settings
+        if isinstance(part, str):
+            if settings.plan_of_each_view:
+                return [self._classes(part, label) for label in batch.labels]
+            return self._classes(part, batch.labels[0])
         targets = []
         for in_view, pixels in shown:
             if isinstance(part, Masks):
                 number = [masks is part for masks in settings.masks].index(True)
                 in_view = replace(in_view, pixels=pixels[number])
             targets.append(part.target(in_view))
-        is_of_view = settings.is_moved(part) and isinstance(settings.transform, Views)
-        return targets if is_of_view else targets[0]
+        is_moved = settings.is_moved(part) and isinstance(settings.transform, Views)
+        return targets if is_moved or settings.plan_of_each_view else targets[0]
 
-    def _classes(self, form: ClassForm, batch: Batch) -> torch.Tensor | MixedTarget:
-        """Return the classes of a batch in a form."""
-        if isinstance(batch.label, MixedTarget):
-            target: Any = MixedTarget(*map(self._to_device, batch.label))
+    def _classes(
+        self, form: ClassForm, label: np.ndarray | MixedTarget
+    ) -> torch.Tensor | MixedTarget:
+        """Return the classes of a view of a batch in a form."""
+        if isinstance(label, MixedTarget):
+            target: Any = MixedTarget(*map(self._to_device, label))
         else:
-            target = self._to_device(batch.label)
+            target = self._to_device(label)
             if form != "label":
                 target = unmixed_target(target, max(2, self._settings.num_sources))
         return dense_target(target, self._num_classes) if form == "dense" else target
@@ -175,6 +178,15 @@ class ToTorch:
         if self._stream is None:
             return tensor
         return tensor.pin_memory().to(self._settings.device, non_blocking=True)
+
+
+def _on_cpu(plan: MixPlan | None) -> MixPlan | None:
+    """Return a plan of tensors."""
+    if plan is None:
+        return None
+    plan = as_tensors(plan)
+    plan.look_up()
+    return plan
 
 
 def _taken_over(pixels: Any) -> torch.Tensor:

@@ -160,6 +160,12 @@ class LoaderSettings:
         return weighs_classes or any(isinstance(part, str) for part in parts)
 
     @property
+    def plan_of_each_view(self) -> bool:
+        """Whether each view is mixed by a plan of its own, and has a target of its own."""
+        is_each = isinstance(self.transform, Views) and self.transform.plan == "each"
+        return is_each and self.mix is not None
+
+    @property
     def takes_part(self) -> bool:
         """Whether one rectangle of each image is read and no more."""
         return len(self.views) == 1 and self.views[0].takes_part
@@ -280,9 +286,8 @@ class LoaderSettings:
             _refuse_torchvisions(mix)
         if not is_mix(mix):
             refuse(WHERE, "mix", _IS_MIX, mix, "Pass a mix of dali_cutmix, such as `CutMix()`.")
-        if isinstance(transform, Views):
-            way_out = "Mix a view of the batch in torch: `mix_batch(image, draw_plan(...))`."
-            refuse(WHERE, "mix", "be None with Views, whose labels would differ", mix, way_out)
+        if isinstance(transform, Views) and transform.plan == "shared":
+            self._check_shared_plan()
         if self.batch_size < (smallest := min_batch_size(mix)):
             rule = f"be at least {smallest} with `mix`"
             way_out = "Partners come from the same batch; `mix=None` mixes nothing."
@@ -295,6 +300,18 @@ class LoaderSettings:
         if isinstance(mix, Deferred) and not self.with_plan:
             way_out = "Without the plan nobody knows how `mix_batch` is to mix the pixels."
             refuse(WHERE, "with_plan", "be True with a Deferred mix", self.with_plan, way_out)
+
+    def _check_shared_plan(self) -> None:
+        """Refuse views whose images could not be mixed by one plan."""
+        first = self.views[0].frame
+        for number, view in enumerate(self.views):
+            frame = view.frame
+            for name in ("size", "mean", "std"):
+                values = getattr(first, name), getattr(frame, name)
+                if values[0] != values[1]:
+                    rule = f"have views of one {name} to share a plan, and view 0 has {values[0]}"
+                    way_out = "`Views([...], plan='each')` mixes each view by a plan of its own."
+                    refuse(WHERE, "transform", rule, f"{values[1]} in view {number}", way_out)
 
     def _take_user_order(self) -> None:
         order = UserOrder.of(self.sampler, self.batch_sampler, self.seed)

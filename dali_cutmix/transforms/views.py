@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import check_choice, refuse
 from dali_cutmix.transforms.transform import Transform
 
 
@@ -20,8 +21,12 @@ class Views:
     - Views share no draws, also where their transforms are equal.
     - The first view is bit-identical to the images of a loader with the first transform alone, and
       further views change nothing in the views before.
-    - A mix is refused, since every view would need labels of its own. Mix a view in torch, by
-      `draw_plan` and `mix_batch`.
+    - With a mix and ``plan="shared"`` one plan mixes all views: the same partners and the same
+      rectangles, behind each view's own crop. Views have one size, and batches one target.
+    - With ``plan="each"`` every view draws a plan of its own. Batches are
+      ``(images, targets)``, lists with an item for each view; with ``with_plan=True`` the plans are
+      a list too. Where ``target`` is a dictionary, each of its values is a list.
+    - The first view and its target are those of a loader with the first transform alone.
 
     ``Views([TrainTransform(224)] * 2)`` makes the two views of SimCLR, MoCo and SimSiam, and
     ``Views([large] * 2 + [small] * 8)`` the crops of DINO and SwAV.
@@ -29,6 +34,7 @@ class Views:
     Args:
         transforms: A `TrainTransform`, `EvalTransform` or `Compose` for each view, in order; at
             least one.
+        plan: ``"shared"`` or ``"each"``. Without a mix there is no difference.
 
     Source:
         Chen et al. 2020, arXiv:2002.05709, section 2.1; Caron et al. 2020, arXiv:2006.09882,
@@ -36,8 +42,10 @@ class Views:
     """
 
     transforms: Sequence[Transform]
+    plan: Literal["shared", "each"] = "shared"
 
     def __post_init__(self) -> None:
+        check_choice("Views", "plan", self.plan, ("shared", "each"))
         if not isinstance(self.transforms, (list, tuple)) or not self.transforms:
             way_out = "Two views by one transform are `Views([transform] * 2)`."
             refuse("Views", "transforms", "be a list of transforms", self.transforms, way_out)

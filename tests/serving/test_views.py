@@ -18,16 +18,29 @@ import torch
 from nvidia.dali import fn
 
 from dali_cutmix import (
+    RICAP,
+    Chain,
     Compose,
     CutMix,
+    Cutout,
     DataLoader,
     Deferred,
     EvalTransform,
     ImageArrays,
+    Masks,
+    MixedTarget,
+    MixUp,
+    Notes,
+    RandomChoice,
+    Record,
+    Rows,
+    SaliencyMix,
     Shard,
     TrainTransform,
     Views,
     contact_sheet,
+    dense_target,
+    mix_batch,
 )
 from dali_cutmix.augmentations import (
     ColorJitter,
@@ -38,6 +51,7 @@ from dali_cutmix.augmentations import (
 )
 from dali_cutmix.core.frame import Frame, Sample
 from graphs import note_pipelines
+from record_rows import rows_in
 
 CROP = TrainTransform(size=(24, 16), augment=[ColorJitter(0.4), RandomErasing()])
 SMALL = TrainTransform(size=8, scale=(0.05, 0.4), mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
@@ -171,6 +185,210 @@ def test_flips_of_two_views_are_independent() -> None:
         assert abs(pair.float().mean().item() - 0.25) < 5 * (0.25 * 0.75 / 400) ** 0.5
 
 
+# Mixing
+
+FLIPPED = TrainTransform(size=(24, 16), augment=[RandomErasing()], flip=0.9)
+VIEWS = [CROP, FLIPPED, CROP]
+MIXES: list[Any] = [
+    CutMix(),
+    CutMix(prob=0.5),
+    MixUp(),
+    RICAP(),
+    Cutout(side=6),
+    Chain([CutMix(), CutMix()]),
+    RandomChoice([CutMix(), MixUp()]),
+]
+
+
+def mixed(root: Any, mix: Any, plan: Any, **settings: Any) -> list[tuple[Any, ...]]:
+    """The batches of two epochs with a mix, and their plans."""
+    views = Views(settings.pop("views", VIEWS), plan=plan)
+    settings = {"batch_size": 5, "shuffle": True, "seed": 2, **settings}
+    with DataLoader(root, transform=views, mix=mix, with_plan=True, **settings) as loader:
+        return [batch for _ in range(2) for batch in loader]
+
+
+def assert_close(image: torch.Tensor, wanted: torch.Tensor, plan: Any) -> None:
+    """Copies are bit-identical. torch and DALI round blends apart, and the mean to a level."""
+    if plan.fill is not None:
+        torch.testing.assert_close(image, wanted, atol=0.01, rtol=0)
+    elif plan.blends:
+        torch.testing.assert_close(image, wanted, atol=1e-5, rtol=0)
+    else:
+        assert torch.equal(image, wanted)
+
+
+@pytest.mark.parametrize("plan", ["shared", "each"])
+@pytest.mark.parametrize("mix", MIXES, ids=lambda mix: type(mix).__name__)
+def test_first_view_and_its_target_are_those_of_a_loader_with_its_transform(
+    photo_folder: Path, mix: Any, plan: Any
+) -> None:
+    found = mixed(photo_folder, mix, plan)
+    settings = {"transform": CROP, "mix": mix, "with_plan": True, "shuffle": True}
+    with DataLoader(photo_folder, 5, seed=2, **settings) as loader:
+        expected = [batch for _ in range(2) for batch in loader]
+    assert len(found) == len(expected) == 10
+    for (images, targets, plans), (image, target, wanted) in zip(found, expected, strict=True):
+        assert torch.equal(images[0], image)
+        assert torch.equal(targets[0] if plan == "each" else targets, target)
+        first = plans[0] if plan == "each" else plans
+        assert torch.equal(first.source, wanted.source)
+        assert torch.equal(first.weight, wanted.weight)
+
+
+@pytest.mark.parametrize("mix", MIXES[:-1], ids=lambda mix: type(mix).__name__)
+def test_each_view_is_mixed_by_its_plan(photo_folder: Path, mix: Any) -> None:
+    """Against views without a mix, which are mixed in torch."""
+    plain = mixed(photo_folder, None, "shared")
+    for plan in ("shared", "each"):
+        for (images, target, plans), (unmixed, label, _) in zip(
+            mixed(photo_folder, mix, plan), plain, strict=True
+        ):
+            for number, image in enumerate(images):
+                of_view = plans[number] if plan == "each" else plans
+                assert_close(image, mix_batch(unmixed[number], of_view)[0], of_view)
+                if mix.num_sources > 1:
+                    pair = MixedTarget(label[of_view.source.long()], of_view.weight)
+                    of_view_target = target[number] if plan == "each" else target
+                    assert torch.equal(of_view_target, dense_target(pair, 3))
+
+
+def test_shared_plan_mixes_views_as_two_loaders_of_one_seed(photo_folder: Path) -> None:
+    """Transforms for evaluation draw nothing, so that a loader of the second is the second view."""
+    views = [EvalTransform(40, (24, 32)), EvalTransform(60, (24, 32))]
+    for mix in MIXES:
+        found = mixed(photo_folder, mix, "shared", views=views)
+        for number, transform in enumerate(views):
+            settings = {"transform": transform, "mix": mix, "shuffle": True, "seed": 2}
+            with DataLoader(photo_folder, 5, **settings) as loader:
+                expected = [batch for _ in range(2) for batch in loader]
+            assert_same([images[number] for images, _, _ in found], [i for i, _ in expected])
+            for (_, target, _), (_, wanted) in zip(found, expected, strict=True):
+                assert torch.equal(target, wanted)
+
+
+def test_each_view_draws_partners_and_cuts_of_its_own(photo_folder: Path) -> None:
+    for images, targets, plans in mixed(
+        photo_folder, CutMix(), "each", batch_size=21, views=[CROP, SMALL, CROP]
+    ):
+        assert len(images) == len(targets) == len(plans) == 3
+        assert [plan.size for plan in plans] == [(24, 16), (8, 8), (24, 16)]
+        for first in range(3):
+            for second in range(first):
+                assert not torch.equal(plans[first].source, plans[second].source)
+                assert not torch.equal(plans[first].weight, plans[second].weight)
+
+
+def test_a_view_with_a_plan_of_its_own_does_not_depend_on_the_other_views(
+    photo_folder: Path,
+) -> None:
+    expected = mixed(photo_folder, CutMix(), "each", views=[CROP, SMALL])
+    found = mixed(photo_folder, CutMix(), "each", views=[STEPS, SMALL, PADDED])
+    for (images, targets, _), (wanted, wanted_targets, _) in zip(found, expected, strict=True):
+        assert torch.equal(images[1], wanted[1])
+        assert torch.equal(targets[1], wanted_targets[1])
+
+
+def test_targets_of_views_tell_the_pixels_that_each_view_shows() -> None:
+    """Levels name their image, so that shares, classes, masks and notes are counted in pixels."""
+    num = 13
+    pixels = np.zeros((num, 12, 20, 3), np.uint8)
+    pixels[:] = np.arange(num)[:, None, None, None]
+    target = {
+        "classes": "dense",
+        "pair": "pair",
+        "rows": Rows(np.eye(num)),
+        "notes": Notes(range(num)),
+        "mask": Masks(pixels[..., 0].copy()),
+    }
+    views = Views([EvalTransform((12, 20), (12, 20)), EvalTransform((9, 7), (9, 7))], plan="each")
+    source = ImageArrays(pixels, list(range(num)))
+    settings = {"transform": views, "mix": CutMix(), "target": target, "dtype": torch.uint8}
+    for images, parts in DataLoader(source, 4, True, device="cpu", **settings):
+        assert {name: len(part) for name, part in parts.items()} == dict.fromkeys(target, 2)
+        for number, image in enumerate(images):
+            levels = image[:, 0].long()
+            shares = torch.nn.functional.one_hot(levels, num).double().mean(dim=(1, 2)).float()
+            assert torch.equal(parts["mask"][number], levels)
+            for rows in (
+                parts["rows"][number],
+                parts["classes"][number],
+                dense_target(parts["pair"][number], num),
+            ):
+                torch.testing.assert_close(rows, shares, atol=1e-6, rtol=0)
+            for row, pairs in zip(shares, parts["notes"][number], strict=True):
+                assert {note for note, _ in pairs} == set(row.nonzero().flatten().tolist())
+
+
+def test_targets_keep_their_form_in_an_epoch_without_mixing(photo_folder: Path) -> None:
+    views = Views(VIEWS, plan="each")
+    with DataLoader(photo_folder, 5, transform=views, mix=CutMix(), with_plan=True) as loader:
+        loader.mixup_enabled = False
+        for _, targets, plans in loader:
+            assert plans == [None] * 3
+            assert len(targets) == 3
+            assert all((target.max(dim=1).values == 1).all() for target in targets)
+
+
+@pytest.mark.parametrize("plan", ["shared", "each"])
+def test_resumed_loader_mixes_views_as_it_would_have(photo_folder: Path, plan: Any) -> None:
+    def loader() -> DataLoader:
+        return DataLoader(photo_folder, 5, True, transform=Views(VIEWS, plan), mix=CutMix(), seed=1)
+
+    expected = list(loader())
+    first = loader()
+    list(islice(first, 2))
+    second = loader()
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for (images, targets), (wanted, wanted_targets) in zip(second, expected[2:], strict=True):
+        assert_same(images, wanted)
+        assert_same(list(targets), list(wanted_targets))
+    other = DataLoader(photo_folder, 5, True, transform=Views(VIEWS), mix=CutMix(), seed=1)
+    if plan == "each":
+        with pytest.raises(ValueError, match=r"transform\.plan is 'shared' here and 'each' in the"):
+            other.load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize("plan", ["shared", "each"])
+def test_views_are_mixed_in_torch_by_deferred_plans(photo_folder: Path, plan: Any) -> None:
+    now = mixed(photo_folder, CutMix(), plan)
+    later = mixed(photo_folder, Deferred(CutMix()), plan)
+    for (images, _, _), (unmixed, _, plans) in zip(now, later, strict=True):
+        for number, image in enumerate(unmixed):
+            of_view = plans[number] if plan == "each" else plans
+            assert torch.equal(mix_batch(image, of_view)[0], images[number])
+
+
+@pytest.mark.parametrize("plan", ["shared", "each"])
+def test_a_record_has_rows_for_each_view(photo_folder: Path, plan: Any, tmp_path: Path) -> None:
+    views = Views([CROP, SMALL] if plan == "each" else VIEWS[:2], plan)
+    loader = DataLoader(photo_folder, 5, True, transform=views, mix=CutMix())
+    list(Record(loader, tmp_path / "mixed"))
+    rows = rows_in(tmp_path / "mixed")
+    of_view = [[row for row in rows if row["view"] == number] for number in range(2)]
+    for part in of_view:
+        assert sum(row["weight"] for row in part) == pytest.approx(21)
+    pairs = [[(row["sample"], row["weight"]) for row in part] for part in of_view]
+    assert (pairs[0] == pairs[1]) == (plan == "shared")
+
+
+@pytest.mark.parametrize("plan", ["shared", "each"])
+def test_a_mix_that_looks_completes_the_plans_of_views(photo_folder: Path, plan: Any) -> None:
+    found = mixed(photo_folder, SaliencyMix(), plan)
+    plain = mixed(photo_folder, None, plan)
+    settings = {"transform": CROP, "mix": SaliencyMix(), "shuffle": True, "seed": 2}
+    with DataLoader(photo_folder, 5, **settings) as loader:
+        alone = [batch for _ in range(2) for batch in loader]
+    for (images, target, plans), (unmixed, _, _), (image, wanted) in zip(
+        found, plain, alone, strict=True
+    ):
+        assert torch.equal(images[0], image)
+        assert torch.equal(target[0] if plan == "each" else target, wanted)
+        for number in range(3):
+            of_view = plans[number] if plan == "each" else plans
+            assert torch.equal(images[number], mix_batch(unmixed[number], of_view)[0])
+
+
 # Epochs, resuming, bad files
 
 
@@ -268,7 +486,9 @@ class Halves:
         return ()
 
     def operate(self, stored: Any, _plan: Any, _frame: Frame, _resampler: Any, /) -> Sample:
-        return Sample(fn.slice(stored.whole(), start=[4, 4], shape=[16, 12], axes=[0, 1]))
+        sample = stored.whole()
+        half = fn.slice(sample.image, start=[4, 4], shape=[16, 12], axes=[0, 1])
+        return replace(sample, image=half)
 
 
 def test_a_transform_written_outside_the_package_needs_no_base_class(photo_folder: Path) -> None:
@@ -298,14 +518,24 @@ def test_gpu_loader_yields_every_view_on_the_gpu(
 # Refusals
 
 
-@pytest.mark.parametrize("mix", [CutMix(), Deferred(CutMix())])
-def test_a_mix_is_refused_with_the_way_out(numbered_folder: Path, mix: Any) -> None:
-    message = (
-        f"DataLoader: `mix` must be None with Views, whose labels would differ, got {mix!r}. Mix a "
-        "view of the batch in torch: `mix_batch(image, draw_plan(...))`."
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (SMALL, "size to share a plan, and view 0 has (24, 16), got '(8, 8) in view 1'"),
+        (
+            replace(CROP, std=(0.5,) * 3),
+            f"std to share a plan, and view 0 has {CROP.std}, got '(0.5, 0.5, 0.5) in view 1'",
+        ),
+    ],
+)
+def test_views_that_differ_share_no_plan(numbered_folder: Path, other: Any, message: str) -> None:
+    expected = (
+        f"DataLoader: `transform` must have views of one {message}. `Views([...], plan='each')` "
+        "mixes each view by a plan of its own."
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        batches(numbered_folder, TINY, TINY, mix=mix, with_plan=True)
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        batches(numbered_folder, CROP, other, mix=CutMix())
+    batches(numbered_folder, CROP, other)
 
 
 def test_a_plan_is_none_with_views(numbered_folder: Path) -> None:
@@ -340,6 +570,12 @@ def test_a_plan_is_none_with_views(numbered_folder: Path) -> None:
 def test_what_is_no_list_of_transforms_is_refused(transforms: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Views(transforms)
+
+
+def test_an_unknown_plan_is_refused() -> None:
+    message = "Views: `plan` must be one of 'shared', 'each', got 'one'."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Views([CROP], plan="one")  # type: ignore[arg-type]
 
 
 def test_a_bare_list_of_transforms_is_refused_with_views(numbered_folder: Path) -> None:
