@@ -40,9 +40,16 @@ def annotated(result: dict[str, Any]) -> list[str]:
             percent, most = 100 * (1 - 1 / cost), 100 * COSTS[kind]
             texts = [f"{judged(percent, le, most, 1)} %", f"at most {most:g} %"]
             verdicts.append([f"what {kind} cost", *texts, _verdict(percent <= most)])
-        if times is not None:
+            spent = 1 - own["classes"]["cpu_s_per_image"] / row["cpu_s_per_image"]
+            texts = [f"{judged(100 * spent, le, most, 1)} %", f"at most {most:g} %"]
+            verdicts.append(["the same by CPU time", *texts, _verdict(100 * spent <= most)])
+        if peer is not None and times is not None:
             said, text = f"{kind}: this loader over torch's", judged(times, ge, OVER_TORCH, 2)
             verdicts.append([said, text, f"{OVER_TORCH:g}", _verdict(times >= OVER_TORCH)])
+            less = peer["cpu_s_per_image"] / row["cpu_s_per_image"]
+            text = judged(less, ge, OVER_TORCH, 2)
+            said = "the same by CPU time"
+            verdicts.append([said, text, f"{OVER_TORCH:g}", _verdict(less >= OVER_TORCH)])
     head = ["images per second", "dali_cutmix", "costs", "CPU ms per image"]
     head += ["torch, tv_tensors", "CPU ms per image", "times"]
     return [
@@ -75,5 +82,6 @@ def _method(method: dict[str, Any]) -> str:
         f"{method['repeats']} interleaved turns of {method['seconds']:g} s, least and most in "
         "brackets. This loader mixes by CutMix. torch's cannot: torchvision refuses masks and "
         "boxes. Of its two arrangements (normalised in the workers, or after the loader) the "
-        "faster is shown. Costs and ratios are medians over the turns."
+        "faster is shown. Costs and ratios are medians over the turns. Programs that wanted a core "
+        f"meanwhile: {method['load']:g}; CPU time depends less on others than rates do."
     )

@@ -404,7 +404,11 @@ def test_costs_of_masks_and_boxes_are_judged_by_ratios_of_the_turns(
     ]
     data = {"num_files": 10, "mean_bytes": 1000}
     method = {"data": data, "size": 224, "batch_size": 64, "threads": 2, "repeats": 3}
-    write(tmp_path, "annotations", result("annotations", rows, seconds=1, num_boxes=8, **method))
+    write(
+        tmp_path,
+        "annotations",
+        result("annotations", rows, seconds=1, num_boxes=8, load=2.5, **method),
+    )
     text = text_of(render, tmp_path)
     assert "| what masks cost | 25.0 % | at most 20 % | missed |" in text
     assert "| what boxes cost | 5.0 % | at most 10 % | met |" in text
