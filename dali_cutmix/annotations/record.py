@@ -79,8 +79,9 @@ class Record:
     seed                 The loader's.
     ==================== ==========================================================================
 
-    Cells of rectangles are empty where the mix blends, and for a `Chain`, whose regions are no
-    rectangles. ``dali-cutmix exposure mixed`` sums up the classes that were shown.
+    Cells of rectangles are empty where regions are no rectangles: of mixes that blend, of a
+    `Chain`, of `FMix` and `GridMix`, and of `ClipCutMix`. ``dali-cutmix exposure mixed`` sums up
+    the classes that were shown.
 
     The folder holds a file for each epoch and rank, or several of long epochs. A file is complete
     or absent. Rows wait in memory for the end of the epoch, ``rows_per_file`` of them, a ``break``,

@@ -26,11 +26,14 @@ from dali_cutmix import (
     Cutout,
     DataLoader,
     EvalTransform,
+    FMix,
+    GridMix,
     ImageArrays,
     MixUp,
     RandomChoice,
     Record,
     ResizeMix,
+    SaliencyMix,
     Shard,
     TrainTransform,
 )
@@ -78,6 +81,9 @@ MIXES: list[Any] = [
     Stripes(),
     Chain([CutMix(), CutMix()]),
     RandomChoice([CutMix(), RICAP()]),
+    FMix(),
+    GridMix(),
+    SaliencyMix(),
 ]
 
 

@@ -20,12 +20,15 @@ from dali_cutmix import (
     Cutout,
     DataLoader,
     EvalTransform,
+    FMix,
+    GridMix,
     ImageArrays,
     MixUp,
     Notes,
     RandomChoice,
     ResizeMix,
     Rows,
+    SaliencyMix,
     Scheduled,
     dense_target,
 )
@@ -44,6 +47,9 @@ PASTING: list[Any] = [
     Chain([CutMix(), CutMix()]),
     RandomChoice([CutMix(), RICAP()]),
     Scheduled(CutMix(), num_epochs=2, prob=lambda t: t),
+    FMix(),
+    GridMix(),
+    SaliencyMix(),
 ]
 BLENDING: list[Any] = [MixUp(), MixUp(prob=0.5), Chain([MixUp(), CutMix()])]
 ERASING: list[Any] = [Cutout(side=8), Chain([CutMix(), Cutout(side=8)])]
