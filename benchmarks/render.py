@@ -71,6 +71,7 @@ class Page:
         command = "before_after.py --before CHECKOUT " + f"{OUT}_before_after.json"
         self._add("Before and after", "before_after", command)
         self._add("What was tried", "variants", f"variants.py {OUT}_variants.json")
+        self._add("What each mix costs", "mixes", f"mixes.py {OUT}_mixes.json")
         self._add("Training", "training", f"training.py {OUT}_training.json")
         self._add("Bytes moved", "bytes", f"bytes_moved.py {OUT}_bytes.json")
         self._add_scale(on_gpu=False)
@@ -94,6 +95,7 @@ class Page:
             "compare": sections.compare,
             "training": sections.training,
             "variants": sections.variants,
+            "mixes": sections.mixes,
             "before_after": sections.before_after,
             "bytes": sections.moved,
             "memory": self._memory,

@@ -21,6 +21,7 @@ from dali_cutmix import (
     GridMix,
     MixUp,
     ResizeMix,
+    SaliencyMix,
     contact_sheet,
     read_coco_boxes,
     read_masks,
@@ -34,7 +35,7 @@ from dali_cutmix.tools.console import (
     print_path,
 )
 
-ShownMix = CutMix | MixUp | Cutout | ResizeMix | RICAP | FMix | GridMix
+ShownMix = CutMix | MixUp | Cutout | ResizeMix | RICAP | FMix | GridMix | SaliencyMix
 
 
 class MixName(str, Enum):
@@ -47,10 +48,17 @@ class MixName(str, Enum):
     RICAP = "ricap"
     FMIX = "fmix"
     GRIDMIX = "gridmix"
+    SALIENCYMIX = "saliencymix"
     NONE = "none"
 
 
-_HAVE_ALPHA = (MixName.CUTMIX, MixName.MIXUP, MixName.FMIX, MixName.GRIDMIX)
+_HAVE_ALPHA = (
+    MixName.CUTMIX,
+    MixName.MIXUP,
+    MixName.FMIX,
+    MixName.GRIDMIX,
+    MixName.SALIENCYMIX,
+)
 
 
 def show(
@@ -64,7 +72,8 @@ def show(
     mix: Annotated[
         MixName,
         typer.Option(
-            help="Mix to apply: cutmix, mixup, cutout, resizemix, ricap, fmix, gridmix or none.",
+            help="Mix to apply: cutmix, mixup, cutout, resizemix, ricap, fmix, gridmix, "
+            "saliencymix or none.",
             metavar="MIX",
             parser=one_of(MixName),
         ),
@@ -73,7 +82,7 @@ def show(
         float | None,
         typer.Option(
             help="Parameter of the Beta distribution of the kept fraction, above 0. For cutmix, "
-            "mixup, fmix and gridmix.",
+            "mixup, fmix, gridmix and saliencymix.",
             show_default="1",
         ),
     ] = None,
@@ -178,6 +187,8 @@ def _choose_mix(
             return FMix(alpha=alpha, prob=prob)
         if name is MixName.GRIDMIX:
             return GridMix(alpha=alpha, prob=prob)
+        if name is MixName.SALIENCYMIX:
+            return SaliencyMix(alpha=alpha, prob=prob)
     return None
 
 
@@ -187,6 +198,6 @@ def _title(mix: ShownMix | None, seed: int) -> str:
     parts = [type(mix).__name__]
     if isinstance(mix, Cutout):
         parts.append(f"side {mix.side} px")
-    elif isinstance(mix, (CutMix, MixUp, FMix, GridMix)):
+    elif isinstance(mix, (CutMix, MixUp, FMix, GridMix, SaliencyMix)):
         parts.append(f"alpha {mix.alpha:g}")
     return ", ".join([*parts, f"prob {mix.prob:g}", f"seed {seed}"])

@@ -36,7 +36,8 @@ def sentence(result: Any, status: int) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "mix", ["cutmix", "mixup", "cutout", "resizemix", "ricap", "fmix", "gridmix", "none"]
+    "mix",
+    ["cutmix", "mixup", "cutout", "resizemix", "ricap", "fmix", "gridmix", "saliencymix", "none"],
 )
 def test_show_draws_a_batch_of_a_folder_of_photos(
     mix: str, photo_folder: Path, tmp_path: Path
@@ -146,8 +147,8 @@ def test_show_says_when_the_picture_cannot_be_written(photo_folder: Path, tmp_pa
         (("--seed", "-1"), "--seed"),
         (
             ("--mix", "blend"),
-            "--mix': must be one of cutmix, mixup, cutout, resizemix, ricap, fmix, gridmix, none, "
-            "got 'blend'.",
+            "--mix': must be one of cutmix, mixup, cutout, resizemix, ricap, fmix, gridmix, "
+            "saliencymix, none, got 'blend'.",
         ),
     ],
 )
