@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dali_cutmix import (
+    Boxes,
     Chain,
     CutMix,
     DataLoader,
@@ -218,6 +219,27 @@ def test_pixels_mixed_later_are_those_of_the_loader() -> None:
             result, weight = mix_batch(image, plan)
             assert torch.equal(result, mixed)
             assert torch.equal(weight, target.weight)
+
+
+def test_boxes_of_the_image_stay_as_visible_as_the_crop_left_them() -> None:
+    images, annotations = painted(40)
+    boxes = Boxes(*([of_image[name] for of_image in annotations] for name in ("boxes", "labels")))
+    settings: dict[str, Any] = {"target": {"boxes": boxes, "class": "pair"}, "batch_size": 8}
+    mix = GuidedCutMix(boxes)
+    num_boxes = num_cut = 0
+    with (
+        loader_of(images, mix, **settings) as loader,
+        loader_of(images, CutMix(prob=0), **settings) as plain,
+    ):
+        for (_, target, _), (_, unmixed, _) in zip(loader, plain, strict=True):
+            for mixed, alone in zip(target["boxes"], unmixed["boxes"], strict=True):
+                rows = torch.cat([mixed["boxes"], mixed["visible"][:, None]], dim=1).tolist()
+                wanted = torch.cat([alone["boxes"], alone["visible"][:, None]], dim=1).tolist()
+                assert all(row in rows for row in wanted)
+                num_boxes += len(wanted)
+            num_cut += int((target["class"].weight[:, 1] > 0).sum())
+    assert num_boxes > 30
+    assert num_cut > 30
 
 
 IMAGES, BOXES = painted(10)

@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 
 import reference
 from dali_cutmix import (
+    Boxes,
     Chain,
     CutMix,
     DataLoader,
@@ -23,6 +24,7 @@ from dali_cutmix import (
     Masks,
     MixPlan,
     RandomChoice,
+    Rows,
     SaliencyMix,
     TrainTransform,
     contact_sheet,
@@ -272,6 +274,32 @@ def test_masks_are_pasted_as_the_pixels_are(mix: Any) -> None:
         for image, parts, plan in loader:
             assert torch.equal(parts["mask"], image[:, 1].long() * 3)
             assert torch.equal(parts["class"].weight, plan.weight)
+
+
+def test_boxes_and_rows_follow_the_complete_plan() -> None:
+    images, centres = pictures(10)
+    # A box around each disc, which the cut of the partner nearly always shows some of.
+    around = np.concatenate([centres[:, ::-1] - 8, centres[:, ::-1] + 8], axis=1)[:, None]
+    rows = np.eye(10, dtype=np.float32)
+    target = {"boxes": Boxes(around, [[n] for n in range(10)], min_visible=0), "row": Rows(rows)}
+    settings: dict[str, Any] = {"target": target, "transform": UNCHANGED}
+    num_pasted = 0
+    with loader_of(images, SaliencyMix(), **settings) as loader:
+        for number, (_, parts, plan) in enumerate(loader):
+            wanted = torch.zeros(5, 10)
+            wanted.scatter_add_(1, plan.source.long() + 5 * number, plan.weight)
+            torch.testing.assert_close(parts["row"], wanted, rtol=0, atol=2**-22)
+            for sample, found in enumerate(parts["boxes"]):
+                low = plan.anchor[sample].flip(0)
+                high = low + plan.extent[sample].flip(0)
+                pasted = around[5 * number + int(plan.partner[sample]), 0]
+                box = torch.tensor(pasted).clamp(min=0).minimum(torch.tensor([80, 48, 80, 48]))
+                clipped = torch.cat([box[:2].maximum(low), box[2:].minimum(high)]).float()
+                is_shown = bool((clipped[2:] > clipped[:2]).all())
+                assert is_shown == (5 * number + int(plan.partner[sample]) in found["labels"])
+                assert not is_shown or clipped.tolist() in found["boxes"].tolist()
+                num_pasted += is_shown
+    assert num_pasted > 5
 
 
 def test_bad_image_is_replaced_together_with_its_class(tmp_path: Path) -> None:
