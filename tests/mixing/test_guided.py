@@ -82,16 +82,21 @@ def test_cut_covers_no_object_of_the_image_where_boxes_are_avoided(
     transform: Any, most: int
 ) -> None:
     images, boxes = painted(60)
-    num_cut = num_beside = 0
+    num_cut = num_beside = num_complete = 0
     with loader_of(images, Deferred(GuidedCutMix(boxes)), transform=transform) as loader:
         for _ in range(3):
             for image, _, plan in loader:
+                half = (torch.tensor(SIZE) * (1 - plan.lam.double()).sqrt()[:, None]).int() // 2
+                is_cut = plan.extent.prod(dim=1) > 0
+                assert (plan.extent <= 2 * half)[is_cut].all()
+                num_complete += int((plan.extent == 2 * half)[is_cut].all(dim=1).sum())
                 for pixels, cut in zip(image, cuts_of(plan), strict=True):
                     assert pixels[(1, *cut)].numel() == 0 or pixels[(1, *cut)].max() <= most
                     num_cut += pixels[(1, *cut)].numel() > 0
                     num_beside += bool((pixels[1] == INSIDE).any()) and pixels[1][cut].numel() > 0
     assert num_cut > 0.9 * 180
     assert num_beside > 90
+    assert num_complete > 30
 
 
 @pytest.mark.parametrize(("transform", "most"), CROPS)
@@ -112,9 +117,11 @@ def test_cut_is_a_box_of_the_class_in_the_partner(transform: Any, most: int, avo
                     assert (ends - high).abs().max() <= (most > 0)
                     assert not avoid or image[(sample, 1, *cut)].max() <= most
                     num_cut += 1
-                elif not avoid and not most and len(of_class):
+                if not most and len(of_class):
                     x0, y0, x1, y1 = boxes[target.label[other, 0]]["boxes"][0]
-                    assert len(of_class) < 0.5 * (x1 - x0) * (y1 - y0)
+                    is_visible = len(of_class) >= 0.5 * (x1 - x0) * (y1 - y0)
+                    assert is_visible or not plan.extent[sample].prod()
+                    assert avoid or is_visible == bool(plan.extent[sample].prod())
     assert num_cut > (20 if avoid else 45)
 
 
