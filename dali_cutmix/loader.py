@@ -215,9 +215,8 @@ class DataLoader:
             BatchSampler(self.sampler, *sizes) if batch_sampler is None else batch_sampler
         )
         order = own_order if user_order is None else user_order
-        progress = Progress.of(
-            images.fingerprint, order, own_order, *sizes, transform=transform, mix=mix
-        )
+        data = "+".join([images.fingerprint, *(masks.fingerprint for masks in settings.masks)])
+        progress = Progress.of(data, order, own_order, *sizes, transform=transform, mix=mix)
         self._session = Session(images, settings, progress, _length(self.batch_sampler))
         self._to_torch = ToTorch(settings, self.num_classes)
         self._settings = settings

@@ -327,6 +327,17 @@ def test_run_is_resumed_bit_identical_with_masks(files: tuple[list[str], list[st
         assert torch.equal(mask, again)
 
 
+def test_state_of_a_run_with_other_masks_is_refused(files: tuple[list[str], list[str]]) -> None:
+    with make(files) as loader:
+        next(iter(loader))
+        state = loader.state_dict()
+    make(files).load_state_dict(state)
+    others = [Masks(files[1][::-1]), Masks(files[1], 0), Masks(files[1], classes={3: 1})]
+    for masks in others:
+        with pytest.raises(ValueError, match="data"):
+            make(files, target=masks).load_state_dict(state)
+
+
 def test_ranks_serve_the_masks_of_their_own_images(files: tuple[list[str], list[str]]) -> None:
     served = []
     for rank in range(2):
