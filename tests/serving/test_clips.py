@@ -251,6 +251,19 @@ def test_views_of_a_clip_show_the_same_frames(sized: tuple[Clips, tuple[int, int
             assert frames_shown(first) == frames_shown(second)
 
 
+@pytest.mark.parametrize("mix", [ClipCutMix("cuboid"), CutMix()], ids=["clips", "images"])
+def test_views_of_mixed_clips_weigh_voxels(tmp_path: Path, mix: Any) -> None:
+    source = Clips(write_clips(tmp_path, [6] * 5), list(range(5)), frames=4, stride=1)
+    views = Views([unchanged(), unchanged()])
+    with loaded(source, 3, transform=views, mix=mix, target="dense") as loader:
+        for images, targets in loader:
+            rows = targets if isinstance(targets, list) else [targets] * 2
+            for image, target in zip(images, rows, strict=True):
+                owners = image[:, 0].flatten(1)
+                shares = torch.stack([(owners == clip).float().mean(1) for clip in range(5)], 1)
+                torch.testing.assert_close(target, shares)
+
+
 @pytest.mark.parametrize("num_workers", [2, 3])
 def test_threads_and_prefetch_change_no_clip(tmp_path: Path, num_workers: int) -> None:
     source = Clips(noisy_clips(tmp_path, 5, 6), [0] * 5, frames=2)
