@@ -102,6 +102,7 @@ class Page:
             "reading": sections.reading,
             "formats": sections.formats,
             "annotations": annotated,
+            "mixes": sections.mixes,
         }
         result = self._results.get(what, on_gpu)
         self._section(title, or_not_yet(result, command, writers[what]), 3 if on_gpu else 2)

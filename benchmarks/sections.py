@@ -358,6 +358,28 @@ def formats(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def mixes(result: dict[str, Any]) -> list[str]:
+    """Return what each mix costs next to the first: CPU time, and the draws on the host."""
+    method, base = result["method"], result["rows"][0]["name"]
+    rows = [
+        [
+            row["name"],
+            f"{1000 * row['cpu_s_per_image']:.2f}",
+            f"{row['cpu_ratio']:.2f}",
+            "-" if row["draw_ms"] is None else number(row["draw_ms"]),
+        ]
+        for row in result["rows"]
+    ]
+    return [
+        f"CPU time of all threads, which other processes change little: {method['num_files']:,} "
+        f"JPEGs, {method['size']} px, batches of {method['batch_size']}, {method['threads']} "
+        f"threads; medians of {method['repeats']} interleaved epochs, and of the ratios of each "
+        f"round. {method.get('note', '')}".rstrip(),
+        "",
+        *table(["mix", "CPU ms per image", f"over {base}", "draws of a batch, CPU ms"], rows),
+    ]
+
+
 def reading(result: dict[str, Any]) -> list[str]:
     """Return files read per second, by the way they are read."""
     kinds = result["files_per_s"]

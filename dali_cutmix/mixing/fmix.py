@@ -43,7 +43,7 @@ class FMix:
         partner: As in `cutmix_plan`; or ``"weighted"``, as in `CutMix`.
         resolution: Cells along the longer side of an image, at most. A larger image is divided into
             square cells of several pixels: of 4 x 4 at 224 px with 64. None takes pixels, as the
-            authors do, which costs 20 times as much at 224 px.
+            authors do, which at 224 px takes ten times as long to draw.
         class_weights: With ``partner="weighted"``, a weight for each class of the source.
 
     Source:

@@ -97,6 +97,23 @@ def test_a_variant_is_called_faster_only_where_every_turn_was(
     assert "| d | 60 (50 to 91) | 0.60 |  |" in text
 
 
+def test_mixes_are_listed_with_what_they_cost_next_to_the_first(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    rows = [
+        rates("CutMix", 800, rate_ratio=1.0, cpu_ratio=1.0, draw_ms=0.123456),
+        rates("no mix", 840, rate_ratio=1.052, cpu_ratio=0.949, draw_ms=None),
+        rates("FMix", 760, rate_ratio=0.951, cpu_ratio=1.038, draw_ms=2.6),
+    ]
+    method = {"num_files": 512, "size": 224, "batch_size": 64, "threads": 2, "repeats": 9}
+    write(tmp_path, "mixes", result("mixes", rows, **method, note="A note."))
+    text = text_of(render, tmp_path)
+    assert "| CutMix | 2.00 | 1.00 | 0.123 |" in text
+    assert "| no mix | 2.00 | 0.95 | - |" in text
+    assert "| FMix | 2.00 | 1.04 | 2.60 |" in text
+    assert "medians of 9 interleaved epochs, and of the ratios of each round. A note." in text
+
+
 def test_front_page_shows_what_the_results_say(render: ModuleType) -> None:
     front = (BENCHMARKS.parent / "README.md").read_text()
     assert render.front_of(render.page_of(), front) == front

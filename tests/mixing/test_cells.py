@@ -27,6 +27,8 @@ from dali_cutmix import (
     RandomChoice,
     Scheduled,
     TrainTransform,
+    Volumes,
+    VolumeTransform,
     draw_plan,
     erase,
     mix_batch,
@@ -160,6 +162,32 @@ def test_masks_follow_the_cells_of_the_image(mix: Any, dtype: type[np.generic]) 
                 (owner != np.arange(5 * number, 5 * number + len(owner))[:, None, None]).sum()
             )
         assert foreign > 0
+
+
+def test_all_slices_of_a_volume_have_the_same_cells() -> None:
+    size = (4, 12, 20)
+    volumes = [np.full(size, 100 * number, np.int16) for number in range(7)]
+    for mix in (FMix(), GridMix((3, 4))):
+        with DataLoader(
+            Volumes(volumes, list(range(7))),
+            3,
+            transform=VolumeTransform(size),
+            mix=mix,
+            target="pair",
+            with_plan=True,
+            device="cpu",
+            num_workers=1,
+        ) as loader:
+            for image, target, plan in loader:
+                owner = image[:, 0] // 100
+                assert (owner == owner[:, :1]).all()
+                regions = painted(
+                    np.broadcast_to(target.label[:, :1, None, None], (len(image), 12, 20, 1)),
+                    map_leaves(np.asarray, plan),
+                )
+                np.testing.assert_array_equal(owner[:, 0], regions[..., 0])
+                share = (owner == target.label[:, :1, None, None]).float().mean(dim=(1, 2, 3))
+                torch.testing.assert_close(share, target.weight[:, 0])
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
