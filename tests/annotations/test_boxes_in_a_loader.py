@@ -22,13 +22,17 @@ from dali_cutmix import (
     CutMix,
     Cutout,
     DataLoader,
+    Deferred,
     EvalTransform,
+    FMix,
+    GridMix,
     ImageArrays,
     MixUp,
     ResizeMix,
     Shard,
     TrainTransform,
     Views,
+    mix_batch,
 )
 from dali_cutmix.augmentations import (
     CenterCrop,
@@ -130,7 +134,14 @@ def assert_painted(scene: Scene, image: torch.Tensor, target: list[dict[str, Any
 
 @pytest.mark.parametrize(
     "mix",
-    [None, CutMix(), RICAP(), Chain([CutMix(), Cutout(2, prob=0.0), CutMix(partner="roll")])],
+    [
+        None,
+        CutMix(),
+        RICAP(),
+        GridMix(3),
+        FMix(),
+        Chain([CutMix(), Cutout(2, prob=0.0), CutMix(partner="roll")]),
+    ],
     ids=lambda mix: type(mix).__name__,
 )
 def test_boxes_are_where_they_are_painted(mix: Any) -> None:
@@ -191,6 +202,14 @@ def test_resized_partner_brings_its_boxes() -> None:
                     ends = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
                     assert ends == pytest.approx(corners, abs=2.5)
     assert num_seen > 3
+
+
+def test_boxes_of_a_deferred_mix_are_those_of_the_mixed_images() -> None:
+    scene = Scene()
+    target = scene.boxes(min_visible=0)
+    loader = loader_of(scene, mix=Deferred(CutMix()), target=target, with_plan=True)
+    for image, of_batch, plan in loader:
+        assert_painted(scene, mix_batch(image, plan)[0], of_batch)
 
 
 def test_blend_serves_boxes_of_both_images() -> None:
