@@ -216,22 +216,9 @@ class Area:
         self.first, self.extent = first, extent
         self.mirrored, self.flipped = mirrored, flipped
 
-    def corners(self) -> tuple[Any, Any]:
-        """Return two opposite corners (x, y): ``[2]`` float32 per sample each, CPU; or lists."""
-        parts = (self.first, self.extent, self.mirrored, self.flipped)
-        if not any(isinstance(part, DataNode) for part in parts):
-            (top, left), (height, width) = _floats(self.first), _floats(self.extent)
-            return [left, top], [left + width, top + height]
-        first, extent = _floats(self.first), _floats(self.extent)
-        start, end = [first[0], first[1]], [first[0] + extent[0], first[1] + extent[1]]
-        for axis, is_reversed in ((0, self.flipped), (1, self.mirrored)):
-            if is_reversed is not None:
-                jump = extent[axis] * is_reversed
-                start[axis], end[axis] = start[axis] + jump, end[axis] - jump
-        # A sum with a node is a node for as many samples as the node has.
-        zeros = [0.0 * fn.reductions.sum(part) for part in parts if isinstance(part, DataNode)]
-        y, x, bottom, right = (value + zeros[0] for value in (*start, *end))
-        return fn.stack(x, y), fn.stack(right, bottom)
+    def parts(self) -> tuple[Any, ...]:
+        """Return the arguments: nodes, numbers, or None."""
+        return self.first, self.extent, self.mirrored, self.flipped
 
 
 def mapped(matrix: DataNode, source: Area, target: Area) -> DataNode:
@@ -242,10 +229,44 @@ def mapped(matrix: DataNode, source: Area, target: Area) -> DataNode:
         source: A rectangle.
         target: A rectangle.
     """
-    (from_start, from_end), (to_start, to_end) = source.corners(), target.corners()
-    return fn.transforms.crop(
-        matrix, from_start=from_start, from_end=from_end, to_start=to_start, to_end=to_end
-    )
+    parts = (*source.parts(), *target.parts())
+    numbers = tuple(None if isinstance(part, DataNode) else part for part in parts)
+    nodes = {n: part for n, part in enumerate(parts) if isinstance(part, DataNode)}
+    # One call for a batch: some thirty operators on scalars would take as long as the flip.
+    function = partial(_mapped, numbers, tuple(nodes))
+    return fn.reshape(python_node(function, matrix, *nodes.values()), layout="**")
+
+
+def _mapped(
+    numbers: Sequence[Any],
+    places: Sequence[int],
+    matrices: list[np.ndarray],
+    *nodes: list[np.ndarray],
+) -> list[np.ndarray]:
+    """Return maps of a batch; see `mapped`.
+
+    Args:
+        numbers: First corner, sides, mirrored and flipped of both rectangles, where not nodes.
+        places: Places of ``nodes`` among the ``numbers``.
+        matrices: A map for each sample.
+        nodes: For each node an array for each sample.
+    """
+    parts = list(numbers)
+    for place, node in zip(places, nodes, strict=True):
+        parts[place] = np.stack(node)
+    (from_start, from_end), (to_start, to_end) = _ends(*parts[:4]), _ends(*parts[4:])
+    scale = (to_end - to_start) / (from_end - from_start)
+    maps = np.stack(matrices).astype(np.float64) * scale[..., None]
+    maps[..., 2] += to_start - from_start * scale
+    return list(maps.astype(np.float32))
+
+
+def _ends(first: Any, extent: Any, mirrored: Any, flipped: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return two opposite corners of rectangles, (x, y): ``[B, 2]`` or ``[1, 2]`` float64 each."""
+    start, sides = (np.asarray(v, np.float64).reshape(-1, 2)[:, ::-1] for v in (first, extent))
+    is_reversed = [np.reshape(0 if v is None else v, -1) for v in (mirrored, flipped)]
+    jump = sides * np.stack(np.broadcast_arrays(*is_reversed), axis=1)
+    return start + jump, start + sides - jump
 
 
 def resized_mask(
@@ -275,9 +296,3 @@ def resized_mask(
 def size_of(image: DataNode) -> DataNode:
     """Return the sides of each image: ``[2]`` float32 (y, x) per sample, CPU."""
     return fn.cast(image.shape()[:2], dtype=FLOAT)
-
-
-def _floats(value: DataNode | Sequence[float]) -> Any:
-    if isinstance(value, DataNode):
-        return fn.cast(value, dtype=FLOAT)
-    return [float(number) for number in value]
