@@ -95,7 +95,6 @@ class Page:
             "compare": sections.compare,
             "training": sections.training,
             "variants": sections.variants,
-            "mixes": sections.mixes,
             "before_after": sections.before_after,
             "bytes": sections.moved,
             "memory": self._memory,

@@ -238,19 +238,6 @@ def variants(result: dict[str, Any]) -> list[str]:
     return [*_method(result), "", *table(head, lines)]
 
 
-def mixes(result: dict[str, Any]) -> list[str]:
-    """Return the loader with each mix, over the first: time, and time of CPUs."""
-    first, *_ = rows = ran(result["rows"])
-    ranked = [first, *sorted(rows[1:], key=lambda row: row["cpu_s_per_image"])]
-    lines = []
-    for row in ranked:
-        used = row["cpu_s_per_image"]
-        ratio = f"{used / first['cpu_s_per_image']:.2f}"
-        lines.append([row["name"], rate(row), _over(row, first), f"{1e3 * used:.2f}", ratio])
-    head = ["mix", "images per second", "ratio", "CPU ms per image", "ratio of CPU time"]
-    return [*_method(result), "", *table(head, lines)]
-
-
 def before_after(result: dict[str, Any]) -> list[str]:
     """Return the rates of an earlier commit and of a later one, and the ratio."""
     rows = [
