@@ -42,8 +42,9 @@ SETTLE_S = 0.3
 COMPREHENSIONS = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"}
 #: Modules from the constructor to the second batch, at most. Four of them look at each file before
 #: DALI does: `core.regular`, `sources.kinds`, `sources.decodable` and `sources.read_ahead`. And
-#: `core.trouble` waits out a full table of descriptors before the first batch.
-MAX_MODULES = 32
+#: `core.trouble` waits out a full table of descriptors before the first batch. Two more,
+#: `transforms.stored` and `transforms.moves`, let masks and boxes travel with an image.
+MAX_MODULES = 35
 #: Objects from batch number to tensor, at most.
 MAX_OBJECTS = 5
 
