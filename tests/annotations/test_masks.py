@@ -168,7 +168,7 @@ PASTING = [
 ]
 
 
-@pytest.mark.parametrize("mix", PASTING, ids=str)
+@pytest.mark.parametrize("mix", PASTING, ids=lambda mix: type(mix).__name__)
 @pytest.mark.parametrize("transform", [NEAREST, TRANSFORMS[3]], ids=str)
 def test_mask_is_pasted_where_the_image_is(
     files: tuple[list[str], list[str]], mix: Any, transform: Any
