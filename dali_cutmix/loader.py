@@ -434,8 +434,8 @@ def _check_samples(settings: LoaderSettings, images: StoredImages) -> None:
             rule = f"have boxes of the {len(images)} images of the source"
             refuse("DataLoader", "mix", rule, part.boxes)
     if settings.needs_classes and not len(images.classes):
-        way_out = "Pass (path, class) pairs, or an annotation as `target`."
-        refuse("DataLoader", "source", "say the class of each image", "paths alone", way_out)
+        way_out = "An annotation as `target`, such as Masks, needs no class."
+        refuse("DataLoader", "source[0]", "be (path, class)", images.path(0), way_out)
 
 
 def _again(error: BaseException) -> Exception:

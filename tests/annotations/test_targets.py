@@ -230,8 +230,8 @@ def test_paths_without_classes_serve_annotations_and_nothing_that_needs_a_class(
     for image, mask in loader:
         assert torch.equal(image[:, 0].long(), mask)
     message = (
-        "DataLoader: `source` must say the class of each image, got 'paths alone'. "
-        "Pass (path, class) pairs, or an annotation as `target`."
+        f"DataLoader: `source[0]` must be (path, class), got {str(paths[0])!r}. "
+        "An annotation as `target`, such as Masks, needs no class."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         DataLoader(paths, 2, transform=keep)

@@ -196,7 +196,7 @@ def test_heat_map_is_darker_where_more_is_shown(tmp_path: Path) -> None:
     assert (np.argsort(darkness.ravel()) == np.argsort(shares.ravel())).all()
 
 
-@pytest.mark.parametrize("count", [1, 2, 30, 300, 1600])
+@pytest.mark.parametrize("count", [1, 2, 30, 300, pytest.param(1600, marks=pytest.mark.full)])
 def test_heat_map_of_any_number_of_names_has_a_cell_for_each(count: int) -> None:
     values = np.random.default_rng(0).random((count, count))
     names = [f"class number {i} with a name that goes on and on" for i in range(count)]
