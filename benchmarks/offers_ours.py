@@ -91,8 +91,8 @@ def boxes() -> Outcome:
     problems = []
     for images, entries in _batches(dc.Boxes([STORED] * NUM_SAMPLES, classes)):
         for image, entry in zip(images.numpy(), entries, strict=True):
-            found = entry["boxes"].numpy(), entry["labels"].numpy()
-            problems.append(judge_boxes(image[0].astype(int), *found, stored))
+            served = entry["boxes"].numpy(), entry["labels"].numpy()
+            problems.append(judge_boxes(image[0].astype(int), *served, stored))
     said = sorted(filter(None, problems))
     return Outcome("wrong", said[0]) if said else Outcome("yes")
 

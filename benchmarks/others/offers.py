@@ -45,7 +45,7 @@ ROWS: dict[str, tuple[str, ...]] = {
 
 
 class Outcome(NamedTuple):
-    """What an attempt showed."""
+    """Say what an attempt showed."""
 
     verdict: str
     """``yes``, ``partly``, ``wrong``, ``refused`` or ``no``."""

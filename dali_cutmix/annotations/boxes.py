@@ -34,9 +34,10 @@ class Boxes:
     An image without a visible box has arrays of the same types with ``n`` = 0.
 
     Boxes move as pixels do. Crops, flips and affine maps come first: a rotated box becomes the
-    upright rectangle around its corners. What lies outside the image is cut off. Then the mix: own
-    boxes lose what later regions cover, and boxes of partners come along, clipped and moved as
-    their pixels. A box of which several pieces are left is the rectangle around the pieces.
+    upright rectangle around its corners. What lies outside the image is clipped. Then the mix:
+    boxes of the image lose what later regions cover, and boxes of partners come along, clipped and
+    moved as their pixels. A box of which several pieces are left is the rectangle around the
+    pieces.
 
     ``visible`` is the visible area divided by the area of the complete box, before crop and mix.
     Boxes below ``min_visible`` are dropped, and so are boxes without area. Three cases:
@@ -68,7 +69,7 @@ class Boxes:
         names: As the argument.
 
     Raises:
-        ValueError: Counts differ, a box is NaN, infinite or reversed, a class is no index, or
+        ValueError: Counts differ, a box is NaN, infinite or reversed, a class is not an index, or
             another argument is outside its range. The message names the image.
     """
 
@@ -203,7 +204,7 @@ class Boxes:
             shown: What the host knows of the batch.
 
         Returns:
-            A dict for each of ``B`` images. Its tensors are views of those of the batch.
+            A dict for each of ``B`` images. Its tensors are views of the batch's tensors.
         """
         rows, counts = self._rows_of(np.asarray(shown.indices))
         sample = np.repeat(np.arange(len(counts)), counts)

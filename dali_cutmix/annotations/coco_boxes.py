@@ -46,7 +46,7 @@ def read_coco_boxes(
 
     Raises:
         OSError: The file cannot be read, or the first image is missing.
-        ValueError: The file is no JSON of COCO: the odd annotation and its value are named.
+        ValueError: The file is not COCO's JSON. The message names the annotation and its value.
     """
     check_prob(_WHERE, min_visible, "min_visible")
     folder = existing_folder(_WHERE, "images", images)

@@ -19,10 +19,10 @@ from dali_cutmix.core.trouble import AwayError
 #: Bytes read at a time.
 _STEP = 1 << 22
 
-#: Bytes of an element. A file that holds a larger one is none of COCO's.
+#: Bytes of an element. A file with a larger element is not COCO's.
 _MOST = 1 << 28
 
-#: Characters. An error so far before the end of what was read is no cut through an element.
+#: Characters. An error farther before the end of the text read is not due to a cut element.
 _FAR = 1 << 10
 
 _BEGINNING = re.compile(r"(?:\xef\xbb\xbf)?[ \t\r\n]*")
@@ -44,7 +44,7 @@ class CocoFile:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is no JSON of COCO: what is odd is named.
+        ValueError: The file is not COCO's JSON. The message names the fault.
     """
 
     def __init__(self, where: str, path: str | os.PathLike[str]) -> None:
@@ -117,12 +117,12 @@ class CocoFile:
 
 
 class _Window:
-    """Read a text step by step. A byte is a character, so that places are those of the file."""
+    """Read a text step by step. A byte is a character, so that positions in text and file agree."""
 
     def __init__(self, path: str) -> None:
         self._file = open_regular(path)
         self.text = ""
-        self.at = 0  # place in `text`
+        self.at = 0  # position in `text`
         self.before = 0  # bytes of the file in front of `text`
 
     def more(self) -> bool:
@@ -188,7 +188,7 @@ def _elements(path: str, refuse: Any) -> Iterator[tuple[str, Any, int, int]]:
                 yield key, *window.element()
             window.at += 1
     except (json.JSONDecodeError, RecursionError) as error:
-        refuse(f"be whole JSON: {error}")
+        refuse(f"be complete JSON: {error}")
     finally:
         window.close()
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dali_cutmix.annotations.coco_file import CocoFile
+from dali_cutmix.annotations.listing import existing_folder, without_classes
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.stored import StoredMasks
 from dali_cutmix.core.checks import check_choice, is_whole, local_path, shown
@@ -57,7 +58,7 @@ def read_coco_masks(
     Raises:
         ImportError: pycocotools is missing.
         OSError: The file cannot be read.
-        ValueError: The file is no JSON of COCO: what is odd is named.
+        ValueError: The file is not COCO's JSON. The message names the fault.
     """
     where = "read_coco_masks"
     check_choice(where, "overlap", overlap, ("ignore", "later"))
@@ -93,7 +94,7 @@ def read_coco_panoptic(
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is no JSON of COCO: what is odd is named.
+        ValueError: The file is not COCO's JSON. The message names the fault.
     """
     where = "read_coco_panoptic"
     file = CocoFile(where, annotations)
@@ -102,11 +103,10 @@ def read_coco_panoptic(
 
 
 def _listed(where: str, file: CocoFile, images: str | os.PathLike[str]) -> FileList:
-    folder = local_path(where, "images", images)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{where}: `images` must be a folder, but {folder!r} is none.")
+    """List the images of a file, in the file's order."""
+    folder = existing_folder(where, "images", images)
     paths = [os.path.join(folder, name) for name, _, _ in file.images]
-    return FileList(paths, np.zeros(len(paths), np.int64), [], folder)
+    return without_classes(paths, folder)
 
 
 class _CocoMasks(StoredMasks):
@@ -148,7 +148,7 @@ class _DrawnMasks(_CocoMasks):
         self, where: str, file: CocoFile, first: int, empty: int, overlap: Overlap, ignore: int
     ) -> None:
         super().__init__(where, file, first, ignore)
-        _coco(where)  # missing packages are missed before the first batch
+        _coco(where)  # refuses a missing package before the first batch
         self._empty, self._overlap = empty, overlap
 
     def read(self, index: int) -> np.ndarray:
@@ -215,7 +215,7 @@ class _PanopticMasks(_CocoMasks):
     def __init__(self, where: str, file: CocoFile, folder: str, ignore: int) -> None:
         super().__init__(where, file, 0, ignore)
         self._folder = folder
-        self._pillow = PillowProcesses(usable_cpus())  # none starts yet
+        self._pillow = PillowProcesses(usable_cpus())  # no process starts yet
 
     def path(self, index: int) -> str:
         """Return the path of a panoptic PNG, or the image's name in the JSON without one."""

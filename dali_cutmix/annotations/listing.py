@@ -1,4 +1,4 @@
-"""What readers of boxes share: files without classes, and names of classes."""
+"""What readers of masks and boxes share: files without classes, and folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dali_cutmix.sources.files import FileList
 
 
 def without_classes(paths: Sequence[str], root: str) -> FileList:
-    """List files below a folder: their annotations say what they show."""
+    """List files below a folder: annotations say what the files show."""
     return FileList(paths, np.zeros(len(paths), np.int64), [], root)
 
 
@@ -21,7 +21,7 @@ def existing_folder(where: str, name: str, path: str | os.PathLike[str]) -> str:
     """Return the path of a folder as text.
 
     Raises:
-        FileNotFoundError: There is no such folder.
+        FileNotFoundError: The folder does not exist, or is a file.
     """
     folder = local_path(where, name, path)
     if not os.path.isdir(folder):
@@ -39,8 +39,8 @@ def names_below(folder: str, endings: Sequence[str]) -> dict[str, str]:
         endings: Endings of the files, with dots, in lower case.
 
     Returns:
-        Path below the folder by the same path without its ending. Of files that differ by their
-        endings the last.
+        Path below the folder by the same path without its ending. Of files that differ by
+        ending alone, the last.
     """
     listed: list[str] = []
     for parent, _, names in os.walk(folder):

@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
+from dali_cutmix.annotations.listing import existing_folder, without_classes
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.stored import MaskFiles
-from dali_cutmix.core.checks import check_choice, local_path, refuse
+from dali_cutmix.core.checks import check_choice, refuse
 from dali_cutmix.core.regular import read_text
 from dali_cutmix.sources.files import FileList
 
@@ -78,7 +78,7 @@ def read_masks(
     where = "read_masks"
     check_choice(where, "unmatched", unmatched, ("refuse", "skip"))
     image_root, mask_root = (
-        _folder(where, name, path) for name, path in (("images", images), ("masks", masks))
+        existing_folder(where, name, path) for name, path in (("images", images), ("masks", masks))
     )
     image_names = _files_below(where, "images", image_root, image_suffix, IMG_EXTENSIONS)
     mask_names = _files_below(where, "masks", mask_root, mask_suffix, MASK_EXTENSIONS)
@@ -135,7 +135,7 @@ def read_voc_masks(
         FileNotFoundError: The folder, the list, or a mask or image of the list does not exist.
     """
     where = "read_voc_masks"
-    root = _folder(where, "root", root)
+    root = existing_folder(where, "root", root)
     image_root, mask_root = os.path.join(root, "JPEGImages"), os.path.join(root, folder)
     listed = os.path.join(root, "ImageSets", "Segmentation", f"{image_set}.txt")
     for path in (image_root, mask_root, listed):
@@ -172,7 +172,7 @@ def read_cityscapes(
         FileNotFoundError: A folder does not exist, or holds no images or masks.
         ValueError: An image has no mask, or a mask has no image.
     """
-    root = _folder("read_cityscapes", "root", root)
+    root = existing_folder("read_cityscapes", "root", root)
     return read_masks(
         os.path.join(root, "leftImg8bit", split),
         os.path.join(root, annotation, split),
@@ -190,24 +190,18 @@ def _pairs(
     mask_names: Iterable[str],
     settings: Mapping[str, Any],
 ) -> tuple[FileList, Masks]:
+    """Return images and masks, each by its path below a folder."""
     image_paths = [os.path.join(image_root, name) for name in image_names]
     mask_paths = [os.path.join(mask_root, name) for name in mask_names]
-    images = FileList(image_paths, np.zeros(len(image_paths), np.int64), [], image_root)
-    return images, Masks(MaskFiles(mask_paths, mask_root), **settings)
-
-
-def _folder(where: str, name: str, path: str | os.PathLike[str]) -> str:
-    folder = local_path(where, name, path)
-    if not os.path.isdir(folder):
-        problem = "is a file" if os.path.exists(folder) else "does not exist"
-        raise FileNotFoundError(f"{where}: `{name}` must be a folder, but {folder!r} {problem}.")
-    return folder
+    return without_classes(image_paths, image_root), Masks(
+        MaskFiles(mask_paths, mask_root), **settings
+    )
 
 
 def _files_below(
     where: str, name: str, root: str, suffix: str, endings: tuple[str, ...]
 ) -> dict[str, str]:
-    """Return paths below a folder by themselves without suffix and ending."""
+    """Return the paths of files below a folder, by the same paths without suffix and ending."""
     files: dict[str, str] = {}
     for path in _walk(root):
         stem, ending = os.path.splitext(path)

@@ -71,7 +71,7 @@ class Masks:
         names: Names of the classes, in the order of their indices.
 
     Attributes:
-        names: Names of the classes, in the order of their indices; None where nobody named them.
+        names: Names of the classes, in the order of their indices. None: classes have no names.
         kind: What `stored` returns: ``"encoded"`` bytes of a file, or ``"pixels"``.
         ignore: Class index of pixels of no class.
 
@@ -204,7 +204,7 @@ class Masks:
         return tuple(self.fill.to_bytes(self.num_bytes, "little"))
 
     def classes_of(self, planes: torch.Tensor) -> torch.Tensor:
-        """Return class indices of stored ones.
+        """Return the class of each stored index.
 
         Args:
             planes: ``[B, height, width, num_bytes]`` uint8, contiguous, on any device.
@@ -282,7 +282,7 @@ class Masks:
         return 8
 
     def _fill_in(self, bits: int) -> int | None:
-        """Return what is stored for pixels of no class in so many bits; None where nothing can."""
+        """Return what is stored for pixels of no class in so many bits; None if none is free."""
         if self._class_of is None:
             return self.ignore if 0 <= self.ignore < 2**bits else None
         unused = (value for value in range(2**bits - 1, -1, -1) if value not in self._class_of)
@@ -330,6 +330,6 @@ def _checked(classes: Any, kind: str) -> tuple[bool, dict[int, int] | None]:
             refuse(WHERE, "classes", rule, stored)
         if not is_whole(index) or not -(2**31) <= index < 2**31:
             refuse(WHERE, f"classes[{stored!r}]", "be a class index in [-2**31, 2**31)", index)
-        key = sum(int(number) << 8 * place for place, number in enumerate(numbers))
+        key = sum(int(number) << 8 * position for position, number in enumerate(numbers))
         class_of[key] = int(index)
     return has_colors, class_of

@@ -24,7 +24,7 @@ class Notes(Generic[T]):
             sequence that is indexed by whole numbers. Notes are handed on as they are.
 
     Raises:
-        ValueError: ``values`` are no sequence, are text, or are empty.
+        ValueError: ``values`` are not a sequence, are text, or are empty.
     """
 
     needs_matrix: ClassVar[bool] = False

@@ -31,7 +31,7 @@ _HEADER_BYTES = 33
 
 
 class Decode(Protocol):
-    """What decodes a file by Pillow: `PillowProcesses.decode` with most pixels chosen."""
+    """Decode a file by Pillow: `PillowProcesses.decode` with the most pixels chosen."""
 
     def __call__(self, encoded: np.ndarray, /, *, is_mask: bool) -> Decoded:
         """Return the file as a PNM."""
@@ -56,7 +56,7 @@ def depth_of(encoded: np.ndarray, decode: Decode) -> int:
 
     Args:
         encoded: The file: ``[size]`` uint8.
-        decode: Decodes files that are no plain PNG.
+        decode: Decodes files that are not plain PNGs.
 
     Raises:
         RefusedError: The file cannot be decoded.
@@ -84,7 +84,7 @@ def plane_of(encoded: np.ndarray, bits: int, decode: Decode) -> Plane:
     Args:
         encoded: The file: ``[size]`` uint8.
         bits: Bits of a class index in the graph, 8 or 16.
-        decode: Decodes files that are no plain PNG.
+        decode: Decodes files that are not plain PNGs.
 
     Raises:
         RefusedError: The file cannot be decoded, or has class indices of more bits.
@@ -161,7 +161,9 @@ def pixels_of(indices: np.ndarray, bits: int, ignore: int, fill: int) -> np.ndar
         RefusedError: The array has another shape or type, or an index is out of range.
     """
     if indices.ndim != 2 or not indices.size or indices.dtype.kind not in "iub":
-        reason = f"shape {indices.shape} of {indices.dtype} is no mask: [height, width] of integers"
+        reason = (
+            f"shape {indices.shape} of {indices.dtype} is not a mask: [height, width] of integers"
+        )
         raise RefusedError("unsupported", reason)
     if indices.dtype.itemsize * 8 > bits or indices.dtype.kind == "i":
         low, high = int(indices.min()), int(indices.max())

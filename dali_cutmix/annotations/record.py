@@ -36,7 +36,7 @@ _RUN = {"data": "data", "num_samples": "number of samples", "seed": "seed"}
 
 
 class Loader(Protocol):
-    """What a record asks of a `DataLoader`."""
+    """Say what a record asks of a `DataLoader`."""
 
     dataset: Any
     shard: Any
@@ -72,24 +72,24 @@ class Record:
     region               Number of the region; 0 is the sample's own.
     sample, path         Image that the region shows: index in the source, and path.
     class                Its class index. Empty for sources without classes.
-    weight               Share of the label, in (0, 1]; 0 for an own region that is covered.
+    weight               Share of the label, in (0, 1]; 0 for the sample's own, if covered.
     lam                  Kept fraction as drawn. Empty where nothing like it is drawn.
     taken_y, x, ...      Rectangle read, in pixels of the images served: corner, height, width.
     put_y, x, ...        Rectangle filled. Without a rectangle taken, it was erased.
     seed                 The loader's.
     ==================== ==========================================================================
 
-    Cells of rectangles are empty where regions are no rectangles: of mixes that blend, of a
+    Cells of rectangles are empty where regions are not rectangles: of mixes that blend, of a
     `Chain`, of `FMix` and `GridMix`, and of `ClipCutMix`. ``dali-cutmix exposure mixed`` sums up
     the classes that were shown.
 
     The folder holds a file for each epoch and rank, or several of long epochs. A file is complete
     or absent. Rows wait in memory for the end of the epoch, ``rows_per_file`` of them, a ``break``,
-    `state_dict` or `close`. A process that is killed loses these rows and no others.
+    `state_dict` or `close`. A process that is killed loses only these rows.
 
     The record is what the run has served so far. An iteration removes rows of its first batch and
-    of later ones, so that no row stands twice after a resume: neither those of batches that come
-    again, nor those of a run that was given up. Ranks share a folder, or have a folder each.
+    of later ones, so that no row stands twice after a resume: rows of batches that come again are
+    removed, and rows of a run that was given up. Ranks share a folder, or have a folder each.
 
     Args:
         loader: A `DataLoader`. Iterate the record, and not the loader.
@@ -272,7 +272,7 @@ def rows_of(plan: MixPlan | None, indices: np.ndarray) -> dict[str, np.ndarray]:
 
     Returns:
         Columns ``position``, ``region``, ``sample``, ``weight``, ``lam`` and the rectangles:
-        ``[n]`` each. `UNKNOWN` or NaN where there is none.
+        ``[n]`` each. `UNKNOWN` or NaN where not known.
     """
     if isinstance(plan, ChosenPlan):
         return rows_of(plan.plans[int(plan.choice[0])], indices)

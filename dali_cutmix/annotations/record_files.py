@@ -108,7 +108,7 @@ def read_description(where: str, folder: str) -> Description:
     """Read the description of a record.
 
     Raises:
-        OSError: There is no description, or it cannot be read.
+        OSError: The description is missing, or cannot be read.
         ValueError: The description is damaged, or of another version.
     """
     path = os.path.join(folder, DESCRIPTION)
@@ -147,7 +147,7 @@ def write_part(
     Args:
         folder: The record's.
         part: The file.
-        rows: Each of `COLUMNS` but ``path``: ``[n]`` numbers, `UNKNOWN` or NaN where there is none.
+        rows: Each of `COLUMNS` but ``path``: ``[n]`` numbers, `UNKNOWN` or NaN where not known.
         path: Returns the path of a sample by its index.
     """
     samples, inverse = np.unique(rows["sample"], return_inverse=True)
@@ -168,7 +168,7 @@ def read_part(folder: str, part: Part, names: Sequence[str] | None = None) -> Ro
         names: Columns to read; None reads all.
 
     Returns:
-        An array for each column, with `UNKNOWN` or NaN where there is none; ``path`` a list.
+        An array for each column, with `UNKNOWN` or NaN where not known; ``path`` a list.
 
     Raises:
         OSError: The file cannot be read.
@@ -198,7 +198,7 @@ def cut_off(folder: str, parts: Sequence[Part], epoch: int, batch: int) -> None:
 
 
 def last_batch(folder: str, parts: Sequence[Part], epoch: int) -> int:
-    """Return the last batch of an epoch that has a row; -1 where there is none."""
+    """Return the last batch of an epoch that has a row; -1 where no batch has."""
     in_epoch = [part for part in parts if part.epoch == epoch]
     batches = [read_part(folder, part, ["batch"])["batch"] for part in in_epoch]
     return max((int(column.max()) for column in batches if len(column)), default=-1)

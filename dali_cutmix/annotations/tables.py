@@ -229,7 +229,7 @@ def _grouped(read: Table, images: Any, file: str, suffix: str) -> tuple[Any, lis
 
 
 def _check_present(read: Table, folder: str, paths: Sequence[str]) -> None:
-    """Refuse paths that are no files."""
+    """Refuse paths that are not files."""
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{read.where}: `images` must be a folder, got {folder!r}.")
     entries: dict[str, set[str]] = {}

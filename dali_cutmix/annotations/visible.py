@@ -23,7 +23,7 @@ from dali_cutmix.mixing.plan import MixPlan, Rect
 
 @dataclass(frozen=True)
 class Showings:
-    """Boxes as samples show them, ``m`` of a batch, sorted by sample.
+    """Hold boxes as samples show them, ``m`` of a batch, sorted by sample.
 
     Attributes:
         sample: Sample of the batch that shows the box: ``[m]`` int64.
@@ -42,7 +42,7 @@ class Showings:
 
 @dataclass(frozen=True)
 class Parts:
-    """Rectangles that are visible of showings, ``n`` of a batch, sorted by showing.
+    """Hold rectangles that are visible of showings, ``n`` of a batch, sorted by showing.
 
     Attributes:
         showings: The showings, each with at least one part.

@@ -68,7 +68,7 @@ def read_voc_boxes(
 
     Raises:
         OSError: A folder or a file does not exist, or cannot be read.
-        ValueError: A file is no XML of Pascal VOC, or has a class that is not listed: the file and
+        ValueError: A file is not XML of Pascal VOC, or has a class that is not listed: the file and
             the value are named.
     """
     check_prob(_WHERE, min_visible, "min_visible")
@@ -140,7 +140,7 @@ class _File:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is no XML, or is no annotation of Pascal VOC.
+        ValueError: The file is not XML, or not an annotation of Pascal VOC.
     """
 
     def __init__(self, path: str) -> None:

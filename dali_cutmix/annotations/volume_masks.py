@@ -35,7 +35,8 @@ class VolumeMasks(Masks):
             or paths, of one type: uint8, int8, uint16, int16 or int32.
 
     Raises:
-        ValueError: A mask of another shape or type, named.
+        ValueError: A mask has another shape or type, and is named.
+        ImportError: A file is NIfTI, and nibabel is missing.
         OSError: A file cannot be read.
     """
 

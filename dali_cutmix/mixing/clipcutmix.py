@@ -113,7 +113,7 @@ class ClipCutMix:
         """Draw the plan, on the host; see `Mix`.
 
         Raises:
-            ValueError: Samples are images, and no stacks of frames.
+            ValueError: Samples are images, not stacks of frames.
         """
         if not frame.depth:
             way_out = "`CutMix()` mixes images."
@@ -188,8 +188,8 @@ def _plan_of_cuts(plan: ClipPlan, depth: int) -> MixPlan:
     source = _of_frames(plan.source.repeat(depth, axis=0), depth)
     # A region of no area shows the sample itself; see `without_empty`.
     source[:, 1] = np.where(extent.min(axis=1) > 0, source[:, 1], source[:, 0])
-    whole = np.broadcast_to(np.array(plan.size, np.int32), extent.shape)
-    rect = Rect(np.stack([anchor * 0, anchor], axis=1), np.stack([whole, extent], axis=1))
+    full_size = np.broadcast_to(np.array(plan.size, np.int32), extent.shape)
+    rect = Rect(np.stack([anchor * 0, anchor], axis=1), np.stack([full_size, extent], axis=1))
     return MixPlan(source, None, plan.size, taken=rect, put=rect, num_regions=2)
 
 

@@ -159,15 +159,17 @@ def binarised(
     """
     flat, areas = noise.reshape(len(noise), -1), areas.reshape(-1)
     targets = lam.astype(np.float64) * areas.sum()
-    is_given = np.zeros(flat.shape, bool)
-    for values, target, up, given in zip(flat, targets, is_rounded_up, is_given, strict=True):
+    is_of_partner = np.zeros(flat.shape, bool)
+    for values, target, up, is_partner_cell in zip(
+        flat, targets, is_rounded_up, is_of_partner, strict=True
+    ):
         if areas[0] == areas[-1]:  # cells of one size need no complete order, which takes longer
             last = areas.size - int((np.ceil if up else np.floor)(target / areas[0])) - 1
             if last >= 0:
-                np.less_equal(values, np.partition(values, last)[last], out=given)
+                np.less_equal(values, np.partition(values, last)[last], out=is_partner_cell)
             continue
         order = np.argsort(values)[::-1]
         kept = np.concatenate([[0], np.cumsum(areas[order])])
         below, above = (np.searchsorted(kept, target, side) for side in ("left", "right"))
-        given[order[below if up else above - 1 :]] = True
-    return is_given.view(np.uint8).reshape(noise.shape)
+        is_partner_cell[order[below if up else above - 1 :]] = True
+    return is_of_partner.view(np.uint8).reshape(noise.shape)

@@ -28,10 +28,10 @@ WHERE = "GuidedCutMix"
 
 @dataclass(frozen=True)
 class GuidedCutMix:
-    """Cut where boxes say: beside the objects of the image, or out an object of the other one.
+    """Cut where boxes say: beside the objects of the image, or around an object of the other image.
 
-    - ``avoid=True``: the cut covers no box of the image, not even in part, so that its own objects
-      stay visible. Of 64 cuts drawn as `CutMix` draws them the first that fits is taken.
+    - ``avoid=True``: the cut covers no box of the image, not even in part, so that the image's
+      objects stay visible. Of 64 cuts drawn as `CutMix` draws them the first that fits is taken.
     - ``target=17``: the cut is the box of an object of class 17 of the other image, at the same
       place, out to whole pixels. Several such boxes are equally likely.
     - Both: the first such box, in a random order, that covers no box of the image.
@@ -52,6 +52,10 @@ class GuidedCutMix:
         min_visible: Least share of a box of class ``target`` that the crop has left, in [0, 1].
             Boxes below are not cut out.
         class_weights: With ``partner="weighted"``, a weight for each class of the source.
+
+    Raises:
+        ValueError: An argument is outside its range, ``target`` is no box's class, or neither
+            ``avoid`` nor ``target`` is set.
     """
 
     boxes: Any

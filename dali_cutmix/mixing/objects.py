@@ -1,7 +1,7 @@
 """Where the objects of a batch are, and which cuts cover them.
 
-Boxes are (x0, y0, x1, y1), corners exclusive, in pixels. Those of a batch stand in a row, sample
-after sample.
+Boxes are (x0, y0, x1, y1), corners exclusive, in pixels. The boxes of a batch follow each other,
+sample after sample.
 """
 
 from __future__ import annotations

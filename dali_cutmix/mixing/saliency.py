@@ -39,15 +39,15 @@ def peaks(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     red, green, blue = np.moveaxis(images, -1, 0)
     gray = red * _GRAY[0] + green * _GRAY[1] + blue * _GRAY[2]
-    place = np.empty((len(gray), 2))
+    position = np.empty((len(gray), 2))
     sides = np.array(gray.shape[1:])
     for first in range(0, len(gray), _PART):
         part = gray[first : first + _PART]
         brightest = saliency(part).reshape(len(part), -1).argmax(axis=1)
-        place[first : first + _PART] = np.stack(np.divmod(brightest, sides[1]), axis=1) + 0.5
+        position[first : first + _PART] = np.stack(np.divmod(brightest, sides[1]), axis=1) + 0.5
     is_even = np.ptp(gray, axis=(1, 2)) == 0
-    place[is_even] = sides / 2
-    return np.minimum(np.floor(place / sides * size), np.array(size) - 1.0)
+    position[is_even] = sides / 2
+    return np.minimum(np.floor(position / sides * size), np.array(size) - 1.0)
 
 
 def saliency(gray: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What annotations add to the picture of a sample: overlays, boxes, bars and lines of text."""
+"""Draw what annotations add to the picture of a sample: overlays, boxes, bars, lines of text."""
 
 from __future__ import annotations
 

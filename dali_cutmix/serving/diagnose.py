@@ -160,15 +160,18 @@ def diagnose_masks(
         OSError: The machine is in trouble, so that nothing can be said of the masks.
     """
     bad: dict[int, str] = {}
-    peek, whole = _Alone(decode.shape, None), _Alone(lambda node: decode.whole(node, "cpu"), None)
+    peek, decode_all = (
+        _Alone(decode.shape, None),
+        _Alone(lambda node: decode.whole(node, "cpu"), None),
+    )
     for index in dict.fromkeys(map(int, indices)):
         size = _size_of_image(images, index, decodable, peek)
         for each in masks:
-            reason = _fault_of_mask(each, index, size, peek, whole)
+            reason = _fault_of_mask(each, index, size, peek, decode_all)
             if reason is not None:
                 bad.setdefault(index, f"its mask {each.path(index)}: {reason}")
     peek.close()
-    whole.close()
+    decode_all.close()
     if bad:
         check_descriptors()
     return bad
@@ -187,7 +190,7 @@ def _size_of_image(
 
 
 def _fault_of_mask(
-    masks: Masks, index: int, size: tuple[int, ...], peek: _Alone, whole: _Alone
+    masks: Masks, index: int, size: tuple[int, ...], peek: _Alone, decode_all: _Alone
 ) -> str | None:
     """Return what is wrong with the mask of an image of a size; None where nothing is."""
     try:
@@ -206,7 +209,7 @@ def _fault_of_mask(
             mask_size, image_size = (" x ".join(map(str, sides)) for sides in (shape[:2], size))
             return f"{mask_size} pixels, and its image has {image_size}"
         if is_encoded:
-            whole(stored)
+            decode_all(stored)
     except RuntimeError as error:
         return _reason_against_file(error)
     return None

@@ -41,7 +41,7 @@ class Clips(Stacks):
     video files.
 
     With ``fps`` and ``rate`` frames are taken by time. Frame ``t`` is what the clip shows
-    ``t * stride / rate`` seconds after the first frame, whatever the clip's own rate. A clip of a
+    ``t * stride / rate`` seconds after the first frame, whatever the rate of the clip. A clip of a
     rate below ``rate / stride`` shows frames more than once.
 
     Args:
@@ -137,7 +137,7 @@ class Clips(Stacks):
         return self._frames
 
     def check(self, transform: Any) -> None:
-        """Refuse a transform that is not one of images."""
+        """Refuse a transform of volumes."""
         if hasattr(transform, "windows"):
             way_out = "Frames of clips are images: pass a TrainTransform or an EvalTransform."
             refuse("DataLoader", "transform", "make images", transform, way_out)

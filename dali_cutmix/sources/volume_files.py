@@ -25,7 +25,7 @@ _NO_NIBABEL = "needs nibabel: `pip install -e '.[volumes]'` in the checkout, or 
 
 
 class Volume(Protocol):
-    """A volume whose windows can be read.
+    """Read windows of a volume.
 
     Attributes:
         name: As messages name the volume.
@@ -127,7 +127,7 @@ class _NpyFile:
 
 
 class _NiftiFile:
-    """A NIfTI file, whose axes are (x, y, z): turned into (z, y, x)."""
+    """Read a NIfTI file, whose axes are (x, y, z), as (z, y, x)."""
 
     def __init__(self, where: str, path: str) -> None:
         self.name = path

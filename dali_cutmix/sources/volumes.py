@@ -24,7 +24,7 @@ _SAMPLED_SIDE, _SAMPLED = 4, 64
 
 
 class Window(NamedTuple):
-    """A window of a volume, and along which axes it is mirrored.
+    """Describe a window of a volume, and along which axes the window is mirrored.
 
     Attributes:
         volume: Index of the volume.
@@ -60,10 +60,10 @@ class Volumes(Stacks):
         dtype: Type of the voxels.
 
     Raises:
-        ValueError: A volume of another shape or type, named; or classes for another number of
-            volumes.
+        ValueError: A volume has another shape or type, and is named; or classes are given for
+            another number of volumes.
         OSError: A file cannot be read.
-        ImportError: A NIfTI file, and nibabel is missing.
+        ImportError: A file is NIfTI, and nibabel is missing.
     """
 
     kind = "pixels"

@@ -250,8 +250,8 @@ def _frames_at(video: Path, rate: float | None) -> Generator[Any, None, None]:
 
 def _count(seconds: float, rate: float) -> int:
     """Return how many times 0, 1 / rate, ... lie before a time."""
-    whole = floor((seconds - _TOLERANCE) * rate)
-    return whole + 1
+    last = floor((seconds - _TOLERANCE) * rate)
+    return last + 1
 
 
 def _turned(frame: Any, short_side: int | None) -> Image.Image:

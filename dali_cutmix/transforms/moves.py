@@ -239,21 +239,21 @@ def mapped(matrix: DataNode, source: Area, target: Area) -> DataNode:
 
 def _mapped(
     numbers: Sequence[Any],
-    places: Sequence[int],
+    positions: Sequence[int],
     matrices: list[np.ndarray],
     *nodes: list[np.ndarray],
 ) -> list[np.ndarray]:
     """Return maps of a batch; see `mapped`.
 
     Args:
-        numbers: First corner, sides, mirrored and flipped of both rectangles, where not nodes.
-        places: Places of ``nodes`` among the ``numbers``.
+        numbers: First corner, sides, mirrored and flipped of both rectangles; None for each node.
+        positions: Positions of ``nodes`` among the ``numbers``.
         matrices: A map for each sample.
         nodes: For each node an array for each sample.
     """
     parts = list(numbers)
-    for place, node in zip(places, nodes, strict=True):
-        parts[place] = np.stack(node)
+    for position, node in zip(positions, nodes, strict=True):
+        parts[position] = np.stack(node)
     (from_start, from_end), (to_start, to_end) = _ends(*parts[:4]), _ends(*parts[4:])
     scale = (to_end - to_start) / (from_end - from_start)
     maps = np.stack(matrices).astype(np.float64) * scale[..., None]

@@ -38,6 +38,9 @@ class VolumeTransform:
             ``"centre"`` takes the middle, for evaluation; the mirrors stay as ``flip`` says.
         mean: Mean of voxels, in their own units, subtracted at the end; with ``std`` only.
         std: Standard deviation, above 0, divided by at the end.
+
+    Raises:
+        ValueError: An argument is outside its range, or one of ``mean`` and ``std`` is missing.
     """
 
     takes_annotations: ClassVar[bool] = True

@@ -131,8 +131,8 @@ def test_folders_without_a_pair_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "masks", "message"),
     [
-        ("images", "nowhere", "read_masks: `masks` must be a folder, but '{}/nowhere' does not"),
-        ("images/a.png", "images", "`images` must be a folder, but '{}/images/a.png' is a file"),
+        ("images", "nowhere", "read_masks: `masks` must be a folder, but {}/nowhere does not"),
+        ("images/a.png", "images", "`images` must be a folder, but {}/images/a.png is a file"),
         ("images", "empty", "`masks` must hold files that end in .png, .tif, "),
     ],
 )
