@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
+from dali_cutmix.annotations.listing import existing_folder
 from dali_cutmix.annotations.notes import Notes
 from dali_cutmix.annotations.rows import Combine, Rows
 from dali_cutmix.core.checks import check_choice, local_path, refuse
@@ -91,8 +92,8 @@ def read_rows(
 
     Raises:
         OSError: The table cannot be read, or files of the table are missing.
-        ValueError: A file is listed twice or has no line; a line has another number of columns or
-            no number where one belongs; a column is unknown. File or line are named.
+        ValueError: A file is listed twice or has no line; a line has another number of columns, or
+            text where a number belongs; a column is unknown. File or line are named.
     """
     read = read_table("read_rows", table, delimiter)
     names = [name for name in read.columns if name != file] if columns is None else columns
@@ -221,17 +222,15 @@ def _grouped(read: Table, images: Any, file: str, suffix: str) -> tuple[Any, lis
             read.refuse_line(line, f"have a file name in the column {file!r}", name)
         by_name.setdefault(os.path.normpath(name + suffix), []).append(line)
     if isinstance(images, (str, bytes, os.PathLike)):
-        folder = local_path(read.where, "images", images)
+        folder = existing_folder(read.where, "images", images)
         paths = [os.path.join(folder, name) for name in by_name]
-        _check_present(read, folder, paths)
+        _check_present(read, paths)
         return paths, list(by_name.values())
     return images, _lines_of(read, images, by_name)
 
 
-def _check_present(read: Table, folder: str, paths: Sequence[str]) -> None:
+def _check_present(read: Table, paths: Sequence[str]) -> None:
     """Refuse paths that are not files."""
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{read.where}: `images` must be a folder, got {folder!r}.")
     entries: dict[str, set[str]] = {}
     for parent in {os.path.dirname(path) for path in paths}:
         try:

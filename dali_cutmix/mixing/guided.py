@@ -54,8 +54,8 @@ class GuidedCutMix:
         class_weights: With ``partner="weighted"``, a weight for each class of the source.
 
     Raises:
-        ValueError: An argument is outside its range, ``target`` is no box's class, or neither
-            ``avoid`` nor ``target`` is set.
+        ValueError: An argument is outside its range, ``target`` is not the class of a box, or
+            neither ``avoid`` nor ``target`` is set.
     """
 
     boxes: Any

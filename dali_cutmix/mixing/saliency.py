@@ -1,6 +1,6 @@
 """Where an image draws the eye: the peak of its spectral residual.
 
-Most images have alike spectra, smooth in the logarithm. What departs from the smooth spectrum is
+Most images have similar spectra, smooth in the logarithm. What departs from the smooth spectrum is
 what stands out: the residual, turned back into an image, is bright there.
 """
 
