@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ def without_classes(paths: Sequence[str], root: str) -> FileList:
     return FileList(paths, np.zeros(len(paths), np.int64), [], root)
 
 
-def existing_folder(where: str, name: str, path: str | os.PathLike[str]) -> str:
+def existing_folder(where: str, name: str, path: str | bytes | os.PathLike[Any]) -> str:
     """Return the path of a folder as text.
 
     Raises:
