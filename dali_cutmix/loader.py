@@ -199,8 +199,7 @@ class DataLoader:
         settings = LoaderSettings(**{name: arguments[name] for name in names})
         images = open_source(source)
         _check_samples(settings, images)
-        if settings.takes_volumes or isinstance(images, Stacks):
-            check_stacks(settings, images)
+        check_stacks(settings, images)
         self.dataset = source if hasattr(source, "samples") else images
         self.num_classes = images.count_classes(num_classes)
         if mix is not None:
@@ -435,7 +434,11 @@ def _check_samples(settings: LoaderSettings, images: StoredImages) -> None:
             refuse("DataLoader", "mix", rule, part.boxes)
     if settings.needs_classes and not len(images.classes):
         way_out = "An annotation as `target`, such as Masks, needs no class."
-        refuse("DataLoader", "source[0]", "be (path, class)", images.path(0), way_out)
+        rule = "be (path, class)"
+        if isinstance(images, Stacks):
+            way_out = "Pass `classes`. An annotation as `target`, such as Notes, needs none."
+            rule = "have a class"
+        refuse("DataLoader", "source[0]", rule, images.path(0), way_out)
 
 
 def _again(error: BaseException) -> Exception:

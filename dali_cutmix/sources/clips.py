@@ -48,7 +48,8 @@ class Clips(Stacks):
         clips: A folder with a subfolder for each class, which holds a folder of frames for each
             clip; or a list of folders of frames.
         classes: With a list, the class of each clip: an index, or a name, which is indexed as
-            sorted. With a folder None: the subfolders name the classes.
+            sorted; None where the loader's ``target`` asks for no class. With a folder None: the
+            subfolders name the classes.
         frames: Frames of a sample, ``T``, at least 1.
         stride: Frames of the clip, or of ``rate``, from one frame of a sample to the next, at least
             1.
@@ -98,7 +99,9 @@ class Clips(Stacks):
             folders, targets, names = _list_root(root)
         else:
             folders = _checked_folders(clips)
-            targets, names = class_indices(WHERE, classes, len(folders))
+            targets, names = np.zeros(len(folders), np.int64), []
+            if classes is not None:
+                targets, names = class_indices(WHERE, classes, len(folders))
         super().__init__(targets, names)
         self._folders = folders
         self._root = root

@@ -67,8 +67,9 @@ def class_indices(where: str, classes: Any, num_samples: int) -> tuple[np.ndarra
     """
     if hasattr(classes, "tolist"):  # an array or a tensor
         classes = classes.tolist()
-    if not isinstance(classes, (list, tuple)) or len(classes) != num_samples:
-        got = f"{len(classes)} of them" if isinstance(classes, (list, tuple)) else classes
+    is_list = isinstance(classes, (list, tuple, range))
+    if not is_list or len(classes) != num_samples:
+        got = f"{len(classes)} of them" if is_list else classes
         rule = f"be a list with a class for each of the {num_samples} samples"
         refuse(where, "classes", rule, got)
     num_names = sum(isinstance(label, str) for label in classes)

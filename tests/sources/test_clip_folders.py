@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from clip_files import frames_shown, unchanged, write_clip, write_clips
-from dali_cutmix import Clips, DataLoader
+from dali_cutmix import ClipCutMix, Clips, DataLoader, Notes
 
 
 def loaded(source: Clips, batch_size: int = 4, **settings: Any) -> DataLoader:
@@ -44,8 +44,29 @@ def test_folder_of_class_folders_of_clips_lists_clips_with_their_classes(tmp_pat
     assert label.tolist() == [0, 1, 1]
 
 
+def test_list_of_clips_needs_classes_only_where_the_target_asks_for_classes(
+    tmp_path: Path,
+) -> None:
+    source = Clips(write_clips(tmp_path, [2, 2, 2]), frames=2, stride=1)
+    notes = Notes(["runs", "jumps", "sits"])
+    with loaded(source, 2, mix=ClipCutMix(), target=notes) as loader:
+        for image, mixed in loader:
+            for clip, captions in zip(image[:, 0], mixed, strict=True):
+                shares = {
+                    n: float((clip == index).float().mean()) for index, n in enumerate(notes.values)
+                }
+                assert dict(captions) == pytest.approx({n: s for n, s in shares.items() if s})
+    refusal = (
+        f"DataLoader: `source[0]` must have a class, got {source.path(0)!r}. Pass `classes`. "
+        "An annotation as `target`, such as Notes, needs none."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(refusal)}$"):
+        loaded(source)
+
+
 def test_list_of_clips_takes_names_or_indices_of_classes(tmp_path: Path) -> None:
     clips = write_clips(tmp_path, [2, 2, 2])
+    assert Clips(clips, range(3), frames=1).targets.tolist() == [0, 1, 2]
     named = Clips(clips, ["run", "jump", "run"], frames=1)
     assert named.classes == ["jump", "run"]
     assert named.targets.tolist() == [1, 0, 1]
@@ -192,8 +213,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "mapping of 1 clips'.",
     ),
     (
-        {"classes": None},
-        "Clips: `classes` must be a list with a class for each of the 2 samples, got None.",
+        {"classes": "run"},
+        "Clips: `classes` must be a list with a class for each of the 2 samples, got 'run'.",
     ),
     (
         {"classes": [0, 1, 0]},
