@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -20,8 +21,9 @@ from dali_cutmix.sources.volumes import Window, mirrored
 
 WHERE = "VolumeMasks"
 
-#: Types of class indices.
-_DTYPES = ("uint8", "int8", "uint16", "int16", "int32")
+#: Type that the graph is fed, by the type of the masks.
+_FED_AS = {name: name for name in ("uint8", "int8", "uint16", "int16", "int32")}
+_FED_AS |= {"bool": "uint8"} | dict.fromkeys(("uint32", "int64", "uint64"), "int32")
 
 
 class VolumeMasks(Masks):
@@ -32,7 +34,7 @@ class VolumeMasks(Masks):
 
     Args:
         masks: As the ``volumes`` of `Volumes`, without an axis of channels: arrays ``[D, H, W]``
-            or paths, of one type: uint8, int8, uint16, int16 or int32.
+            or paths, of one type: integers or bool. Indices are below 2**31.
 
     Raises:
         ValueError: A mask has another shape or type, and is named.
@@ -48,13 +50,14 @@ class VolumeMasks(Masks):
         ]
         first = self._volumes[0]
         for volume in self._volumes:
-            if volume.dtype.name not in _DTYPES or volume.dtype != first.dtype:
-                rule = f"have one type of {', '.join(_DTYPES)}, and {volume.name} must have"
-                refuse(WHERE, "masks", rule, str(volume.dtype))
+            if volume.dtype.name not in _FED_AS or volume.dtype != first.dtype:
+                rule = f"have one type of integers or bool, and {volume.name} must have"
+                way_out = "Convert the masks: `mask.astype(numpy.uint8)`."
+                refuse(WHERE, "masks", rule, str(volume.dtype), way_out)
             if volume.shape[3] != 1:
                 rule = f"have no axis of channels, and {volume.name} must be [D, H, W]"
                 refuse(WHERE, "masks", rule, volume.shape)
-        self._dtype = first.dtype.newbyteorder("<")
+        self._dtype = np.dtype(_FED_AS[first.dtype.name]).newbyteorder("<")
         self.kind = "pixels"
         self.names = None
 
@@ -104,10 +107,16 @@ class VolumeMasks(Masks):
         """Read the bytes of a `Window`: ``[d, h, w, num_bytes]`` uint8.
 
         Raises:
-            OSError: The window cannot be read.
+            OSError: The window cannot be read, or a class index is 2**31 or larger.
         """
         window: Window = index
         voxels = self._volumes[window.volume].read(window.anchor, window.size)
+        if not np.can_cast(voxels.dtype, self._dtype):
+            limits = np.iinfo(self._dtype)
+            for class_index in (int(voxels.min()), int(voxels.max())):
+                if not limits.min <= class_index <= limits.max:
+                    reason = f"a class index of {class_index} has over 32 bits"
+                    raise OSError(errno.EIO, reason, self.path(window.volume))
         return np.ascontiguousarray(mirrored(voxels, window.flips), self._dtype).view(np.uint8)
 
     def divisors(self, indices: Sequence[Any]) -> np.ndarray:

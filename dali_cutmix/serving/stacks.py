@@ -37,6 +37,9 @@ def check_stacks(settings: LoaderSettings, images: StoredImages) -> None:
             if hasattr(view, "windows"):
                 way_out = "Pass a TrainTransform or an EvalTransform, or `Volumes([...])`."
                 refuse(WHERE, "transform", "make images of images", view, way_out)
+        if any(isinstance(annotation, VolumeMasks) for annotation in settings.annotations):
+            way_out = "Masks of images are `Masks`."
+            refuse(WHERE, "target", "be defined for images", "VolumeMasks", way_out)
         return
     for view in settings.views:
         images.check(view)

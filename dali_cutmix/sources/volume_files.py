@@ -64,24 +64,25 @@ def open_volume(where: str, name: str, volume: Any) -> Volume:
         ValueError: Another shape, or another kind of file.
         OSError: The file cannot be read.
     """
+    argument = name.partition("[")[0]
     if isinstance(volume, (str, os.PathLike)):
         path = local_path(where, name, volume)
         if path.lower().endswith(".npy"):
-            return _NpyFile(where, path)
+            return _NpyFile(where, argument, path)
         if path.lower().endswith((".nii", ".nii.gz")):
-            return _NiftiFile(where, path)
+            return _NiftiFile(where, argument, path)
         refuse(where, name, f"be arrays or files ending in {', '.join(ENDINGS)}", path)
     if hasattr(volume, "numpy"):  # a tensor
         volume = volume.numpy()
     if not isinstance(volume, np.ndarray):
         refuse(where, name, "be an array [D, H, W] or the path of a file", type(volume).__name__)
-    return _Array(where, name, volume)
+    return _Array(where, argument, name, volume)
 
 
 class _Array:
-    def __init__(self, where: str, name: str, array: np.ndarray) -> None:
+    def __init__(self, where: str, argument: str, name: str, array: np.ndarray) -> None:
         self.name = name
-        self.shape = _shape(where, name, array.shape)
+        self.shape = _shape(where, argument, name, array.shape)
         self.dtype = array.dtype.newbyteorder("=")
         self._array = array.reshape(self.shape) if array.ndim == 3 else array
 
@@ -91,7 +92,7 @@ class _Array:
 
 
 class _NpyFile:
-    def __init__(self, where: str, path: str) -> None:
+    def __init__(self, where: str, argument: str, path: str) -> None:
         self.name = path
         with open_regular(path) as file:
             try:
@@ -101,12 +102,12 @@ class _NpyFile:
                     read = np.lib.format.read_array_header_2_0
                 shape, is_fortran, self._stored = read(file)
             except (ValueError, EOFError) as error:
-                refuse(where, "volumes", "be .npy files", path, f"{error}.".capitalize())
+                refuse(where, argument, "be .npy files", path, f"{error}.".capitalize())
             self._offset = file.tell()
         if is_fortran:
             way_out = "Save `numpy.ascontiguousarray(volume)`."
-            refuse(where, "volumes", "have their axes in C order", path, way_out)
-        self.shape = _shape(where, path, shape)
+            refuse(where, argument, "have their axes in C order", path, way_out)
+        self.shape = _shape(where, argument, path, shape)
         self.dtype = self._stored.newbyteorder("=")
 
     def read(self, anchor: Sequence[int], size: Sequence[int]) -> np.ndarray:
@@ -129,15 +130,15 @@ class _NpyFile:
 class _NiftiFile:
     """Read a NIfTI file, whose axes are (x, y, z), as (z, y, x)."""
 
-    def __init__(self, where: str, path: str) -> None:
+    def __init__(self, where: str, argument: str, path: str) -> None:
         self.name = path
-        self._where = where
+        self._where, self._argument = where, argument
         with open_regular(path):
             pass
         proxy = self._proxy
         shape = tuple(proxy.shape)
         # Channels come last on both sides.
-        self.shape = _shape(where, path, (*shape[:3][::-1], *shape[3:]))
+        self.shape = _shape(where, argument, path, (*shape[:3][::-1], *shape[3:]))
         # The scaling of a header makes floating point numbers of what is stored.
         is_scaled = proxy.slope != 1 or proxy.inter != 0
         self.dtype = np.dtype(np.float32) if is_scaled else proxy.dtype.newbyteorder("=")
@@ -151,7 +152,7 @@ class _NiftiFile:
         try:
             return nibabel.load(self.name, mmap=False).dataobj
         except nibabel.filebasedimages.ImageFileError as error:
-            refuse(self._where, "volumes", "be NIfTI files", self.name, f"{error}.")
+            refuse(self._where, self._argument, "be NIfTI files", self.name, f"{error}.")
 
     def read(self, anchor: Sequence[int], size: Sequence[int]) -> np.ndarray:
         """See `Volume`."""
@@ -169,10 +170,10 @@ def _slices(anchor: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(first, first + side) for first, side in zip(anchor, size, strict=True))
 
 
-def _shape(where: str, name: str, shape: Sequence[int]) -> tuple[int, int, int, int]:
+def _shape(where: str, argument: str, name: str, shape: Sequence[int]) -> tuple[int, int, int, int]:
     """Return ``(D, H, W, C)``; refuse other numbers of axes and empty ones."""
     if len(shape) not in (3, 4) or not all(shape):
         rule = f"be [D, H, W] or [D, H, W, C] without an empty axis, and {name} must be"
-        refuse(where, "volumes", rule, tuple(shape))
+        refuse(where, argument, rule, tuple(shape))
     depth, height, width, *channels = (int(side) for side in shape)
     return depth, height, width, channels[0] if channels else 1

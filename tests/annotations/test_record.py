@@ -36,6 +36,7 @@ from dali_cutmix import (
     SaliencyMix,
     Shard,
     TrainTransform,
+    Views,
 )
 from record_rows import rows_in
 from stripes import Stripes
@@ -485,6 +486,19 @@ def test_without_pyarrow_the_way_out_is_csv(
         Record(loader(), tmp_path / "mixed")
     assert not (tmp_path / "mixed").exists()
     epochs(Record(loader(), tmp_path / "mixed", format="csv"), 1)
+
+
+def test_each_view_of_a_sample_has_a_row(tmp_path: Path) -> None:
+    views = Views([TrainTransform(SIZE), EvalTransform(resize=SIZE, size=SIZE)])
+    data = DataLoader(source(7), 3, transform=views, num_workers=1, device="cpu")
+    record = Record(data, tmp_path / "mixed", format="csv")
+    for _ in record:
+        assert data.batch_plans == [None, None]
+    record.close()
+    rows = rows_in(tmp_path / "mixed")
+    assert sorted((row["sample"], row["view"], row["weight"]) for row in rows) == [
+        (sample, view, 1) for sample in range(7) for view in range(2)
+    ]
 
 
 # What a loader says of its last batch

@@ -19,9 +19,11 @@ from dali_cutmix import (
     Cutout,
     DataLoader,
     EvalTransform,
+    ImageArrays,
     MixUp,
     ResizeMix,
     Shard,
+    TrainTransform,
     Views,
     VolumeMasks,
     Volumes,
@@ -322,6 +324,37 @@ def test_truncated_file_is_a_bad_sample_which_is_named_or_replaced(
                 assert torch.equal(target["mask"][sample], target_before["mask"][sample])
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "uint32", "int64", "uint64", ">i8"])
+def test_masks_of_any_type_of_integers_are_served_unchanged(dtype: str) -> None:
+    most = {"bool": 1, "int8": 127, "uint16": 2**16 - 1}.get(dtype, 2**31 - 1)
+    masks = [(volume * 1000003 % (most + 1)) for volume in volumes_of(np.int64)]
+    masks[0][0, 0, 0] = most
+    loader = loaded(
+        Volumes([mask.astype(np.int16) for mask in masks]),
+        transform=VolumeTransform(WINDOW, crop="centre"),
+        target=VolumeMasks([mask.astype(dtype) for mask in masks]),
+    )
+    with loader:
+        windows = torch.cat([window for _, window in loader])
+    assert windows.dtype == torch.int64
+    for window, mask in zip(windows.numpy(), masks, strict=True):
+        centre = (
+            slice((n - w) // 2, (n - w) // 2 + w) for n, w in zip(mask.shape, WINDOW, strict=True)
+        )
+        assert np.array_equal(window, mask[tuple(centre)])
+
+
+def test_mask_with_a_class_index_above_31_bits_is_a_bad_sample() -> None:
+    masks = [np.zeros((8, 8, 8), np.int64) for _ in range(3)]
+    masks[1][4, 4, 4] = 2**31
+    target, transform = VolumeMasks(masks), VolumeTransform(8)
+    with (
+        loaded(Volumes(GOOD), target=target, transform=transform) as loader,
+        pytest.raises(BadFileError, match="a class index of 2147483648 has over 32 bits"),
+    ):
+        list(loader)
+
+
 GOOD = [np.zeros((8, 8, 8), np.int16)] * 3
 REFUSED: list[tuple[Any, str]] = [
     (lambda: Volumes([]), "Volumes: `volumes` must hold at least one volume, got []."),
@@ -360,8 +393,13 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         lambda: VolumeMasks([np.zeros((8, 8, 8), np.float32)]),
-        "VolumeMasks: `masks` must have one type of uint8, int8, uint16, int16, int32, and "
-        "masks[0] must have, got 'float32'.",
+        "VolumeMasks: `masks` must have one type of integers or bool, and masks[0] must have, got "
+        "'float32'. Convert the masks: `mask.astype(numpy.uint8)`.",
+    ),
+    (
+        lambda: VolumeMasks([np.zeros((8, 8), np.int16)]),
+        "VolumeMasks: `masks` must be [D, H, W] or [D, H, W, C] without an empty axis, and "
+        "masks[0] must be, got (8, 8).",
     ),
     (
         lambda: VolumeTransform((4, 4)),
@@ -411,6 +449,15 @@ REFUSED: list[tuple[Any, str]] = [
     (
         lambda: loaded(Volumes(GOOD), transform=VolumeTransform(4), mix=Cutout(2)),
         "DataLoader: `mix` must copy or blend voxels with Volumes, got Cutout(",
+    ),
+    (
+        lambda: loaded(
+            ImageArrays(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 2]),
+            target=VolumeMasks(GOOD),
+            transform=TrainTransform(4),
+        ),
+        "DataLoader: `target` must be defined for images, got 'VolumeMasks'. Masks of images are "
+        "`Masks`.",
     ),
     (
         lambda: loaded(Volumes(GOOD), target=VolumeMasks(GOOD[:2]), transform=VolumeTransform(4)),
