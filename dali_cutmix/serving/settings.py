@@ -292,7 +292,7 @@ class LoaderSettings:
             rule = f"be at least {smallest} with `mix`"
             way_out = "Partners come from the same batch; `mix=None` mixes nothing."
             refuse(WHERE, "batch_size", rule, self.batch_size, way_out)
-        if not isinstance(mix, Deferred) and any(map(in_torch, inner_mixes(mix))):
+        if not isinstance(mix, Deferred) and self._is_completed_in_torch:
             rule = "be Deferred, since only the training step can mix its pixels"
             refuse(WHERE, "mix", rule, mix, f"Pass `Deferred({type(mix).__name__}(...))`.")
         if self._mix_needs_matrix:
@@ -322,6 +322,8 @@ class LoaderSettings:
     def _choose_target(self) -> Target:
         """Return the target: as asked for, or as the mix needs."""
         if self.target is None:
+            if self._is_completed_in_torch:
+                return "pair"
             return "dense" if self.mixes_labels else "label"
         if isinstance(self.target, Mapping):
             if not self.target or not all(isinstance(name, str) for name in self.target):
@@ -337,6 +339,7 @@ class LoaderSettings:
         if isinstance(part, Annotation) and not isinstance(part, type):
             if self.is_moved(part):
                 self._check_transforms(f"the {type(part).__name__} of `{name}`")
+            self._check_completion(name, part)
             return
         if not isinstance(part, str):
             rule = "be 'label', 'dense', 'pair', an annotation such as Masks, or a dict of these"
@@ -345,6 +348,20 @@ class LoaderSettings:
         if self.mixes_labels and part == "label":
             way_out = "A mixed sample has several classes."
             refuse(WHERE, name, "be 'dense' or 'pair' with `mix`", part, way_out)
+        self._check_completion(name, part)
+
+    @property
+    def _is_completed_in_torch(self) -> bool:
+        """Whether the training step completes plans, so that the loader knows no weights."""
+        return self.mix is not None and any(map(in_torch, inner_mixes(self.mix)))
+
+    def _check_completion(self, name: str, part: Any) -> None:
+        """Refuse what the loader would make of a plan that the training step completes."""
+        if self._is_completed_in_torch and part != "pair" and not isinstance(part, Masks):
+            rule = "be 'pair' or Masks with a mix that the training step completes"
+            got = part if isinstance(part, str) else type(part).__name__
+            way_out = "`SaliencyMix()` and `GuidedCutMix()` complete plans in the loader."
+            refuse(WHERE, name, rule, got, way_out)
 
     def _check_transforms(self, what: str) -> None:
         """Refuse transforms that would leave masks or boxes behind."""

@@ -11,13 +11,17 @@ import torch
 import reference
 from dali_cutmix import (
     AttentiveCutMix,
+    Boxes,
     Chain,
     CutMix,
     DataLoader,
     Deferred,
     ImageArrays,
+    Masks,
     MixedTarget,
+    Notes,
     RandomChoice,
+    Rows,
     Scheduled,
     TrainTransform,
     attentive_plan,
@@ -209,6 +213,30 @@ def test_attentivecutmix_refuses_what_it_cannot_mix(make: Any, message: str) -> 
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is compared
         make()
     assert str(caught.value).startswith(message)
+
+
+def test_targets_of_plans_that_the_training_step_completes_are_refused_but_for_masks() -> None:
+    mix = Deferred(AttentiveCutMix())
+    for target, name in [
+        (Boxes([[]] * 13, [[]] * 13), "'Boxes'"),
+        (Rows([0.0] * 13), "'Rows'"),
+        (Notes(range(13)), "'Notes'"),
+        ("dense", "'dense'"),
+    ]:
+        with pytest.raises(ValueError, match=f"training step completes, got {name}"):
+            loader_of(mix, target=target)
+    assert loader_of(mix, target=None).target == "pair"
+
+
+def test_masks_are_mixed_as_images_by_a_completed_plan() -> None:
+    images = reference.identified(range(13), SIZE)
+    masks = Masks(images[..., 0].copy())
+    with loader_of(Deferred(AttentiveCutMix()), target=masks) as loader:
+        for image, mask, plan in loader:
+            assert torch.equal(mask, image[:, 0].to(torch.int64))
+            complete = attentive_plan(plan, torch.rand(len(image), 7, 7))
+            mixed, mixed_mask = (mix_batch(x, complete)[0] for x in (image, mask[:, None]))
+            assert torch.equal(mixed_mask[:, 0], mixed[:, 0].to(torch.int64))
 
 
 def plan_of(mix: Any) -> Any:
