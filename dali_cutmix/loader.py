@@ -61,7 +61,7 @@ class DataLoader:
               folder;
             - a list of ``(path, class)`` with class indices or names, or a file of such lines
               (.txt, .tsv), or a report of ``dali-cutmix check`` (.json);
-            - a list of paths, where ``target`` asks for no class;
+            - a list of paths, or a folder of images, where ``target`` asks for no class;
             - tar shards (.tar) or TFRecords, by folder, pattern or as `TarShards`, `TFRecords`;
             - `ImageArrays`; `Clips`; `Volumes`;
             - a torchvision ``ImageFolder``, ``DatasetFolder`` or ``CIFAR`` without transforms, or a
@@ -197,7 +197,7 @@ class DataLoader:
             check_torch_keywords(torch_keywords)
         names = [field.name for field in fields(LoaderSettings) if field.init]
         settings = LoaderSettings(**{name: arguments[name] for name in names})
-        images = open_source(source)
+        images = open_source(source, needs_classes=settings.needs_classes)
         _check_samples(settings, images)
         check_stacks(settings, images)
         self.dataset = source if hasattr(source, "samples") else images

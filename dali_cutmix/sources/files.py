@@ -122,10 +122,12 @@ class FileList(StoredImages):
         return cls(paths, *_numbered([int(label) for label in labels]))
 
     @classmethod
-    def from_paths(cls, paths: Sequence[str | os.PathLike[str]]) -> FileList:
+    def from_paths(
+        cls, paths: Sequence[str | os.PathLike[str]], root: str | None = None
+    ) -> FileList:
         """List images without classes: ``classes`` is empty, and every index is 0."""
         expanded = [os.path.expanduser(os.fsdecode(path)) for path in paths]
-        return cls(expanded, np.zeros(len(paths), np.int64), [])
+        return cls(expanded, np.zeros(len(paths), np.int64), [], root)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> FileList:

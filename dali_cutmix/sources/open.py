@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torchvision.datasets.folder import default_loader  # type: ignore[import-untyped]
+from torchvision.datasets.folder import (  # type: ignore[import-untyped]
+    IMG_EXTENSIONS,
+    default_loader,
+)
 
 from dali_cutmix.core.checks import local_path
 from dali_cutmix.core.dali import DataNode, fn, merge, split
@@ -28,28 +31,34 @@ _TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 _TFRECORD = re.compile(r"\.tfrecords?(\.\w+)?$|-of-[\d*?{}.,]+$", re.IGNORECASE)
 
 
-def open_source(source: Any, *, first_label: int | None = None) -> StoredImages:
+def open_source(
+    source: Any, *, first_label: int | None = None, needs_classes: bool = True
+) -> StoredImages:
     """List the images of a loader's ``source``; see `DataLoader`.
 
     Args:
         source: A path, a URL, a list, a torchvision dataset, or a list of images.
         first_label: The argument of `TFRecords`, which ``source`` must name then; else None.
+        needs_classes: Whether a folder of images without subfolders is refused.
 
     Raises:
         TroubleError: Trouble of the machine outlasts several tries. A bucket that cannot be reached
             is an ``OSError`` at once: its URL may be wrong.
     """
     what = f"opening {source if isinstance(source, (str, os.PathLike)) else 'the source'}"
-    return patiently(lambda: _open(source, first_label), WHERE, what, is_of_machine)
+    return patiently(lambda: _open(source, first_label, needs_classes), WHERE, what, is_of_machine)
 
 
-def _open(source: Any, first_label: int | None) -> StoredImages:
+def _open(source: Any, first_label: int | None, needs_classes: bool = True) -> StoredImages:
     if first_label is not None:
         return TFRecords(source, first_label=first_label)
     if isinstance(source, StoredImages):
         return source
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(local_path(WHERE, "source", source))
+        path = local_path(WHERE, "source", source)
+        if not needs_classes and (names := _images_in(path)):
+            return FileList.from_paths([os.path.join(path, name) for name in names], path)
+        return _from_path(path)
     if hasattr(source, "samples"):
         return _from_dataset(source)
     if hasattr(source, "indices") and hasattr(source, "dataset"):  # a torch Subset
@@ -83,6 +92,17 @@ def _from_path(path: str) -> StoredImages:
     if path.lower().endswith(_LISTS):
         return FileList.from_file(path)
     return _from_shards([path]) if _is_shard(path) else FileList.from_folder(path)
+
+
+def _images_in(path: str) -> list[str]:
+    """Return the sorted names of the images in a folder without subfolders; else none."""
+    try:
+        with os.scandir(path) as entries:
+            is_folder = {entry.name: entry.is_dir() for entry in entries}
+    except OSError:  # not a folder, or `FileList` has a better message
+        return []
+    images = [name for name in is_folder if name.lower().endswith(IMG_EXTENSIONS)]
+    return [] if any(is_folder.values()) else sorted(images)
 
 
 def _from_folder(path: str) -> StoredImages:

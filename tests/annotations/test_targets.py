@@ -229,6 +229,14 @@ def test_paths_without_classes_serve_annotations_and_nothing_that_needs_a_class(
     )
     for image, mask in loader:
         assert torch.equal(image[:, 0].long(), mask)
+    folder = DataLoader(
+        tmp_path, 2, transform=keep, target=masks, dtype=torch.uint8, shuffle=True, device="cpu"
+    )
+    assert len(folder) == 2
+    for image, mask in folder:
+        assert torch.equal(image[:, 0].long(), mask)
+    with pytest.raises(FileNotFoundError, match=r"holds images \(3\) and no subfolder"):
+        DataLoader(tmp_path, 2, transform=keep)
     message = (
         f"DataLoader: `source[0]` must be (path, class), got {str(paths[0])!r}. "
         "An annotation as `target`, such as Masks, needs no class."
