@@ -199,7 +199,8 @@ class DataLoader:
         settings = LoaderSettings(**{name: arguments[name] for name in names})
         images = open_source(source, needs_classes=settings.needs_classes)
         _check_samples(settings, images)
-        check_stacks(settings, images)
+        if settings.takes_volumes or settings.masks or isinstance(images, Stacks):
+            check_stacks(settings, images)
         self.dataset = source if hasattr(source, "samples") else images
         self.num_classes = images.count_classes(num_classes)
         if mix is not None:
