@@ -4,8 +4,8 @@
     python pipelines/data/prepare_nuclei.py stardist-*.whl --out nuclei
     python pipelines/annotations/detection.py --data nuclei
 
-Expect an F1 of 0.7 after 30 epochs, in a minute on two cores. The baseline, ``--mix none``, had
-0.27 with the same seed. Only four tiles validate, so that seeds differ much. One seed each.
+Expect an F1 of 0.80 after 30 epochs, in half a minute on two cores (0.79 to 0.82). The baseline,
+``--mix none``, has the same (0.77 to 0.82): four tiles validate. Three seeds each.
 
 Follows Tian et al. 2019 (FCOS, arXiv:1904.01355), as torchvision has it, on one level of features
 of a net of five convolutions instead of a ResNet-50.
@@ -57,7 +57,7 @@ class Settings:
     batch_size: int = 5
     """Images per step."""
 
-    lr: float = 2e-3
+    lr: float = 1e-3
     """Learning rate of Adam at the start of a half cosine."""
 
     seed: int = 0
@@ -93,7 +93,7 @@ def make_model() -> FCOS:
         layers += [nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
     backbone = nn.Sequential(*layers)
     backbone.out_channels = widths[-1]
-    return FCOS(
+    model = FCOS(
         backbone,
         num_classes=2,
         # The loader resizes and normalises: the model's own steps change nothing.
@@ -105,6 +105,9 @@ def make_model() -> FCOS:
         score_thresh=LEAST_SCORE,
         nms_thresh=0.4,
     )
+    # torchvision rectifies distances to the sides. From a bias of 0 all may end up, and stay, at 0.
+    nn.init.ones_(model.head.regression_head.bbox_reg.bias)
+    return model
 
 
 def train_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer) -> float:
