@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any, Literal, NoReturn
 
@@ -142,7 +143,7 @@ class LoaderSettings:
         """Return whether an annotation depends on where a view shows what."""
         return annotation.needs_matrix or isinstance(annotation, Masks)
 
-    @property
+    @cached_property
     def needs_matrix(self) -> bool:
         """Whether an annotation or the mix asks where points of the images went."""
         return any(part.needs_matrix for part in self.annotations) or self._mix_needs_matrix
