@@ -33,7 +33,7 @@ OURS, TORCH = "dali_cutmix", "torch DataLoader, tv_tensors"
 KINDS = ("classes", "masks", "mask arrays", "boxes")
 #: Kinds that torch's loader serves.
 TORCH_KINDS = ("masks", "boxes")
-#: Arrangements of torch's loader: whether batches are normalised after the loader.
+#: Whether torch's batches are normalised after the loader: the two arrangements to race.
 ARRANGEMENTS = {"in workers": False, "normalised after": True}
 
 

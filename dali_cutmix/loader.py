@@ -16,7 +16,7 @@ from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.core.tree import as_tensors
 from dali_cutmix.from_torch.keywords import check_torch_keywords
-from dali_cutmix.mixing.plan import Mix, MixPlan, check_num_weights, inner_mixes
+from dali_cutmix.mixing.plan import Mix, MixPlan, check_num_weights, inner_mixes, needs_labels
 from dali_cutmix.order.progress import Progress
 from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.serving.outputs import ToTorch
@@ -435,6 +435,8 @@ def _check_samples(settings: LoaderSettings, images: StoredImages) -> None:
             refuse("DataLoader", "mix", rule, part.boxes)
     if settings.needs_classes and not len(images.classes):
         way_out = "An annotation as `target`, such as Masks, needs no class."
+        if settings.mix is not None and needs_labels(settings.mix):
+            way_out = "`partner='weighted'` weighs classes; another partner needs none."
         rule = "be (path, class)"
         if isinstance(images, Stacks):
             way_out = "Pass `classes`. An annotation as `target`, such as Notes, needs none."

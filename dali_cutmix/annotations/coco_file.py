@@ -68,7 +68,10 @@ class CocoFile:
                 ids[index] = len(self.images)
                 self.images.append(self._image(element))
             else:
-                categories[self._id(element, "id", key)] = _utf8(str(element.get("name", "")))
+                number = self._id(element, "id", key)
+                if number in categories:
+                    self._refuse(f"have one category of each id, and {number} comes twice")
+                categories[number] = _utf8(str(element.get("name", "")))
         if not self.images or not categories:
             self._refuse("have 'images', 'annotations' and 'categories'")
         self.categories = dict(sorted(categories.items()))

@@ -50,7 +50,7 @@ def read_coco_masks(
             for segmentation; or let the ``"later"`` object of the file cover the earlier.
         background: Class 0 is what no object covers, and categories begin at 1. False ignores
             such pixels, and categories begin at 0.
-        ignore: Class index of pixels of no class.
+        ignore: Class index of pixels without a class.
 
     Returns:
         The images in the file's order, also those without objects, and a mask for each.
@@ -87,7 +87,7 @@ def read_coco_panoptic(
         annotations: The JSON file, such as ``panoptic_train2017.json``.
         images: Folder of the images.
         masks: Folder of the panoptic PNGs.
-        ignore: Class index of pixels of no class.
+        ignore: Class index of pixels without a class.
 
     Returns:
         The images in the file's order, and a mask for each. ``masks.names`` lists the classes.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.checks import local_path
+from dali_cutmix.core.checks import local_path, refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.sources.files import FileList
 
@@ -32,20 +32,48 @@ def existing_folder(where: str, name: str, path: str | bytes | os.PathLike[Any])
     return folder
 
 
-def names_below(folder: str, endings: Sequence[str]) -> dict[str, str]:
-    """List files at any depth of a folder, sorted.
+def names_below(
+    where: str, name: str, folder: str, endings: Sequence[str], suffix: str = ""
+) -> dict[str, str]:
+    """List files at any depth of a folder, sorted. Links are followed, hidden files left out.
 
     Args:
+        where: Name of the caller, for messages.
+        name: The caller's argument that names the folder, for messages.
         folder: The folder.
         endings: Endings of the files, with dots, in lower case.
+        suffix: What names have before their ending. Other files are left out.
 
     Returns:
-        Path below the folder by the same path without its ending. Of files that differ by
-        ending alone, the last.
+        Path below the folder by the same path without suffix and ending.
+
+    Raises:
+        ValueError: Two files differ by their endings alone.
     """
-    listed: list[str] = []
-    for parent, _, names in os.walk(folder):
-        below = os.path.relpath(parent, folder)
-        prefix = "" if below == os.curdir else os.path.join(below, "")
-        listed += [prefix + name for name in names if name.lower().endswith(tuple(endings))]
-    return {os.path.splitext(name)[0]: name for name in sorted(listed)}
+    names: dict[str, str] = {}
+    for path in sorted(_walk(folder)):
+        stem, ending = os.path.splitext(path)
+        if ending.lower() not in endings or not stem.endswith(suffix):
+            continue
+        key = stem.removesuffix(suffix)
+        if key in names:
+            rule = "have one file for each name without its ending"
+            refuse(where, name, rule, f"{names[key]} and {path} in {folder}")
+        names[key] = path
+    return names
+
+
+def _walk(root: str) -> Iterator[str]:
+    """Yield paths of files below a folder, relative to the folder."""
+    listed: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in listed:  # a link leads round
+            folders.clear()
+            continue
+        listed.add((status.st_dev, status.st_ino))
+        folders.sort()  # so that of two links the same one counts everywhere
+        below = os.path.relpath(folder, root)
+        for name in names:
+            if not name.startswith("."):
+                yield name if below == os.curdir else os.path.join(below, name)

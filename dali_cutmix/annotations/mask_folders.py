@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
-from dali_cutmix.annotations.listing import existing_folder, without_classes
+from dali_cutmix.annotations.listing import existing_folder, names_below, without_classes
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.stored import MaskFiles
 from dali_cutmix.core.checks import check_choice, refuse
@@ -202,16 +202,7 @@ def _files_below(
     where: str, name: str, root: str, suffix: str, endings: tuple[str, ...]
 ) -> dict[str, str]:
     """Return the paths of files below a folder, by the same paths without suffix and ending."""
-    files: dict[str, str] = {}
-    for path in _walk(root):
-        stem, ending = os.path.splitext(path)
-        if ending.lower() not in endings or not stem.endswith(suffix):
-            continue
-        key = stem.removesuffix(suffix)
-        if key in files:
-            rule = "have one file for each name without its ending"
-            refuse(where, name, rule, f"{files[key]} and {path} in {root}")
-        files[key] = path
+    files = names_below(where, name, root, endings, suffix)
     if not files:
         raise FileNotFoundError(
             f"{where}: `{name}` must hold files that end in {suffix}, with {', '.join(endings)}, "
@@ -221,22 +212,6 @@ def _files_below(
             f"{root!r} holds none."
         )
     return files
-
-
-def _walk(root: str) -> Iterator[str]:
-    """Yield paths of files below a folder, relative to the folder, in their order."""
-    listed: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in listed:  # a link leads round
-            folders.clear()
-            continue
-        listed.add((status.st_dev, status.st_ino))
-        folders.sort()
-        below = os.path.relpath(folder, root)
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield name if below == "." else os.path.join(below, name)
 
 
 def _check_there(where: str, root: str, names: Iterable[str]) -> None:

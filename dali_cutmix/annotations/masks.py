@@ -60,7 +60,8 @@ class Masks:
             - ``[N, height, width]`` integers or bool: an array, memory-mapped or not, or a CPU
               tensor, which is not copied;
             - N such arrays of any sizes, each ``[height, width]``.
-        ignore: Class index of pixels of no class. ``-100`` is the default of torch's cross entropy.
+        ignore: Class index of pixels without a class. ``-100`` is the default of torch's cross
+            entropy.
             With an index that masks cannot store, as -100, the largest index that files of 16 bits
             store, or arrays of 32, is ignored too.
         classes: Class by stored index, ``{7: 0, 8: 1}``, for masks that store other ids; all other
@@ -73,7 +74,7 @@ class Masks:
     Attributes:
         names: Names of the classes, in the order of their indices. None: classes have no names.
         kind: What `stored` returns: ``"encoded"`` bytes of a file, or ``"pixels"``.
-        ignore: Class index of pixels of no class.
+        ignore: Class index of pixels without a class.
 
     Raises:
         ValueError: An argument outside its range or of another kind, with its value.

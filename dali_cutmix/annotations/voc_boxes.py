@@ -72,11 +72,11 @@ def read_voc_boxes(
             the value are named.
     """
     check_prob(_WHERE, min_visible, "min_visible")
-    check_choice(_WHERE, "first_pixel", first_pixel, (0, 1))  # type: ignore[arg-type]
+    check_choice(_WHERE, "first_pixel", first_pixel, (0, 1))
     folder = existing_folder(_WHERE, "annotations", annotations)
     image_folder = existing_folder(_WHERE, "images", images)
     files = [os.path.join(folder, name) for name in _names(folder, image_set)]
-    images_below = names_below(image_folder, IMG_EXTENSIONS)
+    images_below = names_below(_WHERE, "images", image_folder, IMG_EXTENSIONS)
     every_name = set(images_below.values())
     paths: list[str] = []
     objects: list[_Object] = []
@@ -110,7 +110,7 @@ def read_voc_boxes(
 def _names(folder: str, image_set: str | os.PathLike[str] | None) -> list[str]:
     """List XML files by their paths below the folder."""
     if image_set is None:
-        names = list(names_below(folder, (".xml",)).values())
+        names = list(names_below(_WHERE, "annotations", folder, (".xml",)).values())
         if not names:
             raise FileNotFoundError(
                 f"{_WHERE}: `annotations` must hold XML files, and {folder!r} holds none."

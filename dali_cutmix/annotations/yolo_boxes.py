@@ -23,6 +23,9 @@ _WHERE = "read_yolo_boxes"
 #: Share of a side. Tools round, and write 1.0001.
 _TOLERANCE = 0.01
 
+#: Rows (class, x0, y0, x1, y1) of an image without boxes.
+_NO_ROWS = np.zeros((0, 5))
+
 
 def read_yolo_boxes(
     labels: str | os.PathLike[str],
@@ -60,8 +63,8 @@ def read_yolo_boxes(
     check_prob(_WHERE, min_visible, "min_visible")
     folder = existing_folder(_WHERE, "labels", labels)
     image_folder = existing_folder(_WHERE, "images", images)
-    image_names = names_below(image_folder, IMG_EXTENSIONS)
-    texts = names_below(folder, (".txt",))
+    image_names = names_below(_WHERE, "images", image_folder, IMG_EXTENSIONS)
+    texts = names_below(_WHERE, "labels", folder, (".txt",))
     if not image_names.keys() & texts.keys():
         example = next(iter(image_names.values()), "no image")
         rule = "hold a .txt for an image of `images`, by the same name"
@@ -70,25 +73,17 @@ def read_yolo_boxes(
     unreadable: list[str] = []
     paths = [os.path.join(image_folder, name) for name in image_names.values()]
     for stem, path in zip(image_names, paths, strict=True):
-        of_image = np.zeros((0, 5))
-        if stem in texts:
-            of_image = _read(os.path.join(folder, texts[stem]))
+        of_image = _read(os.path.join(folder, texts[stem])) if stem in texts else _NO_ROWS
         if len(of_image):
             size = upright_size(path)
             if size is None:
                 unreadable.append(path)
-                of_image = of_image[:0]
+                of_image = _NO_ROWS
             else:
                 of_image[:, 1:] *= np.array(size * 2)[::-1]
         rows.append(of_image)
     if unreadable:
-        warnings.warn(
-            printable(
-                f"{_WHERE}: {len(unreadable)} of {len(paths)} images have no readable header, as "
-                f"{unreadable[0]}, and are listed without boxes. `dali-cutmix check` finds them."
-            ),
-            stacklevel=2,
-        )
+        warnings.warn(_without_headers(unreadable, len(paths)), stacklevel=2)
     flat = np.concatenate(rows)
     names = None
     if classes is not None:
@@ -102,6 +97,13 @@ def read_yolo_boxes(
         names=names,
     )
     return without_classes(paths, image_folder), boxes
+
+
+def _without_headers(unreadable: Sequence[str], num_images: int) -> str:
+    return printable(
+        f"{_WHERE}: {len(unreadable)} of {num_images} images have no readable header, as "
+        f"{unreadable[0]}, and are listed without boxes. `dali-cutmix check` finds them."
+    )
 
 
 def _check_classes(

@@ -86,7 +86,7 @@ def check_prob(where: str, prob: float, name: str = "prob") -> None:
         refuse(where, name, "be in [0, 1]", prob)
 
 
-def check_choice(where: str, name: str, value: object, choices: Sequence[str]) -> None:
+def check_choice(where: str, name: str, value: object, choices: Sequence[object]) -> None:
     """Refuse all but the choices, and list them."""
     if value not in choices:
         refuse(where, name, f"be one of {', '.join(map(repr, choices))}", value)

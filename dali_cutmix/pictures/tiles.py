@@ -118,18 +118,7 @@ def draw_tiles(
         row, column = divmod(number, columns)
         x, y = MARGIN + column * (cell_width + GAP), top + row * (cell_height + GAP)
         left = x + (cell_width - shown[0]) // 2
-        enlarged = tile.image.resize(shown, Image.Resampling.NEAREST) if factor > 1 else tile.image
-        draw.rectangle((left - 1, y - 1, left + shown[0], y + shown[1]), outline=FAINT)
-        sheet.paste(enlarged, (left, y))
-        for box, colour, _ in tile.boxes:
-            _frame(draw, [side * factor for side in box], colour, left, y)
-        for box, colour in tile.outlines:
-            _outline(draw, box, colour, left, y, factor)
-        for mask, colour in tile.areas:
-            _outline_area(sheet, mask, colour, (left, y), factor)
-        _tags(draw, tile.boxes, (left, y), factor, shown[0])
-        if tile.shares:
-            _bar(draw, left, y + shown[1] + 8, shown[0], tile.shares)
+        _image(sheet, draw, tile, (left, y), shown, factor)
         for line_number, line in enumerate(tile.lines):
             _line(draw, x, y + text_top + line_number * LINE_HEIGHT, cell_width, line, font)
     return sheet
@@ -149,6 +138,30 @@ def _outline(
     for ring, ring_colour in enumerate((WHITE, colour, colour, WHITE)):
         ring_box = (left + x0 - 1 - ring, top + y0 - 1 - ring, left + x1 + ring, top + y1 + ring)
         draw.rectangle(ring_box, outline=ring_colour)
+
+
+def _image(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    tile: Tile,
+    corner: tuple[int, int],
+    shown: tuple[int, int],
+    factor: int,
+) -> None:
+    """Draw the image of a tile, enlarged by a factor to a size, and what belongs on the image."""
+    left, y = corner
+    enlarged = tile.image.resize(shown, Image.Resampling.NEAREST) if factor > 1 else tile.image
+    draw.rectangle((left - 1, y - 1, left + shown[0], y + shown[1]), outline=FAINT)
+    sheet.paste(enlarged, (left, y))
+    for box, colour, _ in tile.boxes:
+        _frame(draw, [side * factor for side in box], colour, left, y)
+    for box, colour in tile.outlines:
+        _outline(draw, box, colour, left, y, factor)
+    for mask, colour in tile.areas:
+        _outline_area(sheet, mask, colour, (left, y), factor)
+    _tags(draw, tile.boxes, (left, y), factor, shown[0])
+    if tile.shares:
+        _bar(draw, left, y + shown[1] + 8, shown[0], tile.shares)
 
 
 def _frame(

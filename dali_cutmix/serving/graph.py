@@ -25,7 +25,7 @@ from dali_cutmix.core.dali import (
     shut_down,
     start_run,
 )
-from dali_cutmix.core.frame import Sample
+from dali_cutmix.core.frame import Sample, Stack
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.completion import complete
 from dali_cutmix.mixing.plan import MixPlan
@@ -100,29 +100,12 @@ class Graph:
         self, batches: Batches, fed: Sequence[Any], decodes_in_part: bool
     ) -> Iterator[DataNode]:
         """Yield the images of each view, their masks and their matrix."""
-        settings, device = batches.settings, batches.settings.device_id
+        settings = batches.settings
         stored, is_path, trusted, *others = fed
         num_fed = 2 * len(settings.masks)
         mask_nodes, leaves = others[:num_fed], others[num_fed:]
         drawn, plans, stack = batches.structure.build(leaves)
-        if batches.kind == "path":
-            stored = read(stored, is_path)
-        sides: DataNode | None = None
-        if stack is not None and batches.kind != "pixels":
-            sides = stack.spread(stack.gathered(shape(stored)))  # of the clip's first frame
-        images: Encoded | Pixels
-        if batches.kind == "pixels":
-            images = Pixels(stored, "cpu" if device is None else "gpu")
-        else:
-            images = Encoded(
-                stored,
-                "cpu" if device is None else "gpu",
-                settings.max_pixels,
-                trusted,
-                in_part=decodes_in_part,
-                hints={} if device is None else settings.tuning.decoder_arguments(),
-                sides=sides,
-            )
+        images = _images(batches, stored, is_path, trusted, stack, decodes_in_part)
         masks = _masks(settings, mask_nodes, images.shape())
         all_stored = Stored(images, masks, settings.needs_matrix)
         ignored = tuple(mask.ignored for mask in settings.masks)
@@ -156,6 +139,34 @@ class Graph:
             if sample.matrix is not None:
                 yield sample.matrix
         yield from Structure(completed).leaves(completed)
+
+
+def _images(
+    batches: Batches,
+    stored: DataNode,
+    is_path: DataNode,
+    trusted: DataNode,
+    stack: Stack | None,
+    decodes_in_part: bool,
+) -> Encoded | Pixels:
+    """Return the stored images of what is fed; see `Batches.draw`."""
+    settings = batches.settings
+    device = "cpu" if settings.device_id is None else "gpu"
+    if batches.kind == "pixels":
+        return Pixels(stored, device)
+    if batches.kind == "path":
+        stored = read(stored, is_path)
+    # Frames of a clip have the size of its first frame.
+    sides = None if stack is None else stack.spread(stack.gathered(shape(stored)))
+    return Encoded(
+        stored,
+        device,
+        settings.max_pixels,
+        trusted,
+        in_part=decodes_in_part,
+        hints={} if settings.device_id is None else settings.tuning.decoder_arguments(),
+        sides=sides,
+    )
 
 
 def _masks(

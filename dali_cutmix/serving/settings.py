@@ -331,7 +331,7 @@ class LoaderSettings:
                 refuse(WHERE, "target", "name at least one annotation by a string", self.target)
             for name, part in self.target.items():
                 self._check_target(f"target[{name!r}]", part)
-            return dict(self.target)  # which later changes of the user's leave as it is
+            return dict(self.target)  # a copy: the user may change the argument later
         self._check_target("target", self.target)
         return self.target
 

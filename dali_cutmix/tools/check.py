@@ -40,7 +40,7 @@ from dali_cutmix.sources.pillow import PillowProcesses
 from dali_cutmix.sources.report import SMALL_SIDE, BadImage, Report, Sizes, Spread
 from dali_cutmix.sources.upright import RefusedError
 from dali_cutmix.tools.check_boxes import ODD_KINDS, OddBox, odd_boxes, open_boxes
-from dali_cutmix.tools.check_masks import check_masks
+from dali_cutmix.tools.check_masks import MaskReport, check_masks
 from dali_cutmix.tools.console import (
     FirstLabel,
     absolute,
@@ -116,27 +116,17 @@ def check(
     """Decode every image, and list bad images and the range of sizes.
 
     Finds files that would stop a training run, and damage that decoders pass over in silence. With
-    --boxes, also lists boxes without area or outside their images. Exits with status 1 if an image
-    or a box is listed.
+    --boxes, also lists boxes without area or outside their images; with --masks, also bad masks.
+    Exits with status 1 if an image, a box or a mask is listed.
     """
     out = expanded(out)
-    if masks is not None and (out, first_label, boxes) != (None, None, None):
-        rule = "goes without --out, --first-label and --boxes: a report holds no masks."
-        raise typer.BadParameter(rule, param_hint="--masks")
-    if masks is None and (mask_suffix or num_classes is not None):
-        raise typer.BadParameter("goes with --masks.", param_hint="--mask-suffix, --num-classes")
-    check_ending("--out", out, ".json")
-    if out is not None and os.path.realpath(out) == os.path.realpath(data):
-        rule = f"must be another file than DATA, got {str(out)!r}: a report names its source."
-        raise typer.BadParameter(rule, param_hint="--out")
-    if out is not None and boxes is not None:
-        rule = "must be left out with --boxes: a report lists images by their classes."
-        raise typer.BadParameter(rule, param_hint="--out")
+    _check_options(data, out, first_label, boxes, masks, mask_suffix, num_classes)
     odd: list[OddBox] | None = None
+    listed_masks: Masks | None = None
+    mask_report: MaskReport | None = None
     with tidy_when_terminated(), errors_as_one_sentence(), _complete_or_absent(out) as write:
         source = absolute(data)
         images: StoredImages
-        listed_masks: Masks | None = None
         if masks is not None:
             images, listed_masks = read_masks(source, masks, mask_suffix=mask_suffix)
         elif boxes is not None:
@@ -144,10 +134,7 @@ def check(
             images, odd = files, odd_boxes(files, annotation)
         else:
             images = open_source(source, first_label=first_label)
-        with (
-            native_messages_aside() as screen,
-            image_progress("Checking", len(images), screen) as on_progress,
-        ):
+        with _progress("Checking", len(images)) as on_progress:
             report = check_images(
                 images,
                 num_threads=num_workers,
@@ -157,12 +144,8 @@ def check(
                 first_label=first_label,
             )
         write(report.to_json())
-        mask_report = None
         if listed_masks is not None:
-            with (
-                native_messages_aside() as screen,
-                image_progress("Checking masks", len(images), screen) as on_progress,
-            ):
+            with _progress("Checking masks", len(images)) as on_progress:
                 mask_report = check_masks(
                     images,
                     listed_masks,
@@ -184,6 +167,40 @@ def check(
             _print(console, line)
     if report.bad or odd or (mask_report is not None and mask_report.bad):
         raise typer.Exit(1)
+
+
+def _check_options(
+    data: str,
+    out: Path | None,
+    first_label: int | None,
+    boxes: Path | None,
+    masks: Path | None,
+    mask_suffix: str,
+    num_classes: int | None,
+) -> None:
+    """Refuse options that do not go together."""
+    if masks is not None and (out, first_label, boxes) != (None, None, None):
+        rule = "goes without --out, --first-label and --boxes: a report holds no masks."
+        raise typer.BadParameter(rule, param_hint="--masks")
+    if masks is None and (mask_suffix or num_classes is not None):
+        raise typer.BadParameter("goes with --masks.", param_hint="--mask-suffix, --num-classes")
+    check_ending("--out", out, ".json")
+    if out is not None and os.path.realpath(out) == os.path.realpath(data):
+        rule = f"must be another file than DATA, got {str(out)!r}: a report names its source."
+        raise typer.BadParameter(rule, param_hint="--out")
+    if out is not None and boxes is not None:
+        rule = "must be left out with --boxes: a report lists images by their classes."
+        raise typer.BadParameter(rule, param_hint="--out")
+
+
+@contextmanager
+def _progress(what: str, num_images: int) -> Iterator[Callable[[int], None]]:
+    """Show how far a check has come, with messages of native libraries kept off the screen."""
+    with (
+        native_messages_aside() as screen,
+        image_progress(what, num_images, screen) as on_progress,
+    ):
+        yield on_progress
 
 
 def check_images(

@@ -63,7 +63,8 @@ def open_boxes(boxes: str | os.PathLike[str], images: str) -> tuple[FileList, Bo
     path = Path(boxes).expanduser()
     if not path.is_dir():
         return read_coco_boxes(path, images)
-    return (read_voc_boxes if names_below(str(path), (".xml",)) else read_yolo_boxes)(path, images)
+    is_voc = bool(names_below("check", "--boxes", str(path), (".xml",)))
+    return (read_voc_boxes if is_voc else read_yolo_boxes)(path, images)
 
 
 def odd_boxes(images: FileList, boxes: Boxes) -> list[OddBox]:

@@ -164,6 +164,10 @@ def test_coco_without_background_and_without_empty_images(tmp_path: Path) -> Non
             {"annotations": [annotation(category_id="dog")]},
             "have whole numbers as 'category_id' in 'annotations', got 'dog'.",
         ),
+        (
+            {"categories": [{"id": 3, "name": "dog"}, {"id": 3, "name": "cat"}]},
+            "have one category of each id, and 3 comes twice.",
+        ),
         ({"categories": None}, "have 'images', 'annotations' and 'categories'."),
     ],
     ids=str,
@@ -396,6 +400,24 @@ def test_yolo_of_other_images_or_classes_is_refused(tmp_path: Path) -> None:
     for classes in ("names.txt", []):
         with pytest.raises(ValueError, match="`classes` must be a list of at least one name"):
             read_yolo_boxes(labels, images, classes=classes)
+
+
+def test_readers_follow_links_and_leave_hidden_files_out(tmp_path: Path) -> None:
+    images = save_images(tmp_path / "images", "a.jpg", ".hidden.jpg")
+    save_images(tmp_path / "elsewhere", "b.jpg")
+    (images / "link").symlink_to(tmp_path / "elsewhere")
+    (images / "round").symlink_to(images)
+    labels = yolo(tmp_path / "labels", a="0 0.5 0.5 1 1", **{"link/b": "1 0.5 0.5 1 1"})
+    source, boxes = read_yolo_boxes(labels, images)
+    assert [Path(source.path(index)).name for index in range(len(source))] == ["a.jpg", "b.jpg"]
+    assert [of_image["labels"] for of_image in listed(boxes)] == [[1], [2]]
+
+
+def test_images_that_differ_by_their_endings_alone_are_refused(tmp_path: Path) -> None:
+    images = save_images(tmp_path / "images", "a.jpg", "a.png")
+    labels = yolo(tmp_path / "labels", a="0 0.5 0.5 1 1")
+    with pytest.raises(ValueError, match=r"`images` must have one file for each name .* a\.png"):
+        read_yolo_boxes(labels, images)
 
 
 def test_yolo_lists_unreadable_images_without_boxes_and_warns(tmp_path: Path) -> None:
