@@ -30,9 +30,14 @@ _MEANINGS = {
     "Failed to decode sample #0": "damaged or cut short",
 }
 
-#: DALI's and nvImageCodec's words for memory that cannot be had, and for a file that could be read
-#: and cannot be opened.
-_TROUBLE = ("bad_alloc", "nvImageCodec failure: '#5'", "Could not open file")
+#: DALI's and nvImageCodec's words for memory that cannot be had, for a file that could be read and
+#: cannot be opened, and for one that is written while it is read.
+_TROUBLE = (
+    "bad_alloc",
+    "nvImageCodec failure: '#5'",
+    "Could not open file",
+    "read_nbytes == file_size",
+)
 
 
 class Diagnosis(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import pickle
@@ -174,11 +175,15 @@ def test_an_image_that_cannot_be_read_is_not_taken_for_an_image_that_cannot_be_d
 
 @pytest.fixture
 def full_table(monkeypatch: pytest.MonkeyPatch, pauses: Pauses) -> Iterator[Callable[[], None]]:
-    """Fill the table of descriptors, until the third pause."""
+    """Fill the table of descriptors, until the third pause.
+
+    It is filled anew at each pause: what other tests left to the garbage collector may close.
+    """
     held: list[int] = []
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def fill() -> None:
+        gc.collect()
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, limits[1]), limits[1]))
         try:
             while True:
@@ -188,9 +193,10 @@ def full_table(monkeypatch: pytest.MonkeyPatch, pauses: Pauses) -> Iterator[Call
 
     def sleep(pause: float) -> None:
         pauses.append(pause)
-        if len(pauses) == 3:
-            while held:
-                os.close(held.pop())
+        if len(pauses) < 3 and held:
+            fill()
+        while held and len(pauses) >= 3:
+            os.close(held.pop())
 
     monkeypatch.setattr(time, "sleep", sleep)
     yield fill
