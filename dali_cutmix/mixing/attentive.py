@@ -68,21 +68,21 @@ class AttentiveCutMix:
     def draw(self, draws: Draws, frame: Frame) -> MixPlan:
         """Draw partners, on the host; see `Mix`. `attentive_plan` completes the plan."""
         chance = draws.chance("attentivecutmix/prob", self.prob)
-        own, partner = partners_of(self, draws, "attentivecutmix/partner")
-        partner = np.where(chance > 0, partner, own).astype(np.int32)
-        shape = (len(own), self.num_sources, 2)
+        sample, partner = partners_of(self, draws, "attentivecutmix/partner")
+        partner = np.where(chance > 0, partner, sample).astype(np.int32)
+        shape = (len(sample), self.num_sources, 2)
         extent = np.zeros(shape, np.int32)
         extent[:, 0] = frame.size
         rect = Rect(np.zeros(shape, np.int32), extent)
         weight = np.zeros(shape[:2], np.float32)
         weight[:, 0] = 1
         return MixPlan(
-            source=np.concatenate([own, partner.repeat(self.cells, axis=1)], axis=1),
+            source=np.concatenate([sample, partner.repeat(self.cells, axis=1)], axis=1),
             weight=weight,
             size=frame.size,
             taken=rect,
             put=rect,
-            pending=(partner != own)[:, 0].astype(np.int32),
+            pending=(partner != sample)[:, 0].astype(np.int32),
         )
 
     def operate(self, sample: Sample, _plan: MixPlan, _frame: Frame) -> Sample:

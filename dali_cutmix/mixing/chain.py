@@ -96,7 +96,8 @@ class Chain:
     def draw(self, draws: Draws, frame: Frame) -> ChainPlan:
         """Draw the plan, on the host; see `Mix`."""
         plans = tuple(
-            mix.draw(draws.under(f"chain/{place}/"), frame) for place, mix in enumerate(self.mixes)
+            mix.draw(draws.under(f"chain/{number}/"), frame)
+            for number, mix in enumerate(self.mixes)
         )
         for mix, plan in zip(self.mixes, plans, strict=True):
             check_plan(mix, plan, draws.num_samples, frame)

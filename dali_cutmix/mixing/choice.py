@@ -104,7 +104,8 @@ class RandomChoice:
     def draw(self, draws: Draws, frame: Frame) -> ChosenPlan:
         """Draw the plan, on the host; see `Mix`."""
         plans = tuple(
-            mix.draw(draws.under(f"choice/{place}/"), frame) for place, mix in enumerate(self.mixes)
+            mix.draw(draws.under(f"choice/{number}/"), frame)
+            for number, mix in enumerate(self.mixes)
         )
         for mix, plan in zip(self.mixes, plans, strict=True):
             check_plan(mix, plan, draws.num_samples, frame)

@@ -119,13 +119,13 @@ class ClipCutMix:
             way_out = "`CutMix()` mixes images."
             refuse("ClipCutMix", "mix", "mix clips or volumes", "images", way_out)
         math = draws.math
-        place = draws.uniform("cutmix/place", [2])
+        point = draws.uniform("cutmix/place", [2])
         lam = draws.beta("cutmix/lam", self.alpha, [1])
-        own, partner = partners_of(self, draws, "cutmix/partner")
-        first = leader(self.per, own, partner, math)
-        place, lam = (share(value, self.per, first, math) for value in (place, lam))
+        sample, partner = partners_of(self, draws, "cutmix/partner")
+        first = leader(self.per, sample, partner, math)
+        point, lam = (share(value, self.per, first, math) for value in (point, lam))
         side = (1.0 - lam.astype(np.float64)) ** (1 / _NUM_AXES[self.kind])
-        centre = _pick(place, frame.size)[:, None]
+        centre = _pick(point, frame.size)[:, None]
         if self.kind == "moving":
             end = share(draws.uniform("cutmix/end", [2]), self.per, first, math)
             centre = _between(centre, _pick(end, frame.size)[:, None], frame.depth)
@@ -137,17 +137,17 @@ class ClipCutMix:
                 low, high = low * 0, low * 0 + np.array(frame.size)
             high = np.where(is_cut, high, low)
         # Without another sample nothing is cut: a clip pasted on itself keeps all its voxels.
-        is_mixed = own != partner
+        is_mixed = sample != partner
         if self.prob < 1:
             chance = share(draws.chance("cutmix/prob", self.prob), self.per, first, math)
             is_mixed = is_mixed & (chance > 0)
         extents = (high - low) * is_mixed[..., None]
-        shape = (len(own), frame.depth, 2)
+        shape = (len(sample), frame.depth, 2)
         num_voxels = frame.depth * frame.size[0] * frame.size[1]
         cut = np.broadcast_to(extents, shape).prod(axis=2).sum(axis=1)
         kept = ((num_voxels - cut) / num_voxels).astype(np.float32)
         return ClipPlan(
-            source=np.concatenate([own, partner], axis=1).astype(np.int32),
+            source=np.concatenate([sample, partner], axis=1).astype(np.int32),
             weight=np.stack([kept, np.float32(1.0) - kept], axis=1),
             size=frame.size,
             lam=lam[:, 0],
@@ -200,11 +200,11 @@ def _of_frames(source: np.ndarray, depth: int) -> np.ndarray:
     return frames
 
 
-def _pick(place: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Return whole numbers in [0, size), uniform as ``place`` is in [0, 1)."""
+def _pick(point: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Return whole numbers in [0, size), uniform as ``point`` is in [0, 1)."""
     # The minimum guards against a float32 uniform number that was rounded up to 1.
     sides = np.array(size, np.float64)
-    picked: np.ndarray = np.minimum(np.floor(place.astype(np.float64) * sides), sides - 1)
+    picked: np.ndarray = np.minimum(np.floor(point.astype(np.float64) * sides), sides - 1)
     return picked
 
 

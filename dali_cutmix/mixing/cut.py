@@ -3,12 +3,12 @@
 Every function here takes, per sample and on the CPU:
 
 - ``lam``, the kept fraction as drawn, in [0, 1]: ``[1]``, or ``[n, 1]`` for ``n`` candidates;
-- ``place``, uniform numbers in [0, 1) for (y, x): ``[2]`` or ``[n, 2]``;
+- ``point``, uniform numbers in [0, 1) for (y, x): ``[2]`` or ``[n, 2]``;
 - ``size``, the ``(height, width)`` of every image, in pixels;
 - ``math``, the arithmetic of nodes or of arrays, which have a batch axis in front.
 
 It returns ``(anchor, extent)``, top left corner and sides in pixels, (y, x) int32 in the shape of
-``place``. A side may be 0. ``anchor + extent <= size`` always holds.
+``point``. A side may be 0. ``anchor + extent <= size`` always holds.
 
 A full side is ``side * sqrt(1 - lam)``, so that before rounding and clipping the cut has the
 image's aspect ratio and the area ``1 - lam``. Arithmetic is float64, so that the same draw gives
@@ -39,37 +39,37 @@ GAUSSIAN_STD = 0.25
 _TURN = float(np.float32(2 * pi))
 
 
-def clipped(lam: Any, place: Any, size: Size, math: Math) -> Cut:
+def clipped(lam: Any, point: Any, size: Size, math: Math) -> Cut:
     """Cut as the authors do: centre uniform over the pixels, sides even, clipped by the border.
 
     Source:
         Yun et al. 2019, CutMix, arXiv:1905.04899, section 3.1; ``rand_bbox`` in the authors'
         ``train.py``. torchvision's ``v2.CutMix`` has the same.
     """
-    return around(lam, _pick(place, _sides(size, math), math), size, math)
+    return around(lam, _pick(point, _sides(size, math), math), size, math)
 
 
-def clipped_whole(lam: Any, place: Any, size: Size, math: Math) -> Cut:
+def clipped_whole(lam: Any, point: Any, size: Size, math: Math) -> Cut:
     """Cut as ``clipped`` does, but keep the last pixel of an odd side.
 
     Source:
         ``rand_bbox`` in timm 1.0.31, ``timm/data/mixup.py``.
     """
     side = _side(lam, size, math)
-    low = _pick(place, _sides(size, math), math) - math.floor(side / 2)
+    low = _pick(point, _sides(size, math), math) - math.floor(side / 2)
     return _between(low, low + side, size, math)
 
 
-def inside(lam: Any, place: Any, size: Size, math: Math) -> Cut:
+def inside(lam: Any, point: Any, size: Size, math: Math) -> Cut:
     """Cut where the whole cut lies inside the image, each place equally likely.
 
     Source:
         ``RandomCutMixV2`` in Kornia; Harris et al. 2020, arXiv:2002.12047, compare placements.
     """
-    return _place_inside(_side(lam, size, math), place, size, math)
+    return _place_inside(_side(lam, size, math), point, size, math)
 
 
-def uniform(lam: Any, place: Any, size: Size, math: Math) -> Cut:
+def uniform(lam: Any, point: Any, size: Size, math: Math) -> Cut:
     """Cut every pixel with equal probability: centres reach beyond the image by half a cut.
 
     Source:
@@ -78,11 +78,11 @@ def uniform(lam: Any, place: Any, size: Size, math: Math) -> Cut:
     side = _side(lam, size, math)
     half = math.floor(side / 2)
     # From -ceil(side / 2) to size + half, as Composer's `randint(-side // 2, size + side // 2)`.
-    centre = _pick(place, _sides(size, math) + side, math) - (side - half)
+    centre = _pick(point, _sides(size, math) + side, math) - (side - half)
     return _between(centre - half, centre + half, size, math)
 
 
-def gaussian(lam: Any, place: Any, size: Size, math: Math) -> Cut:
+def gaussian(lam: Any, point: Any, size: Size, math: Math) -> Cut:
     """Cut as ``clipped`` does, but draw the centre from a Gaussian around the image's centre.
 
     The standard deviation is a quarter of the side. Centres beyond the border are moved onto it.
@@ -94,7 +94,7 @@ def gaussian(lam: Any, place: Any, size: Size, math: Math) -> Cut:
     sides = _sides(size, math)
     half = math.floor(_side(lam, size, math) / 2)
     # Box and Muller: two uniform numbers make two normal ones. A float32 may be rounded up to 1.
-    uniforms = math.cast(place, FLOAT64)
+    uniforms = math.cast(point, FLOAT64)
     radius = math.sqrt(math.log(math.maximum(1.0 - math.column(uniforms, 0), 2.0**-24)) * -2.0)
     turn = math.column(uniforms, 1) * _TURN
     normal = radius * math.cos(turn - math.constant(np.array([0, _TURN / 4])))
@@ -109,26 +109,26 @@ def around(lam: Any, centre: Any, size: Size, math: Math) -> Cut:
     return _between(centre - half, centre + half, size, math)
 
 
-def square(side: int, place: Any, size: Size, math: Math) -> Cut:
+def square(side: int, point: Any, size: Size, math: Math) -> Cut:
     """Cut a square of ``side`` pixels: centre uniform over the pixels, clipped by the border.
 
     Source:
         DeVries and Taylor 2017, Cutout, arXiv:1708.04552; ``Cutout`` in the authors' ``cutout.py``.
     """
-    centre = _pick(place, _sides(size, math), math)
+    centre = _pick(point, _sides(size, math), math)
     half = float(side // 2)
     return _between(centre - half, centre + half, size, math)
 
 
 def between_sides(
-    length: Any, sides: tuple[float, float], place: Any, size: Size, math: Math
+    length: Any, sides: tuple[float, float], point: Any, size: Size, math: Math
 ) -> Cut:
     """Draw each side uniformly between two shares of the image's side, the cut inside.
 
     Args:
-        length: Uniform numbers in [0, 1) for the sides (y, x), in the shape of ``place``.
+        length: Uniform numbers in [0, 1) for the sides (y, x), in the shape of ``point``.
         sides: Smallest share, and the share that is just not reached, in [0, 1].
-        place: As in all functions here.
+        point: As in all functions here.
         size: ``(height, width)`` in pixels.
         math: As in all functions here.
 
@@ -140,7 +140,7 @@ def between_sides(
     if not (low < high).all():
         refuse("cutmix_plan", "sides", f"differ by at least one pixel of size={size}", sides)
     length = _pick(length, math.constant(high - low), math) + math.constant(low)
-    return _place_inside(length, place, size, math)
+    return _place_inside(length, point, size, math)
 
 
 def kept(extent: Any, size: Size, math: Math) -> Any:
@@ -181,15 +181,15 @@ def _side(lam: Any, size: Size, math: Math) -> Any:
     return math.floor(_sides(size, math) * math.sqrt(1.0 - math.cast(lam, FLOAT64)))
 
 
-def _place_inside(side: Any, place: Any, size: Size, math: Math) -> Cut:
-    anchor = _pick(place, _sides(size, math) - side + 1.0, math)
+def _place_inside(side: Any, point: Any, size: Size, math: Math) -> Cut:
+    anchor = _pick(point, _sides(size, math) - side + 1.0, math)
     return math.cast(anchor, INT32), math.cast(side, INT32)
 
 
-def _pick(place: Any, count: Any, math: Math) -> Any:
-    """Return a whole number in [0, count), uniform as ``place`` is in [0, 1)."""
+def _pick(point: Any, count: Any, math: Math) -> Any:
+    """Return a whole number in [0, count), uniform as ``point`` is in [0, 1)."""
     # The minimum guards against a float32 uniform number that was rounded up to 1.
-    return math.minimum(math.floor(math.cast(place, FLOAT64) * count), count - 1.0)
+    return math.minimum(math.floor(math.cast(point, FLOAT64) * count), count - 1.0)
 
 
 def _between(low: Any, high: Any, size: Size, math: Math) -> Cut:

@@ -116,26 +116,26 @@ class CutMix:
         math, size = draws.math, frame.size
         is_bounded = self.min_kept > 0 or self.max_kept < 1
         candidates = [cut.NUM_CANDIDATES] if is_bounded else []
-        place = draws.uniform("cutmix/place", [*candidates, 2])
+        point = draws.uniform("cutmix/place", [*candidates, 2])
         if self.sides is not None:
             length = draws.uniform("cutmix/sides", [*candidates, 2])
-            anchor, extent = cut.between_sides(length, self.sides, place, size, math)
+            anchor, extent = cut.between_sides(length, self.sides, point, size, math)
             lam = cut.kept(extent, size, math)
         else:
             if self.lam is None:
                 lam = draws.beta("cutmix/lam", self.alpha, [*candidates, 1])
             else:
-                lam = math.column(place, 0) * 0 + np.float32(self.lam)
-            anchor, extent = cut.PLACEMENTS[self.placement](lam, place, size, math)
+                lam = math.column(point, 0) * 0 + np.float32(self.lam)
+            anchor, extent = cut.PLACEMENTS[self.placement](lam, point, size, math)
         if is_bounded:
             kept = cut.kept(extent, size, math)
             chosen = cut.first_within(kept, self.min_kept, self.max_kept, math)
             lam, anchor, extent = (math.row(value, chosen) for value in (lam, anchor, extent))
-        own, partner = partners_of(self, draws, "cutmix/partner")
-        first = leader(self.per, own, partner, math)
+        sample, partner = partners_of(self, draws, "cutmix/partner")
+        first = leader(self.per, sample, partner, math)
         lam, anchor, extent = (share(v, self.per, first, math) for v in (lam, anchor, extent))
         # Without another sample nothing is cut: an image pasted on itself keeps all its pixels.
-        extent = extent * math.cast(own != partner, INT32)
+        extent = extent * math.cast(sample != partner, INT32)
         if self.prob < 1:
             extent = extent * share(draws.chance("cutmix/prob", self.prob), self.per, first, math)
         kept = cut.kept(extent, size, math)
@@ -144,7 +144,7 @@ class CutMix:
             math.stack([math.constant(np.array(size, np.int32)), extent]),
         )
         return MixPlan(
-            source=math.join([own, partner]),
+            source=math.join([sample, partner]),
             weight=math.join([kept, 1.0 - kept]),
             size=size,
             taken=rect,

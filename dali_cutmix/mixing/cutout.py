@@ -47,14 +47,14 @@ class Cutout:
     def draw(self, draws: Draws, frame: Frame) -> MixPlan:
         """Draw the plan; see `Mix`."""
         math, size = draws.math, frame.size
-        place = draws.uniform("cutout/place", [2])
-        anchor, extent = cut.square(self.side, place, size, math)
+        point = draws.uniform("cutout/place", [2])
+        anchor, extent = cut.square(self.side, point, size, math)
         if self.prob < 1:
             extent = extent * draws.chance("cutout/prob", self.prob)
-        own, _ = math.positions(lambda indices: indices, anchor)
+        sample, _ = math.positions(lambda indices: indices, anchor)
         kept = cut.kept(extent, size, math)
         return MixPlan(
-            source=math.join([own]),
+            source=math.join([sample]),
             weight=math.join([kept * 0.0 + 1.0]),
             size=size,
             put=Rect(math.stack([anchor]), math.stack([extent])),

@@ -83,8 +83,8 @@ class FMix:
         is_rounded_up = draws.chance("fmix/round", 0.5)
         noise_key = key(draws, "fmix/noise")[0]
         chance = draws.chance("fmix/prob", self.prob)
-        own, partner = partners_of(self, draws, "fmix/partner")
-        first = leader(self.per, own, partner, draws.math)
+        sample, partner = partners_of(self, draws, "fmix/partner")
+        first = leader(self.per, sample, partner, draws.math)
         lam, chance = (share(value, self.per, first, draws.math) for value in (lam, chance))
         # Samples that share a draw share a mask, which is made once.
         leaders, mask_of_sample = np.unique(first.reshape(-1), return_inverse=True)
@@ -92,10 +92,10 @@ class FMix:
         masks = binarised(noise, lam[leaders, 0], is_rounded_up[leaders, 0] > 0, areas)
         # A last mask gives nothing away: for samples that are not mixed.
         masks = np.concatenate([masks, np.zeros_like(masks[:1])])
-        is_mixed = (chance > 0) & (own != partner)
+        is_mixed = (chance > 0) & (sample != partner)
         mask = np.where(is_mixed[:, 0], mask_of_sample.reshape(-1), len(leaders))
         return MixPlan(
-            source=np.concatenate([own, partner], axis=1).astype(np.int32),
+            source=np.concatenate([sample, partner], axis=1).astype(np.int32),
             weight=weights_of(masks, areas, 2)[mask],
             size=frame.size,
             owner=masks[mask],

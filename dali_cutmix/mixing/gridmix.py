@@ -95,19 +95,19 @@ class GridMix:
             lam = np.full_like(lam, self.lam)
         cells = draws.uniform("gridmix/cells", grid)
         chance = draws.chance("gridmix/prob", self.prob)
-        own, partner = partners_of(self, draws, "gridmix/partner")
-        first = leader(self.per, own, partner, draws.math)
+        sample, partner = partners_of(self, draws, "gridmix/partner")
+        first = leader(self.per, sample, partner, draws.math)
         lam, cells, chance = (
             share(value, self.per, first, draws.math) for value in (lam, cells, chance)
         )
         lam = lam[:, :, None]
         is_kept = (cells < lam) | (lam >= 1)  # a float32 uniform number may be rounded up to 1
-        is_mixed = (chance > 0) & (own != partner)
+        is_mixed = (chance > 0) & (sample != partner)
         owner = (~is_kept & is_mixed[:, :, None]).astype(np.uint8)
         steps, indices = zip(*map(_axis, grid, frame.size), strict=True)
         owner = np.ascontiguousarray(owner[:, indices[0][:, None], indices[1]])
         return MixPlan(
-            source=np.concatenate([own, partner], axis=1).astype(np.int32),
+            source=np.concatenate([sample, partner], axis=1).astype(np.int32),
             weight=weights_of(owner, cell_areas(steps, frame.size), 2),
             size=frame.size,
             owner=owner,

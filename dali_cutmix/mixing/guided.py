@@ -102,16 +102,16 @@ class GuidedCutMix:
                 "`DataLoader(mix=...)`."
             )
         chance = draws.chance("guidedcutmix/prob", self.prob)
-        own, partner = partners_of(self, draws, "guidedcutmix/partner")
-        partner = np.where(chance > 0, partner, own)
+        sample, partner = partners_of(self, draws, "guidedcutmix/partner")
+        partner = np.where(chance > 0, partner, sample)
         if self.target is not None:
             start = draws.uniform("guidedcutmix/first", [1])[:, 0]
-            return unmixed_plan(own, partner, frame.size, None, pending=(index, start))
+            return unmixed_plan(sample, partner, frame.size, None, pending=(index, start))
         lam = draws.beta("guidedcutmix/lam", self.alpha, [cut.NUM_CANDIDATES, 1])
-        place = draws.uniform("guidedcutmix/place", [cut.NUM_CANDIDATES, 2])
-        candidates = (lam[..., 0], *cut.clipped(lam, place, frame.size, draws.math))
+        point = draws.uniform("guidedcutmix/place", [cut.NUM_CANDIDATES, 2])
+        candidates = (lam[..., 0], *cut.clipped(lam, point, frame.size, draws.math))
         pending = (index, *candidates)
-        return unmixed_plan(own, partner, frame.size, lam[:, 0, 0], pending=pending)
+        return unmixed_plan(sample, partner, frame.size, lam[:, 0, 0], pending=pending)
 
     def look(self, sample: Sample, _frame: Frame) -> DataNode | None:
         """Return where points of the stored images went; see `LookingMix`."""
@@ -125,7 +125,7 @@ class GuidedCutMix:
             seen: Maps of the samples: ``[B, 2, 3]`` float32; see `Sample`.
             frame: What every image looks like.
         """
-        own, partner = plan.source.T
+        sample, partner = plan.source.T
         index, *drawn = plan.pending
         objects = self.boxes.shown(index, seen)
         if self.target is None:
@@ -133,12 +133,12 @@ class GuidedCutMix:
             fits = (extent > 0).all(axis=2)
         else:
             targets = objects.visible(self.target, self.min_visible, frame.size)
-            cuts = cuts_of(targets, len(own), drawn[0], frame.size)
+            cuts = cuts_of(targets, len(sample), drawn[0], frame.size)
             anchor, extent, fits = (values[partner] for values in cuts)
-        fits = fits & (own != partner)[:, None]
+        fits = fits & (sample != partner)[:, None]
         if self.avoid:
             fits &= ~covers(anchor, extent, objects)
-        rows, first = np.arange(len(own)), fits.argmax(axis=1)
+        rows, first = np.arange(len(sample)), fits.argmax(axis=1)
         is_cut = fits[rows, first][:, None]
         if self.target is None:
             plan = replace(plan, lam=lam[rows, first])

@@ -70,17 +70,17 @@ class MixUp:
         """Draw the plan; see `Mix`."""
         math = draws.math
         lam = draws.beta("mixup/lam", self.alpha, [1])
-        own, partner = partners_of(self, draws, "mixup/partner")
-        first = leader(self.per, own, partner, math)
+        sample, partner = partners_of(self, draws, "mixup/partner")
+        first = leader(self.per, sample, partner, math)
         lam = share(lam, self.per, first, math)
-        is_mixed = math.cast(own != partner, FLOAT)
+        is_mixed = math.cast(sample != partner, FLOAT)
         if self.prob < 1:
             chance = share(draws.chance("mixup/prob", self.prob), self.per, first, math)
             is_mixed = is_mixed * math.cast(chance, FLOAT)
         # Written so that a mixed sample keeps `lam` to the bit, and another one exactly 1.
         kept = lam * is_mixed + (1.0 - is_mixed)
         return MixPlan(
-            source=math.join([own, partner]),
+            source=math.join([sample, partner]),
             weight=math.join([kept, 1.0 - kept]),
             size=frame.size,
             lam=math.scalar(lam),

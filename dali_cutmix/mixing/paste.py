@@ -152,8 +152,8 @@ def without_empty(plan: MixPlan) -> MixPlan:
         source = np.where(extent.min(axis=-1) > 0, source, source[:, :1])
     else:
         is_shown = fn.cast(fn.reductions.min(extent, axes=[1]) > 0, dtype=INT32)
-        own = fn.slice(source, start=[0], shape=[1], axes=[0])
-        source = own + (source - own) * is_shown
+        sample = fn.slice(source, start=[0], shape=[1], axes=[0])
+        source = sample + (source - sample) * is_shown
     return replace(plan, source=source)
 
 

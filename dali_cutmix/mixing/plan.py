@@ -338,13 +338,13 @@ def pair_up(partner: Partner, draws: Draws, name: str) -> tuple[Any, Any]:
     return draws.math.positions(_PARTNERS[partner], permutation)
 
 
-def leader(per: Per, own: Any, partner: Any, math: Math) -> Any:
+def leader(per: Per, sample: Any, partner: Any, math: Math) -> Any:
     """Return the index of the sample whose draws count for this sample: scalar int32, CPU."""
     if per == "batch":
-        return own * 0
+        return sample * 0
     if per == "pair":
-        return math.minimum(own, partner)
-    return own
+        return math.minimum(sample, partner)
+    return sample
 
 
 def share(value: Any, per: Per, leader: Any, math: Math) -> Any:

@@ -64,29 +64,29 @@ class ResizeMix:
         sides = np.array(frame.size, np.int32)
         low, high = self.scale
         scale = low + draws.uniform("resizemix/scale", [1]).astype(np.float64) * (high - low)
-        place = draws.uniform("resizemix/place", [2])
+        point = draws.uniform("resizemix/place", [2])
         chance = draws.chance("resizemix/prob", self.prob)
-        own, partner = partners_of(self, draws, "resizemix/partner")
-        first = leader(self.per, own, partner, draws.math)
-        drawn = (scale, place, chance)
-        scale, place, chance = (share(value, self.per, first, draws.math) for value in drawn)
+        sample, partner = partners_of(self, draws, "resizemix/partner")
+        first = leader(self.per, sample, partner, draws.math)
+        drawn = (scale, point, chance)
+        scale, point, chance = (share(value, self.per, first, draws.math) for value in drawn)
         # 1e-6: a scale drawn in single precision must not lose a pixel of a whole product.
         extent = np.maximum(np.floor(scale * sides + 1e-6), 1).astype(np.int32)
-        anchor = np.minimum(np.floor(place * (sides - extent + 1)), sides - extent).astype(np.int32)
+        anchor = np.minimum(np.floor(point * (sides - extent + 1)), sides - extent).astype(np.int32)
         # A sample that is not mixed is put on itself, whole, which changes nothing.
-        is_mixed = (chance > 0) & (own != partner)
+        is_mixed = (chance > 0) & (sample != partner)
         extent = np.where(is_mixed, extent, sides)
         anchor = np.where(is_mixed, anchor, 0)
-        source = np.concatenate([own, np.where(is_mixed, partner, own)], axis=1)
+        source = np.concatenate([sample, np.where(is_mixed, partner, sample)], axis=1)
         pasted = extent.prod(axis=1) * is_mixed[:, 0] / np.float64(sides.prod())
-        whole = np.broadcast_to(sides, extent.shape)
+        full = np.broadcast_to(sides, extent.shape)
         corner = np.zeros_like(anchor)
         return MixPlan(
             source=source.astype(np.int32),
             weight=np.stack([1 - pasted, pasted], axis=1).astype(np.float32),
             size=frame.size,
-            taken=Rect(np.stack([corner, corner], 1), np.stack([whole, whole], 1)),
-            put=Rect(np.stack([corner, anchor], 1), np.stack([whole, extent], 1)),
+            taken=Rect(np.stack([corner, corner], 1), np.stack([full, full], 1)),
+            put=Rect(np.stack([corner, anchor], 1), np.stack([full, extent], 1)),
             lam=(1 - scale[:, 0] ** 2).astype(np.float32),
             resizes=True,
         )

@@ -55,15 +55,15 @@ class RICAP:
         """Draw the plan, on the host; see `Mix`."""
         sides = np.array(frame.size)
         lam = draws.beta("ricap/point", self.beta, [2])
-        place = draws.uniform("ricap/place", [4, 2])
+        offset = draws.uniform("ricap/place", [4, 2])
         cycle = draws.permutation("ricap/partner", cycle=True)[:, 0]
         chance = draws.chance("ricap/prob", self.prob)
-        own = np.arange(len(cycle), dtype=np.int32)
-        first = own * 0
-        lam, place, chance = (share(v, self.per, first, draws.math) for v in (lam, place, chance))
+        sample = np.arange(len(cycle), dtype=np.int32)
+        first = sample * 0
+        lam, offset, chance = (share(v, self.per, first, draws.math) for v in (lam, offset, chance))
         # Along a random cycle through the batch, so that partners differ.
         second, third = cycle[cycle], cycle[cycle[cycle]]
-        source = np.stack([own, cycle, second, third], axis=1)
+        source = np.stack([sample, cycle, second, third], axis=1)
         point = np.rint(lam * sides).astype(np.int32)
         point = np.where(chance > 0, point, sides)  # the sample itself, up to the last corner
         y, x = point[:, 0], point[:, 1]
@@ -74,11 +74,11 @@ class RICAP:
             [np.stack(side, 1) for side in ((y, x), (y, right), (below, x), (below, right))], 1
         )
         # A float32 uniform number may be rounded up to 1.
-        taken = np.minimum(np.floor(place * (sides - extent + 1)), sides - extent)
+        taken = np.minimum(np.floor(offset * (sides - extent + 1)), sides - extent)
         weight = extent.prod(axis=2) / np.float64(sides.prod())
         regions = [source, taken, corner, extent]
         source, taken, corner, extent = _repeat_for_empty(regions, extent.min(axis=2) > 0)
-        source[:, 0] = own  # also where its region is empty: another one covers it then
+        source[:, 0] = sample  # also where its region is empty: another one covers it then
         return MixPlan(
             source=source,
             weight=weight.astype(np.float32),

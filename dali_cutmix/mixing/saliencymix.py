@@ -74,11 +74,15 @@ class SaliencyMix:
         """Draw the plan but for the place, on the host; see `Mix`."""
         lam = draws.beta("saliencymix/lam", self.alpha, [1])
         chance = draws.chance("saliencymix/prob", self.prob)
-        own, partner = partners_of(self, draws, "saliencymix/partner")
-        first = leader(self.per, own, partner, draws.math)
+        sample, partner = partners_of(self, draws, "saliencymix/partner")
+        first = leader(self.per, sample, partner, draws.math)
         lam, chance = (share(value, self.per, first, draws.math) for value in (lam, chance))
         return unmixed_plan(
-            own, np.where(chance > 0, partner, own), frame.size, lam[:, 0], pending=first[:, 0]
+            sample,
+            np.where(chance > 0, partner, sample),
+            frame.size,
+            lam[:, 0],
+            pending=first[:, 0],
         )
 
     def look(self, sample: Sample, frame: Frame) -> DataNode:
@@ -88,10 +92,10 @@ class SaliencyMix:
 
     def complete(self, plan: MixPlan, seen: np.ndarray, frame: Frame) -> MixPlan:
         """Cut around the peak of each partner's saliency; see `LookingMix`."""
-        own, partner = plan.source.T
+        sample, partner = plan.source.T
         centre = peaks(seen, frame.size)[partner][plan.pending]
         anchor, extent = cut.around(plan.lam[:, None], centre, frame.size, HOST)
-        return with_cut(plan, anchor, extent * (own != partner)[:, None])
+        return with_cut(plan, anchor, extent * (sample != partner)[:, None])
 
     def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:
         """Apply the plan to pixels; see `Mix`."""
@@ -99,21 +103,21 @@ class SaliencyMix:
 
 
 def unmixed_plan(
-    own: np.ndarray, partner: np.ndarray, size: tuple[int, int], lam: Any, pending: Any
+    sample: np.ndarray, partner: np.ndarray, size: tuple[int, int], lam: Any, pending: Any
 ) -> MixPlan:
     """Return a plan of two regions that cuts nothing yet, for `with_cut` to complete.
 
     Args:
-        own: Index of each sample in its batch: ``[B, 1]`` int32.
+        sample: Index of each sample in its batch: ``[B, 1]`` int32.
         partner: Index of its partner, the sample itself where nothing will be cut: ``[B, 1]``
             int32.
         size: ``(height, width)`` of every image, in pixels.
         lam: Kept fraction as drawn: ``[B]`` float32, or None.
         pending: See `MixPlan`.
     """
-    nothing = np.zeros((len(own), 2), np.int32)
+    nothing = np.zeros((len(sample), 2), np.int32)
     plan = MixPlan(
-        source=np.concatenate([own, partner], axis=1).astype(np.int32),
+        source=np.concatenate([sample, partner], axis=1).astype(np.int32),
         weight=nothing.astype(np.float32),
         size=size,
         lam=lam,

@@ -118,20 +118,20 @@ def _follow_cells(shares: Shares, plan: MixPlan) -> Shares:
     return Shares(owners, list(range(owners.shape[1])), low, high, total / num_pixels)
 
 
-def _above(corners: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+def _above(corners: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
     """Count pixels above and to the left of places, between the corners of cells too.
 
     Args:
         corners: The count at each corner: ``[B, rows + 1, columns + 1]`` float64.
-        place: ``[B, n, 2]`` float64 (y, x), in cells.
+        point: ``[B, n, 2]`` float64 (y, x), in cells.
 
     Returns:
         ``[B, n]`` float64. Cells are of one region each, so that counts between corners are linear.
     """
-    last = torch.tensor(corners.shape[1:], device=place.device) - 2
-    first = torch.minimum(place.floor().long(), last)
-    y, x = (place - first).unbind(dim=2)
-    sample = torch.arange(len(corners), device=place.device)[:, None]
+    last = torch.tensor(corners.shape[1:], device=point.device) - 2
+    first = torch.minimum(point.floor().long(), last)
+    y, x = (point - first).unbind(dim=2)
+    sample = torch.arange(len(corners), device=point.device)[:, None]
     row, column = first.unbind(dim=2)
     near = corners[sample, row, column] * (1 - x) + corners[sample, row, column + 1] * x
     far = corners[sample, row + 1, column] * (1 - x) + corners[sample, row + 1, column + 1] * x

@@ -56,13 +56,13 @@ def weighted_partners(
         rule = f"hold a weight for each class, and class {largest} occurs"
         refuse(where, "class_weights", rule, f"{len(class_weights)} weights")
     weights = np.array(class_weights)[draws.labels]
-    own = np.arange(len(weights))
+    sample = np.arange(len(weights))
     # The first of exponential times, at rates of the weights: the rank of Gumbel numbers that log
     # weights were added to, for weights of any ratio. A float32 share may be 0.
-    share = np.maximum(draws.uniform(name, [len(own)]).astype(np.float64), 2.0**-26)
+    share = np.maximum(draws.uniform(name, [len(sample)]).astype(np.float64), 2.0**-26)
     with np.errstate(divide="ignore", over="ignore"):
         time = -np.log(share) / weights
     time[:, weights == 0] = np.inf  # also where the share is 1
     np.fill_diagonal(time, np.inf)
-    partner = np.where(np.isfinite(time).any(axis=1), time.argmin(axis=1), own)
-    return own[:, None].astype(np.int32), partner[:, None].astype(np.int32)
+    partner = np.where(np.isfinite(time).any(axis=1), time.argmin(axis=1), sample)
+    return sample[:, None].astype(np.int32), partner[:, None].astype(np.int32)
