@@ -80,8 +80,8 @@ def read_coco_panoptic(
     """List images of a COCO panoptic file, and the category of every pixel.
 
     A panoptic PNG stores the id of a segment as its color, R + 256 G + 65536 B. The JSON names the
-    category of each segment. Classes follow the order of category ids; pixels of no segment are
-    ignored.
+    category of each segment in ``segments_info``. Classes follow the order of category ids. Crowds
+    keep their category, as in panopticapi. Pixels of id 0, of no segment, are ignored.
 
     Args:
         annotations: The JSON file, such as ``panoptic_train2017.json``.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Subset
 
 from dali_cutmix.from_torch.crops import Size
@@ -19,6 +17,7 @@ from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.open import open_source
+from dali_cutmix.sources.sizes import upright_size, upright_size_of
 
 
 class RefusedPartError(NoCounterpartError):
@@ -129,23 +128,20 @@ def common_size(source: Any) -> Size | None:
     for index in (index for start in range(stride) for index in indices[start::stride]):
         try:
             size = _header_size(images, index)
-        except Exception:  # whatever a bad file raises
+        except OSError:  # the loader names the file when its turn comes
             return None
-        if size != (common := common or size):
+        if size is None or size != (common := common or size):
             return None
     return common
 
 
-def _header_size(images: StoredImages, index: int) -> Size:
+def _header_size(images: StoredImages, index: int) -> Size | None:
     if images.kind == "pixels":
         height, width, _ = images.stored(index).shape
         return height, width
-    is_file = images.kind == "path"
-    file: Any = images.path(index) if is_file else io.BytesIO(images.encoded(index).tobytes())
-    with Image.open(file) as image:
-        width, height = image.size
-        is_turned = image.getexif().get(0x0112, 1) >= 5  # the orientation
-        return (width, height) if is_turned else (height, width)
+    if images.kind == "path":
+        return upright_size(images.path(index))
+    return upright_size_of(images.encoded(index))
 
 
 def _innermost(source: Any) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from dali_cutmix.core.regular import open_descriptor, open_regular
+from dali_cutmix.core.regular import open_regular
 from dali_cutmix.sources.kinds import ReadAt, format_of, header_size, is_bare_jpeg
 from dali_cutmix.sources.upright import CLOSED
 
@@ -33,14 +35,26 @@ def upright_size(path: str | bytes) -> tuple[int, int] | None:
     Raises:
         OSError: The file cannot be read.
     """
-    file = open_descriptor(path)
-    try:
-        head = os.pread(file, _HEAD, 0)
-        if _is_never_turned(head, lambda at, size: os.pread(file, size, at)):
+    with open_regular(path) as file:
+        head = os.pread(file.fileno(), _HEAD, 0)
+        if _is_never_turned(head, lambda at, size: os.pread(file.fileno(), size, at)):
             return header_size(np.frombuffer(head, np.uint8))
-    finally:
-        os.close(file)
-    return _by_pillow(path)
+        return _by_pillow(file)
+
+
+def upright_size_of(encoded: np.ndarray) -> tuple[int, int] | None:
+    """Return ``(height, width)`` of the bytes of an image file; see `upright_size`.
+
+    Args:
+        encoded: Bytes of the file: ``[size]`` uint8.
+    """
+
+    def read_at(at: int, size: int) -> bytes:
+        return encoded[at : at + size].tobytes()
+
+    if _is_never_turned(read_at(0, _HEAD), read_at):
+        return header_size(encoded[:_HEAD])
+    return _by_pillow(io.BytesIO(encoded.tobytes()))
 
 
 def _is_never_turned(head: bytes, read_at: ReadAt) -> bool:
@@ -62,10 +76,10 @@ def _has_metadata(read_at: ReadAt) -> bool:
     return False
 
 
-def _by_pillow(path: str | bytes) -> tuple[int, int] | None:
+def _by_pillow(file: BinaryIO) -> tuple[int, int] | None:
     Image.init()
     formats = [name for name in Image.ID if name not in CLOSED]
-    with warnings.catch_warnings(), open_regular(path) as file:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with Image.open(file, formats=formats) as image:

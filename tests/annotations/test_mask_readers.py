@@ -203,6 +203,22 @@ def test_cityscapes_label_ids_become_the_19_classes(tmp_path: Path) -> None:
     check(images, masks, [0, 1], [want, want])
 
 
+def test_cityscapes_has_splits_and_annotations_by_keyword(tmp_path: Path) -> None:
+    splits = {("train_extra", "gtCoarse"): 7, ("val", "gtFine"): 11, ("val", "gtCoarse"): 26}
+    for level, ((split, annotation), stored) in enumerate(splits.items()):
+        name = f"{split}/ulm/ulm_000000_000019"
+        put(tmp_path / "leftImg8bit" / f"{name}_leftImg8bit.png", picture(level // 2))
+        mask = mask_kinds.png(np.full(SIZE, stored), 8)
+        put(tmp_path / annotation / f"{name}_{annotation}_labelIds.png", mask)
+    for (split, annotation), want in zip(splits, (0, 2, 13), strict=True):
+        images, masks = read_cityscapes(tmp_path, split=split, annotation=annotation)
+        check(images, masks, [int(split == "val")], [np.full(SIZE, want)])
+    with pytest.raises(FileNotFoundError, match=r"`masks` must be a folder.*gtFine/train_extra"):
+        read_cityscapes(tmp_path, split="train_extra")
+    with pytest.raises(FileNotFoundError, match=r"`images` must be a folder.*leftImg8bit/demo"):
+        read_cityscapes(tmp_path, split="demo", annotation="gtCoarse")
+
+
 def coco(folder: Path, objects: list[dict[str, Any]], **changes: Any) -> Path:
     """A JSON of three images of COCO, whose categories are 7 and 3."""
     sides = {"height": HEIGHT, "width": WIDTH}
@@ -385,6 +401,37 @@ def test_panoptic_segments_become_categories(tmp_path: Path) -> None:
     images, masks = read_coco_panoptic(path, tmp_path / "images", tmp_path / "masks")
     assert masks.names == ["car", "tree"]
     check(images, masks, [0, 1, 2], [want] * 3)
+
+
+def by_rule_of_panopticapi(ids: np.ndarray, segments: list[dict[str, Any]]) -> np.ndarray:
+    """Category id of every pixel, as the loop of panoptic2semantic_segmentation.py writes it."""
+    categories = np.zeros(ids.shape, np.int64)
+    for segment in segments:
+        categories[ids == segment["id"]] = segment["category_id"]
+    return categories
+
+
+def test_panoptic_masks_follow_panopticapi_for_crowds_and_void(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    # One channel alone, one number in each, and all three: the channels' factors differ.
+    table = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 0, 9], [200, 3, 250], [255, 255, 255]])
+    class_of = {0: -100, 3: 0, 7: 1}
+    annotations, wanted = [], []
+    for number in range(3):
+        colors = table[rng.integers(0, len(table), SIZE)].astype(np.uint8)
+        ids = sum(colors[..., channel].astype(np.int64) * 256**channel for channel in range(3))
+        segments = [
+            {"id": int(id_), "category_id": int(rng.choice([3, 7])), "iscrowd": place % 2}
+            for place, id_ in enumerate(np.unique(ids[ids > 0]))
+        ]
+        put(tmp_path / "masks" / f"{number}.png", mask_kinds.save(Image.fromarray(colors), "PNG"))
+        name = f"{number}.png"
+        annotations.append({"image_id": 40 + number, "file_name": name, "segments_info": segments})
+        categories = by_rule_of_panopticapi(ids, segments)
+        wanted.append(np.vectorize(class_of.__getitem__)(categories))
+    path = coco(tmp_path, annotations)
+    images, masks = read_coco_panoptic(path, tmp_path / "images", tmp_path / "masks", ignore=-100)
+    check(images, masks, [0, 1, 2], wanted)
 
 
 def test_broken_panoptic_masks_are_bad_samples(tmp_path: Path) -> None:

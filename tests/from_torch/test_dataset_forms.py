@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import ConcatDataset, Dataset, Subset, WeightedRandomSampler, random_split
 from torch.utils.data import DataLoader as TorchLoader
 from torchvision import datasets
@@ -356,18 +356,36 @@ def test_headers_are_read_until_sizes_differ(
 
 
 def opened_files(loader: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the files that Pillow opens while a loader is translated or refused."""
+    """Return the images that are opened while a loader is translated or refused."""
     files: list[str] = []
 
-    def opening(file: Any, *rest: Any, **settings: Any) -> Any:
-        files.append(file)
-        return pillow_open(file, *rest, **settings)
+    def opening(path: Any, *rest: Any, **settings: Any) -> int:
+        if str(path).endswith(".png"):
+            files.append(path)
+        return open_file(path, *rest, **settings)
 
-    pillow_open = Image.open
-    monkeypatch.setattr(Image, "open", opening)
+    open_file = os.open
+    monkeypatch.setattr(os, "open", opening)
     with suppress(ValueError):
         silently(loader)
     return files
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_size_of_all_images_is_that_of_upright_images(
+    tmp_path: Path, kind: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in "ab":
+        folder = tmp_path / "turned" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (32, 24)).save(folder / f"0.{kind.lower()}", kind, exif=exif)
+    data = ImageFolder(tmp_path / "turned", PADDED)
+    upright = ImageOps.exif_transpose(Image.open(data.samples[0][0]))
+    size = silently(TorchLoader(data)).transform.output_size
+    assert size == (upright.height + 8, upright.width + 8)
 
 
 class Numbered(Table):

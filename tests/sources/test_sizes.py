@@ -6,10 +6,11 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from dali_cutmix.sources.sizes import upright_size
+from dali_cutmix.sources.sizes import upright_size, upright_size_of
 
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="{}"/>'
@@ -31,12 +32,14 @@ def upright(encoded: bytes) -> tuple[int, int]:
     return height, width
 
 
-@pytest.mark.parametrize("orientation", [0, 1, 3, 5, 6, 8])
+@pytest.mark.parametrize("orientation", range(9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM"])
 def test_size_is_that_of_the_upright_image(tmp_path: Path, kind: str, orientation: int) -> None:
+    encoded = file_of(kind, orientation)
     path = tmp_path / "file"
-    path.write_bytes(file_of(kind, orientation))
-    assert upright_size(str(path)) == upright(path.read_bytes())
+    path.write_bytes(encoded)
+    assert upright_size(str(path)) == upright(encoded)
+    assert upright_size_of(np.frombuffer(encoded, np.uint8)) == upright(encoded)
 
 
 def test_size_of_odd_files(tmp_path: Path) -> None:
@@ -55,6 +58,7 @@ def test_size_of_odd_files(tmp_path: Path) -> None:
     ):
         path.write_bytes(encoded)
         assert upright_size(str(path)) == upright(encoded)
+        assert upright_size_of(np.frombuffer(encoded, np.uint8)) == upright(encoded)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +68,7 @@ def test_file_without_a_header_has_no_size(tmp_path: Path, encoded: bytes) -> No
     path = tmp_path / "file"
     path.write_bytes(encoded)
     assert upright_size(str(path)) is None
+    assert upright_size_of(np.frombuffer(encoded, np.uint8)) is None
 
 
 def test_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
