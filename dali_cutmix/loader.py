@@ -29,7 +29,7 @@ from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.sources.stacks import Stacks
 from dali_cutmix.transforms.transform import Transform
-from dali_cutmix.transforms.views import Views
+from dali_cutmix.transforms.views import Views, repeated
 from dali_cutmix.transforms.volume import VolumeTransform
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ class DataLoader:
             Mixing data sorted by class needs it, since partners come from the same batch.
         transform: `TrainTransform`, `EvalTransform` or `Compose`; or `Views` of several, which make
             several images of every stored image. `VolumeTransform` with `Volumes`.
+        views: Make so many images of every stored image by ``transform``, each with draws of its
+            own: short for ``transform=Views([transform] * views)``. ``image`` is a list then, also
+            of one. None: as ``transform`` says.
         mix: `CutMix`, `MixUp`, `Cutout` or another mix of this package; any object with
             ``num_sources``, ``draw`` and ``operate``; or None.
         sampler: Indices of this process's samples, in order: a torch ``Sampler``, or a list. A
@@ -169,6 +172,7 @@ class DataLoader:
         shuffle: bool = False,
         *,
         transform: Transform | Views | VolumeTransform,
+        views: int | None = None,
         mix: Mix | None = None,
         sampler: Any = None,
         batch_sampler: Any = None,
@@ -195,6 +199,7 @@ class DataLoader:
         arguments = dict(locals())
         if torch_keywords:
             check_torch_keywords(torch_keywords)
+        arguments["transform"] = transform = repeated("DataLoader", transform, views)
         names = [field.name for field in fields(LoaderSettings) if field.init]
         settings = LoaderSettings(**{name: arguments[name] for name in names})
         images = open_source(source, needs_classes=settings.needs_classes)
@@ -206,6 +211,7 @@ class DataLoader:
         if mix is not None:
             check_num_weights(mix, self.num_classes)
         self.mixup_enabled = mix is not None
+        self.views = len(settings.views) if isinstance(transform, Views) else None
         own_order, user_order = settings.own_order(len(images)), settings.user_order
         if user_order is not None:
             user_order.num_samples = len(images)

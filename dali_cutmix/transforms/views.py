@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from dali_cutmix.core.checks import check_choice, refuse
+from dali_cutmix.core.checks import check_choice, check_count, refuse
 from dali_cutmix.transforms.transform import Transform
 
 
@@ -29,7 +29,8 @@ class Views:
     - The first view and its target are those of a loader with the first transform alone.
 
     ``Views([TrainTransform(224)] * 2)`` makes the two views of SimCLR, MoCo and SimSiam, and
-    ``Views([large] * 2 + [small] * 8)`` the crops of DINO and SwAV.
+    ``Views([large] * 2 + [small] * 8)`` the crops of DINO and SwAV. Views by one transform that
+    share a plan are also ``DataLoader(transform=transform, views=2)``.
 
     Args:
         transforms: A `TrainTransform`, `EvalTransform` or `Compose` for each view, in order; at
@@ -55,3 +56,31 @@ class Views:
                 refuse("Views", "transforms", rule, transform)
         # As a tuple: a list that changes later would change nothing, or half of the loader.
         object.__setattr__(self, "transforms", tuple(self.transforms))
+
+
+def repeated(where: str, transform: Any, views: Any) -> Any:
+    """Return views by one transform, as an argument ``views`` beside ``transform`` asks for.
+
+    Args:
+        where: Public function or class that was called, for messages.
+        transform: What every view is made by. What is no transform is returned as it is.
+        views: Number of images to make of every stored image, at least 1. None makes no views.
+
+    Returns:
+        `Views`; or ``transform`` without ``views``.
+
+    Raises:
+        ValueError: ``views`` is not such a number, or ``transform`` is `Views` or makes volumes.
+    """
+    if views is None:
+        return transform
+    check_count(where, "views", views, 1, "None makes one image, and no list.")
+    if isinstance(transform, Views):
+        way_out = "`transform` has a transform for each view already."
+        refuse(where, "views", "be left out with Views", views, way_out)
+    if hasattr(transform, "windows"):
+        rule = "be left out with a VolumeTransform"
+        refuse(where, "views", rule, views, "Views of volumes are not made.")
+    if isinstance(transform, type) or not isinstance(transform, Transform):
+        return transform
+    return Views([transform] * int(views))
