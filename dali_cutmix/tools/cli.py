@@ -9,7 +9,7 @@ import typer
 from dali_cutmix import __version__
 from dali_cutmix.tools.bench.bench import bench
 from dali_cutmix.tools.bench.tune import tune
-from dali_cutmix.tools.check import check
+from dali_cutmix.tools.check.check import check
 from dali_cutmix.tools.demo.demo import demo
 from dali_cutmix.tools.exposure import exposure
 from dali_cutmix.tools.frames import frames

@@ -22,7 +22,7 @@ from PIL import Image, PngImagePlugin
 import dali_cutmix
 import damage
 from dali_cutmix import BadFileError, CutMix, DataLoader, EvalTransform, FileList, TrainTransform
-from dali_cutmix.tools.check import check_images
+from dali_cutmix.tools.check.images import check_images
 from graphs import note_pipelines, operators_of
 
 BAD = 13  # number of the broken file among 24, in the fourth batch of four when served as listed

@@ -22,7 +22,7 @@ import torch
 
 from dali_cutmix import BadFileError, CutMix, DataLoader, ImageArrays, TrainTransform, TroubleError
 from dali_cutmix.core.trouble import PAUSES
-from dali_cutmix.tools.check import check_images
+from dali_cutmix.tools.check.images import check_images
 from records import write_records
 
 CROP = TrainTransform(16, scale=(0.5, 1))

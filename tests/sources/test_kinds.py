@@ -35,7 +35,7 @@ from dali_cutmix.core.dali import Pipeline, fn
 from dali_cutmix.sources import pillow
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.pillow import PillowProcesses
-from dali_cutmix.tools.check import check_images
+from dali_cutmix.tools.check.images import check_images
 from dali_cutmix.tools.cli import app
 from dali_cutmix.tools.pack import pack_images
 from dali_cutmix.transforms import decode

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from dali_cutmix import BadFileError, DataLoader, EvalTransform, FileList, TarShards, Tuning
 from dali_cutmix.sources.open import open_source
-from dali_cutmix.tools.check import check_images
+from dali_cutmix.tools.check.images import check_images
 from dali_cutmix.tools.cli import app
 
 

@@ -29,7 +29,8 @@ from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.sources.report import BadImage, Report, Spread
-from dali_cutmix.tools.check import check, check_images
+from dali_cutmix.tools.check.check import check
+from dali_cutmix.tools.check.images import check_images
 from dali_cutmix.tools.console import image_progress
 from records import write_records
 
@@ -588,7 +589,7 @@ def test_report_of_a_check_that_was_stopped_is_not_there(
     def stopping(*_: Any) -> Iterator[Any]:
         yield lambda _: signal.raise_signal(number)
 
-    monkeypatch.setattr("dali_cutmix.tools.check.image_progress", stopping)
+    monkeypatch.setattr("dali_cutmix.tools.check.check.image_progress", stopping)
     handler = signal.getsignal(signal.SIGTERM)
     assert call(mixed, "--out", out).exit_code == 128 + number
     assert signal.getsignal(signal.SIGTERM) == handler
@@ -618,7 +619,7 @@ def test_decoders_do_not_write_through_the_screen(tmp_path: Path, jpeg: bytes) -
         tmp_path, {"0.jpg": jpeg[:-2], "1.jpg": damage.damaged_in_silence(jpeg), "2.jpg": jpeg}
     )
     code = (
-        "import sys, typer; from dali_cutmix.tools.check import check\n"
+        "import sys, typer; from dali_cutmix.tools.check.check import check\n"
         "sys.argv = ['check', sys.argv[1]]; typer.run(check)"
     )
     result = subprocess.run(

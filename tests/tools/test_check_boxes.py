@@ -11,7 +11,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from dali_cutmix.tools.check import check
+from dali_cutmix.tools.check.check import check
 
 app = typer.Typer()
 app.command()(check)

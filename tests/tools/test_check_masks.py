@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import mask_kinds
-from dali_cutmix.tools.check import check
+from dali_cutmix.tools.check.check import check
 from mask_kinds import HEIGHT, WIDTH, indices
 
 app = typer.Typer()

@@ -14,7 +14,7 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
 from dali_cutmix import FileList
-from dali_cutmix.tools.check import check_images
+from dali_cutmix.tools.check.images import check_images
 
 #: Images chosen of a folder, at most.
 MOST_IMAGES = 4096

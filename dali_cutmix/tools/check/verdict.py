@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dali_cutmix.tools.jpeg import Jpeg, decode_strictly, message_of
+from dali_cutmix.tools.check.jpeg import Jpeg, decode_strictly, message_of
 
 #: Kinds of bad files, in the order in which a report lists them.
 BAD_KINDS = (
