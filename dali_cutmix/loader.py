@@ -209,7 +209,7 @@ class DataLoader:
         self.dataset = source if hasattr(source, "samples") else images
         self.num_classes = images.count_classes(num_classes)
         if mix is not None:
-            check_num_weights(mix, self.num_classes)
+            check_num_weights(mix, self.num_classes, len(images))
         self.mixup_enabled = mix is not None
         self.views = len(settings.views) if isinstance(transform, Views) else None
         own_order, user_order = settings.own_order(len(images)), settings.user_order
@@ -442,7 +442,9 @@ def _check_samples(settings: LoaderSettings, images: StoredImages) -> None:
     if settings.needs_classes and not len(images.classes):
         way_out = "An annotation as `target`, such as Masks, needs no class."
         if settings.mix is not None and needs_labels(settings.mix):
-            way_out = "`partner='weighted'` weighs classes; another partner needs none."
+            way_out = (
+                "`class_weights` weigh classes; `sample_weights` and other partners need none."
+            )
         rule = "be (path, class)"
         if isinstance(images, Stacks):
             way_out = "Pass `classes`. An annotation as `target`, such as Notes, needs none."

@@ -47,11 +47,14 @@ class Draws(Protocol):
         math: Arithmetic on what is drawn.
         num_samples: Samples in the batch; 0 in a graph, which does not know.
         labels: Class of each sample: ``[B]`` int64. None where that is not known.
+        listed: Index in the source of each sample as listed, also where a bad image is replaced:
+            ``[B]`` int64. None where that is not known.
     """
 
     math: Math
     num_samples: int
     labels: np.ndarray | None
+    listed: np.ndarray | None
 
     def uniform(self, name: str, shape: Sequence[int]) -> Any:
         """Draw uniform numbers in [0, 1), float32. One in 30 million is 1 on the host."""
@@ -92,6 +95,7 @@ class GraphDraws:
     math: Math = GRAPH
     num_samples: int = 0
     labels: np.ndarray | None = None
+    listed: np.ndarray | None = None
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -180,9 +184,10 @@ class HostDraws:
             known.
         indices: Index in the source of each sample, ``[B]`` int64; None without a source.
         labels: Class of each sample: ``[B]`` int64. None where that is not known.
+        listed: As of `Draws`.
 
     Attributes:
-        num_samples, epoch, batch, indices, labels: As given.
+        num_samples, epoch, batch, indices, labels, listed: As given.
     """
 
     math: Math = HOST
@@ -197,10 +202,12 @@ class HostDraws:
         in_epoch: float | None = None,
         indices: np.ndarray | None = None,
         labels: np.ndarray | None = None,
+        listed: np.ndarray | None = None,
     ) -> None:
         self.num_samples = num_samples
         self.indices = indices
         self.labels = labels
+        self.listed = listed
         self.epoch = epoch
         self.batch = batch
         self._in_epoch = in_epoch

@@ -17,7 +17,7 @@ import torch
 from dali_cutmix.core.checks import check_count, check_prob, refuse
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.mixing.plan import MixPlan, Partner, Rect, check_weighted, partners_of
+from dali_cutmix.mixing.plan import MixPlan, Partner, Rect, keep_weights, partners_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class AttentiveCutMix:
         prob: Probability in [0, 1] that a sample is mixed at all.
         partner: As in `cutmix_plan`; or ``"weighted"``, as in `CutMix`.
         class_weights: With ``partner="weighted"``, a weight for each class of the source.
+        sample_weights: The same for each sample of the source, in place of ``class_weights``.
 
     Source:
         Walawalkar et al. 2020, Attentive CutMix, arXiv:2003.13048.
@@ -51,14 +52,14 @@ class AttentiveCutMix:
     prob: float = 1.0
     partner: Partner = "derangement"
     class_weights: Sequence[float] | None = None
+    sample_weights: Sequence[float] | None = None
 
     in_torch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("AttentiveCutMix", "cells", self.cells, at_least=1)
         check_prob("AttentiveCutMix", self.prob)
-        weights = check_weighted("AttentiveCutMix", "sample", self.partner, self.class_weights)
-        object.__setattr__(self, "class_weights", weights)
+        keep_weights("AttentiveCutMix", self, "sample")
 
     @property
     def num_sources(self) -> int:

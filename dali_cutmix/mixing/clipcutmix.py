@@ -24,7 +24,7 @@ from dali_cutmix.mixing.plan import (
     Partner,
     Per,
     Rect,
-    check_weighted,
+    keep_weights,
     leader,
     partners_of,
     share,
@@ -87,6 +87,7 @@ class ClipCutMix:
         per: As in `cutmix_plan`.
         partner: As in `cutmix_plan`; or ``"weighted"``, as in `CutMix`.
         class_weights: With ``partner="weighted"``, a weight for each class of the source.
+        sample_weights: The same for each sample of the source, in place of ``class_weights``.
 
     Source:
         Yun et al. 2020, VideoMix, arXiv:2012.03457: tube ("spatial"), temporal and cuboid
@@ -99,6 +100,7 @@ class ClipCutMix:
     per: Per = "sample"
     partner: Partner = "derangement"
     class_weights: Sequence[float] | None = None
+    sample_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
@@ -106,8 +108,7 @@ class ClipCutMix:
         check_choice("ClipCutMix", "kind", self.kind, tuple(_NUM_AXES))
         check_alpha("ClipCutMix", self.alpha)
         check_prob("ClipCutMix", self.prob)
-        weights = check_weighted("ClipCutMix", self.per, self.partner, self.class_weights)
-        object.__setattr__(self, "class_weights", weights)
+        keep_weights("ClipCutMix", self, self.per)
 
     def draw(self, draws: Draws, frame: Frame) -> ClipPlan:
         """Draw the plan, on the host; see `Mix`.

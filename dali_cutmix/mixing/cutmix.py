@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from dali_cutmix.mixing.plan import (
     Partner,
     Per,
     Rect,
-    check_weighted,
+    keep_weights,
     leader,
     partners_of,
     share,
@@ -38,9 +38,10 @@ class CutMix:
 
     By default each sample has its own draw and a partner other than itself, the centre is uniform
     and the border clips the cut, as in the paper. The arguments are those of `cutmix_plan`, and
-    `partner="weighted"` with ``class_weights``: a weight for each class of the source, at least 0.
-    Each other sample of the batch is the partner with a probability proportional to its class's
-    weight, so that rare or hard classes are pasted more often.
+    `partner="weighted"` with ``class_weights``, a weight for each class of the source, or with
+    ``sample_weights``, a weight for each of its samples; each at least 0. Each other sample of the
+    batch is the partner with a probability proportional to its weight, so that rare classes or hard
+    samples are pasted more often.
 
     Source:
         Yun et al. 2019, CutMix, arXiv:1905.04899.
@@ -56,12 +57,22 @@ class CutMix:
     sides: tuple[float, float] | None = None
     lam: float | None = None
     class_weights: Sequence[float] | None = None
+    sample_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        weights = check_cutmix("CutMix", **vars(self))
-        object.__setattr__(self, "class_weights", weights)
+        check_cutmix(
+            "CutMix",
+            alpha=self.alpha,
+            prob=self.prob,
+            placement=self.placement,
+            min_kept=self.min_kept,
+            max_kept=self.max_kept,
+            sides=self.sides,
+            lam=self.lam,
+        )
+        keep_weights("CutMix", self, self.per)
 
     @classmethod
     def paper(cls, alpha: float = 1.0, prob: float = 1.0) -> CutMix:
@@ -164,23 +175,15 @@ def check_cutmix(
     *,
     alpha: float,
     prob: float,
-    per: str,
-    partner: str,
     placement: str,
     min_kept: float,
     max_kept: float,
     sides: tuple[float, float] | None,
     lam: float | None,
-    class_weights: Any = None,
-) -> tuple[float, ...] | None:
-    """Refuse settings outside their ranges, and settings that contradict each other.
-
-    Returns:
-        The class weights as numbers.
-    """
+) -> None:
+    """Refuse settings outside their ranges, and settings that contradict each other."""
     check_alpha(where, alpha)
     check_prob(where, prob)
-    weights = check_weighted(where, per, partner, class_weights)
     check_choice(where, "placement", placement, tuple(cut.PLACEMENTS))
     check_prob(where, min_kept, "min_kept")
     check_prob(where, max_kept, "max_kept")
@@ -198,4 +201,3 @@ def check_cutmix(
         check_prob(where, lam, "lam")
         if alpha != 1:
             refuse(where, "alpha", "be left out with `lam`, which takes its place", alpha)
-    return weights

@@ -19,7 +19,7 @@ from dali_cutmix.mixing.plan import (
     MixPlan,
     Partner,
     Per,
-    check_weighted,
+    keep_weights,
     leader,
     partners_of,
     share,
@@ -45,6 +45,7 @@ class FMix:
             square cells of several pixels: of 4 x 4 at 224 px with 64. None takes pixels, as the
             authors do, which at 224 px takes ten times as long to draw.
         class_weights: With ``partner="weighted"``, a weight for each class of the source.
+        sample_weights: The same for each sample of the source, in place of ``class_weights``.
 
     Source:
         Harris et al. 2020, FMix, arXiv:2002.12047; ``fmix.py`` in the authors' code.
@@ -57,6 +58,7 @@ class FMix:
     partner: Partner = "derangement"
     resolution: int | None = 64
     class_weights: Sequence[float] | None = None
+    sample_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
@@ -65,8 +67,7 @@ class FMix:
         if not is_number(self.decay) or not 0 <= self.decay < float("inf"):
             refuse("FMix", "decay", "be finite and at least 0", self.decay)
         check_prob("FMix", self.prob)
-        weights = check_weighted("FMix", self.per, self.partner, self.class_weights)
-        object.__setattr__(self, "class_weights", weights)
+        keep_weights("FMix", self, self.per)
         if self.resolution is not None:
             check_count("FMix", "resolution", self.resolution, 1, "None takes pixels.")
 

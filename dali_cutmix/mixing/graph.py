@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.checks import check_size, refuse
+from dali_cutmix.core.checks import check_alpha, check_prob, check_size, refuse
 from dali_cutmix.core.dali import INT32, DataNode, constant, fn, math, python_nodes
 from dali_cutmix.core.draws import GraphDraws, HostDraws
 from dali_cutmix.core.frame import Frame, Sample
@@ -14,7 +14,7 @@ from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.completion import complete
 from dali_cutmix.mixing.cutmix import CutMix, PlacementName, check_cutmix
 from dali_cutmix.mixing.cutout import Cutout, check_cutout
-from dali_cutmix.mixing.mixup import MixUp, check_mixup
+from dali_cutmix.mixing.mixup import MixUp
 from dali_cutmix.mixing.paste import without_empty
 from dali_cutmix.mixing.plan import (
     Mix,
@@ -86,8 +86,6 @@ def cutmix_plan(
     settings: dict[str, Any] = {
         "alpha": alpha,
         "prob": prob,
-        "per": per,
-        "partner": partner,
         "placement": placement,
         "min_kept": min_kept,
         "max_kept": max_kept,
@@ -95,9 +93,10 @@ def cutmix_plan(
         "lam": lam,
     }
     size = check_size("cutmix_plan", size)
-    check_partner("cutmix_plan", per, partner)  # without "weighted", which needs labels
+    check_partner("cutmix_plan", per, partner)  # without "weighted", which needs weights
     check_cutmix("cutmix_plan", **settings)
-    return CutMix(**settings).draw(GraphDraws.of("cutmix_plan", seed), Frame(size))
+    mix = CutMix(per=per, partner=partner, **settings)
+    return mix.draw(GraphDraws.of("cutmix_plan", seed), Frame(size))
 
 
 def mixup_plan(
@@ -131,8 +130,9 @@ def mixup_plan(
         Zhang et al. 2017, mixup, arXiv:1710.09412.
     """
     size = check_size("mixup_plan", size)
+    check_alpha("mixup_plan", alpha)
+    check_prob("mixup_plan", prob)
     check_partner("mixup_plan", per, partner)
-    check_mixup("mixup_plan", alpha=alpha, prob=prob, per=per, partner=partner)
     mix = MixUp(alpha=alpha, prob=prob, per=per, partner=partner)
     return mix.draw(GraphDraws.of("mixup_plan", seed), Frame(size))
 

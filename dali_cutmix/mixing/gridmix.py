@@ -23,7 +23,7 @@ from dali_cutmix.mixing.plan import (
     MixPlan,
     Partner,
     Per,
-    check_weighted,
+    keep_weights,
     leader,
     partners_of,
     share,
@@ -50,6 +50,7 @@ class GridMix:
         per: As in `cutmix_plan`. With ``"batch"`` all samples keep the same cells.
         partner: As in `cutmix_plan`; or ``"weighted"``, as in `CutMix`.
         class_weights: With ``partner="weighted"``, a weight for each class of the source.
+        sample_weights: The same for each sample of the source, in place of ``class_weights``.
 
     Source:
         Baek et al. 2021, GridMix: strong regularization through local context mapping, Pattern
@@ -63,6 +64,7 @@ class GridMix:
     per: Per = "sample"
     partner: Partner = "derangement"
     class_weights: Sequence[float] | None = None
+    sample_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
@@ -77,8 +79,7 @@ class GridMix:
                 way_out = "be left out with `lam`, which takes its place"
                 refuse("GridMix", "alpha", way_out, self.alpha)
         check_prob("GridMix", self.prob)
-        weights = check_weighted("GridMix", self.per, self.partner, self.class_weights)
-        object.__setattr__(self, "class_weights", weights)
+        keep_weights("GridMix", self, self.per)
 
     @property
     def _sides(self) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.mixing import cut
 from dali_cutmix.mixing.objects import ObjectTable, covers, cuts_of
 from dali_cutmix.mixing.paste import paste_regions
-from dali_cutmix.mixing.plan import MixPlan, Partner, check_weighted, partners_of
+from dali_cutmix.mixing.plan import MixPlan, Partner, keep_weights, partners_of
 from dali_cutmix.mixing.saliencymix import unmixed_plan, with_cut
 
 WHERE = "GuidedCutMix"
@@ -52,6 +52,7 @@ class GuidedCutMix:
         min_visible: Least share of a box of class ``target`` that the crop has left, in [0, 1].
             Boxes below are not cut out.
         class_weights: With ``partner="weighted"``, a weight for each class of the source.
+        sample_weights: The same for each sample of the source, in place of ``class_weights``.
 
     Raises:
         ValueError: An argument is outside its range, ``target`` is not the class of a box, or
@@ -66,6 +67,7 @@ class GuidedCutMix:
     partner: Partner = "derangement"
     min_visible: float = 0.3
     class_weights: Sequence[float] | None = None
+    sample_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
     needs_matrix: ClassVar[bool] = True
@@ -75,8 +77,7 @@ class GuidedCutMix:
             object.__setattr__(self, "boxes", ObjectTable(self.boxes))
         check_alpha(WHERE, self.alpha)
         check_prob(WHERE, self.prob)
-        weights = check_weighted(WHERE, "sample", self.partner, self.class_weights)
-        object.__setattr__(self, "class_weights", weights)
+        keep_weights(WHERE, self, "sample")
         check_prob(WHERE, self.min_visible, "min_visible")
         if self.target is None and not self.avoid:
             way_out = "Without either it is `CutMix()`."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from dali_cutmix.core.checks import check_alpha, check_choice, check_prob
 from dali_cutmix.core.dali import FLOAT
@@ -16,7 +16,7 @@ from dali_cutmix.mixing.plan import (
     MixPlan,
     Partner,
     Per,
-    check_weighted,
+    keep_weights,
     leader,
     partners_of,
     share,
@@ -27,7 +27,8 @@ from dali_cutmix.mixing.plan import (
 class MixUp:
     """Blend each image with another one, and weigh the labels alike.
 
-    The arguments are those of `mixup_plan`, and ``class_weights``, as in `CutMix`.
+    The arguments are those of `mixup_plan`, and ``class_weights`` and ``sample_weights``, as in
+    `CutMix`.
 
     Source:
         Zhang et al. 2017, mixup, arXiv:1710.09412.
@@ -38,12 +39,14 @@ class MixUp:
     per: Per = "sample"
     partner: Partner = "derangement"
     class_weights: Sequence[float] | None = None
+    sample_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        weights = check_mixup("MixUp", **vars(self))
-        object.__setattr__(self, "class_weights", weights)
+        check_alpha("MixUp", self.alpha)
+        check_prob("MixUp", self.prob)
+        keep_weights("MixUp", self, self.per)
 
     @classmethod
     def paper(cls, alpha: float = 1.0) -> MixUp:
@@ -90,12 +93,3 @@ class MixUp:
     def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:
         """Apply the plan to pixels; see `Mix`."""
         return replace(sample, image=blend(sample.image, plan)) if self.prob > 0 else sample
-
-
-def check_mixup(
-    where: str, *, alpha: float, prob: float, per: str, partner: str, class_weights: Any = None
-) -> tuple[float, ...] | None:
-    """Refuse settings outside their ranges, and return the class weights as numbers."""
-    check_alpha(where, alpha)
-    check_prob(where, prob)
-    return check_weighted(where, per, partner, class_weights)

@@ -21,7 +21,12 @@ from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.math import Math
 from dali_cutmix.core.tree import map_leaves
-from dali_cutmix.mixing.weighted import checked_weights, weighted_partners
+from dali_cutmix.mixing.weighted import (
+    checked_class_weights,
+    checked_sample_weights,
+    weighted_partners,
+    weights_of,
+)
 
 #: Sums of weights of a sample may differ from 1 by so much: float32 adds up to some 100 of them.
 WEIGHT_TOLERANCE = 1e-4
@@ -288,33 +293,44 @@ def check_partner(where: str, per: str, partner: str, more: tuple[str, ...] = ()
         refuse(where, "partner", "be 'flip' when per='pair'", partner, way_out)
 
 
-def check_weighted(
-    where: str, per: str, partner: str, class_weights: Any
-) -> tuple[float, ...] | None:
-    """Refuse what `check_partner` refuses, and class weights that cannot be drawn by.
+def keep_weights(where: str, mix: Any, per: str) -> None:
+    """Refuse what `check_partner` refuses, and weights that cannot be drawn by.
 
-    Returns:
-        The weights as numbers; None without ``partner="weighted"``.
+    Weights are kept as numbers: ``class_weights`` as a tuple, ``sample_weights`` as
+    `SampleWeights`.
+
+    Args:
+        where: The mix, for messages.
+        mix: A frozen dataclass with ``partner``, ``class_weights`` and ``sample_weights``.
+        per: Who shares a draw.
     """
-    if partner == "weighted" and per != "pair":
-        check_partner(where, per, "derangement")
-        return checked_weights(where, class_weights)
-    check_partner(where, per, partner, ("weighted",))
-    if class_weights is not None:
-        way_out = "They say how often who is pasted with `partner='weighted'`."
-        rule = f"be left out with partner={partner!r}"
-        refuse(where, "class_weights", rule, class_weights, way_out)
-    return None
+    of_classes, of_samples = mix.class_weights, mix.sample_weights
+    if mix.partner != "weighted" or per == "pair":
+        check_partner(where, per, mix.partner, ("weighted",))
+        for name in ("class_weights", "sample_weights"):
+            if (weights := getattr(mix, name)) is not None:
+                way_out = "They say how often who is pasted with `partner='weighted'`."
+                refuse(where, name, f"be left out with partner={mix.partner!r}", weights, way_out)
+        return
+    check_partner(where, per, "derangement")
+    if of_samples is None:
+        weights = checked_class_weights(where, of_classes)
+        object.__setattr__(mix, "class_weights", weights)
+        return
+    if of_classes is not None:
+        way_out = "The weight of a sample's class may be a factor of `sample_weights`."
+        refuse(where, "class_weights", "be left out with `sample_weights`", of_classes, way_out)
+    object.__setattr__(mix, "sample_weights", checked_sample_weights(where, of_samples))
 
 
 def partners_of(mix: Any, draws: Draws, name: str) -> tuple[Any, Any]:
-    """Give every sample a partner, as a mix's ``partner`` and ``class_weights`` say.
+    """Give every sample a partner, as a mix's ``partner`` and its weights say.
 
     Returns:
         See `pair_up`, and `weighted_partners` for ``partner="weighted"``.
     """
     if mix.partner == "weighted":
-        return weighted_partners(type(mix).__name__, mix.class_weights, draws, name)
+        return weighted_partners(weights_of(type(mix).__name__, mix, draws), draws, name)
     return pair_up(mix.partner, draws, name)
 
 
@@ -373,18 +389,28 @@ def inner_mixes(mix: Any) -> Iterator[Any]:
             yield from inner_mixes(part)
 
 
-def needs_labels(mix: Any) -> bool:
-    """Return whether a mix, or a mix inside, draws partners by the weights of their classes."""
+def is_weighted(mix: Any) -> bool:
+    """Return whether a mix, or a mix inside, draws partners by weights."""
     return any(getattr(part, "partner", None) == "weighted" for part in inner_mixes(mix))
 
 
-def check_num_weights(mix: Any, num_classes: int) -> None:
-    """Refuse a mix whose class weights are not as many as there are classes."""
+def needs_labels(mix: Any) -> bool:
+    """Return whether a mix, or a mix inside, draws partners by the weights of their classes."""
+    return any(
+        getattr(part, "partner", None) == "weighted"
+        and getattr(part, "sample_weights", None) is None
+        for part in inner_mixes(mix)
+    )
+
+
+def check_num_weights(mix: Any, num_classes: int, num_samples: int) -> None:
+    """Refuse a mix whose weights are not as many as there are classes, or samples."""
     for part in inner_mixes(mix):
-        weights = getattr(part, "class_weights", None)
-        if weights is not None and len(weights) != num_classes:
-            rule = f"hold {num_classes} weights, one for each class of the source"
-            refuse(type(part).__name__, "class_weights", rule, f"{len(weights)} weights")
+        for of, num in (("class", num_classes), ("sample", num_samples)):
+            weights = getattr(part, f"{of}_weights", None)
+            if weights is not None and len(weights) != num:
+                rule = f"hold {num} weights, one for each {of} of the source"
+                refuse(type(part).__name__, f"{of}_weights", rule, f"{len(weights)} weights")
 
 
 def check_plan(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:

@@ -17,7 +17,7 @@ from dali_cutmix.mixing.plan import (
     Partner,
     Per,
     Rect,
-    check_weighted,
+    keep_weights,
     leader,
     partners_of,
     share,
@@ -38,6 +38,7 @@ class ResizeMix:
         per: As in `cutmix_plan`.
         partner: As in `cutmix_plan`; or ``"weighted"``, as in `CutMix`.
         class_weights: With ``partner="weighted"``, a weight for each class of the source.
+        sample_weights: The same for each sample of the source, in place of ``class_weights``.
 
     Source:
         Qin et al. 2020, ResizeMix, arXiv:2012.11101.
@@ -48,6 +49,7 @@ class ResizeMix:
     per: Per = "sample"
     partner: Partner = "derangement"
     class_weights: Sequence[float] | None = None
+    sample_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
@@ -56,8 +58,7 @@ class ResizeMix:
         if self.scale[0] <= 0:
             refuse("ResizeMix", "scale", "start above 0", self.scale)
         check_prob("ResizeMix", self.prob)
-        weights = check_weighted("ResizeMix", self.per, self.partner, self.class_weights)
-        object.__setattr__(self, "class_weights", weights)
+        keep_weights("ResizeMix", self, self.per)
 
     def draw(self, draws: Draws, frame: Frame) -> MixPlan:
         """Draw the plan, on the host; see `Mix`."""

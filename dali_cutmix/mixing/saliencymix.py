@@ -21,7 +21,7 @@ from dali_cutmix.mixing.plan import (
     Partner,
     Per,
     Rect,
-    check_weighted,
+    keep_weights,
     leader,
     partners_of,
     share,
@@ -46,6 +46,7 @@ class SaliencyMix:
             sample is most salient.
         partner: As in `cutmix_plan`; or ``"weighted"``, as in `CutMix`.
         class_weights: With ``partner="weighted"``, a weight for each class of the source.
+        sample_weights: The same for each sample of the source, in place of ``class_weights``.
 
     Source:
         Uddin et al. 2020, SaliencyMix, arXiv:2006.01791.
@@ -56,14 +57,14 @@ class SaliencyMix:
     per: Per = "sample"
     partner: Partner = "derangement"
     class_weights: Sequence[float] | None = None
+    sample_weights: Sequence[float] | None = None
 
     num_sources: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_alpha("SaliencyMix", self.alpha)
         check_prob("SaliencyMix", self.prob)
-        weights = check_weighted("SaliencyMix", self.per, self.partner, self.class_weights)
-        object.__setattr__(self, "class_weights", weights)
+        keep_weights("SaliencyMix", self, self.per)
 
     @classmethod
     def paper(cls, alpha: float = 1.0, prob: float = 0.5) -> SaliencyMix:

@@ -32,6 +32,7 @@ def draw_plan(
     shard: int = 0,
     num_batches: int | None = None,
     labels: Any = None,
+    indices: Any = None,
     device: torch.device | str = "cpu",
 ) -> MixPlan:
     """Draw the plan of one batch, without a loader.
@@ -50,7 +51,9 @@ def draw_plan(
         shard: Index of this process's part of the data: ranks must not draw alike.
         num_batches: Batches in the epoch, at least 1. Needed by a `Scheduled` mix only.
         labels: Class of each sample: ``[num_samples]`` whole numbers of at least 0, a list, array
-            or tensor. Needed by a mix with ``partner="weighted"`` only.
+            or tensor. Needed by a mix with ``class_weights`` only.
+        indices: Index in the source of each sample: as ``labels``. Needed by a mix with
+            ``sample_weights`` only.
         device: Where the plan's tensors are.
 
     Returns:
@@ -71,8 +74,11 @@ def draw_plan(
         if batch >= num_batches:
             refuse(where, "batch", f"be below num_batches={num_batches}", batch)
         in_epoch = batch / num_batches
-    classes = None if labels is None else _class_indices(where, labels, num_samples)
-    draws = HostDraws(num_samples, seed, epoch, batch, shard, in_epoch, labels=classes)
+    known = {
+        name: None if value is None else _whole_numbers(where, of, value, num_samples)
+        for name, of, value in (("labels", "labels", labels), ("listed", "indices", indices))
+    }
+    draws = HostDraws(num_samples, seed, epoch, batch, shard, in_epoch, **known)
     is_stack = are_numbers(size, 3)
     if is_stack:
         check_count(where, "size[0]", size[0], at_least=1)
@@ -84,13 +90,14 @@ def draw_plan(
     return map_leaves(lambda tensor: tensor.to(device), as_tensors(plan))
 
 
-def _class_indices(where: str, labels: Any, num_samples: int) -> np.ndarray:
-    classes = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
-    is_whole = np.issubdtype(classes.dtype, np.integer)
-    if not is_whole or classes.shape != (num_samples,) or classes.min() < 0:
+def _whole_numbers(where: str, name: str, value: Any, num_samples: int) -> np.ndarray:
+    """Return a whole number of at least 0 for each sample: ``[B]`` int64."""
+    numbers = np.asarray(value.cpu() if isinstance(value, torch.Tensor) else value)
+    is_whole = np.issubdtype(numbers.dtype, np.integer)
+    if not is_whole or numbers.shape != (num_samples,) or numbers.min() < 0:
         rule = f"be {num_samples} whole numbers of at least 0"
-        refuse(where, "labels", rule, f"{classes.dtype} {list(classes.shape)}")
-    return classes.astype(np.int64)
+        refuse(where, name, rule, f"{numbers.dtype} {list(numbers.shape)}")
+    return numbers.astype(np.int64)
 
 
 def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tensor]:

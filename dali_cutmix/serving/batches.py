@@ -19,7 +19,15 @@ from dali_cutmix.core.frame import Frame
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.labels import MixedTarget, pair_labels
 from dali_cutmix.mixing.paste import without_empty
-from dali_cutmix.mixing.plan import Mix, MixPlan, check_plan, finished, looks, needs_labels
+from dali_cutmix.mixing.plan import (
+    Mix,
+    MixPlan,
+    check_plan,
+    finished,
+    is_weighted,
+    looks,
+    needs_labels,
+)
 from dali_cutmix.order.position import Position
 from dali_cutmix.serving import stacks
 from dali_cutmix.serving.replacements import Replacements
@@ -126,11 +134,12 @@ class Batches:
         if self.looks and self.depth:
             rule = "draw without a look at images with clips and volumes"
             refuse(WHERE, "mix", rule, self.mix, "`ClipCutMix()` mixes clips and volumes.")
+        self._weighs = self.mix is not None and is_weighted(self.mix)
         self._weighs_classes = self.mix is not None and needs_labels(self.mix)
-        labels = np.resize(images.targets, settings.batch_size) if self._weighs_classes else None
         # Drawn for nothing, so that a mix refuses before the first batch what it has to refuse.
-        indices = np.zeros(settings.batch_size, np.int64)
-        probe = HostDraws(settings.batch_size, 0, 0, 0, 0, 0.0, indices, labels)
+        size, indices = settings.batch_size, np.zeros(settings.batch_size, np.int64)
+        known = self._weighed(np.arange(size) % len(images)) if self._weighs else {}
+        probe = HostDraws(size, 0, 0, 0, 0, 0.0, indices, **known)
         tree, plans = self._draw(probe)
         self.structure = Structure(tree)
         if any(plan is not None and _blends(plan) for plan in plans):
@@ -186,16 +195,13 @@ class Batches:
         draws = self._draws(number, indices)
         return self._images.parts(indices, draws, self.settings.transform)
 
-    def _labels(self, number: int) -> np.ndarray:
-        """Return the class of each image of a batch as listed: ``[B]`` int64.
+    def _listed(self, number: int) -> np.ndarray:
+        """Return the indices of a batch as listed: ``[B]`` int64.
 
         Those of bad images, and not of what replaces them, so that a bad image changes no partner.
         """
         first = number * self.settings.batch_size
-        labels: np.ndarray = self._images.targets[
-            self.epoch.order[first : first + self.settings.batch_size]
-        ]
-        return labels
+        return self.epoch.order[first : first + self.settings.batch_size]
 
     def draw(self, number: int) -> tuple[list[Any], Batch]:
         """Read and draw one batch.
@@ -363,8 +369,13 @@ class Batches:
         epoch, settings = self.epoch, self.settings
         place = epoch.position.epoch, epoch.position.batch + number, settings.shard.index
         in_epoch, in_source = epoch.share_before(number), np.array(indices, np.int64)
-        labels = self._labels(number) if self._weighs_classes else None
-        return HostDraws(len(indices), settings.seed, *place, in_epoch, in_source, labels)
+        known = self._weighed(self._listed(number)) if self._weighs else {}
+        return HostDraws(len(indices), settings.seed, *place, in_epoch, in_source, **known)
+
+    def _weighed(self, listed: np.ndarray) -> dict[str, Any]:
+        """Return what weights of partners go by: arguments of `HostDraws`."""
+        labels = self._images.targets[listed] if self._weighs_classes else None
+        return {"labels": labels, "listed": listed}
 
 
 def _blends(plan: MixPlan) -> bool:

@@ -280,6 +280,6 @@ def test_images_without_classes_have_no_weights(tmp_path: Path) -> None:
         def target(self, _shown: Any, /) -> None:
             return None
 
-    rule = r"`source\[0\]` must be \(path, class\), .* another partner needs none"
+    rule = r"`source\[0\]` must be \(path, class\), .* `class_weights` weigh classes; "
     with pytest.raises(ValueError, match=rule):
         loader_of(weighted(CutMix), paths, target=Nothing())
