@@ -199,7 +199,8 @@ class DataLoader:
         arguments = dict(locals())
         if torch_keywords:
             check_torch_keywords(torch_keywords)
-        arguments["transform"] = transform = repeated("DataLoader", transform, views)
+        if views is not None:
+            arguments["transform"] = transform = repeated("DataLoader", transform, views)
         names = [field.name for field in fields(LoaderSettings) if field.init]
         settings = LoaderSettings(**{name: arguments[name] for name in names})
         images = open_source(source, needs_classes=settings.needs_classes)

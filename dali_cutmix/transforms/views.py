@@ -58,22 +58,20 @@ class Views:
         object.__setattr__(self, "transforms", tuple(self.transforms))
 
 
-def repeated(where: str, transform: Any, views: Any) -> Any:
+def repeated(where: str, transform: Any, views: int) -> Any:
     """Return views by one transform, as an argument ``views`` beside ``transform`` asks for.
 
     Args:
         where: Public function or class that was called, for messages.
-        transform: What every view is made by. What is no transform is returned as it is.
-        views: Number of images to make of every stored image, at least 1. None makes no views.
+        transform: What every view is made by.
+        views: Number of images to make of every stored image, at least 1.
 
     Returns:
-        `Views`; or ``transform`` without ``views``.
+        `Views`; or what is not a transform as it is, for the caller to refuse.
 
     Raises:
         ValueError: ``views`` is not such a number, or ``transform`` is `Views` or makes volumes.
     """
-    if views is None:
-        return transform
     check_count(where, "views", views, 1, "None makes one image, and no list.")
     if isinstance(transform, Views):
         way_out = "`transform` has a transform for each view already."

@@ -129,7 +129,10 @@ def identity(t: float) -> float:
     return t
 
 
-SETTINGS = "alpha, prob, per, partner, placement, min_kept, max_kept, sides, lam, class_weights"
+SETTINGS = (
+    "alpha, prob, per, partner, placement, min_kept, max_kept, sides, lam, class_weights, "
+    "sample_weights"
+)
 
 
 @pytest.mark.parametrize(
