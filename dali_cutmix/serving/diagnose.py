@@ -22,11 +22,12 @@ from dali_cutmix.sources.upright import RefusedError, too_large
 from dali_cutmix.transforms import decode
 
 #: DALI's words for a file that cannot be decoded, and their meaning. The numbers are a status of
-#: nvImageCodec.
+#: nvImageCodec. Of 17, "unsupported", it speaks where the chunks of a PNG or WebP end too early:
+#: what it does not support is sorted out before, by `decodable`.
 _MEANINGS = {
     "nvImageCodec failure: '#3'": "damaged or cut short",
     "nvImageCodec failure: '#4'": "not an image, or an unsupported format",
-    "nvImageCodec failure: '#17'": "an unsupported format",
+    "nvImageCodec failure: '#17'": "damaged or cut short",
     "Failed to decode sample #0": "damaged or cut short",
 }
 

@@ -270,6 +270,41 @@ def test_bad_arguments_are_refused_by_name(name: str) -> None:
         Masks(**arguments)
 
 
+def test_a_truncated_mask_is_named_as_such_in_every_kind_of_png(tmp_path: Path) -> None:
+    """Cut behind the header, in the palette or the pixels, and before the last bytes."""
+    kinds = mask_kinds.shallow_kinds() | mask_kinds.deep_kinds()
+    plain = re.compile(r"PNG (gray|palette) \d+ bits( interlaced)?")
+    pngs = {name: data for name, (data, _) in kinds.items() if plain.fullmatch(name)}
+    assert set(pngs) >= {
+        *(f"PNG {color} {bits} bits" for color in ("gray", "palette") for bits in (1, 2, 4, 8)),
+        *(f"PNG palette {bits} bits interlaced" for bits in (1, 2, 4, 8)),
+        "PNG gray 16 bits",
+        "PNG gray 16 bits interlaced",
+    }
+    cuts = {
+        f"{name}, {size} bytes": data[:size]
+        for name, data in pngs.items()
+        for size in (36, len(data) * 2 // 3, len(data) - 13)
+    }
+    good = {f"good {number}": mask_kinds.png(indices(3), 8) for number in range(len(cuts))}
+    paths = write(tmp_path, cuts | good)
+    # Each image has a path of its own, since reasons are told by the image's path.
+    images = [str(tmp_path / f"{number}.png") for number in range(len(paths))]
+    for path in images:
+        Image.new("RGB", SIZE[::-1]).save(path)
+    settings = {"transform": AS_STORED, "target": Masks(paths, bits=16), "on_error": "replace"}
+    with DataLoader(images, 32, num_workers=2, device="cpu", **settings) as loader:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            assert sum(len(mask) for _, mask in loader) == len(images)
+        reasons = dict(loader.bad_files)
+    told = {
+        name: reasons.get(path, "") for name, path in zip(cuts, images[: len(cuts)], strict=True)
+    }
+    assert not {name: why for name, why in told.items() if "damaged or cut short" not in why}
+    assert len(reasons) == len(cuts)
+
+
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
     """A file that is truncated, or has some bytes exchanged, most of them in its header."""
     changed = bytearray(data)

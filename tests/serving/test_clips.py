@@ -309,7 +309,7 @@ def test_bad_frame_ends_the_epoch_with_its_clip_and_its_own_name(tmp_path: Path)
     (clips[2] / "1.png").write_bytes((clips[2] / "1.png").read_bytes()[:-30])
     source = Clips(clips, list(range(4)), frames=4, stride=1)
     with loaded(source, 2, transform=unchanged()) as loader:
-        message = f"cannot decode {clips[2]}: {clips[2] / '1.png'}: an unsupported format"
+        message = f"cannot decode {clips[2]}: {clips[2] / '1.png'}: damaged or cut short"
         with pytest.raises(BadFileError, match=re.escape(message)) as raised:
             list(loader)
     assert raised.value.path == str(clips[2])
