@@ -85,6 +85,7 @@ class Boxes:
         fields: Mapping[str, Sequence[Any]] | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
+        _check_list("boxes", boxes)
         if not len(boxes):
             refuse("Boxes", "boxes", "hold the boxes of at least one image", boxes)
         corners, counts = _joined_boxes(boxes)
@@ -260,6 +261,11 @@ def _mapped(corners: np.ndarray, matrix: np.ndarray | None, sample: np.ndarray) 
     return np.concatenate([centre - half, centre + half])
 
 
+def _check_list(name: str, value: object) -> None:
+    if not hasattr(value, "__len__") or not hasattr(value, "__getitem__"):
+        refuse("Boxes", name, "be a list with an item for each image", value)
+
+
 def _joined_boxes(boxes: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return the boxes of all images, ``[M, 4]`` float64, and the number of each, ``[N]``."""
     arrays = []
@@ -281,6 +287,7 @@ def _joined_boxes(boxes: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
 
 def _joined(name: str, column: Sequence[Any], counts: np.ndarray) -> np.ndarray:
     """Return the values of all boxes in a row: ``[M, ...]``."""
+    _check_list(name, column)
     if len(column) != len(counts):
         rule = f"be as many as the {len(counts)} images of `boxes`"
         refuse("Boxes", name, rule, len(column))

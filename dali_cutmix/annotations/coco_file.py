@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from dali_cutmix.core.checks import is_whole, local_path, shown
+from dali_cutmix.annotations.listing import existing_file
+from dali_cutmix.core.checks import is_whole, shown
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import open_regular
 from dali_cutmix.core.trouble import AwayError
@@ -48,7 +49,7 @@ class CocoFile:
     """
 
     def __init__(self, where: str, path: str | os.PathLike[str]) -> None:
-        self.path = local_path(where, "annotations", path)
+        self.path = existing_file(where, "annotations", path)
         self._where = where
         self.images: list[tuple[str, int, int]] = []
         categories: dict[int, str] = {}

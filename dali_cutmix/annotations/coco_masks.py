@@ -13,7 +13,7 @@ from dali_cutmix.annotations.coco_file import CocoFile
 from dali_cutmix.annotations.listing import existing_folder, without_classes
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.stored import StoredMasks
-from dali_cutmix.core.checks import check_choice, is_whole, local_path, shown
+from dali_cutmix.core.checks import check_choice, is_whole, shown
 from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.regular import read_regular
 from dali_cutmix.sources.files import FileList
@@ -98,7 +98,7 @@ def read_coco_panoptic(
     """
     where = "read_coco_panoptic"
     file = CocoFile(where, annotations)
-    stored = _PanopticMasks(where, file, local_path(where, "masks", masks), ignore)
+    stored = _PanopticMasks(where, file, existing_folder(where, "masks", masks), ignore)
     return _listed(where, file, images), Masks(stored, ignore, names=list(file.categories.values()))
 
 

@@ -32,6 +32,20 @@ def existing_folder(where: str, name: str, path: str | bytes | os.PathLike[Any])
     return folder
 
 
+def existing_file(where: str, name: str, path: str | bytes | os.PathLike[Any]) -> str:
+    """Return the path of a file as text.
+
+    Raises:
+        FileNotFoundError: The file does not exist, or is a folder.
+    """
+    file = local_path(where, name, path)
+    if os.path.isdir(file) or not os.path.lexists(file):
+        problem = "is a folder" if os.path.isdir(file) else "does not exist"
+        message = f"{where}: `{name}` must be a file, but {file} {problem}."
+        raise FileNotFoundError(printable(message))
+    return file
+
+
 def names_below(
     where: str, name: str, folder: str, endings: Sequence[str], suffix: str = ""
 ) -> dict[str, str]:

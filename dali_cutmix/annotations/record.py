@@ -24,8 +24,9 @@ from dali_cutmix.annotations.record_files import (
     write_part,
 )
 from dali_cutmix.core.checks import check_choice, check_count, local_path, refuse
+from dali_cutmix.core.errors import printable
 from dali_cutmix.mixing.choice import ChosenPlan
-from dali_cutmix.mixing.plan import MixPlan, Rect
+from dali_cutmix.mixing.plan import MixPlan, Rect, in_torch, inner_mixes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -39,6 +40,7 @@ class Loader(Protocol):
     """Say what a record asks of a `DataLoader`."""
 
     dataset: Any
+    mix: Any
     shard: Any
     seed: int
 
@@ -106,7 +108,8 @@ class Record:
         ImportError: pyarrow is missing.
         OSError: The folder cannot be made or written.
         ValueError: The folder holds something else, or the record of a run with other data, another
-            seed or another format.
+            seed or another format. Or the training step completes the loader's plans, as those of
+            `AttentiveCutMix`, so that the loader does not know what is mixed.
 
     Warns:
         RuntimeWarning: While iterating: the record lacks batches before the first one of the
@@ -125,6 +128,12 @@ class Record:
             hasattr(type(loader), n) for n in ("batch_indices", "batch_plans", "batch_position")
         ):
             refuse(WHERE, "loader", "be a DataLoader", type(loader).__name__)
+        for part in () if loader.mix is None else inner_mixes(loader.mix):
+            if in_torch(part):
+                rule = "know what its mix mixes, which the training step completes here"
+                way_out = "Write down the plan that `attentive_plan` returns in that step."
+                got = f"a loader with {type(part).__name__}"
+                refuse(WHERE, "loader", rule, got, way_out)
         check_choice(WHERE, "format", format, ("parquet", "csv"))
         check_count(WHERE, "rows_per_file", rows_per_file, 1)
         if format == "parquet":
@@ -208,7 +217,7 @@ class Record:
             self._targets = np.full(run.num_samples, UNKNOWN)
         else:
             self._targets = np.asarray(self.loader.dataset.targets, np.int64)
-        os.makedirs(self.path, exist_ok=True)
+        _make_folder(self.path)
         if not os.path.exists(os.path.join(self.path, DESCRIPTION)):
             # Unfinished files and other ranks' first parts may be there.
             strangers = [name for name in os.listdir(self.path) if not name.startswith(".")]
@@ -261,6 +270,20 @@ class Record:
                 RuntimeWarning,
                 stacklevel=4,  # where the record is iterated
             )
+
+
+def _make_folder(path: str) -> None:
+    """Make a folder, unless there is one.
+
+    Raises:
+        OSError: The folder cannot be made. The message names a file that is in the way.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        problem = "is a file" if os.path.lexists(path) else "lies below a file"
+        message = f"{WHERE}: `path` must be a folder, but {path} {problem}. Pass another path."
+        raise type(error)(printable(message)) from None
 
 
 def rows_of(plan: MixPlan | None, indices: np.ndarray) -> dict[str, np.ndarray]:

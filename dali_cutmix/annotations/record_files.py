@@ -122,7 +122,7 @@ def read_description(where: str, folder: str) -> Description:
         is_fine &= names is None or all(isinstance(name, str) for name in names)
         if not is_fine or described.format not in ("parquet", "csv"):
             raise TypeError
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, IsADirectoryError):
         raise ValueError(f"{where}: {printable(path)} describes no record.") from None
     if version != VERSION:
         way_out = "Read it with the version of dali_cutmix that wrote it."

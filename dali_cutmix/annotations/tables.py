@@ -12,10 +12,10 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from dali_cutmix.annotations.listing import existing_folder
+from dali_cutmix.annotations.listing import existing_file, existing_folder
 from dali_cutmix.annotations.notes import Notes
 from dali_cutmix.annotations.rows import Combine, Rows
-from dali_cutmix.core.checks import check_choice, local_path, refuse
+from dali_cutmix.core.checks import check_choice, refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import read_text
 
@@ -153,13 +153,14 @@ def read_notes(
 
 def read_table(where: str, path: str | os.PathLike[str], delimiter: str | None) -> Table:
     """Read a table, and refuse lines that do not have a value for each column."""
-    name = printable(local_path(where, "table", path))
+    table = existing_file(where, "table", path)
+    name = printable(table)
     if delimiter is None:
         delimiter = "\t" if name.lower().endswith(".tsv") else ","
     if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
         refuse(where, "delimiter", "be a single character", delimiter)
     try:
-        text = read_text(local_path(where, "table", path))
+        text = read_text(table)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         # Blank lines are lists of no cell. A cell may span lines, so that numbers are of its last.
         numbered = [(reader.line_num, cells) for cells in reader if cells]

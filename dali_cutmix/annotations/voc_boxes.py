@@ -12,8 +12,13 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
 from dali_cutmix.annotations.boxes import Boxes
-from dali_cutmix.annotations.listing import existing_folder, names_below, without_classes
-from dali_cutmix.core.checks import check_choice, check_prob, local_path, refuse, shown
+from dali_cutmix.annotations.listing import (
+    existing_file,
+    existing_folder,
+    names_below,
+    without_classes,
+)
+from dali_cutmix.core.checks import check_choice, check_prob, refuse, shown
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import open_regular, read_text
 from dali_cutmix.sources.files import FileList
@@ -116,7 +121,7 @@ def _names(folder: str, image_set: str | os.PathLike[str] | None) -> list[str]:
                 f"{_WHERE}: `annotations` must hold XML files, and {folder!r} holds none."
             )
         return names
-    path = local_path(_WHERE, "image_set", image_set)
+    path = existing_file(_WHERE, "image_set", image_set)
     names = [f"{line.split()[0]}.xml" for line in read_text(path).splitlines() if line.strip()]
     if not names:
         refuse(_WHERE, "image_set", "name at least one file", f"an empty list, {path}")

@@ -47,8 +47,10 @@ def local_path(where: str, name: str, path: str | bytes | os.PathLike[Any]) -> s
     """Return a path as text, with the home folder for ``~``. A URL stays as it is.
 
     Raises:
-        ValueError: The path holds a zero byte, which no file's name can hold.
+        ValueError: Not a path; or the path holds a zero byte, which no file's name can hold.
     """
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        refuse(where, name, "be a path", path)
     text = os.path.expanduser(os.fsdecode(path))
     if "\0" in text:
         refuse(where, name, "hold no zero byte", text)

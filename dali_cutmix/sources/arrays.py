@@ -34,6 +34,9 @@ class ImageArrays(StoredImages):
             images = images.numpy()
         if hasattr(labels, "numpy"):
             labels = labels.numpy()
+        if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
+            rule = "be a list or an array of images"
+            refuse("ImageArrays", "images", rule, type(images).__name__)
         self._images: Any = images
         self.kind = "encoded" if len(images) and _is_encoded(images[0]) else "pixels"
         targets = np.asarray(labels)

@@ -51,6 +51,8 @@ def split_url(url: str) -> tuple[str, str]:
     Raises:
         ValueError: The URL names no bucket.
     """
+    if not isinstance(url, str):
+        refuse(WHERE, "source", "be s3://bucket/key", url)
     name, _, key = url.removeprefix(SCHEME).partition("/")
     if not is_url(url) or not name:
         refuse(WHERE, "source", "be s3://bucket/key", url)

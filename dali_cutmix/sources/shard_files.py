@@ -8,7 +8,7 @@ import io
 import os
 import re
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -50,6 +50,8 @@ def find_shards(
         ValueError: No shard is named, a shard is named twice, a folder has several splits, or a
             pattern holds a zero byte.
     """
+    if not isinstance(shards, (str, os.PathLike)) and not isinstance(shards, Iterable):
+        refuse(where, "shards", "be a path or URL, or several", shards)
     patterns = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
     paths = [
         path

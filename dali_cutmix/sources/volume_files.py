@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dali_cutmix.core.checks import local_path, refuse
+from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import open_regular
 
 #: Endings of files that are read.
@@ -67,11 +68,12 @@ def open_volume(where: str, name: str, volume: Any) -> Volume:
     argument = name.partition("[")[0]
     if isinstance(volume, (str, os.PathLike)):
         path = local_path(where, name, volume)
-        if path.lower().endswith(".npy"):
-            return _NpyFile(where, argument, path)
-        if path.lower().endswith((".nii", ".nii.gz")):
-            return _NiftiFile(where, argument, path)
-        refuse(where, name, f"be arrays or files ending in {', '.join(ENDINGS)}", path)
+        if not path.lower().endswith(ENDINGS):
+            refuse(where, name, f"be arrays or files ending in {', '.join(ENDINGS)}", path)
+        if not os.path.lexists(path):
+            raise FileNotFoundError(printable(f"{where}: the volume {path} does not exist."))
+        kind = _NpyFile if path.lower().endswith(".npy") else _NiftiFile
+        return kind(where, argument, path)
     if hasattr(volume, "numpy"):  # a tensor
         volume = volume.numpy()
     if not isinstance(volume, np.ndarray):

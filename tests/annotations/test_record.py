@@ -21,10 +21,12 @@ import torch
 import reference
 from dali_cutmix import (
     RICAP,
+    AttentiveCutMix,
     Chain,
     CutMix,
     Cutout,
     DataLoader,
+    Deferred,
     EvalTransform,
     FMix,
     GridMix,
@@ -34,6 +36,7 @@ from dali_cutmix import (
     Record,
     ResizeMix,
     SaliencyMix,
+    Scheduled,
     Shard,
     TrainTransform,
     Views,
@@ -430,10 +433,60 @@ def test_a_folder_of_something_else_is_refused_and_stays(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
 
 
-def test_a_file_in_the_place_of_the_folder_is_an_os_error(tmp_path: Path) -> None:
-    (tmp_path / "mixed").write_bytes(b"")
-    with pytest.raises(FileExistsError):
-        Record(loader(), tmp_path / "mixed")
+@pytest.mark.parametrize(
+    ("path", "error", "problem"),
+    [
+        ("mixed.csv", FileExistsError, "is a file"),
+        ("mixed.csv/a", NotADirectoryError, "lies below a file"),
+        ("mixed.csv/a/b", NotADirectoryError, "lies below a file"),
+    ],
+)
+def test_a_file_in_the_place_of_the_folder_is_named(
+    path: str, error: type[OSError], problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mixed.csv").write_bytes(b"")
+    wanted = tmp_path / path
+    message = f"Record: `path` must be a folder, but {wanted} {problem}. Pass another path."
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        Record(loader(), wanted)
+    assert (tmp_path / "mixed.csv").read_bytes() == b""
+
+
+def test_a_folder_in_the_place_of_the_description_is_named(tmp_path: Path) -> None:
+    (tmp_path / "_record.json").mkdir()
+    message = f"Record: {tmp_path / '_record.json'} describes no record."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Record(loader(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        AttentiveCutMix(cells=2),
+        Scheduled(AttentiveCutMix(cells=2), num_epochs=2, prob=lambda t: t),
+    ],
+    ids=lambda mix: type(mix).__name__,
+)
+def test_plans_that_the_training_step_completes_are_refused(mix: Any, tmp_path: Path) -> None:
+    """Their weights are not known to the loader: rows of them would tell that nothing is mixed."""
+    data = loader(Deferred(mix), with_plan=True, target="pair")
+    message = (
+        "Record: `loader` must know what its mix mixes, which the training step completes here, "
+        "got 'a loader with AttentiveCutMix'. Write down the plan that `attentive_plan` returns in "
+        "that step."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Record(data, tmp_path / "mixed")
+    assert not (tmp_path / "mixed").exists()
+
+
+def test_plans_that_are_only_applied_in_the_training_step_are_recorded(tmp_path: Path) -> None:
+    rows = []
+    for name, mix in (("now", CutMix()), ("later", Deferred(CutMix()))):
+        data = loader(mix, with_plan=True, target="pair")
+        list(Record(data, tmp_path / name))
+        rows.append(rows_in(tmp_path / name))
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"version": 1}', '{"version": 1, "a": 2}'])
@@ -467,6 +520,7 @@ def test_a_damaged_part_is_named_when_rows_behind_it_are_removed(
             {"rows_per_file": 0},
             "Record: `rows_per_file` must be a whole number of at least 1, got 0.",
         ),
+        ({"path": None}, "Record: `path` must be a path, got None."),
         ({"path": "a\0b"}, "Record: `path` must hold no zero byte, got 'a\\x00b'."),
         ({"loader": [1]}, "Record: `loader` must be a DataLoader, got 'list'."),
     ],
