@@ -158,7 +158,7 @@ def test_schedule_may_change_how_often_cells_are_pasted() -> None:
             lambda: loader_of(AttentiveCutMix()),
             "DataLoader: `mix` must be Deferred, since only the training step can mix its pixels, "
             "got AttentiveCutMix(cells=6, prob=1.0, partner='derangement', "
-            "class_weights=None). Pass "
+            "class_weights=None, sample_weights=None). Pass "
             "`Deferred(AttentiveCutMix(...))`.",
         ),
         (
@@ -169,13 +169,15 @@ def test_schedule_may_change_how_often_cells_are_pasted() -> None:
         (
             lambda: Chain([AttentiveCutMix(), CutMix()]),
             "Chain: `mixes` must mix in the graph, got AttentiveCutMix(cells=6, prob=1.0, "
-            "partner='derangement', class_weights=None). Pass it alone: "
+            "partner='derangement', class_weights=None, sample_weights=None). Pass it "
+            "alone: "
             "`Deferred(AttentiveCutMix(...))`.",
         ),
         (
             lambda: RandomChoice([CutMix(), AttentiveCutMix()]),
             "RandomChoice: `mixes` must mix in the graph, got AttentiveCutMix(cells=6, prob=1.0, "
-            "partner='derangement', class_weights=None). Pass it alone: "
+            "partner='derangement', class_weights=None, sample_weights=None). Pass it "
+            "alone: "
             "`Deferred(AttentiveCutMix(...))`.",
         ),
         (
