@@ -54,7 +54,8 @@ class Clips(Stacks):
         stride: Frames of the clip, or of ``rate``, from one frame of a sample to the next, at least
             1.
         fps: Frames per second of the clips: a number for all, a list with a number for each clip,
-            or a mapping from a clip's path, whole or below the folder, to its number. Above 0.
+            or a mapping from a clip to its number. A clip is its path as listed, its path below the
+            folder, or its mere name where no other clip has the name. Above 0.
         rate: Frames per second in which ``stride`` counts, above 0; with ``fps`` only.
         start: ``"random"`` draws the first frame, each possible frame equally likely. ``"centre"``
             takes the middle of the clip, for evaluation.
@@ -197,7 +198,7 @@ class Clips(Stacks):
             return np.ones(len(self))
         _check_rate("rate", rate)
         if isinstance(fps, Mapping):
-            fps = [self._rate_of(index, fps) for index in range(len(self))]
+            fps = self._rates_by_name(fps)
         elif is_number(fps):
             _check_rate("fps", fps)
             fps = [float(fps)] * len(self)
@@ -208,14 +209,24 @@ class Clips(Stacks):
             _check_rate(f"fps[{index}]", value)
         return np.array([float(value) for value in fps]) / float(rate)
 
-    def _rate_of(self, index: int, fps: Mapping[str, float]) -> float:
-        path = self.path(index)
-        names = [path] if self._root is None else [path, os.path.relpath(path, self._root)]
-        for name in names:
-            if name in fps:
-                return fps[name]
-        rule = f"hold the frames per second of every clip, and {names[-1]} is missing"
-        refuse(WHERE, "fps", rule, f"a mapping of {len(fps)} clips")
+    def _rates_by_name(self, fps: Mapping[Any, float]) -> list[float]:
+        """Return the frames per second of each clip, by its path or its name."""
+        rates = {os.fspath(name): rate for name, rate in fps.items()}
+        paths = [self.path(index) for index in range(len(self))]
+        names = [os.path.basename(os.path.normpath(path)) for path in paths]
+        folders = _folders_of_names(paths, names)
+        of_clips: list[float] = []
+        for path, name in zip(paths, names, strict=True):
+            below = path if self._root is None else os.path.relpath(path, self._root)
+            key = next((key for key in (path, below, name) if key in rates), None)
+            if key is None:
+                rule = f"hold the frames per second of every clip, and {below} is missing"
+                refuse(WHERE, "fps", rule, f"a mapping of {len(fps)} clips")
+            if key not in (path, below) and len(folders[name]) > 1:
+                rule = f"tell clips apart, and {len(folders[name])} clips have the name"
+                refuse(WHERE, "fps", rule, name, "Name these clips by their paths.")
+            of_clips.append(rates[key])
+        return of_clips
 
     def _refuse_short(self) -> None:
         needed = self._offsets(np.arange(len(self)))[:, -1] + 1
@@ -231,6 +242,14 @@ class Clips(Stacks):
         )
         way_out = "`short='loop'` starts such clips again; fewer frames or a smaller stride fit."
         refuse(WHERE, "clips", rule, f"{self.num_frames[index]} frames", way_out)
+
+
+def _folders_of_names(paths: Sequence[str], names: Sequence[str]) -> dict[str, set[str]]:
+    """Return the folders that have each name; a folder that is listed twice counts once."""
+    folders: dict[str, set[str]] = {name: set() for name in names}
+    for path, name in zip(paths, names, strict=True):
+        folders[name].add(os.path.abspath(path))
+    return folders
 
 
 def _check_rate(name: str, value: object) -> None:

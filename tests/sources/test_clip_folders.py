@@ -144,6 +144,35 @@ def test_one_rate_for_all_clips_and_a_root_with_relative_names(tmp_path: Path) -
     assert shown(by_name) == [[11, 14, 17], [13, 14, 15]]
 
 
+def test_rates_of_listed_clips_go_by_their_names_where_names_tell_clips_apart(
+    tmp_path: Path,
+) -> None:
+    for name, clip in (("run/a", 0), ("run/b", 1), ("sit/a", 2)):
+        write_clip(tmp_path / name, clip, 30)
+    run_a, run_b, sit_a = (tmp_path / name for name in ("run/a", "run/b", "sit/a"))
+    settings: dict[str, Any] = {"frames": 3, "stride": 1, "rate": 10, "start": "centre"}
+    by_name = {"a": 30, Path("b"): 10.0}
+    assert shown(Clips([run_a, run_b, run_a], [0, 1, 0], fps=by_name, **settings)) == [
+        [11, 14, 17],
+        [13, 14, 15],
+        [11, 14, 17],
+    ]
+    assert shown(Clips([f"{run_b}/"], [0], fps=by_name, **settings)) == [[13, 14, 15]]
+    by_path: dict[Any, float] = {run_a: 30, "b": 10, str(sit_a): 20}
+    assert shown(Clips([run_a, run_b, sit_a], [0, 1, 0], fps=by_path, **settings))[2] == [
+        12,
+        14,
+        16,
+    ]
+    message = (
+        "Clips: `fps` must tell clips apart, and 2 clips have the name, got 'a'. Name these clips "
+        "by their paths."
+    )
+    for source, classes in (([run_a, run_b, sit_a], [0, 1, 0]), (tmp_path, None)):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            Clips(source, classes, fps=by_name, **settings)
+
+
 def test_short_clip_starts_again_after_its_last_frame_where_asked_for(tmp_path: Path) -> None:
     clips = write_clips(tmp_path, [3, 1, 8])
     source = Clips(clips, range_of(3), frames=4, stride=2, short="loop", start="centre")
