@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -43,8 +44,8 @@ SETTINGS = "frames.json"
 #: Front of the name of a clip's folder that is not complete.
 _UNFINISHED = ".unfinished-"
 
-#: Seconds by which a frame may be early: time stamps are rounded.
-_TOLERANCE = 1e-4
+#: Seconds by which a frame may be early where a container stores exact times: numbers are rounded.
+_EXACT_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -233,25 +234,32 @@ def _frames_at(video: Path, rate: float | None) -> Generator[Any, None, None]:
         shown: Any = None
         first = start = shown_until = length = 0.0
         num_yielded = 0
+        tolerance = _tolerance(stream)
         for frame in decoded:
             now = shown_until if frame.time is None else float(frame.time)
             if shown is None:
                 first = now
             else:
                 length = now - start
-                for _ in range(_count(now - first, rate) - num_yielded):
+                for _ in range(_count(now - first - tolerance, rate) - num_yielded):
                     yield shown
                     num_yielded += 1
             shown, start, shown_until = frame, now, now + length
         if shown is not None:
-            for _ in range(max(_count(shown_until - first, rate), 1) - num_yielded):
+            for _ in range(max(_count(shown_until - first - tolerance, rate), 1) - num_yielded):
                 yield shown
 
 
+def _tolerance(stream: Any) -> float:
+    """Return by how many seconds the container may have rounded the times of frames."""
+    gap, unit = 1 / float(stream.average_rate or 25), float(stream.time_base)
+    # A unit that is nearly a frame, as in AVI files, is the frame's exact duration or a part of it.
+    return unit if gap > 4 * unit else _EXACT_S
+
+
 def _count(seconds: float, rate: float) -> int:
-    """Return how many times 0, 1 / rate, ... lie before a time."""
-    last = floor((seconds - _TOLERANCE) * rate)
-    return last + 1
+    """Return how many of the times 0, 1 / rate, ... lie up to a time."""
+    return floor(seconds * rate) + 1
 
 
 def _turned(frame: Any, short_side: int | None) -> Image.Image:
@@ -263,9 +271,18 @@ def _turned(frame: Any, short_side: int | None) -> Image.Image:
         image = frame.to_image(width=width, height=height, interpolation="AREA")
     else:
         image = frame.to_image()
-    turn = getattr(frame, "rotation", 0) or 0  # degrees counterclockwise, of the display
-    upright: Image.Image = image.rotate(turn, expand=True) if turn else image
-    return upright
+    matrix = frame.side_data.get(import_module("av.sidedata.sidedata").Type.DISPLAYMATRIX)
+    if matrix is None:
+        return image
+    # A point (x, y) is shown at (a x + c y, b x + d y), in a system whose y points down.
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    moves = Image.Transpose
+    if abs(b) > abs(a):
+        image, is_mirrored, is_upside_down = image.transpose(moves.TRANSPOSE), c < 0, b < 0
+    else:
+        is_mirrored, is_upside_down = a < 0, d < 0
+    image = image.transpose(moves.FLIP_LEFT_RIGHT) if is_mirrored else image
+    return image.transpose(moves.FLIP_TOP_BOTTOM) if is_upside_down else image
 
 
 def _keep_settings(out: Path, settings: FrameSettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from dali_cutmix.tools.cli import app
 av: Any = pytest.importorskip("av")
 
 
-def write_video(path: Path, rate: int, num_frames: int, size: tuple[int, int] = (48, 64)) -> None:
-    """Write a video whose frame ``i`` has the gray level ``12 * i``."""
+def write_video(
+    path: Path, rate: int, num_frames: int, size: tuple[int, int] = (48, 64), corner: int = 0
+) -> None:
+    """Write a video whose frame ``i`` has the gray level ``12 * i``, its top left part more."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=rate)
@@ -27,10 +30,33 @@ def write_video(path: Path, rate: int, num_frames: int, size: tuple[int, int] = 
         stream.options = {"qscale": "1"}
         for number in range(num_frames):
             pixels = np.full((*size, 3), 12 * number, np.uint8)
+            pixels[: size[0] // 2, : size[1] // 4] += corner
             for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
+
+
+#: What a display matrix (a, b, c, d) makes of an image: (x, y) is shown at (ax + cy, bx + dy).
+ORIENTED: dict[tuple[int, int, int, int], Any] = {
+    (1, 0, 0, 1): lambda image: image,
+    (-1, 0, 0, 1): np.fliplr,
+    (1, 0, 0, -1): np.flipud,
+    (-1, 0, 0, -1): lambda image: np.rot90(image, 2),
+    (0, 1, -1, 0): lambda image: np.rot90(image, -1),
+    (0, -1, 1, 0): np.rot90,
+    (0, 1, 1, 0): lambda image: image.swapaxes(0, 1),
+    (0, -1, -1, 0): lambda image: np.rot90(image, 2).swapaxes(0, 1),
+}
+
+
+def set_display_matrix(video: Path, numbers: tuple[int, int, int, int]) -> None:
+    """Write the matrix into the head of the track of an MP4."""
+    data = video.read_bytes()
+    matrix = data.index(b"tkhd") + 44
+    a, b, c, d = (struct.pack(">i", number * 2**16) for number in numbers)
+    none = bytes(4)
+    video.write_bytes(data[:matrix] + a + b + none + c + d + data[matrix + 20 :])
 
 
 def shown(folder: Path) -> list[int]:
@@ -65,6 +91,27 @@ def test_frames_are_taken_by_time_at_the_rate_asked_for(tmp_path: Path) -> None:
     assert shown(tmp_path / "out" / "a") == [0, 5, 10, 15]
     assert shown(tmp_path / "out" / "b") == [0, 2, 4, 6, 8]
     assert shown(tmp_path / "out" / "c") == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9]
+
+
+def test_times_that_a_container_rounds_are_taken_as_they_were(tmp_path: Path) -> None:
+    # Times of Matroska are whole milliseconds: frame 2 begins at 0.067 s.
+    write_video(tmp_path / "a.mkv", 30, 20)
+    assert call(tmp_path / "a.mkv", tmp_path / "out", "--rate", 30).exit_code == 0
+    assert shown(tmp_path / "out" / "a") == list(range(20))
+
+
+@pytest.mark.parametrize("numbers", list(ORIENTED), ids=str)
+def test_frames_are_turned_and_mirrored_as_the_display_matrix_says(
+    tmp_path: Path, numbers: tuple[int, int, int, int]
+) -> None:
+    video = tmp_path / "a.mp4"
+    write_video(video, 10, 1, corner=200)
+    set_display_matrix(video, numbers)
+    assert call(video, tmp_path / "out", "--quality", 100).exit_code == 0
+    with av.open(str(video)) as container:
+        stored = np.asarray(next(container.decode(video=0)).to_image())
+    upright = np.asarray(Image.open(tmp_path / "out" / "a" / "000001.jpg"))
+    assert (abs(upright.astype(int) - ORIENTED[numbers](stored)) < 8).all()
 
 
 def test_short_side_is_shrunk_and_never_enlarged(tmp_path: Path) -> None:
