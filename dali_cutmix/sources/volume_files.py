@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
@@ -103,7 +104,9 @@ class _NpyFile:
                 if version != (1, 0):
                     read = np.lib.format.read_array_header_2_0
                 shape, is_fortran, self._stored = read(file)
-            except (ValueError, EOFError) as error:
+            except (OSError, MemoryError):
+                raise
+            except Exception as error:  # Python's own parser reads the header
                 refuse(where, argument, "be .npy files", path, f"{error}.".capitalize())
             self._offset = file.tell()
         if is_fortran:
@@ -153,7 +156,9 @@ class _NiftiFile:
             raise ImportError(f"{self._where}: {self.name} {_NO_NIBABEL}") from None
         try:
             return nibabel.load(self.name, mmap=False).dataobj
-        except nibabel.filebasedimages.ImageFileError as error:
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # nibabel's, struct's and zlib's for a damaged header
             refuse(self._where, self._argument, "be NIfTI files", self.name, f"{error}.")
 
     def read(self, anchor: Sequence[int], size: Sequence[int]) -> np.ndarray:
@@ -161,7 +166,7 @@ class _NiftiFile:
         z, y, x = _slices(anchor, size)
         try:
             window = np.asarray(self._proxy[x, y, z]).astype(self.dtype, copy=False)
-        except (ValueError, EOFError) as error:  # nibabel's and gzip's for a truncated file
+        except (ValueError, EOFError, zlib.error) as error:  # nibabel's and gzip's
             raise OSError(
                 errno.EIO, f"the file is truncated or damaged ({error})", self.name
             ) from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -322,6 +324,47 @@ def test_truncated_file_is_a_bad_sample_which_is_named_or_replaced(
             else:
                 assert torch.equal(image[sample], before[sample])
                 assert torch.equal(target["mask"][sample], target_before["mask"][sample])
+
+
+def damaged_in_the_middle(compressed: bytes) -> bytes:
+    """Break a stream of gzip amid the data, long before its checksum."""
+    data = gzip.decompress(compressed)
+    packer = zlib.compressobj(wbits=31)
+    start = packer.compress(data[: len(data) // 2]) + packer.flush(zlib.Z_FULL_FLUSH)
+    return start + b"\x07" + bytes(40)  # a block of no kind
+
+
+def test_compressed_file_that_is_damaged_is_a_bad_sample_which_is_replaced(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    paths = [tmp_path / f"{number}.nii.gz" for number in range(4)]
+    rng = np.random.default_rng(7)
+    for path in paths:
+        volume = rng.integers(0, 9, (40, 30, 20), np.int16)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), path)
+    source = Volumes(paths, range_of(4))
+    paths[2].write_bytes(damaged_in_the_middle(paths[2].read_bytes()))
+    with loaded(source, on_error="replace", transform=VolumeTransform((20, 30, 40))) as loader:
+        with pytest.warns(RuntimeWarning, match=r"replaced .*2\.nii\.gz"):
+            list(loader)
+        assert [path for path, _ in loader.bad_files] == [str(paths[2])]
+
+
+@pytest.mark.parametrize("ending", ["npy", "nii", "nii.gz"])
+def test_file_with_a_damaged_header_is_refused_by_name(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"volume.{ending}"
+    np.save(tmp_path / "array.npy", np.zeros((4, 5, 6), np.int16))
+    data = (tmp_path / "array.npy").read_bytes()
+    if ending == "npy":
+        data = data.replace(b"}", b"(")  # of the dictionary, which Python's parser reads
+    else:
+        nibabel = pytest.importorskip("nibabel")
+        nibabel.save(nibabel.Nifti1Image(np.zeros((6, 5, 4), np.int16), np.eye(4)), path)
+        stored = path.read_bytes()
+        no_type = stored[:70] + b"\xd5\0" + stored[72:]  # of voxels, which NIfTI does not know
+        data = no_type if ending == "nii" else stored[:11] + b"\xff" * 30 + stored[41:]
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=re.escape(f"got {str(path)!r}")):
+        Volumes([path])
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "uint32", "int64", "uint64", ">i8"])
