@@ -177,7 +177,7 @@ class Masks:
     def target(self, shown: Shown, /) -> torch.Tensor:
         """Return class indices: ``[B, height, width]`` int64, on the loader's device."""
         assert shown.pixels is not None  # since the graph moves masks with the images
-        return self.classes_of(shown.pixels)
+        return shown.pixels[..., 0] if self.stores_classes else self.classes_of(shown.pixels)
 
     @cached_property
     def bits(self) -> int:
@@ -192,6 +192,11 @@ class Masks:
     def num_bytes(self) -> int:
         """Bytes of a stored index, or of a color: 1, 2, 3 or 4."""
         return self.bits // 8
+
+    @property
+    def stores_classes(self) -> bool:
+        """Whether a stored byte is a class, also where there is none, so that none is looked up."""
+        return self.num_bytes == 1 and self._class_of is None and self.fill == self.ignore
 
     @property
     def fill(self) -> int:

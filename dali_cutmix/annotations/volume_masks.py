@@ -77,6 +77,11 @@ class VolumeMasks(Masks):
         return self._dtype.itemsize
 
     @property
+    def stores_classes(self) -> bool:
+        """Whether the graph makes class indices; see `Masks`."""
+        return False
+
+    @property
     def ignored(self) -> tuple[int, ...]:
         """Bytes of a voxel of no class, which windows never hold."""
         return (0,) * self.num_bytes

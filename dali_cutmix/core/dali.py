@@ -23,6 +23,7 @@ UINT8 = types.DALIDataType.UINT8
 UINT16 = types.DALIDataType.UINT16
 INT16 = types.DALIDataType.INT16
 INT32 = types.DALIDataType.INT32
+INT64 = types.DALIDataType.INT64
 FLOAT = types.DALIDataType.FLOAT
 FLOAT16 = types.DALIDataType.FLOAT16
 FLOAT64 = types.DALIDataType.FLOAT64
@@ -131,6 +132,7 @@ __all__ = [
     "FLOAT64",
     "INT16",
     "INT32",
+    "INT64",
     "UINT8",
     "UINT16",
     "DataNode",

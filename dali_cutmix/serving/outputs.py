@@ -23,7 +23,7 @@ import torch
 
 from dali_cutmix.annotations.base import Annotation, Shown
 from dali_cutmix.annotations.masks import Masks
-from dali_cutmix.core.dali import FLOAT, FLOAT16, INT16, UINT8
+from dali_cutmix.core.dali import FLOAT, FLOAT16, INT16, INT64, UINT8
 from dali_cutmix.core.tree import as_tensors
 from dali_cutmix.mixing.labels import MixedTarget, dense_target, unmixed_target
 from dali_cutmix.mixing.plan import MixPlan
@@ -36,6 +36,7 @@ _DTYPES = {
     FLOAT: torch.float32,
     FLOAT16: torch.float16,
     INT16: torch.int16,
+    INT64: torch.int64,
     UINT8: torch.uint8,
 }
 

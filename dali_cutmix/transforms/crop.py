@@ -221,8 +221,10 @@ class TrainTransform:
         """
         kernel = plan.is_bicubic if self.interpolation == "random" else self.interpolation
         if self.pad is None:
-            crop = self._random_crop(stored, plan, frame)
-            sample = resized_sample(crop, frame.size, resampler, kernel, plan.mirrored)
+            anchor, extent = self._random_window(stored, plan, frame)
+            sample = stored.resized_window(
+                anchor, extent, frame.size, resampler, kernel, plan.mirrored
+            )
         else:
             sample = self._resized(stored, resampler, kernel)
             if not self._keeps_everything:
@@ -249,7 +251,9 @@ class TrainTransform:
         sample = middle(stored)
         return followed(sample, resampler.resize_short(sample.image, self.resize, kernel))
 
-    def _random_crop(self, stored: Stored, plan: TrainPlan, frame: Frame) -> Sample:
+    def _random_window(
+        self, stored: Stored, plan: TrainPlan, frame: Frame
+    ) -> tuple[DataNode, DataNode]:
         state: dict[str, Any] = {"_random_state": plan.crop_state}  # missing from the stubs
         shape, stack = stored.shape(), frame.stack
         anchor, extent = fn.random_crop_generator(
@@ -260,7 +264,7 @@ class TrainTransform:
         )
         if stack is not None:
             anchor, extent = stack.spread(anchor), stack.spread(extent)
-        return stored.window(anchor, extent)
+        return anchor, extent
 
 
 @dataclass(frozen=True)

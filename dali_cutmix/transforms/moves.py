@@ -270,7 +270,10 @@ def _ends(first: Any, extent: Any, mirrored: Any, flipped: Any) -> tuple[np.ndar
 
 
 def resized_mask(
-    mask: DataNode, size: tuple[int, int] | DataNode, mirrored: DataNode | None = None
+    mask: DataNode,
+    size: tuple[int, int] | DataNode,
+    mirrored: DataNode | None = None,
+    window: tuple[DataNode, DataNode] | None = None,
 ) -> DataNode:
     """Resize a mask by the nearest pixel.
 
@@ -278,18 +281,27 @@ def resized_mask(
         mask: ``[y, x, bytes]`` uint8 per sample, CPU or GPU.
         size: ``(height, width)`` of the result, in pixels; or ``[2]`` int32 per sample, CPU.
         mirrored: 1 to mirror left to right, else 0: scalar int32 per sample, CPU.
+        window: Top left corner and sides of the part that is resized, in pixels: ``[2]`` int32
+            (y, x) per sample each, CPU. None is the whole mask. Less is copied than by a slice.
     """
     sides = fn.cast(size, dtype=FLOAT) if isinstance(size, DataNode) else list(size)
-    if mirrored is None:
+    if mirrored is None and window is None:
         return resize(mask, size=sides, interp_type=_NEAREST)
-    start = mirrored * constant(np.array([0, 1], np.float32))
+    start: Any = constant(np.zeros(2, np.float32))
+    end: Any = constant(np.ones(2, np.float32))
+    if mirrored is not None:
+        start = mirrored * constant(np.array([0, 1], np.float32))
+        end = end - start
+    if window is not None:
+        anchor, extent = window
+        start, end = anchor + start * extent, anchor + end * extent
     return resize(
         mask,
         size=sides,
         interp_type=_NEAREST,
         roi_start=start,
-        roi_end=1.0 - start,
-        roi_relative=True,
+        roi_end=end,
+        roi_relative=window is None,
     )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from dali_cutmix.core.dali import DataNode, constant, fn
 from dali_cutmix.core.frame import Sample
 from dali_cutmix.transforms.decode import Encoded, EncodedMasks, Pixels
-from dali_cutmix.transforms.moves import Area, mapped
+from dali_cutmix.transforms.moves import Area, mapped, resized_mask
+from dali_cutmix.transforms.resample import Kernel, Resampler
 
 _SAME = np.eye(2, 3, dtype=np.float32)
 
@@ -49,6 +50,35 @@ class Stored:
         if self.has_matrix:
             matrix = mapped(_same(), Area(anchor, extent), Area((0, 0), extent))
         return Sample(self.image.window(anchor, extent), masks, matrix)
+
+    def resized_window(
+        self,
+        anchor: DataNode,
+        extent: DataNode,
+        size: tuple[int, int],
+        resampler: Resampler,
+        kernel: Kernel | DataNode,
+        mirrored: DataNode | None = None,
+    ) -> Sample:
+        """Return one rectangle of each image, resized to one size: `window` and `resized_sample`.
+
+        Masks are cut out by their resizing, and the matrix is computed once, which is faster.
+
+        Args:
+            anchor: As of `window`.
+            extent: As of `window`.
+            size: ``(height, width)`` of the results, in pixels.
+            resampler: Resizes the images.
+            kernel: As of `Resampler.resize`.
+            mirrored: 1 to mirror left to right, else 0: scalar int32 per sample, CPU.
+        """
+        image = resampler.resize(self.image.window(anchor, extent), size, mirrored, kernel)
+        window = anchor, extent
+        masks = tuple(resized_mask(mask.whole(), size, mirrored, window) for mask in self.masks)
+        matrix = None
+        if self.has_matrix:
+            matrix = mapped(_same(), Area(anchor, extent), Area((0, 0), size, mirrored))
+        return Sample(image, masks, matrix)
 
 
 def _same() -> DataNode:
