@@ -35,7 +35,7 @@ from dali_cutmix.serving.settings import WHERE, LoaderSettings
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.decodable import Decodable
 from dali_cutmix.sources.read_ahead import NOTHING as UNREAD
-from dali_cutmix.sources.read_ahead import Readable, ReadAhead
+from dali_cutmix.sources.read_ahead import NUM_READERS, Readable, ReadAhead
 from dali_cutmix.sources.stacks import Stacks
 
 T = TypeVar("T")
@@ -144,7 +144,7 @@ class Batches:
         self.structure = Structure(tree)
         if any(plan is not None and _blends(plan) for plan in plans):
             self._check_blends()
-        if plans[0] is not None and self.depth and self.kind == "pixels":
+        if plans[0] is not None and settings.takes_volumes:
             stacks.check_plan_of_volumes(self.mix, plans[0])
         self._complete = Structure(_finished(plans)) if self.looks else None
 
@@ -158,7 +158,10 @@ class Batches:
         self.epoch = epoch
         if not self._ahead:
             readable: tuple[Readable, ...] = (self._decodable, *self.settings.masks)
-            self._ahead = [ReadAhead(images, self.parts) for images in readable]
+            num_readers = NUM_READERS
+            if isinstance(self._images, Stacks) and self._images.decodes:
+                num_readers = self.settings.num_threads
+            self._ahead = [ReadAhead(images, self.parts, num_readers) for images in readable]
         for ahead in self._ahead:
             ahead.forget()
         self._decodable.refused.clear()
@@ -305,22 +308,27 @@ class Batches:
                 for position, part in enumerate(parts):
                     if read[position] != part:  # what was read is bad
                         stored[position] = _stored(images, part)
-            newly_bad = self._newly_bad(parts, readable, readings)
+            indices = self.indices(number)
+            newly_bad = self._newly_bad(parts, indices, readable, readings)
             if not newly_bad:
                 break
-            indices = self.indices(number)
             self._replacements.note(self.of_samples(newly_bad, parts, indices), set())
         return parts, readings[0][1], self._masks_fed(parts, readings[1:])
 
     def _newly_bad(
-        self, parts: list[Any], readable: tuple[Readable, ...], readings: Sequence[Any]
+        self,
+        parts: list[Any],
+        indices: list[int],
+        readable: tuple[Readable, ...],
+        readings: Sequence[Any],
     ) -> dict[Any, str]:
         """Return why parts of a batch cannot be served, as far as the host knows."""
         refused = self._decodable.refused
         bad = {part: refused.pop(part) for part in parts if part in refused}
         if self.depth and self.kind == "pixels":
+            names = [self._images.path(index) for index in indices]
             for images, (_, stored) in zip(readable, readings, strict=True):
-                bad = stacks.faults(images.stored, parts, stored, self._images.path) | bad
+                bad = stacks.faults(images.stored, parts, stored, names) | bad
         return bad
 
     def _masks_fed(self, parts: list[Any], readings: Sequence[Any]) -> Iterator[Any]:

@@ -132,7 +132,7 @@ class Graph:
                     plan = completed[-1].for_operators()
                 sample = batches.mix.operate(sample, plan, frame)
                 _check_sample(batches.mix, sample, masks, settings.needs_matrix)
-            if batches.depth and batches.kind == "pixels":
+            if settings.takes_volumes:
                 yield sample.image  # voxels, which `ToTorch` normalizes
             else:
                 yield _normalize(sample.image, view.mean, view.std, settings.graph_dtype, layout)

@@ -106,7 +106,7 @@ def alone(fed: Sequence[Any], position: int, depth: int) -> list[Any]:
 
 
 def slices_of(windows: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return the slices of windows, one after another: ``[h, w, C]`` each."""
+    """Return the slices of windows, or the frames of clips, in a row: ``[h, w, C]`` each."""
     return [part for window in windows for part in window]
 
 
@@ -114,15 +114,15 @@ def faults(
     read: Callable[[Any], np.ndarray],
     items: Sequence[Any],
     arrays: list[np.ndarray],
-    path: Callable[[int], str],
+    names: Sequence[str],
 ) -> dict[Any, str]:
-    """Read windows that could not be read once more; return why the others stay unread.
+    """Read parts that could not be read once more; return why the others stay unread.
 
     Args:
-        read: Reads a window.
-        items: The windows.
+        read: Reads a window of a volume, or a span of a video.
+        items: The parts, each of a stack of its own.
         arrays: What was read of each; an empty array where reading failed. Changed.
-        path: Returns the name of a volume, for messages.
+        names: Name of each stack, for messages.
 
     Raises:
         TroubleError: The machine or the storage is in trouble.
@@ -132,7 +132,7 @@ def faults(
         if arrays[position].size:
             continue
         try:
-            what = f"reading {path(item.volume)}"
+            what = f"reading {names[position]}"
             arrays[position] = patiently(partial(read, item), WHERE, what)
         except OSError as error:
             bad[item] = error.strerror or str(error)

@@ -1,78 +1,96 @@
-"""`Clips`: video clips as folders of frames, sampled by time."""
+"""`Clips`: video clips as folders of frames or as video files, sampled by time."""
 
 from __future__ import annotations
 
 import copy
+import errno
 import os
-import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
 from dali_cutmix.core.checks import check_choice, check_count, is_number, local_path, refuse
 from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.sources.base import Kind, StoredImages
+from dali_cutmix.sources.clip_listing import Folder, are_videos, checked_paths, frames_in, list_root
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.stacks import Stacks, class_indices
+from dali_cutmix.sources.video_files import import_av
+from dali_cutmix.sources.video_times import FrameTimes
+from dali_cutmix.sources.videos import VideoReader
 
 WHERE = "Clips"
-
-#: Endings of files that are videos, which have to be extracted.
-_VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".ts")
-
-_NUMBER = re.compile(r"(\d+)")
 
 #: Frames. A clip may end this much early: rates such as 30000/1001 are not exact.
 _TOLERANCE = 1e-6
 
-Folder = str | os.PathLike[str]
+
+class Span(NamedTuple):
+    """Say which part of a video file is decoded.
+
+    Attributes:
+        clip: Index of the clip.
+        share: Which of the possible first frames, as a share of them, in [0, 1). None takes the
+            middle.
+    """
+
+    clip: int
+    share: float | None
 
 
 class Clips(Stacks):
-    """List video clips, each a folder of frames, and the class of each.
+    """List video clips, each a folder of frames or a video file, and the class of each.
 
     A loader yields ``[B, 3, T, height, width]`` with ``T = frames``. A clip has one crop, flip and
     colour draw for all frames. Its first frame is drawn anew in each epoch.
 
-    Frames of a clip are the image files of its folder, in the order of their names, where numbers
-    count as numbers: ``2.jpg`` comes before ``10.jpg``. Names that begin with a dot are left out,
-    such as those of macOS and of unfinished clips. ``dali-cutmix frames`` makes such folders of
-    video files.
+    Frames of a folder are its image files, in the order of their names, where numbers count as
+    numbers: ``2.jpg`` comes before ``10.jpg``. Names that begin with a dot are left out, such as
+    those of macOS and of unfinished clips.
 
-    With ``fps`` and ``rate`` frames are taken by time. Frame ``t`` is what the clip shows
-    ``t * stride / rate`` seconds after the first frame, whatever the rate of the clip. A clip of a
-    rate below ``rate / stride`` shows frames more than once.
+    Frames of a video file are decoded by PyAV on ``num_workers`` threads, each once, from the key
+    frame before: upright, and the same as ``dali-cutmix frames`` extracts, which makes folders of
+    frames of video files. A file is looked at when its turn comes. A file that is damaged,
+    truncated or too short is bad, as a bad frame is.
+
+    With ``rate`` frames are taken by time. Frame ``t`` is what the clip shows ``t * stride / rate``
+    seconds after the first frame, whatever the rate of the clip. A clip of a rate below ``rate /
+    stride`` shows frames more than once. Folders need ``fps`` to know the time of a frame; video
+    files know the time, also where their rate varies.
 
     Args:
-        clips: A folder with a subfolder for each class, which holds a folder of frames for each
-            clip; or a list of folders of frames.
+        clips: A folder with a subfolder for each class, which holds a folder of frames or a video
+            file for each clip; or a list of folders of frames, or of video files.
         classes: With a list, the class of each clip: an index, or a name, which is indexed as
             sorted; None where the loader's ``target`` asks for no class. With a folder None: the
             subfolders name the classes.
         frames: Frames of a sample, ``T``, at least 1.
         stride: Frames of the clip, or of ``rate``, from one frame of a sample to the next, at least
             1.
-        fps: Frames per second of the clips: a number for all, a list with a number for each clip,
-            or a mapping from a clip to its number. A clip is its path as listed, its path below the
-            folder, or its mere name where no other clip has the name. Above 0.
-        rate: Frames per second in which ``stride`` counts, above 0; with ``fps`` only.
+        fps: Frames per second of the clips, above 0: a number for all, a list with a number for
+            each clip, or a mapping from a clip to its number. A clip is its path as listed, its
+            path below the folder, or its mere name where no other clip has the name. Of video files
+            None takes the times of the file, and a number stands in for these times.
+        rate: Frames per second in which ``stride`` counts, above 0. Of folders with ``fps`` only.
         start: ``"random"`` draws the first frame, each possible frame equally likely. ``"centre"``
             takes the middle of the clip, for evaluation.
         short: A clip that is shorter than a sample is refused (``"refuse"``), or starts again
             after its last frame (``"loop"``).
+        short_side: Most pixels of the short side of a frame of a video file, at least 1: larger
+            frames are shrunk as they are decoded, which saves memory and time. None keeps the size.
 
     Attributes:
-        frame_files: Every frame of every clip: a `FileList`.
-        num_frames: Frames of each clip: ``[len(self)]`` int64.
+        frame_files: Every frame of every folder: a `FileList`. None of video files.
+        num_frames: Frames of each folder: ``[len(self)]`` int64. None of video files.
 
     Raises:
-        ValueError: An argument outside its range; a clip that is too short or has no frames, named;
-            or a file where a folder of frames is due.
-        FileNotFoundError: A folder does not exist, or has no clips.
+        ValueError: An argument outside its range; a folder that is too short or has no frames,
+            named; a file that is not a video; or folders and video files in one list.
+        FileNotFoundError: A folder or a video file does not exist, or a folder has no clips.
+        ImportError: A clip is a video file, and PyAV is missing.
     """
-
-    kind = "path"
 
     def __init__(
         self,
@@ -85,6 +103,7 @@ class Clips(Stacks):
         rate: float | None = None,
         start: Literal["random", "centre"] = "random",
         short: Literal["refuse", "loop"] = "refuse",
+        short_side: int | None = None,
     ) -> None:
         check_count(WHERE, "frames", frames, at_least=1)
         check_count(WHERE, "stride", stride, at_least=1)
@@ -94,47 +113,71 @@ class Clips(Stacks):
         names: Sequence[str]
         if isinstance(clips, (str, os.PathLike)):
             if classes is not None:
-                way_out = "Its subfolders name the classes. Else pass a list of folders of frames."
+                way_out = "Its subfolders name the classes. Else pass a list of clips."
                 refuse(WHERE, "classes", "be None where `clips` is a folder", classes, way_out)
             root = local_path(WHERE, "clips", clips)
-            folders, targets, names = _list_root(root)
+            paths, targets, names = list_root(root)
         else:
-            folders = _checked_folders(clips)
-            targets, names = np.zeros(len(folders), np.int64), []
+            paths = checked_paths(clips)
+            targets, names = np.zeros(len(paths), np.int64), []
             if classes is not None:
-                targets, names = class_indices(WHERE, classes, len(folders))
+                targets, names = class_indices(WHERE, classes, len(paths))
         super().__init__(targets, names)
-        self._folders = folders
-        self._root = root
-        listed = [_frames_in(folder) for folder in folders]
-        self.num_frames = np.array([len(paths) for paths in listed], np.int64)
-        self._first = np.cumsum(self.num_frames) - self.num_frames
-        paths = [path for clip in listed for path in clip]
-        labels = np.repeat(self.targets, self.num_frames)
-        self.frame_files = FileList(paths, labels, self.classes, root)
-        self._frames, self._start = int(frames), start
-        self._settings = (frames, stride, rate, start, short)
-        self._step = int(stride) * self._rates(fps, rate)  # frames of each clip
-        if short == "refuse":
+        self._paths, self._root = paths, root
+        self._frames, self._start, self._short = int(frames), start, short
+        self._settings: tuple[object, ...] = (frames, stride, rate, start, short)
+        self._reader: VideoReader | None = None
+        self.kind: Kind = "path"
+        self.num_frames: np.ndarray | None = None
+        self.frame_files: FileList | None = None
+        self._video_files: FileList | None = None
+        if are_videos(paths):
+            self._open_videos(short_side)
+        elif short_side is not None:
+            way_out = "`dali-cutmix frames --short-side` makes folders of smaller frames."
+            refuse(WHERE, "short_side", "be None with folders of frames", short_side, way_out)
+        else:
+            self._list_frames()
+        # Seconds from frame to frame; None counts frames.
+        self._seconds = None
+        if self._reader is not None and fps is None and rate is not None:
+            _check_rate("rate", rate)
+            self._seconds = int(stride) / float(rate)
+        # Frames of each clip from frame to frame of a sample.
+        rates = self._rates(fps, rate) if self._seconds is None else np.ones(len(self))
+        self._step = int(stride) * rates
+        if short == "refuse" and self._reader is None:
             self._refuse_short()
 
     @property
-    def read_images(self) -> FileList:
-        """The frames of all clips."""
-        return self.frame_files
+    def read_images(self) -> StoredImages:
+        """The frames of all folders; the video files themselves."""
+        return self if self.frame_files is None else self.frame_files
 
     @property
     def reads(self) -> bool:
-        """False: the graph reads the frames."""
-        return False
+        """Whether clips are read ahead, as video files are. The graph reads frames itself."""
+        return self._reader is not None
+
+    @property
+    def decodes(self) -> bool:
+        """Whether `stored` decodes, as it does of video files."""
+        return self._reader is not None
 
     def path(self, index: int) -> str:
-        """Return the folder of a clip."""
-        return self._folders[index]
+        """Return the folder or the file of a clip."""
+        return self._paths[index]
 
-    def stored(self, index: int) -> np.ndarray:
-        """Refuse: a clip is not an image."""
-        self._refuse_image(index)
+    def stored(self, index: int | Span) -> np.ndarray:
+        """Decode a part of a video file: ``[T, height, width, 3]`` uint8 RGB.
+
+        Raises:
+            OSError: The file cannot be read, is damaged, or is too short.
+            TypeError: The clip is asked for as an image.
+        """
+        if not isinstance(index, Span) or self._reader is None:
+            self._refuse_image(index)
+        return self._reader.read(self.path(index.clip), partial(self._chosen, index))
 
     def depth(self, transform: Any) -> int:  # noqa: ARG002
         """Return the frames of a sample, ``T``."""
@@ -147,17 +190,20 @@ class Clips(Stacks):
             refuse("DataLoader", "transform", "make images", transform, way_out)
 
     def parts(self, indices: Sequence[int], draws: HostDraws, transform: Any) -> list[Hashable]:  # noqa: ARG002
-        """Draw the frames of a batch: their indices in `frame_files`, clip by clip."""
+        """Draw the frames of a batch: their indices in `frame_files`, clip by clip.
+
+        Of video files a `Span` of each.
+        """
+        share = None
+        if self._start == "random":
+            share = draws.uniform("clips/start", []).astype(np.float64)
+        if self.num_frames is None:
+            shares = [None] * len(indices) if share is None else share.tolist()
+            return [Span(int(clip), part) for clip, part in zip(indices, shares, strict=True)]
         clips = np.asarray(indices, np.int64)
         offset = self._offsets(clips)
         count = self.num_frames[clips]
-        num_starts = np.maximum(count - offset[:, -1], 1)
-        if self._start == "random":
-            share = draws.uniform("clips/start", []).astype(np.float64)
-            # The minimum guards against a float32 uniform number that was rounded up to 1.
-            start = np.minimum(np.floor(share * num_starts).astype(np.int64), num_starts - 1)
-        else:
-            start = (num_starts - 1) // 2
+        start = _first_frames(np.maximum(count - offset[:, -1], 1), share)
         frames = self._first[clips, None] + (start[:, None] + offset) % count[:, None]
         return frames.reshape(-1).tolist()
 
@@ -167,9 +213,12 @@ class Clips(Stacks):
         part = copy.copy(self)
         part.__dict__.pop("fingerprint", None)
         part.targets = self.targets[chosen]
-        part.num_frames, part._first = self.num_frames[chosen], self._first[chosen]
         part._step = self._step[chosen]
-        part._folders = [self._folders[index] for index in chosen]
+        part._paths = [self._paths[index] for index in chosen]
+        if self.num_frames is not None:
+            part.num_frames, part._first = self.num_frames[chosen], self._first[chosen]
+        else:
+            part._list_videos()
         return part
 
     def __repr__(self) -> str:
@@ -177,10 +226,65 @@ class Clips(Stacks):
 
     def _describe(self) -> Iterable[bytes]:
         yield repr(self._settings).encode()
-        for values in (self.num_frames, self._first):
-            yield np.ascontiguousarray(values, "<i8").tobytes()
+        if self.num_frames is not None:
+            for values in (self.num_frames, self._first):
+                yield np.ascontiguousarray(values, "<i8").tobytes()
         yield np.ascontiguousarray(self._step, "<f8").tobytes()
-        yield from self.frame_files._describe()
+        if self._reader is not None:
+            yield repr(self._seconds).encode()
+        for files in (self.frame_files, self._video_files):
+            if files is not None:
+                yield from files._describe()
+
+    def _list_frames(self) -> None:
+        """List the frames of all folders."""
+        listed = [frames_in(folder) for folder in self._paths]
+        self.num_frames = np.array([len(paths) for paths in listed], np.int64)
+        self._first = np.cumsum(self.num_frames) - self.num_frames
+        paths = [path for clip in listed for path in clip]
+        labels = np.repeat(self.targets, self.num_frames)
+        self.frame_files = FileList(paths, labels, self.classes, self._root)
+
+    def _open_videos(self, short_side: int | None) -> None:
+        """Get ready to read video files; none is opened."""
+        import_av(WHERE)
+        if short_side is not None:
+            check_count(WHERE, "short_side", short_side, at_least=1)
+        self._settings = (*self._settings, short_side)
+        self._reader = VideoReader(short_side)
+        self.kind = "pixels"
+        self._list_videos()
+
+    def _list_videos(self) -> None:
+        self._video_files = FileList(self._paths, self.targets, self.classes, self._root)
+
+    def _chosen(self, span: Span, video: FrameTimes) -> np.ndarray:
+        """Return the numbers of the frames of a part of a video: ``[T]`` int64.
+
+        Raises:
+            OSError: The video is too short.
+        """
+        share = None if span.share is None else np.array([span.share])
+        if self._seconds is None:
+            offset, count = self._offsets(np.array([span.clip]))[0], len(video.times)
+            if count <= offset[-1] and self._short == "refuse":
+                self._refuse_span(span, f"{offset[-1] + 1} frames", f"{count} frames")
+            start = _first_frames(np.maximum(count - offset[-1:], 1), share)
+            numbers: np.ndarray = (start + offset) % count
+            return numbers
+        seconds = self._seconds * np.arange(self._frames)
+        # As of folders, the last frame begins before the end of the clip.
+        latest = video.end - seconds[-1] - video.tolerance
+        num_starts = int(np.searchsorted(video.times, latest, "left"))
+        if not num_starts and self._short == "refuse":
+            self._refuse_span(span, f"over {seconds[-1]:.3g} s", f"{video.end:.3g} s")
+        start = _first_frames(np.array([max(num_starts, 1)]), share)
+        times = (video.times[start] + seconds + video.tolerance) % video.end
+        return np.searchsorted(video.times, times, "right") - 1
+
+    def _refuse_span(self, span: Span, needed: str, there: str) -> NoReturn:
+        reason = f"too short: {there}, and frames={self._frames} need {needed}"
+        raise OSError(errno.EINVAL, reason, self.path(span.clip))
 
     def _offsets(self, clips: np.ndarray) -> np.ndarray:
         """Return how far behind the first frame each frame of a sample is: ``[n, T]`` int64."""
@@ -229,6 +333,8 @@ class Clips(Stacks):
         return of_clips
 
     def _refuse_short(self) -> None:
+        """Refuse folders that have too few frames."""
+        assert self.num_frames is not None
         needed = self._offsets(np.arange(len(self)))[:, -1] + 1
         is_short = self.num_frames < needed
         if not is_short.any():
@@ -257,74 +363,15 @@ def _check_rate(name: str, value: object) -> None:
         refuse(WHERE, name, "be frames per second, finite and above 0", value)
 
 
-def _list_root(root: str) -> tuple[list[str], np.ndarray, list[str]]:
-    """Return the clips below a folder, the class of each, and the names of the classes."""
-    layout = "a folder for each class, which holds a folder of frames for each clip"
-    if not os.path.isdir(root):
-        problem = "is a file" if os.path.exists(root) else "does not exist"
-        raise FileNotFoundError(f"{WHERE}: `clips` must be {layout}, but {root!r} {problem}.")
-    names = _subfolders(root)
-    if not names:
-        raise FileNotFoundError(f"{WHERE}: `clips` must be {layout}, but {root!r} has no folders.")
-    folders: list[str] = []
-    targets: list[int] = []
-    for label, name in enumerate(names):
-        folder = os.path.join(root, name)
-        clips = _subfolders(folder)
-        if not clips:
-            holds = "holds frames itself" if _listed(folder) else "is empty"
-            raise FileNotFoundError(
-                f"{WHERE}: class folder {folder!r} must hold a folder of frames for each clip, "
-                f"but {holds}. `clips` may also be a list of folders of frames, with `classes`."
-            )
-        folders += [os.path.join(folder, clip) for clip in clips]
-        targets += [label] * len(clips)
-    return folders, np.array(targets, np.int64), names
+def _first_frames(num_starts: np.ndarray, share: np.ndarray | None) -> np.ndarray:
+    """Return the first frame of each clip: ``[n]`` int64.
 
-
-def _checked_folders(clips: Any) -> list[str]:
-    if not isinstance(clips, (list, tuple)) or not clips:
-        way_out = "Or a folder with a subfolder for each class."
-        refuse(WHERE, "clips", "be a list of at least one folder of frames", clips, way_out)
-    for number, clip in enumerate(clips):
-        if not isinstance(clip, (str, os.PathLike)):
-            refuse(WHERE, f"clips[{number}]", "be a folder of frames", clip)
-    return [local_path(WHERE, "clips", clip) for clip in clips]
-
-
-def _subfolders(folder: str) -> list[str]:
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
-    return sorted(names)
-
-
-def _frames_in(folder: str) -> list[str]:
-    """Return the frames of a clip, in order."""
-    if not os.path.isdir(folder):
-        if not os.path.exists(folder):
-            raise FileNotFoundError(f"{WHERE}: the clip {folder!r} does not exist.")
-        way_out = f"Extract the frames first: `dali-cutmix frames {folder} OUT`."
-        is_video = folder.lower().endswith(_VIDEOS)
-        refuse(WHERE, "clips", "be folders of frames", folder, way_out if is_video else "")
-    names = _listed(folder)
-    if not names:
-        endings = ", ".join(IMG_EXTENSIONS)
-        refuse(WHERE, "clips", f"hold frames, names ending in {endings}", folder)
-    return [os.path.join(folder, name) for name in names]
-
-
-def _listed(folder: str) -> list[str]:
-    """Return the names of images in a folder, in order."""
-    names = [name for name in os.listdir(folder) if name.lower().endswith(IMG_EXTENSIONS)]
-    return sorted((name for name in names if name[0] != "."), key=_natural)
-
-
-def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Return the key that sorts names with numbers in them by the numbers."""
-    texts = _NUMBER.split(name)
-    # Every second text is a number. A million digits are compared as a text.
-    key = [
-        (1, int(text), "") if at % 2 and len(text) < 1000 and text.isascii() else (0, 0, text)
-        for at, text in enumerate(texts)
-    ]
-    return key, name
+    Args:
+        num_starts: Possible first frames of each clip, at least 1: ``[n]`` int64.
+        share: Uniform numbers in [0, 1]: ``[n]`` float64. None takes the middle.
+    """
+    if share is None:
+        return (num_starts - 1) // 2
+    # The minimum guards against a float32 uniform number that was rounded up to 1.
+    start: np.ndarray = np.minimum(np.floor(share * num_starts).astype(np.int64), num_starts - 1)
+    return start

@@ -37,12 +37,18 @@ class ReadAhead:
     Args:
         images: The data.
         indices: Returns the indices of a batch by its number; none after the last.
+        num_readers: Threads, at least 1.
     """
 
-    def __init__(self, images: Readable, indices: Callable[[int], Sequence[int]]) -> None:
+    def __init__(
+        self,
+        images: Readable,
+        indices: Callable[[int], Sequence[int]],
+        num_readers: int = NUM_READERS,
+    ) -> None:
         self._images = images
         self._indices = indices
-        self._pool = ThreadPool(NUM_READERS)
+        self._pool = ThreadPool(num_readers)
         self._begun: dict[int, tuple[Sequence[int], list[Future[list[np.ndarray]]]]] = {}
         self._next: int | None = None  # number of the batch to begin next
 

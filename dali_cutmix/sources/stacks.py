@@ -26,6 +26,11 @@ class Stacks(StoredImages):
         """Channels of a sample."""
         return 3
 
+    @property
+    def decodes(self) -> bool:
+        """Whether `stored` decodes, and so works more than it waits."""
+        return False
+
     @abstractmethod
     def parts(self, indices: Sequence[int], draws: HostDraws, transform: Any) -> list[Hashable]:
         """Draw the parts of a batch that are read, the same number for each stack.
@@ -50,7 +55,7 @@ class Stacks(StoredImages):
         """Refuse: a stack is not an image file."""
         self._refuse_image(index)
 
-    def _refuse_image(self, index: int) -> NoReturn:
+    def _refuse_image(self, index: Any) -> NoReturn:
         raise TypeError(
             f"{type(self).__name__}: {self.path(index)} is not an image. Pass the source to "
             "`DataLoader`."

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import struct
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from math import floor
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +21,8 @@ from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.output import replacing
 from dali_cutmix.core.threads import ThreadPool
+from dali_cutmix.sources.video_files import ENDINGS, Converter, import_av, opened
+from dali_cutmix.sources.video_times import tolerance_of
 from dali_cutmix.tools.console import (
     errors_as_one_sentence,
     expanded,
@@ -35,17 +35,11 @@ from dali_cutmix.tools.console import (
 
 WHERE = "frames"
 
-#: Endings of the files that are taken out of a folder.
-ENDINGS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".ts")
-
 #: The file in the output folder that holds the settings.
 SETTINGS = "frames.json"
 
 #: Front of the name of a clip's folder that is not complete.
 _UNFINISHED = ".unfinished-"
-
-#: Seconds by which a frame may be early where a container stores exact times: numbers are rounded.
-_EXACT_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -162,7 +156,7 @@ def extract(
         ImportError: PyAV is missing.
         ValueError: The folder holds frames of other settings.
     """
-    _av()
+    import_av(WHERE)
     make_folder(out)
     _keep_settings(out, settings)
     missing = [(video, folder) for video, folder in clips.items() if not folder.exists()]
@@ -182,7 +176,7 @@ def extract(
 
 def _extract(video: Path, folder: Path, settings: FrameSettings) -> str | None:
     """Write the frames of a video; return why the video cannot be decoded."""
-    errors = (_av().error.FFmpegError, IndexError, ValueError)
+    errors = (import_av(WHERE).error.FFmpegError, IndexError, ValueError)
     # Closed in any case, since an error's traceback would keep the video open.
     with _unfinished(folder) as unfinished, closing(_images(video, settings)) as images:
         try:
@@ -200,9 +194,10 @@ def _extract(video: Path, folder: Path, settings: FrameSettings) -> str | None:
 
 def _images(video: Path, settings: FrameSettings) -> Generator[Image.Image, None, None]:
     """Yield the frames of a video that are written."""
+    convert = Converter(settings.short_side)
     with closing(_frames_at(video, settings.rate)) as shown:
         for frame in shown:
-            yield _turned(frame, settings.short_side)
+            yield Image.fromarray(convert(frame))
 
 
 @contextmanager
@@ -222,11 +217,7 @@ def _frames_at(video: Path, rate: float | None) -> Generator[Any, None, None]:
 
     Times count from the first frame. The last frame is shown as long as the frame before.
     """
-    with _av().open(str(video)) as container:
-        if not container.streams.video:
-            raise ValueError("no video stream")
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # several videos are decoded at a time
+    with opened(str(video)) as (container, stream):
         decoded = container.decode(stream)
         if rate is None:
             yield from decoded
@@ -234,7 +225,7 @@ def _frames_at(video: Path, rate: float | None) -> Generator[Any, None, None]:
         shown: Any = None
         first = start = shown_until = length = 0.0
         num_yielded = 0
-        tolerance = _tolerance(stream)
+        tolerance = tolerance_of(1 / float(stream.average_rate or 25), float(stream.time_base))
         for frame in decoded:
             now = shown_until if frame.time is None else float(frame.time)
             if shown is None:
@@ -250,39 +241,9 @@ def _frames_at(video: Path, rate: float | None) -> Generator[Any, None, None]:
                 yield shown
 
 
-def _tolerance(stream: Any) -> float:
-    """Return by how many seconds the container may have rounded the times of frames."""
-    gap, unit = 1 / float(stream.average_rate or 25), float(stream.time_base)
-    # A unit that is nearly a frame, as in AVI files, is the frame's exact duration or a part of it.
-    return unit if gap > 4 * unit else _EXACT_S
-
-
 def _count(seconds: float, rate: float) -> int:
     """Return how many of the times 0, 1 / rate, ... lie up to a time."""
     return floor(seconds * rate) + 1
-
-
-def _turned(frame: Any, short_side: int | None) -> Image.Image:
-    """Return a frame as an upright Pillow image, shrunk where asked for."""
-    width, height = frame.width, frame.height
-    if short_side is not None and min(width, height) > short_side:
-        scale = short_side / min(width, height)
-        width, height = max(1, round(width * scale)), max(1, round(height * scale))
-        image = frame.to_image(width=width, height=height, interpolation="AREA")
-    else:
-        image = frame.to_image()
-    matrix = frame.side_data.get(import_module("av.sidedata.sidedata").Type.DISPLAYMATRIX)
-    if matrix is None:
-        return image
-    # A point (x, y) is shown at (a x + c y, b x + d y), in a system whose y points down.
-    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
-    moves = Image.Transpose
-    if abs(b) > abs(a):
-        image, is_mirrored, is_upside_down = image.transpose(moves.TRANSPOSE), c < 0, b < 0
-    else:
-        is_mirrored, is_upside_down = a < 0, d < 0
-    image = image.transpose(moves.FLIP_LEFT_RIGHT) if is_mirrored else image
-    return image.transpose(moves.FLIP_TOP_BOTTOM) if is_upside_down else image
 
 
 def _keep_settings(out: Path, settings: FrameSettings) -> None:
@@ -308,12 +269,3 @@ def _videos_below(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
     )
-
-
-def _av() -> Any:
-    try:
-        return import_module("av")
-    except ImportError:
-        raise ImportError(
-            f"{WHERE}: videos need PyAV: `pip install -e '.[video]'` in the checkout."
-        ) from None

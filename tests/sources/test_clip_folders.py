@@ -268,10 +268,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"clips": []},
-        "Clips: `clips` must be a list of at least one folder of frames, got []. Or a folder with "
-        "a subfolder for each class.",
+        "Clips: `clips` must be a list of at least one folder of frames or video file, got []. Or "
+        "a folder with a subfolder for each class.",
     ),
-    ({"clips": [3]}, "Clips: `clips[0]` must be a folder of frames, got 3."),
+    (
+        {"clips": [3]},
+        "Clips: `clips[0]` must be a folder of frames or a video file, got 3.",
+    ),
 ]
 
 
@@ -285,18 +288,15 @@ def test_bad_arguments_are_refused_by_name_before_anything_is_served(
         Clips(**arguments | given)
 
 
-def test_what_is_not_a_folder_of_frames_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_bytes(b"")
+def test_what_is_not_a_clip_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.txt").write_bytes(b"")
     for name, error, message in (
         (
-            "a.mp4",
+            "a.txt",
             ValueError,
-            "Clips: `clips` must be folders of frames, got '{0}'. Extract the frames first: "
-            "`dali-cutmix frames {0} OUT`.",
+            "Clips: `clips` must be folders of frames, or video files ending in .mp4, .avi, ",
         ),
-        ("a.txt", ValueError, "Clips: `clips` must be folders of frames, got '{0}'."),
         ("no", FileNotFoundError, "Clips: the clip '{0}' does not exist."),
         ("empty", ValueError, "Clips: `clips` must hold frames, names ending in .jpg, "),
     ):
@@ -306,7 +306,7 @@ def test_what_is_not_a_folder_of_frames_is_refused_by_name(tmp_path: Path) -> No
 
 
 def test_folder_of_another_layout_is_refused_with_the_layout(tmp_path: Path) -> None:
-    layout = "a folder for each class, which holds a folder of frames for each clip"
+    layout = "a folder for each class, which holds a folder of frames or a video for each clip"
     message = f"Clips: `clips` must be {layout}, but '{tmp_path / 'no'}' does not exist."
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         Clips(tmp_path / "no")
@@ -314,8 +314,9 @@ def test_folder_of_another_layout_is_refused_with_the_layout(tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         Clips(tmp_path)
     write_clip(tmp_path / "run", 0, 2)
-    message = f"class folder '{tmp_path / 'run'}' must hold a folder of frames for each clip, but "
-    with pytest.raises(FileNotFoundError, match=re.escape(message + "holds frames itself.")):
+    message = f"class folder '{tmp_path / 'run'}' must hold a folder of frames or a video for each "
+    holds = "clip, but holds frames itself."
+    with pytest.raises(FileNotFoundError, match=re.escape(message + holds)):
         Clips(tmp_path)
     with pytest.raises(ValueError, match="`classes` must be None where `clips` is a folder"):
         Clips(tmp_path, [0])
