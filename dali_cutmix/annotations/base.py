@@ -24,8 +24,8 @@ class Shown:
             ``[B, 2, 3]`` float32, for columns (x, y, 1) in pixels. Pixel ``i`` spans
             ``[i, i + 1]``. None where no annotation of the loader has ``needs_matrix``.
         pixels: For `Masks` what came out of the graph: ``[B, height, width, bytes]`` uint8, on the
-            loader's device; or class indices, ``[B, height, width, 1]`` int64, where a byte is one.
-            None for other annotations.
+            loader's device. Where every stored byte is a class index, the indices themselves:
+            ``[B, height, width, 1]`` int64. None for other annotations.
         tensor: Makes a tensor on the loader's device of an array.
     """
 

@@ -195,7 +195,7 @@ class Masks:
 
     @property
     def stores_classes(self) -> bool:
-        """Whether a stored byte is a class, also where there is none, so that none is looked up."""
+        """Whether every stored byte is the class index to yield, ``ignore`` included."""
         return self.num_bytes == 1 and self._class_of is None and self.fill == self.ignore
 
     @property

@@ -136,9 +136,7 @@ class Graph:
                 yield sample.image  # voxels, which `ToTorch` normalizes
             else:
                 yield _normalize(sample.image, view.mean, view.std, settings.graph_dtype, layout)
-            for mask, node in zip(settings.masks, sample.masks, strict=True):
-                # On the graph's threads: this writes as many bytes as two thirds of the images.
-                yield fn.cast(node, dtype=INT64) if mask.stores_classes else node
+            yield from _finished_masks(settings, sample.masks)
             if sample.matrix is not None:
                 yield sample.matrix
         yield from Structure(completed).leaves(completed)
@@ -185,6 +183,13 @@ def _masks(
         else:
             masks.append(EncodedMasks(node, divisor, mask.num_bytes, device, sides, in_part))
     return tuple(masks)
+
+
+def _finished_masks(settings: LoaderSettings, nodes: Sequence[DataNode]) -> Iterator[DataNode]:
+    """Yield masks as class indices where each stored byte is one, and as bytes otherwise."""
+    for mask, node in zip(settings.masks, nodes, strict=True):
+        # On the graph's threads: int64 masks have two thirds of the bytes of float32 images.
+        yield fn.cast(node, dtype=INT64) if mask.stores_classes else node
 
 
 def _check_sample(maker: Any, sample: Any, masks: Sequence[Any], has_matrix: bool) -> None:

@@ -71,9 +71,9 @@ class Clips(Stacks):
             1.
         fps: Frames per second of the clips, above 0: a number for all, a list with a number for
             each clip, or a mapping from a clip to its number. A clip is its path as listed, its
-            path below the folder, or its mere name where no other clip has the name. Of video files
-            None takes the times of the file, and a number stands in for these times.
-        rate: Frames per second in which ``stride`` counts, above 0. Of folders with ``fps`` only.
+            path below the folder, or its mere name where no other clip has the name. None takes
+            the times that a video file states; numbers replace these times.
+        rate: Frames per second in which ``stride`` counts, above 0. Folders need ``fps`` with it.
         start: ``"random"`` draws the first frame, each possible frame equally likely. ``"centre"``
             takes the middle of the clip, for evaluation.
         short: A clip that is shorter than a sample is refused (``"refuse"``), or starts again
@@ -109,21 +109,8 @@ class Clips(Stacks):
         check_count(WHERE, "stride", stride, at_least=1)
         check_choice(WHERE, "start", start, ("random", "centre"))
         check_choice(WHERE, "short", short, ("refuse", "loop"))
-        root: str | None = None
-        names: Sequence[str]
-        if isinstance(clips, (str, os.PathLike)):
-            if classes is not None:
-                way_out = "Its subfolders name the classes. Else pass a list of clips."
-                refuse(WHERE, "classes", "be None where `clips` is a folder", classes, way_out)
-            root = local_path(WHERE, "clips", clips)
-            paths, targets, names = list_root(root)
-        else:
-            paths = checked_paths(clips)
-            targets, names = np.zeros(len(paths), np.int64), []
-            if classes is not None:
-                targets, names = class_indices(WHERE, classes, len(paths))
+        self._root, self._paths, targets, names = _listed(clips, classes)
         super().__init__(targets, names)
-        self._paths, self._root = paths, root
         self._frames, self._start, self._short = int(frames), start, short
         self._settings: tuple[object, ...] = (frames, stride, rate, start, short)
         self._reader: VideoReader | None = None
@@ -131,7 +118,7 @@ class Clips(Stacks):
         self.num_frames: np.ndarray | None = None
         self.frame_files: FileList | None = None
         self._video_files: FileList | None = None
-        if are_videos(paths):
+        if are_videos(self._paths):
             self._open_videos(short_side)
         elif short_side is not None:
             way_out = "`dali-cutmix frames --short-side` makes folders of smaller frames."
@@ -348,6 +335,22 @@ class Clips(Stacks):
         )
         way_out = "`short='loop'` starts such clips again; fewer frames or a smaller stride fit."
         refuse(WHERE, "clips", rule, f"{self.num_frames[index]} frames", way_out)
+
+
+def _listed(
+    clips: Folder | Sequence[Folder], classes: Sequence[int | str] | np.ndarray | None
+) -> tuple[str | None, list[str], np.ndarray, Sequence[str]]:
+    """Return the folder that holds all clips, or None; their paths, classes and class names."""
+    if isinstance(clips, (str, os.PathLike)):
+        if classes is not None:
+            way_out = "Its subfolders name the classes. Else pass a list of clips."
+            refuse(WHERE, "classes", "be None where `clips` is a folder", classes, way_out)
+        root = local_path(WHERE, "clips", clips)
+        return root, *list_root(root)
+    paths = checked_paths(clips)
+    if classes is None:
+        return None, paths, np.zeros(len(paths), np.int64), []
+    return None, paths, *class_indices(WHERE, classes, len(paths))
 
 
 def _folders_of_names(paths: Sequence[str], names: Sequence[str]) -> dict[str, set[str]]:
