@@ -14,12 +14,22 @@ if TYPE_CHECKING:
 
 #: Boxes of an image, and classes of masks and boxes.
 NUM_BOXES, NUM_CLASSES = 8, 21
+#: A colour for each class, as the palettes of masks have.
+PALETTE = bytes(37 * number % 256 for number in range(3 * NUM_CLASSES))
+#: How the file of a mask is named, by kind; masks in memory are read from the gray ones.
+MASK_FILES = {
+    "masks": "{:06}.png",
+    "palette masks": "{:06}_palette.png",
+    "mask arrays": "{:06}.png",
+}
 
 
 def write_annotations(paths: Sequence[Path], folder: Path) -> None:
     """Write a mask and boxes for every image, in their order.
 
-    Masks are gray PNGs of the image's size, ``NUMBER.png``, with regions of some tenth of a side.
+    Masks are of the image's size, with regions of some tenth of a side, and written twice by
+    Pillow: as gray PNGs, whose rows it filters, ``NUMBER.png``, and as palette PNGs, as Pascal
+    VOC's, whose rows no writer filters, ``NUMBER_palette.png``.
     Boxes are in ``boxes.npz``: ``boxes`` ``[N, 8, 4]`` xyxy in pixels and ``classes`` ``[N, 8]``.
     """
     rng = np.random.default_rng(0)
@@ -36,7 +46,10 @@ def write_annotations(paths: Sequence[Path], folder: Path) -> None:
             (axis * 10 / side).clip(0, 9).astype(int)
             for axis, side in ((rows, height), (columns, width))
         ]
-        Image.fromarray(coarse[cells[0], cells[1]]).save(folder / f"{number:06}.png")
+        mask = Image.fromarray(coarse[cells[0], cells[1]])
+        mask.save(folder / f"{number:06}.png")
+        mask.putpalette(PALETTE)
+        mask.save(folder / f"{number:06}_palette.png")
         size = np.array([width, height])
         sides = rng.uniform(0.05, 0.5, (NUM_BOXES, 2)) * size
         corner = rng.uniform(0, 1, (NUM_BOXES, 2)) * (size - sides)
@@ -48,7 +61,7 @@ def write_annotations(paths: Sequence[Path], folder: Path) -> None:
 def ours(work: Work) -> Any:
     """Open this loader with CutMix; ``work.extra`` says what is yielded beside the classes.
 
-    ``work.extra``: ``kind`` ``"classes"``, ``"masks"``, ``"mask arrays"`` or ``"boxes"``, and
+    ``work.extra``: ``kind``, ``"classes"``, ``"boxes"`` or a key of `MASK_FILES`, and
     ``annotations``, the folder that `write_annotations` wrote.
     """
     import dali_cutmix as dc
@@ -58,8 +71,8 @@ def ours(work: Work) -> Any:
     names = sorted({path.parent.name for path in paths})
     files = [(str(path), names.index(path.parent.name)) for path in paths]
     target: Any = "dense"
-    if work.extra["kind"] in ("masks", "mask arrays"):
-        stored_masks: Any = [str(folder / f"{number:06}.png") for number in range(len(paths))]
+    if file_name := MASK_FILES.get(work.extra["kind"]):
+        stored_masks: Any = [str(folder / file_name.format(n)) for n in range(len(paths))]
         if work.extra["kind"] == "mask arrays":
             stored_masks = [np.asarray(Image.open(path)) for path in stored_masks]
         masks = dc.Masks(stored_masks)
@@ -105,7 +118,7 @@ def check(image: Any, target: Any, work: Work) -> None:
 
     kind, shape = work.extra["kind"], (work.batch_size, 3, work.size, work.size)
     assert image.shape == shape and image.dtype == torch.float32  # noqa: PT018
-    if kind in ("masks", "mask arrays"):
+    if kind in MASK_FILES:
         masks = target["masks"]
         assert masks.shape == (shape[0], *shape[2:]) and masks.dtype == torch.int64  # noqa: PT018
         assert int(masks.max()) < NUM_CLASSES

@@ -30,9 +30,9 @@ from dali_cutmix.tools.bench.work import Work
 
 FOLDER = Path(__file__).parent
 OURS, TORCH = "dali_cutmix", "torch DataLoader, tv_tensors"
-KINDS = ("classes", "masks", "mask arrays", "boxes")
+KINDS = ("classes", "masks", "palette masks", "mask arrays", "boxes")
 #: Kinds that torch's loader serves.
-TORCH_KINDS = ("masks", "boxes")
+TORCH_KINDS = ("masks", "palette masks", "boxes")
 #: Whether torch's batches are normalised after the loader: the two arrangements to race.
 ARRANGEMENTS = {"in workers": False, "normalised after": True}
 

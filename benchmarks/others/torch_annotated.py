@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from annotated import Counted
+from annotated import MASK_FILES, Counted
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
+from torchvision.transforms.functional import pil_to_tensor
 
 if TYPE_CHECKING:
     from dali_cutmix.tools.bench.work import Work
@@ -31,8 +33,9 @@ class _Annotated(Dataset[Any]):
     def __init__(self, work: Work, steps: list[Any]) -> None:
         folder = Path(work.extra["annotations"])
         self._paths = sorted(Path(work.data).rglob("*.jpg"))
-        self._masks = [folder / f"{number:06}.png" for number in range(len(self._paths))]
         self._kind = work.extra["kind"]
+        name = MASK_FILES.get(self._kind, "")
+        self._masks = [folder / name.format(number) for number in range(len(self._paths))]
         names = sorted({path.parent.name for path in self._paths})
         self._classes = [names.index(path.parent.name) for path in self._paths]
         with np.load(folder / "boxes.npz") as stored:
@@ -52,6 +55,10 @@ class _Annotated(Dataset[Any]):
         if self._kind == "masks":
             mask = decode_image(str(self._masks[index]), mode=ImageReadMode.UNCHANGED)
             target["masks"] = tv_tensors.Mask(mask[0])
+        elif self._kind == "palette masks":
+            # torchvision's decoder turns palettes into colours; Pillow gives the indices.
+            with Image.open(self._masks[index]) as stored:
+                target["masks"] = tv_tensors.Mask(pil_to_tensor(stored)[0])
         elif self._kind == "boxes":
             target["boxes"] = tv_tensors.BoundingBoxes(
                 self._boxes[index], format="XYXY", canvas_size=pixels.shape[-2:]

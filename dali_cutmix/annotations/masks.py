@@ -196,7 +196,8 @@ class Masks:
     @property
     def stores_classes(self) -> bool:
         """Whether every stored byte is the class index to yield, ``ignore`` included."""
-        return self.num_bytes == 1 and self._class_of is None and self.fill == self.ignore
+        # One byte is enough only where `ignore` fits into it: see `bits`.
+        return self.num_bytes == 1 and self._class_of is None
 
     @property
     def fill(self) -> int:
