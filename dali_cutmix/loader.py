@@ -16,7 +16,8 @@ from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.core.tree import as_tensors
 from dali_cutmix.from_torch.keywords import check_torch_keywords
-from dali_cutmix.mixing.plan import Mix, MixPlan, check_num_weights, inner_mixes, needs_labels
+from dali_cutmix.mixing.mix import Mix, check_num_weights, inner_mixes, needs_labels
+from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.order.progress import Progress
 from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
 from dali_cutmix.serving.outputs import ToTorch

@@ -26,7 +26,8 @@ from dali_cutmix.annotations.record_files import (
 from dali_cutmix.core.checks import check_choice, check_count, local_path, refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.mixing.choice import ChosenPlan
-from dali_cutmix.mixing.plan import MixPlan, Rect, in_torch, inner_mixes
+from dali_cutmix.mixing.mix import in_torch, inner_mixes
+from dali_cutmix.mixing.plan import MixPlan, Rect
 
 if TYPE_CHECKING:
     from typing_extensions import Self

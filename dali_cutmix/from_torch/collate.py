@@ -14,8 +14,8 @@ from dali_cutmix.from_torch.comparison import are_equal, call, held, remembers
 from dali_cutmix.from_torch.report import NoCounterpartError, transform_name
 from dali_cutmix.mixing.choice import RandomChoice
 from dali_cutmix.mixing.cutmix import CutMix
+from dali_cutmix.mixing.mix import Mix
 from dali_cutmix.mixing.mixup import MixUp
-from dali_cutmix.mixing.plan import Mix
 
 _PRESETS: dict[str | None, Callable[[float], Mix]] = {
     "CutMix": CutMix.torchvision,

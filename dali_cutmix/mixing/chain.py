@@ -17,15 +17,15 @@ from dali_cutmix.core.tree import as_tensors
 from dali_cutmix.mixing import shares
 from dali_cutmix.mixing.choice import ChosenPlan, check_mixes
 from dali_cutmix.mixing.clipcutmix import ClipCutMix
-from dali_cutmix.mixing.plan import (
+from dali_cutmix.mixing.mix import (
     Mix,
-    MixPlan,
     check_completed,
     check_plan,
     inner_mixes,
     looks,
     min_batch_size,
 )
+from dali_cutmix.mixing.plan import MixPlan
 
 
 @dataclass(frozen=True, eq=False)

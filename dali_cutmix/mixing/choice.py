@@ -16,19 +16,17 @@ from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.tree import Structure, map_leaves
 from dali_cutmix.mixing.deferred import Deferred
-from dali_cutmix.mixing.plan import (
+from dali_cutmix.mixing.mix import (
     Mix,
-    MixPlan,
-    Rect,
     check_completed,
     check_plan,
-    finished,
     in_torch,
     inner_mixes,
     is_mix,
     looks,
     min_batch_size,
 )
+from dali_cutmix.mixing.plan import MixPlan, Rect, finished
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,9 @@ import numpy as np
 from dali_cutmix.core.dali import python_nodes
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.tree import Structure
+from dali_cutmix.mixing.mix import LookingMix, Mix, check_completed
 from dali_cutmix.mixing.paste import without_empty
-from dali_cutmix.mixing.plan import LookingMix, Mix, MixPlan, check_completed, finished
+from dali_cutmix.mixing.plan import MixPlan, finished
 
 
 def complete(mix: Mix, sample: Sample, plan: MixPlan, frame: Frame) -> MixPlan:

@@ -8,7 +8,8 @@ from typing import Any
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.mixing.plan import Mix, MixPlan, is_mix, min_batch_size
+from dali_cutmix.mixing.mix import Mix, is_mix, min_batch_size
+from dali_cutmix.mixing.plan import MixPlan
 
 
 @dataclass(frozen=True)

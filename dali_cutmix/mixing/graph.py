@@ -14,19 +14,10 @@ from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.completion import complete
 from dali_cutmix.mixing.cutmix import CutMix, PlacementName, check_cutmix
 from dali_cutmix.mixing.cutout import Cutout, check_cutout
+from dali_cutmix.mixing.mix import Mix, check_plan, is_mix, looks
 from dali_cutmix.mixing.mixup import MixUp
 from dali_cutmix.mixing.paste import without_empty
-from dali_cutmix.mixing.plan import (
-    Mix,
-    MixPlan,
-    Partner,
-    Per,
-    check_nodes,
-    check_partner,
-    check_plan,
-    is_mix,
-    looks,
-)
+from dali_cutmix.mixing.plan import MixPlan, Partner, Per, check_nodes, check_partner
 
 #: Mixes whose arithmetic is written for nodes as well as for arrays.
 _DRAWN_BY_OPERATORS = (CutMix, MixUp, Cutout)

@@ -1,16 +1,15 @@
 """Plans: everything about a mix that is random, drawn once and read by pixels and labels alike.
 
 A plan divides each sample of a batch into ``k`` regions and says whose each region is. It is a few
-bytes per sample on the CPU. The module also holds what a loader asks of a mix, and the draw of who
-is mixed with whom.
+bytes per sample on the CPU. The module also holds the draw of who is mixed with whom.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ import torch
 from dali_cutmix.core.checks import check_choice, refuse
 from dali_cutmix.core.dali import DataNode
 from dali_cutmix.core.draws import Draws
-from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.math import Math
 from dali_cutmix.core.tree import map_leaves
 from dali_cutmix.mixing.weighted import (
@@ -27,9 +25,6 @@ from dali_cutmix.mixing.weighted import (
     weighted_partners,
     weights_of,
 )
-
-#: Sums of weights of a sample may differ from 1 by so much: float32 adds up to some 100 of them.
-WEIGHT_TOLERANCE = 1e-4
 
 Per = Literal["sample", "pair", "batch"]
 Partner = Literal["derangement", "permutation", "roll", "flip", "weighted"]
@@ -181,100 +176,12 @@ class MixPlan:
             )
 
 
-class Mix(Protocol):
-    """What a loader asks of a mix: numbers on the host, then operators in the graph.
-
-    A class with these three members can be given to ``DataLoader(mix=...)``. It needs no base
-    class. Three more are optional: ``min_batch_size``, see `min_batch_size`, and the two of
-    `LookingMix`.
-    """
-
-    @property
-    def num_sources(self) -> int:
-        """Regions of a plan, ``k``. With 1, labels stay as they are."""
-
-    def draw(self, draws: Draws, frame: Frame, /) -> MixPlan:
-        """Draw the plan of one batch. Numbers only.
-
-        Args:
-            draws: Where the numbers come from. ``draws.progress(num_epochs)`` tells how far the
-                run has come.
-            frame: What every image looks like.
-        """
-
-    def operate(self, sample: Sample, plan: MixPlan, frame: Frame, /) -> Sample:
-        """Apply a plan to the samples of a batch. DALI operators only.
-
-        Args:
-            sample: The batch before this mix.
-            plan: What `draw` returned, with CPU nodes in the place of arrays. In a loader a plan
-                with rectangles has neither ``weight`` nor ``lam`` here, which no operator reads.
-            frame: What every image looks like.
-        """
-
-
-class LookingMix(Mix, Protocol):
-    """What a loader asks of a mix whose plan depends on what the images show.
-
-    `draw` returns a plan that is valid, mixes nothing and has ``pending`` set. The plan is
-    completed in the graph, once images are decoded and augmented. Labels are weighed afterwards.
-    """
-
-    def look(self, sample: Sample, frame: Frame, /) -> Any:
-        """Return what the plan depends on, small and of one shape for all samples.
-
-        Args:
-            sample: The batch before this mix.
-            frame: What every image looks like.
-
-        Returns:
-            A tree of nodes, CPU or GPU: a node, or tuples of them. They are copied to the host: a
-            few KB per sample at most.
-        """
-
-    def complete(self, plan: MixPlan, seen: Any, frame: Frame, /) -> MixPlan:
-        """Complete the plan of one batch, on the host. A pure function.
-
-        Args:
-            plan: What `draw` returned.
-            seen: What `look` returned, with arrays in the place of nodes. They have a batch axis
-                in front.
-            frame: What every image looks like.
-
-        Returns:
-            A plan with the fields of ``plan``, but ``pending`` is None.
-        """
-
-
-def looks(mix: Any) -> bool:
-    """Tell whether a mix, or one that it is made of, completes its plan by looking at images."""
-    inner = getattr(mix, "mixes", None) or (getattr(mix, "mix", None),)
-    inner = [part for part in inner if part is not None and is_mix(part)]
-    return any(map(looks, inner)) if inner else hasattr(mix, "look")
-
-
-def in_torch(mix: Any) -> bool:
-    """Tell whether only the training step can complete the plans of a mix."""
-    return bool(getattr(mix, "in_torch", False))
-
-
 def finished(plan: MixPlan) -> MixPlan:
     """Return the plan without ``pending``, in the structure that a complete plan has."""
     if (parts := getattr(plan, "plans", None)) is not None:
         plans: Any = tuple(map(finished, parts))
         return replace(plan, plans=plans, pending=None)  # type: ignore[call-arg]
     return replace(plan, pending=None)
-
-
-def is_mix(value: object) -> bool:
-    """Tell whether a value has the members of `Mix`."""
-    names = ("num_sources", "draw", "operate")
-    return not isinstance(value, type) and all(hasattr(value, name) for name in names)
-
-
-def min_batch_size(mix: Mix) -> int:
-    """Return how many samples a batch needs: what the mix says, or 2 where labels are mixed."""
-    return int(getattr(mix, "min_batch_size", 2 if mix.num_sources > 1 else 1))
 
 
 def check_partner(where: str, per: str, partner: str, more: tuple[str, ...] = ()) -> None:
@@ -378,104 +285,6 @@ _PARTNERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "roll": lambda permutation: np.roll(_indices(permutation), 1, axis=0),
     "flip": lambda permutation: _indices(permutation)[::-1],
 }
-
-
-def inner_mixes(mix: Any) -> Iterator[Any]:
-    """Yield a mix and the mixes that it is made of, at any depth."""
-    yield mix
-    inner = getattr(mix, "mixes", None) or (getattr(mix, "mix", None),)
-    for part in inner:
-        if part is not None and is_mix(part):
-            yield from inner_mixes(part)
-
-
-def is_weighted(mix: Any) -> bool:
-    """Return whether a mix, or a mix inside, draws partners by weights."""
-    return any(getattr(part, "partner", None) == "weighted" for part in inner_mixes(mix))
-
-
-def needs_labels(mix: Any) -> bool:
-    """Return whether a mix, or a mix inside, draws partners by the weights of their classes."""
-    return any(
-        getattr(part, "partner", None) == "weighted"
-        and getattr(part, "sample_weights", None) is None
-        for part in inner_mixes(mix)
-    )
-
-
-def check_num_weights(mix: Any, num_classes: int, num_samples: int) -> None:
-    """Refuse a mix whose weights are not as many as there are classes, or samples."""
-    for part in inner_mixes(mix):
-        for of, num in (("class", num_classes), ("sample", num_samples)):
-            weights = getattr(part, f"{of}_weights", None)
-            if weights is not None and len(weights) != num:
-                rule = f"hold {num} weights, one for each {of} of the source"
-                refuse(type(part).__name__, f"{of}_weights", rule, f"{len(weights)} weights")
-
-
-def check_plan(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:
-    """Refuse what a mix drew on the host, if it is not a plan of its batch.
-
-    Raises:
-        TypeError, ValueError: The class of the mix, the field, and its fault.
-    """
-    where = f"{type(mix).__name__}.draw"
-    if not isinstance(plan, MixPlan):
-        raise TypeError(f"{where}: must return a MixPlan, got {type(plan).__name__}.")
-    shape = (num_samples, int(mix.num_sources))
-    _check_array(where, "source", plan.source, np.int32, shape)
-    _check_array(where, "weight", plan.weight, np.float32, shape)
-    if plan.source.min() < 0 or plan.source.max() >= num_samples:
-        refuse(where, "source", f"be below the {num_samples} samples", plan.source.max())
-    if (plan.source[:, 0] != np.arange(num_samples)).any():
-        refuse(where, "source", "name the sample itself in its first region", plan.source[:, 0])
-    if plan.weight.min() < 0 or abs(plan.weight.sum(axis=1) - 1).max() > WEIGHT_TOLERANCE:
-        sums = plan.weight.sum(axis=1).round(4).tolist()
-        refuse(where, "weight", "be at least 0 and sum to 1 per sample", f"sums {sums}")
-    if tuple(plan.size) != tuple(frame.size):
-        refuse(where, "size", f"be the frame's {frame.size}", plan.size)
-    _check_owner(where, plan)
-    for name, rect in (("taken", plan.taken), ("put", plan.put)):
-        if rect is None:
-            continue
-        for part in ("anchor", "extent"):
-            _check_array(where, f"{name}.{part}", getattr(rect, part), np.int32, (*shape, 2))
-        end = rect.anchor + rect.extent
-        if rect.anchor.min() < 0 or rect.extent.min() < 0 or (end > frame.size).any():
-            rule = f"lie inside the image of {frame.size}"
-            refuse(where, name, rule, f"corners to {end.reshape(-1, 2).max(axis=0).tolist()}")
-
-
-def _check_owner(where: str, plan: MixPlan) -> None:
-    """Refuse cells that do not tile the image, owners that are no regions, and rectangles too."""
-    if plan.owner is None:
-        return
-    if plan.put is not None or plan.taken is not None or plan.fill is not None:
-        refuse(where, "owner", "be None where a plan has rectangles", plan.owner.shape)
-    if min(plan.cell) < 1:
-        refuse(where, "cell", "be whole pixels above 0", plan.cell)
-    num_samples, num_regions = plan.source.shape
-    grid = tuple(-(-side // step) for side, step in zip(plan.size, plan.cell, strict=True))
-    _check_array(where, "owner", plan.owner, np.uint8, (num_samples, *grid))
-    if plan.owner.max() >= num_regions:
-        refuse(where, "owner", f"be below the {num_regions} regions", plan.owner.max())
-
-
-def check_completed(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:
-    """Refuse what a mix completed on the host, if it is not the complete plan of its batch."""
-    check_plan(mix, plan, num_samples, frame)
-    if not plan.is_complete:
-        raise ValueError(
-            f"{type(mix).__name__}.complete: must return a complete plan, whose `pending` is None."
-        )
-
-
-def _check_array(where: str, name: str, value: Any, dtype: Any, shape: tuple[int, ...]) -> None:
-    if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
-        is_array = isinstance(value, np.ndarray)
-        got = f"{value.dtype} {list(value.shape)}" if is_array else type(value).__name__
-        rule = f"be a NumPy array {np.dtype(dtype)} {list(shape)}"
-        raise ValueError(f"{where}: `{name}` must {rule}, got {got}.")
 
 
 def check_nodes(where: str, plan: object) -> None:

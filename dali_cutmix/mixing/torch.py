@@ -18,7 +18,8 @@ from dali_cutmix.mixing.cells import owner_of_pixels
 from dali_cutmix.mixing.chain import ChainPlan, owners_of
 from dali_cutmix.mixing.choice import ChosenPlan
 from dali_cutmix.mixing.clipcutmix import ClipPlan
-from dali_cutmix.mixing.plan import Mix, MixPlan, Rect, check_plan, is_mix
+from dali_cutmix.mixing.mix import Mix, check_plan, is_mix
+from dali_cutmix.mixing.plan import MixPlan, Rect
 
 
 def draw_plan(

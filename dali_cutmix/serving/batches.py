@@ -18,16 +18,9 @@ from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.labels import MixedTarget, pair_labels
+from dali_cutmix.mixing.mix import Mix, check_plan, is_weighted, looks, needs_labels
 from dali_cutmix.mixing.paste import without_empty
-from dali_cutmix.mixing.plan import (
-    Mix,
-    MixPlan,
-    check_plan,
-    finished,
-    is_weighted,
-    looks,
-    needs_labels,
-)
+from dali_cutmix.mixing.plan import MixPlan, finished
 from dali_cutmix.order.position import Position
 from dali_cutmix.serving import stacks
 from dali_cutmix.serving.replacements import Replacements

@@ -17,7 +17,7 @@ from dali_cutmix.core.checks import check_choice, check_count, refuse
 from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.dali import num_gpus
 from dali_cutmix.mixing.deferred import Deferred
-from dali_cutmix.mixing.plan import (
+from dali_cutmix.mixing.mix import (
     Mix,
     in_torch,
     inner_mixes,
