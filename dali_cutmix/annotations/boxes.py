@@ -11,7 +11,7 @@ import torch
 
 from dali_cutmix.annotations import visible
 from dali_cutmix.annotations.base import Shown
-from dali_cutmix.core.checks import check_prob, refuse
+from dali_cutmix.core.checks import check_prob, checked_names, refuse
 from dali_cutmix.sources.base import MAX_CLASSES
 
 #: Share of a box's area. Affine maps are float32, so that a complete box may lose so much.
@@ -86,6 +86,7 @@ class Boxes:
         names: Sequence[str] | None = None,
     ) -> None:
         _check_list("boxes", boxes)
+        _check_fields("Boxes", fields)
         if not len(boxes):
             refuse("Boxes", "boxes", "hold the boxes of at least one image", boxes)
         corners, counts = _joined_boxes(boxes)
@@ -117,6 +118,7 @@ class Boxes:
             fields: Further values of every box, by name: ``[M]`` or ``[M, ...]``.
             names: As of `Boxes`.
         """
+        _check_fields("Boxes.from_flat", fields)
         counts = np.asarray(counts)
         is_fine = counts.ndim == 1 and counts.size > 0 and counts.dtype.kind in "iu"
         if not is_fine or counts.min() < 0:
@@ -148,7 +150,7 @@ class Boxes:
         """Check and keep boxes of all images in a row: ``[M, 4]``, ``[M]`` and ``[N]``."""
         check_prob("Boxes", min_visible, "min_visible")
         self.min_visible = float(min_visible)
-        self.names = None if names is None else list(names)
+        self.names = None if names is None else checked_names("Boxes", "names", names)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         _check_corners(corners, self._name_of)
         self._boxes = corners.astype(np.float32)
@@ -264,6 +266,12 @@ def _mapped(corners: np.ndarray, matrix: np.ndarray | None, sample: np.ndarray) 
 def _check_list(name: str, value: object) -> None:
     if not hasattr(value, "__len__") or not hasattr(value, "__getitem__"):
         refuse("Boxes", name, "be a list with an item for each image", value)
+
+
+def _check_fields(where: str, fields: object) -> None:
+    if fields is not None and not isinstance(fields, Mapping):
+        way_out = "`fields={'iscrowd': [...]}` names the values of each box."
+        refuse(where, "fields", "be a mapping from names to values", fields, way_out)
 
 
 def _joined_boxes(boxes: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:

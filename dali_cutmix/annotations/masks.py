@@ -24,7 +24,7 @@ from dali_cutmix.annotations.planes import (
     plane_of,
 )
 from dali_cutmix.annotations.stored import WHERE, stored_masks
-from dali_cutmix.core.checks import is_whole, refuse
+from dali_cutmix.core.checks import checked_names, is_whole, refuse
 from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.sources.pillow import Decoded, PillowProcesses
 from dali_cutmix.sources.upright import RefusedError
@@ -101,7 +101,7 @@ class Masks:
         self._has_colors, self._class_of = _checked(classes, self.kind)
         self._check_bits(bits)
         self._bits = bits
-        self.names = None if names is None else list(names)
+        self.names = None if names is None else checked_names(WHERE, "names", names)
         self._divisors = np.ones(len(self._masks), np.uint16)
         self._pillow: PillowProcesses | None = None
 

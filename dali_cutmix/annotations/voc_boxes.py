@@ -18,7 +18,7 @@ from dali_cutmix.annotations.listing import (
     names_below,
     without_classes,
 )
-from dali_cutmix.core.checks import check_choice, check_prob, refuse, shown
+from dali_cutmix.core.checks import check_choice, check_prob, checked_names, refuse, shown
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import open_regular, read_text
 from dali_cutmix.sources.files import FileList
@@ -130,9 +130,10 @@ def _names(folder: str, image_set: str | os.PathLike[str] | None) -> list[str]:
 
 def _classes(names: Iterable[str], classes: Sequence[str] | None) -> Sequence[str]:
     if classes is not None:
-        if isinstance(classes, str) or len(set(classes)) < len(classes) or not len(classes):
-            refuse(_WHERE, "classes", "be a list of different names", classes)
-        return classes
+        listed = checked_names(_WHERE, "classes", classes)
+        if not listed or len(set(listed)) < len(listed):
+            refuse(_WHERE, "classes", "be a list of different names", listed)
+        return listed
     names = set(names)
     return VOC_CLASSES if names <= set(VOC_CLASSES) else sorted(names)
 

@@ -12,7 +12,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-un
 
 from dali_cutmix.annotations.boxes import Boxes
 from dali_cutmix.annotations.listing import existing_folder, names_below, without_classes
-from dali_cutmix.core.checks import check_prob, refuse, shown
+from dali_cutmix.core.checks import check_prob, checked_names, refuse, shown
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import read_text
 from dali_cutmix.sources.files import FileList
@@ -109,7 +109,7 @@ def _without_headers(unreadable: Sequence[str], num_images: int) -> str:
 def _check_classes(
     classes: Sequence[str], flat: np.ndarray, paths: Sequence[str], rows: Sequence[np.ndarray]
 ) -> None:
-    if isinstance(classes, str) or not len(classes):
+    if not checked_names(_WHERE, "classes", classes):
         refuse(_WHERE, "classes", "be a list of at least one name", classes)
     if len(flat) and flat[:, 0].max() >= len(classes):
         worst = next(

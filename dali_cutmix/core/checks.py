@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral, Real
 from typing import Any, NoReturn, TypeGuard
 
@@ -92,6 +92,18 @@ def check_choice(where: str, name: str, value: object, choices: Sequence[object]
     """Refuse all but the choices, and list them."""
     if value not in choices:
         refuse(where, name, f"be one of {', '.join(map(repr, choices))}", value)
+
+
+def checked_names(where: str, name: str, names: object) -> list[str]:
+    """Return names of classes as a list; refuse all but texts. A text is no list of its letters."""
+    is_text = isinstance(names, (str, bytes))
+    if is_text or not isinstance(names, Iterable) or isinstance(names, (Mapping, Set)):
+        refuse(where, name, "be a list of texts, a name for each class", names)
+    listed = list(names)
+    for number, text in enumerate(listed):
+        if not isinstance(text, str):
+            refuse(where, f"{name}[{number}]", "be a text, the name of a class", text)
+    return listed
 
 
 def check_range(where: str, name: str, value: object, low: float, high: float) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
+from PIL import Image
 from rich.console import Console
 
 from dali_cutmix import (
@@ -61,50 +62,55 @@ _HAVE_ALPHA = (
 )
 
 
+Data = Annotated[
+    str, typer.Argument(help="Images: anything that DataLoader takes as a path.", metavar="DATA")
+]
+Mix = Annotated[
+    MixName,
+    typer.Option(
+        help="Mix to apply: cutmix, mixup, cutout, resizemix, ricap, fmix, gridmix, "
+        "saliencymix or none.",
+        metavar="MIX",
+        parser=one_of(MixName),
+    ),
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        help="Parameter of the Beta distribution of the kept fraction, above 0. For cutmix, "
+        "mixup, fmix, gridmix and saliencymix.",
+        show_default="1",
+    ),
+]
+Prob = Annotated[
+    float | None, typer.Option(help="Probability that an image is mixed.", show_default="1")
+]
+MaskFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of masks, named as the images in DATA, which is a folder then.",
+        metavar="FOLDER",
+    ),
+]
+BoxFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="COCO file of boxes of the images in DATA, which is a folder then.", metavar="FILE"
+    ),
+]
+
+
 def show(
-    data: Annotated[
-        str,
-        typer.Argument(help="Images: anything that DataLoader takes as a path.", metavar="DATA"),
-    ],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Picture to write, a PNG file.")] = Path("sheet.png"),
     batch_size: Annotated[int, typer.Option(min=1, help="Number of images.")] = 12,
     size: Annotated[int, typer.Option(min=1, max=4096, help="Side of each image in pixels.")] = 224,
-    mix: Annotated[
-        MixName,
-        typer.Option(
-            help="Mix to apply: cutmix, mixup, cutout, resizemix, ricap, fmix, gridmix, "
-            "saliencymix or none.",
-            metavar="MIX",
-            parser=one_of(MixName),
-        ),
-    ] = MixName.CUTMIX,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            help="Parameter of the Beta distribution of the kept fraction, above 0. For cutmix, "
-            "mixup, fmix, gridmix and saliencymix.",
-            show_default="1",
-        ),
-    ] = None,
-    prob: Annotated[
-        float | None,
-        typer.Option(help="Probability that an image is mixed.", show_default="1"),
-    ] = None,
+    mix: Mix = MixName.CUTMIX,
+    alpha: Alpha = None,
+    prob: Prob = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and of the mix.")] = 0,
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of masks, named as the images in DATA, which is a folder then.",
-            metavar="FOLDER",
-        ),
-    ] = None,
-    boxes: Annotated[
-        Path | None,
-        typer.Option(
-            help="COCO file of boxes of the images in DATA, which is a folder then.",
-            metavar="FILE",
-        ),
-    ] = None,
+    masks: MaskFolder = None,
+    boxes: BoxFile = None,
 ) -> None:
     """Draw a batch of your own images, with cuts outlined and class weights below.
 
@@ -124,41 +130,52 @@ def show(
         rule = "must be left out with --masks: draw two pictures."
         raise typer.BadParameter(rule, param_hint="--boxes")
     with errors_as_one_sentence():
-        source, target, names = _open(data, masks, boxes)
-        loader = DataLoader(
-            source,
-            batch_size,
-            shuffle=True,
-            transform=EvalTransform(resize=size, size=size),
-            mix=chosen_mix,
-            target=target,
-            dtype=torch.uint8,
-            with_plan=True,
-            seed=seed,
-            device="cpu",
-            prefetch=1,
-        )
-        with loader:
-            image, shown, plan = next(iter(loader))
-        title = _title(chosen_mix, seed)
-        classes = loader.dataset.classes if names is None else names
-        sheet = contact_sheet(image, shown, plan, classes=classes, title=title)
+        sheet = _sheet(_open(data, masks, boxes), chosen_mix, batch_size, size, seed)
         make_folder(out.parent)
         with replacing(out) as file:
             sheet.save(file, "PNG")
     print_path(Console(), out)
 
 
-def _open(
-    data: str, masks: Path | None, boxes: Path | None
-) -> tuple[Any, Any, Sequence[str] | None]:
-    """Return the source, the target, and names of classes where the source has none."""
+class _Opened(NamedTuple):
+    """Hold what a loader is made of, and names of classes where the source has none."""
+
+    source: Any
+    target: Any
+    names: Sequence[str] | None
+
+
+def _open(data: str, masks: Path | None, boxes: Path | None) -> _Opened:
+    """List the images, and the annotation that is drawn."""
     if masks is not None:
-        return *read_masks(data, expanded(masks)), ()
+        return _Opened(*read_masks(data, expanded(masks)), ())
     if boxes is not None:
         images, target = read_coco_boxes(expanded(boxes), data, empty=False)
-        return images, target, target.names
-    return data, "pair", None
+        return _Opened(images, target, target.names)
+    return _Opened(data, "pair", None)
+
+
+def _sheet(
+    opened: _Opened, mix: ShownMix | None, batch_size: int, size: int, seed: int
+) -> Image.Image:
+    """Draw the first batch of a loader."""
+    loader = DataLoader(
+        opened.source,
+        batch_size,
+        shuffle=True,
+        transform=EvalTransform(resize=size, size=size),
+        mix=mix,
+        target=opened.target,
+        dtype=torch.uint8,
+        with_plan=True,
+        seed=seed,
+        device="cpu",
+        prefetch=1,
+    )
+    with loader:
+        image, target, plan = next(iter(loader))
+    classes = loader.dataset.classes if opened.names is None else opened.names
+    return contact_sheet(image, target, plan, classes=classes, title=_title(mix, seed))
 
 
 def _choose_mix(

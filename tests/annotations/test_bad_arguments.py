@@ -144,6 +144,62 @@ def test_what_is_no_list_is_refused(make: Callable[[Any], Any], start: str, valu
         make(value)
 
 
+#: Names of classes that are refused, where, and by which rule.
+BAD_NAMES: list[tuple[Any, str, str]] = [
+    ("cat", "", "a list of texts, a name for each class"),
+    (5, "", "a list of texts, a name for each class"),
+    ({0: "cat", 1: "dog"}, "", "a list of texts, a name for each class"),
+    ({"cat"}, "", "a list of texts, a name for each class"),
+    (["cat", None], "[1]", "a text, the name of a class"),
+    ([b"cat", "dog"], "[0]", "a text, the name of a class"),
+]
+
+
+@pytest.mark.parametrize(("names", "at", "rule"), BAD_NAMES)
+def test_names_of_classes_that_are_no_list_of_texts_are_refused(
+    names: Any, at: str, rule: str
+) -> None:
+    got = names[int(at[1])] if at else names
+    corners, zero = np.array([[0, 0, 1, 1]]), np.array([0])
+    for where, make in (
+        ("Boxes", lambda: Boxes([corners], [zero], names=names)),
+        ("Boxes", lambda: Boxes.from_flat(corners, zero, zero + 1, names=names)),
+        ("Masks", lambda: Masks(np.zeros((1, 4, 6), np.uint8), names=names)),
+    ):
+        message = f"{where}: `names{at}` must be {rule}, got {got!r}."
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            make()
+
+
+@pytest.mark.parametrize(("classes", "at", "rule"), BAD_NAMES)
+@pytest.mark.parametrize("read", [read_voc_boxes, read_yolo_boxes])
+def test_classes_of_readers_that_are_no_list_of_texts_are_refused(
+    read: Callable[..., Any], classes: Any, at: str, rule: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
+    (tmp_path / "a.xml").write_text("<annotation></annotation>")
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    got = classes[int(at[1])] if at else classes
+    message = f"{read.__name__}: `classes{at}` must be {rule}, got {got!r}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read(tmp_path, tmp_path, classes=classes)
+
+
+def test_names_of_classes_may_be_any_sequence_of_texts() -> None:
+    for names in (["a"], ("a",), np.array(["a"])):
+        assert Boxes([[[0, 0, 1, 1]]], [[0]], names=names).names == ["a"]
+        assert Masks(np.zeros((1, 4, 6), np.uint8), names=names).names == ["a"]
+
+
+@pytest.mark.parametrize("fields", [5, "iscrowd", [[0]], [("iscrowd", [[0]])]])
+def test_fields_of_boxes_that_are_no_mapping_are_refused(fields: Any) -> None:
+    rule = "`fields` must be a mapping from names to values"
+    with pytest.raises(ValueError, match=f"^Boxes: {re.escape(rule)}, got "):
+        Boxes([[[0, 0, 1, 1]]], [[0]], fields=fields)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'Boxes.from_flat: {rule}')}, got "):
+        Boxes.from_flat(np.zeros((1, 4)), np.zeros(1, np.int64), np.array([1]), fields=fields)
+
+
 def test_boxes_of_a_generator_are_refused() -> None:
     rule = "`boxes` must be a list with an item for each image, got <generator"
     with pytest.raises(ValueError, match=f"^Boxes: {re.escape(rule)}"):

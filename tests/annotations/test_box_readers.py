@@ -397,8 +397,8 @@ def test_yolo_of_other_images_or_classes_is_refused(tmp_path: Path) -> None:
     rule = rf"`classes` must name every class, and the text of {images}/a.jpg has class 3"
     with pytest.raises(ValueError, match=rule):
         read_yolo_boxes(labels, images, classes=["x", "y", "z"])
-    for classes in ("names.txt", []):
-        with pytest.raises(ValueError, match="`classes` must be a list of at least one name"):
+    for classes, rule in (("names.txt", "texts"), ([], "at least one name")):
+        with pytest.raises(ValueError, match=f"`classes` must be a list of {rule}"):
             read_yolo_boxes(labels, images, classes=classes)
 
 

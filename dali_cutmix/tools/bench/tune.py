@@ -55,6 +55,9 @@ _THREADS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _PREFETCH = (1, 2, 3, 4, 6)
 _HW_LOADS = (None, 0.0, 0.25, 0.5, 0.8, 0.9, 1.0)  # None is DALI's own, 0.65
 
+#: Name of a setting, and what returns its candidates, given the settings so far.
+_Sweep = tuple[str, Callable[[Tuning], list[tuple[str, Tuning]]]]
+
 
 def tune(
     data: Data,
@@ -221,10 +224,32 @@ def run_tune(
     """
     default = tuning = default_tuning(settings.device)
     memory = 0
-    sweeps: list[tuple[str, Callable[[Tuning], list[tuple[str, Tuning]]]]] = [
-        ("threads", _threads),
-        ("prefetch", _prefetch),
-    ]
+    for name, candidates_of in _sweeps(photos, settings, on_round, on_note):
+        candidates = candidates_of(tuning)
+        if len(candidates) == 1:  # no choice
+            continue
+        points = _measure(photos, settings, candidates, on_round)
+        chosen = choose(points, settings.max_memory)
+        tuning, memory = chosen.tuning, chosen.memory
+        on_curve(Curve(name, points, chosen))
+    _check_memory(memory, settings.max_memory)
+    if tuning == default:
+        on_note("The loader's own defaults are as fast as anything that was tried.")
+    else:
+        candidates = [("defaults", default), ("tuned", tuning)]
+        points = _measure(photos, settings, candidates, on_round)
+        # Settings that are not clearly faster than the defaults won by chance among many.
+        chosen = choose(points, settings.max_memory)
+        tuning = chosen.tuning
+        on_curve(Curve(COMPARED, points, chosen))
+    return replace(tuning, machine=describe_machine())
+
+
+def _sweeps(
+    photos: Photos, settings: TuneSettings, on_round: OnRound, on_note: Callable[[str], None]
+) -> list[_Sweep]:
+    """Return the settings to try, in order. On a GPU the decoding of regions is probed first."""
+    sweeps: list[_Sweep] = [("threads", _threads), ("prefetch", _prefetch)]
     if settings.device == "cuda":
         on_round(0, 1, "probing the decoding of regions")
         failure = probe_roi_decode(photos.files(), "cuda")
@@ -236,30 +261,16 @@ def run_tune(
             ("hw_decoder_load", _hw_loads),
             ("size hints", lambda current: _hints(current, photos)),
         ]
-    for name, candidates_of in sweeps:
-        candidates = candidates_of(tuning)
-        if len(candidates) == 1:  # no choice
-            continue
-        points = _measure(photos, settings, candidates, on_round)
-        chosen = choose(points, settings.max_memory)
-        tuning, memory = chosen.tuning, chosen.memory
-        on_curve(Curve(name, points, chosen))
-    if settings.max_memory is not None and memory > settings.max_memory:
+    return sweeps
+
+
+def _check_memory(memory: int, most: int | None) -> None:
+    """Refuse settings that take more than ``most`` bytes, the smallest ones of the sweep."""
+    if most is not None and memory > most:
         raise ValueError(
             f"dali-cutmix: the loader takes {memory / 1e9:.2f} GB with the smallest settings, more "
-            f"than `--max-memory` of {settings.max_memory / 1e9:g}. Pass a smaller `--batch-size`, "
-            "or allow more."
+            f"than `--max-memory` of {most / 1e9:g}. Pass a smaller `--batch-size`, or allow more."
         )
-    if tuning == default:
-        on_note("The loader's own defaults are as fast as anything that was tried.")
-    else:
-        candidates = [("defaults", default), ("tuned", tuning)]
-        points = _measure(photos, settings, candidates, on_round)
-        # Settings that are not clearly faster than the defaults won by chance among many.
-        chosen = choose(points, settings.max_memory)
-        tuning = chosen.tuning
-        on_curve(Curve(COMPARED, points, chosen))
-    return replace(tuning, machine=describe_machine())
 
 
 def _threads(current: Tuning) -> list[tuple[str, Tuning]]:
