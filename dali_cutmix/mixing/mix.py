@@ -153,9 +153,11 @@ def check_plan(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:
         refuse(where, "source", f"be below the {num_samples} samples", plan.source.max())
     if (plan.source[:, 0] != np.arange(num_samples)).any():
         refuse(where, "source", "name the sample itself in its first region", plan.source[:, 0])
-    if plan.weight.min() < 0 or abs(plan.weight.sum(axis=1) - 1).max() > WEIGHT_TOLERANCE:
+    if not plan.weight.min() >= 0:  # NaN too
+        refuse(where, "weight", "be at least 0", float(plan.weight.min()))
+    if abs(plan.weight.sum(axis=1) - 1).max() > WEIGHT_TOLERANCE:
         sums = plan.weight.sum(axis=1).round(4).tolist()
-        refuse(where, "weight", "be at least 0 and sum to 1 per sample", f"sums {sums}")
+        refuse(where, "weight", "sum to 1 per sample", f"sums {sums}")
     if tuple(plan.size) != tuple(frame.size):
         refuse(where, "size", f"be the frame's {frame.size}", plan.size)
     _check_owner(where, plan)

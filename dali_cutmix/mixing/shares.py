@@ -3,8 +3,8 @@
 Multiplying the weights of the plans errs by up to .18, since cuts overlap. Here every sample keeps
 a list of rectangles, each with an owner and a signed weight: the share of an owner is the sum of
 weight times area. Pasting into a rectangle takes away what the list has there (the same rectangles
-clipped, with the opposite sign) and adds what the source's list has. The count is exact, since
-areas are whole numbers.
+clipped, with the opposite sign) and adds what the source's list has. The count is exact where areas
+are whole numbers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from dali_cutmix.mixing.plan import MixPlan, Rect
 #: Regions of a plan that may overlap: what is taken away doubles the list with every region. Of
 #: plans with more regions those after the first do not overlap, so that each covers the first only.
 MAX_OVERLAPPING = 8
+
+#: Share of the image. Less is what rounding leaves of nothing, where cells or resizing make areas
+#: that are no whole numbers: a weight below 0, or of an image of which no pixel shows.
+_LEAST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,8 @@ def weights(shares: Shares, size: tuple[int, int]) -> torch.Tensor:
     area = (shares.high - shares.low).clamp(min=0).prod(dim=2) * shares.weight
     slot = torch.tensor(shares.slot, device=area.device).expand(area.shape)
     total = area.new_zeros(shares.source.shape).scatter_add_(1, slot, area)
-    return (total / (size[0] * size[1])).float()
+    share = total / (size[0] * size[1])
+    return share.where(share > _LEAST, 0.0).float()
 
 
 def _corners(rect: Rect, region: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame
 from dali_cutmix.core.tree import Structure
+from dali_cutmix.mixing.clipcutmix import plan_of_frames
 from dali_cutmix.mixing.labels import MixedTarget, pair_labels
 from dali_cutmix.mixing.mix import Mix, check_plan, is_weighted, looks, needs_labels
 from dali_cutmix.mixing.paste import without_empty
@@ -349,8 +351,9 @@ class Batches:
         fed = self._for_operators(plans)
         if not self.depth:
             return (drawn, fed, None), plans
-        drawn, plan, stack = stacks.of_frames(drawn, fed[0], draws.num_samples, self.depth)
-        return (drawn, (plan,) * len(views), stack), plans
+        drawn, stack = stacks.of_frames(drawn, draws.num_samples, self.depth)
+        fed = _of_each(partial(plan_of_frames, depth=self.depth), fed)
+        return (drawn, fed, stack), plans
 
     def _plan(self, draws: HostDraws, frame: Frame) -> MixPlan:
         """Draw a plan."""

@@ -18,7 +18,6 @@ from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.frame import Stack
 from dali_cutmix.core.tree import map_leaves
 from dali_cutmix.core.trouble import patiently
-from dali_cutmix.mixing.clipcutmix import plan_of_frames
 from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.serving.settings import WHERE, LoaderSettings
 from dali_cutmix.sources.base import StoredImages
@@ -75,21 +74,18 @@ def check_plan_of_volumes(mix: Any, plan: MixPlan) -> None:
             refuse(WHERE, "mix", "copy or blend voxels with Volumes", mix, way_out)
 
 
-def of_frames(drawn: Any, plan: MixPlan | None, num_stacks: int, depth: int) -> Any:
-    """Repeat what was drawn for stacks for their images.
+def of_frames(drawn: Any, num_stacks: int, depth: int) -> tuple[Any, Stack]:
+    """Repeat what transforms drew for stacks for their images.
 
     Args:
         drawn: What transforms drew: a tree of arrays ``[B, ...]``.
-        plan: What a mix drew, for operators; None without a mix.
         num_stacks: Stacks in the batch, B.
         depth: Images of a stack.
 
     Returns:
-        Both for ``B * depth`` images, and the `Stack`.
+        The tree for ``B * depth`` images, and the `Stack`.
     """
-    drawn = map_leaves(lambda leaf: leaf.repeat(depth, axis=0), drawn)
-    plan = None if plan is None else plan_of_frames(plan, depth)
-    return drawn, plan, Stack.of(num_stacks, depth)
+    return map_leaves(lambda leaf: leaf.repeat(depth, axis=0), drawn), Stack.of(num_stacks, depth)
 
 
 def alone(fed: Sequence[Any], position: int, depth: int) -> list[Any]:

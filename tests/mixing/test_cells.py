@@ -461,6 +461,16 @@ def test_weights_count_pixels_where_cells_are_one_of_several_mixes(mix: Any) -> 
             torch.testing.assert_close(mixed.mean(dim=(2, 3)), shares, rtol=0, atol=1e-6)
 
 
+def test_no_rounding_gives_a_weight_to_an_image_of_which_no_pixel_shows() -> None:
+    size, owners = (36, 44), torch.eye(8)[:, :, None, None].expand(-1, -1, 36, 44)
+    for batch in range(12):
+        chain = Chain([CutMix(), CutMix(), GridMix()])
+        plan = draw_plan(chain, 8, size, seed=0, epoch=0, batch=batch)
+        shares = torch.zeros(8, 8).scatter_add_(1, plan.source.long(), plan.weight)
+        mixed, _ = mix_batch(owners, plan)
+        assert torch.equal(shares > 0, mixed.amax(dim=(2, 3)) > 0)
+
+
 # --- What is refused ----------------------------------------------------------------------------
 
 

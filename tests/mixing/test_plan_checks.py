@@ -82,7 +82,15 @@ def moved(rect: Any) -> Any:
         ),
         (
             replaced(weight=lambda weight: weight * 2),
-            "Altered.draw: `weight` must be at least 0 and sum to 1 per sample, got 'sums [2.0",
+            "Altered.draw: `weight` must sum to 1 per sample, got 'sums [2.0",
+        ),
+        (
+            replaced(weight=lambda weight: weight + np.float32([1, 1, -2])),
+            "Altered.draw: `weight` must be at least 0, got -",
+        ),
+        (
+            replaced(weight=lambda weight: weight * np.float32("nan")),
+            "Altered.draw: `weight` must be at least 0, got nan.",
         ),
         (
             replaced(source=lambda source: source + np.int32(9)),
@@ -101,7 +109,10 @@ def moved(rect: Any) -> Any:
             "Altered.draw: `size` must be the frame's (8, 12), got (12, 8).",
         ),
     ],
-    ids=["none", "int64", "float64", "weights", "beyond", "own last", "outside", "size"],
+    ids=[
+        *("none", "int64", "float64", "sums", "negative", "NaN", "beyond", "own last", "outside"),
+        "size",
+    ],
 )
 def test_plan_with_a_fault_is_refused_with_the_mix_and_the_field(
     alter: Callable[[Any], Any], message: str

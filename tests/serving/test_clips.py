@@ -251,10 +251,11 @@ def test_views_of_a_clip_show_the_same_frames(sized: tuple[Clips, tuple[int, int
             assert frames_shown(first) == frames_shown(second)
 
 
+@pytest.mark.parametrize("plan", ["shared", "each"])
 @pytest.mark.parametrize("mix", [ClipCutMix("cuboid"), CutMix()], ids=["clips", "images"])
-def test_views_of_mixed_clips_weigh_voxels(tmp_path: Path, mix: Any) -> None:
+def test_views_of_mixed_clips_weigh_voxels(tmp_path: Path, mix: Any, plan: Any) -> None:
     source = Clips(write_clips(tmp_path, [6] * 5), list(range(5)), frames=4, stride=1)
-    views = Views([unchanged(), unchanged()])
+    views = Views([unchanged(), unchanged()], plan)
     with loaded(source, 3, transform=views, mix=mix, target="dense") as loader:
         for images, targets in loader:
             rows = targets if isinstance(targets, list) else [targets] * 2
