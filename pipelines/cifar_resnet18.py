@@ -110,14 +110,14 @@ def make_loaders(settings: Settings, data: Path) -> tuple[DataLoader, DataLoader
     return train, DataLoader(data / "val", settings.batch_size, transform=transform)
 
 
-def make_model(settings: Settings, num_classes: int) -> nn.Module:
+def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn.Module:
     """Return an untrained ResNet-18 for 32 px: a 3 x 3 convolution of stride 1, no pooling."""
     torch.manual_seed(settings.seed)
     model = torchvision.models.resnet18(weights=None, num_classes=num_classes)
     model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
-    return model
+    return model.to(device)
 
 
 def train_epoch(
@@ -191,7 +191,7 @@ def run(settings: Settings) -> dict[str, Any]:
         train, val = make_loaders(settings, data)
         if val.dataset.classes != train.dataset.classes:
             stop(f"train/ and val/ in {data} must hold the same class folders.")
-        model = make_model(settings, train.num_classes).to(train.device)
+        model = make_model(settings, train.num_classes, train.device)
         optimizer = torch.optim.SGD(
             model.parameters(),
             lr=settings.lr,
@@ -211,6 +211,9 @@ def run(settings: Settings) -> dict[str, Any]:
             row |= train_epoch(settings, model, train, optimizer) | validate(settings, model, val)
             state["history"].append(row)
             state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            # What evaluate.py asks: what to build, and what its input looks like.
+            state |= {"recipe": "cifar_resnet18", "classes": val.dataset.classes}
+            state |= {"transform": dataclasses.asdict(val.transform)}
             save(out / "checkpoint.pt", state)
             CONSOLE.print(
                 f"epoch {epoch + 1}/{settings.epochs}  loss {row['train_loss']:.4f}  "

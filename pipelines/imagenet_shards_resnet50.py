@@ -37,6 +37,7 @@ from typing import Literal
 
 import torch
 import torchvision
+from torch import nn
 
 from dali_cutmix import (
     CutMix,
@@ -160,6 +161,15 @@ def make_val_loader(settings: Settings, shards: TarShards, device: torch.device)
     )
 
 
+# ------------------------------------------------------------------------------------------- model
+
+
+def make_model(_settings: Settings, num_classes: int, device: torch.device) -> nn.Module:
+    """Return an untrained ResNet-50 on ``device``."""
+    model = torchvision.models.resnet50(weights=None, num_classes=num_classes)
+    return model.to(device=device, memory_format=torch.channels_last)
+
+
 # ---------------------------------------------------------------------------------------- training
 
 
@@ -169,8 +179,7 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
     if train.classes != val.classes:
         stop(NAME, "the shards of `train` and of `val` must have the same classes.")
     device = processes.device
-    model = torchvision.models.resnet50(weights=None, num_classes=len(train.classes))
-    model = model.to(device=device, memory_format=torch.channels_last)
+    model = make_model(settings, len(train.classes), device)
     return Training(
         name=NAME,
         settings=settings,

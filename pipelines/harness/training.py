@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import tempfile
 import time
@@ -294,6 +295,9 @@ class Run:
                     "history": self.history,
                     "settings": as_plain(self.settings),
                     "classes": training.val.dataset.classes,
+                    # Who loads the model alone asks what to build, and what its input looks like.
+                    "recipe": training.name,
+                    "transform": dataclasses.asdict(training.val.transform),
                 },
             )
         self.processes.wait()  # no process may end before the file exists

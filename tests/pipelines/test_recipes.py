@@ -17,6 +17,7 @@ import torch
 import tyro
 
 import dali_cutmix
+from evaluation.subject import load_subject
 from harness.pictures import make_pictures
 from harness.settings import parse
 from runs import ON_HARNESS, PIPELINES, RECIPES, STANDALONE, assert_same_run, recipe, start
@@ -68,6 +69,8 @@ def test_smoke_run_trains_validates_and_leaves_a_checkpoint_and_results(
     assert results["recipe"] == name
     assert results["smoke"] is True
     assert "These numbers are not results." in said
+    classes = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["classes"]
+    assert load_subject(str(tmp_path / "checkpoint.pt"), classes).name.startswith(name)
     assert [row["epoch"] for row in results["epochs"]] == [0, 1]
     for row in results["epochs"]:
         assert 0 < row["train_loss"] < 20

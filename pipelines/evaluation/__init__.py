@@ -1,0 +1,9 @@
+"""What a trained classifier does beside its accuracy: a module per measure, a `Result` from each.
+
+Every measure is a function of a `Subject`, the classifier, and of `Images`, the labelled images.
+Modules, in the order of use:
+
+    result          what a measure returns: numbers, values per image, curves, pictures
+    subject         the classifier, from a recipe's checkpoint, torchvision or timm
+    predictions     the images, through our loader, and the logits of all of them
+"""

@@ -1,0 +1,137 @@
+"""The images of an evaluation, through our loader, and a classifier's logits of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from dali_cutmix import DataLoader
+from evaluation.subject import NAME, Subject
+from harness.processes import CONSOLE, stop
+
+#: A function from normalized images ``[B, 3, height, width]`` and labels ``[B]`` to such images.
+Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Hold where labelled images lie and how they are loaded.
+
+    Attributes:
+        source: Images and their classes, as `DataLoader` takes them: a folder with one subfolder
+            per class, a list of ``(path, class)``, `ImageArrays`, ...
+        batch_size: Images that a model sees at a time.
+        num_workers: CPU threads of a loader; None takes the loader's default.
+        max_images: Images that are taken, the first as listed in whole batches; None takes all.
+    """
+
+    source: Any
+    batch_size: int = 64
+    num_workers: int | None = None
+    max_images: int | None = None
+
+    def loader(self, subject: Subject, transform: Any = None) -> DataLoader:
+        """Return an unshuffled loader of every image, once.
+
+        Args:
+            subject: The classifier, whose transform and device are used.
+            transform: Takes the place of the classifier's transform.
+        """
+        return DataLoader(
+            self.source,
+            self.batch_size,
+            transform=subject.transform if transform is None else transform,
+            num_workers=self.num_workers,
+            device=subject.device,
+        )
+
+    def batches(
+        self, subject: Subject, title: str, transform: Any = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield images ``[B, 3, height, width]`` float32 and labels ``[B]`` int64.
+
+        Both are on the subject's device. A terminal shows a bar named ``title``.
+        """
+        loader = self.loader(subject, transform)
+        try:
+            count = len(loader)
+            if self.max_images is not None:
+                count = min(count, -(-self.max_images // self.batch_size))
+            yield from track(
+                islice(loader, count),
+                title,
+                total=count,
+                console=CONSOLE,
+                transient=True,
+                disable=not CONSOLE.is_terminal,
+            )
+        finally:
+            loader.close()
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Hold what a classifier says of images, in their order, on the CPU.
+
+    Attributes:
+        logits: ``[N, num_classes]`` float32.
+        label: Class of each image, ``[N]`` int64.
+    """
+
+    logits: torch.Tensor
+    label: torch.Tensor
+
+    @property
+    def confidence(self) -> torch.Tensor:
+        """Largest softmax probability of each image, in [0, 1]: ``[N]`` float64."""
+        return self.logits.double().softmax(1).amax(1)
+
+    @property
+    def is_right(self) -> torch.Tensor:
+        """Whether the class of the largest logit is the label: ``[N]`` bool."""
+        return self.logits.argmax(1) == self.label
+
+
+@torch.no_grad()
+def predict(
+    subject: Subject,
+    images: Images,
+    title: str = "predict",
+    *,
+    change: Change | None = None,
+    transform: Any = None,
+) -> Predictions:
+    """Return a classifier's logits of all images.
+
+    Args:
+        subject: The classifier.
+        images: The images.
+        title: Name of the progress bar.
+        change: Function that changes every batch before the model sees the batch. Gradients are
+            off, unless the function turns them on.
+        transform: Takes the place of the classifier's transform.
+
+    Raises:
+        SystemExit: The images have another number of classes than the classifier, or are none.
+    """
+    logits, labels = [], []
+    for image, label in images.batches(subject, title, transform):
+        if change is not None:
+            image = change(image, label)
+        logits.append(subject.model(image).float().cpu())
+        labels.append(label.cpu())
+    if not logits:
+        stop(NAME, f"`data` must hold at least one image, got {images.source}.")
+    predictions = Predictions(torch.cat(logits), torch.cat(labels))
+    if int(predictions.label.max()) >= predictions.logits.shape[1]:
+        stop(
+            NAME,
+            f"`data` must hold the {predictions.logits.shape[1]} classes of {subject.name}, got "
+            f"label {int(predictions.label.max())}.",
+        )
+    return predictions

@@ -1,0 +1,74 @@
+"""What a measure returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Hold lines that share a plot.
+
+    Attributes:
+        title: Title of the plot.
+        x_label: What the horizontal axis shows, with the unit.
+        y_label: What the vertical axis shows, with the unit.
+        series: ``(x, y)`` of each line by the line's name, two lists of equal length.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: Mapping[str, tuple[list[float], list[float]]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Hold an image for the report.
+
+    Attributes:
+        caption: Text below the image.
+        png: The image as a PNG file.
+    """
+
+    caption: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Result:
+    """Hold what a measure says of one classifier.
+
+    Attributes:
+        name: Name of the measure: its module.
+        title: Heading in a report.
+        numbers: Numbers by name. Rates, accuracies and errors are shares in [0, 1].
+        samples: Values per image by name, ``[N]`` float64 in the order of the images. Their mean is
+            the number of the same name, so that two classifiers can be compared image by image.
+        curves: Plots.
+        pictures: Images.
+        notes: Sentences about what was measured and how.
+    """
+
+    name: str
+    title: str
+    numbers: Mapping[str, float]
+    samples: Mapping[str, np.ndarray] = field(default_factory=dict)
+    curves: tuple[Curve, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """Return numbers, curves and notes in types that JSON can hold; no samples and no pictures."""
+    return {
+        "name": result.name,
+        "title": result.title,
+        "numbers": {name: float(number) for name, number in result.numbers.items()},
+        "curves": [asdict(curve) for curve in result.curves],
+        "notes": list(result.notes),
+    }

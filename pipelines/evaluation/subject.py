@@ -1,0 +1,256 @@
+"""The classifier that is evaluated: a recipe's checkpoint, or a model of torchvision or timm.
+
+torchvision and timm are imported where a model of theirs is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from dali_cutmix import EvalTransform
+from harness.processes import stop
+
+Triple = tuple[float, float, float]
+
+NAME = "evaluate"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Hold a classifier and how its images are made.
+
+    Attributes:
+        name: Name in reports.
+        model: Module in evaluation mode on ``device``, from normalized images
+            ``[B, 3, height, width]`` float32 to logits ``[B, num_classes]``.
+        transform: How a stored image becomes an input of the model.
+        classes: Name of each class, in the order of the logits.
+        device: Device on which the model computes.
+        knows_normalization: Whether the model was trained with the mean and standard deviation of
+            ``transform``. False: they are a guess.
+    """
+
+    name: str
+    model: nn.Module
+    transform: EvalTransform
+    classes: Sequence[str]
+    device: torch.device
+    knows_normalization: bool = True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(height, width)`` of the model's input, in pixels."""
+        return self.transform.output_size
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Mean per channel that is subtracted, in [0, 1]: ``[3, 1, 1]`` float32 on ``device``."""
+        return torch.tensor(self.transform.mean, device=self.device).view(-1, 1, 1)
+
+    @property
+    def std(self) -> torch.Tensor:
+        """Standard deviation per channel that is divided by: as `mean`."""
+        return torch.tensor(self.transform.std, device=self.device).view(-1, 1, 1)
+
+    def pixels(self, image: torch.Tensor) -> torch.Tensor:
+        """Return normalized images ``[B, 3, height, width]`` as pixels in [0, 1]."""
+        return image * self.std + self.mean
+
+    def normalized(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return pixels in [0, 1] as the model's input. Gradients flow through."""
+        return (pixels - self.mean) / self.std
+
+
+def load_subject(
+    spec: str,
+    classes: Sequence[str],
+    device: torch.device | str = "cpu",
+    *,
+    mean: Triple | None = None,
+    std: Triple | None = None,
+    size: int | None = None,
+    resize: int | None = None,
+) -> Subject:
+    """Load a classifier.
+
+    Args:
+        spec: Where the classifier comes from:
+
+            - the path of a checkpoint that a recipe wrote; averaged weights are taken where there
+              are some, since their accuracy is the run's result;
+            - ``torchvision:NAME`` or ``timm:NAME``, with the library's weights;
+            - ``torchvision:NAME:FILE`` or ``timm:NAME:FILE``, with weights from a file.
+
+        classes: Class names of the images, in the order of their labels.
+        device: Device on which the model computes.
+        mean: Mean of the model's normalization per channel, in [0, 1]. None takes what the
+            checkpoint or the library says.
+        std: Standard deviation of the normalization; as ``mean``, and passed together with it.
+        size: Side of the model's input in pixels; None as ``mean``.
+        resize: Short side before the centre is cut out, in pixels; None as ``mean``.
+
+    Raises:
+        SystemExit: With a sentence: no such model or file, another number of classes, weights that
+            do not fit.
+    """
+    if (mean is None) != (std is None):
+        _refuse("`mean` and `std` must be passed together.")
+    library, _, rest = spec.partition(":")
+    loaders = {"torchvision": _of_torchvision, "timm": _of_timm}
+    if library in loaders and rest:
+        name, _, file = rest.partition(":")
+        subject = loaders[library](name, Path(file) if file else None, classes)
+    else:
+        subject = _of_recipe(Path(spec), classes)
+    changes: dict[str, Any] = {"mean": mean, "std": std, "size": size, "resize": resize}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if size is not None and resize is None:  # keeps the share of the image that is seen
+        before = subject.transform
+        ratio = _short_side(before.resize) / _short_side(before.size)
+        changes["resize"] = math.floor(size * ratio)
+    device = torch.device(device)
+    return dataclasses.replace(
+        subject,
+        model=subject.model.to(device).eval().requires_grad_(False),
+        transform=dataclasses.replace(subject.transform, **changes),
+        device=device,
+        knows_normalization=subject.knows_normalization or mean is not None,
+    )
+
+
+def _of_recipe(path: Path, classes: Sequence[str]) -> Subject:
+    state = _read(path)
+    missing = [k for k in ("recipe", "settings", "classes", "transform", "model") if k not in state]
+    if missing:
+        _refuse(
+            f"`checkpoint` must be written by a recipe, and {path} lacks {', '.join(missing)}. "
+            "Pass weights alone as `torchvision:NAME:FILE` or `timm:NAME:FILE`."
+        )
+    if list(state["classes"]) != list(classes):
+        odd = sorted(set(state["classes"]) ^ set(classes))[:5]
+        _refuse(
+            f"`data` must hold the {len(state['classes'])} classes that {path} was trained on, got "
+            f"{len(classes)}; odd are {odd}."
+        )
+    try:
+        recipe = importlib.import_module(state["recipe"])
+    except ModuleNotFoundError:
+        _refuse(
+            "`checkpoint` must be written by a recipe beside evaluate.py, and "
+            f"{path} names {state['recipe']!r}."
+        )
+    names = {field.name for field in dataclasses.fields(recipe.Settings)}
+    settings = recipe.Settings(**{k: v for k, v in state["settings"].items() if k in names})
+    model = recipe.make_model(settings, len(classes), torch.device("cpu"))
+    weights, average = state["model"], state.get("average")
+    if average is not None:
+        prefix = "module."
+        weights = {k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)}
+    model.load_state_dict(weights)
+    name = f"{state['recipe']} {state['settings'].get('preset') or ''}".strip()
+    transform = EvalTransform(**state["transform"])
+    return Subject(name, model, transform, list(classes), torch.device("cpu"))
+
+
+def _of_torchvision(name: str, file: Path | None, classes: Sequence[str]) -> Subject:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        _refuse(f"`checkpoint` must name a classifier of torchvision, got {name!r}.")
+    known = models.get_model_weights(name).DEFAULT
+    if file is None:
+        _check_count(f"torchvision:{name}", len(known.meta["categories"]), classes)
+        model = models.get_model(name, weights=known)
+    else:
+        model = models.get_model(name, weights=None, num_classes=len(classes))
+        _fill(model, file, name, classes)
+    preset = known.transforms()
+    size, resize = preset.crop_size[0], preset.resize_size[0]
+    transform = EvalTransform(
+        max(resize, size),
+        size,
+        tuple(preset.mean),
+        tuple(preset.std),
+        preset.interpolation.value,
+    )
+    return _of_library(f"torchvision:{name}", model, transform, file, classes)
+
+
+def _of_timm(name: str, file: Path | None, classes: Sequence[str]) -> Subject:
+    import timm
+    from timm.data import resolve_model_data_config
+
+    if not timm.is_model(name):
+        _refuse(f"`checkpoint` must name a model of timm, got {name!r}.")
+    if file is None:
+        model = timm.create_model(name, pretrained=True)
+        _check_count(f"timm:{name}", model.num_classes, classes)
+    else:
+        model = timm.create_model(name, pretrained=False, num_classes=len(classes))
+        _fill(model, file, name, classes)
+    config = resolve_model_data_config(model)
+    height, width = config["input_size"][1:]
+    resize = math.floor(min(height, width) / config["crop_pct"])
+    transform = EvalTransform(
+        resize, (height, width), config["mean"], config["std"], config["interpolation"]
+    )
+    return _of_library(f"timm:{name}", model, transform, file, classes)
+
+
+def _of_library(
+    name: str, model: nn.Module, transform: EvalTransform, file: Path | None, classes: Sequence[str]
+) -> Subject:
+    """Return a subject; nobody says which normalization a user's weights were trained with."""
+    name = name if file is None else f"{name}:{file.stem}"
+    return Subject(name, model, transform, list(classes), torch.device("cpu"), file is None)
+
+
+def _fill(model: nn.Module, file: Path, name: str, classes: Sequence[str]) -> None:
+    """Load a file of weights, as they are or under ``state_dict`` or ``model``, also of DDP."""
+    state = _read(file)
+    for key in ("state_dict", "model"):
+        state = state[key] if isinstance(state.get(key), dict) else state
+    try:
+        model.load_state_dict({key.removeprefix("module."): v for key, v in state.items()})
+    except RuntimeError as error:
+        first = str(error).split("\n\t")[1]
+        _refuse(f"{file} must hold weights of {name} for {len(classes)} classes: {first}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a file that is no checkpoint: whatever its bytes lead to
+        reason = str(error).strip().split("\n")[0]
+        _refuse(
+            "`checkpoint` must be a file that torch.load reads with weights_only=True, "
+            f"`torchvision:NAME` or `timm:NAME`, got {str(path)!r}: {reason}"
+        )
+    if not isinstance(state, dict):
+        _refuse(f"`checkpoint` must hold a dictionary, and {path} holds {type(state).__name__}.")
+    return state
+
+
+def _check_count(name: str, count: int, classes: Sequence[str]) -> None:
+    if count != len(classes):
+        _refuse(
+            f"`data` must hold the {count} classes of {name}, got {len(classes)}. Pass "
+            f"`{name}:FILE` with weights that were trained on your classes."
+        )
+
+
+def _short_side(size: int | tuple[int, int]) -> int:
+    return size if isinstance(size, int) else min(size)
+
+
+def _refuse(problem: str) -> NoReturn:
+    stop(NAME, problem)

@@ -1,0 +1,244 @@
+"""Classifiers to evaluate, the images they see, and what is said of both."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from torch.optim.swa_utils import AveragedModel
+
+from dali_cutmix import EvalTransform
+from evaluation.predictions import predict
+from evaluation.result import Curve, Picture, Result, as_json
+from evaluation.subject import load_subject
+from runs import recipe
+from subjects import HEIGHT, MEAN, STD, WIDTH, images_of, linear, noise, subject_of
+from subjects import normalized as by_the_textbook
+
+CLASSES = ["cat", "dog", "owl"]
+
+
+# Predictions
+
+
+def test_logits_of_all_images_are_in_their_order_also_of_a_short_last_batch() -> None:
+    pixels, label = noise(12)
+    model = linear()
+
+    predictions = predict(subject_of(model), images_of(pixels, label))
+
+    torch.testing.assert_close(predictions.logits, model(by_the_textbook(pixels)))
+    assert predictions.label.tolist() == label.tolist()
+    logits = predictions.logits.double().numpy()
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(predictions.confidence, shares.max(1))
+    assert predictions.is_right.tolist() == (logits.argmax(1) == label).tolist()
+
+
+def test_a_change_is_made_of_every_batch_before_the_model_sees_the_batch() -> None:
+    pixels, label = noise(12)
+    model = linear()
+
+    def add_label(image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return image + label.view(-1, 1, 1, 1)
+
+    predictions = predict(subject_of(model), images_of(pixels, label), change=add_label)
+
+    added = by_the_textbook(pixels) + torch.from_numpy(label).view(-1, 1, 1, 1)
+    torch.testing.assert_close(predictions.logits, model(added.float()))
+
+
+def test_pixels_and_normalized_undo_each_other() -> None:
+    subject = subject_of(linear())
+    pixels, _ = noise(2)
+    image = by_the_textbook(pixels)
+
+    shares = torch.from_numpy(pixels.transpose(0, 3, 1, 2) / 255).float()
+    torch.testing.assert_close(subject.pixels(image), shares)
+    torch.testing.assert_close(subject.normalized(shares), image)
+    assert subject.size == (HEIGHT, WIDTH)
+
+
+def test_labels_that_the_classifier_does_not_have_are_refused() -> None:
+    pixels, label = noise(6, num_classes=6)
+    with pytest.raises(SystemExit) as refusal:
+        predict(subject_of(linear(4)), images_of(pixels, label))
+    assert str(refusal.value) == ("evaluate: `data` must hold the 4 classes of small, got label 5.")
+
+
+def test_the_first_images_alone_are_taken_where_so_many_are_asked_for() -> None:
+    pixels, label = noise(12)
+    images = images_of(pixels, label)
+    few = type(images)(images.source, 5, 1, max_images=6)
+
+    predictions = predict(subject_of(linear()), few)
+
+    assert predictions.label.tolist() == label[:10].tolist()  # two whole batches
+
+
+# Subjects
+
+
+def checkpoint(tmp_path: Path, **changes: Any) -> tuple[Path, torch.nn.Module]:
+    """A checkpoint of the smallest recipe, and its model."""
+    module = recipe("cifar_resnet18")
+    model = module.make_model(module.Settings(seed=3), len(CLASSES), torch.device("cpu"))
+    state = {
+        "recipe": "cifar_resnet18",
+        "settings": {"seed": 4, "lr": 0.1},
+        "classes": CLASSES,
+        "transform": asdict(EvalTransform(32, 32, MEAN, STD)),
+        "model": model.state_dict(),
+    }
+    torch.save({**state, **changes}, tmp_path / "checkpoint.pt")
+    return tmp_path / "checkpoint.pt", model.eval()
+
+
+def test_a_checkpoint_of_a_recipe_is_its_model_with_its_input(tmp_path: Path) -> None:
+    path, model = checkpoint(tmp_path)
+
+    subject = load_subject(str(path), CLASSES)
+
+    image = torch.randn(2, 3, 32, 32)
+    assert torch.equal(subject.model(image), model(image))
+    assert not subject.model.training
+    assert subject.transform == EvalTransform(32, 32, MEAN, STD)
+    assert (subject.name, subject.classes) == ("cifar_resnet18", CLASSES)
+    assert subject.knows_normalization
+
+
+def test_averaged_weights_are_taken_where_there_are_some(tmp_path: Path) -> None:
+    _, model = checkpoint(tmp_path)
+    average = AveragedModel(model)
+    with torch.no_grad():
+        average.module.fc.bias.fill_(5)
+    path, _ = checkpoint(tmp_path, average=average.state_dict())
+
+    assert load_subject(str(path), CLASSES).model.fc.bias.tolist() == [5, 5, 5]
+
+
+def test_a_model_of_torchvision_takes_weights_of_a_file_also_of_ddp(tmp_path: Path) -> None:
+    model = torchvision.models.squeezenet1_1(num_classes=3).eval()
+    state = {f"module.{name}": weight for name, weight in model.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "weights.pt")
+
+    spec = f"torchvision:squeezenet1_1:{tmp_path / 'weights.pt'}"
+    subject = load_subject(spec, CLASSES)
+
+    image = torch.randn(2, 3, 64, 64)
+    assert torch.equal(subject.model(image), model(image))
+    assert (subject.transform.resize, subject.transform.size) == (256, 224)
+    assert subject.name == "torchvision:squeezenet1_1:weights"
+    assert not subject.knows_normalization
+    told = load_subject(spec, CLASSES, mean=MEAN, std=STD, size=112)
+    assert told.knows_normalization
+    assert told.transform == EvalTransform(128, 112, MEAN, STD)
+
+
+def test_a_model_of_timm_takes_weights_of_a_file_and_the_input_timm_says(tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=3).eval()
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "weights.pt")
+
+    subject = load_subject(f"timm:test_resnet:{tmp_path / 'weights.pt'}", CLASSES)
+
+    image = torch.randn(2, 3, 160, 160)
+    assert torch.equal(subject.model(image), model(image))
+    config = timm.data.resolve_model_data_config(model)
+    assert subject.size == config["input_size"][1:]
+    assert subject.transform.resize == int(160 / config["crop_pct"])
+    assert subject.transform.interpolation == config["interpolation"]
+
+
+def test_what_is_no_classifier_of_these_images_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    path, _ = checkpoint(tmp_path)
+    weights = tmp_path / "weights.pt"
+    torch.save(torchvision.models.squeezenet1_1(num_classes=7).state_dict(), weights)
+    torch.save([1], tmp_path / "list.pt")
+    (tmp_path / "text.pt").write_text("text")
+    start = "evaluate: `checkpoint` must "
+    for spec, classes, message in [
+        (
+            path,
+            ["cat", "dog"],
+            f"evaluate: `data` must hold the 3 classes that {path} was trained on, got 2; odd are "
+            "['owl'].",
+        ),
+        (
+            weights,
+            CLASSES,
+            f"{start}be written by a recipe, and {weights} lacks recipe, settings, classes, "
+            "transform, model. Pass weights alone as `torchvision:NAME:FILE` or `timm:NAME:FILE`.",
+        ),
+        (
+            f"torchvision:squeezenet1_1:{weights}",
+            CLASSES,
+            f"evaluate: {weights} must hold weights of squeezenet1_1 for 3 classes: size mismatch "
+            "for classifier.1.weight: copying a param with shape torch.Size([7, 512, 1, 1]) from "
+            "checkpoint, the shape in current model is torch.Size([3, 512, 1, 1]).",
+        ),
+        (
+            "torchvision:squeezenet1_1",
+            CLASSES,
+            "evaluate: `data` must hold the 1000 classes of torchvision:squeezenet1_1, got 3. Pass "
+            "`torchvision:squeezenet1_1:FILE` with weights that were trained on your classes.",
+        ),
+        ("torchvision:x", CLASSES, f"{start}name a classifier of torchvision, got 'x'."),
+        ("timm:x", CLASSES, f"{start}name a model of timm, got 'x'."),
+        (
+            tmp_path / "list.pt",
+            CLASSES,
+            f"{start}hold a dictionary, and {tmp_path / 'list.pt'} holds list.",
+        ),
+    ]:
+        with pytest.raises(SystemExit) as refusal:
+            load_subject(str(spec), classes)
+        assert str(refusal.value) == message
+    for spec in (tmp_path / "text.pt", tmp_path / "missing.pt"):
+        with pytest.raises(SystemExit, match=r"must be a file that torch\.load reads"):
+            load_subject(str(spec), CLASSES)
+    with pytest.raises(SystemExit, match="`mean` and `std` must be passed together"):
+        load_subject(str(path), CLASSES, mean=MEAN)
+    path, _ = checkpoint(tmp_path, recipe="no_recipe")
+    with pytest.raises(SystemExit) as refusal:
+        load_subject(str(path), CLASSES)
+    assert str(refusal.value) == (
+        f"{start}be written by a recipe beside evaluate.py, and {path} names 'no_recipe'."
+    )
+
+
+# Results
+
+
+def test_a_result_as_json_holds_all_but_samples_and_pictures() -> None:
+    curve = Curve("Plot", "x", "y", {"line": ([0.0, 1.0], [0.5, 0.25])})
+    result = Result(
+        "classification",
+        "Accuracy",
+        {"top1": np.float64(0.5)},
+        {"top1": np.array([0.0, 1.0])},
+        (curve,),
+        (Picture("caption", b"png"),),
+        ("note",),
+    )
+
+    assert json.loads(json.dumps(as_json(result))) == {
+        "name": "classification",
+        "title": "Accuracy",
+        "numbers": {"top1": 0.5},
+        "curves": [
+            {
+                "title": "Plot",
+                "x_label": "x",
+                "y_label": "y",
+                "series": {"line": [[0.0, 1.0], [0.5, 0.25]]},
+            }
+        ],
+        "notes": ["note"],
+    }
