@@ -431,11 +431,12 @@ class _Iteration(Iterator[tuple[Any, ...]]):
 
 def _check_samples(settings: LoaderSettings, images: StoredImages) -> None:
     """Refuse a target that is not of these images."""
-    for annotation in settings.annotations:
-        if len(annotation) != len(images):
-            kind = type(annotation).__name__
+    for name, part in settings.parts.items():
+        if not isinstance(part, str) and len(part) != len(images):
             rule = f"belong to the {len(images)} images of the source"
-            refuse("DataLoader", "target", rule, f"{kind} of {len(annotation)} images")
+            got = f"{type(part).__name__} of {len(part)} images"
+            way_out = "An annotation holds an item for each image, in the order of the source."
+            refuse("DataLoader", name, rule, got, way_out)
     for part in () if settings.mix is None else inner_mixes(settings.mix):
         num_images = getattr(part, "num_images", len(images))
         if num_images != len(images):

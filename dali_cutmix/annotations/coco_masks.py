@@ -194,9 +194,10 @@ def _checked_rle(coco: Any, rle: dict[str, Any], height: int, width: int) -> dic
     if list(size) != [height, width]:
         raise ValueError(f"an RLE of size {shown(size, 80)} in an image of {[height, width]}")
     if isinstance(counts, list):
-        if sum(counts) != height * width:
+        if sum(counts) != height * width or min(counts) < 0:
             raise ValueError(f"an RLE of {sum(counts)} pixels in an image of {height * width}")
-        return dict(coco.frPyObjects({"counts": counts, "size": size}, height, width))
+        rle = coco.frPyObjects({"counts": counts, "size": size}, height, width)
+        return dict(coco.encode(coco.decode(rle)))  # some tools write runs of no pixel
     return {"counts": counts.encode() if isinstance(counts, str) else counts, "size": size}
 
 

@@ -116,6 +116,8 @@ def attentive_plan(plan: MixPlan, attention: torch.Tensor) -> MixPlan:
         way_out = "Take that of `DataLoader(mix=Deferred(AttentiveCutMix()), with_plan=True)`."
         refuse(where, "plan", "be drawn by AttentiveCutMix", got, way_out)
     num_samples, num_cells = len(plan.source), plan.num_regions - 1
+    if not isinstance(attention, torch.Tensor):
+        refuse(where, "attention", "be a tensor", type(attention).__name__)
     if attention.ndim != 3 or len(attention) != num_samples:
         rule = f"be [{num_samples}, rows, columns], a map for each sample"
         refuse(where, "attention", rule, list(attention.shape))

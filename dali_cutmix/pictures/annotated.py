@@ -37,16 +37,22 @@ class Drawn:
     mask: torch.Tensor | None = None
 
 
-def is_of_classes(part: Any) -> bool:
-    """Return whether a part of a target is one of the forms of a loader's classes."""
+def is_of_classes(part: Any, classes: Sequence[str]) -> bool:
+    """Return whether a part of a target is one of the forms of a loader's classes.
+
+    Args:
+        part: What a loader yields, or a value of the dictionary that a loader yields.
+        classes: Names of the part's classes.
+    """
     if isinstance(part, MixedTarget):
         return True
     if not isinstance(part, torch.Tensor):
         return False
     if not part.is_floating_point():
         return part.ndim == 1
-    # Class weights, unlike other rows, sum to 1.
-    return part.ndim == 2 and bool(((part.sum(dim=1) - 1).abs() < 1e-3).all() & (part >= 0).all())
+    # Class weights sum to 1. Soft labels do too, and take numbers where names are missing.
+    is_dense = part.ndim == 2 and len(classes) > 0
+    return is_dense and bool(((part.sum(dim=1) - 1).abs() < 1e-3).all() & (part >= 0).all())
 
 
 def drawn(part: Any, name: str, classes: Sequence[str]) -> list[Drawn]:
@@ -59,7 +65,10 @@ def drawn(part: Any, name: str, classes: Sequence[str]) -> list[Drawn]:
             as numbers.
     """
     if isinstance(part, torch.Tensor) and part.is_floating_point() and part.ndim <= 2:
-        return [_row(values.reshape(-1).tolist(), classes) for values in part.cpu()]
+        rows = part.cpu().reshape(len(part), -1)
+        # Labels are at most 1; values of a regression are of any size.
+        full = rows.abs().amax(dim=0).clamp(min=1).tolist()
+        return [_row(values, full, classes) for values in rows.tolist()]
     if isinstance(part, torch.Tensor) and not part.is_floating_point() and part.ndim in (3, 4):
         return [_mask(mask, classes) for mask in part.cpu()]
     if isinstance(part, (list, tuple)):
@@ -122,13 +131,19 @@ def _boxes(sample: dict[str, torch.Tensor], classes: Sequence[str]) -> Drawn:
     return Drawn([Line(count)], boxes)
 
 
-def _row(values: Sequence[float], classes: Sequence[str]) -> Drawn:
-    """Draw the largest values as bars, in the order of the columns."""
+def _row(values: Sequence[float], full: Sequence[float], classes: Sequence[str]) -> Drawn:
+    """Draw the largest values as bars, in the order of the columns.
+
+    Args:
+        values: A value for each column.
+        full: For each column the value whose bar is as long as the image is wide.
+        classes: Name of each column.
+    """
     largest = sorted(range(len(values)), key=lambda column: -abs(values[column]))[:MAX_LINES]
     lines = []
     for column in sorted(largest):
         value = values[column]
-        bar = min(1.0, abs(value))
+        bar = abs(value) / full[column]
         lines.append(Line(_name(column, classes), f"{value:.2f}", bar=bar))
     return Drawn(lines)
 
@@ -145,4 +160,4 @@ def decimals(weight: float) -> str:
 
 
 def _name(index: int, classes: Sequence[str]) -> str:
-    return classes[index] if index < len(classes) else str(index)
+    return classes[index] if 0 <= index < len(classes) else str(index)

@@ -43,7 +43,7 @@ def contact_sheet(
 
     - A mask tints each pixel by the colour of its class.
     - Boxes are framed, with class and visible share.
-    - Rows are bars, notes are lines.
+    - Rows are bars, notes are lines. A full bar is 1, or the largest value of the batch above 1.
     - A clip is a strip of frames. A volume is three slices through its middle: across depth, height
       and width.
 
@@ -58,6 +58,7 @@ def contact_sheet(
             nothing is mixed, and a class stands without a number.
         classes: Name of each class, in the order of the indices; a dictionary of such names for a
             dictionary as ``target``. Masks, boxes and rows take numbers where names are missing.
+            Class weights without any name are drawn as rows.
             Long names are shortened. Pillow's own font has Latin letters; other letters show as
             boxes.
         columns: Images per row, at least 1. None finds a near-square grid, without gaps if it can.
@@ -80,7 +81,7 @@ def contact_sheet(
     by_part = []
     for name, part in parts.items():
         names = classes.get(name, ()) if isinstance(classes, Mapping) else classes
-        if is_of_classes(part):
+        if is_of_classes(part, names):
             by_part.append(_classes(part, plan, names))
         else:
             by_part.append([(each, ()) for each in drawn(part, f"{name}", names)])

@@ -129,10 +129,16 @@ class LoaderSettings:
         return hasattr(self.transform, "windows")
 
     @property
+    def parts(self) -> dict[str, ClassForm | Annotation]:
+        """The target, or each part of it, by its name in messages."""
+        if isinstance(self.target, Mapping):
+            return {f"target[{name!r}]": part for name, part in self.target.items()}
+        return {"target": self.target}
+
+    @property
     def annotations(self) -> list[Annotation]:
         """The annotations of the target, in order."""
-        parts = self.target.values() if isinstance(self.target, Mapping) else [self.target]
-        return [part for part in parts if not isinstance(part, str)]
+        return [part for part in self.parts.values() if not isinstance(part, str)]
 
     @property
     def masks(self) -> list[Masks]:
@@ -156,9 +162,8 @@ class LoaderSettings:
     @property
     def needs_classes(self) -> bool:
         """Whether a class of each image is asked for."""
-        parts = self.target.values() if isinstance(self.target, Mapping) else [self.target]
         weighs_classes = self.mix is not None and needs_labels(self.mix)
-        return weighs_classes or any(isinstance(part, str) for part in parts)
+        return weighs_classes or any(isinstance(part, str) for part in self.parts.values())
 
     @property
     def plan_of_each_view(self) -> bool:

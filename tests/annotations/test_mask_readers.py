@@ -318,6 +318,18 @@ def test_coco_is_read_in_steps_of_any_size(
         assert got[2].unique().tolist() == [0, 1, 2, 255]
 
 
+@pytest.mark.usefixtures("_pycocotools")
+def test_runs_of_no_pixel_are_runs(tmp_path: Path) -> None:
+    inside = boxed(*SECOND)
+    first, second, *others = runs(inside)
+    counts = [first, second - 1, 0, 1, *others, 0]
+    rle = {"size": list(SIZE), "counts": counts}
+    path = coco(tmp_path, [{"image_id": 41, "category_id": 3, "segmentation": rle}])
+    images, masks = read_coco_masks(path, tmp_path / "images")
+    nothing = np.zeros(SIZE, int)
+    check(images, masks, [0, 1, 2], [nothing, np.where(inside, 1, 0), nothing])
+
+
 BROKEN = {
     "an RLE that ends early": {"size": list(SIZE), "counts": "0"},
     "an RLE that goes on": {"size": list(SIZE), "counts": "ooooooooooo0"},

@@ -246,9 +246,13 @@ def test_paths_without_classes_serve_annotations_and_nothing_that_needs_a_class(
 
 
 def test_annotation_of_other_images_is_refused() -> None:
-    rule = "DataLoader: `target` must belong to the 10 images of the source, got 'Seen of 9 images'"
-    with pytest.raises(ValueError, match=re.escape(rule)):
-        DataLoader(places(), 4, transform=CROP, target={"place": Seen(9)}, device="cpu")
+    message = (
+        "DataLoader: `target['few']` must belong to the 10 images of the source, got 'Seen of 9 "
+        "images'. An annotation holds an item for each image, in the order of the source."
+    )
+    target = {"all": Seen(10), "few": Seen(9)}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        DataLoader(places(), 4, transform=CROP, target=target, device="cpu")
 
 
 @pytest.mark.parametrize("target", [{}, {3: "label"}, 5, "classes", Seen, {"mask": None}], ids=str)

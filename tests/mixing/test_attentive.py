@@ -195,6 +195,10 @@ def test_schedule_may_change_how_often_cells_are_pasted() -> None:
             "that of `DataLoader(mix=Deferred(AttentiveCutMix()), with_plan=True)`.",
         ),
         (
+            lambda: attentive_plan(plan_of(AttentiveCutMix()), np.zeros((4, 7, 7))),  # type: ignore[arg-type]
+            "attentive_plan: `attention` must be a tensor, got 'ndarray'.",
+        ),
+        (
             lambda: attentive_plan(plan_of(AttentiveCutMix()), torch.zeros(5, 7, 7)),
             "attentive_plan: `attention` must be [4, rows, columns], a map for each sample, got "
             "[5, 7, 7].",

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from dali_cutmix import contact_sheet
 from dali_cutmix.pictures.annotated import colour_of_class
-from dali_cutmix.pictures.tiles import MARGIN
+from dali_cutmix.pictures.tiles import BAR, MARGIN
 from dali_cutmix.tools.cli import app
 
 SIZE = (160, 200)
@@ -85,6 +85,33 @@ def test_rows_and_notes_are_written_and_never_taken_for_classes() -> None:
     notes = [[("a cat on a mat", 0.75), ("a dog", 0.25)]]
     both = contact_sheet(gray(), {"row": rows, "note": notes}, classes={"row": ["a", "b", "c"]})
     assert both.height > contact_sheet(gray(), {"row": rows}).height
+
+
+def bar_lengths(rows: list[list[float]], num_lines: int) -> list[int]:
+    """Return the pixels of the bar of each row of a sheet, of one image above another."""
+    sheet = contact_sheet(gray(len(rows)), {"row": torch.tensor(rows)}, columns=1)
+    is_bar = (np.asarray(sheet) == BAR).all(axis=2).sum(axis=1)
+    # Text covers the middle of a line, and no bar is at its first row of pixels.
+    tops = np.flatnonzero(np.diff((is_bar > 0).astype(int), prepend=0) == 1)
+    assert len(tops) == num_lines
+    return is_bar[tops].tolist()
+
+
+def test_bars_are_as_long_as_the_values_also_of_a_regression() -> None:
+    assert bar_lengths([[1.0], [0.25]], 2) == [200, 50]
+    assert bar_lengths([[80.0], [-20.0]], 2) == [200, 50]
+    assert bar_lengths([[80.0, 0.5], [20.0, 0.25]], 4) == [200, 100, 50, 50]
+
+
+def test_soft_labels_are_rows_where_classes_have_no_names() -> None:
+    assert bar_lengths([[0.5, 0.5], [0.75, 0.25]], 4) == [100, 100, 150, 50]
+
+
+@pytest.mark.parametrize("ignored", [-1, -100])
+def test_ignored_pixels_take_the_name_of_no_class(ignored: int) -> None:
+    mask = torch.full((1, *SIZE), ignored, dtype=torch.int64)
+    sheets = [contact_sheet(gray(), mask, classes=classes) for classes in (("a", "b"), ())]
+    assert np.array_equal(*map(np.asarray, sheets))
 
 
 @pytest.mark.parametrize(
