@@ -6,4 +6,9 @@ Modules, in the order of use:
     result          what a measure returns: numbers, values per image, curves, pictures
     subject         the classifier, from a recipe's checkpoint, torchvision or timm
     predictions     the images, through our loader, and the logits of all of them
+    cam             maps of a class over an image
+    box_files       boxes of objects, from VOC's, COCO's or a CSV file
+    localisation    whether maps of a class find the objects
+    mixed_cam       maps of both classes of a mixed image
+    figures         plots and pictures
 """

@@ -35,29 +35,31 @@ class Images:
     num_workers: int | None = None
     max_images: int | None = None
 
-    def loader(self, subject: Subject, transform: Any = None) -> DataLoader:
+    def loader(self, subject: Subject, transform: Any = None, target: Any = None) -> DataLoader:
         """Return an unshuffled loader of every image, once.
 
         Args:
             subject: The classifier, whose transform and device are used.
             transform: Takes the place of the classifier's transform.
+            target: As of `DataLoader`; None yields labels.
         """
         return DataLoader(
             self.source,
             self.batch_size,
             transform=subject.transform if transform is None else transform,
+            target=target,
             num_workers=self.num_workers,
             device=subject.device,
         )
 
     def batches(
-        self, subject: Subject, title: str, transform: Any = None
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield images ``[B, 3, height, width]`` float32 and labels ``[B]`` int64.
+        self, subject: Subject, title: str, transform: Any = None, target: Any = None
+    ) -> Iterator[tuple[torch.Tensor, Any]]:
+        """Yield images ``[B, 3, height, width]`` float32 and labels ``[B]`` int64, or ``target``.
 
         Both are on the subject's device. A terminal shows a bar named ``title``.
         """
-        loader = self.loader(subject, transform)
+        loader = self.loader(subject, transform, target)
         try:
             count = len(loader)
             if self.max_images is not None:

@@ -1,0 +1,134 @@
+"""Plots and pictures of a report, by matplotlib, without its global state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from evaluation.result import Curve
+
+#: Inches. Text of 10 points stays readable where a phone shows the plot 350 pixels wide.
+PLOT_SIZE = (4.8, 3.2)
+
+#: Of lines: told apart without colour vision, and by their dashes. Okabe and Ito 2008.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", ":", "-.")
+
+
+def plot(curve: Curve, others: Mapping[str, Curve] | None = None) -> bytes:
+    """Return a curve as an SVG file.
+
+    Args:
+        curve: Lines of one subject.
+        others: The same curve of several subjects, by name, drawn in place of ``curve``: a colour
+            for each subject, dashes for each line.
+    """
+    figure = Figure(figsize=PLOT_SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    for number, (subject, drawn) in enumerate((others or {"": curve}).items()):
+        for line, (name, (x, y)) in enumerate(drawn.series.items()):
+            style = _style(number, line, bool(subject))
+            label = ", ".join(part for part in (subject, name) if part)
+            axes.plot(x, y, label=label, **style)
+    axes.set(xlabel=curve.x_label, ylabel=curve.y_label)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(axes.lines) > 1:
+        axes.legend(fontsize=8, frameon=False)
+    return saved(figure, "svg")
+
+
+def _style(subject: int, line: int, has_subjects: bool) -> dict[str, Any]:
+    colour, dash = (subject, line) if has_subjects else (line, 0)
+    return {
+        "color": COLOURS[colour % len(COLOURS)],
+        "linestyle": DASHES[dash % len(DASHES)],
+        "linewidth": 1.6,
+    }
+
+
+def saved(figure: Figure, kind: str) -> bytes:
+    """Return a figure as an SVG or PNG file, the same bytes for the same figure."""
+    written = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "dali_cutmix", "svg.fonttype": "path"}):
+        figure.savefig(written, format=kind, dpi=110, metadata=metadata)
+    return written.getvalue()
+
+
+def located(
+    pixels: np.ndarray,
+    heats: np.ndarray,
+    objects: Sequence[np.ndarray],
+    predicted: Sequence[np.ndarray],
+) -> bytes:
+    """Return images under their maps, with boxes, as a PNG file.
+
+    Args:
+        pixels: ``[n, height, width, 3]`` float in [0, 1].
+        heats: ``[n, height, width]`` in [0, 1].
+        objects: Boxes of each image, ``[m, 4]`` (x0, y0, x1, y1) in pixels. Drawn in white.
+        predicted: As ``objects``, drawn in red.
+    """
+    columns = min(3, len(pixels))
+    rows = -(-len(pixels) // columns)
+    height, width = pixels.shape[1:3]
+    figure = Figure((1.7 * columns, 1.7 * rows * height / width), layout="constrained")
+    for number, (image, heat) in enumerate(zip(pixels, heats, strict=True)):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        _show(axes, under(image, heat))
+        for boxes, colour in ((objects[number], "white"), (predicted[number], "#e00000")):
+            for x0, y0, x1, y1 in boxes:
+                corner = (x0 - 0.5, y0 - 0.5)  # pixels are drawn around whole numbers
+                edge = {"edgecolor": colour, "linewidth": 1.8, "fill": False}
+                axes.add_patch(Rectangle(corner, x1 - x0, y1 - y0, **edge))
+    return saved(figure, "png")
+
+
+def table_of_images(
+    rows: Sequence[Sequence[np.ndarray]], row_names: Sequence[str], column_names: Sequence[str]
+) -> bytes:
+    """Return a grid of images with names of rows and columns, as a PNG file.
+
+    Args:
+        rows: Images of each row, ``[height, width, 3]`` float in [0, 1], all of one size.
+        row_names: Name of each row.
+        column_names: Name of each column.
+    """
+    height, width = rows[0][0].shape[:2]
+    size = (1.5 * len(column_names) + 0.3, 1.5 * len(rows) * height / width + 0.3)
+    figure = Figure(size, layout="constrained")
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            axes = figure.add_subplot(len(rows), len(images), row * len(images) + column + 1)
+            _show(axes, image)
+            if row == 0:
+                axes.set_title(column_names[column], fontsize=9)
+            if column == 0:
+                axes.set_ylabel(row_names[row], fontsize=8)
+    return saved(figure, "png")
+
+
+def under(image: np.ndarray, heat: np.ndarray, share: float = 0.5) -> np.ndarray:
+    """Return an image under its map: ``[height, width, 3]`` float in [0, 1].
+
+    Args:
+        image: ``[height, width, 3]`` float in [0, 1].
+        heat: ``[height, width]`` in [0, 1].
+        share: Share of the map's colours, in [0, 1].
+    """
+    colours = matplotlib.colormaps["inferno"](heat)[..., :3]
+    gray = image.mean(axis=-1, keepdims=True)  # colours of the image would look like those of heat
+    return np.clip((1 - share) * gray + share * colours, 0, 1)
+
+
+def _show(axes: Any, image: np.ndarray) -> None:
+    axes.imshow(np.clip(image, 0, 1))
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
