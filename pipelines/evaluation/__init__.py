@@ -3,9 +3,15 @@
 Every measure is a function of a `Subject`, the classifier, and of `Images`, the labelled images.
 Modules, in the order of use:
 
-    result          what a measure returns: numbers, values per image, curves, pictures
+    result          what a measure returns: numbers, values per image, curves, tables, pictures
     subject         the classifier, from a recipe's checkpoint, torchvision or timm
     predictions     the images, through our loader, and the logits of all of them
+    classification  accuracy, loss, calibration, risk and coverage, accuracy per class and group
+    occlusion       accuracy with a hole in the centre, and with nothing but the centre
+    in_between      the classes seen between two classes, blended and cut
+    attacks         accuracy under FGSM and PGD
+    corruptions     error under noise, blur, light, compression
+    outliers        whether confidence tells other images
     cam             maps of a class over an image
     box_files       boxes of objects, from VOC's, COCO's or a CSV file
     localisation    whether maps of a class find the objects

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import track
 
@@ -28,12 +29,16 @@ class Images:
         batch_size: Images that a model sees at a time.
         num_workers: CPU threads of a loader; None takes the loader's default.
         max_images: Images that are taken, the first as listed in whole batches; None takes all.
+        sampler: Indices of the images, in the order in which they come. None: as listed.
+        seed: Of a transform's draws.
     """
 
     source: Any
     batch_size: int = 64
     num_workers: int | None = None
     max_images: int | None = None
+    sampler: Sequence[int] | None = None
+    seed: int = 0
 
     def loader(self, subject: Subject, transform: Any = None, target: Any = None) -> DataLoader:
         """Return an unshuffled loader of every image, once.
@@ -48,8 +53,10 @@ class Images:
             self.batch_size,
             transform=subject.transform if transform is None else transform,
             target=target,
+            sampler=self.sampler,
             num_workers=self.num_workers,
             device=subject.device,
+            seed=self.seed,
         )
 
     def batches(
@@ -57,7 +64,10 @@ class Images:
     ) -> Iterator[tuple[torch.Tensor, Any]]:
         """Yield images ``[B, 3, height, width]`` float32 and labels ``[B]`` int64, or ``target``.
 
-        Both are on the subject's device. A terminal shows a bar named ``title``.
+        With `Views` as ``transform`` the images are a list, an item for each view.
+
+        Both are on the subject's device. A terminal shows a bar named ``title``, unless
+        ``title`` is empty: only one bar is shown at a time.
         """
         loader = self.loader(subject, transform, target)
         try:
@@ -70,7 +80,7 @@ class Images:
                 total=count,
                 console=CONSOLE,
                 transient=True,
-                disable=not CONSOLE.is_terminal,
+                disable=not (title and CONSOLE.is_terminal),
             )
         finally:
             loader.close()
@@ -137,3 +147,32 @@ def predict(
             f"label {int(predictions.label.max())}.",
         )
     return predictions
+
+
+@torch.no_grad()
+def hits_of_changes(
+    subject: Subject, images: Images, title: str, changes: Mapping[str, Change]
+) -> dict[str, np.ndarray]:
+    """Return whether a classifier is right about each image, changed in each of several ways.
+
+    Images are loaded once for all changes.
+
+    Args:
+        subject: The classifier.
+        images: The images.
+        title: Name of the progress bar.
+        changes: Functions that change a batch, by name.
+
+    Returns:
+        1 where the class of the largest logit is the label, else 0: ``[N]`` float64 by name.
+    """
+    hits: dict[str, list[torch.Tensor]] = {name: [] for name in changes}
+    for image, label in images.batches(subject, title):
+        for name, change in changes.items():
+            hits[name].append((subject.model(change(image, label)).argmax(1) == label).cpu())
+    return {name: torch.cat(parts).double().numpy() for name, parts in hits.items()}
+
+
+def means(samples: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the mean of the values per image, by name."""
+    return {name: float(values.mean()) for name, values in samples.items()}

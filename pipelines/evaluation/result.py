@@ -27,6 +27,21 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Hold rows of texts and numbers.
+
+    Attributes:
+        title: Title of the table.
+        header: Name of each column.
+        rows: A text, a count or a share in [0, 1] for each column.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str | int | float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Picture:
     """Hold an image for the report.
 
@@ -52,6 +67,7 @@ class Result:
         curves: Plots.
         pictures: Images.
         notes: Sentences about what was measured and how.
+        tables: Rows that are too many for ``numbers``.
     """
 
     name: str
@@ -61,14 +77,16 @@ class Result:
     curves: tuple[Curve, ...] = ()
     pictures: tuple[Picture, ...] = ()
     notes: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """Return numbers, curves and notes in types that JSON can hold; no samples and no pictures."""
+    """Return what JSON can hold, in its types: all but samples and pictures."""
     return {
         "name": result.name,
         "title": result.title,
         "numbers": {name: float(number) for name, number in result.numbers.items()},
         "curves": [asdict(curve) for curve in result.curves],
+        "tables": [asdict(table) for table in result.tables],
         "notes": list(result.notes),
     }

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dali_cutmix import EvalTransform
 from evaluation.predictions import predict
-from evaluation.result import Curve, Picture, Result, as_json
+from evaluation.result import Curve, Picture, Result, Table, as_json
 from evaluation.subject import load_subject
 from runs import recipe
 from subjects import HEIGHT, MEAN, STD, WIDTH, images_of, linear, noise, subject_of
@@ -226,6 +226,7 @@ def test_a_result_as_json_holds_all_but_samples_and_pictures() -> None:
         (curve,),
         (Picture("caption", b"png"),),
         ("note",),
+        (Table("Top-1 per class", ("class", "top-1"), (("cat", 0.5),)),),
     )
 
     assert json.loads(json.dumps(as_json(result))) == {
@@ -241,4 +242,7 @@ def test_a_result_as_json_holds_all_but_samples_and_pictures() -> None:
             }
         ],
         "notes": ["note"],
+        "tables": [
+            {"title": "Top-1 per class", "header": ["class", "top-1"], "rows": [["cat", 0.5]]}
+        ],
     }
