@@ -1,24 +1,32 @@
-"""PyramidNet-200 on CIFAR-100 with CutMix: the paper's setting, a preset for each row of its table.
+"""PyramidNet-200 on CIFAR-100 with CutMix: the paper's setting, a preset for each row of tables.
 
-Expect: not yet run here. Published, not reproduced here, in percent, each the best epoch:
+Expect: not yet run here. Published, not reproduced here: error in percent, mean of three runs, each
+at its best epoch, Yun et al. 2019, arXiv:1905.04899, Tables 5, 6 and 8:
 
-    preset             top-1    error    source
-    baseline           83.55    16.45    authors' README
-    cutmix             85.53    14.47    mean of three; one had 14.23, which their README lists
-    cutmix_shakedrop   86.19    13.81    authors' README
-    mixup              84.37    15.63    the same
-    cutout             83.47    16.53    the same
-    cutout_smoothing   84.39    15.61    the same
-    cutout_mixup       84.54    15.46    the same
-    smoothing                            in the paper's table
+    preset                  top-1  top-5    preset                  top-1  top-5
+    baseline                16.45   3.69    cutout_mixup            15.46   3.42
+    stochastic_depth        15.86   3.33
+    smoothing               16.73   3.37    shakedrop               15.08   2.72
+    cutout                  16.53   3.65    cutmix                  14.47   2.97
+    cutout_smoothing        15.61   3.88    cutmix_shakedrop        13.81   2.29
+    dropblock               15.73   3.26    centre_gaussian         15.95   3.40
+    dropblock_smoothing     15.16   3.86    fixed_size              14.97   3.15
+    mixup_half              15.78   4.04    one_hot                 15.89   3.32
+    mixup                   15.63   3.99    scheduled               14.72   3.17
+                                            complete_label          15.17   3.10
+    pyramidnet110_baseline  19.85   4.66    resnet110_baseline      23.14   5.95
+    pyramidnet110_cutmix    17.97   3.83    resnet110_cutmix        20.11   4.43
 
-The README and the paper's Table 5 are Yun et al. 2019, github.com/clovaai/CutMix-PyTorch and
-arXiv:1905.04899; the three runs are in issues 7 and 36 there. In issue 7 five runs of the
-authors' code by another reader had mean errors of 16.31 without CutMix and 14.96 with CutMix. A run
-that ends there is not broken.
+On CIFAR-10, Table 7, top-1: baseline 3.85, cutout 3.10, mixup 3.09, cutmix 2.88. Figure 3
+draws without numbers: alpha_0.1 to alpha_4, all below the baseline's error, with the lowest at 1,
+which is cutmix.
+
+One of the three runs of cutmix had 14.23, which the authors' README lists; see issues 7 and 36 of
+github.com/clovaai/CutMix-PyTorch. In issue 7 five runs of the authors' code by another reader had
+mean errors of 16.31 without CutMix and 14.96 with CutMix. A run that ends there is not broken.
 
 Run, where DIR holds train/ and val/, each with one folder of 32 px images per class, as
-data/prepare_cifar.py beside this file makes from the official archive:
+data/prepare_cifar.py beside this file makes from the official archives of CIFAR-100 and CIFAR-10:
 
     python pipelines/cifar100_pyramidnet200.py --data DIR
     python pipelines/cifar100_pyramidnet200.py --data DIR --preset cutmix_shakedrop
@@ -29,12 +37,13 @@ To try every part on generated pictures, in seconds, with or without a GPU:
 
     python pipelines/cifar100_pyramidnet200.py --smoke
 
-Follows: the paper's section 4.1 and the authors' train.py and pyramidnet.py. PyramidNet of 200
-layers in bottleneck blocks, widening factor 240, 26.8 million parameters. Crops of 32 px from
-images padded by 4, and mirror; batch 64, 300 epochs, SGD with Nesterov momentum 0.9, learning rate
-0.25 divided by 10 at epochs 150 and 225, weight decay 1e-4 on every parameter, CutMix of alpha 1 in
-half of all batches, one cut per batch. ShakeDrop as in Yamada et al. 2018, arXiv:1802.02375, drawn
-as in github.com/owruby/shake-drop_pytorch, which the authors name in issue 12.
+Follows: the paper's section 4.1 and the authors' train.py, pyramidnet.py and resnet.py. PyramidNet
+of 200 layers in bottleneck blocks, widening factor 240, 26.8 million parameters. Crops of 32 px
+from images padded by 4, and mirror; batch 64, 300 epochs, SGD with Nesterov momentum 0.9, learning
+rate 0.25 divided by 10 at epochs 150 and 225, weight decay 1e-4 on every parameter, CutMix of alpha
+1 in half of all batches, one cut per batch. ShakeDrop as in Yamada et al. 2018, arXiv:1802.02375,
+drawn as in github.com/owruby/shake-drop_pytorch, which the authors name in issue 12. The networks
+of 110 layers have bottlenecks too: so their parameters are as many as the paper says.
 
 Differs:
 
@@ -42,21 +51,29 @@ Differs:
 - batch norm: the authors had two GPUs with 32 samples each, as two processes of torchrun have here.
   One process normalises over all 64 samples;
 - cuts: two processes draw one cut each; the authors' DataParallel drew one cut for both GPUs;
+- labels are weighed by the pixels of the cut; the authors' code weighs by lambda as drawn;
 - Cutout erases bytes, and fills with the mean rounded to a level;
-- the probabilities of the baselines are not published: MixUp mixes every batch here, and Cutout
-  erases part of every image.
+- complete_label leaves the label alone where no pixel is cut.
+
+What the authors did not publish, and what stands here:
+
+- how often the baselines mix: MixUp mixes every batch, and Cutout erases part of every image;
+- the place of DropBlock: behind the norms of the branches of the last two stages, as its authors'
+  ResNet, and with its schedule; not on shortcuts, see models/pyramidnet.py. Blocks of 4, 90 % kept;
+- the rule of Stochastic Depth's 0.25: the last block's rate, which rises from block to block on a
+  line, as Huang et al. 2016, arXiv:1603.09382;
+- the Gaussian's deviation: a quarter of the side;
+- the learning rate of the networks of 110 layers: the same.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from dali_cutmix import (
@@ -65,7 +82,9 @@ from dali_cutmix import (
     DataLoader,
     EvalTransform,
     FileList,
+    MixedTarget,
     MixUp,
+    Scheduled,
     Shard,
     TrainTransform,
     mixed_cross_entropy,
@@ -74,7 +93,10 @@ from harness import schedule
 from harness.pictures import find_data
 from harness.processes import Processes, split_batch, stop
 from harness.settings import RunSettings, from_flags, named
-from harness.training import Training, run, shrunk
+from harness.training import Loss, Target, Training, run, shrunk
+from models.pyramidnet import PyramidNet
+from models.regularization import Regularization, set_progress
+from models.resnet import CifarResNet
 
 NAME = "cifar100_pyramidnet200"
 
@@ -101,6 +123,19 @@ class Settings(RunSettings):
     prob: float = 0.5
     """Probability that a batch is mixed."""
 
+    rising: bool = False
+    """Let the probability rise from 0 to 1 over the run, on a line, whatever `prob` is."""
+
+    centre: Literal["uniform", "gaussian"] = "uniform"
+    """Where CutMix's centre is drawn: anywhere, or around the image's centre."""
+
+    kept: float | None = None
+    """Kept fraction of every cut, before the border clips it. None draws by `alpha`."""
+
+    label: Literal["shares", "larger", "halves"] = "shares"
+    """What a mixed image is called: both classes by their pixels, the class of the larger part, or
+    half and half."""
+
     cutout: int = 0
     """Side in pixels, even, of a square erased in each image before the mix. 0 erases nothing."""
 
@@ -110,11 +145,23 @@ class Settings(RunSettings):
     shakedrop: bool = False
     """Shake the residual branches."""
 
+    stochastic_depth: float = 0.0
+    """Probability that the last residual branch is dropped. Block l of L has l / L of it."""
+
+    dropblock: float = 0.0
+    """Share of the last stage that DropBlock drops at the end of the run."""
+
+    block: int = 4
+    """Side of DropBlock's blocks."""
+
+    net: Literal["pyramidnet", "resnet"] = "pyramidnet"
+    """The network, both of bottlenecks."""
+
     depth: int = 200
     """Layers of the network: 2 more than a multiple of 9."""
 
     widening: int = 240
-    """Channels that its bottlenecks gain from the first to the last."""
+    """Channels that PyramidNet's bottlenecks gain from the first to the last."""
 
     epochs: int = 300
     """Passes over the training data."""
@@ -135,16 +182,37 @@ class Settings(RunSettings):
     """On every parameter, biases and normalisation included."""
 
 
+MIXUP = Settings(mix="mixup", prob=1.0)
+BASELINE = Settings(mix="none")
+SMOOTHING = 0.1
+
 PRESETS = named(
     {
         "cutmix": Settings(),
         "cutmix_shakedrop": Settings(shakedrop=True),
-        "baseline": Settings(mix="none"),
-        "mixup": Settings(mix="mixup", prob=1.0),
-        "cutout": Settings(mix="none", cutout=16),
-        "cutout_smoothing": Settings(mix="none", cutout=16, label_smoothing=0.1),
-        "cutout_mixup": Settings(mix="mixup", prob=1.0, cutout=16),
-        "smoothing": Settings(mix="none", label_smoothing=0.1),
+        "baseline": BASELINE,
+        "stochastic_depth": replace(BASELINE, stochastic_depth=0.25),
+        "smoothing": replace(BASELINE, label_smoothing=SMOOTHING),
+        "cutout": replace(BASELINE, cutout=16),
+        "cutout_smoothing": replace(BASELINE, cutout=16, label_smoothing=SMOOTHING),
+        "dropblock": replace(BASELINE, dropblock=0.1),
+        "dropblock_smoothing": replace(BASELINE, dropblock=0.1, label_smoothing=SMOOTHING),
+        "mixup_half": replace(MIXUP, alpha=0.5),
+        "mixup": MIXUP,
+        "cutout_mixup": replace(MIXUP, cutout=16),
+        "shakedrop": replace(BASELINE, shakedrop=True),
+        # Table 6: lighter networks.
+        "pyramidnet110_baseline": replace(BASELINE, depth=110, widening=64),
+        "pyramidnet110_cutmix": Settings(depth=110, widening=64),
+        "resnet110_baseline": replace(BASELINE, net="resnet", depth=110),
+        "resnet110_cutmix": Settings(net="resnet", depth=110),
+        # Figure 3 and Table 8: ablations.
+        **{f"alpha_{alpha:g}": Settings(alpha=alpha) for alpha in (0.1, 0.25, 0.5, 2.0, 4.0)},
+        "centre_gaussian": Settings(centre="gaussian"),
+        "fixed_size": Settings(kept=0.75),  # half of each side: 16 px
+        "one_hot": Settings(label="larger"),
+        "scheduled": Settings(rising=True),
+        "complete_label": Settings(label="halves"),
     }
 )
 
@@ -152,21 +220,32 @@ PRESETS = named(
 def shrink(settings: Settings) -> Settings:
     """Return the settings of the smoke run: the same run, small enough for two slow cores."""
     small = shrunk(settings, lr=settings.lr / 64, lr_milestones=(1,), depth=20, widening=12)
-    return dataclasses.replace(settings, **small)
+    return replace(settings, **small)
 
 
 # ------------------------------------------------------------------------------------------- graph
+
+
+def make_mix(settings: Settings) -> CutMix | MixUp | Scheduled | None:
+    """Return the mix of the training loader, with one draw per batch; None mixes nothing."""
+    if settings.mix == "none":
+        return None
+    mix: CutMix | MixUp
+    if settings.mix == "mixup":
+        mix = MixUp(settings.alpha, settings.prob, per="batch", partner="permutation")
+    else:
+        mix = replace(
+            CutMix.paper(alpha=settings.alpha, prob=settings.prob),
+            placement="clipped" if settings.centre == "uniform" else "gaussian",
+            lam=settings.kept,
+        )
+    return Scheduled(mix, settings.epochs, prob=lambda t: t) if settings.rising else mix
 
 
 def make_train_loader(
     settings: Settings, data: Path, device: torch.device, size: int = SIDE
 ) -> DataLoader:
     """Return the training loader of this process's part of the data."""
-    mixes = {
-        "cutmix": CutMix.paper(alpha=settings.alpha, prob=settings.prob),
-        "mixup": MixUp(settings.alpha, settings.prob, per="batch", partner="permutation"),
-        "none": None,
-    }
     augment = []
     if settings.cutout:
         mean = tuple(round(255 * channel) for channel in MEAN)
@@ -176,7 +255,7 @@ def make_train_loader(
         split_batch(NAME, settings.batch_size, Shard.current().count, settings.accumulate),
         shuffle=True,
         transform=TrainTransform(size, pad=4, mean=MEAN, std=STD, augment=augment),
-        mix=mixes[settings.mix],
+        mix=make_mix(settings),
         target="pair",  # two classes and weights per sample instead of rows of 100 weights
         num_workers=settings.workers,
         tuning=settings.tuning,
@@ -201,139 +280,6 @@ def make_val_loader(settings: Settings, data: Path, device: torch.device) -> Dat
 # ------------------------------------------------------------------------------------------- model
 
 
-class Scaled(torch.autograd.Function):
-    """Multiply a tensor by one factor, and its gradient by another factor."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, on_value: torch.Tensor, on_gradient: torch.Tensor
-    ) -> Any:
-        """Return ``x * on_value``; both factors broadcast to ``x`` and have its dtype."""
-        ctx.save_for_backward(on_gradient)
-        return x * on_value
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        """Return ``gradient * on_gradient``."""
-        (on_gradient,) = ctx.saved_tensors
-        return gradient * on_gradient, None, None
-
-
-class ShakeDrop(nn.Module):
-    """Multiply a residual branch by 1, or by one random number forward and another backward.
-
-    In training a layer keeps a whole batch as it is (b = 1), or multiplies each sample by
-    ``b + a - b a = a``, uniform in [-1, 1], and its gradient by a number uniform in [0, 1]. In
-    validation a layer multiplies by the mean of all that, which is ``prob``. Each process draws for
-    its own part of a batch.
-
-    Args:
-        prob: Probability in [0, 1] that the branch stays as it is.
-
-    Source:
-        Yamada et al. 2018, arXiv:1802.02375. Samples share draws as in the code that the
-        authors of CutMix name, github.com/owruby/shake-drop_pytorch.
-    """
-
-    def __init__(self, prob: float) -> None:
-        super().__init__()
-        self.prob = prob
-
-    def forward(self, residual: torch.Tensor) -> torch.Tensor:
-        """Shake ``[B, C, height, width]``."""
-        if not self.training:
-            return residual * self.prob
-        # All factors, also that of `backward`, are drawn on the device: nobody waits for the host.
-        device, shape = residual.device, (len(residual), 1, 1, 1)
-        stays = torch.rand((), device=device) < self.prob
-        on_value = torch.where(stays, 1.0, 2 * torch.rand(shape, device=device) - 1)
-        on_gradient = torch.where(stays, 1.0, torch.rand(shape, device=device))
-        kind = residual.dtype
-        shaken: torch.Tensor = Scaled.apply(residual, on_value.to(kind), on_gradient.to(kind))
-        return shaken
-
-    def extra_repr(self) -> str:
-        """Return the probability as text."""
-        return f"prob={self.prob:.3f}"
-
-
-class Block(nn.Module):
-    """Add a bottleneck between batch norms to the input, which gains channels of zeros.
-
-    Args:
-        width_in: Channels of the input.
-        width: Channels of the bottleneck; the output has four times as many.
-        stride: 1, or 2 to halve the image's sides.
-        prob: Probability of ShakeDrop; None leaves ShakeDrop out.
-    """
-
-    def __init__(self, width_in: int, width: int, stride: int, prob: float | None) -> None:
-        super().__init__()
-        width_out = 4 * width
-        self.residual = nn.Sequential(
-            nn.BatchNorm2d(width_in),
-            nn.Conv2d(width_in, width, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, width_out, 1, bias=False),
-            nn.BatchNorm2d(width_out),
-        )
-        self.shake = nn.Identity() if prob is None else ShakeDrop(prob)
-        self.shortcut = nn.Identity() if stride == 1 else nn.AvgPool2d(2, ceil_mode=True)
-        self.num_new = width_out - width_in
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``[B, width_in, height, width]`` to ``[B, 4 * width, height / stride, ...]``."""
-        known = F.pad(self.shortcut(x), (0, 0, 0, 0, 0, self.num_new))
-        return known + self.shake(self.residual(x))
-
-
-class PyramidNet(nn.Module):
-    """Classify 32 px by an additive PyramidNet: bottleneck blocks of rising width.
-
-    Args:
-        depth: Layers: 2 more than a multiple of 9, which are three stages of blocks of three.
-        widening: Channels that the bottlenecks gain over all blocks, from 16.
-        num_classes: Number of logits.
-        shakedrop: Shake the branches: block l of L stays with probability ``1 - l / (2 L)``.
-
-    Source:
-        Han et al. 2017, arXiv:1610.02915; ``pyramidnet.py`` of github.com/clovaai/CutMix-PyTorch.
-    """
-
-    def __init__(self, depth: int, widening: int, num_classes: int, *, shakedrop: bool) -> None:
-        super().__init__()
-        per_stage = (depth - 2) // 9
-        num_blocks = 3 * per_stage
-        width_in = 16
-        self.first = nn.Sequential(
-            nn.Conv2d(3, width_in, 3, padding=1, bias=False), nn.BatchNorm2d(width_in)
-        )
-        blocks = []
-        for number in range(1, num_blocks + 1):
-            width = round(16 + widening * number / num_blocks)
-            stride = 2 if number in (per_stage + 1, 2 * per_stage + 1) else 1
-            prob = 1 - number / (2 * num_blocks) if shakedrop else None
-            blocks.append(Block(width_in, width, stride, prob))
-            width_in = 4 * width
-        self.blocks = nn.Sequential(*blocks)
-        self.last = nn.Sequential(
-            nn.BatchNorm2d(width_in), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        )
-        self.classifier = nn.Linear(width_in, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map ``[B, 3, 32, 32]`` to logits ``[B, num_classes]``."""
-        logits: torch.Tensor = self.classifier(self.last(self.blocks(self.first(image))))
-        return logits
-
-
 def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn.Module:
     """Return an untrained network on ``device``."""
     if settings.depth < 11 or settings.depth % 9 != 2:
@@ -341,11 +287,47 @@ def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn
             NAME,
             f"`depth` must be 2 more than a multiple of 9, at least 11, got {settings.depth}.",
         )
-    model = PyramidNet(settings.depth, settings.widening, num_classes, shakedrop=settings.shakedrop)
+    regularization = Regularization(
+        shakedrop=settings.shakedrop,
+        stochastic_depth=settings.stochastic_depth,
+        dropblock=settings.dropblock,
+        block=settings.block,
+    )
+    model: nn.Module
+    if settings.net == "resnet":
+        model = CifarResNet(settings.depth, num_classes, regularization)
+    else:
+        model = PyramidNet(settings.depth, settings.widening, num_classes, regularization)
     return model.to(device=device, memory_format=torch.channels_last)
 
 
 # ---------------------------------------------------------------------------------------- training
+
+
+def relabelled(target: Target, label: Literal["shares", "larger", "halves"]) -> Target:
+    """Return the targets of the paper's ablations of a mixed label.
+
+    Args:
+        target: Targets of a loader, ``[B, 2]`` each. Class indices, of a loader that does not mix,
+            stay as they are.
+        label: See `Settings.label`. An image of two equal halves is called by its own class.
+    """
+    if label == "shares" or not isinstance(target, MixedTarget):
+        return target
+    own, other = target.weight.unbind(dim=1)
+    shares = {"larger": (own >= other).to(own.dtype), "halves": 1 - 0.5 * (other > 0)}
+    share = shares[label]
+    return target._replace(weight=torch.stack([share, 1 - share], dim=1))
+
+
+def make_loss(settings: Settings) -> Loss:
+    """Return the loss of logits ``[B, num_classes]`` against a loader's targets."""
+
+    def loss(logits: torch.Tensor, target: Target) -> torch.Tensor:
+        target = relabelled(target, settings.label)
+        return mixed_cross_entropy(logits, target, label_smoothing=settings.label_smoothing)
+
+    return loss
 
 
 def make_training(settings: Settings, processes: Processes, temporary: Path) -> Training:
@@ -370,10 +352,12 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
             weight_decay=settings.weight_decay,
             nesterov=True,
         ),
-        loss=partial(mixed_cross_entropy, label_smoothing=settings.label_smoothing),
+        loss=make_loss(settings),
         learning_rate=partial(schedule.stepped, settings.lr, milestones=settings.lr_milestones),
         size=lambda _: SIDE,
-        free_to_change=frozenset({"epochs"}),
+        progress=partial(set_progress, model),
+        # A longer run starts like a shorter run, unless something changes over the whole run.
+        free_to_change=frozenset({"epochs"} if not (settings.rising or settings.dropblock) else ()),
     )
 
 

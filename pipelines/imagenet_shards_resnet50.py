@@ -48,6 +48,7 @@ from dali_cutmix import (
     TrainTransform,
     mixed_cross_entropy,
 )
+from dali_cutmix.augmentations import ColorJitter, Lighting
 from harness import schedule
 from harness.pictures import make_shards, num_pictures
 from harness.processes import Processes, split_batch, stop
@@ -137,7 +138,7 @@ def make_train_loader(
         shards,
         split_batch(NAME, settings.batch_size, Shard.current().count, settings.accumulate),
         shuffle=True,
-        transform=TrainTransform(size),
+        transform=TrainTransform(size, augment=[ColorJitter(0.4, 0.4, 0.4), Lighting(0.1)]),
         mix=CutMix.paper() if settings.mix == "paper" else None,
         target="pair",  # two classes and weights per sample instead of rows of 1000 weights
         on_error="replace",  # a run of days must not end at one bad image in a million

@@ -50,6 +50,11 @@ class Training:
         average_every: Steps from one update of the average to the next.
         average_from: First epoch that averages; before, an update copies the weights.
         free_to_change: Settings that a resumed run may change, beside those of the harness.
+        trained: Module that the steps call instead of ``model``, which it holds. With loaders that
+            hand out plans: a function from images, plan and targets to logits and new targets. None
+            stands for ``model``.
+        progress: Function told before each step how far the run has come, in [0, 1): on layers
+            whose settings change over the run. None tells nobody.
     """
 
     name: str
@@ -65,6 +70,8 @@ class Training:
     average_every: int = 1
     average_from: int = 0
     free_to_change: frozenset[str] = frozenset()
+    trained: nn.Module | None = None
+    progress: Callable[[float], None] | None = None
 
 
 class Run:
@@ -110,7 +117,8 @@ class Run:
         return results
 
     def _wrapped(self) -> nn.Module:
-        model, device = self.training.model, self.processes.device
+        training, device = self.training, self.processes.device
+        model = training.model if training.trained is None else training.trained
         if dist.is_initialized():
             ids = [device] if device.type == "cuda" else None
             self._parallel = nn.parallel.DistributedDataParallel(model, device_ids=ids)
@@ -153,18 +161,21 @@ class Run:
         begins = self.step == 0
         # A resumed epoch may have nothing left.
         steps_left = None if settings.max_steps is None else settings.max_steps - self.step_in_epoch
-        batches = ((*batch, loader.batch_indices) for batch in (() if is_over else waits))
-        for image, target, indices, is_last in _in_groups(batches, settings.accumulate):
+        batches = ((batch, loader.batch_indices) for batch in (() if is_over else waits))
+        for batch, indices, is_last in _in_groups(batches, settings.accumulate):
             if steps_left is not None and steps_left <= 0:
                 break
             if begins:
-                monitor.show_batch(loader, image, target)
+                monitor.show_batch(loader, *_as_served(batch))
                 begins = False
             if not losses:
                 _seed(settings.seed, self.step, self.processes.rank)
+                if training.progress is not None:
+                    part = min(1.0, self.step_in_epoch / self._count_steps(loader))
+                    training.progress((epoch + part) / settings.epochs)
             group += indices
-            losses.append(self._backward(trained, image, target, is_last))
-            num_images += len(image) * self.processes.count
+            losses.append(self._backward(trained, batch, is_last))
+            num_images += len(batch[0]) * self.processes.count
             if not is_last:
                 continue
             self._update(len(group))
@@ -193,14 +204,17 @@ class Run:
         self.sums.zero_()
         self.step_in_epoch = 0
 
-    def _backward(
-        self, trained: nn.Module, image: torch.Tensor, target: Target, is_last: bool
-    ) -> torch.Tensor:
+    def _backward(self, trained: nn.Module, batch: tuple[Any, ...], is_last: bool) -> torch.Tensor:
         """Add a batch's gradients; processes exchange gradients at the last batch of a step."""
+        image, target, *plan = batch
         apart = self._parallel if not is_last else None
         with nullcontext() if apart is None else apart.no_sync():
             with self._autocast():
-                loss = self.training.loss(trained(image), target)
+                if plan:
+                    logits, target = trained(image, *plan, target)
+                else:
+                    logits = trained(image)
+                loss = self.training.loss(logits, target)
             # Every sample has the same weight, also in a short last batch.
             (loss if self.settings.accumulate == 1 else loss * len(image)).backward()
         # Summed on the device: reading the loss in every step would make the host wait.
@@ -425,6 +439,12 @@ def _in_groups(batches: Iterable[tuple[Any, ...]], size: int) -> Iterator[tuple[
             yield (*batch, False)
             batch = following
         yield (*batch, True)
+
+
+def _as_served(batch: tuple[Any, ...]) -> tuple[torch.Tensor, Target]:
+    """Return images and what they show: their own classes where a plan has yet to mix them."""
+    image, target, *plan = batch
+    return image, target.label[:, 0] if plan else target
 
 
 def _seed(seed: int, step: int, rank: int) -> None:

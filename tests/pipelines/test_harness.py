@@ -26,11 +26,17 @@ from torchvision.models import resnet18
 from torchvision.ops._utils import split_normalization_params
 
 from dali_cutmix import (
+    CutMix,
     DataLoader,
+    Deferred,
     EpochSampler,
     EvalTransform,
+    MixedTarget,
+    MixPlan,
     Shard,
     TarShards,
+    TrainTransform,
+    mix_batch,
     mixed_cross_entropy,
 )
 from harness import schedule
@@ -417,6 +423,80 @@ def test_what_a_model_draws_is_drawn_again_after_a_resume(data: Path, tmp_path: 
     first = run_of(1, "resumed")
     assert not torch.equal(first, straight)
     assert torch.equal(run_of(2, "resumed"), straight)
+
+
+def test_each_step_is_told_how_far_the_run_has_come_also_after_a_resume(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """22 images by 8 in parts of 4: three steps in each of two epochs."""
+    told: list[float] = []
+    settings = RunSettings(
+        out=tmp_path, epochs=2, batch_size=8, accumulate=2, resume="auto", checkpoint_minutes=0
+    )
+    with monkeypatch.context() as patched:
+        step = Monitor.step
+
+        def stopping(self: Monitor, *arguments: Any) -> None:
+            step(self, *arguments)
+            if len(told) == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        patched.setattr(Monitor, "step", stopping)
+        with pytest.raises(SystemExit):
+            run_small(data, settings, progress=told.append)
+    run_small(data, settings, progress=told.append)
+    assert told == pytest.approx([number / 6 for number in range(6)])
+
+
+class MixInside(nn.Module):
+    """Mix images in the training step, as the plan says, in front of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, image: torch.Tensor, plan: MixPlan, target: MixedTarget
+    ) -> tuple[torch.Tensor, MixedTarget]:
+        mixed, weight = mix_batch(image, plan)
+        return self.model(mixed), target._replace(weight=weight)
+
+
+def test_plans_reach_the_module_that_trains_and_the_checkpoint_holds_the_model_alone(
+    data: Path, tmp_path: Path
+) -> None:
+    weights = []
+    for mix in (CutMix(), Deferred(CutMix())):
+        is_inside = isinstance(mix, Deferred)
+        torch.manual_seed(5)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7))
+        out = tmp_path / str(is_inside)
+
+        def loader(
+            size: int, mix: CutMix | Deferred = mix, with_plan: bool = is_inside
+        ) -> DataLoader:
+            return DataLoader(
+                data / "train",
+                8,
+                transform=TrainTransform(size),
+                mix=mix,
+                with_plan=with_plan,
+                target="pair",
+                device="cpu",
+            )
+
+        run_small(
+            data,
+            RunSettings(out=out, epochs=2, batch_size=8, precision="fp32"),
+            model=model,
+            optimizer=torch.optim.SGD(model.parameters(), lr=1),
+            train=loader,
+            trained=MixInside(model) if is_inside else None,
+        )
+        state = torch.load(out / "checkpoint.pt", weights_only=True)
+        assert set(state["model"]) == {"1.weight", "1.bias"}
+        weights.append(state["model"]["1.weight"])
+    torch.testing.assert_close(*weights)
 
 
 def test_run_leaves_scalars_a_sheet_and_results(data: Path, tmp_path: Path) -> None:

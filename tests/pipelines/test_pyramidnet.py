@@ -16,11 +16,14 @@ from scipy.stats import ks_2samp, kstest
 from torch import nn
 
 import cifar100_pyramidnet200 as recipe
-from cifar100_pyramidnet200 import PRESETS, Block, PyramidNet, Settings, ShakeDrop
+from cifar100_pyramidnet200 import PRESETS, Settings
 from dali_cutmix import DataLoader, MixedTarget
 from harness.processes import Processes
+from models.pyramidnet import Block, PyramidNet
+from models.regularization import Regularization, ShakeDrop
 
 CPU = torch.device("cpu")
+SHAKEN = Regularization(shakedrop=True)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,15 +53,15 @@ def test_network_has_the_published_number_of_parameters(
     depth: int, widening: int, published: int
 ) -> None:
     with torch.device("meta"):
-        model = PyramidNet(depth, widening, num_classes=100, shakedrop=False)
-        shaken = PyramidNet(depth, widening, num_classes=100, shakedrop=True)
+        model = PyramidNet(depth, widening, num_classes=100)
+        shaken = PyramidNet(depth, widening, num_classes=100, regularization=SHAKEN)
     assert sum(p.numel() for p in model.parameters()) == published
     assert sum(p.numel() for p in shaken.parameters()) == published
 
 
 def test_default_network_is_the_papers() -> None:
     with torch.device("meta"):
-        model = PyramidNet(Settings.depth, Settings.widening, num_classes=100, shakedrop=False)
+        model = PyramidNet(Settings.depth, Settings.widening, num_classes=100)
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert len(convolutions) + 1 == 200  # and the linear layer
     assert model.classifier.in_features == 4 * 256
@@ -66,7 +69,7 @@ def test_default_network_is_the_papers() -> None:
 
 
 def test_stages_see_32_16_and_8_pixels_and_widths_never_shrink() -> None:
-    model = PyramidNet(29, 37, num_classes=10, shakedrop=False)
+    model = PyramidNet(29, 37, num_classes=10)
     seen: list[torch.Size] = []
     for block in model.blocks:
         block.register_forward_hook(lambda *given: seen.append(given[-1].shape))
@@ -79,7 +82,7 @@ def test_stages_see_32_16_and_8_pixels_and_widths_never_shrink() -> None:
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_block_adds_to_the_pooled_input_and_to_zeros_in_new_channels(stride: int) -> None:
-    block = Block(6, 3, stride, prob=None)
+    block = Block(6, 3, stride)
     nn.init.zeros_(block.residual[-1].weight)  # and nothing is left of the branch
     x = torch.randn(2, 6, 8, 8)
     y = block(x)
@@ -92,7 +95,7 @@ def test_block_adds_to_the_pooled_input_and_to_zeros_in_new_channels(stride: int
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_branch_has_four_batch_norms_and_two_relus_in_the_authors_order(stride: int) -> None:
-    block = Block(6, 3, stride, prob=None).double()
+    block = Block(6, 3, stride).double()
     parameters = list(block.residual.parameters())
     for p in parameters:
         nn.init.normal_(p)
@@ -110,7 +113,7 @@ def test_branch_has_four_batch_norms_and_two_relus_in_the_authors_order(stride: 
 
 def test_convolutions_begin_with_the_authors_deviation() -> None:
     torch.manual_seed(0)
-    model = PyramidNet(20, 60, num_classes=10, shakedrop=False)
+    model = PyramidNet(20, 60, num_classes=10)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             weight = module.weight
@@ -199,7 +202,7 @@ def test_validation_multiplies_by_the_mean_of_training(shaken: Shaken) -> None:
 
 def test_last_block_stays_half_of_the_time_and_the_first_one_nearly_always() -> None:
     with torch.device("meta"):
-        model = PyramidNet(200, 240, num_classes=100, shakedrop=True)
+        model = PyramidNet(200, 240, num_classes=100, regularization=SHAKEN)
     probs = [m.prob for m in model.modules() if isinstance(m, ShakeDrop)]
     assert len(probs) == 66
     assert probs[0] == pytest.approx(1 - 1 / 132)
@@ -209,7 +212,7 @@ def test_last_block_stays_half_of_the_time_and_the_first_one_nearly_always() -> 
 
 def test_shaking_moves_the_branch_alone_and_keeps_its_type() -> None:
     torch.manual_seed(0)
-    block = Block(6, 3, 1, prob=0.0)  # never stays
+    block = Block(6, 3, 1, end=ShakeDrop(0.0))  # never stays
     x = torch.randn(4, 6, 8, 8)
     branch = block.residual(x)
     added = block(x) - F.pad(x, (0, 0, 0, 0, 0, 6))

@@ -1,0 +1,200 @@
+"""The rows of the paper's tables: each preset runs, and does what its row says."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import cifar100_pyramidnet200 as cifar
+import imagenet_resnet50 as imagenet
+from dali_cutmix import Cutout, MixedTarget, Scheduled, draw_plan
+from dali_cutmix.augmentations import AutoAugment, ColorJitter, Lighting
+from harness.processes import Processes
+from models.regularization import DropBlock, StochasticDepth
+
+CPU = torch.device("cpu")
+RECIPES = {module.NAME: module for module in (cifar, imagenet)}
+ROWS = [(name, preset) for name, module in RECIPES.items() for preset in module.PRESETS]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Two threads spin against other processes where cores are few; these nets are small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# Each runs
+
+
+@pytest.mark.parametrize(("name", "preset"), ROWS)
+def test_smoke_run_of_each_preset_takes_a_step_and_validates(
+    name: str, preset: str, tmp_path: Path
+) -> None:
+    module = RECIPES[name]
+    settings = dataclasses.replace(
+        module.PRESETS[preset], smoke=True, epochs=1, max_steps=1, out=tmp_path
+    )
+    results = module.main(settings)
+    assert results["preset"] == preset
+    (row,) = results["epochs"]
+    assert row["num_train"] == 4
+    assert row["num_val"] == 4
+    assert 0 < row["train_loss"] < 20
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_header_and_readme_name_each_preset_and_no_other(name: str) -> None:
+    module = RECIPES[name]
+    header = module.__doc__ or ""
+    numbered = {preset for preset in module.PRESETS if preset.startswith(("alpha_", "layer_"))}
+    expected = header[header.index("Expect:") : header.index("Run,")]
+    rows = set(re.findall(r"(?:^ {4}|  )([a-z]\w*) +\d+\.\d\d", expected, re.MULTILINE))
+    assert rows <= set(module.PRESETS)
+    assert {preset for preset in set(module.PRESETS) - numbered if preset not in expected} == set()
+    readme = (Path(module.__file__).parent / "README.md").read_text()
+    commands = set(re.findall(r"--preset ([\w.]+)", readme))
+    assert set(module.PRESETS) - {next(iter(module.PRESETS))} <= commands  # the default has no flag
+    assert commands <= {preset for recipe in RECIPES.values() for preset in recipe.PRESETS}
+
+
+# Ablations
+
+
+def weights_of(preset: str, num_batches: int = 300) -> np.ndarray:
+    """Own weights of the first sample of many batches of 2, at 32 x 32 px."""
+    mix = cifar.make_mix(dataclasses.replace(cifar.PRESETS[preset], prob=1.0))
+    assert mix is not None
+    plans = [draw_plan(mix, 2, (32, 32), seed=0, epoch=0, batch=b) for b in range(num_batches)]
+    weights = [float(plan.weight[0, 0]) for plan in plans if plan.source[0, 1] == 1]
+    return np.array(weights)
+
+
+def test_fixed_size_cuts_16_px_wherever_the_border_leaves_them() -> None:
+    weights = weights_of("fixed_size")
+    assert weights.min() == 0.75
+    assert (weights == 0.75).mean() == pytest.approx((17 / 32) ** 2, abs=0.15)
+    sides = (1 - weights) * 32 * 32
+    assert sides.min() >= 8 * 8
+
+
+def test_a_gaussian_centre_is_clipped_less_often_by_the_border() -> None:
+    less = weights_of("cutmix") - weights_of("centre_gaussian")  # of cuts of the same size
+    assert less.mean() > 3 * less.std() / len(less) ** 0.5
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.25, 0.5, 1.0, 2.0, 4.0])
+def test_kept_fraction_varies_as_its_alpha_says(alpha: float) -> None:
+    preset = "cutmix" if alpha == 1 else f"alpha_{alpha:g}"
+    mix = cifar.make_mix(dataclasses.replace(cifar.PRESETS[preset], prob=1.0))
+    assert mix is not None
+    plans = [draw_plan(mix, 2, (32, 32), seed=1, epoch=0, batch=b) for b in range(400)]
+    lam = np.array([float(plan.lam[0]) for plan in plans])
+    variance = 1 / (4 * (2 * alpha + 1))  # of Beta(alpha, alpha)
+    spread = ((lam - lam.mean()) ** 2).std() / len(lam) ** 0.5
+    assert lam.var() == pytest.approx(variance, abs=4 * spread)
+
+
+def test_probability_rises_on_a_line_over_the_run() -> None:
+    settings = cifar.PRESETS["scheduled"]
+    mix = cifar.make_mix(settings)
+    assert isinstance(mix, Scheduled)
+    assert mix.num_epochs == settings.epochs
+    shares = []
+    for epoch in (0, settings.epochs // 2, settings.epochs - 1):
+        plans = [
+            draw_plan(mix, 2, (32, 32), seed=0, epoch=epoch, batch=b, num_batches=100)
+            for b in range(100)
+        ]
+        mixed = [bool((p.weight[:, 0] < 1).any()) for p in plans if p.source[0, 1] == 1]
+        shares.append(np.mean(mixed))
+    assert shares[0] < 0.05
+    assert shares[1] == pytest.approx(0.5, abs=0.25)
+    assert shares[2] > 0.9
+
+
+def test_labels_of_ablations_are_the_larger_part_and_half_and_half() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(4, 5)
+    target = MixedTarget(
+        torch.tensor([[0, 1], [2, 3], [4, 0], [1, 2]]),
+        torch.tensor([[0.75, 0.25], [0.25, 0.75], [1.0, 0.0], [0.5, 0.5]]),
+    )
+    first, second = (
+        F.cross_entropy(logits, target.label[:, i], reduction="none") for i in range(2)
+    )
+    expected = {
+        "cutmix": target.weight[:, 0] * first + target.weight[:, 1] * second,
+        "one_hot": torch.stack([first[0], second[1], first[2], first[3]]),
+        "complete_label": torch.cat(
+            [(first + second)[:2] / 2, first[2:3], (first + second)[3:] / 2]
+        ),
+    }
+    for preset, losses in expected.items():
+        loss = cifar.make_loss(cifar.PRESETS[preset])
+        torch.testing.assert_close(loss(logits, target), losses.mean())
+        indices = target.label[:, 0]  # of a loader that does not mix
+        torch.testing.assert_close(loss(logits, indices), first.mean())
+
+
+# ImageNet
+
+
+def test_colours_change_as_in_the_authors_code_and_autoaugment_takes_their_place() -> None:
+    presets, make = imagenet.PRESETS, imagenet.make_augmentations
+    authors = [ColorJitter(0.4, 0.4, 0.4), Lighting(0.1)]
+    for preset in ("paper", "baseline", "mixup", "dropblock", "resnext101_cutmix"):
+        assert make(presets[preset]) == authors
+    assert make(presets["cutout"]) == [*authors, Cutout(112)]
+    assert make(presets["autoaugment"]) == [AutoAugment("imagenet")]
+    assert make(presets["short"]) == []
+
+
+@pytest.mark.parametrize("preset", ["stochastic_depth", "dropblock"])
+def test_imagenet_rows_regularise_as_their_papers_say(preset: str) -> None:
+    model = imagenet.make_model(imagenet.PRESETS[preset], 3, CPU)
+    if preset == "stochastic_depth":
+        probs = [m.prob for m in model.modules() if isinstance(m, StochasticDepth)]
+        assert len(probs) == 16
+        assert probs[-1] == 0.75
+    else:
+        stages = [
+            {(m.prob, m.block) for m in stage.modules() if isinstance(m, DropBlock)}
+            for stage in (model.layer1, model.layer2, model.layer3, model.layer4)
+        ]
+        assert stages == [set(), set(), {(0.1 / 4, 7)}, {(0.1, 7)}]
+
+
+@pytest.mark.parametrize(
+    ("module", "preset", "changes"),
+    [(cifar, "dropblock", {"depth": 11}), (imagenet, "dropblock", {})],
+)
+def test_progress_of_the_run_reaches_dropblock_and_binds_the_number_of_epochs(
+    module: ModuleType, preset: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(module.PRESETS[preset], smoke=True, workers=1, **changes)
+    training = module.make_training(settings, Processes(module.NAME, CPU), tmp_path)
+    training.val.close()
+    training.progress(0.25)
+    ramps = {m.ramp.item() for m in training.model.modules() if isinstance(m, DropBlock)}
+    assert ramps == {0.25}
+    assert training.free_to_change == frozenset()
+    assert (
+        "epochs"
+        in module.make_training(
+            dataclasses.replace(settings, dropblock=0.0),
+            Processes(module.NAME, CPU),
+            tmp_path / "2",
+        ).free_to_change
+    )
