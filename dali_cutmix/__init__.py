@@ -22,6 +22,7 @@ from dali_cutmix.mixing.clipcutmix import ClipCutMix
 from dali_cutmix.mixing.cutmix import CutMix
 from dali_cutmix.mixing.cutout import Cutout
 from dali_cutmix.mixing.deferred import Deferred
+from dali_cutmix.mixing.features import FeatureMix
 from dali_cutmix.mixing.fmix import FMix
 from dali_cutmix.mixing.graph import (
     complete_plan,
@@ -82,6 +83,7 @@ __all__ = [
     "EpochSampler",
     "EvalTransform",
     "FMix",
+    "FeatureMix",
     "FileList",
     "GridMix",
     "GuidedCutMix",

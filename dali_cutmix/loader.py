@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader as TorchLoader
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.errors import BadFileError
-from dali_cutmix.core.tree import as_tensors
 from dali_cutmix.from_torch.keywords import check_torch_keywords
 from dali_cutmix.mixing.mix import Mix, check_num_weights, inner_mixes, needs_labels
 from dali_cutmix.mixing.plan import MixPlan
@@ -302,7 +301,7 @@ class DataLoader:
         None where nothing was mixed. Empty before the first batch.
         """
         batch = self._session.last_batch
-        return [] if batch is None else [as_tensors(plan) for plan in batch.plans]
+        return [] if batch is None else batch.plans_of_tensors()
 
     @property
     def batch_position(self) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ bytes per sample on the CPU. The module also holds the draw of who is mixed with
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -76,6 +76,9 @@ class MixPlan:
             corner, and the border cuts off the cells at the end.
         pending: What `Mix.complete` needs to know of the draws. None in a complete plan. A plan
             that is not complete mixes nothing yet.
+        position: Epoch of the plan's batch, and its number in the epoch, each from 0. A loader and
+            `draw_plan` set the position of the plans that they hand out. None in other plans, and
+            after ``dataclasses.replace``.
     """
 
     source: Any
@@ -90,6 +93,9 @@ class MixPlan:
     owner: Any = None
     cell: tuple[int, int] = (1, 1)
     pending: Any = None
+    # No argument: `replace` would read the numbers, and a compiler that traces `replace` would
+    # compile anew for each batch.
+    position: tuple[int, int] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if not self.num_regions and hasattr(self.source, "shape"):
@@ -174,6 +180,13 @@ class MixPlan:
                 f"MixPlan: `{name}` must be asked of a plan of two regions, got one of "
                 f"{self.num_regions}. Read `source`, `weight`, `taken` and `put`."
             )
+
+
+def at_position(plan: MixPlan, position: tuple[int, int] | None) -> MixPlan:
+    """Return a copy of a plan with the position of its batch; see `MixPlan`."""
+    positioned = replace(plan)
+    object.__setattr__(positioned, "position", position)
+    return positioned
 
 
 def finished(plan: MixPlan) -> MixPlan:

@@ -19,7 +19,7 @@ from dali_cutmix.mixing.chain import ChainPlan, owners_of
 from dali_cutmix.mixing.choice import ChosenPlan
 from dali_cutmix.mixing.clipcutmix import ClipPlan
 from dali_cutmix.mixing.mix import Mix, check_plan, is_mix
-from dali_cutmix.mixing.plan import MixPlan, Rect
+from dali_cutmix.mixing.plan import MixPlan, Rect, at_position
 
 
 def draw_plan(
@@ -88,7 +88,8 @@ def draw_plan(
         frame = replace(frame, depth=int(size[0]))
     plan = mix.draw(draws, frame)
     check_plan(mix, plan, num_samples, frame)
-    return map_leaves(lambda tensor: tensor.to(device), as_tensors(plan))
+    plan = map_leaves(lambda tensor: tensor.to(device), as_tensors(plan))
+    return at_position(plan, (int(epoch), int(batch)))
 
 
 def _whole_numbers(where: str, name: str, value: Any, num_samples: int) -> np.ndarray:
@@ -145,6 +146,31 @@ def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tenso
             refuse("mix_batch", "x", rule, tuple(x.shape))
     scaled = _scaled(plan, size, x.device)
     return _mixed(x, scaled), scaled.weight if size == plan.size else _weight(scaled)
+
+
+def blend_batch(x: torch.Tensor, plan: MixPlan) -> torch.Tensor:
+    """Blend what has no place in an image, as a plan blends pixels. Cuts change nothing.
+
+    Args:
+        x: ``[B, ...]`` of a floating point type.
+        plan: A complete plan of tensors for ``B`` samples, on the device of ``x``.
+
+    Returns:
+        Of the shape and type of ``x``.
+    """
+    if isinstance(plan, ChainPlan):
+        for part in plan.plans:
+            x = blend_batch(x, part)
+        return x
+    if isinstance(plan, ChosenPlan):
+        return _of_choice(plan, [blend_batch(x, part) for part in plan.plans])
+    return _blended(x, plan) if plan.blends else x
+
+
+def only_blends(plan: MixPlan) -> bool:
+    """Tell whether a plan blends whole samples, so that no place in an image counts."""
+    parts = getattr(plan, "plans", None)
+    return all(map(only_blends, parts)) if parts else plan.blends
 
 
 def _scaled(plan: MixPlan, size: tuple[int, int], device: torch.device) -> MixPlan:

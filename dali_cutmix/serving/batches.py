@@ -17,12 +17,12 @@ import numpy as np
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame
-from dali_cutmix.core.tree import Structure
+from dali_cutmix.core.tree import Structure, as_tensors
 from dali_cutmix.mixing.clipcutmix import plan_of_frames
 from dali_cutmix.mixing.labels import MixedTarget, pair_labels
 from dali_cutmix.mixing.mix import Mix, check_plan, is_weighted, looks, needs_labels
 from dali_cutmix.mixing.paste import without_empty
-from dali_cutmix.mixing.plan import MixPlan, finished
+from dali_cutmix.mixing.plan import MixPlan, at_position, finished
 from dali_cutmix.order.position import Position
 from dali_cutmix.serving import stacks
 from dali_cutmix.serving.replacements import Replacements
@@ -73,6 +73,7 @@ class Batch:
         plans: For each view the plan as drawn; arrays with a batch axis in front. Views that share
             a plan have one object. None without a mix.
         parts: What was read: the indices, or the frames of clips, or windows of volumes.
+        position: Epoch of the batch, and its number in the epoch, each from 0.
         depth: As of `Batches`.
     """
 
@@ -80,7 +81,16 @@ class Batch:
     labels: Sequence[np.ndarray | MixedTarget]
     plans: Sequence[MixPlan | None]
     parts: list[Any]
+    position: tuple[int, int]
     depth: int = 0
+
+    def plans_of_tensors(self) -> list[MixPlan | None]:
+        """Return the plans with tensors in the place of arrays, and with their position."""
+
+        def of_tensors(plan: MixPlan) -> MixPlan:
+            return at_position(as_tensors(plan), self.position)
+
+        return list(_of_each(of_tensors, self.plans))
 
 
 class Batches:
@@ -225,7 +235,8 @@ class Batches:
         else:
             are_paths = self._decodable.are_paths(parts)
             trusted = np.array([part in self._replacements.trusted for part in parts])
-        batch = Batch(indices, self._mixed_labels(indices, plans), plans, parts, self.depth)
+        labels, position = self._mixed_labels(indices, plans), self._position(number)
+        batch = Batch(indices, labels, plans, parts, position, self.depth)
         return [stored, are_paths, trusted, *masks, *leaves], batch
 
     def complete(self, outputs: Sequence[Any], batch: Batch) -> tuple[Sequence[Any], Batch]:
@@ -371,10 +382,15 @@ class Batches:
     def _draws(self, number: int, indices: list[int]) -> HostDraws:
         """Return the draws of a batch."""
         epoch, settings = self.epoch, self.settings
-        place = epoch.position.epoch, epoch.position.batch + number, settings.shard.index
+        place = *self._position(number), settings.shard.index
         in_epoch, in_source = epoch.share_before(number), np.array(indices, np.int64)
         known = self._weighed(self._listed(number)) if self._weighs else {}
         return HostDraws(len(indices), settings.seed, *place, in_epoch, in_source, **known)
+
+    def _position(self, number: int) -> tuple[int, int]:
+        """Return the epoch of a batch and its number in the complete epoch."""
+        position = self.epoch.position
+        return position.epoch, position.batch + number
 
     def _weighed(self, listed: np.ndarray) -> dict[str, Any]:
         """Return what weights of partners go by: arguments of `HostDraws`."""

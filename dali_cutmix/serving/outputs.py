@@ -24,9 +24,7 @@ import torch
 from dali_cutmix.annotations.base import Annotation, Shown
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.core.dali import FLOAT, FLOAT16, INT16, INT64, UINT8
-from dali_cutmix.core.tree import as_tensors
 from dali_cutmix.mixing.labels import MixedTarget, dense_target, unmixed_target
-from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.serving.batches import Batch
 from dali_cutmix.serving.settings import ClassForm, LoaderSettings
 from dali_cutmix.serving.stacks import stacked
@@ -85,7 +83,10 @@ class ToTorch:
         image = views if isinstance(self._settings.transform, Views) else views[0]
         if not self._settings.with_plan:
             return image, target
-        plans = [_on_cpu(plan) for plan in batch.plans]
+        plans = batch.plans_of_tensors()
+        for plan in plans:
+            if plan is not None:
+                plan.look_up()
         return image, target, plans if self._settings.plan_of_each_view else plans[0]
 
     def _finish(
@@ -179,15 +180,6 @@ class ToTorch:
         if self._stream is None:
             return tensor
         return tensor.pin_memory().to(self._settings.device, non_blocking=True)
-
-
-def _on_cpu(plan: MixPlan | None) -> MixPlan | None:
-    """Return a plan of tensors."""
-    if plan is None:
-        return None
-    plan = as_tensors(plan)
-    plan.look_up()
-    return plan
 
 
 def _taken_over(pixels: Any) -> torch.Tensor:

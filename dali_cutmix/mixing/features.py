@@ -1,0 +1,404 @@
+"""`FeatureMix`: a model that mixes inside, at one of its layers, as the loader's plan says."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from dali_cutmix.core.checks import check_choice, check_count, refuse
+from dali_cutmix.core.draws import HostDraws
+from dali_cutmix.core.tree import map_leaves
+from dali_cutmix.mixing.grids import (
+    LAYOUTS,
+    WHERE,
+    Layout,
+    centres_of,
+    cut_at,
+    grid_of,
+    mix_grid,
+)
+from dali_cutmix.mixing.labels import MixedTarget
+from dali_cutmix.mixing.plan import MixPlan
+from dali_cutmix.mixing.torch import blend_batch, only_blends
+
+
+class FeatureMix(nn.Module):
+    """Mix inside a model: Feature CutMix, or Manifold Mixup, as a loader's plan says.
+
+    ::
+
+        mixing = FeatureMix(model, ["", "layer1", "layer2"])
+        loader = DataLoader(..., mix=Deferred(CutMix()), with_plan=True, target="pair")
+        for image, target, plan in loader:
+            output, target = mixing(image, plan, target)
+            loss = mixed_cross_entropy(output, target)
+
+    A plan of `CutMix` cuts features, and a plan of `MixUp` blends features. Plans of all other
+    mixes work too. In each batch one of the layers is drawn, all equally likely. The layer is a
+    function of ``seed``, epoch and batch, and the same on all ranks. Without a plan the model runs
+    as the model does alone, in training and in evaluation alike.
+
+    Layers are mixed by forward hooks, so that any model works as it is. The output of a layer may
+    be ``[B, C, H, W]``, ``[B, C, T, H, W]``, ``[B, H, W, C]``, or tokens ``[B, N, D]`` that hold
+    the rows of a grid behind at most 16 tokens of classes and registers. Cuts leave these tokens
+    as they are. A plan that only blends takes any shape.
+
+    Under ``torch.compile`` there is a graph for each layer, and none for a plan. Compile either
+    this module or the model that it is given. With gradient checkpointing the plan of the forward
+    pass holds when a layer is computed again. `DistributedDataParallel` wraps this module.
+
+    Args:
+        model: Any model of one tensor ``[B, C, H, W]``. `model` is the same object: evaluate,
+            save and load that model.
+        layers: Names of layers, as ``model.named_modules()`` gives them; ``""`` is the input. Each
+            has to run once in a forward pass, and to give one tensor.
+        seed: Of the draw of the layer, at least 0.
+        scaled: How a plan of `CutMix` is cut at a layer. True rounds the edges of the input's cut
+            to the layer's grid, so that about the same share is kept at every layer. False takes
+            the paper's whole-number arithmetic at the grid, with the plan's kept fraction and
+            centre, as if the cut were drawn there. The mean kept is then .70, .72, .77 and .86 at
+            32, 16, 8 and 4 cells, for ``alpha=1``. False takes plans that blend, and those of
+            `CutMix` with placement ``"clipped"`` or ``"gaussian"``.
+        layout: Order of the axes of all layers. ``"auto"`` compares sizes with the image's aspect
+            ratio: of four axes the last two are height and width, unless only the two before can
+            be. Say ``"BHWC"`` where the channels are as many as the columns.
+
+    Attributes:
+        model: As given.
+        layers: As given, a tuple.
+
+    Raises:
+        ValueError: A layer is missing, or an argument is outside its range.
+
+    Source:
+        Yun et al. 2019, CutMix, arXiv:1905.04899, "Feature CutMix" in the ablation study. Verma et
+        al. 2019, Manifold Mixup, arXiv:1806.05236, section 2.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        *,
+        seed: int = 0,
+        scaled: bool = True,
+        layout: Layout = "auto",
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            refuse(WHERE, "model", "be a torch.nn.Module", type(model).__name__)
+        is_list = isinstance(layers, (tuple, list)) and bool(layers)
+        if not is_list or not all(isinstance(name, str) for name in layers):
+            rule = "be a list of at least one name"
+            refuse(WHERE, "layers", rule, layers, 'Names are those of `model.named_modules()`; "".')
+        if len(set(layers)) < len(layers):
+            refuse(WHERE, "layers", "name each layer once", layers)
+        check_count(WHERE, "seed", seed, at_least=0)
+        check_choice(WHERE, "scaled", scaled, (True, False))
+        check_choice(WHERE, "layout", layout, LAYOUTS)
+        self.model = model
+        self.layers = tuple(layers)
+        self.seed, self.scaled, self.layout = int(seed), scaled, layout
+        self._state = _State()
+        modules = dict(_unwrapped(model).named_modules())
+        for name in self.layers:
+            if name not in modules:
+                _refuse_missing(name, modules)
+        for name in self.layers:
+            if name:
+                modules[name].register_forward_hook(_Hook(name, self._state))
+
+    def layer_of(self, epoch: int, batch: int) -> str:
+        """Return the layer that is mixed in a batch.
+
+        Args:
+            epoch: From 0.
+            batch: Number of the batch within its epoch, from 0.
+        """
+        check_count(WHERE, "epoch", epoch, at_least=0)
+        check_count(WHERE, "batch", batch, at_least=0)
+        # One shard for all ranks, whose plans differ and whose layer must not.
+        draws = HostDraws(1, self.seed, int(epoch), int(batch), shard=0)
+        drawn = draws.uniform("feature_mix/layer", [1])[0, 0] * len(self.layers)
+        return self.layers[min(int(drawn), len(self.layers) - 1)]
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        plan: MixPlan | None = None,
+        target: MixedTarget | torch.Tensor | None = None,
+    ) -> Any:
+        """Run the model, and mix at one layer.
+
+        Args:
+            x: Unmixed images: ``[B, C, H, W]``, or ``[B, C, T, H, W]``. H and W may be those of the
+                plan times a factor.
+            plan: Plan of the batch, from a loader with ``with_plan=True`` and a `Deferred` mix, or
+                from `draw_plan`. Any device. None mixes nothing.
+            target: A loader's `MixedTarget`, ``label`` and ``weight`` ``[B, k]``; or the class of
+                each sample, ``[B]`` int64. On the device of ``x``. Needed with a plan.
+                ``torch.arange(B)`` as classes tells which sample is mixed with which.
+
+        Returns:
+            The model's output; with ``target`` the pair of output and target. The target of a plan
+            is a `MixedTarget` whose weights are counted at the layer that was mixed, ready for
+            `mixed_cross_entropy`. Without a plan the target is returned as it is.
+
+        Raises:
+            ValueError: The plan does not fit ``x`` or ``target``; or a layer runs twice or not at
+                all, or gives what has no grid.
+        """
+        run = None if plan is None else _prepare(self, x, plan, target)
+        self._state.run = run
+        try:
+            if run is not None and run.layer == "":
+                x = run.mix(x)
+            output = self.model(x)
+        finally:
+            self._state.run = None
+        self._note_backward(output, run)
+        if run is None:
+            return output if target is None else (output, target)
+        self._check_calls(run)
+        return output, MixedTarget(run.label, run.weight)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for ``repr``."""
+        return f"layers={self.layers}, seed={self.seed}, scaled={self.scaled}"
+
+    def _note_backward(self, output: Any, run: _Run | None) -> None:
+        """Let the hooks know, during the backward pass, which forward pass is computed again."""
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        for tensor in _tensors_in(output):
+            if tensor.requires_grad:
+                register: Any = tensor.register_hook  # untyped in torch
+                register(_Backward(self._state, run))
+
+    def _check_calls(self, run: _Run) -> None:
+        for name in self.layers:
+            if name and name not in run.calls:
+                way_out = (
+                    "A parent that calls a layer's children itself runs them alone: name one of "
+                    "them. A model that was compiled and run before has no hooks: make FeatureMix "
+                    "first."
+                )
+                rule = "name layers that run once in a forward pass"
+                refuse(WHERE, "layers", rule, f"{name!r}, which did not run", way_out)
+
+
+def _run_of(mixing: FeatureMix, x: torch.Tensor, plan: MixPlan, target: Any) -> _Run:
+    """Check the arguments, draw the layer, and move the plan to the device of ``x``."""
+    _check_plan(x, plan)
+    label = _labels(plan, target)
+    if len(mixing.layers) == 1:
+        layer = mixing.layers[0]
+    elif plan.position is None:
+        way_out = "Loaders and `draw_plan` set the position. A single layer needs none."
+        refuse(WHERE, "plan", "know its epoch and batch", "a plan without `position`", way_out)
+    else:
+        layer = mixing.layer_of(*plan.position)
+    blends = only_blends(plan)
+    centre = None if mixing.scaled or blends else centres_of(plan)
+    plan, centre = map_leaves(lambda tensor: _moved(tensor, x.device), (plan, centre))
+    image = int(x.shape[-2]), int(x.shape[-1])
+    return _Run(plan, layer, label.to(x.device), image, mixing.layout, blends, centre)
+
+
+_disable: Any = torch.compiler.disable  # untyped in torch
+#: Not traced by a compiler, which would compile anew for the position of each batch.
+_prepare = _disable(_run_of)
+
+
+@dataclass(eq=False)
+class _Run:
+    """One forward pass that mixes.
+
+    Attributes:
+        plan: On the device of the model's input.
+        layer: Where the plan is applied.
+        label: ``[B, k]`` int64.
+        image: ``(height, width)`` of the model's input, in pixels.
+        layout: As of `FeatureMix`.
+        blends: Whether the plan only blends.
+        centre: As of `centres_of`; None where the plan is scaled or blends.
+        calls: Names of the layers that ran.
+        weight: What was counted at the layer: ``[B, k]`` float32.
+    """
+
+    plan: MixPlan
+    layer: str
+    label: torch.Tensor
+    image: tuple[int, int]
+    layout: Layout
+    blends: bool
+    centre: torch.Tensor | None
+    calls: list[str] = field(default_factory=list)
+    weight: Any = None
+
+    def mix(self, features: torch.Tensor) -> torch.Tensor:
+        """Apply the plan to the features of the layer, and count the weights there."""
+        plan = self.plan
+        if len(features) != len(plan.source):
+            rule = f"name layers whose output has the batch of {len(plan.source)} samples in front"
+            way_out = "Name a layer in front of the one that moves samples to other axes."
+            got = f"{self.layer!r} with an output of {tuple(features.shape)}"
+            refuse(WHERE, "layers", rule, got, way_out)
+        if self.blends:
+            self.weight = plan.weight
+            return blend_batch(features, plan)
+        layout = self.layout if self.layer else "BCHW"
+        grid = grid_of(self.layer, features, layout, self.image)
+        if self.centre is not None:
+            plan = cut_at(plan, self.centre, grid.size)
+        mixed, self.weight = mix_grid(features, plan, grid)
+        if features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last):
+            return mixed.contiguous(memory_format=torch.channels_last)
+        return mixed
+
+
+class _State:
+    """What the hooks of a model read.
+
+    Attributes:
+        run: The forward pass under way; None where it does not mix.
+        backward: Number of the backward pass under way, and the forward pass that it belongs to.
+    """
+
+    def __init__(self) -> None:
+        self.run: _Run | None = None
+        self.backward: tuple[int, _Run | None] = (-1, None)
+
+
+class _Hook:
+    """Mix the output of a layer where the layer is the one drawn.
+
+    An object, so that a copy of a `FeatureMix` has hooks of its own.
+    """
+
+    def __init__(self, name: str, state: _State) -> None:
+        self._name, self._state = name, state
+
+    def __call__(self, _layer: nn.Module, _inputs: Any, output: Any) -> Any:
+        run, name = self._state.run, self._name
+        is_first_time = run is not None
+        if run is None:
+            run = _recomputed(self._state)
+        if run is None:
+            return None
+        if is_first_time:
+            if name in run.calls:
+                rule = "name layers that run once in a forward pass"
+                way_out = "Name the layer that holds all its calls, or a layer that follows."
+                refuse(WHERE, "layers", rule, f"{name!r}, which ran twice", way_out)
+            run.calls.append(name)
+        if run.layer != name:
+            return None
+        if not isinstance(output, torch.Tensor):
+            got = f"{name!r}, which gives a {type(output).__name__}"
+            way_out = "Name a layer inside or behind."
+            refuse(WHERE, "layers", "name layers that give one tensor", got, way_out)
+        return run.mix(output)
+
+
+class _Backward:
+    """Note, when gradients reach a model's output, which forward pass they belong to."""
+
+    def __init__(self, state: _State, run: _Run | None) -> None:
+        self._state, self._run = state, run
+
+    def __call__(self, _gradient: torch.Tensor) -> None:
+        self._state.backward = torch._C._current_graph_task_id(), self._run
+
+
+def _recomputed(state: _State) -> _Run | None:
+    """Return the forward pass that gradient checkpointing computes again; None where it does not.
+
+    A number of a backward pass never comes again, so that what an old one noted does not count.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    number, run = state.backward
+    return run if run is not None and number == torch._C._current_graph_task_id() else None
+
+
+def _check_plan(x: torch.Tensor, plan: Any) -> None:
+    if not isinstance(plan, MixPlan):
+        refuse(WHERE, "plan", "be a MixPlan, or None to mix nothing", type(plan).__name__)
+    if not plan.is_complete:
+        way_out = "`attentive_plan` completes those of AttentiveCutMix, and a loader all others."
+        refuse(WHERE, "plan", "be complete", "one that depends on images", way_out)
+    if not isinstance(x, torch.Tensor) or x.ndim < 4:
+        shape = tuple(getattr(x, "shape", ()))
+        refuse(WHERE, "x", "be images [B, C, H, W] where a plan is given", shape)
+    if len(plan.source) != len(x):
+        rule = f"be of a batch of {len(x)} samples, as `x` is"
+        refuse(WHERE, "plan", rule, len(plan.source), "Pass the plan that came with the images.")
+    height, width = x.shape[-2:]
+    if not math.isclose(height * plan.size[1] / plan.size[0], width, abs_tol=1, rel_tol=0):
+        rule = f"be of images of the aspect ratio of `x`, {int(height)} x {int(width)} pixels"
+        way_out = "Sizes are (height, width)."
+        refuse(WHERE, "plan", rule, f"{plan.size[0]} x {plan.size[1]}", way_out)
+
+
+def _labels(plan: MixPlan, target: Any) -> torch.Tensor:
+    """Return the class of each source: ``[B, k]`` int64."""
+    num_samples, num_regions = plan.source.shape
+    if isinstance(target, MixedTarget):
+        if tuple(target.label.shape) != (num_samples, num_regions):
+            rule = f"hold a label for each of {num_samples} samples and {num_regions} regions"
+            refuse(WHERE, "target", rule, tuple(target.label.shape))
+        label: torch.Tensor = target.label
+        return label
+    is_indices = isinstance(target, torch.Tensor) and not target.is_floating_point()
+    if not is_indices or tuple(target.shape) != (num_samples,):
+        got = tuple(target.shape) if isinstance(target, torch.Tensor) else target
+        rule = f"be a MixedTarget, or {num_samples} class indices, where a plan is given"
+        way_out = "Class weights are those of the input: `DataLoader(target='pair')` gives labels."
+        refuse(WHERE, "target", rule, got, way_out)
+    return target[plan.source.to(target.device).long()].long()
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside wrappers that would put their name in front of its layers'."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def _refuse_missing(name: str, modules: dict[str, nn.Module]) -> NoReturn:
+    names = [known for known in modules if known]
+    close = difflib.get_close_matches(name, names, n=1)
+    way_out = f"Did you mean {close[0]!r}? " if close else ""
+    if not close:
+        top = [known for known in names if "." not in known]
+        way_out = f"The outermost are {', '.join(map(repr, top))}. "
+    refuse(WHERE, "layers", "name layers of the model", name, way_out + 'The input is "".')
+
+
+def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if tensor.device == device:
+        return tensor
+    # Pinned, so that the host does not wait for what the GPU still has to do.
+    source = tensor.pin_memory() if device.type == "cuda" and not tensor.is_cuda else tensor
+    return source.to(device, non_blocking=True)
+
+
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors_in(part)
+    elif isinstance(value, dict):
+        yield from _tensors_in(list(value.values()))
