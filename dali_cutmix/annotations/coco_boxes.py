@@ -117,8 +117,9 @@ class _Detections(CocoFile):
         label_of = {number: label for label, number in enumerate(self.categories, first)}
         labels = np.array([label_of.get(number, -1) for number in self._category_ids], np.int64)
         if len(labels) and labels.min() < 0:
-            unknown = self._category_ids[int(labels.argmin())]
-            self._refuse(f"have a category for each annotation, and none has the id {unknown}")
+            index = int(labels.argmin())
+            unknown = self._category_ids[index]
+            self._refuse_value("category_id", "the id of a category", unknown, index)
         corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         order = self._order
         counts = np.diff(self._first)

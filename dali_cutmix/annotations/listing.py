@@ -65,7 +65,7 @@ def names_below(
         ValueError: Two files differ by their endings alone.
     """
     names: dict[str, str] = {}
-    for path in sorted(_walk(folder)):
+    for path in sorted(walk(folder)):
         stem, ending = os.path.splitext(path)
         if ending.lower() not in endings or not stem.endswith(suffix):
             continue
@@ -77,7 +77,7 @@ def names_below(
     return names
 
 
-def _walk(root: str) -> Iterator[str]:
+def walk(root: str) -> Iterator[str]:
     """Yield paths of files below a folder, relative to the folder."""
     listed: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, followlinks=True):

@@ -17,7 +17,7 @@ from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.open import open_source
-from dali_cutmix.sources.sizes import upright_size, upright_size_of
+from dali_cutmix.sources.sizes import size_of
 
 
 class RefusedPartError(NoCounterpartError):
@@ -127,21 +127,12 @@ def common_size(source: Any) -> Size | None:
     common = None
     for index in (index for start in range(stride) for index in indices[start::stride]):
         try:
-            size = _header_size(images, index)
+            size = size_of(images, index)
         except OSError:  # the loader names the file when its turn comes
             return None
         if size is None or size != (common := common or size):
             return None
     return common
-
-
-def _header_size(images: StoredImages, index: int) -> Size | None:
-    if images.kind == "pixels":
-        height, width, _ = images.stored(index).shape
-        return height, width
-    if images.kind == "path":
-        return upright_size(images.path(index))
-    return upright_size_of(images.encoded(index))
 
 
 def _innermost(source: Any) -> Any:

@@ -151,6 +151,15 @@ class Clips(Stacks):
         """Whether `stored` decodes, as it does of video files."""
         return self._reader is not None
 
+    @property
+    def num_spanned(self) -> np.ndarray:
+        """Frames of each clip from the first to the last of a sample: ``[len(self)]`` int64.
+
+        Not for video files with ``rate`` and without ``fps``, which are sampled by their own times.
+        """
+        spanned: np.ndarray = self._offsets(np.arange(len(self)))[:, -1] + 1
+        return spanned
+
     def path(self, index: int) -> str:
         """Return the folder or the file of a clip."""
         return self._paths[index]
@@ -322,7 +331,7 @@ class Clips(Stacks):
     def _refuse_short(self) -> None:
         """Refuse folders that have too few frames."""
         assert self.num_frames is not None
-        needed = self._offsets(np.arange(len(self)))[:, -1] + 1
+        needed = self.num_spanned
         is_short = self.num_frames < needed
         if not is_short.any():
             return

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dali_cutmix.core.regular import open_regular
+from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.kinds import ReadAt, format_of, header_size, is_bare_jpeg
 from dali_cutmix.sources.upright import CLOSED
 
@@ -55,6 +56,20 @@ def upright_size_of(encoded: np.ndarray) -> tuple[int, int] | None:
     if _is_never_turned(read_at(0, _HEAD), read_at):
         return header_size(encoded[:_HEAD])
     return _by_pillow(io.BytesIO(encoded.tobytes()))
+
+
+def size_of(images: StoredImages, index: int) -> tuple[int, int] | None:
+    """Return ``(height, width)`` of an image of a source, upright; see `upright_size`.
+
+    Raises:
+        OSError: The image cannot be read.
+    """
+    if images.kind == "pixels":
+        height, width = images.stored(index).shape[:2]
+        return height, width
+    if images.kind == "path":
+        return upright_size(images.path(index))
+    return upright_size_of(images.encoded(index))
 
 
 def _is_never_turned(head: bytes, read_at: ReadAt) -> bool:

@@ -17,7 +17,7 @@ from dali_cutmix.sources.volume_files import open_volume
 WHERE = "Volumes"
 
 #: Types of voxels that DALI pastes.
-_DTYPES = ("uint8", "int16", "float32")
+DTYPES = ("uint8", "int16", "float32")
 
 #: Voxels along each axis of a volume that the fingerprint reads, and volumes.
 _SAMPLED_SIDE, _SAMPLED = 4, 64
@@ -81,8 +81,8 @@ class Volumes(Stacks):
         ]
         first = opened[0]
         for volume in opened:
-            if volume.dtype.name not in _DTYPES:
-                rule = f"have voxels of {', '.join(_DTYPES)}, and {volume.name} must have"
+            if volume.dtype.name not in DTYPES:
+                rule = f"have voxels of {', '.join(DTYPES)}, and {volume.name} must have"
                 way_out = "Convert the volumes: `volume.astype(numpy.float32)`."
                 refuse(WHERE, "volumes", rule, str(volume.dtype), way_out)
             for name, value, wanted in (

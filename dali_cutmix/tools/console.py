@@ -101,14 +101,15 @@ def absolute(data: str) -> str:
 
 @contextmanager
 def image_progress(
-    what: str, total: int, screen: Console | None = None
+    what: str, total: int, screen: Console | None = None, unit: str = "images"
 ) -> Iterator[Callable[[int], None]]:
-    """Show how many images are done, images per second, and the time left.
+    """Show how many images, or other files, are done, how many per second, and the time left.
 
     Args:
         what: The work, in one word.
         total: Number of images.
         screen: Where to draw; None is stderr. Nothing is drawn unless this is a terminal.
+        unit: What is counted, in the plural.
 
     Yields:
         A function to be called with the number of images done.
@@ -118,7 +119,7 @@ def image_progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        _Rate(),
+        _Rate(unit),
         TimeRemainingColumn(),
     )
     # Without a terminal, Rich would still print an empty line at the end.
@@ -129,8 +130,12 @@ def image_progress(
 
 
 class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} images/s" if task.speed else "")
+        return Text(f"{task.speed:.0f} {self._unit}/s" if task.speed else "")
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def test_coco_without_background_and_without_empty_images(tmp_path: Path) -> Non
         ),
         (
             {"annotations": [annotation(category_id=4)]},
-            "have a category for each annotation, and none has the id 4.",
+            "have the id of a category as annotations[0].category_id, got 4.",
         ),
         (
             {"annotations": [annotation(image_id=4)]},

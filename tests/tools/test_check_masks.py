@@ -89,7 +89,7 @@ def test_options_of_masks_go_with_masks(folders: tuple[Path, Path], tmp_path: Pa
     assert "goes without --out, --first-label and --boxes" in output
     code, output = run(images, "--num-classes", 3)
     assert code == 2
-    assert "goes with --masks." in output
+    assert "goes with --masks or --boxes." in output
     code, output = run(images, "--masks", masks)
     assert code != 0
     assert "`images` must have a mask for each file, got '0.png, 1.png" in output

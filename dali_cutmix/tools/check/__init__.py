@@ -1,1 +1,1 @@
-"""Find bad images, boxes and masks before a training run stops at them."""
+"""Find bad images, boxes, masks, clips and volumes before a training run stops at them."""

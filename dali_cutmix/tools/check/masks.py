@@ -12,6 +12,7 @@ from dali_cutmix.core.checks import check_count
 from dali_cutmix.serving.diagnose import diagnose_masks
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.decodable import Decodable
+from dali_cutmix.tools.check.parts import count_of_bad, names_in
 
 WHERE = "check_masks"
 
@@ -42,23 +43,21 @@ class MaskReport:
     classes: tuple[int, ...]
     num_without: int
 
-    def lines(self, most: int) -> list[str]:
-        """Return the report in lines, with the names of ``most`` bad masks."""
-        lines = [f"Bad masks: {len(self.bad)}"] if self.bad else []
+    @property
+    def is_bad(self) -> bool:
+        """Whether a mask is bad."""
+        return bool(self.bad)
+
+    def lines(self) -> list[str]:
+        """Return the report in lines."""
         reasons = [reason.removeprefix("its mask ") for reason in self.bad.values()]
-        lines += [f"  {reason}" for reason in reasons[:most]]
-        if len(reasons) > most:
-            lines.append(f"  and {len(reasons) - most} more")
+        lines = names_in("Bad masks", reasons)
         more = len(self.classes) - _MOST_LISTED
         classes = " ".join(map(str, self.classes[:_MOST_LISTED])) or "none"
         lines.append(f"Classes in masks: {classes}{f' and {more} more' if more > 0 else ''}")
         if self.num_without:
             lines.append(f"Masks of ignored pixels alone: {self.num_without}")
-        num_bad = len(self.bad)
-        if num_bad:
-            is_are = "is" if num_bad == 1 else "are"
-            return [*lines, f"{num_bad} of {self.num_masks} masks {is_are} bad."]
-        return [*lines, f"All {self.num_masks} masks are fine."]
+        return [*lines, count_of_bad(len(self.bad), self.num_masks, "masks")]
 
 
 def check_masks(
@@ -101,13 +100,8 @@ def check_masks(
                 continue
             in_mask = np.unique(masks.classes_in(index))
             in_mask = in_mask[in_mask != masks.ignore]
-            strange = in_mask[in_mask >= num_classes] if num_classes is not None else in_mask[:0]
-            if strange.size:
-                named = ", ".join(map(str, strange[:_MOST_NAMED].tolist()))
-                more = (
-                    f" and {len(strange) - _MOST_NAMED} more" if len(strange) > _MOST_NAMED else ""
-                )
-                reason = f"classes {named}{more}, and there are {num_classes}"
+            reason = out_of_range(in_mask, num_classes)
+            if reason is not None:
                 bad[index] = f"its mask {masks.path(index)}: {reason}"
                 continue
             num_without += not in_mask.size
@@ -118,3 +112,20 @@ def check_masks(
     masks.close()
     num_masks = len(images) - len(bad_images)
     return MaskReport(num_masks, bad, tuple(sorted(classes)), num_without)
+
+
+def out_of_range(classes: np.ndarray, num_classes: int | None) -> str | None:
+    """Return which classes a model does not have; None where all are in range.
+
+    Args:
+        classes: Class indices, each once, without the ignored one: ``[n]``.
+        num_classes: Classes of the model. None takes all.
+    """
+    if num_classes is None:
+        return None
+    strange = classes[(classes < 0) | (classes >= num_classes)]
+    if not strange.size:
+        return None
+    named = ", ".join(map(str, strange[:_MOST_NAMED].tolist()))
+    more = f" and {len(strange) - _MOST_NAMED} more" if len(strange) > _MOST_NAMED else ""
+    return f"classes {named}{more}, and there are {num_classes}"
