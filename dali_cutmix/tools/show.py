@@ -14,6 +14,8 @@ from rich.console import Console
 
 from dali_cutmix import (
     RICAP,
+    ClipCutMix,
+    Clips,
     CutMix,
     Cutout,
     DataLoader,
@@ -23,11 +25,18 @@ from dali_cutmix import (
     MixUp,
     ResizeMix,
     SaliencyMix,
+    Volumes,
+    VolumeTransform,
     contact_sheet,
     read_coco_boxes,
     read_masks,
+    read_rows,
 )
+from dali_cutmix.annotations.listing import existing_folder, names_below
+from dali_cutmix.annotations.tables import read_table
 from dali_cutmix.core.output import replacing
+from dali_cutmix.pictures.stacks import MAX_FRAMES
+from dali_cutmix.sources.volume_files import ENDINGS
 from dali_cutmix.tools.console import (
     errors_as_one_sentence,
     expanded,
@@ -36,7 +45,7 @@ from dali_cutmix.tools.console import (
     print_path,
 )
 
-ShownMix = CutMix | MixUp | Cutout | ResizeMix | RICAP | FMix | GridMix | SaliencyMix
+ShownMix = CutMix | MixUp | Cutout | ResizeMix | RICAP | FMix | GridMix | SaliencyMix | ClipCutMix
 
 
 class MixName(str, Enum):
@@ -50,26 +59,34 @@ class MixName(str, Enum):
     FMIX = "fmix"
     GRIDMIX = "gridmix"
     SALIENCYMIX = "saliencymix"
+    TUBE = "tube"
+    TEMPORAL = "temporal"
+    CUBOID = "cuboid"
+    MOVING = "moving"
     NONE = "none"
 
 
+#: Kinds of `ClipCutMix`.
+_OF_CLIPS = (MixName.TUBE, MixName.TEMPORAL, MixName.CUBOID, MixName.MOVING)
+
 _HAVE_ALPHA = (
-    MixName.CUTMIX,
-    MixName.MIXUP,
-    MixName.FMIX,
-    MixName.GRIDMIX,
-    MixName.SALIENCYMIX,
+    *(MixName.CUTMIX, MixName.MIXUP, MixName.FMIX, MixName.GRIDMIX, MixName.SALIENCYMIX),
+    *_OF_CLIPS,
 )
 
 
 Data = Annotated[
-    str, typer.Argument(help="Images: anything that DataLoader takes as a path.", metavar="DATA")
+    str,
+    typer.Argument(
+        help="Images: anything that DataLoader takes as a path. Or what an option below says.",
+        metavar="DATA",
+    ),
 ]
 Mix = Annotated[
     MixName,
     typer.Option(
         help="Mix to apply: cutmix, mixup, cutout, resizemix, ricap, fmix, gridmix, "
-        "saliencymix or none.",
+        "saliencymix or none. Of clips and volumes also tube, temporal, cuboid or moving.",
         metavar="MIX",
         parser=one_of(MixName),
     ),
@@ -78,7 +95,7 @@ Alpha = Annotated[
     float | None,
     typer.Option(
         help="Parameter of the Beta distribution of the kept fraction, above 0. For cutmix, "
-        "mixup, fmix, gridmix and saliencymix.",
+        "mixup, fmix, gridmix, saliencymix, and the mixes of clips.",
         show_default="1",
     ),
 ]
@@ -98,6 +115,26 @@ BoxFile = Annotated[
         help="COCO file of boxes of the images in DATA, which is a folder then.", metavar="FILE"
     ),
 ]
+RowTable = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV table of numbers, with a column `file`, of the images in DATA, which is a folder "
+        "then; see `read_rows`.",
+        metavar="TABLE",
+    ),
+]
+AreClips = Annotated[
+    bool,
+    typer.Option(
+        "--clips",
+        help="DATA is a folder of clips: a folder for each class, which holds a folder of frames "
+        "or a video for each clip.",
+    ),
+]
+AreVolumes = Annotated[
+    bool,
+    typer.Option("--volumes", help="DATA is a folder of volumes: .npy, .nii or .nii.gz files."),
+]
 
 
 def show(
@@ -111,10 +148,14 @@ def show(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and of the mix.")] = 0,
     masks: MaskFolder = None,
     boxes: BoxFile = None,
+    rows: RowTable = None,
+    clips: AreClips = False,
+    volumes: AreVolumes = False,
 ) -> None:
     """Draw a batch of your own images, with cuts outlined and class weights below.
 
-    With --masks pixels are tinted by class, and with --boxes objects are framed.
+    With --masks pixels are tinted by class, with --boxes objects are framed, and with --rows
+    numbers are bars. Clips are strips of frames, and volumes are three slices.
 
     Images are resized and cropped at the centre, so that you recognise them. A training run would
     crop at random.
@@ -126,11 +167,20 @@ def show(
     if batch_size < 2 and mix not in (MixName.CUTOUT, MixName.NONE):
         rule = f"must be at least 2 with --mix {mix.value}: partners come from the same batch."
         raise typer.BadParameter(rule, param_hint="--batch-size")
-    if masks is not None and boxes is not None:
-        rule = "must be left out with --masks: draw two pictures."
-        raise typer.BadParameter(rule, param_hint="--boxes")
+    asked: dict[str, object] = {"--masks": masks, "--boxes": boxes, "--rows": rows}
+    asked |= {"--clips": clips, "--volumes": volumes}
+    options = [name for name, value in asked.items() if value]
+    if len(options) > 1:
+        rule = f"must be left out with {options[0]}: draw two pictures."
+        raise typer.BadParameter(rule, param_hint=options[1])
     with errors_as_one_sentence():
-        sheet = _sheet(_open(data, masks, boxes), chosen_mix, batch_size, size, seed)
+        if clips:
+            opened = _open_clips(data, size)
+        elif volumes:
+            opened = _open_volumes(data, size)
+        else:
+            opened = _open(data, size, masks, boxes, rows)
+        sheet = _sheet(opened, chosen_mix, batch_size, seed)
         make_folder(out.parent)
         with replacing(out) as file:
             sheet.save(file, "PNG")
@@ -141,32 +191,62 @@ class _Opened(NamedTuple):
     """Hold what a loader is made of, and names of classes where the source has none."""
 
     source: Any
-    target: Any
-    names: Sequence[str] | None
+    transform: EvalTransform | VolumeTransform
+    target: Any = "pair"
+    names: Sequence[str] | None = None
 
 
-def _open(data: str, masks: Path | None, boxes: Path | None) -> _Opened:
+def _open(
+    data: str, size: int, masks: Path | None, boxes: Path | None, rows: Path | None
+) -> _Opened:
     """List the images, and the annotation that is drawn."""
+    transform = EvalTransform(resize=size, size=size)
     if masks is not None:
-        return _Opened(*read_masks(data, expanded(masks)), ())
+        images, target = read_masks(data, expanded(masks))
+        return _Opened(images, transform, target, ())
     if boxes is not None:
-        images, target = read_coco_boxes(expanded(boxes), data, empty=False)
-        return _Opened(images, target, target.names)
-    return _Opened(data, "pair", None)
+        images, objects = read_coco_boxes(expanded(boxes), data, empty=False)
+        return _Opened(images, transform, objects, objects.names)
+    if rows is not None:
+        table = expanded(rows)
+        images, numbers = read_rows(data, table)
+        columns = [name for name in read_table("show", table, None).columns if name != "file"]
+        return _Opened(images, transform, numbers, columns)
+    return _Opened(data, transform)
 
 
-def _sheet(
-    opened: _Opened, mix: ShownMix | None, batch_size: int, size: int, seed: int
-) -> Image.Image:
+def _open_clips(data: str, size: int) -> _Opened:
+    """List clips; as many frames of each as a strip shows, around the middle."""
+    source = Clips(data, frames=MAX_FRAMES, start="centre", short="loop")
+    return _Opened(source, EvalTransform(resize=size, size=size))
+
+
+def _open_volumes(data: str, size: int) -> _Opened:
+    """List volumes; of each the middle, as large as the smallest has it."""
+    folder = existing_folder("show", "DATA", data)
+    names = names_below("show", "DATA", folder, (".npy", ".nii", ".gz"))
+    paths = [Path(folder, name) for name in names.values() if name.lower().endswith(ENDINGS)]
+    if not paths:
+        raise FileNotFoundError(
+            f"show: DATA must hold files that end in {', '.join(ENDINGS)}, but {folder!r} holds "
+            "none."
+        )
+    source = Volumes(paths)
+    depth, height, width = source.shapes.min(axis=0).clip(max=size).tolist()
+    return _Opened(source, VolumeTransform((depth, height, width), crop="centre"))
+
+
+def _sheet(opened: _Opened, mix: ShownMix | None, batch_size: int, seed: int) -> Image.Image:
     """Draw the first batch of a loader."""
+    are_volumes = isinstance(opened.transform, VolumeTransform)
     loader = DataLoader(
         opened.source,
         batch_size,
         shuffle=True,
-        transform=EvalTransform(resize=size, size=size),
+        transform=opened.transform,
         mix=mix,
         target=opened.target,
-        dtype=torch.uint8,
+        dtype=None if are_volumes else torch.uint8,
         with_plan=True,
         seed=seed,
         device="cpu",
@@ -206,6 +286,9 @@ def _choose_mix(
             return GridMix(alpha=alpha, prob=prob)
         if name is MixName.SALIENCYMIX:
             return SaliencyMix(alpha=alpha, prob=prob)
+        if name in _OF_CLIPS:
+            kind: Any = name.value
+            return ClipCutMix(kind, alpha=alpha, prob=prob)
     return None
 
 
@@ -215,6 +298,8 @@ def _title(mix: ShownMix | None, seed: int) -> str:
     parts = [type(mix).__name__]
     if isinstance(mix, Cutout):
         parts.append(f"side {mix.side} px")
-    elif isinstance(mix, (CutMix, MixUp, FMix, GridMix, SaliencyMix)):
+    elif isinstance(mix, (CutMix, MixUp, FMix, GridMix, SaliencyMix, ClipCutMix)):
         parts.append(f"alpha {mix.alpha:g}")
+    if isinstance(mix, ClipCutMix):
+        parts.insert(1, mix.kind)
     return ", ".join([*parts, f"prob {mix.prob:g}", f"seed {seed}"])

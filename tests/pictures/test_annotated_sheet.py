@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from dali_cutmix import contact_sheet
 from dali_cutmix.pictures.annotated import colour_of_class
-from dali_cutmix.pictures.tiles import BAR, MARGIN
+from dali_cutmix.pictures.tiles import BAR, GAP, MARGIN, TITLE_SIZE
 from dali_cutmix.tools.cli import app
 
 SIZE = (160, 200)
@@ -161,6 +161,68 @@ def test_show_draws_masks_and_boxes_of_a_folder(option: str, annotated: Path) ->
     assert (tile[80, 82] == 100).all() == (option == "boxes")
     assert (tile[150, 159] == expected).all()
     assert (tile[80, 70] == 100).all()
+
+
+def shown_by_command(data: Path, out: Path, *options: str) -> Image.Image:
+    """Return the sheet that `show` draws of four samples without a mix."""
+    arguments = ["show", str(data), "--out", str(out), "--mix", "none", "--batch-size", "4"]
+    result = CliRunner().invoke(app, [*arguments, *options])
+    assert result.exit_code == 0, result.output
+    sheet = Image.open(out)
+    return sheet.crop((0, TITLE_SIZE + GAP, *sheet.size))  # below the title
+
+
+def test_show_draws_clips_as_strips(tmp_path: Path) -> None:
+    for clip in range(4):
+        folder = tmp_path / "clips" / "ab"[clip % 2] / str(clip)
+        folder.mkdir(parents=True)
+        for time in range(12):
+            Image.fromarray(np.full((40, 50), 20 * time, np.uint8)).save(folder / f"{time}.png")
+    sheet = shown_by_command(tmp_path / "clips", tmp_path / "s.png", "--clips", "--size", "160")
+    tile = first_tile(sheet, (160, 6 * 160 + 5 * 4))
+    levels = [np.unique(tile[:, 164 * n : 164 * n + 160]).tolist() for n in range(6)]
+    assert levels == [[0], [40], [80], [120], [160], [200]]
+
+
+def test_show_draws_volumes_as_three_slices_of_one_size(tmp_path: Path) -> None:
+    volumes = tmp_path / "volumes"
+    (volumes / "more").mkdir(parents=True)
+    for number in range(4):
+        volume = np.zeros((60 + number, 80 + 2 * number, 100), np.int16)
+        volume[len(volume) // 2] = 1000  # the middle slice across depth
+        np.save(volumes / ("more" if number % 2 else "") / f"{number}.npy", volume)
+    tile = first_tile(
+        shown_by_command(volumes, tmp_path / "s.png", "--volumes"), (80, 100 + 100 + 80 + 8)
+    )
+    assert (tile[:, :100] == 255).all()
+    assert [tile[29:32, 104 + 50, 0].tolist(), tile[29:32, 208 + 40, 0].tolist()] == [
+        [0, 255, 0]
+    ] * 2
+
+
+def test_show_draws_the_numbers_of_a_table_as_bars(annotated: Path) -> None:
+    lines = ["file,age,cat", *(f"{number}.png,{20 + 20 * number},1" for number in range(4))]
+    (annotated / "table.csv").write_text("\n".join(lines) + "\n")
+    options = ["--rows", str(annotated / "table.csv"), "--size", "160"]
+    sheet = shown_by_command(annotated / "images", annotated / "s.png", *options)
+    is_bar = (np.asarray(sheet) == BAR).all(axis=2)
+    ends = is_bar & ~np.roll(is_bar, 1, axis=1)
+    # Ages are 20, 40, 60 and 80, and each bar begins at its tile's left.
+    lengths = {is_bar[y, x : x + 160].sum() for y, x in np.argwhere(ends)}
+    assert {40, 80, 120, 160} <= lengths
+
+
+@pytest.mark.parametrize("mix", ["tube", "temporal", "cuboid", "moving"])
+def test_show_mixes_clips_by_each_kind(tmp_path: Path, mix: str) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((8, 12, 16), np.uint8))
+    np.save(tmp_path / "b.npy", np.full((8, 12, 16), 255, np.uint8))
+    out = tmp_path / "s.png"
+    arguments = ["show", str(tmp_path), "--volumes", "--mix", mix, "--batch-size", "2"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    refused = CliRunner().invoke(app, ["show", str(tmp_path), "--clips", "--volumes"])
+    assert refused.exit_code == 2
+    assert "must be left out with --clips" in " ".join(refused.output.split())
 
 
 def test_show_takes_masks_or_boxes(annotated: Path) -> None:

@@ -148,7 +148,7 @@ def test_show_says_when_the_picture_cannot_be_written(photo_folder: Path, tmp_pa
         (
             ("--mix", "blend"),
             "--mix': must be one of cutmix, mixup, cutout, resizemix, ricap, fmix, gridmix, "
-            "saliencymix, none, got 'blend'.",
+            "saliencymix, tube, temporal, cuboid, moving, none, got 'blend'.",
         ),
     ],
 )
