@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from evaluation.predictions import Images, means
+from evaluation.predictions import Images, line_of, means
 from evaluation.result import Curve, Result
 from evaluation.subject import NAME, Subject
 from harness.processes import stop
@@ -17,7 +17,6 @@ from harness.processes import stop
 LAMS = tuple(tenths / 10 for tenths in range(11))
 
 
-@torch.no_grad()
 def measure_in_between(
     subject: Subject, images: Images, *, lams: Sequence[float] = LAMS, seed: int = 0
 ) -> Result:
@@ -40,32 +39,9 @@ def measure_in_between(
         Yun et al. 2019, CutMix, arXiv:1905.04899, section 4.4, figure 4 (b), which shows the
         complement: the share of images in which neither class is seen.
     """
-    rng = np.random.default_rng(seed)
-    with images.loader(subject) as loader:
-        order = rng.permutation(len(loader.sampler)).tolist()
-    others = replace(images, sampler=order)
-    mixes: dict[str, Callable[..., torch.Tensor]] = {"mixup": blended, "cutmix": cut}
-    hits: dict[str, list[np.ndarray]] = {f"{kind}_{lam:g}": [] for kind in mixes for lam in lams}
-    pairs = zip(images.batches(subject, "in between"), others.batches(subject, ""), strict=True)
-    for (image, label), (other, other_label) in pairs:
-        differs = label != other_label
-        a, b = image[differs], other[differs]
-        both = torch.stack([label, other_label], dim=1)[differs]
-        corner = torch.from_numpy(rng.random(2))
-        for kind, mix in mixes.items():
-            for lam in lams if len(a) else ():
-                seen = subject.model(mix(a, b, lam, corner)).argmax(1)
-                hits[f"{kind}_{lam:g}"].append((seen[:, None] == both).any(1).cpu().numpy())
-    if not any(hits.values()):
-        stop(NAME, "`data` must hold images of two classes to measure what lies between them.")
-    samples = {name: np.concatenate(parts).astype(np.float64) for name, parts in hits.items()}
-    series = {}
-    for kind in mixes:
-        each = [samples[f"{kind}_{lam:g}"] for lam in lams]
-        mixed = [hit for hit, lam in zip(each, lams, strict=True) if 0 < lam < 1]
-        if mixed:
-            samples[kind] = np.mean(mixed, axis=0)
-        series[kind] = (list(lams), [float(hit.mean()) for hit in each])
+    samples = _hits_of_pairs(subject, images, lams, seed)
+    between = [lam for lam in lams if 0 < lam < 1]
+    series = {kind: line_of(samples, kind, lams, between) for kind in MIXES}
     return Result(
         "in_between",
         "Between two classes",
@@ -76,6 +52,33 @@ def measure_in_between(
         ),
         notes=(f"{len(next(iter(samples.values())))} pairs of different classes, seed {seed}.",),
     )
+
+
+@torch.no_grad()
+def _hits_of_pairs(
+    subject: Subject, images: Images, lams: Sequence[float], seed: int
+) -> dict[str, np.ndarray]:
+    """Return whether either class is seen, ``[pairs]`` float64 for ``KIND_LAM``."""
+    rng = np.random.default_rng(seed)
+    with images.loader(subject) as loader:
+        order = rng.permutation(len(loader.sampler)).tolist()
+    corners = torch.from_numpy(rng.random((len(order), 2))).to(subject.device)
+    hits: dict[str, list[np.ndarray]] = {f"{kind}_{lam:g}": [] for kind in MIXES for lam in lams}
+    others = replace(images, sampler=order).batches(subject, "")
+    for (image, label), (other, other_label) in zip(
+        images.batches(subject, "in between"), others, strict=True
+    ):
+        corner, corners = corners[: len(label)], corners[len(label) :]
+        differs = label != other_label
+        pair = image[differs], other[differs]
+        classes = torch.stack([label, other_label], dim=1)[differs]
+        for kind, mix in MIXES.items():
+            for lam in lams if len(classes) else ():
+                seen = subject.model(mix(*pair, lam, corner[differs])).argmax(1)
+                hits[f"{kind}_{lam:g}"].append((seen[:, None] == classes).any(1).cpu().numpy())
+    if not any(hits.values()):
+        stop(NAME, "`data` must hold images of two classes to measure what lies between them.")
+    return {name: np.concatenate(parts).astype(np.float64) for name, parts in hits.items()}
 
 
 def blended(
@@ -93,13 +96,17 @@ def cut(image: torch.Tensor, other: torch.Tensor, lam: float, corner: torch.Tens
         other: Images of the same shape.
         lam: Kept fraction of ``image``, in [0, 1]. The rectangle's sides are those of the image by
             the root of ``1 - lam``, rounded to whole pixels.
-        corner: Position of the rectangle among those where it fits, in [0, 1): ``[2]``, (y, x).
+        corner: Position of each rectangle among those where it fits, in [0, 1): ``[B, 2]``, (y, x).
     """
-    mixed = image.clone()
-    window = []
-    for side, position in zip(image.shape[-2:], corner.tolist(), strict=True):
+    inside = []
+    for side, position in zip(image.shape[-2:], corner.unbind(1), strict=True):
         extent = round(side * (1 - lam) ** 0.5)
-        start = int(position * (side - extent + 1))
-        window.append(slice(start, start + extent))
-    mixed[..., window[0], window[1]] = other[..., window[0], window[1]]
-    return mixed
+        start = (position * (side - extent + 1)).long()[:, None]
+        pixel = torch.arange(side, device=image.device)
+        inside.append((start <= pixel) & (pixel < start + extent))
+    rows, columns = inside
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], other, image)
+
+
+#: How a pair of images becomes one image, by name.
+MIXES: Mapping[str, Callable[..., torch.Tensor]] = {"mixup": blended, "cutmix": cut}

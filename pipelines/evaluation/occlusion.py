@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
-from evaluation.predictions import Change, Images, hits_of_changes, means
+from evaluation.predictions import Change, Images, hits_of_changes, line_of, means
 from evaluation.result import Curve, Result
 from evaluation.subject import Subject
 
@@ -37,13 +36,8 @@ def measure_occlusion(
         changes[f"center_{size:g}"] = lambda image, _, size=size: hide_center(image, size)
         changes[f"border_{size:g}"] = lambda image, _, size=size: hide_border(image, size)
     samples = hits_of_changes(subject, images, "occlusion", changes)
-    series = {}
-    for kind in ("center", "border"):
-        each = [samples[f"{kind}_{size:g}"] for size in sizes]
-        hidden = [hits for hits, size in zip(each, sizes, strict=True) if size > 0]
-        if hidden:
-            samples[kind] = np.mean(hidden, axis=0)
-        series[kind] = (list(sizes), [float(hits.mean()) for hits in each])
+    hidden = [size for size in sizes if size > 0]
+    series = {kind: line_of(samples, kind, sizes, hidden) for kind in ("center", "border")}
     return Result(
         "occlusion",
         "Occlusion",

@@ -173,6 +173,26 @@ def hits_of_changes(
     return {name: torch.cat(parts).double().numpy() for name, parts in hits.items()}
 
 
+def line_of(
+    samples: dict[str, np.ndarray], kind: str, settings: Sequence[float], counted: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Return the line of a kind in a plot, and add the kind's mean to the values per image.
+
+    Args:
+        samples: Values per image ``KIND_SETTING``. ``KIND`` becomes the mean over ``counted``.
+        kind: Name of the kind.
+        settings: Points of the line.
+        counted: Settings that the mean counts; empty adds no mean.
+
+    Returns:
+        Settings, and the mean over the images at each.
+    """
+    values = {setting: samples[f"{kind}_{setting:g}"] for setting in settings}
+    if counted:
+        samples[kind] = np.mean([values[setting] for setting in counted], axis=0)
+    return list(settings), [float(value.mean()) for value in values.values()]
+
+
 def means(samples: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Return the mean of the values per image, by name."""
     return {name: float(values.mean()) for name, values in samples.items()}

@@ -199,7 +199,11 @@ def _of_timm(name: str, file: Path | None, classes: Sequence[str]) -> Subject:
         _fill(model, file, name, classes)
     config = resolve_model_data_config(model)
     height, width = config["input_size"][1:]
-    resize = math.floor(min(height, width) / config["crop_pct"])
+    resize: int | tuple[int, int] = math.floor(min(height, width) / config["crop_pct"])
+    if config["crop_mode"] == "squash":
+        resize = math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"])
+    elif config["crop_mode"] != "center":
+        _refuse(f"timm:{name} must be cropped by 'center' or 'squash', not {config['crop_mode']}.")
     transform = EvalTransform(
         resize, (height, width), config["mean"], config["std"], config["interpolation"]
     )

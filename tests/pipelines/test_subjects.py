@@ -156,6 +156,49 @@ def test_a_model_of_timm_takes_weights_of_a_file_and_the_input_timm_says(tmp_pat
     assert subject.transform.interpolation == config["interpolation"]
 
 
+def test_weights_of_the_libraries_come_with_their_classes_and_normalization(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = torchvision.models.SqueezeNet1_1_Weights.DEFAULT
+    model = torchvision.models.squeezenet1_1().eval()
+    folder = tmp_path / "hub" / "checkpoints"  # where torch finds what it loaded before
+    folder.mkdir(parents=True)
+    torch.save(model.state_dict(), folder / weights.url.split("/")[-1])
+    thousand = [str(index) for index in range(1000)]
+
+    subject = load_subject("torchvision:squeezenet1_1", thousand)
+
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(subject.model(image), model(image))
+    assert subject.transform.mean == tuple(weights.transforms().mean)
+    assert subject.knows_normalization
+    assert subject.name == "torchvision:squeezenet1_1"
+
+    create = timm.create_model
+    asked = []
+
+    def without_a_network(name: str, *, pretrained: bool) -> torch.nn.Module:
+        asked.append(pretrained)
+        return create(name, pretrained=False, pretrained_cfg_overlay={"crop_mode": mode})
+
+    monkeypatch.setattr(timm, "create_model", without_a_network)
+    mode = "squash"
+    subject = load_subject("timm:test_resnet", thousand)
+    assert asked == [True]
+    assert subject.knows_normalization
+    assert subject.transform.resize == (int(160 / 0.95), int(160 / 0.95))
+    with pytest.raises(SystemExit) as refusal:
+        load_subject("timm:test_resnet", CLASSES)
+    assert str(refusal.value) == (
+        "evaluate: `data` must hold the 1000 classes of timm:test_resnet, got 3. Pass "
+        "`timm:test_resnet:FILE` with weights that were trained on your classes."
+    )
+    mode = "border"
+    with pytest.raises(SystemExit, match="must be cropped by 'center' or 'squash', not border"):
+        load_subject("timm:test_resnet", thousand)
+
+
 def test_what_is_no_classifier_of_these_images_is_refused_with_the_way_out(tmp_path: Path) -> None:
     path, _ = checkpoint(tmp_path)
     weights = tmp_path / "weights.pt"
