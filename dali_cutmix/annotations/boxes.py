@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,13 +10,18 @@ import torch
 
 from dali_cutmix.annotations import visible
 from dali_cutmix.annotations.base import Shown
-from dali_cutmix.core.checks import check_prob, checked_names, refuse
-from dali_cutmix.sources.base import MAX_CLASSES
+from dali_cutmix.annotations.box_values import (
+    Columns,
+    check_corners,
+    checked_field,
+    checked_labels,
+    of_flat,
+    of_images,
+)
+from dali_cutmix.core.checks import check_prob, checked_names
 
 #: Share of a box's area. Affine maps are float32, so that a complete box may lose so much.
 _TOLERANCE = 1e-5
-
-_TAKEN_NAMES = ("boxes", "labels", "visible")
 
 
 class Boxes:
@@ -85,17 +89,7 @@ class Boxes:
         fields: Mapping[str, Sequence[Any]] | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
-        _check_list("boxes", boxes)
-        _check_fields("Boxes", fields)
-        if not len(boxes):
-            refuse("Boxes", "boxes", "hold the boxes of at least one image", boxes)
-        corners, counts = _joined_boxes(boxes)
-        labels = _joined("classes", classes, counts)
-        values = {
-            name: _joined(f"fields[{name!r}]", column, counts)
-            for name, column in (fields or {}).items()
-        }
-        self._keep(corners, labels, counts, min_visible, values, names)
+        self._keep(of_images(boxes, classes, fields), min_visible, names)
 
     @classmethod
     def from_flat(
@@ -118,44 +112,22 @@ class Boxes:
             fields: Further values of every box, by name: ``[M]`` or ``[M, ...]``.
             names: As of `Boxes`.
         """
-        _check_fields("Boxes.from_flat", fields)
-        counts = np.asarray(counts)
-        is_fine = counts.ndim == 1 and counts.size > 0 and counts.dtype.kind in "iu"
-        if not is_fine or counts.min() < 0:
-            rule = "hold a whole number of at least 0 for each of at least one image"
-            refuse("Boxes.from_flat", "counts", rule, counts)
         new = cls.__new__(cls)
-        corners = _numbers("boxes", boxes)
-        num_boxes = int(counts.sum())
-        columns = {"boxes": corners, "classes": np.asarray(classes)}
-        columns |= {f"fields[{name!r}]": np.asarray(v) for name, v in (fields or {}).items()}
-        for name, column in columns.items():
-            shape = (num_boxes, 4) if name == "boxes" else (num_boxes, *column.shape[1:])
-            if column.shape != shape:
-                rule = f"be of shape {list(shape)}, as `counts` says"
-                refuse("Boxes.from_flat", name, rule, list(column.shape))
-        values = {name: np.asarray(column) for name, column in (fields or {}).items()}
-        new._keep(corners, columns["classes"], counts.astype(np.int64), min_visible, values, names)
+        new._keep(of_flat(boxes, classes, counts, fields), min_visible, names)
         return new
 
-    def _keep(
-        self,
-        corners: np.ndarray,
-        labels: np.ndarray,
-        counts: np.ndarray,
-        min_visible: float,
-        fields: Mapping[str, np.ndarray],
-        names: Sequence[str] | None,
-    ) -> None:
-        """Check and keep boxes of all images in a row: ``[M, 4]``, ``[M]`` and ``[N]``."""
+    def _keep(self, columns: Columns, min_visible: float, names: Sequence[str] | None) -> None:
+        """Check and keep the boxes of all images."""
         check_prob("Boxes", min_visible, "min_visible")
         self.min_visible = float(min_visible)
         self.names = None if names is None else checked_names("Boxes", "names", names)
-        self._starts = np.concatenate([[0], np.cumsum(counts)])
-        _check_corners(corners, self._name_of)
-        self._boxes = corners.astype(np.float32)
-        self._labels = _checked_labels(labels, self.names, self._name_of)
-        self._fields = {name: _checked_field(name, column) for name, column in fields.items()}
+        self._starts = np.concatenate([[0], np.cumsum(columns.counts)])
+        check_corners(columns.corners, self._name_of)
+        self._boxes = columns.corners.astype(np.float32)
+        self._labels = checked_labels(columns.labels, self.names, self._name_of)
+        self._fields = {
+            name: checked_field(name, column) for name, column in columns.fields.items()
+        }
 
     def _name_of(self, row: int) -> str:
         """Return where messages say that a box is, as in ``[3][0]``: image and box."""
@@ -261,113 +233,3 @@ def _mapped(corners: np.ndarray, matrix: np.ndarray | None, sample: np.ndarray) 
         ]
     )
     return np.concatenate([centre - half, centre + half])
-
-
-def _check_list(name: str, value: object) -> None:
-    if not hasattr(value, "__len__") or not hasattr(value, "__getitem__"):
-        refuse("Boxes", name, "be a list with an item for each image", value)
-
-
-def _check_fields(where: str, fields: object) -> None:
-    if fields is not None and not isinstance(fields, Mapping):
-        way_out = "`fields={'iscrowd': [...]}` names the values of each box."
-        refuse(where, "fields", "be a mapping from names to values", fields, way_out)
-
-
-def _joined_boxes(boxes: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the boxes of all images, ``[M, 4]`` float64, and the number of each, ``[N]``."""
-    arrays = []
-    for image, value in enumerate(boxes):
-        name = f"boxes[{image}]"
-        array = _numbers(name, value)
-        if array.size == 0:
-            array = array.reshape(0, 4)
-        if array.ndim != 2 or array.shape[1] != 4:
-            way_out = "A single box goes into a list: [[x0, y0, x1, y1]]."
-            refuse("Boxes", name, "be of shape [n, 4]", list(array.shape), way_out)
-        form = getattr(value, "format", None)  # of torchvision's tv_tensors
-        if form is not None and getattr(form, "name", form) != "XYXY":
-            way_out = "Convert them: `torchvision.ops.box_convert(boxes, in_fmt, 'xyxy')`."
-            refuse("Boxes", name, "be in the format XYXY", getattr(form, "name", form), way_out)
-        arrays.append(array)
-    return np.concatenate(arrays), np.fromiter(map(len, arrays), np.int64, len(arrays))
-
-
-def _joined(name: str, column: Sequence[Any], counts: np.ndarray) -> np.ndarray:
-    """Return the values of all boxes in a row: ``[M, ...]``."""
-    _check_list(name, column)
-    if len(column) != len(counts):
-        rule = f"be as many as the {len(counts)} images of `boxes`"
-        refuse("Boxes", name, rule, len(column))
-    arrays = [np.asarray(value) for value in column]
-    shapes: dict[tuple[int, ...], int] = {}
-    for image, (array, count) in enumerate(zip(arrays, counts, strict=True)):
-        if (array.shape or (-1,))[0] != count:
-            rule = f"hold a value for each of the {count} boxes of boxes[{image}]"
-            refuse("Boxes", f"{name}[{image}]", rule, column[image])
-        if count:
-            shapes.setdefault(array.shape[1:], image)
-    if len(shapes) > 1:
-        (shape, _), (other, image) = list(shapes.items())[:2]
-        rule = f"have values of shape {list(shape)}, as the images before"
-        refuse("Boxes", f"{name}[{image}]", rule, list(other))
-    # Arrays of no boxes are left out: an empty list is float64.
-    filled = [array for array in arrays if len(array)]
-    return np.concatenate(filled) if filled else np.zeros(0, np.int64)
-
-
-def _numbers(name: str, value: Any) -> np.ndarray:
-    with suppress(ValueError):  # rows of different lengths
-        array = np.asarray(value)
-        if array.dtype.kind in "fiu" or array.size == 0:
-            return array.astype(np.float64)
-    refuse("Boxes", name, "hold numbers, four for each box: x0, y0, x1, y1", value)
-
-
-def _check_corners(corners: np.ndarray, name_of: Callable[[int], str]) -> None:
-    """Refuse boxes that are not finite, or reversed."""
-    is_finite = np.isfinite(corners).all(axis=1)
-    if not is_finite.all():
-        row = int(is_finite.argmin())
-        refuse("Boxes", f"boxes{name_of(row)}", "be finite", corners[row].tolist())
-    is_ordered = (corners[:, 2:] >= corners[:, :2]).all(axis=1)
-    if not is_ordered.all():
-        row = int(is_ordered.argmin())
-        way_out = (
-            "Boxes of (x, y, width, height) become corners by "
-            "`torchvision.ops.box_convert(boxes, 'xywh', 'xyxy')`."
-        )
-        rule = "be (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1"
-        refuse("Boxes", f"boxes{name_of(row)}", rule, corners[row].tolist(), way_out)
-
-
-def _checked_labels(
-    labels: np.ndarray, names: Sequence[str] | None, name_of: Callable[[int], str]
-) -> np.ndarray:
-    """Return class indices as ``[M]`` int64. Refuse all else."""
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        way_out = "Names have to be mapped to 0, 1, 2, ... first."
-        got = labels[:3].tolist()
-        refuse("Boxes", "classes", "hold a whole number for each box", got, way_out)
-    most = MAX_CLASSES if names is None else len(names)
-    is_class = (labels >= 0) & (labels < most)
-    if not is_class.all():
-        row = int(is_class.argmin())
-        what = f"below {most}" if names is None else f"below {most}, the number of `names`"
-        rule = f"be a class index of at least 0 and {what}"
-        way_out = "Ids have to be mapped to 0, 1, 2, ... first."
-        refuse("Boxes", f"classes{name_of(row)}", rule, int(labels[row]), way_out)
-    return labels.astype(np.int64)
-
-
-def _checked_field(name: str, column: np.ndarray) -> np.ndarray:
-    """Return a field's values as int64, float32 or bool."""
-    if name in _TAKEN_NAMES:
-        rule = f"have other names than {', '.join(map(repr, _TAKEN_NAMES))}"
-        refuse("Boxes", "fields", rule, name)
-    if column.dtype.kind not in "biuf":
-        way_out = "Map texts and objects to whole numbers, and look these up."
-        got = column[:3].tolist()
-        refuse("Boxes", f"fields[{name!r}]", "hold numbers or bools", got, way_out)
-    kinds = {"b": np.bool_, "f": np.float32}
-    return column.astype(kinds.get(column.dtype.kind, np.int64))
