@@ -5,7 +5,7 @@ at its best epoch, Yun et al. 2019, arXiv:1905.04899, Tables 5, 6 and 8:
 
     preset                  top-1  top-5    preset                  top-1  top-5
     baseline                16.45   3.69    cutout_mixup            15.46   3.42
-    stochastic_depth        15.86   3.33
+    stochastic_depth        15.86   3.33    cutout_manifold_mixup   15.09   3.35
     smoothing               16.73   3.37    shakedrop               15.08   2.72
     cutout                  16.53   3.65    cutmix                  14.47   2.97
     cutout_smoothing        15.61   3.88    cutmix_shakedrop        13.81   2.29
@@ -13,13 +13,14 @@ at its best epoch, Yun et al. 2019, arXiv:1905.04899, Tables 5, 6 and 8:
     dropblock_smoothing     15.16   3.86    fixed_size              14.97   3.15
     mixup_half              15.78   4.04    one_hot                 15.89   3.32
     mixup                   15.63   3.99    scheduled               14.72   3.17
-                                            complete_label          15.17   3.10
+    manifold_mixup          16.14   4.07    complete_label          15.17   3.10
     pyramidnet110_baseline  19.85   4.66    resnet110_baseline      23.14   5.95
     pyramidnet110_cutmix    17.97   3.83    resnet110_cutmix        20.11   4.43
 
-On CIFAR-10, Table 7, top-1: baseline 3.85, cutout 3.10, mixup 3.09, cutmix 2.88. Figure 3
-draws without numbers: alpha_0.1 to alpha_4, all below the baseline's error, with the lowest at 1,
-which is cutmix.
+On CIFAR-10, Table 7, top-1: baseline 3.85, cutout 3.10, mixup 3.09, manifold_mixup 3.15, cutmix
+2.88. Figure 3 draws without numbers: alpha_0.1 to alpha_4, all below the baseline's error, with
+the lowest at 1, which is cutmix; and layer_1 to layer_4, all below it but layer_4, with the lowest
+at the image, which is cutmix. feature_cutmix is a row of the paper's Table 3 for ImageNet only.
 
 One of the three runs of cutmix had 14.23, which the authors' README lists; see issues 7 and 36 of
 github.com/clovaai/CutMix-PyTorch. In issue 7 five runs of the authors' code by another reader had
@@ -51,13 +52,14 @@ Differs:
 - batch norm: the authors had two GPUs with 32 samples each, as two processes of torchrun have here.
   One process normalises over all 64 samples;
 - cuts: two processes draw one cut each; the authors' DataParallel drew one cut for both GPUs;
-- labels are weighed by the pixels of the cut; the authors' code weighs by lambda as drawn;
 - Cutout erases bytes, and fills with the mean rounded to a level;
 - complete_label leaves the label alone where no pixel is cut.
 
 What the authors did not publish, and what stands here:
 
 - how often the baselines mix: MixUp mixes every batch, and Cutout erases part of every image;
+- the layers that Manifold Mixup and Feature CutMix draw from: the image, and what the first and
+  the second stage put out, as Verma et al. 2018, arXiv:1806.05236;
 - the place of DropBlock: behind the norms of the branches of the last two stages, as its authors'
   ResNet, and with its schedule; not on shortcuts, see models/pyramidnet.py. Blocks of 4, 90 % kept;
 - the rule of Stochastic Depth's 0.25: the last block's rate, which rises from block to block on a
@@ -74,12 +76,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
 
 from dali_cutmix import (
     CutMix,
     Cutout,
     DataLoader,
+    Deferred,
     EvalTransform,
     FileList,
     MixedTarget,
@@ -94,6 +96,7 @@ from harness.pictures import find_data
 from harness.processes import Processes, split_batch, stop
 from harness.settings import RunSettings, from_flags, named
 from harness.training import Loss, Target, Training, run, shrunk
+from models.features import IMAGE, mixing_inside
 from models.pyramidnet import PyramidNet
 from models.regularization import Regularization, set_progress
 from models.resnet import CifarResNet
@@ -131,6 +134,10 @@ class Settings(RunSettings):
 
     kept: float | None = None
     """Kept fraction of every cut, before the border clips it. None draws by `alpha`."""
+
+    layers: tuple[int, ...] = IMAGE
+    """Where to mix, drawn for each batch: 0 is the image, 1 the output of the first convolution and
+    its norm, 2 to 4 that of the three stages. (0,) mixes in the loader's graph."""
 
     label: Literal["shares", "larger", "halves"] = "shares"
     """What a mixed image is called: both classes by their pixels, the class of the larger part, or
@@ -185,6 +192,7 @@ class Settings(RunSettings):
 MIXUP = Settings(mix="mixup", prob=1.0)
 BASELINE = Settings(mix="none")
 SMOOTHING = 0.1
+STAGES = (0, 2, 3)  # the image, and the first two stages
 
 PRESETS = named(
     {
@@ -199,8 +207,11 @@ PRESETS = named(
         "dropblock_smoothing": replace(BASELINE, dropblock=0.1, label_smoothing=SMOOTHING),
         "mixup_half": replace(MIXUP, alpha=0.5),
         "mixup": MIXUP,
+        "manifold_mixup": replace(MIXUP, layers=STAGES),
         "cutout_mixup": replace(MIXUP, cutout=16),
+        "cutout_manifold_mixup": replace(MIXUP, cutout=16, layers=STAGES),
         "shakedrop": replace(BASELINE, shakedrop=True),
+        "feature_cutmix": Settings(layers=STAGES),
         # Table 6: lighter networks.
         "pyramidnet110_baseline": replace(BASELINE, depth=110, widening=64),
         "pyramidnet110_cutmix": Settings(depth=110, widening=64),
@@ -208,6 +219,7 @@ PRESETS = named(
         "resnet110_cutmix": Settings(net="resnet", depth=110),
         # Figure 3 and Table 8: ablations.
         **{f"alpha_{alpha:g}": Settings(alpha=alpha) for alpha in (0.1, 0.25, 0.5, 2.0, 4.0)},
+        **{f"layer_{layer}": Settings(layers=(layer,)) for layer in range(1, 5)},
         "centre_gaussian": Settings(centre="gaussian"),
         "fixed_size": Settings(kept=0.75),  # half of each side: 16 px
         "one_hot": Settings(label="larger"),
@@ -250,12 +262,15 @@ def make_train_loader(
     if settings.cutout:
         mean = tuple(round(255 * channel) for channel in MEAN)
         augment.append(Cutout(settings.cutout, fill=mean))  # before the mix
+    mix = make_mix(settings)
+    is_inside = mix is not None and settings.layers != IMAGE
     return DataLoader(
         data / "train",
         split_batch(NAME, settings.batch_size, Shard.current().count, settings.accumulate),
         shuffle=True,
         transform=TrainTransform(size, pad=4, mean=MEAN, std=STD, augment=augment),
-        mix=make_mix(settings),
+        mix=Deferred(mix) if mix is not None and is_inside else mix,
+        with_plan=is_inside,
         target="pair",  # two classes and weights per sample instead of rows of 100 weights
         num_workers=settings.workers,
         tuning=settings.tuning,
@@ -280,7 +295,9 @@ def make_val_loader(settings: Settings, data: Path, device: torch.device) -> Dat
 # ------------------------------------------------------------------------------------------- model
 
 
-def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn.Module:
+def make_model(
+    settings: Settings, num_classes: int, device: torch.device
+) -> PyramidNet | CifarResNet:
     """Return an untrained network on ``device``."""
     if settings.depth < 11 or settings.depth % 9 != 2:
         stop(
@@ -293,7 +310,7 @@ def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn
         dropblock=settings.dropblock,
         block=settings.block,
     )
-    model: nn.Module
+    model: PyramidNet | CifarResNet
     if settings.net == "resnet":
         model = CifarResNet(settings.depth, num_classes, regularization)
     else:
@@ -339,6 +356,9 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
         odd = sorted(set(val.dataset.classes) ^ set(classes))[:5]
         stop(NAME, f"train/ and val/ in {data} must hold the same class folders; odd are {odd}.")
     model = make_model(settings, len(classes), device)
+    trained = None
+    if settings.mix != "none":
+        trained = mixing_inside(NAME, model, model.layers, settings.layers, settings.seed)
     return Training(
         name=NAME,
         settings=settings,
@@ -355,6 +375,7 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
         loss=make_loss(settings),
         learning_rate=partial(schedule.stepped, settings.lr, milestones=settings.lr_milestones),
         size=lambda _: SIDE,
+        trained=trained,
         progress=partial(set_progress, model),
         # A longer run starts like a shorter run, unless something changes over the whole run.
         free_to_change=frozenset({"epochs"} if not (settings.rising or settings.dropblock) else ()),

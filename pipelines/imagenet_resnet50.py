@@ -8,9 +8,10 @@ al. 2019, arXiv:1905.04899, Tables 3 and 4:
     cutout                22.93   6.66    resnet101_cutout      20.72   5.51
     stochastic_depth      22.46   6.27    resnet101_mixup       20.52   5.28
     mixup                 22.58   6.40    resnet101_cutmix      20.17   5.24
-    dropblock             21.87   5.98    resnext101_baseline   21.18   5.57
-    paper                 21.40   5.92    resnext101_cutmix     19.47   5.03
-    autoaugment           22.40
+    manifold_mixup        22.50   6.21    resnext101_baseline   21.18   5.57
+    dropblock             21.87   5.98    resnext101_cutmix     19.47   5.03
+    feature_cutmix        21.80   6.06    autoaugment           22.40
+    paper                 21.40   5.92
 
 dropblock and autoaugment are quoted there from their own papers, with 270 epochs; autoaugment only
 in the README of github.com/clovaai/CutMix-PyTorch. paper is CutMix. Beside the rows:
@@ -52,16 +53,19 @@ Differs:
   floats do neither;
 - bfloat16 autocast on a GPU;
 - each process draws one cut; the authors' DataParallel drew one cut for the whole batch;
-- labels are weighed by the pixels of the cut; the authors' code weighs by lambda as drawn;
 - the results hold the accuracy of every epoch; the paper reports the best epoch;
 - autoaugment leaves jitter and lighting out, and its run is as long as the others;
 - the modern preset mixes erased pixels as bytes before normalisation, which is the same within
   rounding, and takes partners by a random permutation instead of the sample before;
 - with repeated images a run resumes with another number of processes only at the end of an epoch.
 
-What the authors did not publish, and what stands here: the rule of Stochastic Depth's 0.25, which
-is the last block's rate and rises from block to block on a line, as Huang et al. 2016,
-arXiv:1603.09382; how often the baselines mix, which is every batch.
+What the authors did not publish, and what stands here:
+
+- the rule of Stochastic Depth's 0.25: the last block's rate, which rises from block to block on a
+  line, as Huang et al. 2016, arXiv:1603.09382;
+- how often the baselines mix: every batch;
+- the layers that Manifold Mixup and Feature CutMix draw from: the image, and what the first and
+  the second stage put out, as Verma et al. 2018, arXiv:1806.05236.
 """
 
 from __future__ import annotations
@@ -78,6 +82,7 @@ from dali_cutmix import (
     CutMix,
     Cutout,
     DataLoader,
+    Deferred,
     EvalTransform,
     FileList,
     MixUp,
@@ -100,8 +105,9 @@ from harness.processes import Processes, split_batch, stop
 from harness.sampling import RepeatedAugmentation
 from harness.settings import RunSettings, from_flags, named
 from harness.training import Training, run, shrunk
+from models.features import IMAGE, mixing_inside
 from models.regularization import Regularization, set_progress
-from models.resnet import imagenet_resnet
+from models.resnet import IMAGENET_LAYERS, imagenet_resnet
 
 NAME = "imagenet_resnet50"
 
@@ -127,6 +133,10 @@ class Settings(RunSettings):
 
     prob: float = 1.0
     """Probability that a batch ("paper", "mixup") or a sample ("cutmix") is mixed."""
+
+    layers: tuple[int, ...] = IMAGE
+    """Where to mix, drawn for each batch: 0 is the image, 1 the output of the first convolution and
+    its norm, 2 to 5 that of the four stages. (0,) mixes in the loader's graph."""
 
     jitter: float = 0.4
     """Strength of the colour jitter: brightness, contrast and saturation. 0 leaves colours."""
@@ -213,6 +223,7 @@ class Settings(RunSettings):
 PAPER = Settings()
 BASELINE = Settings(mix="none")
 MIXUP = Settings(mix="mixup", mixup_alpha=1.0)
+STAGES = (0, 2, 3)  # the image, and the first two stages
 RESNET101: dict[str, Any] = {"arch": "resnet101"}
 RESNEXT101: dict[str, Any] = {"arch": "resnext101_32x4d"}
 
@@ -223,6 +234,8 @@ PRESETS = named(
         "cutout": replace(BASELINE, cutout=112),
         "stochastic_depth": replace(BASELINE, stochastic_depth=0.25),
         "mixup": MIXUP,
+        "manifold_mixup": replace(MIXUP, layers=STAGES),
+        "feature_cutmix": replace(PAPER, layers=STAGES),
         "dropblock": replace(BASELINE, dropblock=0.1),
         "autoaugment": replace(BASELINE, policy="autoaugment", jitter=0.0, lighting=0.0),
         "resnet101_baseline": replace(BASELINE, **RESNET101),
@@ -343,7 +356,8 @@ def make_train_loader(
 ) -> DataLoader:
     """Return the training loader of this process's part of the data, for images of a size."""
     files, shard = FileList.from_folder(data / "train"), Shard.current()
-    sampler = None
+    mix, sampler = make_mix(settings), None
+    is_inside = mix is not None and settings.layers != IMAGE
     if settings.repeats > 1:
         sampler = RepeatedAugmentation(len(files), settings.repeats, settings.seed, shard)
     return DataLoader(
@@ -352,7 +366,8 @@ def make_train_loader(
         shuffle=sampler is None,
         sampler=sampler,
         transform=TrainTransform(size, augment=make_augmentations(settings)),
-        mix=make_mix(settings),
+        mix=Deferred(mix) if mix is not None and is_inside else mix,
+        with_plan=is_inside,
         target="pair",  # two classes and weights per sample instead of rows of 1000 weights
         num_workers=settings.workers,
         tuning=settings.tuning,
@@ -415,6 +430,9 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
             every=settings.average_every,
             epochs=settings.epochs,
         )
+    trained = None
+    if settings.mix != "none":
+        trained = mixing_inside(NAME, model, IMAGENET_LAYERS, settings.layers, settings.seed)
     return Training(
         name=NAME,
         settings=settings,
@@ -433,6 +451,7 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
         average=average,
         average_every=settings.average_every,
         average_from=settings.warmup_epochs,
+        trained=trained,
         progress=partial(set_progress, model),
         # A longer run starts like a shorter run, unless something changes over the whole run.
         free_to_change=frozenset(() if depends_on_the_last_epoch(settings) else {"epochs"}),

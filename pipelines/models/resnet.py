@@ -24,6 +24,9 @@ ARCHS: dict[str, tuple[tuple[int, ...], int, int]] = {
     "resnext101_32x4d": ((3, 4, 23, 3), 32, 4),
 }
 
+#: Modules of torchvision's networks that end a part: the first convolution, then each stage.
+IMAGENET_LAYERS = ("bn1", "layer1", "layer2", "layer3", "layer4")
+
 
 class Bottleneck(resnet.Bottleneck):
     """torchvision's bottleneck, with a place for DropBlock and a place at the end of the branch.

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 import cifar100_pyramidnet200 as cifar
 import imagenet_resnet50 as imagenet
-from dali_cutmix import Cutout, MixedTarget, Scheduled, draw_plan
+from dali_cutmix import Cutout, FeatureMix, MixedTarget, Scheduled, draw_plan
 from dali_cutmix.augmentations import AutoAugment, ColorJitter, Lighting
 from harness.processes import Processes
 from models.regularization import DropBlock, StochasticDepth
@@ -197,4 +197,69 @@ def test_progress_of_the_run_reaches_dropblock_and_binds_the_number_of_epochs(
             Processes(module.NAME, CPU),
             tmp_path / "2",
         ).free_to_change
+    )
+
+
+# Mixing inside
+
+
+@pytest.mark.parametrize(
+    ("module", "preset", "expected"),
+    [
+        (cifar, "manifold_mixup", ("", "blocks.1", "blocks.3")),  # two blocks in a stage
+        (cifar, "layer_1", ("first",)),
+        (cifar, "layer_4", ("blocks.5",)),
+        (imagenet, "feature_cutmix", ("", "layer1", "layer2")),
+    ],
+)
+def test_rows_of_features_mix_at_the_papers_layers_and_images_arrive_unmixed(
+    module: ModuleType, preset: str, expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    settings = module.shrink(
+        dataclasses.replace(module.PRESETS[preset], smoke=True, workers=1, seed=3)
+    )
+    training = module.make_training(settings, Processes(module.NAME, CPU), tmp_path)
+    training.val.close()
+    inside = training.trained
+    assert isinstance(inside, FeatureMix)
+    assert inside.layers == expected
+    assert inside.model is training.model
+    assert (inside.seed, inside.scaled) == (3, False)  # drawn at the layer, as in the paper
+    mixed, plain = (
+        training.train(32),
+        module.make_train_loader(dataclasses.replace(settings, mix="none"), tmp_path, CPU, 32),
+    )
+    image, target, plan = next(iter(mixed))
+    assert torch.equal(image, next(iter(plain))[0])
+    mixed.close()
+    plain.close()
+    logits, target = inside(image, plan, target)
+    assert logits.shape == (4, 7)
+    assert training.loss(logits, target).isfinite()
+    torch.testing.assert_close(target.weight.sum(1), torch.ones(4))
+
+
+def test_layers_of_a_preset_end_the_first_convolution_and_each_stage() -> None:
+    """Number 1 is behind the first norm; a cut at 2 to 4 is drawn on maps of 32, 16 and 8 px."""
+    for preset in ("cutmix", "resnet110_cutmix"):
+        model = cifar.make_model(cifar.shrink(cifar.PRESETS[preset]), 7, CPU).eval()
+        modules, shapes = dict(model.named_modules()), list[torch.Size]()
+
+        def note(*call: Any, shapes: list[torch.Size] = shapes) -> None:
+            shapes.append(call[-1].shape)
+
+        for name in model.layers:
+            modules[name].register_forward_hook(note)
+        model(torch.zeros(1, 3, 32, 32))
+        assert [shape[-1] for shape in shapes] == [32, 32, 16, 8]
+        assert shapes[0][1] == 16
+
+
+@pytest.mark.parametrize("layers", [(), (5,), (-1,), (1, 1)])
+def test_layers_that_a_network_has_not_are_refused(layers: tuple[int, ...]) -> None:
+    settings = dataclasses.replace(cifar.PRESETS["cutmix"], smoke=True, layers=layers)
+    with pytest.raises(SystemExit) as refused:
+        cifar.main(settings)
+    assert str(refused.value) == (
+        f"cifar100_pyramidnet200: `layers` must be different numbers from 0 to 4, got {layers}."
     )
