@@ -58,7 +58,7 @@ def test_continuous_integration_runs_the_readmes_test_command() -> None:
     commands = re.findall(r"^python3 -m venv .*$", README, flags=re.MULTILINE)
     assert len(commands) == 2
     assert commands[0].endswith("&& .venv/bin/dali-cutmix demo")
-    assert commands[1].endswith("&& .venv/bin/pytest")
+    assert commands[1].endswith("&& .venv/bin/pytest -n 2 --dist loadfile")
     assert commands[1] in (ROOT / ".ci/run").read_text()
 
 
