@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dali_cutmix import Clips
 from dali_cutmix.tools.check.check import check
 from dali_cutmix.tools.check.videos import check_videos
-from video_files import write_video
+from video_files import remux, write_video
 
 app = typer.Typer()
 app.command()(check)
@@ -67,6 +67,14 @@ def test_damaged_videos_are_listed(root: Path) -> None:
     assert f"  {root}/walk/d.avi: damaged, or not a video: " in output
     assert "Frames of a clip: 16 to 20\n" in output
     assert "2 of 4 clips are bad." in output
+    assert code == 1
+
+
+def test_videos_with_a_damaged_frame_that_decodes_are_listed(root: Path) -> None:
+    video = write_video(root / "walk/d.avi", 12, "mpeg4", size=(72, 104))
+    remux(video, lambda number, data: [data[: len(data) // 2] if number == 4 else data])
+    code, output = run(root, "--clips")
+    assert f"  {video}: the frame at 0.16 s is damaged\n" in output
     assert code == 1
 
 
