@@ -17,4 +17,7 @@ Modules, in the order of use:
     localisation    whether maps of a class find the objects
     mixed_cam       maps of both classes of a mixed image
     figures         plots and pictures
+    saved           evaluations on disk
+    compare         differences of two classifiers, and intervals around them
+    report          all of it as one HTML file
 """
