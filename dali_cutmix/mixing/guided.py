@@ -37,7 +37,8 @@ class GuidedCutMix:
     - Both: the first such box, in a random order, that covers no box of the image.
 
     Where no cut fits, the sample stays as it is, with all the weight. Boxes follow crop and flip,
-    and a loader with this mix refuses transforms that boxes cannot follow.
+    and a loader with this mix refuses transforms that boxes cannot follow. `Views` need
+    ``plan="each"``.
 
     Args:
         boxes: Boxes of every image of the source: a `Boxes`, or a list that holds for each image a

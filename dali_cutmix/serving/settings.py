@@ -309,6 +309,10 @@ class LoaderSettings:
 
     def _check_shared_plan(self) -> None:
         """Refuse views whose images could not be mixed by one plan."""
+        way_out = "`Views([...], plan='each')` mixes each view by a plan of its own."
+        if len(self.views) > 1 and self._mix_needs_matrix:
+            rule = "not go by boxes where views share a plan, since each view shows boxes elsewhere"
+            refuse(WHERE, "mix", rule, self.mix, way_out)
         first = self.views[0].frame
         for number, view in enumerate(self.views):
             frame = view.frame
@@ -316,7 +320,6 @@ class LoaderSettings:
                 values = getattr(first, name), getattr(frame, name)
                 if values[0] != values[1]:
                     rule = f"have views of one {name} to share a plan, and view 0 has {values[0]}"
-                    way_out = "`Views([...], plan='each')` mixes each view by a plan of its own."
                     refuse(WHERE, "transform", rule, f"{values[1]} in view {number}", way_out)
 
     def _take_user_order(self) -> None:

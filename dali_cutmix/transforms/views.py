@@ -23,6 +23,7 @@ class Views:
       further views change nothing in the views before.
     - With a mix and ``plan="shared"`` one plan mixes all views: the same partners and the same
       rectangles, behind each view's own crop. Views have one size, and batches one target.
+      `SaliencyMix` looks at the first view, and `GuidedCutMix` is refused.
     - With ``plan="each"`` every view draws a plan of its own. Batches are
       ``(images, targets)``, lists with an item for each view; with ``with_plan=True`` the plans are
       a list too. Where ``target`` is a dictionary, each of its values is a list.

@@ -19,6 +19,7 @@ from dali_cutmix import (
     RandomChoice,
     Scheduled,
     TrainTransform,
+    Views,
     draw_plan,
     mix_batch,
 )
@@ -249,6 +250,22 @@ def test_boxes_of_the_image_stay_as_visible_as_the_crop_left_them() -> None:
     assert num_cut > 30
 
 
+def test_each_view_spares_its_own_boxes_by_a_plan_of_its_own() -> None:
+    images, annotations = painted(20)
+    views = Views([TrainTransform(SIZE, pad=8)] * 2, plan="each")
+    num_cut = 0
+    with (
+        loader_of(images, GuidedCutMix(annotations), transform=views, batch_size=5) as loader,
+        loader_of(images, CutMix(prob=0), transform=views, batch_size=5) as plain,
+    ):
+        for (mixed, targets, _), (unmixed, _, _) in zip(loader, plain, strict=True):
+            for image, target, alone in zip(mixed, targets, unmixed, strict=True):
+                is_inside = (alone[:, 1:2] == INSIDE).expand(image.shape)
+                assert torch.equal(image[is_inside], alone[is_inside])
+                num_cut += int((target.weight[:, 1] > 0).sum())
+    assert num_cut > 20
+
+
 IMAGES, BOXES = painted(10)
 
 
@@ -303,6 +320,15 @@ IMAGES, BOXES = painted(10)
             lambda: loader_of(IMAGES[:9], Chain([GuidedCutMix(BOXES), CutMix()])),
             "DataLoader: `mix` must have boxes of the 9 images of the source, got boxes of 10 "
             "images.",
+        ),
+        (
+            lambda: loader_of(
+                IMAGES,
+                RandomChoice([CutMix(), GuidedCutMix(BOXES)]),
+                transform=Views([TrainTransform(SIZE)] * 2),
+            ),
+            "DataLoader: `mix` must not go by boxes where views share a plan, since each view "
+            "shows boxes elsewhere, got RandomChoice(",
         ),
         (
             lambda: draw_plan(GuidedCutMix(BOXES), 4, SIZE, seed=0, epoch=0, batch=0),
