@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from evaluation.result import Curve
@@ -17,40 +19,41 @@ from evaluation.result import Curve
 PLOT_SIZE = (4.8, 3.2)
 
 #: Of lines: told apart without colour vision, and by their dashes. Okabe and Ito 2008.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 DASHES = ("-", "--", ":", "-.")
 
 
-def plot(curve: Curve, others: Mapping[str, Curve] | None = None) -> bytes:
-    """Return a curve as an SVG file.
+def plot(curves: Mapping[str, Curve]) -> bytes:
+    """Return a curve of one or several subjects as an SVG file.
+
+    Few lines have a colour for each subject and dashes for each line, many lines the reverse.
 
     Args:
-        curve: Lines of one subject.
-        others: The same curve of several subjects, by name, drawn in place of ``curve``: a colour
-            for each subject, dashes for each line.
+        curves: The same curve of each subject, by the subject's name.
     """
+    first = next(iter(curves.values()))
+    lines = list(dict.fromkeys(name for curve in curves.values() for name in curve.series))
+    by_subject = len(curves) > 1 and len(lines) <= len(DASHES)
+    colours = dict(zip(curves if by_subject else lines, cycle(COLOURS), strict=False))
+    dashes = dict(zip(lines if by_subject else curves, cycle(DASHES), strict=False))
     figure = Figure(figsize=PLOT_SIZE, layout="constrained")
     axes = figure.add_subplot()
-    for number, (subject, drawn) in enumerate((others or {"": curve}).items()):
-        for line, (name, (x, y)) in enumerate(drawn.series.items()):
-            style = _style(number, line, bool(subject))
-            label = ", ".join(part for part in (subject, name) if part)
-            axes.plot(x, y, label=label, **style)
-    axes.set(xlabel=curve.x_label, ylabel=curve.y_label)
+    for subject, curve in curves.items():
+        for name, (x, y) in curve.series.items():
+            colour, dash = (subject, name) if by_subject else (name, subject)
+            axes.plot(x, y, dashes[dash], color=colours[colour], linewidth=1.6)
+    axes.set(xlabel=first.x_label, ylabel=first.y_label)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(axes.lines) > 1:
-        axes.legend(fontsize=8, frameon=False)
+    keys = [Line2D([], [], color=colours[name], label=name) for name in colours]
+    keys = keys if len(keys) > 1 else []
+    if len(dashes) > 1:
+        keys += [Line2D([], [], color="#777777", ls=dashes[name], label=name) for name in dashes]
+    if keys:
+        rows = -(-len(keys) // 2)
+        figure.set_figheight(PLOT_SIZE[1] + 0.2 * rows)
+        figure.legend(handles=keys, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     return saved(figure, "svg")
-
-
-def _style(subject: int, line: int, has_subjects: bool) -> dict[str, Any]:
-    colour, dash = (subject, line) if has_subjects else (line, 0)
-    return {
-        "color": COLOURS[colour % len(COLOURS)],
-        "linestyle": DASHES[dash % len(DASHES)],
-        "linewidth": 1.6,
-    }
 
 
 def saved(figure: Figure, kind: str) -> bytes:
@@ -109,9 +112,9 @@ def table_of_images(
             axes = figure.add_subplot(len(rows), len(images), row * len(images) + column + 1)
             _show(axes, image)
             if row == 0:
-                axes.set_title(column_names[column], fontsize=9)
+                axes.set_title(column_names[column], fontsize=12)
             if column == 0:
-                axes.set_ylabel(row_names[row], fontsize=8)
+                axes.set_ylabel(row_names[row], fontsize=10)
     return saved(figure, "png")
 
 

@@ -94,7 +94,7 @@ def _picture(subject: Subject, cam: Cam, pair: torch.Tensor, classes: tuple[int,
     names = [subject.classes[number] for number in classes]
     png = table_of_images(
         rows,
-        ["image", *(f"map of {name}" for name in names)],
+        ["image", *(f"map of\n{name}" for name in names)],
         ["plain", "MixUp", "Cutout", "CutMix"],
     )
     return Picture(f"An image of {names[0]}, mixed with one of {names[1]}.", png)

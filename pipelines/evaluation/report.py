@@ -33,6 +33,7 @@ summary { cursor: pointer; margin: .6rem 0; }
 figure { margin: 1rem 0; }
 img { display: block; width: 100%; max-width: 34rem; height: auto; }
 figcaption, .notes, dl { color: #444; font-size: .9rem; }
+ul.notes { padding-left: 1.2rem; }
 dt { font-weight: 600; } dd { margin: 0 0 .4rem; overflow-wrap: anywhere; }
 """
 
@@ -205,22 +206,23 @@ def _section(results: dict[str, Result]) -> Iterator[str]:
         for curve in result.curves:
             curves.setdefault(curve.title, {})[subject] = curve
     for title, drawn in curves.items():
-        first = next(iter(drawn.values()))
-        svg = plot(first, drawn if len(results) > 1 else None)
-        yield _figure("svg+xml", svg, title)
+        yield _figure("svg+xml", plot(drawn), title)
     for subject, result in results.items():
         prefix = f"{subject}: " if len(results) > 1 else ""
         for picture in result.pictures:
             yield _figure("png", picture.png, prefix + picture.caption)
         for table in result.tables:
             yield from _details(prefix + table.title, table)
+    said_by: dict[str, list[str]] = {}
+    for subject, result in results.items():
+        for note in result.notes:
+            said_by.setdefault(note, []).append(subject)
     notes = [
-        (f"{subject}: " if len(results) > 1 else "") + note
-        for subject, result in results.items()
-        for note in result.notes
+        note if len(said_by[note]) == len(results) else f"{', '.join(said_by[note])}: {note}"
+        for note in said_by
     ]
     if notes:
-        items = "".join(f"<li>{escape(note)}</li>" for note in dict.fromkeys(notes))
+        items = "".join(f"<li>{escape(note)}</li>" for note in notes)
         yield f'<ul class="notes">{items}</ul>'
 
 

@@ -155,8 +155,32 @@ def test_every_main_number_of_a_measure_is_one_that_the_measure_has() -> None:
 
 def test_plots_of_equal_curves_are_equal_files() -> None:
     curve = Curve("c", "x", "y", {"a": ([0.0, 1.0], [0.0, 1.0]), "b": ([0.0, 1.0], [1.0, 0.0])})
-    assert plot(curve) == plot(curve)
-    assert plot(curve) != plot(curve, {"first": curve, "second": curve})
+    assert plot({"first": curve}) == plot({"first": curve})
+    assert plot({"first": curve}) != plot({"first": curve, "second": curve})
+
+
+@pytest.mark.parametrize(("num_lines", "num_subjects"), [(1, 1), (3, 1), (3, 2), (8, 2), (1, 2)])
+def test_every_line_of_a_plot_is_told_apart_by_colour_and_dashes(
+    num_lines: int, num_subjects: int
+) -> None:
+    series = {f"line {n}": ([0.0, 1.0], [n + 0.5, n + 0.7]) for n in range(num_lines)}
+    curves = {f"subject {n}": Curve("c", "x", "y", series) for n in range(num_subjects)}
+    svg = ElementTree.fromstring(plot(curves))
+    styles = [
+        re.sub("stroke-linecap.*", "", path.get("style", ""))
+        for group in svg.iter()
+        if group.get("id", "").startswith("line2d")
+        for path in group
+        if "stroke-width: 1.6" in path.get("style", "")
+    ]
+    assert len(styles) == num_lines * num_subjects
+    assert len(set(styles)) == len(styles)
+
+
+def test_a_note_that_both_sides_make_is_said_once(tmp_path: Path) -> None:
+    rows = [Difference("classification/top1", 0.5, 0.75)]
+    written(tmp_path / "report.html", [evaluation("a"), evaluation("b")], rows)
+    assert (tmp_path / "report.html").read_text().count("Mind the &lt;gap&gt;.") == 1
 
 
 def test_what_is_saved_is_loaded_but_for_pictures(tmp_path: Path) -> None:
