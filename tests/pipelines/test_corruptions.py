@@ -79,6 +79,8 @@ def test_impulse_noise_makes_so_many_channels_black_or_white() -> None:
     assert black == pytest.approx(0.1, abs=0.006)
     assert white == pytest.approx(0.1, abs=0.006)
     assert (noisy == 128).mean() == pytest.approx(1 - black - white)
+    hit = (noisy != 128).any(-1).mean()  # each channel by itself
+    assert hit == pytest.approx(1 - 0.8**3, abs=0.015)
 
 
 def test_blur_is_that_of_scipy_within_a_level() -> None:

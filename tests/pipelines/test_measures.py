@@ -14,13 +14,14 @@ from torch import nn
 
 from evaluation.attacks import fgsm, measure_attacks, pgd
 from evaluation.classification import measure_classification, risk_by_coverage
-from evaluation.in_between import cut, measure_in_between
+from evaluation.in_between import blended, cut, measure_in_between
 from evaluation.occlusion import SIZES, hide_border, hide_center, measure_occlusion
 from evaluation.outliers import gaussian_pixels, measure_outliers, separation, uniform_pixels
 from evaluation.predictions import Images
 from evaluation.result import Result
 from subjects import (
     HEIGHT,
+    MEAN,
     STD,
     WIDTH,
     Function,
@@ -226,6 +227,11 @@ def test_a_cut_shows_the_other_image_in_one_rectangle_of_the_share_at_each_corne
             assert mixed[2, 0, 1, 0] == mixed[2, 0, 0, 0] == 0
 
 
+def test_a_blend_keeps_so_much_of_the_first_image() -> None:
+    image, other, corner = torch.ones(2, 3, 4, 5), torch.zeros(2, 3, 4, 5), torch.zeros(2, 2)
+    assert torch.equal(blended(image, other, 0.75, corner), image * 0.75)
+
+
 def test_images_of_one_class_have_nothing_between_them() -> None:
     pixels, _ = noise(5)
     with pytest.raises(SystemExit) as refusal:
@@ -319,15 +325,48 @@ def test_a_linear_classifier_loses_the_images_whose_margin_is_below_the_l1_norm(
     assert_samples_have_the_means_of_the_numbers(result, 60)
 
 
-def test_attacks_are_the_same_at_every_call() -> None:
-    pixels, label = noise(60)
-    both = [
-        measure_attacks(
-            subject_of(curved()), images_of(pixels, label), eps=0.02, num_steps=3
-        ).samples["pgd"]
-        for _ in range(2)
-    ]
-    assert both[0].tolist() == both[1].tolist()
+def test_a_step_goes_up_the_loss_as_it_is_in_normalized_images() -> None:
+    """A classifier of the distance from the mean color: FGSM moves pixels away from it."""
+    far = Function(
+        lambda image: torch.stack([image.square().mean((1, 2, 3)), image[:, 0, 0, 0]], 1)
+    )
+    pixels = torch.rand(4, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    pixels[:, 0, 0, 0] = 0.9  # the pixel of the other class, which is taken away from it
+
+    attacked = fgsm(subject_of(far, 2), pixels, torch.ones(4, dtype=torch.long), 0.1)
+
+    away = (pixels + 0.1 * (pixels - torch.tensor(MEAN).view(3, 1, 1)).sign()).clamp(0, 1)
+    away[:, 0, 0, 0] = 0.8
+    torch.testing.assert_close(attacked, away)
+
+
+def test_pgd_starts_anywhere_within_eps_and_in_the_range_of_pixels() -> None:
+    pixels = torch.full((4, 3, HEIGHT, WIDTH), 0.05)
+    label = torch.zeros(4, dtype=torch.long)
+    generator = torch.Generator().manual_seed(0)
+    start = pgd(subject_of(linear()), pixels, label, 0.1, 0.02, 0, generator)
+    assert start.max() == pytest.approx(0.15, abs=1e-3)
+    assert (start == 0).float().mean() == pytest.approx(0.25, abs=0.02)  # clipped from below
+    assert start[start > 0].mean() == pytest.approx(0.075, abs=0.002)
+
+
+def test_attacks_depend_on_the_seed_alone() -> None:
+    pixels, label = noise(12)
+
+    def inputs(seed: int) -> torch.Tensor:
+        """All that the model sees, clean and attacked."""
+        model, seen = curved(), []
+
+        def note(image: torch.Tensor) -> torch.Tensor:
+            seen.append(image.detach().clone())
+            return model(image)
+
+        subject = subject_of(Function(note))
+        measure_attacks(subject, images_of(pixels, label), num_steps=2, seed=seed)
+        return torch.cat(seen)
+
+    assert torch.equal(inputs(0), inputs(0))
+    assert not torch.equal(inputs(0), inputs(1))
 
 
 def test_an_attack_in_pixels_is_refused_where_nobody_knows_the_normalization() -> None:
