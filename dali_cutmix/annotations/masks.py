@@ -47,7 +47,7 @@ class Masks:
 
     A mask gets the crop, the flips and the plan of its image. Classes are copied and never blended:
     a mask is resized by the nearest pixel, as torch's ``"nearest-exact"``. Pixels of no class, such
-    as padding, get ``ignore``.
+    as padding of one color, get ``ignore``.
 
     Files may be gray or palette PNGs of any depth, of which a palette's *index* is the class;
     TIFF, BMP, GIF, PGM or another lossless file of one channel; or ``.npy``. Three equal channels
