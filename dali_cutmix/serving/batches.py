@@ -315,26 +315,22 @@ class Batches:
                     if read[position] != part:  # what was read is bad
                         stored[position] = _stored(images, part)
             indices = self.indices(number)
-            newly_bad = self._newly_bad(parts, indices, readable, readings)
+            newly_bad = self._newly_bad(parts, indices, readings)
             if not newly_bad:
                 break
             self._replacements.note(self.of_samples(newly_bad, parts, indices), set())
         return parts, readings[0][1], self._masks_fed(parts, readings[1:])
 
     def _newly_bad(
-        self,
-        parts: list[Any],
-        indices: list[int],
-        readable: tuple[Readable, ...],
-        readings: Sequence[Any],
+        self, parts: list[Any], indices: list[int], readings: Sequence[Any]
     ) -> dict[Any, str]:
         """Return why parts of a batch cannot be served, as far as the host knows."""
         refused = self._decodable.refused
         bad = {part: refused.pop(part) for part in parts if part in refused}
         if self.depth and self.kind == "pixels":
-            names = [self._images.path(index) for index in indices]
-            for images, (_, stored) in zip(readable, readings, strict=True):
-                bad = stacks.faults(images.stored, parts, stored, names) | bad
+            bad = stacks.faults(self._images, indices, parts, readings[0][1]) | bad
+            for masks, (_, stored) in zip(self.settings.masks, readings[1:], strict=True):
+                bad = stacks.faults(masks, indices, parts, stored) | bad
         return bad
 
     def _masks_fed(self, parts: list[Any], readings: Sequence[Any]) -> Iterator[Any]:

@@ -6,13 +6,14 @@ stack is repeated for its images, and a mix draws one plan for a stack.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.volume_masks import VolumeMasks
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.frame import Stack
@@ -107,31 +108,35 @@ def slices_of(windows: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def faults(
-    read: Callable[[Any], np.ndarray],
+    images: StoredImages | Masks,
+    indices: Sequence[int],
     items: Sequence[Any],
     arrays: list[np.ndarray],
-    names: Sequence[str],
 ) -> dict[Any, str]:
     """Read parts that could not be read once more; return why the others stay unread.
 
     Args:
-        read: Reads a window of a volume, or a span of a video.
+        images: Read a window of a volume or of its mask, or a span of a video.
+        indices: Index of each stack of the batch.
         items: The parts, each of a stack of its own.
         arrays: What was read of each; an empty array where reading failed. Changed.
-        names: Name of each stack, for messages.
+
+    Returns:
+        Reason by part, with the mask's path for a mask.
 
     Raises:
         TroubleError: The machine or the storage is in trouble.
     """
     bad: dict[Any, str] = {}
-    for position, item in enumerate(items):
+    for position, (index, item) in enumerate(zip(indices, items, strict=True)):
         if arrays[position].size:
             continue
+        name = images.path(index)
         try:
-            what = f"reading {names[position]}"
-            arrays[position] = patiently(partial(read, item), WHERE, what)
+            arrays[position] = patiently(partial(images.stored, item), WHERE, f"reading {name}")
         except OSError as error:
-            bad[item] = error.strerror or str(error)
+            reason = error.strerror or str(error)
+            bad[item] = f"its mask {name}: {reason}" if isinstance(images, Masks) else reason
     return bad
 
 

@@ -310,7 +310,8 @@ def test_truncated_file_is_a_bad_sample_which_is_named_or_replaced(
         pytest.raises(BadFileError, match=r"volumes\[3\]|3\.npy") as raised,
     ):
         list(loader)
-    assert "truncated" in raised.value.reason
+    reason = "the file is truncated"
+    assert raised.value.reason == (f"its mask {paths[3]}: {reason}" if is_mask else reason)
     with loaded(source, on_error="replace", **settings) as loader:
         with pytest.warns(RuntimeWarning, match=r"replaced .*3.* by "):
             batches = list(loader)
