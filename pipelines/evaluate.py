@@ -18,11 +18,7 @@ runs that differ by their seeds. To try every part on generated pictures, in sec
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import hashlib
-import json
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,18 +27,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 import tyro
+from rich.table import Table
 from torch import nn
 
-from dali_cutmix import DataLoader, EvalTransform
+from dali_cutmix import EvalTransform
 from evaluation.attacks import measure_attacks
 from evaluation.box_files import read_boxes
 from evaluation.cam import Cam
 from evaluation.classification import measure_classification
 from evaluation.compare import Difference, compare
 from evaluation.corruptions import measure_corruptions
+from evaluation.image_lists import digest, listed, read_groups
 from evaluation.in_between import measure_in_between
 from evaluation.localisation import measure_localisation
 from evaluation.mixed_cam import measure_mixed_cam
@@ -201,7 +198,7 @@ def evaluate(settings: Settings, spec: str, out: Path) -> Evaluation:
         subject.name,
         tuple(results),
         _about(settings, spec, subject, source),
-        _digest(source, images),
+        digest(source, settings.max_images),
     )
     save(out, evaluation)
     write_report(out / "report.html", [evaluation])
@@ -225,7 +222,7 @@ def _measure(measure: str, settings: Settings, subject: Subject, images: Images)
         return measure_corruptions(subject, images, baseline=_baseline(settings), seed=seed)
     other = None
     if settings.other is not None:
-        other = dataclasses.replace(images, source=_listed("other", settings.other))
+        other = dataclasses.replace(images, source=listed("other", settings.other))
     return measure_outliers(subject, images, other=other, seed=seed)
 
 
@@ -246,17 +243,7 @@ def _source(settings: Settings) -> Any:
     if settings.data is None:
         stop(NAME, "`data` must be a folder of images. Pass `--data DIR`, or `--smoke` alone.")
     val = settings.data / "val"
-    return _listed("data", val if val.is_dir() else settings.data)
-
-
-def _listed(name: str, data: Path) -> Any:
-    """Return the source that our loader makes of a folder, a list or shards."""
-    try:
-        loader = DataLoader(str(data), 1, transform=EvalTransform(8, 8), device="cpu")
-    except (OSError, ValueError) as error:
-        stop(NAME, f"`{name}` must be images with classes, got {data}: {error}")
-    loader.close()
-    return loader.dataset
+    return listed("data", val if val.is_dir() else settings.data)
 
 
 def _subject(
@@ -290,41 +277,6 @@ def _baseline(settings: Settings) -> dict[str, float] | None:
     if "corruptions" not in results:
         stop(NAME, f"`baseline` must be an evaluation with corruptions, got {settings.baseline}.")
     return dict(results["corruptions"].numbers)
-
-
-def read_groups(path: Path, source: Any) -> list[str]:
-    """Return the group of each image from a CSV table with the columns path and group.
-
-    Args:
-        path: The table. Paths are those below the folder of the images.
-        source: Images from a folder.
-
-    Raises:
-        SystemExit: The table cannot be read, or lacks an image.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            group_of = {row["path"]: row["group"] for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError) as error:
-        stop(NAME, f"`groups` must be a .csv with the columns path and group, got {path}: {error}")
-    names = _names(source)
-    missing = next((name for name in names if name not in group_of), None)
-    if missing is not None:
-        stop(NAME, f"`groups` must hold a group for each image, and {path} lacks {missing}.")
-    return [group_of[name] for name in names]
-
-
-def _names(source: Any) -> list[str]:
-    """Return the path of each image below the folder of all, or as the source has it."""
-    root = getattr(source, "root", None)
-    paths = [source.path(index) for index in range(len(source))]
-    return [os.path.relpath(path, root) for path in paths] if root else paths
-
-
-def _digest(source: Any, images: Images) -> str:
-    """Return a digest of paths and labels, so that only equal images are compared in pairs."""
-    listing = [_names(source), np.asarray(source.targets).tolist(), images.max_images]
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
 
 
 def _side(settings: Settings, spec: str, out: Path) -> list[Evaluation]:
@@ -378,7 +330,21 @@ def _finish(out: Path, evaluations: list[Evaluation], differences: list[Differen
         write_report(out / "report.html", evaluations, differences)
         rows = [dataclasses.asdict(row) | {"difference": row.difference} for row in differences]
         write_json(out / "comparison.json", {"sides": [e.name for e in evaluations], "rows": rows})
+        CONSOLE.print(_table(evaluations, differences))
     CONSOLE.print(f"Report: {out / 'report.html'}", markup=False)
+
+
+def _table(evaluations: list[Evaluation], differences: list[Difference]) -> Table:
+    """Return the main differences, for a terminal."""
+    table = Table("number", *(side.name for side in evaluations), "difference", "interval, images")
+    main = {f"{r.name}/{name}" for r in evaluations[0].results for name in headlines(r)}
+    for row in differences:
+        if row.name in main:
+            ends = row.over_images
+            interval = "" if ends is None else f"{ends[0]:+.4f} to {ends[1]:+.4f}"
+            numbers = (f"{row.first:.4f}", f"{row.second:.4f}", f"{row.difference:+.4f}")
+            table.add_row(row.name, *numbers, interval)
+    return table
 
 
 def _shrunk(settings: Settings, temporary: Path) -> Settings:

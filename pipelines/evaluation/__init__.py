@@ -12,6 +12,7 @@ Modules, in the order of use:
     attacks         accuracy under FGSM and PGD
     corruptions     error under noise, blur, light, compression
     outliers        whether confidence tells other images
+    image_lists     images behind a command's flags, and their groups
     cam             maps of a class over an image
     box_files       boxes of objects, from VOC's, COCO's or a CSV file
     localisation    whether maps of a class find the objects

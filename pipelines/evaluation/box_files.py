@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from harness.processes import stop
 COLUMNS = ("path", "x0", "y0", "x1", "y1")
 
 
-def read_boxes(path: Path, images: FileList) -> tuple[FileList, Boxes]:
+def read_boxes(path: Path, images: Any) -> tuple[FileList, Boxes]:
     """Return the images that have boxes, with their classes, and the boxes.
 
     An image is found by its path below the root of ``images``, or else by its name alone.
@@ -35,15 +36,19 @@ def read_boxes(path: Path, images: FileList) -> tuple[FileList, Boxes]:
             - a ``.csv`` table with the columns path, x0, y0, x1 and y1, a line for each box, in
               pixels of the upright image, from 0, corners exclusive.
 
-        images: Images with classes, from a folder.
+        images: Images with classes, as a `FileList`.
 
     Returns:
         Images of ``images`` that have at least one box of some area, in their order, and the boxes
         of each. Classes of boxes are not kept.
 
     Raises:
-        SystemExit: The file or folder cannot be read, or no image has a box.
+        SystemExit: The file or folder cannot be read, no image has a box, or ``images`` are in
+            shards.
     """
+    if not isinstance(images, FileList):
+        kind = type(images).__name__
+        stop(NAME, f"`boxes` needs a folder of images as `data`, whose files it names, got {kind}.")
     read = {".csv": _of_csv, ".json": _of_coco}.get(path.suffix.lower())
     if path.is_dir():
         read = _of_voc

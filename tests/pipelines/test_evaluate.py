@@ -17,7 +17,7 @@ import tyro
 
 from evaluation.result import Result
 from evaluation.saved import Evaluation, load, save
-from harness.pictures import make_pictures
+from harness.pictures import make_pictures, make_shards
 from runs import PIPELINES, recipe
 
 
@@ -123,6 +123,22 @@ def test_groups_of_a_table_have_an_accuracy(
     )
 
 
+def test_shards_are_evaluated_and_boxes_of_them_refused(
+    module: ModuleType, weights: str, tmp_path: Path
+) -> None:
+    make_shards(tmp_path / "shards" / "val", 9, 32, num_classes=4)
+    text = f"--checkpoint {weights} --data {tmp_path}/shards --out {tmp_path}/out --size 48 "
+    (evaluation,) = module.run(flags(module, f"{text} --measures classification"))
+    assert evaluation.samples["classification/top1"].shape == (9,)
+    (tmp_path / "boxes.csv").write_text("path,x0,y0,x1,y1\n")
+    text += f"--measures localisation --boxes {tmp_path}/boxes.csv"
+    with pytest.raises(SystemExit) as refusal:
+        module.run(flags(module, text))
+    assert str(refusal.value) == (
+        "evaluate: `boxes` needs a folder of images as `data`, whose files it names, got TarShards."
+    )
+
+
 def saved(folder: Path, name: str, top1: list[float], images: str = "x") -> None:
     values = np.array(top1)
     result = Result("classification", "Accuracy", {"top1": values.mean()}, {"top1": values})
@@ -130,7 +146,7 @@ def saved(folder: Path, name: str, top1: list[float], images: str = "x") -> None
 
 
 def test_folders_of_evaluations_are_compared_without_data(
-    module: ModuleType, tmp_path: Path
+    module: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first side is one run, and the second are two of different seeds."""
     saved(tmp_path / "a", "net", [0, 1, 0, 1])
@@ -147,6 +163,9 @@ def test_folders_of_evaluations_are_compared_without_data(
     assert row["over_seeds"] is None  # of one run
     assert "net (B)" in (tmp_path / "out" / "report.html").read_text()
     assert not (tmp_path / "out" / "report.json").exists()
+    said = capsys.readouterr().out
+    for cell in ("classification/top1", "0.5000", "0.8750", "+0.3750"):
+        assert cell in said
 
 
 def test_sides_of_different_images_are_refused(module: ModuleType, tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""The images behind a command's flags: a source, their names, and the group of each."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dali_cutmix import DataLoader, EvalTransform
+from evaluation.subject import NAME
+from harness.processes import stop
+
+
+def listed(name: str, data: Path) -> Any:
+    """Return the source that our loader makes of a folder of images, a list or shards.
+
+    Args:
+        name: The flag, for messages.
+        data: The folder or file.
+
+    Raises:
+        SystemExit: There are no images with classes.
+    """
+    try:
+        loader = DataLoader(str(data), 1, transform=EvalTransform(8, 8), device="cpu")
+    except (OSError, ValueError) as error:
+        stop(NAME, f"`{name}` must be images with classes, got {data}: {error}")
+    loader.close()
+    return loader.dataset
+
+
+def names_of(source: Any) -> list[str]:
+    """Return the path of each image below the folder of all, or as the source has the path."""
+    paths = [os.fspath(source.path(index)) for index in range(len(source))]
+    root = getattr(source, "root", None)
+    return [os.path.relpath(path, root) for path in paths] if root else paths
+
+
+def digest(source: Any, max_images: int | None = None) -> str:
+    """Return a digest of names and labels, equal for equal images wherever their folder lies."""
+    listing = [names_of(source), np.asarray(source.targets).tolist(), max_images]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+
+
+def read_groups(path: Path, source: Any) -> list[str]:
+    """Return the group of each image from a CSV table with the columns path and group.
+
+    Args:
+        path: The table. Paths are those below the folder of the images.
+        source: The images.
+
+    Raises:
+        SystemExit: The table cannot be read, or lacks an image.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            group_of = {row["path"]: row["group"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError) as error:
+        stop(NAME, f"`groups` must be a .csv with the columns path and group, got {path}: {error}")
+    names = names_of(source)
+    missing = next((name for name in names if group_of.get(name) is None), None)
+    if missing is not None:
+        stop(NAME, f"`groups` must hold a group for each image, and {path} lacks {missing}.")
+    return [group_of[name] for name in names]
