@@ -211,6 +211,25 @@ def test_pairs_are_of_all_images_and_depend_on_the_seed_alone() -> None:
     assert measure(1).tolist() != measure(2).tolist()
 
 
+def test_every_pair_is_cut_at_a_position_of_its_own() -> None:
+    label = np.arange(40) % 2
+    pixels = np.broadcast_to((label * 255)[:, None, None, None], (40, HEIGHT, WIDTH, 3))
+    seen = []
+
+    def note(image: torch.Tensor) -> torch.Tensor:
+        seen.append(image[:, 0] > 0)
+        return image[:, :2, 0, 0]
+
+    images = images_of(pixels.astype(np.uint8), label, 40)
+    result = measure_in_between(subject_of(Function(note), 2), images, lams=(0.75,))
+
+    blended_images, cut_images = seen
+    assert len(cut_images) == len(result.samples["cutmix"])
+    # One shape of a rectangle and of its negative for each position.
+    assert len(torch.unique(cut_images, dim=0)) > len(cut_images) / 2
+    assert len(torch.unique(blended_images, dim=0)) == 2
+
+
 def test_a_cut_shows_the_other_image_in_one_rectangle_of_the_share_at_each_corner() -> None:
     image, other = torch.zeros(3, 3, 24, 32), torch.ones(3, 3, 24, 32)
     corner = torch.tensor([(0.0, 0.0), (0.999, 0.999), (0.2, 0.7)])
