@@ -84,7 +84,6 @@ from dali_cutmix import (
     Deferred,
     EvalTransform,
     FileList,
-    MixedTarget,
     MixUp,
     Scheduled,
     Shard,
@@ -92,6 +91,7 @@ from dali_cutmix import (
     mixed_cross_entropy,
 )
 from harness import schedule
+from harness.labels import relabelled
 from harness.pictures import find_data
 from harness.processes import Processes, split_batch, stop
 from harness.settings import RunSettings, from_flags, named
@@ -319,22 +319,6 @@ def make_model(
 
 
 # ---------------------------------------------------------------------------------------- training
-
-
-def relabelled(target: Target, label: Literal["shares", "larger", "halves"]) -> Target:
-    """Return the targets of the paper's ablations of a mixed label.
-
-    Args:
-        target: Targets of a loader, ``[B, 2]`` each. Class indices, of a loader that does not mix,
-            stay as they are.
-        label: See `Settings.label`. An image of two equal halves is called by its own class.
-    """
-    if label == "shares" or not isinstance(target, MixedTarget):
-        return target
-    own, other = target.weight.unbind(dim=1)
-    shares = {"larger": (own >= other).to(own.dtype), "halves": 1 - 0.5 * (other > 0)}
-    share = shares[label]
-    return target._replace(weight=torch.stack([share, 1 - share], dim=1))
 
 
 def make_loss(settings: Settings) -> Loss:

@@ -15,7 +15,8 @@ import torch
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 GRAPH_OF_ONES_OWN = "dali_iterator"  # a graph and a training loop, without checkpoints and results
 EVALUATION = "evaluate"  # trains nothing
-NO_RECIPES = {GRAPH_OF_ONES_OWN, EVALUATION}
+STUDY = {"study", "render_results"}  # trains many small networks; writes RESULTS.md
+NO_RECIPES = {GRAPH_OF_ONES_OWN, EVALUATION, *STUDY}
 RECIPES = sorted({path.stem for path in PIPELINES.glob("*.py")} - NO_RECIPES)
 STANDALONE = "cifar_resnet18"  # the smallest complete recipe, without the harness
 ON_HARNESS = [name for name in RECIPES if name != STANDALONE]

@@ -7,6 +7,7 @@ A recipe describes model, data and optimizer; the harness trains. Modules, in th
     pictures     generated images for smoke runs
     sampling     repeated augmentation
     schedule     learning rate, image size, weight decay, averaged weights
+    labels       other labels of mixed images, for ablations
     checkpoints  one file that is complete at any time
     monitor      progress bar, TensorBoard, losses that are not finite
     evaluation   exact over all processes

@@ -1,0 +1,170 @@
+"""Many small trainings, evaluated, and the page that is written of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from dali_cutmix import MixedTarget
+from harness.labels import relabelled
+from runs import recipe
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    return recipe("study")
+
+
+@pytest.fixture(scope="module")
+def data(study: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = study.generated(tmp_path_factory.mktemp("data"))
+    return folder
+
+
+def small(study: ModuleType, **settings: Any) -> Any:
+    return study.Settings(
+        **{"epochs": 2, "width": 4, "batch_size": 8, "max_images": 8, "seeds": 1, **settings}
+    )
+
+
+def test_labels_of_mixed_images_can_be_those_of_the_ablations() -> None:
+    weight = torch.tensor([[0.75, 0.25], [0.25, 0.75], [0.5, 0.5], [1.0, 0.0]])
+    label = torch.arange(8).reshape(4, 2)
+    target = MixedTarget(label, weight)
+    expected = {
+        "shares": [0.75, 0.25, 0.5, 1.0],
+        "larger": [1.0, 0.0, 1.0, 1.0],
+        "halves": [0.5, 0.5, 0.5, 1.0],
+        "swapped": [0.25, 0.75, 0.5, 1.0],
+    }
+    for kind, own in expected.items():
+        changed = relabelled(target, kind)
+        assert changed.label is label
+        assert changed.weight[:, 0].tolist() == own
+        assert changed.weight.sum(1).tolist() == [1.0] * 4
+        assert relabelled(label[:, 0], kind) is not None
+        assert torch.equal(relabelled(label[:, 0], kind), label[:, 0])
+
+
+@pytest.mark.slow
+def test_every_method_trains(study: ModuleType, data: Path) -> None:
+    losses = {}
+    for name, method in study.METHODS.items():
+        model, losses[name] = study.train(small(study, epochs=1), method, data, seed=0)
+        assert not model.training
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert len(set(losses.values())) == len(losses)  # every method differs from all others
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_where_it_was_interrupted(
+    study: ModuleType, data: Path, tmp_path: Path
+) -> None:
+    methods = ("none", "cutmix")
+    at_once = study.study(small(study, methods=methods), data, tmp_path / "a")
+    study.study(small(study, methods=("none",)), data, tmp_path / "b")
+    first = (tmp_path / "b" / "none" / "0" / "report.json").read_bytes()
+    later = study.study(small(study, methods=methods), data, tmp_path / "b")
+    assert (tmp_path / "b" / "none" / "0" / "report.json").read_bytes() == first
+    assert later["methods"] == at_once["methods"]
+    for row in later["methods"].values():
+        assert all(len(values) == 1 for values in row["numbers"].values())
+        assert {"train_top1", "classification/top1", "localisation/max_box_acc_v2"} <= set(
+            row["numbers"]
+        )
+    assert later["methods"]["none"]["against_none"] == {}
+    with pytest.raises(SystemExit, match=r"none/0 has other settings: .*Pass another `--out`"):
+        study.study(small(study, epochs=3), data, tmp_path / "b")
+
+
+def test_what_no_study_can_be_made_of_is_refused(
+    study: ModuleType, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match=r"`methods` must be names among none, .* got \['cutmx'\]"):
+        study.study(small(study, methods=("none", "cutmx")), data, tmp_path)
+    with pytest.raises(SystemExit, match="`data` must be a folder with train/ and val/ in it, got"):
+        study.main(small(study, data=tmp_path, out=tmp_path / "out"))
+    with pytest.raises(SystemExit, match="`out` must be a folder for the results"):
+        study.main(small(study, data=data))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="must hold PNG files in train/ and val/"):
+        study.side_of(tmp_path / "empty")
+
+
+# ------------------------------------------------------------------------------------------ page
+
+
+def row(**numbers: list[float | None]) -> dict[str, Any]:
+    return {
+        "numbers": {name.replace("__", "/"): values for name, values in numbers.items()},
+        "against_none": {},
+    }
+
+
+def made_up(**methods: dict[str, Any]) -> dict[str, Any]:
+    settings = {"epochs": 80, "batch_size": 64}
+    about = {"data": "silhouettes", "date": "2026-11-29", "machine": "a machine, 2 cores"}
+    return {"what": "study", "settings": settings, "methods": methods, **about}
+
+
+def test_the_page_shows_mean_and_deviation_over_seeds() -> None:
+    render = recipe("render_results")
+    none = row(train_top1=[1.0, 1.0, 1.0], classification__top1=[0.90, 0.91, 0.92])
+    page = "\n".join(render.page([made_up(none=none)]))
+    assert "## silhouettes" in page
+    assert "| method | seeds | top-1, % | top-1 of training images, % |" in page
+    assert "| none | 3 | 91.0 ± 1.0 | 100.0 ± 0.0 |" in page
+    assert "NLL" not in page  # no study has this number
+    missing = row(train_top1=[1.0, 1.0], classification__top1=[0.9, None])
+    assert "| none | 2 | - | 100.0 ± 0.0 |" in "\n".join(render.page([made_up(none=missing)]))
+
+
+def test_claims_are_judged_by_the_interval_over_training_runs() -> None:
+    render = recipe("render_results")
+
+    def judged(none: list[float], cutmix: list[float], number: str) -> list[str]:
+        page = "\n".join(
+            render.page(
+                [
+                    made_up(
+                        none=row(train_top1=none, **{number: none}),
+                        cutmix=row(train_top1=cutmix, **{number: cutmix}),
+                    )
+                ]
+            )
+        )
+        rows = [line for line in page.splitlines() if "points" in line]
+        return [line.split(" | ")[-1].removesuffix(" |") for line in rows]
+
+    low, high, wide = [0.50, 0.51, 0.52], [0.70, 0.71, 0.72], [0.3, 0.6, 0.75]
+    assert judged(low, high, "occlusion__center") == ["shown"]
+    assert judged(high, low, "occlusion__center") == ["**contradicted**"]
+    assert judged(low, wide, "occlusion__center") == ["open"]
+    # Of an error of calibration less is better.
+    assert judged(low, high, "classification__ece") == ["**contradicted**"]
+    assert judged(high, low, "classification__ece") == ["shown"]
+    assert judged(low[:1], high[:1], "occlusion__center") == []  # one run has no interval
+
+
+def test_the_page_in_the_repository_is_what_the_results_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    render = recipe("render_results")
+    if (render.FOLDER / "RESULTS.md").exists():
+        render.main(render.Settings(check=True))
+    monkeypatch.setattr(render, "FOLDER", tmp_path)
+    (tmp_path / "results").mkdir()
+    with pytest.raises(SystemExit, match=r"results must hold a study\.json"):
+        render.main(render.Settings())
+    content = made_up(none=row(train_top1=[1.0], classification__top1=[0.9]))
+    (tmp_path / "results" / "a.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match="is out of date"):
+        render.main(render.Settings(check=True))
+    render.main(render.Settings())
+    render.main(render.Settings(check=True))
+    assert "| none | 1 | 90.0 | 100.0 |" in (tmp_path / "RESULTS.md").read_text()
