@@ -153,7 +153,7 @@ class Settings(RunSettings):
     """Shake the residual branches."""
 
     stochastic_depth: float = 0.0
-    """Probability that the last residual branch is dropped. Block l of L has l / L of it."""
+    """Probability that the last residual branch is dropped. For block l of L, times l / L."""
 
     dropblock: float = 0.0
     """Share of the last stage that DropBlock drops at the end of the run."""

@@ -1,6 +1,9 @@
-"""Networks that recipes train, and what regularises them from inside.
+"""Networks that recipes train, what disturbs them from inside, and mixing at their layers.
 
-regularization  ShakeDrop, stochastic depth, DropBlock: layers without parameters
-pyramidnet      PyramidNet for images of 32 px
-resnet          ResNet and ResNeXt of bottlenecks: for 32 px, and torchvision's for ImageNet
+Modules:
+
+    regularization  ShakeDrop, stochastic depth, DropBlock: layers without parameters
+    pyramidnet      PyramidNet for images of 32 px
+    resnet          ResNet and ResNeXt of bottlenecks: for 32 px, and torchvision's for ImageNet
+    features        mixing at a layer, as the paper numbers the layers
 """

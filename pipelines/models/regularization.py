@@ -153,10 +153,10 @@ class DropBlock(nn.Module):
 
 
 def set_progress(model: nn.Module, progress: float) -> None:
-    """Let each `DropBlock` drop this share of its ``prob``: a line from nothing to all of it.
+    """Let each `DropBlock` drop a share of its ``prob``: a line from nothing to all of ``prob``.
 
     Args:
-        model: Model with any number of them, or none.
+        model: Model with any number of such layers, or none.
         progress: How far the run has come, in [0, 1].
     """
     for module in model.modules():
@@ -170,10 +170,10 @@ class Regularization:
 
     Attributes:
         shakedrop: Shake the branches: block l of L stays with probability ``1 - l / (2 L)``.
-        stochastic_depth: Probability that the last branch is dropped; block l of L is dropped with
-            ``l / L`` of it. 0 drops none.
-        dropblock: Share that `DropBlock` drops in the last stage, at the end of the run; a quarter
-            of it in the stage before. 0 drops nothing.
+        stochastic_depth: Probability that the last branch is dropped. For block l of L the
+            probability is multiplied by ``l / L``. 0 drops no branch.
+        dropblock: Share that `DropBlock` drops in the last stage, at the end of the run. The stage
+            before loses a quarter of that share. 0 drops nothing.
         block: Side of DropBlock's blocks.
     """
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +20,10 @@ import cifar100_pyramidnet200 as cifar
 import imagenet_resnet50 as imagenet
 from dali_cutmix import Cutout, FeatureMix, MixedTarget, Scheduled, draw_plan
 from dali_cutmix.augmentations import AutoAugment, ColorJitter, Lighting
+from harness.monitor import Monitor
 from harness.processes import Processes
 from models.regularization import DropBlock, StochasticDepth
+from runs import assert_same_run
 
 CPU = torch.device("cpu")
 RECIPES = {module.NAME: module for module in (cifar, imagenet)}
@@ -263,3 +267,28 @@ def test_layers_that_a_network_has_not_are_refused(layers: tuple[int, ...]) -> N
     assert str(refused.value) == (
         f"cifar100_pyramidnet200: `layers` must be different numbers from 0 to 4, got {layers}."
     )
+
+
+@pytest.mark.parametrize("preset", ["feature_cutmix", "dropblock"])
+def test_row_that_was_stopped_in_mid_epoch_ends_as_an_uninterrupted_row(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(
+        cifar.PRESETS[preset], smoke=True, workers=1, resume="auto", prob=1.0
+    )
+    cifar.main(dataclasses.replace(settings, out=tmp_path / "straight"))
+    stopped = dataclasses.replace(settings, out=tmp_path / "stopped")
+    with monkeypatch.context() as patched:
+        step, steps = Monitor.step, []
+
+        def stopping(self: Monitor, *arguments: Any) -> None:
+            step(self, *arguments)
+            steps.append(arguments)
+            if len(steps) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        patched.setattr(Monitor, "step", stopping)
+        with pytest.raises(SystemExit):
+            cifar.main(stopped)
+    cifar.main(stopped)
+    assert_same_run(tmp_path / "stopped", tmp_path / "straight")
