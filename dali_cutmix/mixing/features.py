@@ -96,7 +96,8 @@ class FeatureMix(nn.Module):
         is_list = isinstance(layers, (tuple, list)) and bool(layers)
         if not is_list or not all(isinstance(name, str) for name in layers):
             rule = "be a list of at least one name"
-            refuse(WHERE, "layers", rule, layers, 'Names are those of `model.named_modules()`; "".')
+            way_out = 'Names are those of `model.named_modules()`; "" is the input.'
+            refuse(WHERE, "layers", rule, layers, way_out)
         if len(set(layers)) < len(layers):
             refuse(WHERE, "layers", "name each layer once", layers)
         check_count(WHERE, "seed", seed, at_least=0)
@@ -185,12 +186,12 @@ class FeatureMix(nn.Module):
         for name in self.layers:
             if name and name not in run.calls:
                 way_out = (
-                    "A parent that calls a layer's children itself runs them alone: name one of "
-                    "them. A model that was compiled and run before has no hooks: make FeatureMix "
-                    "first."
+                    "This layer did not run. A parent that calls a layer's children itself runs "
+                    "them alone: name one of them. A model that was compiled and run before has no "
+                    "hooks: make FeatureMix first."
                 )
                 rule = "name layers that run once in a forward pass"
-                refuse(WHERE, "layers", rule, f"{name!r}, which did not run", way_out)
+                refuse(WHERE, "layers", rule, name, way_out)
 
 
 def _run_of(mixing: FeatureMix, x: torch.Tensor, plan: MixPlan, target: Any) -> _Run:
@@ -201,7 +202,7 @@ def _run_of(mixing: FeatureMix, x: torch.Tensor, plan: MixPlan, target: Any) -> 
         layer = mixing.layers[0]
     elif plan.position is None:
         way_out = "Loaders and `draw_plan` set the position. A single layer needs none."
-        refuse(WHERE, "plan", "know its epoch and batch", "a plan without `position`", way_out)
+        refuse(WHERE, "plan", "have a `position`, its epoch and batch", None, way_out)
     else:
         layer = mixing.layer_of(*plan.position)
     blends = only_blends(plan)
@@ -247,9 +248,11 @@ class _Run:
         plan = self.plan
         if len(features) != len(plan.source):
             rule = f"name layers whose output has the batch of {len(plan.source)} samples in front"
-            way_out = "Name a layer in front of the one that moves samples to other axes."
-            got = f"{self.layer!r} with an output of {tuple(features.shape)}"
-            refuse(WHERE, "layers", rule, got, way_out)
+            way_out = (
+                f"This layer gave the shape {tuple(features.shape)}. Name a layer in front of the "
+                "one that moves samples to other axes."
+            )
+            refuse(WHERE, "layers", rule, self.layer, way_out)
         if self.blends:
             self.weight = plan.weight
             return blend_batch(features, plan)
@@ -275,6 +278,10 @@ class _State:
         self.run: _Run | None = None
         self.backward: tuple[int, _Run | None] = (-1, None)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy no pass that is under way."""
+        return _State, ()
+
 
 class _Hook:
     """Mix the output of a layer where the layer is the one drawn.
@@ -295,15 +302,16 @@ class _Hook:
         if is_first_time:
             if name in run.calls:
                 rule = "name layers that run once in a forward pass"
-                way_out = "Name the layer that holds all its calls, or a layer that follows."
-                refuse(WHERE, "layers", rule, f"{name!r}, which ran twice", way_out)
+                way_out = (
+                    "This layer ran twice. Name a layer that holds all its calls, or one behind."
+                )
+                refuse(WHERE, "layers", rule, name, way_out)
             run.calls.append(name)
         if run.layer != name:
             return None
         if not isinstance(output, torch.Tensor):
-            got = f"{name!r}, which gives a {type(output).__name__}"
-            way_out = "Name a layer inside or behind."
-            refuse(WHERE, "layers", "name layers that give one tensor", got, way_out)
+            way_out = f"This layer gave a {type(output).__name__}. Name a layer inside or behind."
+            refuse(WHERE, "layers", "name layers that give one tensor", name, way_out)
         return run.mix(output)
 
 
@@ -342,9 +350,8 @@ def _check_plan(x: torch.Tensor, plan: Any) -> None:
         refuse(WHERE, "plan", rule, len(plan.source), "Pass the plan that came with the images.")
     height, width = x.shape[-2:]
     if not math.isclose(height * plan.size[1] / plan.size[0], width, abs_tol=1, rel_tol=0):
-        rule = f"be of images of the aspect ratio of `x`, {int(height)} x {int(width)} pixels"
-        way_out = "Sizes are (height, width)."
-        refuse(WHERE, "plan", rule, f"{plan.size[0]} x {plan.size[1]}", way_out)
+        rule = f"be of images of the aspect ratio of `x`, of {(int(height), int(width))} pixels"
+        refuse(WHERE, "plan", rule, plan.size, "Sizes are (height, width).")
 
 
 def _labels(plan: MixPlan, target: Any) -> torch.Tensor:

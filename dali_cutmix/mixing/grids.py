@@ -71,10 +71,11 @@ def grid_of(name: str, features: torch.Tensor, layout: Layout, image: tuple[int,
         of_layout = "" if layout == "auto" else f" of layout {layout!r}"
         rule = f"name layers whose output has a spatial grid{of_layout}"
         way_out = (
-            "Name a layer before pooling and flattening. `layout` says what the axes are where "
-            "they are not recognised, and plans of `MixUp` need no grid."
+            f"This layer gave the shape {shape}. Name a layer before pooling and flattening. "
+            "`layout` says what the axes are where they are not recognised, and plans of `MixUp` "
+            "need no grid."
         )
-        refuse(WHERE, "layers", rule, f"{name!r} with an output of {shape}", way_out)
+        refuse(WHERE, "layers", rule, name, way_out)
     return grid
 
 
@@ -122,9 +123,9 @@ def centres_of(plan: MixPlan) -> torch.Tensor:
         is_same = (ends[0] == low) & (ends[1] == high) & (centre >= 0) & (centre < size)
         if bool((is_same.all(dim=1) | (high == low).any(dim=1)).all()):
             return centre
-    rule = "be of `CutMix` with placement='clipped' or 'gaussian' where scaled=False"
+    rule = "be drawn by `CutMix` with placement='clipped' or 'gaussian' where scaled=False"
     way_out = "scaled=True takes the plans of all mixes."
-    refuse(WHERE, "plan", rule, f"{type(plan).__name__} of another cut", way_out)
+    refuse(WHERE, "plan", rule, type(plan).__name__, way_out)
 
 
 def cut_at(plan: MixPlan, centre: torch.Tensor, size: tuple[int, int]) -> MixPlan:
