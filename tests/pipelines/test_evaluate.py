@@ -62,10 +62,11 @@ def test_smoke_run_compares_two_models_by_every_measure(
     said = capsys.readouterr().out
     assert "These numbers are not results" in said
     assert "CAM of layer" in said
-    sides = [load(tmp_path / "out" / part) for part in ("first", "second")]
-    for side in sides:
+    parts = [tmp_path / "out" / part for part in ("first", "second")]
+    sides = [load(part) for part in parts]
+    for part, side in zip(parts, sides, strict=True):
         assert tuple(result.name for result in side.results) == module.MEASURES
-        assert (tmp_path / "out" / "first" / "report.html").is_file()
+        assert (part / "report.html").is_file()
     comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert comparison["sides"] == ["small 0", "small 1"]
     names = [row["name"] for row in comparison["rows"]]
