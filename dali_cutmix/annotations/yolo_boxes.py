@@ -39,8 +39,14 @@ def read_yolo_boxes(
 
     A line is ``class x y width height``: a class index from 0, the centre and the sides as shares
     of the image's sides. A line ``class x0 y0 x1 y1 x2 y2 ...`` of a polygon becomes the rectangle
-    around the polygon. The size of each image with boxes is read from the image's header, upright
-    as EXIF turns the image.
+    around the polygon.
+
+    Lines of poses, ``class x y width height`` and keypoints, are not read. With two numbers for
+    each keypoint they look like polygons, and become wrong boxes: keep the first five numbers of
+    each line. With three, an odd number of keypoints or a visibility of 2 is refused.
+
+    The size of each image with boxes is read from the image's header, upright as EXIF turns the
+    image.
 
     Args:
         labels: Folder of texts. ``labels/a/1.txt`` belongs to ``images/a/1.jpg``. An image without

@@ -124,7 +124,8 @@ def _boxes(sample: dict[str, torch.Tensor], classes: Sequence[str]) -> Drawn:
     for (x0, y0, x1, y1), label, share in zip(
         sample["boxes"].tolist(), labels, visible, strict=True
     ):
-        text = _name(label, classes) + ("" if share > 0.995 else f" {share:.2f}")
+        # Without the colon, class 1 of which 0.77 shows would read as 10.77.
+        text = _name(label, classes) + ("" if share > 0.995 else f": {share:.2f}")
         corners = round(y0), round(x0), round(y1), round(x1)
         boxes.append((corners, colour_of_class(label), text))
     count = f"{len(boxes)} box" + ("" if len(boxes) == 1 else "es")

@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
 import typer
 from PIL import Image
@@ -14,12 +15,14 @@ from rich.console import Console
 
 from dali_cutmix import (
     RICAP,
+    Boxes,
     ClipCutMix,
     Clips,
     CutMix,
     Cutout,
     DataLoader,
     EvalTransform,
+    FileList,
     FMix,
     GridMix,
     MixUp,
@@ -28,15 +31,16 @@ from dali_cutmix import (
     Volumes,
     VolumeTransform,
     contact_sheet,
-    read_coco_boxes,
     read_masks,
     read_rows,
 )
 from dali_cutmix.annotations.listing import existing_folder, names_below
 from dali_cutmix.annotations.tables import read_table
+from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.output import replacing
 from dali_cutmix.pictures.stacks import MAX_FRAMES
 from dali_cutmix.sources.volume_files import ENDINGS
+from dali_cutmix.tools.check.boxes import open_boxes
 from dali_cutmix.tools.console import (
     errors_as_one_sentence,
     expanded,
@@ -112,7 +116,9 @@ MaskFolder = Annotated[
 BoxFile = Annotated[
     Path | None,
     typer.Option(
-        help="COCO file of boxes of the images in DATA, which is a folder then.", metavar="FILE"
+        help="Boxes of the images in DATA, which is a folder then: a .json of COCO, a folder of "
+        ".xml of Pascal VOC, or a folder of .txt of YOLO.",
+        metavar="BOXES",
     ),
 ]
 RowTable = Annotated[
@@ -205,14 +211,23 @@ def _open(
         images, target = read_masks(data, expanded(masks))
         return _Opened(images, transform, target, ())
     if boxes is not None:
-        images, objects = read_coco_boxes(expanded(boxes), data, empty=False)
-        return _Opened(images, transform, objects, objects.names)
+        images, objects = _with_boxes(*open_boxes(expanded(boxes), data, where="show"))
+        return _Opened(images, transform, objects, objects.names or ())
     if rows is not None:
         table = expanded(rows)
         images, numbers = read_rows(data, table)
         columns = [name for name in read_table("show", table, None).columns if name != "file"]
         return _Opened(images, transform, numbers, columns)
     return _Opened(data, transform)
+
+
+def _with_boxes(images: FileList, boxes: Boxes) -> tuple[FileList, Boxes]:
+    """Leave out images without boxes, in whose pictures there is nothing to see."""
+    indices = np.flatnonzero(boxes.counts)
+    if not len(indices):
+        rule = "hold a box of an image in DATA"
+        refuse("show", "--boxes", rule, f"no box of {len(images)} images")
+    return images.take(indices), boxes.take(indices)
 
 
 def _open_clips(data: str, size: int) -> _Opened:

@@ -377,6 +377,17 @@ def test_yolo_boxes_are_shares_of_upright_sides(tmp_path: Path) -> None:
         ("nan 0.5 0.5 0 0", "begin with a class index of at least 0, got 'nan 0.5 0.5 0 0'."),
         ("0 5 5 10 10", "hold shares of the image's sides, in [0, 1], got '0 5 5 10 10'."),
         ("0 nan 0 1 1", "hold shares of the image's sides, in [0, 1], got '0 nan 0 1 1'."),
+        # Poses: one keypoint of three numbers, and two of which one has a visibility of 2.
+        (
+            "0 0.5 0.5 0.1 0.1 0.5 0.5 1",
+            "be `class x y width height`, or `class` and at least three corners of a polygon, got "
+            "'0 0.5 0.5 0.1 0.1 0.5 0.5 1'.",
+        ),
+        (
+            "0 0.5 0.5 0.1 0.1 0.5 0.5 1 0.4 0.4 2",
+            "hold shares of the image's sides, in [0, 1], got "
+            "'0 0.5 0.5 0.1 0.1 0.5 0.5 1 0.4 0.4 2'.",
+        ),
     ],
     ids=str,
 )

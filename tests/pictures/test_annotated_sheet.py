@@ -59,6 +59,15 @@ def test_boxes_are_framed_along_their_inside() -> None:
         assert (is_colour & frame).sum() > 0.9 * frame.sum()
 
 
+@pytest.mark.parametrize(("classes", "name"), [((), "1"), (("ground", "car"), "car")])
+def test_share_of_a_box_stands_apart_from_its_class(classes: Any, name: str) -> None:
+    sample = {"boxes": torch.tensor([[30.0, 40.0, 110.0, 90.0]]), "labels": torch.tensor([1])}
+    part = [sample | {"visible": torch.tensor([0.77])}]
+    hidden = contact_sheet(gray(), part, classes=classes)
+    expected = contact_sheet(gray(), [sample], classes=["ground", f"{name}: 0.77"])
+    assert (first_tile(hidden) == first_tile(expected)).all()
+
+
 def test_clip_is_a_strip_of_frames_in_their_order() -> None:
     clip = torch.arange(9, dtype=torch.uint8)[None, None, :, None, None] * 20
     clip = clip.expand(2, 3, 9, 160, 40).contiguous()
@@ -223,6 +232,52 @@ def test_show_mixes_clips_by_each_kind(tmp_path: Path, mix: str) -> None:
     refused = CliRunner().invoke(app, ["show", str(tmp_path), "--clips", "--volumes"])
     assert refused.exit_code == 2
     assert "must be left out with --clips" in " ".join(refused.output.split())
+
+
+XML = """<annotation><filename>{name}</filename>{objects}</annotation>"""
+TREE = """<object><name>tree</name><bndbox><xmin>41</xmin><ymin>1</ymin><xmax>80</xmax>
+<ymax>64</ymax></bndbox></object>"""
+
+
+@pytest.fixture
+def with_folders_of_boxes(annotated: Path) -> Path:
+    """The same boxes in folders of Pascal VOC and YOLO, and an image without a box."""
+    Image.new("L", (80, 64)).save(annotated / "images/4.png")
+    for folder in ("voc", "yolo"):
+        (annotated / folder).mkdir()
+    for number in range(5):
+        xml = XML.format(name=f"{number}.png", objects=TREE if number < 4 else "")
+        (annotated / f"voc/{number}.xml").write_text(xml)
+        (annotated / f"yolo/{number}.txt").write_text("1 0.75 0.5 0.5 1\n" if number < 4 else "")
+    return annotated
+
+
+# VOC's folder has one name; YOLO's classes begin behind the background.
+@pytest.mark.parametrize(("boxes", "label"), [("boxes.json", 2), ("voc", 1), ("yolo", 2)])
+def test_show_draws_boxes_of_each_format_and_no_image_without_boxes(
+    boxes: str, label: int, with_folders_of_boxes: Path
+) -> None:
+    data, out = with_folders_of_boxes / "images", with_folders_of_boxes / "s.png"
+    options = ["--boxes", str(with_folders_of_boxes / boxes), "--size", "160"]
+    sheet = shown_by_command(data, out, *options)
+    is_frame = (np.asarray(sheet) == colour_of_class(label)).all(axis=2)
+    tile = first_tile(sheet, (160, 160))
+    frame = (tile == colour_of_class(label)).all(axis=2)
+    assert frame[20:, 80:82].all()
+    assert frame[20:, 158:].all()
+    assert (tile[80, :80] == 100).all()
+    assert is_frame.sum() == 4 * frame.sum()
+
+
+@pytest.mark.parametrize("boxes", ["voc", "yolo"])
+def test_show_refuses_boxes_of_none_of_the_images(boxes: str, with_folders_of_boxes: Path) -> None:
+    for path in (with_folders_of_boxes / boxes).iterdir():
+        path.write_text(XML.format(name=f"{path.stem}.png", objects="") if boxes == "voc" else "")
+    options = ["--boxes", str(with_folders_of_boxes / boxes)]
+    result = CliRunner().invoke(app, ["show", str(with_folders_of_boxes / "images"), *options])
+    assert result.exit_code != 0
+    message = "show: `--boxes` must hold a box of an image in DATA, got 'no box of 5 images'."
+    assert message in " ".join(result.output.split())
 
 
 def test_show_takes_masks_or_boxes(annotated: Path) -> None:

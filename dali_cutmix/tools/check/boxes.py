@@ -89,12 +89,15 @@ class BoxReport:
         return [*lines, f"{count}; {self.num_empty} of {self.num_images} images have none."]
 
 
-def open_boxes(boxes: str | os.PathLike[str], images: str) -> tuple[FileList, Boxes]:
+def open_boxes(
+    boxes: str | os.PathLike[str], images: str, *, where: str = "check"
+) -> tuple[FileList, Boxes]:
     """Read boxes by the reader for what a path leads to.
 
     Args:
         boxes: COCO's JSON file, a folder of Pascal VOC's XML files, or a folder of YOLO's texts.
         images: Folder of the images.
+        where: Command that reads, for messages.
 
     Returns:
         The images, and the boxes of each. Class 0 is the background.
@@ -106,7 +109,7 @@ def open_boxes(boxes: str | os.PathLike[str], images: str) -> tuple[FileList, Bo
     path = Path(boxes).expanduser()
     if not path.is_dir():
         return read_coco_boxes(path, images)
-    is_voc = bool(names_below("check", "--boxes", str(path), (".xml",)))
+    is_voc = bool(names_below(where, "--boxes", str(path), (".xml",)))
     return (read_voc_boxes if is_voc else read_yolo_boxes)(path, images)
 
 
