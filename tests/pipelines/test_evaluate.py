@@ -15,6 +15,7 @@ import torch
 import torchvision
 import tyro
 
+from evaluation.image_lists import listed, read_groups
 from evaluation.result import Result
 from evaluation.saved import Evaluation, load, save
 from harness.pictures import make_pictures, make_shards
@@ -104,7 +105,9 @@ def test_groups_of_a_table_have_an_accuracy(
 ) -> None:
     names = sorted(path.relative_to(data / "val") for path in data.rglob("*.png"))
     rows = [f"{name},{'ab'[number % 2]}" for number, name in enumerate(names)]
-    (tmp_path / "groups.csv").write_text("\n".join(["path,group", *rows[::-1]]))
+    (tmp_path / "groups.csv").write_text("\n".join(["path,group", *rows[1:], rows[0]]))
+    groups = read_groups(tmp_path / "groups.csv", listed("data", data / "val"))
+    assert groups == list("ababababa")
     settings = flags(
         module,
         f"--checkpoint {weights} --data {data} --out {tmp_path}/out --measures classification "
@@ -221,7 +224,8 @@ def test_the_same_images_have_one_digest_wherever_they_lie(
             "[0, 1], or other `--measures`.",
         ),
         (
-            "--checkpoint {weights} --data {data} --measures mixed_cam --cam-layer head",
+            "--checkpoint {weights} --data {data} --measures classification mixed_cam "
+            "--cam-layer head",
             "evaluate: `cam_layer` must name a layer that runs, got 'head'. ",
         ),
         (
@@ -239,7 +243,13 @@ def test_the_same_images_have_one_digest_wherever_they_lie(
     ],
 )
 def test_bad_input_is_refused_with_the_way_out_before_anything_is_measured(
-    text: str, sentence: str, module: ModuleType, data: Path, weights: str, tmp_path: Path
+    text: str,
+    sentence: str,
+    module: ModuleType,
+    data: Path,
+    weights: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     saved(tmp_path / "a", "a", [0, 1])
     known = {"tmp": tmp_path, "data": data, "weights": weights}
@@ -247,6 +257,7 @@ def test_bad_input_is_refused_with_the_way_out_before_anything_is_measured(
     with pytest.raises(SystemExit) as refusal:
         module.run(settings)
     assert str(refusal.value).startswith(sentence.format(**known))
+    assert "top1" not in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
