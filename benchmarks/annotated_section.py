@@ -12,6 +12,8 @@ from sections import judged
 #: Targets: most that masks and boxes cost, and the least ratio to torch's loader.
 COSTS = {"masks": 0.2, "palette masks": 0.2, "boxes": 0.1}
 OVER_TORCH = 2.0
+#: Targets of opening COCO's annotations.
+MOST_SECONDS, MOST_BYTES = 20, 500e6
 
 
 def annotated(result: dict[str, Any]) -> list[str]:
@@ -63,6 +65,28 @@ def annotated(result: dict[str, Any]) -> list[str]:
         "the same as Pascal VOC stores them, whose rows no writer filters, and `mask arrays` are "
         "the same in memory. Any loader decodes files of masks as whole images.",
     ]
+
+
+def coco_size(result: dict[str, Any]) -> list[str]:
+    """Return how long each reader takes to open annotations of COCO's size, and its memory."""
+    method = result["method"]
+    lines = [
+        [
+            f"`read_coco_{row['reader']}`",
+            f"{row['seconds']:.1f}",
+            f"{row['peak_bytes'] / 1e6:.0f}",
+            f"{row['kept_bytes'] / 1e6:.0f}",
+            _verdict(row["seconds"] <= MOST_SECONDS and row["peak_bytes"] <= MOST_BYTES),
+        ]
+        for row in result["rows"]
+    ]
+    said = (
+        f"A generated file of {method['num_images']:,} images and {method['num_annotations']:,} "
+        f"annotations with polygons, {method['num_bytes'] / 1e6:.0f} MB, as large as COCO's of "
+        f"2017; medians of {method['repeats']} runs, each in a process of its own. Target: at most "
+        f"{MOST_SECONDS:g} s and {MOST_BYTES / 1e6:.0f} MB."
+    )
+    return [said, "", *table(["reader", "seconds", "MB at most", "MB kept", "verdict"], lines)]
 
 
 def _ratio(first: dict[str, Any], second: dict[str, Any]) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 
 import gpu_sections
 import sections
-from annotated_section import annotated
+from annotated_section import annotated, coco_size
 from measured import FOLDER, RESULTS, Results, machine_of, or_not_yet, table
 from peer_table import peer_table
 from plots import Plot, memory_plot, scale_plots
@@ -78,6 +78,7 @@ class Page:
         self._add("Memory", "memory", f"memory.py {OUT}_memory.json")
         self._add("Other formats than JPEG", "formats", f"formats.py {OUT}_formats.json")
         self._add("Masks and boxes", "annotations", f"annotations.py {OUT}_annotations.json")
+        self._add("Opening COCO", "coco_size", f"coco_size.py {OUT}_coco_size.json")
         self._add("Reading files", "reading", "reading.py --out benchmarks/results/...json")
         self._add_counts(counts)
         self._add_gpu()
@@ -101,6 +102,7 @@ class Page:
             "reading": sections.reading,
             "formats": sections.formats,
             "annotations": annotated,
+            "coco_size": coco_size,
             "mixes": sections.mixes,
         }
         result = self._results.get(what, on_gpu)
