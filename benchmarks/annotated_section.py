@@ -64,6 +64,30 @@ def annotated(result: dict[str, Any]) -> list[str]:
         "`masks` are gray PNGs, whose rows Pillow filters when it writes them; `palette masks` are "
         "the same as Pascal VOC stores them, whose rows no writer filters, and `mask arrays` are "
         "the same in memory. Any loader decodes files of masks as whole images.",
+        *_decoding(result.get("decoding", []), own["classes"]),
+    ]
+
+
+def _decoding(rows: list[dict[str, Any]], classes: dict[str, Any]) -> list[str]:
+    """Return why masks of files cost what they cost."""
+    if not rows:
+        return []
+    ms = {(row["kind"], row["decoder"]): 1e3 * row["cpu_s"] for row in rows}
+    lines = [
+        [decoder, *(f"{ms[kind, decoder]:.2f}" for kind in ("masks", "palette masks"))]
+        for decoder in dict.fromkeys(decoder for _, decoder in ms)
+    ]
+    all_else = 1e3 * classes["cpu_s_per_image"]
+    return [
+        "",
+        f"Why masks of files cost so much: all that this loader does for an image and its class "
+        f"takes {all_else:.2f} ms of CPU. One mask takes a decoder, in one thread:",
+        "",
+        *table(["CPU ms per mask", "gray PNG", "palette PNG"], lines),
+        "",
+        "`zlib` inflates and does no more, the least that any decoder does. torchvision turns "
+        "palettes into colors. Masks that are read often are best stored without a PNG's filters, "
+        "or as arrays.",
     ]
 
 
