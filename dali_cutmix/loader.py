@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import BatchSampler
 from torch.utils.data import DataLoader as TorchLoader
 
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import Told, refuse
 from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.from_torch.keywords import check_torch_keywords
 from dali_cutmix.mixing.mix import Mix, check_num_weights, inner_mixes, needs_labels
@@ -433,7 +433,7 @@ def _check_samples(settings: LoaderSettings, images: StoredImages) -> None:
     for name, part in settings.parts.items():
         if not isinstance(part, str) and len(part) != len(images):
             rule = f"belong to the {len(images)} images of the source"
-            got = f"{type(part).__name__} of {len(part)} images"
+            got = Told(f"{type(part).__name__} of {len(part)} images")
             way_out = "An annotation holds an item for each image, in the order of the source."
             refuse("DataLoader", name, rule, got, way_out)
     for part in () if settings.mix is None else inner_mixes(settings.mix):

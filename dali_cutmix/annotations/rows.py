@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dali_cutmix.annotations.base import Shown
-from dali_cutmix.core.checks import check_choice, refuse
+from dali_cutmix.core.checks import Told, check_choice, refuse
 
 Combine = Literal["weigh", "union"]
 
@@ -82,14 +82,15 @@ def _as_array(values: Any) -> np.ndarray:
     """Return values as an array of one or two axes."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
+    several = Told("rows of several lengths")
     way_out = "Each image needs as many numbers as the first."
     try:
         array = np.asarray(values)
-    except ValueError:  # rows of several lengths
-        refuse("Rows", "values", "be [N, d] or [N] numbers", "rows of several lengths", way_out)
+    except ValueError:
+        refuse("Rows", "values", "be [N, d] or [N] numbers", several, way_out)
     is_numeric = array.dtype == bool or array.dtype.kind in "iuf"
     if array.ndim not in (1, 2) or not is_numeric or not array.size:
-        got = f"shape {array.shape} of {array.dtype}"
+        got = Told(f"shape {array.shape} of {array.dtype}")
         refuse("Rows", "values", "be [N, d] or [N] numbers, and at least one", got)
     return array
 

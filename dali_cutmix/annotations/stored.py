@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dali_cutmix.core.checks import local_path, refuse
+from dali_cutmix.core.checks import Told, local_path, refuse
 from dali_cutmix.core.regular import read_regular
 from dali_cutmix.sources.base import Names
 
@@ -113,13 +113,13 @@ class MaskArrays(StoredMasks):
         stacked = getattr(self._arrays, "dtype", np.dtype(object)).kind != "O"
         if stacked and self._arrays.ndim != 3:
             way_out = "An axis of channels goes by `masks[:, 0]` or `masks[..., 0]`."
-            got = f"shape {self._arrays.shape}"
+            got = Told(f"shape {self._arrays.shape}")
             refuse(WHERE, "masks", "be [N, height, width], or N arrays", got, way_out)
         for number in range(1 if stacked else len(arrays)):
             array = self.read(number)
             if array.ndim != 2 or array.dtype.kind not in "iub":
                 rule = "be [height, width] of integers or bool"
-                got = f"shape {array.shape} of {array.dtype}"
+                got = Told(f"shape {array.shape} of {array.dtype}")
                 refuse(WHERE, f"masks[{number}]", rule, got)
 
     def __len__(self) -> int:

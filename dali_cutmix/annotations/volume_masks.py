@@ -15,7 +15,7 @@ import torch
 
 from dali_cutmix.annotations.base import Shown
 from dali_cutmix.annotations.masks import Masks
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import Told, refuse
 from dali_cutmix.sources.volume_files import open_volume
 from dali_cutmix.sources.volumes import Window, mirrored
 
@@ -24,6 +24,15 @@ WHERE = "VolumeMasks"
 #: Type that the graph is fed, by the type of the masks.
 _FED_AS = {name: name for name in ("uint8", "int8", "uint16", "int16", "int32")}
 _FED_AS |= {"bool": "uint8"} | dict.fromkeys(("uint32", "int64", "uint64"), "int32")
+
+#: Type as which torch reads what the graph was fed. torch computes little in uint16.
+_VIEWED_AS = {
+    "uint8": torch.uint8,
+    "int8": torch.int8,
+    "uint16": torch.int16,
+    "int16": torch.int16,
+    "int32": torch.int32,
+}
 
 
 class VolumeMasks(Masks):
@@ -51,12 +60,12 @@ class VolumeMasks(Masks):
         first = self._volumes[0]
         for volume in self._volumes:
             if volume.dtype.name not in _FED_AS or volume.dtype != first.dtype:
-                rule = f"have one type of integers or bool, and {volume.name} must have"
+                rule = "have one type of integers or bool"
                 way_out = "Convert the masks: `mask.astype(numpy.uint8)`."
-                refuse(WHERE, "masks", rule, str(volume.dtype), way_out)
+                refuse(WHERE, "masks", rule, Told(f"{volume.dtype} in {volume.name}"), way_out)
             if volume.shape[3] != 1:
-                rule = f"have no axis of channels, and {volume.name} must be [D, H, W]"
-                refuse(WHERE, "masks", rule, volume.shape)
+                rule = "be [D, H, W], without an axis of channels"
+                refuse(WHERE, "masks", rule, Told(f"{volume.shape} in {volume.name}"))
         self._dtype = np.dtype(_FED_AS[first.dtype.name]).newbyteorder("<")
         self.kind = "pixels"
         self.names = None
@@ -137,13 +146,14 @@ class VolumeMasks(Masks):
         """
         for index, (mask, shape) in enumerate(zip(self._volumes, shapes.tolist(), strict=True)):
             if mask.shape[:3] != tuple(shape):
-                rule = f"have the size of their volumes, and {mask.name} must be {tuple(shape)}"
-                refuse(WHERE, "masks", f"{rule} as {path(index)}", mask.shape[:3])
+                rule = f"have the size of their volumes, {tuple(shape)} of {path(index)}"
+                refuse(WHERE, "masks", rule, Told(f"{mask.shape[:3]} in {mask.name}"))
 
     def target(self, shown: Shown, /) -> torch.Tensor:
         """Return class indices: ``[B, d, h, w]`` int64, on the loader's device."""
         pixels = shown.pixels
         assert pixels is not None  # since the graph moves masks with the images
-        classes = pixels.contiguous().cpu().numpy().view(self._dtype)[..., 0].astype(np.int64)
-        classes = classes.reshape(len(shown.indices), -1, *classes.shape[1:])
-        return torch.from_numpy(classes).to(pixels.device)
+        classes = pixels.contiguous().view(_VIEWED_AS[self._dtype.name])[..., 0].to(torch.int64)
+        if self._dtype == np.uint16:
+            classes &= 0xFFFF
+        return classes.reshape(len(shown.indices), -1, *classes.shape[1:])

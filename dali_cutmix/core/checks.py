@@ -18,6 +18,15 @@ from dali_cutmix.core.errors import printable
 _MOST_SHOWN = 1000
 
 
+class Told(str):
+    """Hold what was passed in words, such as ``"3 names"``: a message shows words unquoted."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def refuse(where: str, name: str, must: str, got: object, way_out: str = "") -> NoReturn:
     """Raise ``ValueError`` in the shape of every message here.
 
@@ -25,7 +34,7 @@ def refuse(where: str, name: str, must: str, got: object, way_out: str = "") -> 
         where: Public function or class that was called.
         name: Argument that is refused.
         must: Rule that the argument breaks, as in "be above 0".
-        got: Value that was passed.
+        got: Value that was passed, or `Told` of the value.
         way_out: A sentence that says what to do instead, where the rule does not say so.
     """
     message = printable(f"{where}: `{name}` must {must}, got {shown(got, _MOST_SHOWN)}.")

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import Told, refuse
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.mixing.plan import MixPlan
@@ -134,7 +134,7 @@ def check_num_weights(mix: Any, num_classes: int, num_samples: int) -> None:
             weights = getattr(part, f"{of}_weights", None)
             if weights is not None and len(weights) != num:
                 rule = f"hold {num} weights, one for each {of} of the source"
-                refuse(type(part).__name__, f"{of}_weights", rule, f"{len(weights)} weights")
+                refuse(type(part).__name__, f"{of}_weights", rule, Told(f"{len(weights)} weights"))
 
 
 def check_plan(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:

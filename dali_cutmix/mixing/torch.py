@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from dali_cutmix.core.checks import are_numbers, check_count, check_size, refuse
+from dali_cutmix.core.checks import Told, are_numbers, check_count, check_size, refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame
 from dali_cutmix.core.tree import as_tensors, map_leaves
@@ -98,7 +98,7 @@ def _whole_numbers(where: str, name: str, value: Any, num_samples: int) -> np.nd
     is_whole = np.issubdtype(numbers.dtype, np.integer)
     if not is_whole or numbers.shape != (num_samples,) or numbers.min() < 0:
         rule = f"be {num_samples} whole numbers of at least 0"
-        refuse(where, name, rule, f"{numbers.dtype} {list(numbers.shape)}")
+        refuse(where, name, rule, Told(f"{numbers.dtype} {list(numbers.shape)}"))
     return numbers.astype(np.int64)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.checks import is_number, refuse
+from dali_cutmix.core.checks import Told, is_number, refuse
 from dali_cutmix.core.draws import Draws
 
 #: Weight of a sample next to the largest of its batch, at least. Sums of smaller ones underflow.
@@ -106,7 +106,7 @@ def weights_of(where: str, mix: Any, draws: Draws) -> np.ndarray:
     weights = np.array(mix.class_weights) if by_sample is None else by_sample.weights
     if (largest := int(numbers.max())) >= len(weights):
         rule = f"hold a weight for each {name}, and {name} {largest} occurs"
-        refuse(where, f"{name}_weights", rule, f"{len(weights)} weights")
+        refuse(where, f"{name}_weights", rule, Told(f"{len(weights)} weights"))
     of_batch: np.ndarray = weights[numbers]
     return of_batch
 

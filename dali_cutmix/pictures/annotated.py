@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import Told, refuse
 from dali_cutmix.mixing.labels import MixedTarget
 from dali_cutmix.pictures.tiles import INK, Box, Colour, Line
 
@@ -76,7 +76,7 @@ def drawn(part: Any, name: str, classes: Sequence[str]) -> list[Drawn]:
             return [_boxes(sample, classes) for sample in part]
         if all(isinstance(sample, list) for sample in part):
             return [_notes(sample) for sample in part]
-    got = f"{part.dtype} {list(part.shape)}" if isinstance(part, torch.Tensor) else type(part)
+    got = Told(f"{part.dtype} {list(part.shape)}") if isinstance(part, torch.Tensor) else type(part)
     rule = "be classes, or what Masks, Boxes, Rows or Notes make of a batch"
     refuse("contact_sheet", name, rule, got)
 

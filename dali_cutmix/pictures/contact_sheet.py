@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from dali_cutmix.core.checks import check_count, refuse
+from dali_cutmix.core.checks import Told, check_count, refuse
 from dali_cutmix.mixing.cells import owner_of_pixels
 from dali_cutmix.mixing.chain import ChainPlan
 from dali_cutmix.mixing.choice import ChosenPlan
@@ -106,13 +106,13 @@ def _check_image(image: Any) -> None:
     where = "contact_sheet"
     if isinstance(image, list):
         way_out = "Pass one view of the list: `image[0]`."
-        refuse(where, "image", "be a tensor", f"a list of {len(image)}", way_out)
+        refuse(where, "image", "be a tensor", Told(f"a list of {len(image)}"), way_out)
     is_volume = image.ndim == 5 and image.shape[1] == 1
     is_shown = is_volume or (
         image.dtype == torch.uint8 and image.ndim in (4, 5) and image.shape[1] == 3
     )
     if not is_shown or not len(image):
-        got = f"{image.dtype} {list(image.shape)}"
+        got = Told(f"{image.dtype} {list(image.shape)}")
         way_out = "Make the loader with `dtype=torch.uint8`."
         refuse(where, "image", "be uint8 [B, 3, height, width]", got, way_out)
 
@@ -180,7 +180,7 @@ def class_weights(target: torch.Tensor | MixedTarget, classes: Sequence[str]) ->
             refuse(where, "target", "have a class with weight in each row", len(merged))
         if max(merged) >= len(classes):
             rule = f"name every class, and class {max(merged)} occurs"
-            refuse(where, "classes", rule, f"{len(classes)} names")
+            refuse(where, "classes", rule, Told(f"{len(classes)} names"))
         shares.append([Share(classes[label], *part) for label, part in merged.items()])
     return shares
 

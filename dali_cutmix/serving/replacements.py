@@ -74,7 +74,7 @@ class Replacements:
             candidate = self._candidate(derive_seed(self.seed, f"spare/{index}/{turn}"))
             if candidate not in self.bad:
                 return candidate
-        reason = f"{self.bad[index]}; so are {MAX_TRIES} images tried in its place, one by one"
+        reason = f"{self.bad[index]}; so are {MAX_TRIES} others tried in its place, one by one"
         raise BadFileError(self.images.path(index), reason)
 
     def note(self, bad: dict[int, str], trailing: set[int]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import Told, refuse
 from dali_cutmix.sources.base import StoredImages, check_labels, numbered
 
 #: Images that the fingerprint reads. All images of a large array would take seconds.
@@ -41,10 +41,10 @@ class ImageArrays(StoredImages):
         self.kind = "encoded" if len(images) and _is_encoded(images[0]) else "pixels"
         targets = np.asarray(labels)
         if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
-            got = f"shape {targets.shape} of {targets.dtype}"
+            got = Told(f"shape {targets.shape} of {targets.dtype}")
             refuse("ImageArrays", "labels", "be class indices, [N] of whole numbers", got)
         if len(images) != len(targets):
-            got = f"{len(targets)} labels for {len(images)} images"
+            got = Told(f"{len(targets)} labels for {len(images)} images")
             refuse("ImageArrays", "labels", "be as many as `images`", got)
         check_labels("ImageArrays", targets)
         if classes is None:
@@ -87,7 +87,7 @@ class ImageArrays(StoredImages):
                     else ""
                 )
                 rule = "be [height, width, 3] RGB or [height, width] gray, uint8"
-                got = f"shape {pixels.shape} of {pixels.dtype}"
+                got = Told(f"shape {pixels.shape} of {pixels.dtype}")
                 refuse("ImageArrays", f"images[{number}]", rule, got, way_out)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 
-from dali_cutmix.core.checks import check_choice, check_count, is_number, local_path, refuse
+from dali_cutmix.core.checks import Told, check_choice, check_count, is_number, local_path, refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.sources.base import Kind, StoredImages
 from dali_cutmix.sources.clip_listing import Folder, are_videos, checked_paths, frames_in, list_root
@@ -303,7 +303,7 @@ class Clips(Stacks):
             _check_rate("fps", fps)
             fps = [float(fps)] * len(self)
         elif not isinstance(fps, (list, tuple, np.ndarray)) or len(fps) != len(self):
-            got = f"{len(fps)} numbers" if hasattr(fps, "__len__") else fps
+            got = Told(f"{len(fps)} numbers") if hasattr(fps, "__len__") else fps
             refuse(WHERE, "fps", f"be a number, or one for each of the {len(self)} clips", got)
         for index, value in enumerate(fps):
             _check_rate(f"fps[{index}]", value)
@@ -321,7 +321,7 @@ class Clips(Stacks):
             key = next((key for key in (path, below, name) if key in rates), None)
             if key is None:
                 rule = f"hold the frames per second of every clip, and {below} is missing"
-                refuse(WHERE, "fps", rule, f"a mapping of {len(fps)} clips")
+                refuse(WHERE, "fps", rule, Told(f"a mapping of {len(fps)} clips"))
             if key not in (path, below) and len(folders[name]) > 1:
                 rule = f"tell clips apart, and {len(folders[name])} clips have the name"
                 refuse(WHERE, "fps", rule, name, "Name these clips by their paths.")
@@ -343,7 +343,7 @@ class Clips(Stacks):
             f"{needed[index]} frames for frames={self._frames}"
         )
         way_out = "`short='loop'` starts such clips again; fewer frames or a smaller stride fit."
-        refuse(WHERE, "clips", rule, f"{self.num_frames[index]} frames", way_out)
+        refuse(WHERE, "clips", rule, Told(f"{self.num_frames[index]} frames"), way_out)
 
 
 def _listed(

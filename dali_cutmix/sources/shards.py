@@ -13,7 +13,7 @@ from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
-from dali_cutmix.core.checks import local_path, refuse
+from dali_cutmix.core.checks import Told, local_path, refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.output import remove_unfinished, replacing
 from dali_cutmix.core.regular import read_regular
@@ -111,7 +111,7 @@ class PackedImages(StoredImages):
         num_classes = int(label.max()) + 1
         if classes is not None and num_classes > len(classes):
             rule = f"name every class, and {self.path(int(label.argmax()))} is of class "
-            refuse(where, "classes", f"{rule}{num_classes - 1}", f"{len(classes)} names")
+            refuse(where, "classes", f"{rule}{num_classes - 1}", Told(f"{len(classes)} names"))
         super().__init__(label, numbered(num_classes) if classes is None else classes)
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from dali_cutmix.core.checks import is_whole, refuse
+from dali_cutmix.core.checks import Told, is_whole, refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.sources.base import StoredImages, numbered
 
@@ -74,7 +74,7 @@ def class_indices(where: str, classes: Any, num_samples: int) -> tuple[np.ndarra
         classes = classes.tolist()
     is_list = isinstance(classes, (list, tuple, range))
     if not is_list or len(classes) != num_samples:
-        got = f"{len(classes)} of them" if is_list else classes
+        got = Told(f"{len(classes)} of them") if is_list else classes
         rule = f"be a list with a class for each of the {num_samples} samples"
         refuse(where, "classes", rule, got)
     num_names = sum(isinstance(label, str) for label in classes)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dali_cutmix.core.checks import local_path, refuse
+from dali_cutmix.core.checks import Told, local_path, refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import open_regular
 
@@ -180,7 +180,7 @@ def _slices(anchor: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
 def _shape(where: str, argument: str, name: str, shape: Sequence[int]) -> tuple[int, int, int, int]:
     """Return ``(D, H, W, C)``; refuse other numbers of axes and empty ones."""
     if len(shape) not in (3, 4) or not all(shape):
-        rule = f"be [D, H, W] or [D, H, W, C] without an empty axis, and {name} must be"
-        refuse(where, argument, rule, tuple(shape))
+        rule = "be [D, H, W] or [D, H, W, C] without an empty axis"
+        refuse(where, argument, rule, Told(f"{tuple(shape)} in {name}"))
     depth, height, width, *channels = (int(side) for side in shape)
     return depth, height, width, channels[0] if channels else 1

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import Told, refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.sources.stacks import Stacks, class_indices
 from dali_cutmix.sources.volume_files import open_volume
@@ -82,16 +82,16 @@ class Volumes(Stacks):
         first = opened[0]
         for volume in opened:
             if volume.dtype.name not in DTYPES:
-                rule = f"have voxels of {', '.join(DTYPES)}, and {volume.name} must have"
+                rule = f"have voxels of {', '.join(DTYPES)}"
                 way_out = "Convert the volumes: `volume.astype(numpy.float32)`."
-                refuse(WHERE, "volumes", rule, str(volume.dtype), way_out)
+                refuse(WHERE, "volumes", rule, Told(f"{volume.dtype} in {volume.name}"), way_out)
             for name, value, wanted in (
                 ("type", volume.dtype, first.dtype),
                 ("number of channels", volume.shape[3], first.shape[3]),
             ):
                 if value != wanted:
-                    rule = f"have one {name}, {wanted} as {first.name}, and {volume.name} must have"
-                    refuse(WHERE, "volumes", rule, str(value))
+                    rule = f"have one {name}, {wanted} as {first.name}"
+                    refuse(WHERE, "volumes", rule, Told(f"{value} in {volume.name}"))
         self._volumes = opened
         self.shapes = np.array([volume.shape[:3] for volume in opened], np.int64)
         self.dtype = first.dtype

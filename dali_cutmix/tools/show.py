@@ -36,7 +36,7 @@ from dali_cutmix import (
 )
 from dali_cutmix.annotations.listing import existing_folder, names_below
 from dali_cutmix.annotations.tables import read_table
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import Told, refuse
 from dali_cutmix.core.output import replacing
 from dali_cutmix.pictures.stacks import MAX_FRAMES
 from dali_cutmix.sources.volume_files import ENDINGS
@@ -226,7 +226,7 @@ def _with_boxes(images: FileList, boxes: Boxes) -> tuple[FileList, Boxes]:
     indices = np.flatnonzero(boxes.counts)
     if not len(indices):
         rule = "hold a box of an image in DATA"
-        refuse("show", "--boxes", rule, f"no box of {len(images)} images")
+        refuse("show", "--boxes", rule, Told(f"no box of {len(images)} images"))
     return images.take(indices), boxes.take(indices)
 
 

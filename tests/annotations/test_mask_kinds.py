@@ -217,12 +217,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no list": ({"masks": 3}, "`masks` must be a list of paths, or arrays, got 3."),
     "four axes": (
         {"masks": np.zeros((2, 1, 5, 6), np.uint8)},
-        "`masks` must be [N, height, width], or N arrays, got 'shape (2, 1, 5, 6)'. "
+        "`masks` must be [N, height, width], or N arrays, got shape (2, 1, 5, 6). "
         "An axis of channels goes by `masks[:, 0]` or `masks[..., 0]`.",
     ),
     "floats": (
         {"masks": [np.zeros((5, 6), np.uint8), np.zeros((5, 6))]},
-        "`masks[1]` must be [height, width] of integers or bool, got 'shape (5, 6) of float64'.",
+        "`masks[1]` must be [height, width] of integers or bool, got shape (5, 6) of float64.",
     ),
     "a large ignore": (
         {"ignore": 2**31},

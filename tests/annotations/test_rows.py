@@ -320,28 +320,28 @@ FINITE = (
         ),
         (
             ([[0, 1], [1]],),
-            "Rows: `values` must be [N, d] or [N] numbers, got 'rows of several lengths'. Each "
+            "Rows: `values` must be [N, d] or [N] numbers, got rows of several lengths. Each "
             "image needs as many numbers as the first.",
         ),
         (
             (np.zeros((2, 3, 4)),),
-            "Rows: `values` must be [N, d] or [N] numbers, and at least one, got 'shape (2, 3, 4) "
-            "of float64'.",
+            "Rows: `values` must be [N, d] or [N] numbers, and at least one, got shape (2, 3, 4) "
+            "of float64.",
         ),
         (
             (["a", "b"],),
-            "Rows: `values` must be [N, d] or [N] numbers, and at least one, got 'shape (2,) of "
-            "<U1'.",
+            "Rows: `values` must be [N, d] or [N] numbers, and at least one, got shape (2,) of "
+            "<U1.",
         ),
         (
             ([],),
-            "Rows: `values` must be [N, d] or [N] numbers, and at least one, got 'shape (0,) of "
-            "float64'.",
+            "Rows: `values` must be [N, d] or [N] numbers, and at least one, got shape (0,) of "
+            "float64.",
         ),
         (
             ([1j],),
-            "Rows: `values` must be [N, d] or [N] numbers, and at least one, got 'shape (1,) of "
-            "complex128'.",
+            "Rows: `values` must be [N, d] or [N] numbers, and at least one, got shape (1,) of "
+            "complex128.",
         ),
     ],
 )

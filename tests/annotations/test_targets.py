@@ -247,8 +247,8 @@ def test_paths_without_classes_serve_annotations_and_nothing_that_needs_a_class(
 
 def test_annotation_of_other_images_is_refused() -> None:
     message = (
-        "DataLoader: `target['few']` must belong to the 10 images of the source, got 'Seen of 9 "
-        "images'. An annotation holds an item for each image, in the order of the source."
+        "DataLoader: `target['few']` must belong to the 10 images of the source, got Seen of 9 "
+        "images. An annotation holds an item for each image, in the order of the source."
     )
     target = {"all": Seen(10), "few": Seen(9)}
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

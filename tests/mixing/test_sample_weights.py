@@ -373,7 +373,7 @@ def test_weights_of_another_source_are_refused() -> None:
         inner = getattr(mix, "mix", mix)
         message = (
             f"{type(inner).__name__}: `sample_weights` must hold 9 weights, one for each sample of "
-            f"the source, got '{len(inner.sample_weights)} weights'."
+            f"the source, got {len(inner.sample_weights)} weights."
         )
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             loader_of(mix)

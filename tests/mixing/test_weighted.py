@@ -257,7 +257,7 @@ def test_weights_of_other_classes_than_the_sources_are_refused() -> None:
         inner = getattr(mix, "mix", mix)
         message = (
             f"{type(inner).__name__}: `class_weights` must hold 3 weights, one for each class of "
-            f"the source, got '{len(inner.class_weights)} weights'."
+            f"the source, got {len(inner.class_weights)} weights."
         )
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
             loader_of(mix)

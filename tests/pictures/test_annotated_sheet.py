@@ -276,7 +276,7 @@ def test_show_refuses_boxes_of_none_of_the_images(boxes: str, with_folders_of_bo
     options = ["--boxes", str(with_folders_of_boxes / boxes)]
     result = CliRunner().invoke(app, ["show", str(with_folders_of_boxes / "images"), *options])
     assert result.exit_code != 0
-    message = "show: `--boxes` must hold a box of an image in DATA, got 'no box of 5 images'."
+    message = "show: `--boxes` must hold a box of an image in DATA, got no box of 5 images."
     assert message in " ".join(result.output.split())
 
 

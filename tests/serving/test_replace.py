@@ -410,7 +410,7 @@ def test_a_dataset_with_nothing_good_left_stops_with_an_error_and_no_warning(
             list(loader)
     assert caught.value.path in dict(pairs)
     assert caught.value.reason == (
-        "No such file or directory; so are 64 images tried in its place, one by one"
+        "No such file or directory; so are 64 others tried in its place, one by one"
     )
 
 

@@ -31,6 +31,7 @@ from dali_cutmix import (
     Volumes,
     VolumeTransform,
 )
+from dali_cutmix.annotations.base import Shown
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SHAPES = [(9, 14, 17), (8, 12, 12), (11, 12, 20), (8, 30, 13), (12, 13, 14)]
@@ -368,6 +369,16 @@ def test_file_with_a_damaged_header_is_refused_by_name(tmp_path: Path, ending: s
         Volumes([path])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.int32])
+def test_class_indices_are_made_on_the_device_of_the_voxels(dtype: Any) -> None:
+    masks = VolumeMasks([np.zeros((4, 5, 6), dtype)] * 3)
+    # Two windows [2, 3, 4]; a tensor on "meta" has no values that could travel to the host.
+    voxels = torch.empty((4, 3, 4, np.dtype(dtype).itemsize), dtype=torch.uint8, device="meta")
+    classes = masks.target(Shown(np.array([0, 2]), (3, 4), None, None, voxels))
+    assert (classes.shape, classes.dtype) == ((2, 2, 3, 4), torch.int64)
+    assert classes.device.type == "meta"
+
+
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "uint32", "int64", "uint64", ">i8"])
 def test_masks_of_any_type_of_integers_are_served_unchanged(dtype: str) -> None:
     most = {"bool": 1, "int8": 127, "uint16": 2**16 - 1}.get(dtype, 2**31 - 1)
@@ -409,27 +420,26 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         lambda: Volumes([*GOOD, np.zeros((8, 8), np.int16)]),
-        "Volumes: `volumes` must be [D, H, W] or [D, H, W, C] without an empty axis, and "
-        "volumes[3] must be, got (8, 8).",
+        "Volumes: `volumes` must be [D, H, W] or [D, H, W, C] without an empty axis, got (8, 8) "
+        "in volumes[3].",
     ),
     (
         lambda: Volumes([*GOOD, np.zeros((8, 8, 8), np.float64)]),
-        "Volumes: `volumes` must have voxels of uint8, int16, float32, and volumes[3] must have, "
-        "got 'float64'. Convert the volumes: `volume.astype(numpy.float32)`.",
+        "Volumes: `volumes` must have voxels of uint8, int16, float32, got float64 in "
+        "volumes[3]. Convert the volumes: `volume.astype(numpy.float32)`.",
     ),
     (
         lambda: Volumes([*GOOD, np.zeros((8, 8, 8), np.float32)]),
-        "Volumes: `volumes` must have one type, int16 as volumes[0], and volumes[3] must have, "
-        "got 'float32'.",
+        "Volumes: `volumes` must have one type, int16 as volumes[0], got float32 in volumes[3].",
     ),
     (
         lambda: Volumes([*GOOD, np.zeros((8, 8, 8, 2), np.int16)]),
-        "Volumes: `volumes` must have one number of channels, 1 as volumes[0], and volumes[3] "
-        "must have, got '2'.",
+        "Volumes: `volumes` must have one number of channels, 1 as volumes[0], got 2 in "
+        "volumes[3].",
     ),
     (
         lambda: Volumes(GOOD, [0, 1]),
-        "Volumes: `classes` must be a list with a class for each of the 3 samples, got '2 of ",
+        "Volumes: `classes` must be a list with a class for each of the 3 samples, got 2 of them.",
     ),
     (
         lambda: Volumes(["a.txt"]),
@@ -437,13 +447,18 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         lambda: VolumeMasks([np.zeros((8, 8, 8), np.float32)]),
-        "VolumeMasks: `masks` must have one type of integers or bool, and masks[0] must have, got "
-        "'float32'. Convert the masks: `mask.astype(numpy.uint8)`.",
+        "VolumeMasks: `masks` must have one type of integers or bool, got float32 in masks[0]. "
+        "Convert the masks: `mask.astype(numpy.uint8)`.",
     ),
     (
         lambda: VolumeMasks([np.zeros((8, 8), np.int16)]),
-        "VolumeMasks: `masks` must be [D, H, W] or [D, H, W, C] without an empty axis, and "
-        "masks[0] must be, got (8, 8).",
+        "VolumeMasks: `masks` must be [D, H, W] or [D, H, W, C] without an empty axis, got (8, 8) "
+        "in masks[0].",
+    ),
+    (
+        lambda: VolumeMasks([np.zeros((8, 8, 8, 2), np.int16)]),
+        "VolumeMasks: `masks` must be [D, H, W], without an axis of channels, got (8, 8, 8, 2) in "
+        "masks[0].",
     ),
     (
         lambda: VolumeTransform((4, 4)),
@@ -505,7 +520,8 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         lambda: loaded(Volumes(GOOD), target=VolumeMasks(GOOD[:2]), transform=VolumeTransform(4)),
-        "DataLoader: `target` must belong to the 3 images of the source, got ",
+        "DataLoader: `target` must belong to the 3 images of the source, got "
+        "VolumeMasks of 2 images. ",
     ),
     (
         lambda: loaded(
@@ -513,8 +529,8 @@ REFUSED: list[tuple[Any, str]] = [
             target=VolumeMasks([*GOOD[:2], np.zeros((8, 8, 9), np.int16)]),
             transform=VolumeTransform(4),
         ),
-        "VolumeMasks: `masks` must have the size of their volumes, and masks[2] must be (8, 8, 8) "
-        "as volumes[2], got (8, 8, 9).",
+        "VolumeMasks: `masks` must have the size of their volumes, (8, 8, 8) of volumes[2], got "
+        "(8, 8, 9) in masks[2].",
     ),
     (
         lambda: loaded(

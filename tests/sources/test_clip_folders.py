@@ -234,12 +234,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"fps": [30], "rate": 10},
-        "Clips: `fps` must be a number, or one for each of the 2 clips, got '1 numbers'.",
+        "Clips: `fps` must be a number, or one for each of the 2 clips, got 1 numbers.",
     ),
     (
         {"fps": {"other": 30}, "rate": 10},
-        "Clips: `fps` must hold the frames per second of every clip, and {0} is missing, got 'a "
-        "mapping of 1 clips'.",
+        "Clips: `fps` must hold the frames per second of every clip, and {0} is missing, got a "
+        "mapping of 1 clips.",
     ),
     (
         {"classes": "run"},
@@ -247,7 +247,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"classes": [0, 1, 0]},
-        "Clips: `classes` must be a list with a class for each of the 2 samples, got '3 of them'.",
+        "Clips: `classes` must be a list with a class for each of the 2 samples, got 3 of them.",
     ),
     ({"classes": [0, -1]}, "Clips: `classes[1]` must be a class index of at least 0, got -1."),
     (
@@ -257,13 +257,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"frames": 3},
         "Clips: `clips` must be at least as long as a sample, and {1} must have 5 frames for "
-        "frames=3, got '4 frames'. `short='loop'` starts such clips again; fewer frames or a "
+        "frames=3, got 4 frames. `short='loop'` starts such clips again; fewer frames or a "
         "smaller stride fit.",
     ),
     (
         {"frames": 3, "stride": 3},
         "Clips: `clips` must be at least as long as a sample, and {0} and 1 more must have 7 "
-        "frames for frames=3, got '5 frames'. `short='loop'` starts such clips again; fewer frames "
+        "frames for frames=3, got 5 frames. `short='loop'` starts such clips again; fewer frames "
         "or a smaller stride fit.",
     ),
     (

@@ -309,36 +309,36 @@ def as_objects(*images: np.ndarray) -> np.ndarray:
         (
             np.zeros((2, 3, 8, 8), np.uint8),
             [0, 1],
-            "`images[0]` must be [height, width, 3] RGB or [height, width] gray, uint8, got 'shape "
-            "(3, 8, 8) of uint8'. Channels come last: `images.permute(0, 2, 3, 1)`.",
+            "`images[0]` must be [height, width, 3] RGB or [height, width] gray, uint8, got shape "
+            "(3, 8, 8) of uint8. Channels come last: `images.permute(0, 2, 3, 1)`.",
         ),
         (
             np.zeros((2, 8, 8, 3), np.float32),
             [0, 1],
-            "`images[0]` must be [height, width, 3] RGB or [height, width] gray, uint8, got 'shape "
-            "(8, 8, 3) of float32'.",
+            "`images[0]` must be [height, width, 3] RGB or [height, width] gray, uint8, got shape "
+            "(8, 8, 3) of float32.",
         ),
         (
             [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 4), np.uint8)],
             [0, 1],
-            "`images[1]` must be [height, width, 3] RGB or [height, width] gray, uint8, got 'shape "
-            "(8, 8, 4) of uint8'.",
+            "`images[1]` must be [height, width, 3] RGB or [height, width] gray, uint8, got shape "
+            "(8, 8, 4) of uint8.",
         ),
         (
             as_objects(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.float32)),
             [0, 1],
-            "`images[1]` must be [height, width, 3] RGB or [height, width] gray, uint8, got 'shape "
-            "(8, 9, 3) of float32'.",
+            "`images[1]` must be [height, width, 3] RGB or [height, width] gray, uint8, got shape "
+            "(8, 9, 3) of float32.",
         ),
         (
             np.zeros((2, 8, 8, 3), np.uint8),
             [0],
-            "`labels` must be as many as `images`, got '1 labels for 2 images'.",
+            "`labels` must be as many as `images`, got 1 labels for 2 images.",
         ),
         (
             np.zeros((2, 8, 8, 3), np.uint8),
             [0.5, 1.5],
-            "`labels` must be class indices, [N] of whole numbers, got 'shape (2,) of float64'.",
+            "`labels` must be class indices, [N] of whole numbers, got shape (2,) of float64.",
         ),
         (
             np.zeros((1, 8, 8, 3), np.uint8),

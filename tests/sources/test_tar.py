@@ -353,7 +353,7 @@ def test_class_names_come_from_the_argument_or_a_file_beside_the_shards(shards: 
     assert open_shards(shards, classes=["x", "y", "z", "w"]).classes == ["x", "y", "z", "w"]
     assert error_of(shards, classes=["cat", "dog"]) == (
         f"TarShards: `classes` must name every class, and {shards}/0000.tar/c/0002.jpg is of class "
-        "2, got '2 names'."
+        "2, got 2 names."
     )
 
 

@@ -123,8 +123,8 @@ def test_class_names_must_name_every_class(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.tfrecord", range(4))
     assert open_shards(path, classes=["cat", "dog", "owl"]).classes == ["cat", "dog", "owl"]
     assert error_of(path, classes=["cat", "dog"]) == (
-        f"TFRecords: `classes` must name every class, and {path}, record 2 is of class 2, got '2 "
-        "names'."
+        f"TFRecords: `classes` must name every class, and {path}, record 2 is of class 2, got 2 "
+        "names."
     )
 
 

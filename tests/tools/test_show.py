@@ -332,10 +332,10 @@ def test_chain_outlines_the_cuts_of_each_of_its_mixes() -> None:
 @pytest.mark.parametrize(
     ("image", "got"),
     [
-        (torch.zeros(2, 3, 8, 8), "'torch.float32 [2, 3, 8, 8]'"),
-        (torch.zeros(3, 8, 8, dtype=torch.uint8), "'torch.uint8 [3, 8, 8]'"),
-        (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), "'torch.uint8 [2, 8, 8, 3]'"),
-        (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), "'torch.uint8 [0, 3, 8, 8]'"),
+        (torch.zeros(2, 3, 8, 8), "torch.float32 [2, 3, 8, 8]"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), "torch.uint8 [3, 8, 8]"),
+        (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), "torch.uint8 [2, 8, 8, 3]"),
+        (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), "torch.uint8 [0, 3, 8, 8]"),
     ],
 )
 def test_images_of_another_type_or_shape_are_refused(image: torch.Tensor, got: str) -> None:
@@ -348,7 +348,7 @@ def test_images_of_another_type_or_shape_are_refused(image: torch.Tensor, got: s
 
 
 def test_class_without_a_name_is_refused() -> None:
-    message = "contact_sheet: `classes` must name every class, and class 3 occurs, got '3 names'."
+    message = "contact_sheet: `classes` must name every class, and class 3 occurs, got 3 names."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         contact_sheet(telling(2, (8, 8)), torch.tensor([0, 3]), classes=NAMES)
 
