@@ -597,7 +597,7 @@ def test_a_list_that_changes_later_changes_nothing() -> None:
 def test_contact_sheet_of_all_views_is_refused_with_the_way_out(numbered_folder: Path) -> None:
     images, label = batches(numbered_folder, TINY, TINY, dtype=torch.uint8)[0]
     message = (
-        "contact_sheet: `image` must be a tensor, got 'a list of 2'. Pass one view of the list: "
+        "contact_sheet: `image` must be a tensor, got a list of 2. Pass one view of the list: "
         "`image[0]`."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
