@@ -290,7 +290,7 @@ def shrink(settings: Settings) -> Settings:
     """Return the settings of the smoke run: the same run, small enough for two slow cores."""
     small = shrunk(
         settings,
-        lr=min(settings.lr, 0.5) / 64,
+        lr=settings.lr / 64,
         lr_milestones=(1,),
         warmup_epochs=min(settings.warmup_epochs, 1),
         average_every=1,
