@@ -136,6 +136,10 @@ class Evil:
         return print, ("a pickle that runs code",)
 
 
+#: A pickle that calls a function of the system by way of a module of NumPy's.
+BY_WAY_OF_NUMPY = b"\x80\x04\x8c\nnumpy.f2py\x8c\tos.system\x93\x8c\x04true\x85R."
+
+
 def test_what_is_no_wheel_of_animals_is_refused_and_leaves_no_folder(
     wheel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,6 +163,11 @@ def test_what_is_no_wheel_of_animals_is_refused_and_leaves_no_folder(
     with pytest.raises(SystemExit, match=r"must hold an array: it also holds builtins\.print\."):
         run(write_wheel(tmp_path / "d.whl", Evil(), classes), out)
     assert "runs code" not in capsys.readouterr().out
+    with zipfile.ZipFile(tmp_path / "e.whl", "w") as wheel_of_numpy:
+        content = gzip.compress(BY_WAY_OF_NUMPY)
+        wheel_of_numpy.writestr(prepare.FOLDER + prepare.IMAGES, content)
+    with pytest.raises(SystemExit, match=r"it also holds numpy\.f2py\.os\.system\."):
+        run(tmp_path / "e.whl", out)
     for settings, problem in (
         ({"num_val": NUM_OF_CLASS}, r"together at most 9, as many as there are of bear, got 3 and"),
         ({"num_train": 0}, "must be at least 1"),
