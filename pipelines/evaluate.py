@@ -39,7 +39,7 @@ from evaluation.cam import Cam
 from evaluation.classification import measure_classification
 from evaluation.compare import Difference, compare
 from evaluation.corruptions import measure_corruptions
-from evaluation.image_lists import digest, listed, read_groups
+from evaluation.image_lists import digest, listed, read_groups, spread
 from evaluation.in_between import measure_in_between
 from evaluation.localisation import measure_localisation
 from evaluation.mixed_cam import measure_mixed_cam
@@ -129,7 +129,7 @@ class Settings:
     """Images that the model sees at a time."""
 
     max_images: int | None = None
-    """Most images, the first as listed, in whole batches. None takes all."""
+    """Most images, evenly spread over those listed, so that all classes occur. None takes all."""
 
     workers: int | None = None
     """CPU threads of a loader. None takes one per CPU, at most 8."""
@@ -171,11 +171,11 @@ def run(settings: Settings) -> list[Evaluation]:
 
 def evaluate(settings: Settings, spec: str, out: Path) -> Evaluation:
     """Measure one classifier and write its report, report.json and samples.npz into a folder."""
-    source = _source(settings)
+    source = spread(_source(settings), settings.max_images)
     device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     subject = _subject(settings, spec, source.classes, device)
     chosen = _chosen(settings)
-    images = Images(source, settings.batch_size, settings.workers, settings.max_images)
+    images = Images(source, settings.batch_size, settings.workers)
     boxed, boxes = None, None
     if "localisation" in chosen and settings.boxes is not None:
         boxed_source, boxes = read_boxes(settings.boxes, source)
@@ -198,7 +198,7 @@ def evaluate(settings: Settings, spec: str, out: Path) -> Evaluation:
         subject.name,
         tuple(results),
         _about(settings, spec, subject, source),
-        digest(source, settings.max_images),
+        digest(source),
     )
     save(out, evaluation)
     write_report(out / "report.html", [evaluation])

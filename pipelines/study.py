@@ -66,9 +66,8 @@ from dali_cutmix import (
 from evaluation.attacks import measure_attacks
 from evaluation.box_files import read_boxes
 from evaluation.classification import measure_classification
-from evaluation.compare import compare
 from evaluation.corruptions import measure_corruptions
-from evaluation.image_lists import digest
+from evaluation.image_lists import digest, spread
 from evaluation.in_between import measure_in_between
 from evaluation.localisation import measure_localisation
 from evaluation.occlusion import measure_occlusion
@@ -187,7 +186,7 @@ class Settings:
     """Channels of the first convolution; the last has four times as many."""
 
     max_images: int = 1000
-    """Images of val/ for the slow measures: attacks and corruptions."""
+    """Images of val/ for the slow measures, evenly spread: in between, attacks, corruptions."""
 
     smoke: bool = False
     """Shrink everything until a study takes seconds. The numbers mean nothing."""
@@ -306,7 +305,7 @@ def evaluate(
     transform = EvalTransform(side, side)
     device = torch.device("cpu")
     subject = Subject(name, model, transform, source.classes, device)
-    images, few = Images(source, 250), Images(source, 250, max_images=settings.max_images)
+    images, few = Images(source, 250), Images(spread(source, settings.max_images), 250)
     results: list[Result] = [
         measure_classification(subject, images),
         measure_occlusion(subject, images),
@@ -330,14 +329,17 @@ def study(settings: Settings, data: Path, out: Path) -> dict[str, Any]:
     if unknown := sorted(set(names) - set(METHODS)):
         stop(NAME, f"`methods` must be names among {', '.join(METHODS)}, got {unknown}.")
     what = {k: v for k, v in vars(settings).items() if k not in UNIMPORTANT}
+    parts = {part: FileList.from_folder(data / part) for part in ("train", "val")}
+    if parts["train"].classes != parts["val"].classes:
+        odd = sorted(set(parts["train"].classes) ^ set(parts["val"].classes))[:5]
+        stop(NAME, f"train/ and val/ in {data} must hold the same class folders; odd are {odd}.")
+    what |= {part: digest(source) for part, source in parts.items()}
+    check(out, what)
     # All methods of a seed first, so that a study that is cut short compares equals.
     for seed in range(settings.seeds):
         for name in names:
             folder = out / name / str(seed)
             if (folder / NUMBERS).exists():
-                saved = load(folder).about.get("settings")
-                if saved != what:
-                    stop(NAME, f"{folder} has other settings: {saved}. Pass another `--out`.")
                 continue
             model, loss = train(settings, METHODS[name], data, seed)
             evaluation = evaluate(settings, name, model, data, loss)
@@ -350,26 +352,26 @@ def study(settings: Settings, data: Path, out: Path) -> dict[str, Any]:
     return content
 
 
+def check(out: Path, what: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds a training of other settings or other images."""
+    for path in sorted(out.glob(f"*/*/{NUMBERS}")):
+        saved = load(path.parent).about.get("settings") or {}
+        odd = sorted(name for name in what if saved.get(name) != what[name])
+        if odd:
+            names = ", ".join(odd)
+            stop(NAME, f"{path.parent} was trained with other {names}. Pass another `--out`.")
+
+
 def summary(out: Path, what: Mapping[str, Any], data: str) -> dict[str, Any]:
-    """Return every number of every training of a study, and differences to the baseline."""
-    runs: dict[str, list[Evaluation]] = {}
+    """Return every number of every training of a study."""
+    rows = {}
     for name in METHODS:
         folders = sorted((out / name).glob("*/" + NUMBERS), key=lambda path: int(path.parent.name))
-        if folders:
-            runs[name] = [load(path.parent) for path in folders]
-    rows = {}
-    for name, evaluations in runs.items():
-        numbers = {k: [run.numbers[k] for run in evaluations] for k in evaluations[0].numbers}
-        numbers |= {k: [run.about[k] for run in evaluations] for k in ("train_top1", "train_loss")}
-        differences = {}
-        if name != "none" and "none" in runs:
-            count = min(len(evaluations), len(runs["none"]))
-            sides = runs["none"][:count], evaluations[:count]
-            differences = {
-                d.name: {"over_images": d.over_images, "over_seeds": d.over_seeds}
-                for d in compare(*sides)
-            }
-        rows[name] = {"numbers": numbers, "against_none": differences}
+        runs = [load(path.parent) for path in folders]
+        if runs:
+            numbers = {k: [run.numbers[k] for run in runs] for k in runs[0].numbers}
+            numbers |= {k: [run.about[k] for run in runs] for k in ("train_top1", "train_loss")}
+            rows[name] = {"numbers": numbers}
     return {
         "what": "study",
         "date": datetime.date.today().isoformat(),

@@ -34,8 +34,9 @@ def measure_classification(
 
     Returns:
         Numbers ``top1``, ``top5``, ``nll`` (the mean cross entropy in nats), ``confidence`` (the
-        mean), ``ece``, ``aurc``, ``mean_class`` and ``worst_class`` (accuracies over classes), and
-        with groups ``worst_group``.
+        mean), ``overconfidence`` (``confidence`` minus ``top1``, below 0 of a classifier that is
+        too modest), ``ece``, ``aurc``, ``mean_class`` and ``worst_class`` (accuracies over
+        classes), and with groups ``worst_group``.
 
     Source:
         ECE: Guo et al. 2017, arXiv:1706.04599, section 3. Risk and coverage: Geifman and El-Yaniv
@@ -49,6 +50,7 @@ def measure_classification(
         "nll": F.cross_entropy(logits.double(), label, reduction="none").numpy(),
         "confidence": predictions.confidence.numpy(),
     }
+    samples["overconfidence"] = samples["confidence"] - samples["top1"]
     risk = risk_by_coverage(1 - samples["top1"], samples["confidence"])
     names = np.array(list(subject.classes))[label.numpy()]
     of_classes = _accuracies("class", names, samples["top1"])

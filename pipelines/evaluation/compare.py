@@ -136,7 +136,7 @@ def paired_intervals(
 def welch_interval(
     first: Sequence[float], second: Sequence[float], level: float = LEVEL
 ) -> Interval | None:
-    """Return Welch's interval of the difference of two means, or None with fewer than two values.
+    """Return Welch's interval of the difference of two means.
 
     Args:
         first: A number of each run of the side that is subtracted.
@@ -147,8 +147,8 @@ def welch_interval(
         return None
     parts = [float(np.var(side, ddof=1)) / len(side) for side in (first, second)]
     middle, spread = float(np.mean(second) - np.mean(first)), math.sqrt(sum(parts))
-    if spread == 0:
-        return middle, middle
+    if spread == 0:  # equal runs say nothing of other runs
+        return None
     freedom = sum(parts) ** 2 / sum(
         part**2 / (len(side) - 1) for part, side in zip(parts, (first, second), strict=True)
     )

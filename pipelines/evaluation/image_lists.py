@@ -41,9 +41,30 @@ def names_of(source: Any) -> list[str]:
     return [os.path.relpath(path, root) for path in paths] if root else paths
 
 
-def digest(source: Any, max_images: int | None = None) -> str:
-    """Return a digest of names and labels, equal for equal images wherever their folder lies."""
-    listing = [names_of(source), np.asarray(source.targets).tolist(), max_images]
+def spread(source: Any, max_images: int | None) -> Any:
+    """Return a source of at most so many images, evenly spread over those listed.
+
+    Images are listed class by class, so that the first ones would be of a few classes.
+
+    Args:
+        source: The images.
+        max_images: How many; None takes all.
+    """
+    if max_images is None or max_images >= len(source):
+        return source
+    if max_images < 1:
+        stop(NAME, f"`max_images` must be at least 1, got {max_images}.")
+    return source.take(np.linspace(0, len(source) - 1, max_images).round().astype(np.int64))
+
+
+def digest(source: Any) -> str:
+    """Return a digest of images, equal for equal images wherever their folder lies.
+
+    It tells names, labels and the sizes of files in bytes.
+    """
+    paths = [os.fspath(source.path(index)) for index in range(len(source))]
+    sizes = [os.path.getsize(path) if os.path.isfile(path) else None for path in paths]
+    listing = [names_of(source), np.asarray(source.targets).tolist(), sizes]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
 
 

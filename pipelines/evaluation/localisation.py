@@ -68,14 +68,16 @@ def measure_localisation(
 
     Returns:
         Shares of images: ``gt_known``, ``top1_localisation``, ``max_box_acc`` (largest piece, IoU
-        0.5), ``max_box_acc_v2`` and its parts for each IoU.
+        0.5), ``max_box_acc_v2`` and its parts for each IoU, and ``whole_image_v2``, the same of
+        boxes around the whole images: where it is high, objects fill their images, and there is
+        little to localise.
 
     Raises:
         SystemExit: The layer has to be named.
         ValueError: ``boxes`` is of another number of images.
     """
     cam = Cam(subject.model, subject.size, cam_layer)
-    best, largest, at_threshold, is_right = [], [], [], []
+    best, largest, at_threshold, of_image, is_right = [], [], [], [], []
     pictures: list[Picture] = []
     for image, label, corners in _batches(subject, images, boxes):
         logits, maps = cam(image, label)
@@ -86,6 +88,8 @@ def measure_localisation(
             best.append(every)
             largest.append(main)
             at_threshold.append(overlaps(image_heat, truth, [threshold])[1][0])
+            # Every pixel is above -1: the box around the image.
+            of_image.append(overlaps(image_heat, truth, [-1.0])[1][0])
         if not pictures:
             pixels = subject.pixels(image[:SHOWN]).cpu().permute(0, 2, 3, 1).numpy()
             predicted = [_largest_box(image_heat, threshold) for image_heat in heats[:SHOWN]]
@@ -95,6 +99,7 @@ def measure_localisation(
             pictures.append(Picture(caption, png))
     hits = {"gt_known": np.array(at_threshold) >= GT_KNOWN_IOU}
     hits["top1_localisation"] = hits["gt_known"] & np.concatenate(is_right)
+    hits["whole_image_v2"] = np.mean([np.array(of_image) >= iou for iou in IOUS], axis=0)
     return _result(hits, np.array(best), np.array(largest), cam, threshold, tuple(pictures))
 
 

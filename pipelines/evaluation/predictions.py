@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ class Images:
             per class, a list of ``(path, class)``, `ImageArrays`, ...
         batch_size: Images that a model sees at a time.
         num_workers: CPU threads of a loader; None takes the loader's default.
-        max_images: Images that are taken, the first as listed in whole batches; None takes all.
         sampler: Indices of the images, in the order in which they come. None: as listed.
         seed: Of a transform's draws.
     """
@@ -36,7 +34,6 @@ class Images:
     source: Any
     batch_size: int = 64
     num_workers: int | None = None
-    max_images: int | None = None
     sampler: Sequence[int] | None = None
     seed: int = 0
 
@@ -71,13 +68,10 @@ class Images:
         """
         loader = self.loader(subject, transform, target)
         try:
-            count = len(loader)
-            if self.max_images is not None:
-                count = min(count, -(-self.max_images // self.batch_size))
             yield from track(
-                islice(loader, count),
+                loader,
                 title,
-                total=count,
+                total=len(loader),
                 console=CONSOLE,
                 transient=True,
                 disable=not (title and CONSOLE.is_terminal),

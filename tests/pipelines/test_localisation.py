@@ -262,6 +262,8 @@ def test_numbers_equal_those_of_a_search_through_every_threshold_and_piece() -> 
     image = (shares - subject.mean) / subject.std
     logits, maps = Cam(subject.model, subject.size)(image, torch.from_numpy(label))
     heats = heat(maps, subject.size).numpy()
+    complete = (0, 0, WIDTH, HEIGHT)
+    of_image = np.array([max(brute_iou(complete, tuple(t)) for t in c.tolist()) for c in corners])
     every = np.zeros((7, len(THRESHOLDS)))
     largest, fixed = every.copy(), np.zeros(7)
     for row, (image_heat, truth) in enumerate(zip(heats, corners, strict=True)):
@@ -280,6 +282,7 @@ def test_numbers_equal_those_of_a_search_through_every_threshold_and_piece() -> 
         "top1_localisation": is_right.mean(),
         "max_box_acc": (largest >= 0.5).mean(0).max(),
         "max_box_acc_v2": np.mean(parts),
+        "whole_image_v2": np.mean([(of_image >= iou).mean() for iou in (0.3, 0.5, 0.7)]),
         **{f"max_box_acc_v2_iou{100 * i:.0f}": p for i, p in zip(IOUS, parts, strict=True)},
     }
     assert dict(result.numbers) == pytest.approx(expected)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from dali_cutmix import MixedTarget
+from dali_cutmix import FileList, MixedTarget
+from evaluation.image_lists import spread
 from harness.labels import relabelled
 from runs import recipe
 
@@ -77,9 +80,25 @@ def test_a_study_goes_on_where_it_was_interrupted(
         assert {"train_top1", "classification/top1", "localisation/max_box_acc_v2"} <= set(
             row["numbers"]
         )
-    assert later["methods"]["none"]["against_none"] == {}
-    with pytest.raises(SystemExit, match=r"none/0 has other settings: .*Pass another `--out`"):
-        study.study(small(study, epochs=3), data, tmp_path / "b")
+    # Also where the training of other settings is none that was asked for.
+    with pytest.raises(SystemExit, match=r"cutmix/0 was trained with other epochs\. Pass another"):
+        study.study(small(study, methods=("mixup",), epochs=3), data, tmp_path / "b")
+    others = study.generated(tmp_path / "others")
+    image = next(iter(sorted((others / "val").rglob("*.png"))))
+    image.write_bytes(image.read_bytes() + b"\0")
+    with pytest.raises(SystemExit, match=r"cutmix/0 was trained with other val\. Pass another"):
+        study.study(small(study, methods=methods), others, tmp_path / "b")
+
+
+def test_a_few_images_are_spread_over_all_classes(data: Path) -> None:
+    source = FileList.from_folder(data / "val")
+    few = spread(source, 3)
+    assert len(few) == 3
+    assert sorted(np.asarray(few.targets).tolist()) == [0, 1, 2]
+    assert {few.path(i) for i in range(3)} < {source.path(i) for i in range(len(source))}
+    assert spread(source, None) is spread(source, 12) is source
+    with pytest.raises(SystemExit, match="`max_images` must be at least 1, got 0"):
+        spread(source, 0)
 
 
 def test_what_no_study_can_be_made_of_is_refused(
@@ -91,6 +110,10 @@ def test_what_no_study_can_be_made_of_is_refused(
         study.main(small(study, data=tmp_path, out=tmp_path / "out"))
     with pytest.raises(SystemExit, match="`out` must be a folder for the results"):
         study.main(small(study, data=data))
+    halved = study.generated(tmp_path / "halved")
+    shutil.rmtree(halved / "val" / "part_01")
+    with pytest.raises(SystemExit, match=r"same class folders; odd are \['part_01'\]"):
+        study.study(small(study), halved, tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match="must hold PNG files in train/ and val/"):
         study.side_of(tmp_path / "empty")
@@ -102,7 +125,6 @@ def test_what_no_study_can_be_made_of_is_refused(
 def row(**numbers: list[float | None]) -> dict[str, Any]:
     return {
         "numbers": {name.replace("__", "/"): values for name, values in numbers.items()},
-        "against_none": {},
     }
 
 
@@ -127,7 +149,7 @@ def test_the_page_shows_mean_and_deviation_over_seeds() -> None:
 def test_claims_are_judged_by_the_interval_over_training_runs() -> None:
     render = recipe("render_results")
 
-    def judged(none: list[float], cutmix: list[float], number: str) -> list[str]:
+    def judged(none: list[float], cutmix: list[float | None], number: str) -> list[str]:
         page = "\n".join(
             render.page(
                 [
@@ -145,10 +167,27 @@ def test_claims_are_judged_by_the_interval_over_training_runs() -> None:
     assert judged(low, high, "occlusion__center") == ["shown"]
     assert judged(high, low, "occlusion__center") == ["**contradicted**"]
     assert judged(low, wide, "occlusion__center") == ["open"]
-    # Of an error of calibration less is better.
-    assert judged(low, high, "classification__ece") == ["**contradicted**"]
-    assert judged(high, low, "classification__ece") == ["shown"]
+    # Of confidence above accuracy less is better.
+    assert judged(low, high, "classification__overconfidence") == ["**contradicted**"]
+    assert judged(high, low, "classification__overconfidence") == ["shown"]
     assert judged(low[:1], high[:1], "occlusion__center") == []  # one run has no interval
+    assert judged(low[:2], [0.7, None], "occlusion__center") == []
+    assert judged(low, high, "localisation__max_box_acc_v2") == ["shown"]
+
+
+def test_localisation_is_not_judged_where_objects_fill_their_images() -> None:
+    render = recipe("render_results")
+    for whole, count in ((0.7, 0), (0.1, 1)):
+        methods = {
+            name: row(
+                train_top1=values,
+                localisation__max_box_acc_v2=values,
+                localisation__whole_image_v2=[whole] * 3,
+            )
+            for name, values in (("none", [0.5, 0.51, 0.52]), ("cutmix", [0.7, 0.71, 0.72]))
+        }
+        page = "\n".join(render.page([made_up(**methods)]))
+        assert page.count("points") == count
 
 
 def test_the_page_in_the_repository_is_what_the_results_say(

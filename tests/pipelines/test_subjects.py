@@ -73,16 +73,6 @@ def test_labels_that_the_classifier_does_not_have_are_refused() -> None:
     assert str(refusal.value) == ("evaluate: `data` must hold the 4 classes of small, got label 5.")
 
 
-def test_the_first_images_alone_are_taken_where_so_many_are_asked_for() -> None:
-    pixels, label = noise(12)
-    images = images_of(pixels, label)
-    few = type(images)(images.source, 5, 1, max_images=6)
-
-    predictions = predict(subject_of(linear()), few)
-
-    assert predictions.label.tolist() == label[:10].tolist()  # two whole batches
-
-
 # Subjects
 
 
