@@ -57,7 +57,7 @@ Differs:
 
 What the authors did not publish, and what stands here:
 
-- how often the baselines mix: MixUp mixes every batch, and Cutout erases part of every image;
+- how often Cutout erases: part of every image;
 - the layers that Manifold Mixup and Feature CutMix draw from: the image, and what the first and
   the second stage put out, as Verma et al. 2018, arXiv:1806.05236;
 - the place of DropBlock: behind the norms of the branches of the last two stages, as its authors'
@@ -65,7 +65,9 @@ What the authors did not publish, and what stands here:
 - the rule of Stochastic Depth's 0.25: the last block's rate, which rises from block to block on a
   line, as Huang et al. 2016, arXiv:1603.09382;
 - the Gaussian's deviation: a quarter of the side;
-- the learning rate of the networks of 110 layers: the same.
+- the learning rate of PyramidNet-110: that of PyramidNet-200. For ResNet-110 with CutMix issue 10
+  of the authors' repository states 0.1 and a mix of every batch; the baseline has this rate too;
+- how often MixUp mixes: every batch. Issue 30 there says that its probability was not searched.
 """
 
 from __future__ import annotations
@@ -215,8 +217,8 @@ PRESETS = named(
         # Table 6: lighter networks.
         "pyramidnet110_baseline": replace(BASELINE, depth=110, widening=64),
         "pyramidnet110_cutmix": Settings(depth=110, widening=64),
-        "resnet110_baseline": replace(BASELINE, net="resnet", depth=110),
-        "resnet110_cutmix": Settings(net="resnet", depth=110),
+        "resnet110_baseline": replace(BASELINE, net="resnet", depth=110, lr=0.1),
+        "resnet110_cutmix": Settings(net="resnet", depth=110, lr=0.1, prob=1.0),
         # Figure 3 and Table 8: ablations.
         **{f"alpha_{alpha:g}": Settings(alpha=alpha) for alpha in (0.1, 0.25, 0.5, 2.0, 4.0)},
         **{f"layer_{layer}": Settings(layers=(layer,)) for layer in range(1, 5)},
