@@ -1,8 +1,8 @@
 """Evaluate a trained classifier beyond its accuracy, and compare two of them.
 
 Expect: a report that opens in a browser, with the numbers as JSON and the values per image beside
-it. Nothing is trained. Every image is seen some hundred times where all measures are chosen; most
-of them are those of the attacks.
+it. Nothing is trained. Where all measures are chosen, the classifier sees every image some hundred
+times.
 
 Run, where DIR holds val/, or one folder of images per class:
 

@@ -162,7 +162,7 @@ class Settings:
     perhaps with val.json."""
 
     out: Path | None = None
-    """Folder of a file for each training, and of study.json."""
+    """Folder of a folder for each training, and of study.json."""
 
     methods: tuple[str, ...] = tuple(HEADLINE)
     """Names of the methods to train; `all` trains all there are."""

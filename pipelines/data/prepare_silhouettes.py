@@ -3,8 +3,8 @@
     pip download --no-deps animal-shape-mnist
     python pipelines/data/prepare_silhouettes.py animal_shape_mnist-*.whl --out silhouettes
 
-The wheel (MIT license, https://pypi.org/project/animal-shape-mnist) holds 10,000 gray images of
-28 x 28 pixels: the outlines of ten animals. You download the wheel; this script downloads nothing,
+The wheel (Sina Mohammadi, MIT license) holds 10,000 gray images of 28 x 28 pixels: the outlines of
+ten animals. You download the wheel; this script downloads nothing,
 and the package need not be installed. The script writes
 
     silhouettes/train/CLASS/NUMBER.png   100 images per class, 8-bit gray

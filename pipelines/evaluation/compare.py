@@ -40,7 +40,7 @@ class Difference:
     """Hold a number of two sides.
 
     Attributes:
-        name: Name of the number, as ``occlusion/hole_0.5``.
+        name: Name of the number, as ``occlusion/center_0.5``.
         first: Mean over the runs of the first side.
         second: Mean over the runs of the second side.
         over_images: Interval of ``second - first`` over images; None where the number is no mean of

@@ -97,38 +97,21 @@ class Predictions:
         """Largest softmax probability of each image, in [0, 1]: ``[N]`` float64."""
         return self.logits.double().softmax(1).amax(1)
 
-    @property
-    def is_right(self) -> torch.Tensor:
-        """Whether the class of the largest logit is the label: ``[N]`` bool."""
-        return self.logits.argmax(1) == self.label
-
 
 @torch.no_grad()
-def predict(
-    subject: Subject,
-    images: Images,
-    title: str = "predict",
-    *,
-    change: Change | None = None,
-    transform: Any = None,
-) -> Predictions:
+def predict(subject: Subject, images: Images, title: str = "predict") -> Predictions:
     """Return a classifier's logits of all images.
 
     Args:
         subject: The classifier.
         images: The images.
         title: Name of the progress bar.
-        change: Function that changes every batch before the model sees the batch. Gradients are
-            off, unless the function turns them on.
-        transform: Takes the place of the classifier's transform.
 
     Raises:
-        SystemExit: The images have another number of classes than the classifier, or are none.
+        SystemExit: There is no image, or a label has no logit.
     """
     logits, labels = [], []
-    for image, label in images.batches(subject, title, transform):
-        if change is not None:
-            image = change(image, label)
+    for image, label in images.batches(subject, title):
         logits.append(subject.model(image).float().cpu())
         labels.append(label.cpu())
     if not logits:

@@ -41,7 +41,7 @@ class Evaluation:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """Every number by the names of its measure and its own, as ``occlusion/hole_0.5``."""
+        """Every number by the names of its measure and its own, as ``occlusion/center_0.5``."""
         return {
             f"{result.name}/{name}": float(number)
             for result in self.results

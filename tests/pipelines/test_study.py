@@ -80,7 +80,7 @@ def test_a_study_goes_on_where_it_was_interrupted(
         assert {"train_top1", "classification/top1", "localisation/max_box_acc_v2"} <= set(
             row["numbers"]
         )
-    # Also where the training of other settings is none that was asked for.
+    # Also where nobody asked for the training of other settings.
     with pytest.raises(SystemExit, match=r"cutmix/0 was trained with other epochs\. Pass another"):
         study.study(small(study, methods=("mixup",), epochs=3), data, tmp_path / "b")
     others = study.generated(tmp_path / "others")

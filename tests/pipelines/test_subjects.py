@@ -39,20 +39,6 @@ def test_logits_of_all_images_are_in_their_order_also_of_a_short_last_batch() ->
     logits = predictions.logits.double().numpy()
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(predictions.confidence, shares.max(1))
-    assert predictions.is_right.tolist() == (logits.argmax(1) == label).tolist()
-
-
-def test_a_change_is_made_of_every_batch_before_the_model_sees_the_batch() -> None:
-    pixels, label = noise(12)
-    model = linear()
-
-    def add_label(image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        return image + label.view(-1, 1, 1, 1)
-
-    predictions = predict(subject_of(model), images_of(pixels, label), change=add_label)
-
-    added = by_the_textbook(pixels) + torch.from_numpy(label).view(-1, 1, 1, 1)
-    torch.testing.assert_close(predictions.logits, model(added.float()))
 
 
 def test_pixels_and_normalized_undo_each_other() -> None:
