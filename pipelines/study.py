@@ -10,9 +10,10 @@ data/generate_parts.py beside this file make such folders:
     python pipelines/study.py --data DIR --out OUT
     python pipelines/study.py --data DIR --out OUT --methods none cutmix --seeds 5
 
-OUT gets a folder for each training, METHOD/SEED, and study.json with the numbers of all. A training
-whose folder is there is not repeated: an interrupted study goes on, and a study grows by further
-methods and seeds. Two of its methods side by side, as a report:
+OUT gets a folder for each training, METHOD/SEED, and study.json with the numbers of all. What is
+there is not repeated: an interrupted study goes on, and a study grows by further methods and seeds.
+Each folder holds model.pt, the network, and report.json; without the latter a network is measured
+again. Two methods side by side, as a report:
 
     python pipelines/evaluate.py --compare OUT/none OUT/cutmix
 
@@ -32,7 +33,6 @@ from __future__ import annotations
 import datetime
 import importlib
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -63,9 +63,11 @@ from dali_cutmix import (
     TrainTransform,
     mixed_cross_entropy,
 )
+from dali_cutmix.tools.bench.machine import processor_name
 from evaluation.attacks import measure_attacks
 from evaluation.box_files import read_boxes
 from evaluation.classification import measure_classification
+from evaluation.compare import compare
 from evaluation.corruptions import measure_corruptions
 from evaluation.image_lists import digest, spread
 from evaluation.in_between import measure_in_between
@@ -81,8 +83,14 @@ from harness.labels import Label, relabelled
 from harness.processes import CONSOLE, stop
 
 NAME = "study"
-#: Settings that change no result.
-UNIMPORTANT = ("data", "out", "methods", "seeds", "smoke")
+#: Images that a network sees at a time while it is measured.
+BATCH_SIZE = 100
+#: Settings that a training depends on; images and `MEASURED` aside.
+TRAINED = ("epochs", "batch_size", "lr", "weight_decay", "width")
+#: Settings that only the measures depend on.
+MEASURED = ("max_images",)
+#: File of a trained network in the folder of its training.
+WEIGHTS = "model.pt"
 #: Names of the network's layers in which features can be mixed, from the input on.
 LAYERS = ("", "blocks.0", "blocks.1", "blocks.2")
 
@@ -164,6 +172,10 @@ class Settings:
     out: Path | None = None
     """Folder of a folder for each training, and of study.json."""
 
+    other: Path | None = None
+    """Folder of folders of images that show none of the classes, to be told from those of val/;
+    none: noise alone is to be told from them."""
+
     methods: tuple[str, ...] = tuple(HEADLINE)
     """Names of the methods to train; `all` trains all there are."""
 
@@ -182,11 +194,12 @@ class Settings:
     weight_decay: float = 1e-3
     """On every parameter."""
 
-    width: int = 24
+    width: int = 16
     """Channels of the first convolution; the last has four times as many."""
 
     max_images: int = 1000
-    """Images of val/ for the slow measures, evenly spread: in between, attacks, corruptions."""
+    """Images of val/ for the slow measures, evenly spread (in between, attacks, corruptions), and
+    of `other`."""
 
     smoke: bool = False
     """Shrink everything until a study takes seconds. The numbers mean nothing."""
@@ -195,11 +208,9 @@ class Settings:
 # -------------------------------------------------------------------------------------------- data
 
 
-def side_of(folder: Path) -> int:
-    """Return the side of the images of a folder in pixels, by the first of them."""
-    first = next(iter(sorted(folder.rglob("*.png"))), None)
-    if first is None:
-        stop(NAME, f"`data` must hold PNG files in train/ and val/, and {folder} holds none.")
+def side_of(data: Path) -> int:
+    """Return the side of the images of a folder in pixels, by the first of val/."""
+    first = FileList.from_folder(data / "val").path(0)
     with Image.open(first) as image:
         if image.width != image.height:
             stop(NAME, f"{first} must be square, got {image.width} x {image.height} pixels.")
@@ -267,7 +278,7 @@ def train(settings: Settings, method: Method, data: Path, seed: int) -> tuple[nn
     """Return a trained network in evaluation mode, and the mean loss of its last epoch."""
     torch.manual_seed(seed)
     with make_loader(settings, method, data, seed) as loader:
-        model = Net(settings.width, loader.num_classes)
+        model = Net(settings.width, loader.num_classes).to(memory_format=torch.channels_last)
         mixing = FeatureMix(model, list(method.layers), seed=seed) if method.layers else None
         optimizer = torch.optim.AdamW(
             model.parameters(), settings.lr, weight_decay=settings.weight_decay
@@ -296,30 +307,31 @@ def train(settings: Settings, method: Method, data: Path, seed: int) -> tuple[nn
 # ---------------------------------------------------------------------------------------- measures
 
 
-def evaluate(
-    settings: Settings, name: str, model: nn.Module, data: Path, loss: float
-) -> Evaluation:
+def evaluate(settings: Settings, name: str, model: nn.Module, data: Path) -> Evaluation:
     """Return everything that is measured of a trained network."""
     side = side_of(data)
     source = FileList.from_folder(data / "val")
-    transform = EvalTransform(side, side)
-    device = torch.device("cpu")
-    subject = Subject(name, model, transform, source.classes, device)
-    images, few = Images(source, 250), Images(spread(source, settings.max_images), 250)
+    subject = Subject(name, model, EvalTransform(side, side), source.classes, torch.device("cpu"))
+    images = Images(source, BATCH_SIZE)
+    few = Images(spread(source, settings.max_images), BATCH_SIZE)
+    other = None
+    if settings.other is not None:
+        others = FileList.from_folder(settings.other)
+        other = Images(spread(others, settings.max_images), BATCH_SIZE)
     results: list[Result] = [
         measure_classification(subject, images),
         measure_occlusion(subject, images),
         measure_in_between(subject, few),
         measure_attacks(subject, few),
         measure_corruptions(subject, few),
-        measure_outliers(subject, images),
+        measure_outliers(subject, images, other=other),
     ]
     if (data / "val.json").exists():
         with_boxes, boxes = read_boxes(data / "val.json", source)
-        results.append(measure_localisation(subject, Images(with_boxes, 250), boxes))
+        results.append(measure_localisation(subject, Images(with_boxes, BATCH_SIZE), boxes))
     # A network that knows its training images by heart overfits, which is the study's regime.
-    known = measure_classification(subject, Images(FileList.from_folder(data / "train"), 250))
-    about = {"train_top1": known.numbers["top1"], "train_loss": loss}
+    known = Images(FileList.from_folder(data / "train"), BATCH_SIZE)
+    about = {"train_top1": measure_classification(subject, known).numbers["top1"]}
     return Evaluation(name, tuple(results), about, digest(source))
 
 
@@ -328,58 +340,106 @@ def study(settings: Settings, data: Path, out: Path) -> dict[str, Any]:
     names = tuple(METHODS) if settings.methods == ("all",) else settings.methods
     if unknown := sorted(set(names) - set(METHODS)):
         stop(NAME, f"`methods` must be names among {', '.join(METHODS)}, got {unknown}.")
-    what = {k: v for k, v in vars(settings).items() if k not in UNIMPORTANT}
-    parts = {part: FileList.from_folder(data / part) for part in ("train", "val")}
-    if parts["train"].classes != parts["val"].classes:
-        odd = sorted(set(parts["train"].classes) ^ set(parts["val"].classes))[:5]
-        stop(NAME, f"train/ and val/ in {data} must hold the same class folders; odd are {odd}.")
-    what |= {part: digest(source) for part, source in parts.items()}
-    check(out, what)
+    trained, measured = described(settings, data)
+    check(out, trained, measured)
     # All methods of a seed first, so that a study that is cut short compares equals.
     for seed in range(settings.seeds):
         for name in names:
             folder = out / name / str(seed)
-            if (folder / NUMBERS).exists():
-                continue
-            model, loss = train(settings, METHODS[name], data, seed)
-            evaluation = evaluate(settings, name, model, data, loss)
-            about = {**evaluation.about, "seed": seed, "settings": what}
-            save(folder, replace(evaluation, about=about))
-            top1 = 100 * evaluation.numbers["classification/top1"]
-            CONSOLE.print(f"{name}, seed {seed}: top-1 {top1:.1f} %")
-    content = summary(out, what, data.name)
+            if not (folder / WEIGHTS).exists():
+                model, loss = train(settings, METHODS[name], data, seed)
+                write(folder, {"model": model.state_dict(), "loss": loss, "settings": trained})
+            if not (folder / NUMBERS).exists():
+                model, loss = read(settings, folder, data)
+                evaluation = evaluate(settings, name, model, data)
+                about = {"train_loss": loss, "seed": seed, "settings": trained | measured}
+                save(folder, replace(evaluation, about={**evaluation.about, **about}))
+                top1 = 100 * evaluation.numbers["classification/top1"]
+                CONSOLE.print(f"{name}, seed {seed}: top-1 {top1:.1f} %")
+    content = summary(out, trained | measured, data)
     write_json(out / "study.json", content)
     return content
 
 
-def check(out: Path, what: Mapping[str, Any]) -> None:
+def described(settings: Settings, data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what trainings depend on, and what their measures depend on besides."""
+    train, val = (FileList.from_folder(data / part) for part in ("train", "val"))
+    if train.classes != val.classes:
+        odd = sorted(set(train.classes) ^ set(val.classes))[:5]
+        stop(NAME, f"train/ and val/ in {data} must hold the same class folders; odd are {odd}.")
+    trained = {name: getattr(settings, name) for name in TRAINED} | {"train": digest(train)}
+    measured = {name: getattr(settings, name) for name in MEASURED} | {"val": digest(val)}
+    if settings.other is not None:
+        if not settings.other.is_dir():
+            stop(NAME, f"`other` must be a folder of folders of images, got {settings.other}.")
+        measured["other"] = digest(FileList.from_folder(settings.other))
+    return trained, measured
+
+
+def check(out: Path, trained: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
     """Refuse a folder that holds a training of other settings or other images."""
+    for path in sorted(out.glob(f"*/*/{WEIGHTS}")):
+        if odd := _odd(trained, torch.load(path, weights_only=True)["settings"]):
+            stop(NAME, f"{path.parent} was trained with other {odd}. Pass another `--out`.")
     for path in sorted(out.glob(f"*/*/{NUMBERS}")):
-        saved = load(path.parent).about.get("settings") or {}
-        odd = sorted(name for name in what if saved.get(name) != what[name])
-        if odd:
-            names = ", ".join(odd)
-            stop(NAME, f"{path.parent} was trained with other {names}. Pass another `--out`.")
+        if odd := _odd(trained | measured, load(path.parent).about.get("settings") or {}):
+            delete = f"Pass another `--out`, or delete each {NUMBERS} to measure again."
+            stop(NAME, f"{path.parent} was measured with other {odd}. {delete}")
 
 
-def summary(out: Path, what: Mapping[str, Any], data: str) -> dict[str, Any]:
-    """Return every number of every training of a study."""
-    rows = {}
-    for name in METHODS:
-        folders = sorted((out / name).glob("*/" + NUMBERS), key=lambda path: int(path.parent.name))
-        runs = [load(path.parent) for path in folders]
-        if runs:
-            numbers = {k: [run.numbers[k] for run in runs] for k in runs[0].numbers}
-            numbers |= {k: [run.about[k] for run in runs] for k in ("train_top1", "train_loss")}
-            rows[name] = {"numbers": numbers}
+def _odd(asked: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    """Return the names of settings that differ."""
+    names = sorted({*asked, *there})
+    return ", ".join(name for name in names if asked.get(name) != there.get(name))
+
+
+def write(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the file of a trained network in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(content), folder / f"{WEIGHTS}.partial")
+    os.replace(folder / f"{WEIGHTS}.partial", folder / WEIGHTS)
+
+
+def read(settings: Settings, folder: Path, data: Path) -> tuple[nn.Module, float]:
+    """Return a trained network in evaluation mode, and the mean loss of its last epoch."""
+    content = torch.load(folder / WEIGHTS, weights_only=True)
+    model = Net(settings.width, len(FileList.from_folder(data / "train").classes))
+    model.load_state_dict(content["model"])
+    return model.to(memory_format=torch.channels_last).eval(), content["loss"]
+
+
+def summary(out: Path, what: Mapping[str, Any], data: Path) -> dict[str, Any]:
+    """Return every number of every training of a study, and facts about it."""
+    runs = {name: runs_of(out / name) for name in METHODS}
+    rows: dict[str, Any] = {}
+    for name, of_method in runs.items():
+        if not of_method:
+            continue
+        common = [k for k in of_method[0].numbers if all(k in run.numbers for run in of_method)]
+        numbers = {k: [run.numbers[k] for run in of_method] for k in common}
+        numbers |= {k: [run.about[k] for run in of_method] for k in ("train_top1", "train_loss")}
+        rows[name] = {"numbers": numbers}
+        if runs["cutmix"] and name != "cutmix":
+            found = compare(of_method, runs["cutmix"])
+            intervals = {x.name: x.over_images for x in found if x.over_images is not None}
+            rows[name]["cutmix_minus_this_over_images"] = intervals
+    train, val = (FileList.from_folder(data / part) for part in ("train", "val"))
+    facts = {"training images": len(train), "test images": len(val), "classes": len(val.classes)}
     return {
         "what": "study",
         "date": datetime.date.today().isoformat(),
-        "data": data,
+        "data": data.name,
+        "facts": facts | {"side": side_of(data)},
         "settings": dict(what),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{processor_name()}, {os.cpu_count()} cores",
         "methods": rows,
     }
+
+
+def runs_of(folder: Path) -> list[Evaluation]:
+    """Return the evaluations of a method, by seed."""
+    found = sorted(folder.glob(f"*/{NUMBERS}"), key=lambda path: int(path.parent.name))
+    return [load(path.parent) for path in found]
 
 
 def main(settings: Settings) -> dict[str, Any]:

@@ -56,7 +56,12 @@ def measure_classification(
     of_classes = _accuracies("class", names, samples["top1"])
     numbers = means(samples) | {
         "ece": multiclass_calibration_error(
-            logits.double().softmax(1), label, logits.shape[1], num_bins, "l1"
+            # A confidence of 1 would get a bin of its own.
+            logits.double().softmax(1).clamp(max=1 - 2.0**-24),
+            label,
+            logits.shape[1],
+            num_bins,
+            "l1",
         ).item(),
         "aurc": float(risk.mean()),
         "mean_class": float(np.mean([row[1] for row in of_classes.rows])),

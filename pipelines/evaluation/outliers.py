@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def measure_outliers(
             subject.size, pad=0, flip=0, mean=subject.transform.mean, std=subject.transform.std
         )
         scores["other"] = confidence_of_any(subject, other, subject.transform)
-        scores["crops"] = confidence_of_any(subject, other, crop)
+        scores["crops"] = confidence_of_any(subject, replace(other, seed=seed), crop)
     rows = {name: separation(accepted, rejected) for name, rejected in scores.items()}
     numbers = {f"{name}_{key}": value for name, row in rows.items() for key, value in row.items()}
     for key in ("auroc", "fpr95", "detection_error"):

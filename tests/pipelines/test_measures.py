@@ -81,6 +81,21 @@ def test_accuracy_loss_and_calibration_equal_those_of_scikit_learn_and_of_a_loop
     assert_samples_have_the_means_of_the_numbers(result, 83)
 
 
+def test_a_confidence_of_1_is_in_the_last_bin_of_the_calibration_error() -> None:
+    pixels, label = noise(20, num_classes=4)
+    is_sure = np.arange(20) < 10  # and wrong
+    logits = torch.zeros(20, 4)
+    logits[np.arange(20), np.where(is_sure, (label + 1) % 4, label)] = torch.tensor(
+        np.where(is_sure, 40.0, 4.0), dtype=torch.float32
+    )
+    surely = Function(lambda image: logits)
+
+    numbers = measure_classification(subject_of(surely), images_of(pixels, label, 20)).numbers
+
+    # Confidences 1 and .948 share the bin from 14/15 on.
+    assert numbers["ece"] == pytest.approx(abs(numbers["overconfidence"]), abs=1e-6)
+
+
 def test_a_constant_classifier_says_the_first_class_and_is_calibrated_by_its_share() -> None:
     pixels, label = noise(12)
     constant = Function(lambda image: image.new_zeros(len(image), 4))
@@ -469,6 +484,12 @@ def test_a_classifier_that_is_sure_of_flat_images_only_tells_them_from_all_other
         kinds = ("uniform", "gaussian", "other", "crops")
         mean = np.mean([result.numbers[f"{kind}_{key}"] for kind in kinds])
         assert result.numbers[key] == pytest.approx(mean)
+    drawn = [
+        measure_outliers(subject_of(Function(sure)), images, other=other, seed=seed).numbers
+        for seed in range(5)
+    ]
+    assert drawn[0] == result.numbers
+    assert len({numbers["crops_auroc"] for numbers in drawn}) > 1
     noise_alone = measure_outliers(subject_of(Function(sure)), images).numbers
     assert not any(name.startswith(("other", "crops")) for name in noise_alone)
 
