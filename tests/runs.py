@@ -15,8 +15,9 @@ import torch
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 GRAPH_OF_ONES_OWN = "dali_iterator"  # a graph and a training loop, without checkpoints and results
 EVALUATION = "evaluate"  # trains nothing
-STUDY = {"study", "render_results"}  # trains many small networks; writes RESULTS.md
-NO_RECIPES = {GRAPH_OF_ONES_OWN, EVALUATION, *STUDY}
+STUDY = {"study", "study_few_labels", "render_results"}  # many small networks, and RESULTS.md
+SEMI = ("semi_fixmatch", "semi_mixmatch")  # two loaders and another loop; see test_few_labels.py
+NO_RECIPES = {GRAPH_OF_ONES_OWN, EVALUATION, *STUDY, *SEMI}
 RECIPES = sorted({path.stem for path in PIPELINES.glob("*.py")} - NO_RECIPES)
 STANDALONE = "cifar_resnet18"  # the smallest complete recipe, without the harness
 ON_HARNESS = [name for name in RECIPES if name != STANDALONE]

@@ -5,5 +5,6 @@ Modules:
     regularization  ShakeDrop, stochastic depth, DropBlock: layers without parameters
     pyramidnet      PyramidNet for images of 32 px
     resnet          ResNet and ResNeXt of bottlenecks: for 32 px, and torchvision's for ImageNet
+    small           four convolutions, for the study and for recipes with few labels
     features        mixing at a layer, as the paper numbers the layers
 """

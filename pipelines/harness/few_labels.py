@@ -1,0 +1,129 @@
+"""What recipes with few labels depend on: their settings, and images with and without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dali_cutmix import FileList
+from harness.pictures import find_data
+from harness.processes import stop
+
+
+@dataclass(frozen=True)
+class FewLabelsSettings:
+    """Hold what a run with few labels depends on. The defaults suit the silhouettes."""
+
+    data: Path | None = None
+    """Folder with train/ and val/, each with one folder of images per class. With --smoke, None
+    generates pictures."""
+
+    out: Path | None = None
+    """Folder of checkpoint.pt and results.json. None takes runs/ and the recipe's name, or with
+    --smoke a folder that is removed at the end."""
+
+    smoke: bool = False
+    """Shrink everything until a run takes seconds. The numbers mean nothing."""
+
+    labels_per_class: int = 10
+    """Images of each class in train/ that have a label."""
+
+    size: int = 28
+    """Side in pixels to which images are resized."""
+
+    flip: float = 0.5
+    """Probability of mirroring a training image. 0 for digits."""
+
+    epochs: int = 60
+    """Passes over all images of train/."""
+
+    batch_size: int = 50
+    """Images with a label in a step."""
+
+    lr: float = 2e-3
+    """Learning rate of AdamW at the start of a half cosine that ends at 0."""
+
+    weight_decay: float = 1e-3
+    """On every parameter."""
+
+    average_decay: float = 0.99
+    """Share of the averaged weights that a step keeps, below 1. The average is validated."""
+
+    width: int = 16
+    """Channels of the first convolution; the last has four times as many."""
+
+    validate_every: int = 10
+    """Epochs from one validation to the next. The last epoch is validated in any case."""
+
+    seed: int = 0
+    """Seed of the choice of labels, initial weights, order, crops and mixing."""
+
+    def __post_init__(self) -> None:
+        for name in ("labels_per_class", "size", "epochs", "batch_size", "width", "validate_every"):
+            value = getattr(self, name)
+            if value < 1:
+                raise SystemExit(f"`{name}` must be at least 1, got {value}.")
+        if not 0 <= self.average_decay < 1:
+            raise SystemExit(f"`average_decay` must be in [0, 1), got {self.average_decay}.")
+
+
+def shrunk(settings: FewLabelsSettings) -> dict[str, int]:
+    """Return the settings that a smoke run changes."""
+    small = {"labels_per_class": 1, "epochs": 2, "batch_size": 4, "width": 4, "validate_every": 1}
+    return {name: min(value, getattr(settings, name)) for name, value in small.items()}
+
+
+@dataclass(frozen=True)
+class FewLabels:
+    """Hold the images of a run.
+
+    Attributes:
+        labelled: Images of train/ whose label is known: equally many of each class.
+        unlabelled: All images of train/, also those of ``labelled``. None has a class.
+        val: Images of val/ and their classes.
+    """
+
+    labelled: FileList
+    unlabelled: FileList
+    val: FileList
+
+
+def read(name: str, settings: FewLabelsSettings, temporary: Path) -> FewLabels:
+    """Return the images of a run, or end the run with one sentence.
+
+    Args:
+        name: Name of the recipe.
+        settings: Settings of the run. Which images have labels depends on the data,
+            ``labels_per_class`` and ``seed`` alone.
+        temporary: Folder for the pictures of a smoke run.
+    """
+    data = find_data(name, settings, temporary, settings.size)
+    train, val = FileList.from_folder(data / "train"), FileList.from_folder(data / "val")
+    if val.classes != train.classes:
+        stop(name, f"train/ and val/ in {data} must hold the same class folders.")
+    labelled = choose(name, train, settings.labels_per_class, settings.seed)
+    return FewLabels(labelled, without_classes(train), val)
+
+
+def choose(name: str, images: FileList, per_class: int, seed: int) -> FileList:
+    """Return equally many images of each class, chosen at random."""
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for label, class_name in enumerate(images.classes):
+        members = np.flatnonzero(images.targets == label)
+        if len(members) < per_class:
+            stop(
+                name,
+                f"`labels_per_class` must be at most {len(members)}, the images of {class_name}, "
+                f"got {per_class}.",
+            )
+        chosen.append(rng.permutation(members)[:per_class])
+    return images.take(np.sort(np.concatenate(chosen)))
+
+
+def without_classes(images: FileList) -> FileList:
+    """Return the same images, all of one class: what is not there cannot leak into a loss."""
+    paths = [images.path(index) for index in range(len(images))]
+    return FileList(paths, np.zeros(len(paths), np.int64), ["unknown"])
