@@ -23,9 +23,9 @@ To try every part on generated pictures, in seconds:
 
 Follows: a network of four convolutions, trained for long on few images, until the training images
 are learned by heart. That is the regime of the paper's 300 epochs, and the one in which CutMix
-gains: a run that underfits loses by it. AdamW, one cycle of the learning rate. Images are padded by
-2 pixels and cropped; they are not mirrored, since some data are digits. Every mix is drawn for half
-of the samples, as in the authors' command for CIFAR, unless the method's name says otherwise.
+gains: a network that is still learning loses by a harder task. AdamW, one cycle of the learning
+rate. Images are padded by 2 pixels and cropped; they are not mirrored, since some data are digits.
+The methods are those of harness/methods.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,19 +47,12 @@ from PIL import Image
 from torch import nn
 
 from dali_cutmix import (
-    CutMix,
     Cutout,
     DataLoader,
     Deferred,
     EvalTransform,
     FeatureMix,
     FileList,
-    FMix,
-    GridMix,
-    MixUp,
-    ResizeMix,
-    SaliencyMix,
-    Scheduled,
     TrainTransform,
     mixed_cross_entropy,
 )
@@ -79,8 +72,10 @@ from evaluation.result import Result
 from evaluation.saved import NUMBERS, Evaluation, load, save
 from evaluation.subject import Subject
 from harness.checkpoints import write_json
-from harness.labels import Label, relabelled
+from harness.labels import relabelled
+from harness.methods import HEADLINE, METHODS, Method
 from harness.processes import CONSOLE, stop
+from models.small import Net
 
 NAME = "study"
 #: Images that a network sees at a time while it is measured.
@@ -91,72 +86,6 @@ TRAINED = ("epochs", "batch_size", "lr", "weight_decay", "width")
 MEASURED = ("max_images",)
 #: File of a trained network in the folder of its training.
 WEIGHTS = "model.pt"
-#: Names of the network's layers in which features can be mixed, from the input on.
-LAYERS = ("", "blocks.0", "blocks.1", "blocks.2")
-
-# ----------------------------------------------------------------------------------------- methods
-
-
-@dataclass(frozen=True)
-class Method:
-    """Hold how a training differs from the baseline.
-
-    Attributes:
-        mix: Function from the number of epochs to a mix; None mixes nothing.
-        layers: Layers whose features are mixed instead of the images, one of them in each batch.
-        cutout: Side of the square erased in each image, as a share of the image's side.
-        smoothing: Share of each target spread over all classes.
-        label: What a mixed image is called; see `relabelled`.
-    """
-
-    mix: Callable[[int], Any] | None = None
-    layers: tuple[str, ...] = ()
-    cutout: float = 0.0
-    smoothing: float = 0.0
-    label: Label = "shares"
-
-
-def _always(mix: Any) -> Callable[[int], Any]:
-    return lambda _: mix
-
-
-HALF = 0.5
-CUTMIX, MIXUP = _always(CutMix(prob=HALF)), _always(MixUp(1.0, prob=HALF))
-
-#: What every study compares first.
-HEADLINE = {
-    "none": Method(),
-    "cutout": Method(cutout=0.5),
-    "smoothing": Method(smoothing=0.1),
-    "mixup": Method(MIXUP),
-    "manifold_mixup": Method(MIXUP, layers=LAYERS),
-    "cutmix": Method(CUTMIX),
-    "feature_cutmix": Method(CUTMIX, layers=LAYERS),
-    "saliencymix": Method(_always(SaliencyMix(prob=HALF))),
-    "resizemix": Method(_always(ResizeMix(prob=HALF))),
-    "fmix": Method(_always(FMix(prob=HALF))),
-    "gridmix": Method(_always(GridMix(prob=HALF))),
-}
-#: The paper's ablations of CutMix, and a control whose labels are wrong.
-ABLATIONS = {
-    "centre_gaussian": Method(_always(CutMix(prob=HALF, placement="gaussian"))),
-    "fixed_size": Method(_always(CutMix(prob=HALF, lam=0.75))),
-    "one_hot": Method(CUTMIX, label="larger"),
-    "complete_label": Method(CUTMIX, label="halves"),
-    "scheduled": Method(lambda epochs: Scheduled(CutMix(), epochs, prob=lambda t: t)),
-    "swapped_labels": Method(CUTMIX, label="swapped"),
-    "cutmix_smoothing": Method(CUTMIX, smoothing=0.1),
-}
-#: Too little and too much.
-SWEEPS = {
-    **{f"prob_{prob:g}": Method(_always(CutMix(prob=prob))) for prob in (0.1, 0.25, 0.75, 1.0)},
-    **{
-        f"alpha_{alpha:g}": Method(_always(CutMix(alpha, prob=HALF)))
-        for alpha in (0.1, 0.25, 2.0, 4.0)
-    },
-    **{f"kept_{kept:g}": Method(_always(CutMix(prob=HALF, lam=kept))) for kept in (0.95, 0.5, 0.1)},
-}
-METHODS: Mapping[str, Method] = {**HEADLINE, **ABLATIONS, **SWEEPS}
 
 # ---------------------------------------------------------------------------------------- settings
 
@@ -175,6 +104,9 @@ class Settings:
     other: Path | None = None
     """Folder of folders of images that show none of the classes, to be told from those of val/;
     none: noise alone is to be told from them."""
+
+    title: str = ""
+    """Heading of the results; empty takes the name of the folder of the data."""
 
     methods: tuple[str, ...] = tuple(HEADLINE)
     """Names of the methods to train; `all` trains all there are."""
@@ -236,39 +168,6 @@ def make_loader(settings: Settings, method: Method, data: Path, seed: int) -> Da
         device="cpu",
         seed=seed,
     )
-
-
-# ------------------------------------------------------------------------------------------- model
-
-
-class Net(nn.Module):
-    """Classify small images by four convolutions, the mean over the image, and one linear layer.
-
-    Args:
-        width: Channels of the first convolution; the last has four times as many.
-        num_classes: Number of logits.
-    """
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        widths, strides = (3, width, 2 * width, 4 * width, 4 * width), (1, 2, 2, 1)
-        self.blocks = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.Conv2d(widths[i], widths[i + 1], 3, stride, 1, bias=False),
-                    nn.BatchNorm2d(widths[i + 1]),
-                    nn.ReLU(),
-                )
-                for i, stride in enumerate(strides)
-            )
-        )
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(widths[-1], num_classes)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map ``[B, 3, height, width]`` to logits ``[B, num_classes]``."""
-        logits: torch.Tensor = self.classifier(self.pool(self.blocks(image)).flatten(1))
-        return logits
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -356,7 +255,7 @@ def study(settings: Settings, data: Path, out: Path) -> dict[str, Any]:
                 save(folder, replace(evaluation, about={**evaluation.about, **about}))
                 top1 = 100 * evaluation.numbers["classification/top1"]
                 CONSOLE.print(f"{name}, seed {seed}: top-1 {top1:.1f} %")
-    content = summary(out, trained | measured, data)
+    content = summary(out, trained | measured, data, settings.title or data.name)
     write_json(out / "study.json", content)
     return content
 
@@ -408,7 +307,7 @@ def read(settings: Settings, folder: Path, data: Path) -> tuple[nn.Module, float
     return model.to(memory_format=torch.channels_last).eval(), content["loss"]
 
 
-def summary(out: Path, what: Mapping[str, Any], data: Path) -> dict[str, Any]:
+def summary(out: Path, what: Mapping[str, Any], data: Path, title: str) -> dict[str, Any]:
     """Return every number of every training of a study, and facts about it."""
     runs = {name: runs_of(out / name) for name in METHODS}
     rows: dict[str, Any] = {}
@@ -428,7 +327,7 @@ def summary(out: Path, what: Mapping[str, Any], data: Path) -> dict[str, Any]:
     return {
         "what": "study",
         "date": datetime.date.today().isoformat(),
-        "data": data.name,
+        "data": title,
         "facts": facts | {"side": side_of(data)},
         "settings": dict(what),
         "machine": f"{processor_name()}, {os.cpu_count()} cores",

@@ -8,6 +8,7 @@ A recipe describes model, data and optimizer; the harness trains. Modules, in th
     sampling     repeated augmentation
     schedule     learning rate, image size, weight decay, averaged weights
     labels       other labels of mixed images, for ablations
+    methods      what study.py compares
     checkpoints  one file that is complete at any time
     monitor      progress bar, TensorBoard, losses that are not finite
     evaluation   exact over all processes

@@ -88,7 +88,7 @@ def test_a_confidence_of_1_is_in_the_last_bin_of_the_calibration_error() -> None
     logits[np.arange(20), np.where(is_sure, (label + 1) % 4, label)] = torch.tensor(
         np.where(is_sure, 40.0, 4.0), dtype=torch.float32
     )
-    surely = Function(lambda image: logits)
+    surely = Function(lambda _: logits)
 
     numbers = measure_classification(subject_of(surely), images_of(pixels, label, 20)).numbers
 

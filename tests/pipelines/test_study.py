@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -94,8 +95,8 @@ def test_a_study_goes_on_where_it_was_interrupted(
     image.write_bytes(image.read_bytes() + b"\0")
     with pytest.raises(SystemExit, match=r"cutmix/0 was measured with other val\. Pass another"):
         study.study(small(study, methods=methods), others, tmp_path / "b")
+    settings = small(study, methods=methods, max_images=9, other=data / "val")
     with pytest.raises(SystemExit, match=r"cutmix/0 was measured with other max_images, other\."):
-        settings = small(study, methods=methods, max_images=9, other=data / "val")
         study.study(settings, data, tmp_path / "b")
 
 
@@ -159,39 +160,40 @@ def row(**numbers: list[float | None]) -> dict[str, Any]:
 
 
 def made_up(**methods: dict[str, Any]) -> dict[str, Any]:
-    settings = {"epochs": 80, "batch_size": 64}
     about = {"data": "silhouettes", "date": "2026-11-29", "machine": "a machine, 2 cores"}
-    return {"what": "study", "settings": settings, "methods": methods, **about}
+    facts = {"training images": 1000, "test images": 2000, "classes": 10, "side": 28}
+    settings = {"epochs": 80, "batch_size": 64}
+    return {"what": "study", "settings": settings, "facts": facts, "methods": methods, **about}
 
 
-def test_the_page_shows_mean_and_deviation_over_seeds() -> None:
-    render = recipe("render_results")
-    none = row(train_top1=[1.0, 1.0, 1.0], classification__top1=[0.90, 0.91, 0.92])
-    page = "\n".join(render.page([made_up(none=none)]))
-    assert "## silhouettes" in page
-    assert "| method | seeds | top-1, % | top-1 of training images, % |" in page
-    assert "| none | 3 | 91.0 ± 1.0 | 100.0 ± 0.0 |" in page
-    assert "NLL" not in page  # no study has this number
+def page(**methods: dict[str, Any]) -> str:
+    return "\n".join(recipe("render_results").page({"a": made_up(**methods)}))
+
+
+def verdicts(text: str) -> list[str]:
+    rows = [line for line in text.splitlines() if " points |" in line]
+    return [line.split(" | ")[-1].removesuffix(" |") for line in rows]
+
+
+def test_the_page_shows_mean_and_deviation_over_runs() -> None:
+    text = page(none=row(train_top1=[1.0, 1.0, 1.0], classification__top1=[0.90, 0.91, 0.92]))
+    assert "## silhouettes" in text
+    assert "1000 training images and 2000 test images of 10 classes, 28 x 28 pixels." in text
+    assert "| method | runs | top-1, % | top-1 of training images, % |" in text
+    assert "| none | 3 | 91.0 ± 1.0 | 100.0 ± 0.0 |" in text
+    assert "NLL" not in text  # no study has this number
     missing = row(train_top1=[1.0, 1.0], classification__top1=[0.9, None])
-    assert "| none | 2 | - | 100.0 ± 0.0 |" in "\n".join(render.page([made_up(none=missing)]))
+    assert "| none | 2 | - | 100.0 ± 0.0 |" in page(none=missing)
 
 
 def test_claims_are_judged_by_the_interval_over_training_runs() -> None:
-    render = recipe("render_results")
-
     def judged(none: list[float], cutmix: list[float | None], number: str) -> list[str]:
-        page = "\n".join(
-            render.page(
-                [
-                    made_up(
-                        none=row(train_top1=none, **{number: none}),
-                        cutmix=row(train_top1=cutmix, **{number: cutmix}),
-                    )
-                ]
+        return verdicts(
+            page(
+                none=row(train_top1=none, **{number: none}),
+                cutmix=row(train_top1=cutmix, **{number: cutmix}),
             )
         )
-        rows = [line for line in page.splitlines() if "points" in line]
-        return [line.split(" | ")[-1].removesuffix(" |") for line in rows]
 
     low, high, wide = [0.50, 0.51, 0.52], [0.70, 0.71, 0.72], [0.3, 0.6, 0.75]
     assert judged(low, high, "occlusion__center") == ["shown"]
@@ -205,8 +207,18 @@ def test_claims_are_judged_by_the_interval_over_training_runs() -> None:
     assert judged(low, high, "localisation__max_box_acc_v2") == ["shown"]
 
 
+@pytest.mark.parametrize(
+    ("over_images", "verdict"), [([0.1, 0.3], "shown"), ([-0.01, 0.4], "open"), (None, "shown")]
+)
+def test_an_interval_over_images_must_agree(over_images: list[float] | None, verdict: str) -> None:
+    none = row(train_top1=[1.0] * 3, occlusion__center=[0.50, 0.51, 0.52])
+    cutmix = row(train_top1=[1.0] * 3, occlusion__center=[0.70, 0.71, 0.72])
+    if over_images is not None:
+        none["cutmix_minus_this_over_images"] = {"occlusion/center": over_images}
+    assert verdicts(page(none=none, cutmix=cutmix)) == [verdict]
+
+
 def test_localisation_is_not_judged_where_objects_fill_their_images() -> None:
-    render = recipe("render_results")
     for whole, count in ((0.7, 0), (0.1, 1)):
         methods = {
             name: row(
@@ -216,24 +228,68 @@ def test_localisation_is_not_judged_where_objects_fill_their_images() -> None:
             )
             for name, values in (("none", [0.5, 0.51, 0.52]), ("cutmix", [0.7, 0.71, 0.72]))
         }
-        page = "\n".join(render.page([made_up(**methods)]))
-        assert page.count("points") == count
+        assert len(verdicts(page(**methods))) == count
 
 
-def test_the_page_in_the_repository_is_what_the_results_say(
+def test_a_training_with_wrong_labels_stands_beside_the_right_one() -> None:
+    methods = {
+        name: row(train_top1=[1.0], classification__top1=[top1])
+        for name, top1 in (("none", 0.8), ("cutmix", 0.9), ("swapped_labels", 0.7))
+    }
+    assert "Its top-1 is 70.0 %, against 90.0 % with the right weights and 80.0 %" in page(
+        **methods
+    )
+    methods.pop("swapped_labels")
+    assert "Control" not in page(**methods)
+
+
+def test_results_of_other_recipes_are_tables_of_their_own() -> None:
+    render = recipe("render_results")
+    content = {
+        "what": "few_labels",
+        "date": "2026-11-29",
+        "machine": "a machine",
+        "data": "silhouettes, 28 px",
+        "rows": [
+            {"method": "none", "labels": 40, "top1": [0.5, 0.6]},
+            {"method": "fixmatch", "labels": 40, "top1": [0.7, 0.7]},
+        ],
+    }
+    text = "\n".join(render.page({"b": content}))
+    assert "## Few labels: MixMatch and FixMatch" in text
+    assert "| method | labels | top1, % |" in text
+    assert "| none | 40 | 55.0 ± 7.1 |" in text
+
+
+def test_the_page_in_the_repository_is_what_the_results_say() -> None:
+    render = recipe("render_results")
+    render.main(render.Settings(check=True))
+    text = (render.FOLDER / "RESULTS.md").read_text()
+    plots = {render.FOLDER / line for line in re.findall(r"\]\((results/.*?\.svg)\)", text)}
+    assert plots == set((render.FOLDER / "results").glob("*.svg"))
+
+
+def test_the_page_is_written_with_its_plots(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     render = recipe("render_results")
-    if (render.FOLDER / "RESULTS.md").exists():
-        render.main(render.Settings(check=True))
     monkeypatch.setattr(render, "FOLDER", tmp_path)
     (tmp_path / "results").mkdir()
     with pytest.raises(SystemExit, match=r"results must hold a study\.json"):
         render.main(render.Settings())
-    content = made_up(none=row(train_top1=[1.0], classification__top1=[0.9]))
+    numbers = {"classification__top1": [0.9, 0.91], "occlusion__center": [0.5, 0.51]}
+    names = ("none", "prob_0.1", "prob_0.25", "cutmix", "prob_0.75", "prob_1")
+    content = made_up(**{name: row(train_top1=[1.0, 1.0], **numbers) for name in names})
     (tmp_path / "results" / "a.json").write_text(json.dumps(content))
     with pytest.raises(SystemExit, match="is out of date"):
         render.main(render.Settings(check=True))
     render.main(render.Settings())
     render.main(render.Settings(check=True))
-    assert "| none | 1 | 90.0 | 100.0 |" in (tmp_path / "RESULTS.md").read_text()
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| none | 2 | 90.5 ± 0.7 | 100.0 ± 0.0 | 50.5 ± 0.7 |" in text
+    assert "### Sweeps" in text
+    assert "(results/a.svg)" in text
+    drawn = (tmp_path / "results" / "a.svg").read_bytes()
+    assert drawn.startswith(b"<?xml")
+    render.main(render.Settings())
+    assert (tmp_path / "results" / "a.svg").read_bytes() == drawn
