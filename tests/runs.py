@@ -17,7 +17,9 @@ GRAPH_OF_ONES_OWN = "dali_iterator"  # a graph and a training loop, without chec
 EVALUATION = "evaluate"  # trains nothing
 STUDY = {"study", "study_few_labels", "render_results"}  # many small networks, and RESULTS.md
 SEMI = ("semi_fixmatch", "semi_mixmatch")  # two loaders and another loop; see test_few_labels.py
-NO_RECIPES = {GRAPH_OF_ONES_OWN, EVALUATION, *STUDY, *SEMI}
+# Learn from images without labels, by loops of their own.
+CONTRASTIVE, CUTMIX_SEG = "contrastive_cutmix", "segmentation_cutmix_seg"
+NO_RECIPES = {GRAPH_OF_ONES_OWN, EVALUATION, *STUDY, *SEMI, CONTRASTIVE, CUTMIX_SEG}
 RECIPES = sorted({path.stem for path in PIPELINES.glob("*.py")} - NO_RECIPES)
 STANDALONE = "cifar_resnet18"  # the smallest complete recipe, without the harness
 ON_HARNESS = [name for name in RECIPES if name != STANDALONE]

@@ -2,13 +2,14 @@
 
 A recipe describes model, data and optimizer; the harness trains. Modules, in the order of a run:
 
-    settings     fields that every recipe has, presets, flags
+    settings     fields that recipes share, presets, flags
     processes    who takes part, where, and when all of them are asked to stop
     pictures     generated images for smoke runs
     sampling     repeated augmentation
     schedule     learning rate, image size, weight decay, averaged weights
     labels       other labels of mixed images, for ablations
     methods      what study.py compares
+    results      what results.json says of a run
     checkpoints  one file that is complete at any time
     monitor      progress bar, TensorBoard, losses that are not finite
     evaluation   exact over all processes

@@ -1,4 +1,4 @@
-"""Settings that every recipe has, and how they become flags."""
+"""Settings that recipes share, and how they become flags."""
 
 from __future__ import annotations
 
@@ -13,26 +13,38 @@ import tyro
 
 
 @dataclass(frozen=True)
-class RunSettings:
-    """Hold what a run depends on, whatever the run trains."""
+class DataSettings:
+    """Hold what a run reads and writes, whatever and however the run trains."""
 
     data: Path | None = None
     """Folder with train/ and val/, each an ImageFolder root. With --smoke, None generates
     pictures."""
 
     out: Path | None = None
-    """Folder of checkpoint.pt, results.json and tensorboard/, on a disk that all processes see.
+    """Folder of results.json and whatever else the run leaves, on a disk that all processes see.
     None takes runs/ and the recipe's name, or with --smoke a folder that is removed at the end."""
-
-    resume: str | None = None
-    """Checkpoint to resume from: a path, or "auto" for the output folder's if it exists. None
-    starts a new run, and refuses an output folder that holds a checkpoint."""
 
     smoke: bool = False
     """Shrink everything until a run takes seconds. The numbers mean nothing."""
 
     preset: str = ""
     """Set of defaults that the other flags change."""
+
+    def check_counts(self, *names: str) -> None:
+        """End the run with a sentence where a setting is a number below 1."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SystemExit(f"`{name}` must be at least 1, got {value}.")
+
+
+@dataclass(frozen=True)
+class RunSettings(DataSettings):
+    """Hold what a run of the loop depends on."""
+
+    resume: str | None = None
+    """Checkpoint to resume from: a path, or "auto" for the output folder's if it exists. None
+    starts a new run, and refuses an output folder that holds a checkpoint."""
 
     epochs: int = 90
     """Passes over the training data."""
@@ -68,10 +80,7 @@ class RunSettings:
     """Seed of initial weights, order, crops and mixing."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "max_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SystemExit(f"`{name}` must be at least 1, got {value}.")
+        self.check_counts("epochs", "batch_size", "accumulate", "max_steps")
 
 
 #: Settings that a resumed run may change. `accumulate` depends on the number of processes, which
@@ -90,7 +99,7 @@ FREE_TO_CHANGE = frozenset(
     }
 )
 
-Settings = TypeVar("Settings", bound=RunSettings)
+Settings = TypeVar("Settings", bound=DataSettings)
 
 
 def from_flags(presets: Mapping[str, Settings], description: str | None) -> Settings:
@@ -124,7 +133,7 @@ def named(presets: Mapping[str, Settings]) -> dict[str, Settings]:
     return {name: dataclasses.replace(preset, preset=name) for name, preset in presets.items()}
 
 
-def as_plain(settings: RunSettings) -> dict[str, Any]:
+def as_plain(settings: DataSettings) -> dict[str, Any]:
     """Return settings in types that checkpoints and JSON can hold."""
     plain = dataclasses.asdict(settings)
     return {name: str(v) if isinstance(v, Path) else v for name, v in plain.items()}

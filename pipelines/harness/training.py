@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from hashlib import blake2b
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nvidia.dali as dali
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -26,6 +22,7 @@ from harness.checkpoints import find_checkpoint, load_checkpoint, save_checkpoin
 from harness.evaluation import validate
 from harness.monitor import Monitor
 from harness.processes import NOTHING, SAVE, STOP, Processes, joined
+from harness.results import describe
 from harness.settings import RunSettings, as_plain
 
 Target = torch.Tensor | MixedTarget
@@ -369,23 +366,11 @@ class Run:
 
     def _describe(self) -> dict[str, Any]:
         """Return what results.json holds: enough for a table, and to tell a smoke run."""
-        device = self.processes.device
-        gpu = device.type == "cuda"
         top1 = "top1" if self.training.average is None else "average_top1"
         return {
-            "recipe": self.training.name,
-            "preset": self.settings.preset,
-            "smoke": self.settings.smoke,
-            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "machine": torch.cuda.get_device_name(device) if gpu else platform.processor() or "CPU",
+            **describe(self.training.name, self.settings, self.processes.device),
             "num_processes": self.processes.count,
             "num_parameters": sum(p.numel() for p in self.training.model.parameters()),
-            "versions": {
-                "dali-cutmix": version("dali-cutmix"),
-                "dali": dali.__version__,
-                "torch": torch.__version__,
-            },
-            "settings": as_plain(self.settings),
             "best_top1": max((row[top1] for row in self.history), default=None),
             "last_top1": self.history[-1][top1] if self.history else None,
             "bad_files": self.bad_files,

@@ -1,0 +1,58 @@
+"""What results.json says of a run, whatever the run trains."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nvidia.dali as dali
+import torch
+
+from harness.processes import stop
+from harness.settings import DataSettings, as_plain
+
+RESULTS = "results.json"
+
+
+def describe(name: str, settings: DataSettings, device: torch.device) -> dict[str, Any]:
+    """Return what results.json holds beside numbers: enough for a table, and to tell a smoke run.
+
+    Args:
+        name: Name of the recipe.
+        settings: Settings of the run.
+        device: Device on which the run computed.
+    """
+    gpu = device.type == "cuda"
+    return {
+        "recipe": name,
+        "preset": settings.preset,
+        "smoke": settings.smoke,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": torch.cuda.get_device_name(device) if gpu else platform.processor() or "CPU",
+        "versions": {
+            "dali-cutmix": version("dali-cutmix"),
+            "dali": dali.__version__,
+            "torch": torch.__version__,
+        },
+        "settings": as_plain(settings),
+    }
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Return a number of each training as a mean, a standard deviation and the values.
+
+    The deviation is that of a sample, and None of a single training.
+    """
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values), "deviation": deviation, "values": list(values)}
+
+
+def refuse_results(name: str, out: Path) -> None:
+    """End a run before it trains where its output folder holds the results of another."""
+    if (out / RESULTS).exists():
+        stop(name, f"{out} holds results. Pass another `--out`, or remove {out / RESULTS}.")

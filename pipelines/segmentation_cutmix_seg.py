@@ -1,0 +1,341 @@
+"""CutMix-Seg: a U-Net learns nuclei from few masks, and from many micrographs without masks.
+
+Expect: no result is published here yet.
+
+Run, where DIR is what data/prepare_nuclei.py beside this file writes: train/ and val/, each with
+images/ and masks/:
+
+    python pipelines/segmentation_cutmix_seg.py --data DIR
+
+The baseline is one flag away: --mix none. It learns from the same labelled tiles in as many steps,
+and its averaged weights are validated too. Both train with three seeds; a seed chooses the tiles
+that are labelled, so that seeds compare in pairs. To try every part on generated ellipses, in
+seconds, with or without a GPU:
+
+    python pipelines/segmentation_cutmix_seg.py --smoke
+
+OUT, or runs/segmentation_cutmix_seg, gets results.json: IoU of the nuclei by seed and epoch.
+
+Follows: French et al. 2020, Semi-supervised semantic segmentation needs strong, varied
+perturbations, arXiv:1906.01916, and the authors' train_seg_semisup_mask_mt.py
+(github.com/Britefury/cutmix-semisup-seg). The teacher is an average of the student's weights, of
+decay .99. It looks at images without masks, as they are; the student sees these images mixed by
+CutMix, and has to agree with the teacher's answers mixed by the same plan. Disagreement is the
+squared difference of probabilities, summed over classes. It counts as much as the teacher is sure
+of: times the share of pixels of probability .97 at least. All images take part without their masks,
+the labelled ones too.
+
+Differs: a small U-Net trained from scratch, where the authors start from networks trained on
+ImageNet; Adam's learning rate falls along half a cosine. Sides of a cut are drawn one by one, so
+that the cut covers half of the image on average; the authors' cut always does. Both images of a
+pair come from one batch.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import SubsetRandomSampler
+
+from annotations.segmentation import MEAN, STD, UNet, validate
+from dali_cutmix import (
+    CutMix,
+    DataLoader,
+    Deferred,
+    EvalTransform,
+    MixPlan,
+    Notes,
+    TrainTransform,
+    mix_batch,
+    read_masks,
+)
+from harness.checkpoints import write_json
+from harness.processes import CONSOLE, stop
+from harness.results import RESULTS, describe, over_seeds, refuse_results
+from harness.schedule import cosine
+from harness.settings import DataSettings, from_flags, named
+
+NAME = "segmentation_cutmix_seg"
+#: Pixels: side of the tiles that prepare_nuclei.py writes.
+TILE = 128
+#: Shares of the image's sides, between which those of a cut lie: half of the area on average.
+SIDES = (0.5, 0.9)
+#: A mask's pixel that has no class.
+IGNORED = 255
+
+
+@dataclass(frozen=True)
+class Settings(DataSettings):
+    """Hold everything a run depends on."""
+
+    data: Path | None = None
+    """Folder with train/ and val/, each with images/ and masks/. With --smoke, None generates
+    ellipses."""
+
+    mix: Literal["cutmix", "none"] = "cutmix"
+    """CutMix of images without masks, or the baseline, which never sees these images."""
+
+    num_labelled: int = 2
+    """Tiles of train/ whose masks are used, chosen by the seed."""
+
+    seeds: int = 3
+    """Trainings, with the seeds 0, 1 and so on: of initial weights, labelled tiles, order, crops
+    and mixing."""
+
+    epochs: int = 40
+    """Passes over the images without masks; the baseline takes as many steps."""
+
+    batch_size: int = 5
+    """Labelled images per step, and as many without masks."""
+
+    size: int = 96
+    """Side of the random crops in pixels; a multiple of 8."""
+
+    lr: float = 1e-2
+    """Learning rate of Adam at the start of a half cosine."""
+
+    decay: float = 0.99
+    """Share of the teacher's weights that a step keeps."""
+
+    confidence: float = 0.97
+    """Probability from which the teacher counts as sure of a pixel."""
+
+    weight: float = 1.0
+    """Factor of the disagreement between student and teacher."""
+
+    def __post_init__(self) -> None:
+        self.check_counts("num_labelled", "seeds", "epochs", "batch_size")
+        if self.size < 8 or self.size % 8:
+            raise SystemExit(f"`size` must be a multiple of 8, got {self.size}.")
+        if self.mix == "cutmix" and self.batch_size < 2:
+            raise SystemExit(
+                "`batch_size` must be at least 2, since partners come from the same batch, got "
+                f"{self.batch_size}."
+            )
+
+
+PRESETS = named({"small": Settings(), "baseline": Settings(mix="none")})
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """Hold the loaders of a training.
+
+    Attributes:
+        labelled: Images and masks; as many batches as ``unlabelled``.
+        unlabelled: Images as they are, names, and plans that the training step carries out. None
+            for the baseline.
+        val: All images of val/ with their masks.
+    """
+
+    labelled: DataLoader
+    unlabelled: DataLoader | None
+    val: DataLoader
+
+    def close(self) -> None:
+        """End the loaders' threads."""
+        for loader in (self.labelled, self.unlabelled, self.val):
+            if loader is not None:
+                loader.close()
+
+
+def make_loaders(settings: Settings, data: Path, seed: int) -> Loaders:
+    """Return the loaders of a training, whose labelled tiles are chosen by the seed."""
+    images, masks = read_masks(data / "train/images", data / "train/masks")
+    for name in ("num_labelled", "batch_size"):
+        value = getattr(settings, name)
+        if value > len(images):
+            stop(
+                NAME, f"`{name}` must be at most {len(images)}, the images of train/, got {value}."
+            )
+    transform = TrainTransform(settings.size, scale=(0.3, 1.0), mean=MEAN, std=STD)
+    chosen = np.random.default_rng(seed).permutation(len(images))[: settings.num_labelled].tolist()
+    num_samples = len(images) // settings.batch_size * settings.batch_size
+    # Each labelled tile comes several times in an epoch, in random order and in other crops.
+    rounds = -(-num_samples // len(chosen))
+    labelled = DataLoader(
+        images,
+        settings.batch_size,
+        sampler=SubsetRandomSampler((chosen * rounds)[:num_samples]),
+        transform=transform,
+        target=masks,
+        seed=2 * seed,
+    )
+    unlabelled = None
+    if settings.mix == "cutmix":
+        unlabelled = DataLoader(
+            images,
+            settings.batch_size,
+            shuffle=True,
+            drop_last=True,
+            transform=transform,
+            mix=Deferred(CutMix(sides=SIDES)),
+            target=Notes([Path(path).name for path, _ in images.samples]),
+            with_plan=True,
+            seed=2 * seed + 1,
+        )
+    images, masks = read_masks(data / "val/images", data / "val/masks")
+    val = DataLoader(
+        images, 4, transform=EvalTransform(TILE, TILE, mean=MEAN, std=STD), target=masks
+    )
+    return Loaders(labelled, unlabelled, val)
+
+
+def disagreement(
+    student: Callable[[torch.Tensor], torch.Tensor],
+    teacher: Callable[[torch.Tensor], torch.Tensor],
+    image: torch.Tensor,
+    plan: MixPlan,
+    confidence: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compare the student's answer to mixed images with the teacher's answers, mixed alike.
+
+    Args:
+        student: Function from images to logits ``[B, num_classes, height, width]``.
+        teacher: As ``student``; no gradient flows through it.
+        image: Images as they are: ``[B, 3, height, width]``.
+        plan: Who is mixed with whom, and where.
+        confidence: Probability from which the teacher is sure of a pixel, in [0, 1].
+
+    Returns:
+        The mean over pixels of the squared difference of probabilities, times the share of pixels
+        that the teacher is sure of; and that share, in [0, 1].
+    """
+    with torch.no_grad():
+        answer, _ = mix_batch(teacher(image).softmax(1), plan)
+    mixed, _ = mix_batch(image, plan)
+    difference = student(mixed).softmax(1) - answer
+    sure = (answer.amax(1) >= confidence).float().mean()
+    return difference.square().sum(1).mean() * sure, sure
+
+
+def train_epoch(
+    settings: Settings,
+    student: nn.Module,
+    teacher: AveragedModel,
+    loaders: Loaders,
+    optimizer: torch.optim.Optimizer,
+) -> dict[str, float]:
+    """Train one epoch; return the mean loss on masks, disagreement, and share of sure pixels."""
+    student.train()
+    teacher.train()  # as the authors' does: it normalizes by the batch
+    rows = []
+    others = repeat(None) if loaders.unlabelled is None else loaders.unlabelled
+    for (image, mask), other in zip(loaders.labelled, others):  # noqa: B905
+        loss = F.cross_entropy(student(image), mask, ignore_index=IGNORED)
+        apart = sure = torch.zeros((), device=loss.device)
+        if other is not None:
+            unlabelled, _, plan = other
+            apart, sure = disagreement(student, teacher, unlabelled, plan, settings.confidence)
+        optimizer.zero_grad(set_to_none=True)
+        (loss + settings.weight * apart).backward()
+        optimizer.step()
+        teacher.update_parameters(student)
+        rows.append(torch.stack([loss, apart, sure]).detach())
+    means = torch.stack(rows).mean(0).tolist()
+    return dict(zip(("loss", "disagreement", "sure"), means, strict=True))
+
+
+def train(settings: Settings, data: Path, seed: int) -> list[dict[str, float]]:
+    """Train with a seed; return losses and IoU of the nuclei of each epoch."""
+    torch.manual_seed(seed)
+    loaders = make_loaders(settings, data, seed)
+    student = UNet().to(loaders.val.device)
+    average = get_ema_multi_avg_fn(settings.decay)
+    teacher = AveragedModel(student, multi_avg_fn=average, use_buffers=True)
+    optimizer = torch.optim.Adam(student.parameters(), settings.lr)
+    history = []
+    for epoch in range(settings.epochs):
+        for loader in (loaders.labelled, loaders.unlabelled):
+            if loader is not None:
+                loader.set_epoch(epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = cosine(settings.lr, epoch, settings.epochs)
+        row: dict[str, float] = {"epoch": epoch}
+        row |= train_epoch(settings, student, teacher, loaders, optimizer)
+        row |= {
+            "iou": validate(teacher, loaders.val),
+            "student_iou": validate(student, loaders.val),
+        }
+        history.append(row)
+        CONSOLE.print(
+            f"seed {seed}  epoch {epoch + 1}/{settings.epochs}  loss {row['loss']:.4f}  "
+            f"disagreement {row['disagreement']:.4f}  IoU {row['iou']:.3f}"
+        )
+    loaders.close()
+    return history
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Train with each seed; return what results.json holds."""
+    if settings.smoke:
+        changes = {"num_labelled": 1, "seeds": 2, "epochs": 2, "batch_size": 2, "size": 32}
+        settings = replace(
+            settings, **{k: min(v, getattr(settings, k)) for k, v in changes.items()}
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        data = find_nuclei(settings, Path(temporary))
+        out = settings.out or Path(temporary if settings.smoke else f"runs/{NAME}")
+        refuse_results(NAME, out)
+        runs = [train(settings, data, seed) for seed in range(settings.seeds)]
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        results = describe(NAME, settings, device)
+        for name in ("iou", "student_iou"):
+            results[name] = over_seeds([history[-1][name] for history in runs])
+        results["runs"] = runs
+        write_json(out / RESULTS, results)
+    CONSOLE.print(f"IoU {results['iou']['mean']:.3f}, mean of {settings.seeds} seeds")
+    if settings.smoke:
+        CONSOLE.print("Smoke run finished: every part works. These numbers are not results.")
+    return results
+
+
+def find_nuclei(settings: Settings, temporary: Path) -> Path:
+    """Return the folder of tiles and masks; a smoke run without a folder generates ellipses."""
+    data = settings.data
+    if data is None and settings.smoke:
+        make_ellipses(temporary / "train", 6, seed=0)
+        make_ellipses(temporary / "val", 2, seed=1)
+        return temporary
+    parts = [f"{part}/{kind}" for part in ("train", "val") for kind in ("images", "masks")]
+    if data is None or not all((data / part).is_dir() for part in parts):
+        stop(
+            NAME,
+            f"`data` must be a folder with {', '.join(parts)} in it, got {data}. Pass `--data DIR` "
+            "with what prepare_nuclei.py writes, or `--smoke` alone to try the recipe on generated "
+            "ellipses.",
+        )
+    return data
+
+
+def make_ellipses(folder: Path, count: int, seed: int) -> None:
+    """Write tiles of bright ellipses on dark noise, and their masks of 0 and 1."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices((TILE, TILE))
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number in range(count):
+        image = rng.normal(25, 3, (TILE, TILE))
+        mask = np.zeros((TILE, TILE), np.uint8)
+        for _ in range(8):
+            (row, column), (along, across) = rng.uniform(0, TILE, 2), rng.uniform(6, 14, 2)
+            inside = ((rows - row) / along) ** 2 + ((columns - column) / across) ** 2 < 1
+            image[inside] = rng.uniform(70, 200)
+            mask[inside] = 1
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"images/{number}.png")
+        Image.fromarray(mask).save(folder / f"masks/{number}.png")
+
+
+if __name__ == "__main__":
+    main(from_flags(PRESETS, __doc__))
