@@ -53,6 +53,7 @@ from dali_cutmix import (
     DataLoader,
     Deferred,
     EvalTransform,
+    FileList,
     MixedTarget,
     MixPlan,
     MixUp,
@@ -333,9 +334,6 @@ def train(settings: Settings, data: Path, out: Path, seed: int) -> dict[str, Any
     """Train with a seed, probe, and save; return losses, and top-1 before and after, in percent."""
     torch.manual_seed(seed)
     with make_loader(settings, data, seed) as loader:
-        if not len(loader):
-            least = f"{settings.batch_size} images in train/, as many as `batch_size`"
-            stop(NAME, f"`data` must hold at least {least}, got {len(loader.dataset)}.")
         learner = MomentumContrast(settings).to(loader.device)
         _, before = probe(settings, learner.encoder, data)
         optimizer = torch.optim.SGD(
@@ -438,7 +436,7 @@ def main(settings: Settings) -> dict[str, Any]:
         data = find_data(NAME, settings, Path(temporary), side=settings.size)
         out = settings.out or (Path(temporary, "out") if settings.smoke else Path(f"runs/{NAME}"))
         refuse_results(NAME, out)
-        check_classes(data)
+        check_data(settings, data)
         runs = [train(settings, data, out, seed) for seed in range(settings.seeds)]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         results = describe(NAME, settings, device)
@@ -452,14 +450,14 @@ def main(settings: Settings) -> dict[str, Any]:
     return results
 
 
-def check_classes(data: Path) -> None:
-    """End the run with a sentence where train/ and val/ have other class folders."""
-    train, val = (
-        sorted(path.name for path in (data / part).iterdir() if path.is_dir())
-        for part in ("train", "val")
-    )
-    if train != val:
+def check_data(settings: Settings, data: Path) -> None:
+    """End the run with a sentence where images are too few, or classes of the parts differ."""
+    train, val = (FileList.from_folder(data / part) for part in ("train", "val"))
+    if train.classes != val.classes:
         stop(NAME, f"train/ and val/ in {data} must hold the same class folders.")
+    if len(train) < settings.batch_size:
+        least = f"{settings.batch_size} images in train/, as many as `batch_size`"
+        stop(NAME, f"`data` must hold at least {least}, got {len(train)}.")
 
 
 if __name__ == "__main__":
