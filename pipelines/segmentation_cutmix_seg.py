@@ -1,6 +1,9 @@
 """CutMix-Seg: a U-Net learns nuclei from few masks, and from many micrographs without masks.
 
-Expect: no result is published here yet.
+Expect: the small preset has not yet been run to its end here. A shorter trial showed no gain: IoU
+0.788 against 0.799 of the baseline, means of three seeds with deviations of 0.046 and 0.026, on a
+CPU, with --num-labelled 1 --epochs 20 --size 64. That is 140 steps, after which the averaged
+weights still lag behind the student's: 0.836 against 0.852. Only four tiles validate.
 
 Run, where DIR is what data/prepare_nuclei.py beside this file writes: train/ and val/, each with
 images/ and masks/:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import dali_cutmix
@@ -338,16 +339,13 @@ def test_checkpoint_is_a_classifier_that_evaluation_takes(
 
 
 def test_probe_finds_what_features_show(modules: dict[str, ModuleType], tmp_path: Path) -> None:
-    """Pictures of one colour per class: the mean of the image tells the class."""
-    from PIL import Image
-
+    """Dark, gray and bright pictures: the gray ones need the intercepts."""
     for part, count in (("train", 9), ("val", 4)):
-        for number, color in enumerate(("red", "lime", "blue")):
-            (tmp_path / part / color).mkdir(parents=True)
+        for name, level in {"dark": 20, "gray": 110, "bright": 200}.items():
+            (tmp_path / part / name).mkdir(parents=True)
             for index in range(count):
-                level = np.zeros((16, 16, 3), np.uint8)
-                level[:, :, number] = 100 + 10 * index
-                Image.fromarray(level).save(tmp_path / part / color / f"{index}.png")
+                pixels = np.full((16, 16, 3), level + 4 * index, np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{index}.png")
     module = modules[CONTRASTIVE]
     settings = module.Settings(width=8, size=16)
     torch.manual_seed(0)
