@@ -108,7 +108,7 @@ class Settings(DataSettings):
     arch: Literal["small", "resnet18"] = "small"
     """Four convolutions, or ResNet-18 in its form for images of 32 px."""
 
-    width: int = 24
+    width: int = 16
     """Channels of the first of the four convolutions; the last has four times as many."""
 
     dim: int = 64
@@ -179,6 +179,7 @@ def make_loader(settings: Settings, data: Path, seed: int) -> DataLoader:
         views=2,
         mix=None if mix is None else Deferred(mix),
         with_plan=True,
+        channels_last=True,
         seed=seed,
     )
 
@@ -186,7 +187,7 @@ def make_loader(settings: Settings, data: Path, seed: int) -> DataLoader:
 def make_probe_loader(settings: Settings, folder: Path) -> DataLoader:
     """Return the images of a folder as they are, each once, with their classes."""
     transform = EvalTransform(settings.size, settings.size)
-    return DataLoader(folder, 256, transform=transform)
+    return DataLoader(folder, 256, transform=transform, channels_last=True)
 
 
 # ------------------------------------------------------------------------------------------- model
@@ -217,7 +218,7 @@ def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn
     encoder, num_features = make_encoder(settings)
     classifier = nn.Linear(num_features, num_classes)
     parts = OrderedDict(encoder=encoder, classifier=classifier)
-    return nn.Sequential(parts).to(device)
+    return nn.Sequential(parts).to(device=device, memory_format=torch.channels_last)
 
 
 class MomentumContrast(nn.Module):
@@ -334,7 +335,8 @@ def train(settings: Settings, data: Path, out: Path, seed: int) -> dict[str, Any
     """Train with a seed, probe, and save; return losses, and top-1 before and after, in percent."""
     torch.manual_seed(seed)
     with make_loader(settings, data, seed) as loader:
-        learner = MomentumContrast(settings).to(loader.device)
+        learner = MomentumContrast(settings)
+        learner.to(device=loader.device, memory_format=torch.channels_last)
         _, before = probe(settings, learner.encoder, data)
         optimizer = torch.optim.SGD(
             learner.queries.parameters(),

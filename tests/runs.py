@@ -19,7 +19,8 @@ STUDY = {"study", "study_few_labels", "render_results"}  # many small networks, 
 SEMI = ("semi_fixmatch", "semi_mixmatch")  # two loaders and another loop; see test_few_labels.py
 # Learn from images without labels, by loops of their own.
 CONTRASTIVE, CUTMIX_SEG = "contrastive_cutmix", "segmentation_cutmix_seg"
-NO_RECIPES = {GRAPH_OF_ONES_OWN, EVALUATION, *STUDY, *SEMI, CONTRASTIVE, CUTMIX_SEG}
+PUBLISHING = "publish_runs"  # trains nothing either
+NO_RECIPES = {GRAPH_OF_ONES_OWN, EVALUATION, *STUDY, *SEMI, CONTRASTIVE, CUTMIX_SEG, PUBLISHING}
 RECIPES = sorted({path.stem for path in PIPELINES.glob("*.py")} - NO_RECIPES)
 STANDALONE = "cifar_resnet18"  # the smallest complete recipe, without the harness
 ON_HARNESS = [name for name in RECIPES if name != STANDALONE]

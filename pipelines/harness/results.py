@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -13,6 +12,7 @@ from typing import Any
 import nvidia.dali as dali
 import torch
 
+from dali_cutmix.tools.bench.machine import processor_name
 from harness.processes import stop
 from harness.settings import DataSettings, as_plain
 
@@ -33,7 +33,7 @@ def describe(name: str, settings: DataSettings, device: torch.device) -> dict[st
         "preset": settings.preset,
         "smoke": settings.smoke,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": torch.cuda.get_device_name(device) if gpu else platform.processor() or "CPU",
+        "machine": torch.cuda.get_device_name(device) if gpu else processor_name(),
         "versions": {
             "dali-cutmix": version("dali-cutmix"),
             "dali": dali.__version__,

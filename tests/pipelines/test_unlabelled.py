@@ -23,7 +23,7 @@ from evaluation.subject import load_subject
 from harness.pictures import make_pictures
 from harness.results import over_seeds
 from harness.settings import parse
-from runs import CONTRASTIVE, CUTMIX_SEG, PIPELINES, recipe
+from runs import CONTRASTIVE, CUTMIX_SEG, PIPELINES, PUBLISHING, recipe
 
 NAMES = (CONTRASTIVE, CUTMIX_SEG)
 both = pytest.mark.parametrize("name", NAMES)
@@ -195,6 +195,30 @@ def test_disagreement_is_the_squared_difference_to_the_pasted_answers_times_sure
     assert apart.item() == pytest.approx(total / num_pixels * num_sure / num_pixels, rel=1e-5)
 
 
+def test_teacher_is_the_mean_of_the_first_steps_and_forgets_older_steps_later(
+    modules: dict[str, ModuleType],
+) -> None:
+    student = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    teacher = modules[CUTMIX_SEG].average_of(student, decay=0.75)
+    weights = np.random.default_rng(0).normal(size=9)
+    averages = []
+    for step, weight in enumerate(weights):
+        with torch.no_grad():
+            for value in (*student.parameters(), student[1].running_mean):
+                value.fill_(weight)
+        student[1].num_batches_tracked.fill_(step)
+        teacher.update_parameters(student)
+        copy = teacher.module
+        averages.append(copy[0].weight[0, 0, 0, 0].item())
+        assert all((value == averages[-1]).all() for value in copy[0].parameters())
+        assert copy[1].running_mean[0].item() == pytest.approx(averages[-1], rel=1e-5)
+    for step in range(4):  # the fifth counts 1/5 < 1 - .75 in a mean
+        assert averages[step] == pytest.approx(weights[: step + 1].mean(), rel=1e-5)
+    for step in range(4, 9):
+        expected = 0.75 * averages[step - 1] + 0.25 * weights[step]
+        assert averages[step] == pytest.approx(expected, rel=1e-5)
+
+
 def test_no_gradient_flows_through_the_teacher(modules: dict[str, ModuleType]) -> None:
     student, teacher = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
     plan = draw_plan(CutMix(), 4, (16, 24), seed=0, epoch=0, batch=0)
@@ -334,7 +358,8 @@ def test_checkpoint_is_a_classifier_that_evaluation_takes(
     results = module.main(settings)
     source = dali_cutmix.FileList.from_folder(pictures / "val")
     subject = load_subject(str(tmp_path / "0" / "checkpoint.pt"), source.classes)
-    hits = predict(subject, Images(source, 3), "test").is_right
+    predictions = predict(subject, Images(source, 3), "test")
+    hits = predictions.logits.argmax(1) == predictions.label
     assert 100 * hits.double().mean().item() == pytest.approx(results["top1"]["values"][0])
 
 
@@ -355,6 +380,85 @@ def test_probe_finds_what_features_show(modules: dict[str, ModuleType], tmp_path
     assert top1 == 100
     assert not model.training
     assert all(map(torch.equal, before, encoder.state_dict().values()))
+
+
+# Publishing
+
+
+@pytest.fixture(scope="module")
+def publishing() -> ModuleType:
+    return recipe(PUBLISHING)
+
+
+def left(folder: Path, mix: str, top1: list[float], **changes: Any) -> Path:
+    """A folder as a run of the contrastive recipe leaves it."""
+    settings = {"data": "/somewhere/pictures", "out": str(folder), "preset": "small", "mix": mix}
+    settings |= {"smoke": False, "epochs": changes.pop("epochs", 3)}
+    content = {
+        "recipe": CONTRASTIVE,
+        "smoke": False,
+        "finished": "2026-01-02T03:04:05+00:00",
+        "machine": "a CPU",
+        "versions": {"torch": "3"},
+        "settings": settings,
+        "top1": over_seeds(top1),
+        "untrained_top1": over_seeds([10.0] * len(top1)),
+        "runs": [],
+        **changes,
+    }
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_runs_side_by_side_are_rows_of_numbers_by_seed(
+    publishing: ModuleType, tmp_path: Path
+) -> None:
+    later = "2026-01-03T00:00:00+00:00"
+    folders = (
+        left(tmp_path / "runs" / "a", "none", [50.0, 52.5, 51.0], finished=later),
+        left(tmp_path / "runs" / "b", "unmix", [60.0, 61.0, 59.0]),
+    )
+    path = publishing.main(publishing.Settings(folders, tmp_path / "out"))
+    assert path == tmp_path / "out" / "2026-01-03_contrastive.json"
+    untrained = [10.0, 10.0, 10.0]
+    assert json.loads(path.read_text()) == {
+        "what": "contrastive",
+        "date": "2026-01-03",
+        "machine": "a CPU",
+        "versions": {"torch": "3"},
+        "data": "pictures",
+        "settings": {"epochs": 3},
+        "rows": [
+            {"method": "none", "top1": [50.0, 52.5, 51.0], "untrained_top1": untrained},
+            {"method": "unmix", "top1": [60.0, 61.0, 59.0], "untrained_top1": untrained},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"epochs": 4}, "must differ in `mix` alone, and {b} has another epochs than {a}."),
+        ({"machine": "b"}, "must differ in `mix` alone, and {b} has another machine than {a}."),
+        ({"smoke": True}, "{b}/results.json is of a smoke run, whose numbers mean nothing."),
+        ({"recipe": "cifar"}, f"must be of {CONTRASTIVE} or {CUTMIX_SEG}, got cifar."),
+    ],
+)
+def test_runs_that_compare_nothing_are_not_published(
+    changes: dict[str, Any], sentence: str, publishing: ModuleType, tmp_path: Path
+) -> None:
+    a = left(tmp_path / "a", "none", [50.0])
+    b = left(tmp_path / "b", "unmix", [60.0], **changes)
+    with pytest.raises(SystemExit) as refused:
+        publishing.main(publishing.Settings((a, b), tmp_path / "out"))
+    assert str(refused.value).endswith(sentence.format(a=a, b=b))
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_without_results_is_not_published(publishing: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"`runs` must be folders that hold results\.json"):
+        publishing.main(publishing.Settings((tmp_path,), tmp_path))
 
 
 # What they say
