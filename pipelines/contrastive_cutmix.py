@@ -69,6 +69,7 @@ from harness.processes import CONSOLE, stop
 from harness.results import RESULTS, describe, over_seeds, refuse_results
 from harness.schedule import cosine
 from harness.settings import DataSettings, as_plain, from_flags, named
+from models.small import Net
 
 NAME = "contrastive_cutmix"
 #: What mixes a batch's first views, by the method's name.
@@ -201,16 +202,8 @@ def make_encoder(settings: Settings) -> tuple[nn.Module, int]:
         resnet.maxpool = nn.Identity()
         resnet.fc = nn.Identity()
         return resnet, 512
-    width = settings.width
-    widths, strides = (3, width, 2 * width, 4 * width, 4 * width), (1, 2, 2, 1)
-    layers: list[nn.Module] = []
-    for number, stride in enumerate(strides):
-        layers += [
-            nn.Conv2d(widths[number], widths[number + 1], 3, stride, 1, bias=False),
-            nn.BatchNorm2d(widths[number + 1]),
-            nn.ReLU(),
-        ]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), widths[-1]
+    net = Net(settings.width, num_classes=1)
+    return nn.Sequential(net.blocks, net.pool, nn.Flatten()), net.classifier.in_features
 
 
 def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn.Module:
