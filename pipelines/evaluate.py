@@ -33,7 +33,7 @@ from rich.table import Table
 from torch import nn
 
 from dali_cutmix import EvalTransform
-from evaluation.attacks import measure_attacks
+from evaluation.attacks import check_attacks, measure_attacks
 from evaluation.box_files import read_boxes
 from evaluation.cam import Cam
 from evaluation.classification import measure_classification
@@ -260,12 +260,8 @@ def _subject(
         size=settings.size,
         resize=settings.resize,
     )
-    if "attacks" in _chosen(settings) and not subject.knows_normalization:
-        stop(
-            NAME,
-            f"`attack_eps` needs the normalization of {subject.name} to be known. Pass `--mean` "
-            "and `--std` as the model was trained with, in units of [0, 1], or other `--measures`.",
-        )
+    if "attacks" in _chosen(settings):
+        check_attacks(subject, settings.attack_eps, settings.attack_steps)
     return subject
 
 
@@ -273,7 +269,7 @@ def _baseline(settings: Settings) -> dict[str, float] | None:
     """Return the numbers that corruption errors are relative to."""
     if settings.baseline is None:
         return None
-    results = {result.name: result for result in load(settings.baseline).results}
+    results = {result.name: result for result in load(settings.baseline, "baseline").results}
     if "corruptions" not in results:
         stop(NAME, f"`baseline` must be an evaluation with corruptions, got {settings.baseline}.")
     return dict(results["corruptions"].numbers)
@@ -283,12 +279,12 @@ def _side(settings: Settings, spec: str, out: Path) -> list[Evaluation]:
     """Return the evaluations of one side of a comparison; a checkpoint is evaluated."""
     path = Path(spec)
     if (path / NUMBERS).is_file():
-        return [load(path)]
+        return [load(path, "compare")]
     if path.is_dir():
         folders = sorted(file.parent for file in path.glob(f"*/{NUMBERS}"))
         if not folders:
             stop(NAME, f"`compare` must be given checkpoints or evaluations; {path} holds none.")
-        return [load(folder) for folder in folders]
+        return [load(folder, "compare") for folder in folders]
     return [evaluate(settings, spec, out)]
 
 

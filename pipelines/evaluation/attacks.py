@@ -28,7 +28,7 @@ def measure_attacks(
         eps: Largest change of a pixel, in units of the full range [0, 1]; above 0.
         num_steps: Steps of PGD, at least 1.
         step: Size of a step of PGD, in the units of ``eps``; None takes a quarter of ``eps``.
-        seed: Of PGD's random starts.
+        seed: Seed of PGD's random starts.
 
     Returns:
         Numbers ``clean``, ``fgsm`` and ``pgd``: top-1 without an attack and under each.
@@ -40,16 +40,7 @@ def measure_attacks(
         FGSM: Goodfellow et al. 2015, arXiv:1412.6572. PGD: Madry et al. 2018, arXiv:1706.06083.
         The paper's ``eps`` is 8 / 255: arXiv:1905.04899, section 4.4.
     """
-    if not subject.knows_normalization:
-        stop(
-            NAME,
-            f"`attack_eps` needs the normalization of {subject.name} to be known. Pass `--mean` "
-            "and `--std` as the model was trained with, in units of [0, 1].",
-        )
-    if not 0 < eps <= 1:
-        stop(NAME, f"`attack_eps` must be in (0, 1], where 1 is the full range, got {eps}.")
-    if num_steps < 1:
-        stop(NAME, f"`attack_steps` must be at least 1, got {num_steps}.")
+    check_attacks(subject, eps, num_steps)
     step = eps / 4 if step is None else step
     generator = torch.Generator(subject.device).manual_seed(seed)
 
@@ -72,7 +63,22 @@ def measure_attacks(
             f"Largest change of a pixel {255 * eps:g}/255. PGD makes {num_steps} steps of "
             f"{255 * step:g}/255 from a random start.",
         ),
+        settings={"eps": eps, "num_steps": num_steps, "step": step, "seed": seed},
     )
+
+
+def check_attacks(subject: Subject, eps: float, num_steps: int) -> None:
+    """Refuse attacks that cannot be made; arguments as of `measure_attacks`."""
+    if not subject.knows_normalization:
+        stop(
+            NAME,
+            f"`attack_eps` needs the normalization of {subject.name} to be known. Pass `--mean` "
+            "and `--std` as the model was trained with, in units of [0, 1].",
+        )
+    if not 0 < eps <= 1:
+        stop(NAME, f"`attack_eps` must be in (0, 1], where 1 is the full range, got {eps}.")
+    if num_steps < 1:
+        stop(NAME, f"`attack_steps` must be at least 1, got {num_steps}.")
 
 
 def fgsm(subject: Subject, pixels: torch.Tensor, label: torch.Tensor, eps: float) -> torch.Tensor:

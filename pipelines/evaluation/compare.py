@@ -18,10 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy import stats
 
+from evaluation.result import Result
 from evaluation.saved import Evaluation
 from evaluation.subject import NAME
 from harness.processes import stop
@@ -44,8 +46,9 @@ class Difference:
         first: Mean over the runs of the first side.
         second: Mean over the runs of the second side.
         over_images: Interval of ``second - first`` over images; None where the number is no mean of
-            values per image.
-        over_seeds: The same over training runs; None with fewer than two runs on a side.
+            values per image, or of one image alone.
+        over_seeds: Interval of ``second - first`` over training runs; None with fewer than two runs
+            on a side.
     """
 
     name: str
@@ -80,15 +83,21 @@ def compare(
         Differences of all numbers that every run has, in the order of the first run.
 
     Raises:
-        SystemExit: The runs were evaluated on different images, or have no number in common.
+        SystemExit: The runs have no number in common, or `check_alike` refuses them.
     """
     runs = [*first, *second]
-    if len({run.images for run in runs}) > 1:
-        names = ", ".join(dict.fromkeys(run.name for run in runs))
-        stop(NAME, f"`compare` must be given evaluations of the same images; {names} are not.")
+    check_alike(runs)
     common = [name for name in runs[0].numbers if all(name in run.numbers for run in runs)]
     if not common:
-        stop(NAME, "`compare` must be given evaluations that have a measure in common.")
+        measures = "; ".join(
+            f"{name} has {', '.join(result.name for result in run.results) or 'none'}"
+            for name, run in {run.name: run for run in runs}.items()
+        )
+        stop(
+            NAME,
+            f"`compare` must have evaluations of a common measure, and {measures}. Evaluate both "
+            "with equal `--measures`.",
+        )
     per_image = [name for name in common if all(name in run.samples for run in runs)]
     rows = {name: _mean(second, name) - _mean(first, name) for name in per_image}
     over_images = _intervals(rows, seed)
@@ -103,6 +112,51 @@ def compare(
         )
         for name in common
     ]
+
+
+def check_alike(runs: Sequence[Evaluation]) -> None:
+    """Refuse evaluations that differ by more than their classifiers.
+
+    Settings that a result lacks are not compared: evaluations of older versions have none.
+
+    Raises:
+        SystemExit: Images, a setting of a common measure or its number of values per image differ.
+            The sentence names them.
+    """
+    for first, other in combinations(runs, 2):
+        if other.images != first.images:
+            stop(
+                NAME,
+                f"`compare` must have evaluations of the same images, and {first.name} and "
+                f"{other.name} are of different ones. Evaluate both with equal `--data` and "
+                "`--max-images`.",
+            )
+        theirs = {result.name: result for result in other.results}
+        for result in first.results:
+            if result.name in theirs:
+                _check_measure(first.name, result, other.name, theirs[result.name])
+
+
+def _check_measure(first: str, mine: Result, second: str, theirs: Result) -> None:
+    """Refuse two results of one measure whose settings or numbers of values differ."""
+    for name in filter(theirs.settings.__contains__, mine.settings):
+        values = (mine.settings[name], theirs.settings[name])
+        if values[0] != values[1]:
+            stop(
+                NAME,
+                f"`compare` must have evaluations of equal settings, and `{name}` of {mine.name} "
+                f"is {values[0]} for {first} and {values[1]} for {second}. Evaluate one of them "
+                "anew, or compare other measures.",
+            )
+    for name in filter(theirs.samples.__contains__, mine.samples):
+        counts = (len(mine.samples[name]), len(theirs.samples[name]))
+        if counts[0] != counts[1]:
+            stop(
+                NAME,
+                f"`compare` must have evaluations of the same images, and {name} of {mine.name} "
+                f"has {counts[0]} values for {first} and {counts[1]} for {second}. Evaluate one of "
+                "them anew.",
+            )
 
 
 def paired_intervals(
@@ -162,9 +216,14 @@ def _mean(side: Sequence[Evaluation], name: str) -> np.ndarray:
 
 
 def _intervals(rows: dict[str, np.ndarray], seed: int) -> dict[str, Interval]:
-    """Return an interval for each row. Measures may have left out images, so lengths differ."""
+    """Return an interval for each row of at least two images, since one says nothing of others.
+
+    Measures may have left out images, so lengths differ.
+    """
     intervals: dict[str, Interval] = {}
     for count in dict.fromkeys(map(len, rows.values())):
+        if count < 2:
+            continue
         names = [name for name, row in rows.items() if len(row) == count]
         ends = paired_intervals(np.stack([rows[name] for name in names]), seed=seed)
         intervals |= {

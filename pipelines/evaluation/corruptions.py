@@ -12,7 +12,7 @@ from nvidia.dali import fn, math, types
 
 from dali_cutmix import EvalTransform, Views
 from evaluation.predictions import Images, means
-from evaluation.result import Curve, Result
+from evaluation.result import Curve, Result, fingerprint
 from evaluation.subject import NAME, Subject
 from harness.processes import stop
 
@@ -28,7 +28,7 @@ IMAGENET: Mapping[str, Sequence[float]] = {
     "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
 }
 
-#: The same for inputs below 64 px.
+#: Strengths of severities 1 to 5, for inputs below 64 px.
 CIFAR: Mapping[str, Sequence[float]] = {
     "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),
     "shot_noise": (500, 250, 100, 75, 50),
@@ -58,8 +58,9 @@ def measure_corruptions(
     Args:
         subject: The classifier.
         images: The images.
-        baseline: Numbers of another classifier's result on the same corruptions, to be relative to.
-        seed: Of noise.
+        baseline: Numbers of another classifier's result on the same images and corruptions, which
+            become the unit; see `check_baseline`.
+        seed: Seed of noise.
 
     Returns:
         Numbers: the top-1 errors ``clean_error``, ``CORRUPTION_SEVERITY``, ``CORRUPTION`` (the mean
@@ -73,9 +74,11 @@ def measure_corruptions(
         Hendrycks and Dietterich 2019, arXiv:1903.12261; strengths from their ``make_imagenet_c.py``
         and ``make_cifar_c.py``, github.com/hendrycks/robustness.
     """
-    strengths = IMAGENET if min(subject.size) >= 64 else CIFAR
+    published, strengths = strengths_of(subject)
+    settings = {"strengths": published, "seed": seed}
     if baseline is not None:
-        _check_baseline(baseline, strengths)
+        check_baseline(baseline)
+        settings["baseline"] = fingerprint([baseline[name] for name in strengths])
     samples = {"clean_error": _errors(subject, images, "clean", [subject.transform], seed)[0]}
     numbers: dict[str, float] = {}
     series = {}
@@ -99,11 +102,33 @@ def measure_corruptions(
         samples,
         curves=(Curve("Top-1 error by severity", "severity", "top-1 error", series),),
         notes=(
-            f"Strengths of {'ImageNet-C' if strengths is IMAGENET else 'CIFAR-10-C'}, by DALI's "
+            f"Strengths of {published}, by DALI's "
             "operators: pixels differ from those of the published images, so that errors are not "
             "comparable with published ones. Pixelate reduces by a triangle filter, not by a box.",
         ),
+        settings=settings,
     )
+
+
+def strengths_of(subject: Subject) -> tuple[str, Mapping[str, Sequence[float]]]:
+    """Return the strengths for a classifier's input, and the published data they are from."""
+    return ("ImageNet-C", IMAGENET) if min(subject.size) >= 64 else ("CIFAR-10-C", CIFAR)
+
+
+def check_baseline(baseline: Mapping[str, float]) -> None:
+    """Refuse numbers that errors cannot be divided by: a corruption is missing, or without error.
+
+    Args:
+        baseline: Numbers of another classifier's result.
+    """
+    for name in IMAGENET:
+        error = baseline.get(name, 0)
+        if not error > 0:
+            stop(
+                NAME,
+                f"`baseline` must have an error above 0 for {name}, got {error}. Leave "
+                "`--baseline` out for errors as they are.",
+            )
 
 
 @dataclass(frozen=True)
@@ -230,14 +255,3 @@ def _errors(
         for error, image in zip(errors, several, strict=True):
             error.append((subject.model(image).argmax(1) != label).cpu())
     return [torch.cat(parts).double().numpy() for parts in errors]
-
-
-def _check_baseline(baseline: Mapping[str, float], strengths: Mapping[str, Any]) -> None:
-    for name in strengths:
-        error = baseline.get(name, 0)
-        if not error > 0:
-            stop(
-                NAME,
-                f"`baseline` must have an error above 0 for {name}, got {error}. Leave it out for "
-                "errors as they are.",
-            )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix import DataLoader, EvalTransform
+from evaluation.result import fingerprint
 from evaluation.subject import NAME
 from harness.processes import stop
 
@@ -60,12 +59,11 @@ def spread(source: Any, max_images: int | None) -> Any:
 def digest(source: Any) -> str:
     """Return a digest of images, equal for equal images wherever their folder lies.
 
-    It tells names, labels and the sizes of files in bytes.
+    The digest tells names, labels and the sizes of files in bytes.
     """
     paths = [os.fspath(source.path(index)) for index in range(len(source))]
     sizes = [os.path.getsize(path) if os.path.isfile(path) else None for path in paths]
-    listing = [names_of(source), np.asarray(source.targets).tolist(), sizes]
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+    return fingerprint([names_of(source), np.asarray(source.targets).tolist(), sizes])
 
 
 def read_groups(path: Path, source: Any) -> list[str]:

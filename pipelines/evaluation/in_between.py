@@ -29,7 +29,7 @@ def measure_in_between(
         subject: The classifier.
         images: The images.
         lams: Kept fractions of the first image, in [0, 1].
-        seed: Of the pairs and of the cuts' positions.
+        seed: Seed of the pairs and of the cuts' positions.
 
     Returns:
         Numbers ``mixup_LAM`` and ``cutmix_LAM``, and ``mixup`` and ``cutmix``, their means over all
@@ -51,6 +51,7 @@ def measure_in_between(
             Curve("Top-1 in either class", "kept fraction of the first image", "share", series),
         ),
         notes=(f"{len(next(iter(samples.values())))} pairs of different classes, seed {seed}.",),
+        settings={"lams": list(lams), "seed": seed},
     )
 
 

@@ -7,8 +7,15 @@ threshold orders methods otherwise, takes the box around every piece, and averag
 Follows: Zhou et al. 2016, arXiv:1512.04150, for the threshold of 0.2; Choe et al. 2020,
 arXiv:2001.07437, and its code, github.com/clovaai/wsolevaluation, for MaxBoxAcc and MaxBoxAccV2.
 
-Differs from that code: maps are not rounded to 256 levels, a piece is as large as its pixels are
-many, the boxes around holes of a piece are not tried, and corners are exclusive.
+Differs from that code, read in its ``inference.py`` and ``evaluation.py``:
+
+- Maps are resized bilinearly, there bicubically, and are not rounded to 256 levels.
+- A threshold is a share of a map's range, from its least to its largest value. There, and in Zhou
+  et al., a threshold is a share of the largest value.
+- 100 thresholds are tried, there 1000.
+- A piece is as large as its pixels are many, boxes around holes of a piece are not tried, and
+  corners are exclusive.
+- Boxes of objects keep fractions of pixels. There they are truncated to whole pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +31,7 @@ from dali_cutmix import Boxes
 from evaluation.cam import Cam, heat
 from evaluation.figures import located
 from evaluation.predictions import Images
-from evaluation.result import Curve, Picture, Result
+from evaluation.result import Curve, Picture, Result, fingerprint
 from evaluation.subject import Subject
 
 #: Least overlaps that count as a hit, of MaxBoxAccV2.
@@ -33,7 +40,8 @@ IOUS = (0.3, 0.5, 0.7)
 #: Least overlap of GT-known and top-1 localisation.
 GT_KNOWN_IOU = 0.5
 
-#: Share of a map's range above which a pixel belongs to an object; Zhou et al. 2016.
+#: Share of a map's range above which a pixel belongs to an object. Zhou et al. 2016 take this share
+#: of the largest value.
 FIXED_THRESHOLD = 0.2
 
 #: Thresholds among which MaxBoxAcc chooses.
@@ -92,15 +100,26 @@ def measure_localisation(
             of_image.append(overlaps(image_heat, truth, [-1.0])[1][0])
         if not pictures:
             pixels = subject.pixels(image[:SHOWN]).cpu().permute(0, 2, 3, 1).numpy()
-            predicted = [_largest_box(image_heat, threshold) for image_heat in heats[:SHOWN]]
-            png = located(pixels, heats[:SHOWN], corners[:SHOWN], predicted)
-            caption = f"{cam.kind} of the true class, from cold to hot. White: the objects. "
-            caption += f"Red: the box around the largest piece above {threshold:g}."
-            pictures.append(Picture(caption, png))
+            pictures.append(_picture(cam, pixels, heats[:SHOWN], corners[:SHOWN], threshold))
     hits = {"gt_known": np.array(at_threshold) >= GT_KNOWN_IOU}
     hits["top1_localisation"] = hits["gt_known"] & np.concatenate(is_right)
     hits["whole_image_v2"] = np.mean([np.array(of_image) >= iou for iou in IOUS], axis=0)
-    return _result(hits, np.array(best), np.array(largest), cam, threshold, tuple(pictures))
+    result = _result(hits, np.array(best), np.array(largest), cam, threshold, tuple(pictures))
+    corners = [boxes[index]["boxes"].tolist() for index in range(len(boxes))]
+    settings = {"threshold": threshold, "boxes": fingerprint(corners)}
+    return dataclasses.replace(result, settings=settings)
+
+
+def _picture(
+    cam: Cam, pixels: np.ndarray, heats: np.ndarray, corners: list[np.ndarray], threshold: float
+) -> Picture:
+    """Return images under their maps, with the boxes of the objects and of the largest pieces."""
+    predicted = [_largest_box(image_heat, threshold) for image_heat in heats]
+    return Picture(
+        f"{cam.kind} of the true class, from cold to hot. White: the objects. Red: the box around "
+        f"the largest piece above {threshold:g}.",
+        located(pixels, heats, corners, predicted),
+    )
 
 
 def overlaps(

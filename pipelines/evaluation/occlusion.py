@@ -49,6 +49,7 @@ def measure_occlusion(
             "middle. Hidden pixels have the mean color of the normalization, which is 0 for the "
             "model.",
         ),
+        settings={"sizes": list(sizes)},
     )
 
 

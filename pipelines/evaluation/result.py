@@ -1,7 +1,9 @@
-"""What a measure returns."""
+"""Results of measures: numbers, values per image, curves, tables, pictures, notes."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -68,6 +70,9 @@ class Result:
         pictures: Images.
         notes: Sentences about what was measured and how.
         tables: Rows that are too many for ``numbers``.
+        settings: What the numbers depend on beside classifier and images, in JSON's types: seeds,
+            strengths, digests of other files. Two classifiers can be compared where every setting
+            that both results have is equal.
     """
 
     name: str
@@ -78,6 +83,7 @@ class Result:
     pictures: tuple[Picture, ...] = ()
     notes: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -89,4 +95,10 @@ def as_json(result: Result) -> dict[str, Any]:
         "curves": [asdict(curve) for curve in result.curves],
         "tables": [asdict(table) for table in result.tables],
         "notes": list(result.notes),
+        "settings": dict(result.settings),
     }
+
+
+def fingerprint(value: Any) -> str:
+    """Return a digest of a value that JSON can hold: 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

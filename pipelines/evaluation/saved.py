@@ -6,10 +6,11 @@ import io
 import json
 import math
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -30,8 +31,8 @@ class Evaluation:
         name: Name of the classifier.
         results: What each measure returned.
         about: Facts for the report's end, by name: data, settings, versions.
-        images: Digest of paths and labels of the images, in order. Values per image of two
-            evaluations belong together only where it is equal.
+        images: Digest of the images, in order. Values per image of two evaluations belong together
+            only where the digests are equal.
     """
 
     name: str
@@ -75,11 +76,15 @@ def save(folder: Path, evaluation: Evaluation) -> None:
     write_json(folder / NUMBERS, state)
 
 
-def load(folder: Path) -> Evaluation:
+def load(folder: Path, flag: str | None = None) -> Evaluation:
     """Read an evaluation that `save` wrote, without its pictures.
 
+    Args:
+        folder: The folder.
+        flag: Flag that named the folder, for messages.
+
     Raises:
-        SystemExit: The folder holds no evaluation.
+        SystemExit: The folder holds no complete evaluation.
     """
     try:
         state = json.loads((folder / NUMBERS).read_text())
@@ -87,9 +92,20 @@ def load(folder: Path) -> Evaluation:
             samples = {name: file[name] for name in file.files}
         results = tuple(_result(row, samples) for row in state["results"])
         return Evaluation(state["name"], results, state["about"], state["images"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        rule = f"be a checkpoint, or a folder with {NUMBERS} and {SAMPLES} of an evaluation"
-        stop(NAME, f"`compare` must {rule}, got {folder}: {error}")
+    except KeyError as error:
+        _refuse(folder, flag, f"{error} is missing")
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        _refuse(folder, flag, str(error))
+
+
+def _refuse(folder: Path, flag: str | None, problem: str) -> NoReturn:
+    what = str(folder) if flag is None else f"`{flag}`"
+    got = "" if flag is None else f" got {folder}:"
+    stop(
+        NAME,
+        f"{what} must be a folder with complete {NUMBERS} and {SAMPLES} of an evaluation,{got} "
+        f"{problem}. Evaluate anew, or pass another folder.",
+    )
 
 
 def _result(row: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> Result:
@@ -111,4 +127,5 @@ def _result(row: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> Result
         curves=tuple(curves),
         tables=tuple(tables),
         notes=tuple(row["notes"]),
+        settings=row.get("settings", {}),  # which older evaluations lack
     )

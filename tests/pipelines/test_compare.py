@@ -134,11 +134,57 @@ def test_evaluations_of_other_images_are_refused() -> None:
     with pytest.raises(SystemExit) as refusal:
         compare([evaluation("a", values)], [evaluation("b", values, images="b")])
     assert str(refusal.value) == (
-        "evaluate: `compare` must be given evaluations of the same images; a, b are not."
+        "evaluate: `compare` must have evaluations of the same images, and a and b are of "
+        "different ones. Evaluate both with equal `--data` and `--max-images`."
     )
+
+
+def attacked(name: str, count: int = 10, **settings: object) -> Evaluation:
+    result = Result("attacks", "Attacks", {"pgd": 0.5}, {"pgd": np.zeros(count)}, settings=settings)
+    return dataclasses.replace(evaluation(name, np.arange(10.0)), results=(result,))
+
+
+def test_a_measure_of_other_settings_is_refused_by_name() -> None:
+    sides = [attacked("a", eps=0.25, seed=0), attacked("b", eps=0.5, seed=0)]
+    with pytest.raises(SystemExit) as refusal:
+        compare([sides[0]], [sides[1]])
+    assert str(refusal.value) == (
+        "evaluate: `compare` must have evaluations of equal settings, and `eps` of attacks is 0.25 "
+        "for a and 0.5 for b. Evaluate one of them anew, or compare other measures."
+    )
+    with pytest.raises(SystemExit, match="`seed` of attacks is 0 for a and 1 for c"):
+        compare([sides[0], sides[0]], [sides[0], attacked("c", eps=0.25, seed=1)])
+    with pytest.raises(SystemExit, match="`eps` of attacks"):  # older than the first side's runs
+        compare([attacked("old")], sides)
+
+
+def test_settings_that_one_side_does_not_know_are_not_compared() -> None:
+    rows = compare([attacked("a", eps=0.25, seed=0)], [attacked("old")])
+    assert [row.name for row in rows] == ["attacks/pgd"]
+
+
+def test_other_numbers_of_values_per_image_are_refused_by_name() -> None:
+    with pytest.raises(SystemExit) as refusal:
+        compare([attacked("a", 10)], [attacked("b", 13)])
+    assert str(refusal.value) == (
+        "evaluate: `compare` must have evaluations of the same images, and pgd of attacks has 10 "
+        "values for a and 13 for b. Evaluate one of them anew."
+    )
+
+
+def test_a_single_image_says_nothing_of_other_images() -> None:
+    first, second = attacked("a", 1), evaluation("b", np.ones(1))
+    (row,) = compare([first], [first])
+    assert row.over_images is None
+    top1, _ = compare([evaluation("a", np.zeros(1))], [second])
+    assert (top1.difference, top1.over_images, top1.is_clear) == (1, None, False)
 
 
 def test_evaluations_without_a_common_measure_are_refused() -> None:
     empty = Evaluation("b", (Result("attacks", "Attacks", {"pgd": 0.5}),), images="a")
-    with pytest.raises(SystemExit, match="that have a measure in common"):
+    with pytest.raises(SystemExit) as refusal:
         compare([evaluation("a", np.arange(10.0))], [empty])
+    assert str(refusal.value) == (
+        "evaluate: `compare` must have evaluations of a common measure, and a has classification; "
+        "b has attacks. Evaluate both with equal `--measures`."
+    )

@@ -175,7 +175,7 @@ def test_folders_of_evaluations_are_compared_without_data(
 def test_sides_of_different_images_are_refused(module: ModuleType, tmp_path: Path) -> None:
     saved(tmp_path / "a", "a", [0, 1])
     saved(tmp_path / "b", "b", [0, 1], images="y")
-    with pytest.raises(SystemExit, match="evaluations of the same images; a, b are not"):
+    with pytest.raises(SystemExit, match="evaluations of the same images, and a and b are of"):
         module.run(flags(module, f"--compare {tmp_path}/a {tmp_path}/b --out {tmp_path}/out"))
 
 
@@ -221,7 +221,7 @@ def test_the_same_images_have_one_digest_wherever_they_lie(
             "--checkpoint {weights} --data {data} --attack-eps 0.1",
             "evaluate: `attack_eps` needs the normalization of torchvision:squeezenet1_1:weights "
             "to be known. Pass `--mean` and `--std` as the model was trained with, in units of "
-            "[0, 1], or other `--measures`.",
+            "[0, 1].",
         ),
         (
             "--checkpoint {weights} --data {data} --measures classification mixed_cam "

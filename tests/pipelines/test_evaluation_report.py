@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -43,7 +44,7 @@ def evaluation(name: str = "net <1>") -> Evaluation:
         tables=(table,),
         notes=("Mind the <gap>.",),
     )
-    second = Result("attacks", "Attacks", {"pgd": 0.5})
+    second = Result("attacks", "Attacks", {"pgd": 0.5}, settings={"eps": 8 / 255, "sizes": [0, 1]})
     return Evaluation(name, (first, second), {"data": "here & there"}, "digest")
 
 
@@ -196,6 +197,7 @@ def test_what_is_saved_is_loaded_but_for_pictures(tmp_path: Path) -> None:
     for mine, read in zip(before.results, after.results, strict=True):
         assert (read.name, read.title, read.notes) == (mine.name, mine.title, mine.notes)
         assert read.tables == mine.tables
+        assert read.settings == mine.settings
         assert read.curves == mine.curves
         assert read.pictures == ()
         assert dict(read.numbers) == pytest.approx(dict(mine.numbers), nan_ok=True)
@@ -206,13 +208,44 @@ def test_what_is_saved_is_loaded_but_for_pictures(tmp_path: Path) -> None:
     json.loads((tmp_path / "new" / "report.json").read_text(), parse_constant=pytest.fail)
 
 
-@pytest.mark.parametrize("broken", ["report.json", "samples.npz"])
-def test_a_folder_that_is_no_evaluation_is_refused(broken: str, tmp_path: Path) -> None:
+def test_evaluations_of_versions_that_kept_no_settings_are_loaded(tmp_path: Path) -> None:
     save(tmp_path, evaluation())
-    (tmp_path / broken).write_text("{}")
+    state = json.loads((tmp_path / "report.json").read_text())
+    for row in state["results"]:
+        del row["settings"]
+    (tmp_path / "report.json").write_text(json.dumps(state))
+    assert [dict(result.settings) for result in load(tmp_path).results] == [{}, {}]
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def other_json(path: Path) -> None:
+    path.write_text("{}")
+
+
+def a_list(path: Path) -> None:
+    path.write_text('{"results": [1]}')
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncated, other_json, a_list, emptied, Path.unlink])
+@pytest.mark.parametrize("broken", ["report.json", "samples.npz"])
+def test_a_folder_that_is_no_evaluation_is_refused(
+    broken: str, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    save(tmp_path, evaluation())
+    damage(tmp_path / broken)
+    files = "must be a folder with complete report.json and samples.npz of an evaluation,"
+    with pytest.raises(SystemExit) as refusal:
+        load(tmp_path, "baseline")
+    said = str(refusal.value)
+    assert said.startswith(f"evaluate: `baseline` {files} got {tmp_path}: ")
+    assert said.endswith(". Evaluate anew, or pass another folder.")
     with pytest.raises(SystemExit) as refusal:
         load(tmp_path)
-    assert str(refusal.value).startswith(
-        "evaluate: `compare` must be a checkpoint, or a folder with report.json and samples.npz of "
-        f"an evaluation, got {tmp_path}: "
-    )
+    assert str(refusal.value).startswith(f"evaluate: {tmp_path} {files} ")

@@ -246,6 +246,7 @@ def test_a_result_as_json_holds_all_but_samples_and_pictures() -> None:
         (Picture("caption", b"png"),),
         ("note",),
         (Table("Top-1 per class", ("class", "top-1"), (("cat", 0.5),)),),
+        {"seed": 3},
     )
 
     assert json.loads(json.dumps(as_json(result))) == {
@@ -264,4 +265,5 @@ def test_a_result_as_json_holds_all_but_samples_and_pictures() -> None:
         "tables": [
             {"title": "Top-1 per class", "header": ["class", "top-1"], "rows": [["cat", 0.5]]}
         ],
+        "settings": {"seed": 3},
     }
