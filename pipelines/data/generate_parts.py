@@ -45,7 +45,7 @@ class Settings:
     """New or empty folder for train/, val/ and the boxes."""
 
     num_classes: int = 8
-    """Classes, at least 2."""
+    """Classes, at least 2 and at most 500, which have different patterns."""
 
     num_train: int = 100
     """Images of each class in train/."""
@@ -59,8 +59,13 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
-    if settings.num_classes < 2 or min(settings.num_train, settings.num_val) < 1:
-        stop("`num_classes` must be at least 2, and `num_train` and `num_val` at least 1.")
+    if not 2 <= settings.num_classes <= 500:
+        stop(f"`num_classes` must be at least 2 and at most 500, got {settings.num_classes}.")
+    if min(settings.num_train, settings.num_val) < 1:
+        stop(
+            "`num_train` and `num_val` must be at least 1, got "
+            f"{settings.num_train} and {settings.num_val}."
+        )
     out = settings.out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         stop(
@@ -69,11 +74,7 @@ def main(settings: Settings) -> None:
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(settings.seed)
-    # Two patterns of each class, [class, end, 4, 4]. Half of the cells are filled, so that no
-    # pattern is found by its mean.
-    filled = np.repeat([True, False], (PATTERN // CELL) ** 2 // 2)
-    patterns = np.stack([rng.permutation(filled) for _ in range(2 * settings.num_classes)])
-    patterns = patterns.reshape(settings.num_classes, 2, PATTERN // CELL, PATTERN // CELL)
+    patterns = draw_patterns(settings.num_classes, rng)
     # On the disk of `out`, so that the last step is a rename.
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         complete = Path(temporary, "complete")
@@ -81,6 +82,25 @@ def main(settings: Settings) -> None:
             write(complete, part, patterns, count, rng)
             CONSOLE.print(f"{out / part}: {count * len(patterns)} images")
         os.replace(complete, out)
+
+
+def draw_patterns(num_classes: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw two patterns of each class: ``[num_classes, 2, 4, 4]`` bool, which cells are filled.
+
+    Half of the cells are filled, so that no pattern is told by its mean. No two patterns are equal
+    after quarter turns, since objects lie in all directions.
+    """
+    side = PATTERN // CELL
+    filled = np.repeat([True, False], side**2 // 2)
+    patterns: list[np.ndarray] = []
+    turns_of_all: set[bytes] = set()
+    while len(patterns) < 2 * num_classes:
+        pattern = rng.permutation(filled).reshape(side, side)
+        turns = {np.rot90(pattern, number).tobytes() for number in range(4)}
+        if not turns & turns_of_all:
+            patterns.append(pattern)
+            turns_of_all |= turns
+    return np.stack(patterns).reshape(num_classes, 2, side, side)
 
 
 def drawn(pattern: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:

@@ -102,7 +102,10 @@ def main(settings: Settings) -> None:
 
 
 def read(wheel: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the different images, ``[N, 28, 28]`` uint8, and their classes, ``[N]`` int64."""
+    """Return the different images, ``[N, 28, 28]`` uint8, and their classes, ``[N]`` int64.
+
+    Images without a pixel of `LEAST_GRAY` show no animal, and are left out.
+    """
     root: Any = wheel
     if wheel.is_file():
         if not zipfile.is_zipfile(wheel):
@@ -129,6 +132,7 @@ def read(wheel: Path) -> tuple[np.ndarray, np.ndarray]:
     # Some images are there several times; a copy in both parts would be a leak.
     _, first = np.unique(images.reshape(len(images), -1), axis=0, return_index=True)
     first.sort()
+    first = first[(images[first] >= LEAST_GRAY).any(axis=(1, 2))]
     return images[first], classes[first].astype(np.int64)
 
 

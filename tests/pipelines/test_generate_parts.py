@@ -56,6 +56,16 @@ def test_a_class_has_one_pattern_at_each_end_and_no_two_classes_share_one(parts:
     assert len(halves) == 6
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_no_two_patterns_of_many_classes_are_equal_after_turns(seed: int) -> None:
+    patterns = generate.draw_patterns(200, np.random.default_rng(seed))
+    assert patterns.shape == (200, 2, 4, 4)
+    assert (patterns.sum((2, 3)) == 8).all()
+    flat = patterns.reshape(400, 4, 4)
+    least = {min(np.rot90(cells, turn).tobytes() for turn in range(4)) for cells in flat}
+    assert len(least) == 400
+
+
 def test_boxes_enclose_the_objects_and_nothing_else_is_brighter_than_noise(parts: Path) -> None:
     for pixels, turned, _ in objects(parts, "val"):
         assert pixels.shape == (48, 48)
@@ -76,8 +86,11 @@ def test_objects_lie_in_all_directions_and_places(parts: Path) -> None:
 
 
 def test_counts_below_the_least_and_used_folders_are_refused(parts: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="`num_classes` must be at least 2"):
-        generate.main(generate.Settings(tmp_path / "out", num_classes=1))
+    for count in (1, 501):
+        with pytest.raises(SystemExit, match="`num_classes` must be at least 2 and at most 500"):
+            generate.main(generate.Settings(tmp_path / "out", num_classes=count))
+    with pytest.raises(SystemExit, match="`num_train` and `num_val` must be at least 1, got 0"):
+        generate.main(generate.Settings(tmp_path / "out", num_train=0))
     with pytest.raises(SystemExit, match="`out` must be a folder that is new or empty, got"):
         generate.main(generate.Settings(parts))
     assert not (tmp_path / "out").exists()

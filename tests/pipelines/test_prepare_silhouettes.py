@@ -82,6 +82,20 @@ def test_every_image_is_written_once_under_its_class(wheel: Path, tmp_path: Path
     assert max(seen.values()) == 1  # also over both parts
 
 
+def test_images_that_show_no_animal_are_left_out(tmp_path: Path) -> None:
+    images, classes = generated()
+    faint = np.full((10, 28, 28), 63, np.uint8)
+    faint[:, 0, 0] = np.arange(10)  # different images
+    wheel = write_wheel(
+        tmp_path / "animals.whl",
+        np.concatenate([faint, images]),
+        np.concatenate([np.arange(10, dtype=np.uint8), classes]),
+    )
+    out = run(wheel, tmp_path / "out", num_train=1, num_val=NUM_OF_CLASS - 1)
+    for part in ("train", "val"):
+        assert all(image.max() >= 100 for image, _, _ in written(out, part))
+
+
 @pytest.mark.parametrize("canvas", [28, 41])
 def test_boxes_enclose_the_animals(canvas: int, wheel: Path, tmp_path: Path) -> None:
     out = run(wheel, tmp_path / "out", canvas=canvas)
