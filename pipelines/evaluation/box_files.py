@@ -8,8 +8,9 @@ import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,37 @@ from harness.processes import stop
 COLUMNS = ("path", "x0", "y0", "x1", "y1")
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Hold the boxes of an image as a file has them.
+
+    Attributes:
+        corners: ``[n, 4]`` float64 (x0, y0, x1, y1) in pixels, corners exclusive.
+        names: Name of each box's class, or nothing where the file has no classes.
+    """
+
+    corners: np.ndarray
+    names: tuple[str, ...] = ()
+
+    def of_objects(self, name: str, known: Set[str]) -> np.ndarray:
+        """Return the corners of boxes of some area, and of a class where the file has that class.
+
+        Args:
+            name: Name of the class.
+            known: Names of all classes of the file.
+        """
+        chosen = (self.corners[:, 2:] > self.corners[:, :2]).all(axis=1)
+        if name in known:
+            chosen &= np.array([other == name for other in self.names], bool)
+        return self.corners[chosen]
+
+
 def read_boxes(path: Path, images: Any) -> tuple[FileList, Boxes]:
     """Return the images that have boxes, with their classes, and the boxes.
 
-    An image is found by its path below the root of ``images``, or else by its name alone.
+    An image is found by its path below the root of ``images``, or else by its name alone. Where
+    the file has boxes of the image's class, by the name of its folder, boxes of other classes are
+    left out. So are COCO's boxes of crowds.
 
     Args:
         path: Where the boxes are:
@@ -40,7 +68,7 @@ def read_boxes(path: Path, images: Any) -> tuple[FileList, Boxes]:
 
     Returns:
         Images of ``images`` that have at least one box of some area, in their order, and the boxes
-        of each. Classes of boxes are not kept.
+        of each, all of class 0.
 
     Raises:
         SystemExit: The file or folder cannot be read, no image has a box, or ``images`` are in
@@ -58,25 +86,31 @@ def read_boxes(path: Path, images: Any) -> tuple[FileList, Boxes]:
     root = Path(images.root or ".")
     names = [os.path.relpath(sample, root) for sample, _ in images.samples]
     try:
-        corners = read(path, root, names)
+        rows_of = read(path, root, names)
     except (OSError, ValueError) as error:
         stop(NAME, f"`boxes` must be readable, got {path}: {error}")
-    rows = [corners.get(name, np.zeros((0, 4))) for name in names]
-    rows = [row[(row[:, 2:] > row[:, :2]).all(axis=1)] for row in rows]
-    boxed = [index for index, row in enumerate(rows) if len(row)]
+    known = {name for rows in rows_of.values() for name in rows.names}
+    corners = [
+        rows_of[name].of_objects(images.classes[label], known) if name in rows_of else ()
+        for name, (_, label) in zip(names, images.samples, strict=True)
+    ]
+    boxed = [index for index, row in enumerate(corners) if len(row)]
     if not boxed:
-        example = next(iter(corners), "no image")
+        example = next(iter(rows_of), "no image")
         stop(
             NAME,
             f"`boxes` must hold boxes of the images of `data`, and {path} names none of them. "
             f"The first image of `data` is {names[0]}, and the first of `boxes` {example}.",
         )
-    kept = [rows[index] for index in boxed]
-    boxes = Boxes(kept, [np.zeros(len(row), np.int64) for row in kept], min_visible=0.0)
+    boxes = Boxes(
+        [corners[index] for index in boxed],
+        [np.zeros(len(corners[index]), np.int64) for index in boxed],
+        min_visible=0.0,
+    )
     return images.take(boxed), boxes
 
 
-def _of_csv(path: Path, _root: Path, names: list[str]) -> dict[str, np.ndarray]:
+def _of_csv(path: Path, _root: Path, names: list[str]) -> dict[str, Rows]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file)
         missing = set(COLUMNS) - set(table.fieldnames or ())
@@ -88,7 +122,7 @@ def _of_csv(path: Path, _root: Path, names: list[str]) -> dict[str, np.ndarray]:
             if not (corner[0] <= corner[2] and corner[1] <= corner[3]):
                 raise ValueError(f"line {table.line_num}: x0 <= x1 and y0 <= y1 must hold.")
             lines.setdefault(os.path.normpath(row["path"] or ""), []).append(corner)
-    return _by_name({name: np.array(rows) for name, rows in lines.items()}, names)
+    return _by_name({name: Rows(np.array(rows)) for name, rows in lines.items()}, names)
 
 
 def _number(text: str | None, column: str, line: int) -> float:
@@ -98,7 +132,7 @@ def _number(text: str | None, column: str, line: int) -> float:
     raise ValueError(f"line {line}: {column} must be a finite number, got {text!r}.")
 
 
-def _of_coco(path: Path, _root: Path, names: list[str]) -> dict[str, np.ndarray]:
+def _of_coco(path: Path, _root: Path, names: list[str]) -> dict[str, Rows]:
     """Read a JSON of COCO; a stand-in is the first image, the only one the reader looks for."""
     try:
         name = str(json.loads(path.read_text(encoding="utf-8-sig"))["images"][0]["file_name"])
@@ -109,11 +143,11 @@ def _of_coco(path: Path, _root: Path, names: list[str]) -> dict[str, np.ndarray]
         if first.startswith(folder + os.sep):
             os.makedirs(os.path.dirname(first), exist_ok=True)
             Path(first).touch()
-        corners = _corners(*read_coco_boxes(path, folder), Path(folder))
-    return _by_name(corners, names)
+        rows_of = _rows(*read_coco_boxes(path, folder), Path(folder))
+    return _by_name(rows_of, names)
 
 
-def _of_voc(path: Path, root: Path, names: list[str]) -> dict[str, np.ndarray]:
+def _of_voc(path: Path, root: Path, names: list[str]) -> dict[str, Rows]:
     """Read XML files that have the names of images; links give images the files' folders.
 
     ImageNet's XML files lie in one folder, and its images in a folder for each class.
@@ -133,8 +167,8 @@ def _of_voc(path: Path, root: Path, names: list[str]) -> dict[str, np.ndarray]:
                 _link(links / link, root / image)
         if not image_of:
             return {}
-        corners = _corners(*read_voc_boxes(files, links), links)
-    return {image_of[link]: rows for link, rows in corners.items()}
+        rows_of = _rows(*read_voc_boxes(files, links), links)
+    return {image_of[link]: rows for link, rows in rows_of.items()}
 
 
 def _link(link: Path, target: Path) -> None:
@@ -142,18 +176,24 @@ def _link(link: Path, target: Path) -> None:
     link.symlink_to(target.resolve())
 
 
-def _corners(source: FileList, boxes: Boxes, root: Path) -> dict[str, np.ndarray]:
-    paths = [os.path.relpath(path, root) for path, _ in source.samples]
-    return {name: boxes[index]["boxes"] for index, name in enumerate(paths)}
+def _rows(source: FileList, boxes: Boxes, root: Path) -> dict[str, Rows]:
+    """Return the boxes by the paths of the images below a folder, without boxes of crowds."""
+    rows = {}
+    for index, (path, _) in enumerate(source.samples):
+        row = boxes[index]
+        single = row["iscrowd"] == 0 if "iscrowd" in row else np.ones(len(row["labels"]), bool)
+        names = tuple(boxes.names[label] for label in row["labels"][single]) if boxes.names else ()
+        rows[os.path.relpath(path, root)] = Rows(row["boxes"][single], names)
+    return rows
 
 
-def _by_name(corners: Mapping[str, np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
+def _by_name(rows_of: Mapping[str, Rows], names: list[str]) -> dict[str, Rows]:
     """Return boxes by the paths of the images, where they are named without folders."""
     known = set(names)
     full = {os.path.basename(name): name for name in _unique(names)}
     return {
         name if name in known else full.get(os.path.basename(name), name): rows
-        for name, rows in corners.items()
+        for name, rows in rows_of.items()
     }
 
 

@@ -94,6 +94,50 @@ def test_images_with_boxes_are_taken_with_their_classes_and_boxes(
         np.testing.assert_array_equal(boxes[index]["boxes"], rows)
 
 
+def changed(path: Path, categories: list[str], crowd: int | None = None) -> Path:
+    """A JSON of COCO: an image of a cat, and one of a dog, with a box of each category."""
+    boxes = [
+        {"id": 9 * i + k, "image_id": i, "category_id": k, "bbox": [2 * k, 1, 2, 5], "area": 10}
+        | {"iscrowd": int(k == crowd)}
+        for i in (1, 2)
+        for k in range(len(categories))
+    ]
+    names = ("cat/b.png", "dog/c.png")
+    images = [{"id": i, "file_name": n, "width": 32, "height": 24} for i, n in enumerate(names, 1)]
+    listing = [{"id": k, "name": name} for k, name in enumerate(categories)]
+    path.write_text(json.dumps({"images": images, "annotations": boxes, "categories": listing}))
+    return path
+
+
+def lefts(path: Path, images: FileList) -> list[list[float]]:
+    """The left side of every box of each image."""
+    source, boxes = read_boxes(path, images)
+    return [boxes[index]["boxes"][:, 0].tolist() for index in range(len(source.samples))]
+
+
+def test_boxes_of_another_class_are_left_out_where_the_file_knows_the_images_class(
+    images: FileList, tmp_path: Path
+) -> None:
+    path = tmp_path / "boxes.json"
+    assert lefts(changed(path, ["dog", "cat"]), images) == [[2], [0]]
+    assert lefts(changed(path, ["dog", "tree"]), images) == [[0, 2], [0]]  # cats have no name
+    assert lefts(changed(path, ["animal", "tree"]), images) == [[0, 2], [0, 2]]
+
+
+def test_boxes_of_crowds_are_left_out(images: FileList, tmp_path: Path) -> None:
+    path = changed(tmp_path / "boxes.json", ["animal", "herd"], crowd=1)
+    assert lefts(path, images) == [[0], [0]]
+
+
+def test_objects_of_vocs_files_are_those_of_the_images_class(
+    images: FileList, tmp_path: Path
+) -> None:
+    path = voc(tmp_path / "xml", {})
+    file = path / "cat" / "a 1.xml"
+    file.write_text(file.read_text().replace("animal", "cat", 1))
+    assert lefts(path, images)[0] == [BOXES["cat/a 1.png"][0][0]]
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 def test_boxes_of_other_images_alone_are_refused(
     kind: str, images: FileList, tmp_path: Path
