@@ -1,9 +1,9 @@
-"""What a trained classifier does beside its accuracy: a module per measure, a `Result` from each.
+"""Measure a trained classifier beyond its accuracy: a module per measure, a `Result` from each.
 
 Every measure is a function of a `Subject`, the classifier, and of `Images`, the labelled images.
 Modules, in the order of use:
 
-    result          what a measure returns: numbers, values per image, curves, tables, pictures
+    result          results of measures: numbers, values per image, curves, tables, pictures
     subject         the classifier, from a recipe's checkpoint, torchvision or timm
     predictions     the images, through our loader, and the logits of all of them
     classification  accuracy, loss, calibration, risk and coverage, accuracy per class and group
@@ -12,6 +12,9 @@ Modules, in the order of use:
     attacks         accuracy under FGSM and PGD
     corruptions     error under noise, blur, light, compression
     outliers        whether confidence tells other images
+    flags           flags of evaluate.py, and what is refused of them alone
+    smoke           two untrained models and a few pictures
+    prepared        a classifier, its images and all files, checked before the first measure
     image_lists     images behind a command's flags, and their groups
     cam             maps of a class over an image
     box_files       boxes of objects, from VOC's, COCO's or a CSV file

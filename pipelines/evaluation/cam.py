@@ -26,10 +26,10 @@ from harness.processes import stop
 #: Tokens before those of the grid: a class token, a distillation token, up to four registers.
 MOST_PREFIX_TOKENS = 6
 
-#: Their outputs are means of a grid, or not features.
+#: Modules whose outputs are means of a grid, or no features.
 _NO_FEATURES = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.Dropout, nn.Dropout2d)
 
-#: What may stand between the layer and its mean without being a module, as in DenseNet.
+#: Functions between the layer and its mean that need not be modules, as in DenseNet.
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"": lambda x: x, "relu": F.relu}
 
 
@@ -206,7 +206,7 @@ def _trial(model: nn.Module, size: tuple[int, int]) -> tuple[list[_Call], torch.
     with torch.enable_grad(), _outputs(list(names)) as outputs:
         logits = model(noise.to(first.device, first.dtype).requires_grad_())
     modules = list(names)
-    calls = [_Call(names[modules[i]], modules[i], *kept) for i, kept in outputs.items()]
+    calls = [_Call(names[modules[i]], modules[i], *tensors) for i, tensors in outputs.items()]
     return calls, logits
 
 
@@ -218,21 +218,21 @@ def _outputs(
 
     What follows a module gets a copy of the output, since activations may work in place.
     """
-    kept: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
+    outputs: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
 
     def keeper(number: int) -> Callable[[nn.Module, Any, Any], torch.Tensor | None]:
         def keep(_module: nn.Module, inputs: Any, output: Any) -> torch.Tensor | None:
             if not isinstance(output, torch.Tensor):
                 return None
-            kept.pop(number, None)  # a module that runs twice counts at its last place
-            kept[number] = (inputs[0] if inputs else None, output)
+            outputs.pop(number, None)  # a module that runs twice counts at its last place
+            outputs[number] = (inputs[0] if inputs else None, output)
             return output.clone()
 
         return keep
 
     handles = [m.register_forward_hook(keeper(number)) for number, m in enumerate(modules)]
     try:
-        yield kept
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()

@@ -251,7 +251,7 @@ def _errors(
     """Return whether each image is classified wrongly, ``[N]`` float64 for each transform."""
     errors: list[list[torch.Tensor]] = [[] for _ in views]
     transform = Views(list(views))
-    for several, label in replace(images, seed=seed).batches(subject, title, transform):
+    for several, label in replace(images, seed=seed).labelled(subject, title, transform):
         for error, image in zip(errors, several, strict=True):
             error.append((subject.model(image).argmax(1) != label).cpu())
     return [torch.cat(parts).double().numpy() for parts in errors]

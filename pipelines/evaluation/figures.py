@@ -1,4 +1,4 @@
-"""Plots and pictures of a report, by matplotlib, without its global state."""
+"""Plots and pictures of a report, by matplotlib, without a global figure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evaluation.result import Curve
 #: Inches. Text of 10 points stays readable where a phone shows the plot 350 pixels wide.
 PLOT_SIZE = (4.8, 3.2)
 
-#: Of lines: told apart without colour vision, and by their dashes. Okabe and Ito 2008.
+#: Colours of lines, which differ for the colour-blind too; Okabe and Ito 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 DASHES = ("-", "--", ":", "-.")
 
@@ -57,7 +57,10 @@ def plot(curves: Mapping[str, Curve]) -> bytes:
 
 
 def saved(figure: Figure, kind: str) -> bytes:
-    """Return a figure as an SVG or PNG file, the same bytes for the same figure."""
+    """Return a figure as an SVG or PNG file, the same bytes for the same figure.
+
+    The settings of matplotlib are changed meanwhile, for all threads.
+    """
     written = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context({"svg.hashsalt": "dali_cutmix", "svg.fonttype": "path"}):
@@ -118,17 +121,16 @@ def table_of_images(
     return saved(figure, "png")
 
 
-def under(image: np.ndarray, heat: np.ndarray, share: float = 0.5) -> np.ndarray:
+def under(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Return an image under its map: ``[height, width, 3]`` float in [0, 1].
 
     Args:
         image: ``[height, width, 3]`` float in [0, 1].
-        heat: ``[height, width]`` in [0, 1].
-        share: Share of the map's colours, in [0, 1].
+        heat: ``[height, width]`` in [0, 1]. Its colours count half.
     """
     colours = matplotlib.colormaps["inferno"](heat)[..., :3]
     gray = image.mean(axis=-1, keepdims=True)  # colours of the image would look like those of heat
-    return np.clip((1 - share) * gray + share * colours, 0, 1)
+    return np.clip((gray + colours) / 2, 0, 1)
 
 
 def _show(axes: Any, image: np.ndarray) -> None:

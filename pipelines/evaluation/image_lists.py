@@ -78,11 +78,22 @@ def read_groups(path: Path, source: Any) -> list[str]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            group_of = {row["path"]: row["group"] for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError) as error:
-        stop(NAME, f"`groups` must be a .csv with the columns path and group, got {path}: {error}")
+            table = csv.DictReader(file)
+            group_of: dict[str, str | None] = {}
+            for row in table:
+                name = os.path.normpath(row["path"] or "")
+                if group_of.setdefault(name, row["group"]) != row["group"]:
+                    raise ValueError(f"line {table.line_num} has another group for {name}")
+    except KeyError as error:
+        stop(
+            NAME,
+            f"`groups` must be a .csv with a column path and a column group, got {path} without "
+            f"{error}.",
+        )
+    except (OSError, ValueError, csv.Error) as error:
+        stop(NAME, f"`groups` must be a .csv with a group for each image, got {path}: {error}.")
     names = names_of(source)
     missing = next((name for name in names if group_of.get(name) is None), None)
     if missing is not None:
         stop(NAME, f"`groups` must hold a group for each image, and {path} lacks {missing}.")
-    return [group_of[name] for name in names]
+    return [group_of[name] or "" for name in names]

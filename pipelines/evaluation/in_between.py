@@ -65,9 +65,9 @@ def _hits_of_pairs(
         order = rng.permutation(len(loader.sampler)).tolist()
     corners = torch.from_numpy(rng.random((len(order), 2))).to(subject.device)
     hits: dict[str, list[np.ndarray]] = {f"{kind}_{lam:g}": [] for kind in MIXES for lam in lams}
-    others = replace(images, sampler=order).batches(subject, "")
+    others = replace(images, sampler=order).labelled(subject, "")
     for (image, label), (other, other_label) in zip(
-        images.batches(subject, "in between"), others, strict=True
+        images.labelled(subject, "in between"), others, strict=True
     ):
         corner, corners = corners[: len(label)], corners[len(label) :]
         differs = label != other_label

@@ -30,7 +30,7 @@ from scipy import ndimage
 from dali_cutmix import Boxes
 from evaluation.cam import Cam, heat
 from evaluation.figures import located
-from evaluation.predictions import Images
+from evaluation.predictions import Images, check_labels
 from evaluation.result import Curve, Picture, Result, fingerprint
 from evaluation.subject import Subject
 
@@ -105,9 +105,13 @@ def measure_localisation(
     hits["top1_localisation"] = hits["gt_known"] & np.concatenate(is_right)
     hits["whole_image_v2"] = np.mean([np.array(of_image) >= iou for iou in IOUS], axis=0)
     result = _result(hits, np.array(best), np.array(largest), cam, threshold, tuple(pictures))
-    corners = [boxes[index]["boxes"].tolist() for index in range(len(boxes))]
-    settings = {"threshold": threshold, "boxes": fingerprint(corners)}
+    settings = {"threshold": threshold, "boxes": digest_of_boxes(boxes)}
     return dataclasses.replace(result, settings=settings)
+
+
+def digest_of_boxes(boxes: Boxes) -> str:
+    """Return a digest of the boxes of all images, in their order."""
+    return fingerprint([boxes[index]["boxes"].tolist() for index in range(len(boxes))])
 
 
 def _picture(
@@ -194,6 +198,7 @@ def _batches(
         subject, "localisation", transform, target={"label": "label", "boxes": boxes}
     ):
         corners = [row["boxes"].cpu().numpy() for row in target["boxes"]]
+        check_labels(subject, target["label"])
         yield image, target["label"], corners
 
 

@@ -1,4 +1,4 @@
-"""What a classifier sees in a mixed image: maps of both classes, as Figure 2 of the CutMix paper.
+"""Maps of both classes of a mixed image, as Figure 2 of the CutMix paper.
 
 An image is shown as stored, blended with another, erased in part, and cut. Below each are the maps
 of both classes. In the cut image a model should see each class on its own side.
@@ -41,7 +41,11 @@ def measure_mixed_cam(
     firsts = _first_of_classes(subject, images, 2 * num_pairs)
     classes = sorted(firsts)
     if len(classes) < 2:
-        stop(NAME, f"`data` must hold images of at least two classes, got {len(classes)}.")
+        stop(
+            NAME,
+            f"`data` must hold images of at least two classes, got images of {len(classes)}. Pass "
+            "more images, or `--measures` without mixed_cam.",
+        )
     pictures = []
     for first, second in zip(classes[::2], classes[1::2], strict=False):
         pair = torch.stack([firsts[first], firsts[second]])
@@ -60,7 +64,7 @@ def measure_mixed_cam(
 def _first_of_classes(subject: Subject, images: Images, count: int) -> dict[int, torch.Tensor]:
     """Return the first image of each of the first classes that come."""
     firsts: dict[int, torch.Tensor] = {}
-    for image, label in images.batches(subject, "mixed images"):
+    for image, label in images.labelled(subject, "mixed images"):
         for row, number in enumerate(label.tolist()):
             firsts.setdefault(number, image[row])
         if len(firsts) >= count:

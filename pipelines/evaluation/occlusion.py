@@ -46,7 +46,7 @@ def measure_occlusion(
         curves=(Curve("Top-1 behind a hole", "hidden share of the sides", "top-1", series),),
         notes=(
             "center hides a rectangle in the middle. border hides all but a rectangle in the "
-            "middle. Hidden pixels have the mean color of the normalization, which is 0 for the "
+            "middle. Hidden pixels have the mean colour of the normalization, which is 0 for the "
             "model.",
         ),
         settings={"sizes": list(sizes)},

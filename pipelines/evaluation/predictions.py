@@ -28,7 +28,7 @@ class Images:
         batch_size: Images that a model sees at a time.
         num_workers: CPU threads of a loader; None takes the loader's default.
         sampler: Indices of the images, in the order in which they come. None: as listed.
-        seed: Of a transform's draws.
+        seed: Seed of a transform's draws.
     """
 
     source: Any
@@ -63,8 +63,8 @@ class Images:
 
         With `Views` as ``transform`` the images are a list, an item for each view.
 
-        Both are on the subject's device. A terminal shows a bar named ``title``, unless
-        ``title`` is empty: only one bar is shown at a time.
+        Images and labels are on the subject's device. A terminal shows a bar named ``title``,
+        unless ``title`` is empty: only one bar is shown at a time.
         """
         loader = self.loader(subject, transform, target)
         try:
@@ -78,6 +78,31 @@ class Images:
             )
         finally:
             loader.close()
+
+    def labelled(
+        self, subject: Subject, title: str, transform: Any = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield as `batches`, and refuse a label that is no class of the subject.
+
+        Raises:
+            SystemExit: There is no image, or the subject has no class of that number.
+        """
+        batch = None
+        for batch in self.batches(subject, title, transform):
+            check_labels(subject, batch[1])
+            yield batch
+        if batch is None:
+            stop(NAME, f"`data` must hold at least one image, got {self.source}. Pass another.")
+
+
+def check_labels(subject: Subject, label: torch.Tensor) -> None:
+    """Refuse labels ``[B]`` that are no classes of a classifier."""
+    if int(label.max()) >= len(subject.classes):
+        stop(
+            NAME,
+            f"`data` must hold the {len(subject.classes)} classes of {subject.name}, got label "
+            f"{int(label.max())}. Pass images of the classes that the model was trained on.",
+        )
 
 
 @dataclass(frozen=True)
@@ -108,22 +133,13 @@ def predict(subject: Subject, images: Images, title: str = "predict") -> Predict
         title: Name of the progress bar.
 
     Raises:
-        SystemExit: There is no image, or a label has no logit.
+        SystemExit: There is no image, or a label is no class of the subject.
     """
     logits, labels = [], []
-    for image, label in images.batches(subject, title):
+    for image, label in images.labelled(subject, title):
         logits.append(subject.model(image).float().cpu())
         labels.append(label.cpu())
-    if not logits:
-        stop(NAME, f"`data` must hold at least one image, got {images.source}.")
-    predictions = Predictions(torch.cat(logits), torch.cat(labels))
-    if int(predictions.label.max()) >= predictions.logits.shape[1]:
-        stop(
-            NAME,
-            f"`data` must hold the {predictions.logits.shape[1]} classes of {subject.name}, got "
-            f"label {int(predictions.label.max())}.",
-        )
-    return predictions
+    return Predictions(torch.cat(logits), torch.cat(labels))
 
 
 @torch.no_grad()
@@ -144,7 +160,7 @@ def hits_of_changes(
         1 where the class of the largest logit is the label, else 0: ``[N]`` float64 by name.
     """
     hits: dict[str, list[torch.Tensor]] = {name: [] for name in changes}
-    for image, label in images.batches(subject, title):
+    for image, label in images.labelled(subject, title):
         for name, change in changes.items():
             hits[name].append((subject.model(change(image, label)).argmax(1) == label).cpu())
     return {name: torch.cat(parts).double().numpy() for name, parts in hits.items()}

@@ -56,7 +56,7 @@ LABELS = {
     "aurc": "AURC ↓",
     "worst_class": "worst class ↑",
     "worst_group": "worst group ↑",
-    "center": "center hidden ↑",
+    "center": "centre hidden ↑",
     "border": "border hidden ↑",
     "mixup": "blended inputs ↑",
     "cutmix": "cut inputs ↑",
@@ -73,6 +73,8 @@ LABELS = {
     "top1_localisation": "top-1 localisation ↑",
     "max_box_acc": "MaxBoxAcc ↑",
     "max_box_acc_v2": "MaxBoxAccV2 ↑",
+    "whole_image_v2": "MaxBoxAccV2 of whole images",
+    "overconfidence": "confidence minus top-1",
 }
 
 
@@ -90,7 +92,7 @@ def write_report(
     Args:
         path: The file.
         evaluations: One evaluation; or two sides, of which the first runs are drawn.
-        differences: Of the second side from the first, where there are two.
+        differences: What the second side has more than the first, where there are two.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -146,7 +148,7 @@ def _first_table(
             yield f'<tr><th colspan="{count}" scope="rowgroup">{link}</th></tr>'
             yield from _rows(measure, names, columns)
     yield "</tbody></table></div>"
-    text = "Shares in [0, 1], but for NLL. ↑: larger is better, ↓: smaller is better."
+    text = "Shares in [0, 1], but for NLL and mCE. ↑: larger is better, ↓: smaller is better."
     text += f" {_explained(differences)}" if differences else ""
     yield f'<p class="notes">{text}</p>'
 

@@ -11,17 +11,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
 
 from dali_cutmix import EvalTransform
-from harness.processes import stop
+from evaluation.class_names import check_classes, check_count, check_order, names_of_timm
+from evaluation.refusal import NAME as NAME
+from evaluation.refusal import refuse
+from evaluation.weights import fill, load_weights, read_state
 
 Triple = tuple[float, float, float]
-
-NAME = "evaluate"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Subject:
         classes: Name of each class, in the order of the logits.
         device: Device on which the model computes.
         knows_normalization: Whether the model was trained with the mean and standard deviation of
-            ``transform``. False: they are a guess.
+            ``transform``. False: both are a guess.
     """
 
     name: str
@@ -99,11 +100,14 @@ def load_subject(
         resize: Short side before the centre is cut out, in pixels; None as ``mean``.
 
     Raises:
-        SystemExit: With a sentence: no such model or file, another number of classes, weights that
-            do not fit.
+        SystemExit: With a sentence: no such model or file, other classes, weights that do not fit,
+            sizes that do not fit each other.
     """
     if (mean is None) != (std is None):
-        _refuse("`mean` and `std` must be passed together.")
+        passed, missing = ("mean", "std") if std is None else ("std", "mean")
+        refuse(
+            f"`mean` and `std` must be passed together, got `{passed}` alone. Add `--{missing}`."
+        )
     library, _, rest = spec.partition(":")
     loaders = {"torchvision": _of_torchvision, "timm": _of_timm}
     if library in loaders and rest:
@@ -113,41 +117,41 @@ def load_subject(
         subject = _of_recipe(Path(spec), classes)
     changes: dict[str, Any] = {"mean": mean, "std": std, "size": size, "resize": resize}
     changes = {name: value for name, value in changes.items() if value is not None}
-    if size is not None and resize is None:  # keeps the share of the image that is seen
-        before = subject.transform
-        ratio = _short_side(before.resize) / _short_side(before.size)
-        changes["resize"] = math.floor(size * ratio)
+    if size is not None and resize is None:
+        changes["resize"] = _scaled(subject.transform, size)
     device = torch.device(device)
+    try:
+        transform = dataclasses.replace(subject.transform, **changes)
+    except ValueError as error:
+        refuse(str(error).removeprefix("EvalTransform: "))
     return dataclasses.replace(
         subject,
         model=subject.model.to(device).eval().requires_grad_(False),
-        transform=dataclasses.replace(subject.transform, **changes),
+        transform=transform,
         device=device,
         knows_normalization=subject.knows_normalization or mean is not None,
     )
 
 
+def _scaled(transform: EvalTransform, size: int) -> int | tuple[int, int]:
+    """Return what to resize to for inputs of another size, which show the same part of an image."""
+    if isinstance(transform.resize, tuple):
+        sides = zip(transform.resize, transform.output_size, strict=True)
+        height, width = (math.floor(size * before / now) for before, now in sides)
+        return height, width
+    return math.floor(size * transform.resize / min(transform.output_size))
+
+
 def _of_recipe(path: Path, classes: Sequence[str]) -> Subject:
-    state = _read(path)
+    state = read_state(path)
     missing = [k for k in ("recipe", "settings", "classes", "transform", "model") if k not in state]
     if missing:
-        _refuse(
+        refuse(
             f"`checkpoint` must be written by a recipe, and {path} lacks {', '.join(missing)}. "
             "Pass weights alone as `torchvision:NAME:FILE` or `timm:NAME:FILE`."
         )
-    if list(state["classes"]) != list(classes):
-        odd = sorted(set(state["classes"]) ^ set(classes))[:5]
-        _refuse(
-            f"`data` must hold the {len(state['classes'])} classes that {path} was trained on, got "
-            f"{len(classes)}; odd are {odd}."
-        )
-    try:
-        recipe = importlib.import_module(state["recipe"])
-    except ModuleNotFoundError:
-        _refuse(
-            "`checkpoint` must be written by a recipe beside evaluate.py, and "
-            f"{path} names {state['recipe']!r}."
-        )
+    check_classes(path, state["classes"], classes)
+    recipe = _recipe(path, state["recipe"])
     names = {field.name for field in dataclasses.fields(recipe.Settings)}
     settings = recipe.Settings(**{k: v for k, v in state["settings"].items() if k in names})
     model = recipe.make_model(settings, len(classes), torch.device("cpu"))
@@ -155,24 +159,51 @@ def _of_recipe(path: Path, classes: Sequence[str]) -> Subject:
     if average is not None:
         prefix = "module."
         weights = {k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)}
-    model.load_state_dict(weights)
+    misfit = load_weights(model, weights)
+    if misfit is not None:
+        refuse(
+            f"`checkpoint` must hold weights of the model of {state['recipe']}, got {path}, where "
+            f"{misfit}. Run evaluate.py of the version that trained it."
+        )
     name = f"{state['recipe']} {state['settings'].get('preset') or ''}".strip()
     transform = EvalTransform(**state["transform"])
     return Subject(name, model, transform, list(classes), torch.device("cpu"))
+
+
+def _recipe(path: Path, name: Any) -> Any:
+    """Return a recipe's module, which has to lie beside evaluate.py."""
+    folder = Path(__file__).parents[1]
+    if not (isinstance(name, str) and name.isidentifier() and (folder / f"{name}.py").is_file()):
+        refuse(
+            "`checkpoint` must be written by a recipe beside evaluate.py, and "
+            f"{path} names {name!r}. Pass weights alone as `torchvision:NAME:FILE` or "
+            "`timm:NAME:FILE`."
+        )
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        refuse(
+            f"`checkpoint` of {name} needs the package {error.name}, which is not installed. Run "
+            "`pip install 'dali-cutmix[pipelines]'`, or install the package."
+        )
 
 
 def _of_torchvision(name: str, file: Path | None, classes: Sequence[str]) -> Subject:
     from torchvision import models
 
     if name not in models.list_models(module=models):
-        _refuse(f"`checkpoint` must name a classifier of torchvision, got {name!r}.")
+        refuse(
+            f"`checkpoint` must name a classifier of torchvision, got {name!r}. "
+            "`torchvision.models.list_models(torchvision.models)` lists the names."
+        )
     known = models.get_model_weights(name).DEFAULT
     if file is None:
-        _check_count(f"torchvision:{name}", len(known.meta["categories"]), classes)
+        check_count(f"torchvision:{name}", len(known.meta["categories"]), classes)
+        check_order(f"torchvision:{name}", known.meta["categories"], classes)
         model = models.get_model(name, weights=known)
     else:
         model = models.get_model(name, weights=None, num_classes=len(classes))
-        _fill(model, file, name, classes)
+        fill(model, file, name, classes)
     preset = known.transforms()
     size, resize = preset.crop_size[0], preset.resize_size[0]
     transform = EvalTransform(
@@ -190,20 +221,27 @@ def _of_timm(name: str, file: Path | None, classes: Sequence[str]) -> Subject:
     from timm.data import resolve_model_data_config
 
     if not timm.is_model(name):
-        _refuse(f"`checkpoint` must name a model of timm, got {name!r}.")
+        refuse(
+            f"`checkpoint` must name a model of timm, got {name!r}. `timm.list_models()` lists the "
+            "names."
+        )
     if file is None:
         model = timm.create_model(name, pretrained=True)
-        _check_count(f"timm:{name}", model.num_classes, classes)
+        check_count(f"timm:{name}", model.num_classes, classes)
+        check_order(f"timm:{name}", names_of_timm(model), classes)
     else:
         model = timm.create_model(name, pretrained=False, num_classes=len(classes))
-        _fill(model, file, name, classes)
+        fill(model, file, name, classes)
     config = resolve_model_data_config(model)
     height, width = config["input_size"][1:]
     resize: int | tuple[int, int] = math.floor(min(height, width) / config["crop_pct"])
     if config["crop_mode"] == "squash":
         resize = math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"])
     elif config["crop_mode"] != "center":
-        _refuse(f"timm:{name} must be cropped by 'center' or 'squash', not {config['crop_mode']}.")
+        refuse(
+            f"`checkpoint` must be of a model whose images are cropped by 'center' or 'squash', "
+            f"got timm:{name} with {config['crop_mode']!r}. Pass another model."
+        )
     transform = EvalTransform(
         resize, (height, width), config["mean"], config["std"], config["interpolation"]
     )
@@ -216,45 +254,3 @@ def _of_library(
     """Return a subject; nobody says which normalization a user's weights were trained with."""
     name = name if file is None else f"{name}:{file.stem}"
     return Subject(name, model, transform, list(classes), torch.device("cpu"), file is None)
-
-
-def _fill(model: nn.Module, file: Path, name: str, classes: Sequence[str]) -> None:
-    """Load a file of weights, as they are or under ``state_dict`` or ``model``, also of DDP."""
-    state = _read(file)
-    for key in ("state_dict", "model"):
-        state = state[key] if isinstance(state.get(key), dict) else state
-    try:
-        model.load_state_dict({key.removeprefix("module."): v for key, v in state.items()})
-    except RuntimeError as error:
-        first = str(error).split("\n\t")[1]
-        _refuse(f"{file} must hold weights of {name} for {len(classes)} classes: {first}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a file that is no checkpoint: whatever its bytes lead to
-        reason = str(error).strip().split("\n")[0]
-        _refuse(
-            "`checkpoint` must be a file that torch.load reads with weights_only=True, "
-            f"`torchvision:NAME` or `timm:NAME`, got {str(path)!r}: {reason}"
-        )
-    if not isinstance(state, dict):
-        _refuse(f"`checkpoint` must hold a dictionary, and {path} holds {type(state).__name__}.")
-    return state
-
-
-def _check_count(name: str, count: int, classes: Sequence[str]) -> None:
-    if count != len(classes):
-        _refuse(
-            f"`data` must hold the {count} classes of {name}, got {len(classes)}. Pass "
-            f"`{name}:FILE` with weights that were trained on your classes."
-        )
-
-
-def _short_side(size: int | tuple[int, int]) -> int:
-    return size if isinstance(size, int) else min(size)
-
-
-def _refuse(problem: str) -> NoReturn:
-    stop(NAME, problem)

@@ -24,12 +24,12 @@ def relabelled(target: torch.Tensor | MixedTarget, label: Label) -> torch.Tensor
     """
     if label == "shares" or not isinstance(target, MixedTarget):
         return target
-    own, other = target.weight.unbind(dim=1)
+    first, other = target.weight.unbind(dim=1)
     if label == "swapped":
         # An image that is not mixed keeps its class.
-        share = torch.where(other > 0, other, own)
+        share = torch.where(other > 0, other, first)
     elif label == "larger":
-        share = (own >= other).to(own.dtype)
+        share = (first >= other).to(first.dtype)
     else:
         share = 1 - 0.5 * (other > 0)
     return target._replace(weight=torch.stack([share, 1 - share], dim=1))

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 import tyro
 
-from evaluation.image_lists import listed, read_groups
+from evaluation.corruptions import CIFAR
+from evaluation.image_lists import digest, listed, read_groups
 from evaluation.result import Result
 from evaluation.saved import Evaluation, load, save
 from harness.pictures import make_pictures, make_shards
@@ -118,13 +120,19 @@ def test_groups_of_a_table_have_an_accuracy(
     worst = min(hits[::2].mean(), hits[1::2].mean())
     assert evaluation.numbers["classification/worst_group"] == pytest.approx(worst)
 
-    (tmp_path / "groups.csv").write_text("\n".join(["path,group", *rows[1:]]))
-    with pytest.raises(SystemExit) as refusal:
+    start = "evaluate: `groups` must hold a group for each image, and "
+    problems = {f"{start}{tmp_path}/groups.csv lacks {names[0]}.": rows[1:]}
+    start = f"evaluate: `groups` must be a .csv with a group for each image, got {tmp_path}/groups"
+    again = f"{start}.csv: line 11 has another group for {names[0]}."
+    problems[again] = [*rows, f"./{names[0]},c"]
+    for problem, lines in problems.items():
+        (tmp_path / "groups.csv").write_text("\n".join(["path,group", *lines]))
+        with pytest.raises(SystemExit) as refusal:
+            module.run(settings)
+        assert str(refusal.value) == problem
+    (tmp_path / "groups.csv").write_text("\n".join(["path,name", *rows]))
+    with pytest.raises(SystemExit, match=r"without 'group'\."):
         module.run(settings)
-    assert str(refusal.value) == (
-        "evaluate: `groups` must hold a group for each image, and "
-        f"{tmp_path}/groups.csv lacks {names[0]}."
-    )
 
 
 def test_shards_are_evaluated_and_boxes_of_them_refused(
@@ -135,7 +143,7 @@ def test_shards_are_evaluated_and_boxes_of_them_refused(
     (evaluation,) = module.run(flags(module, f"{text} --measures classification"))
     assert evaluation.samples["classification/top1"].shape == (9,)
     (tmp_path / "boxes.csv").write_text("path,x0,y0,x1,y1\n")
-    text += f"--measures localisation --boxes {tmp_path}/boxes.csv"
+    text += f" --measures localisation --boxes {tmp_path}/boxes.csv"
     with pytest.raises(SystemExit) as refusal:
         module.run(flags(module, text))
     assert str(refusal.value) == (
@@ -191,54 +199,224 @@ def test_the_same_images_have_one_digest_wherever_they_lie(
     assert digests[0] == digests[1] != digests[2]
 
 
+def with_corruptions(folder: Path, images: str, strengths: str = "CIFAR-10-C") -> Path:
+    """An evaluation of corrupted images, of which one half is classified wrongly."""
+    numbers = dict.fromkeys(CIFAR, 0.5)
+    result = Result("corruptions", "Corruptions", numbers, settings={"strengths": strengths})
+    save(folder, Evaluation("unit", (result,), {}, images))
+    return folder
+
+
+def refusal_of(module: ModuleType, text: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """The sentence that ends a run before its first measure."""
+    with pytest.raises(SystemExit) as refusal:
+        module.run(flags(module, text))
+    assert "Accuracy and calibration" not in capsys.readouterr().out
+    return str(refusal.value)
+
+
+TOLD = "--mean 0.5 0.5 0.5 --std 0.25 0.25 0.25"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         (
             "--data {data}",
-            "evaluate: `checkpoint` must be passed, or `--compare A B`, or `--smoke` alone.",
+            "`checkpoint` must be passed, or `--compare A B`, or `--smoke` alone.",
         ),
         (
-            "--checkpoint {weights}",
-            "evaluate: `data` must be a folder of images. Pass `--data DIR`, or `--smoke` alone.",
-        ),
-        (
-            "--checkpoint {weights} --data {tmp}/missing",
-            "evaluate: `data` must be images with classes, got {tmp}/missing: DataLoader: ",
+            "--checkpoint {weights} --compare {tmp}/a {tmp}/a",
+            "`checkpoint` must not stand beside `--compare A B`, got {weights}. Name it as A or B, "
+            "or leave `--compare` out.",
         ),
         (
             "--checkpoint {weights} --data {data} --measures occlusion localisation",
-            "evaluate: `boxes` must be passed, since localisation compares maps with boxes of the "
-            "objects. Pass `--boxes` with a folder of VOC's XML files, a .json of COCO or a .csv "
-            "table.",
+            "`boxes` must be passed, since localisation compares maps with boxes of the objects. "
+            "Pass `--boxes` with a folder of VOC's XML files, a .json of COCO or a .csv table.",
+        ),
+        *(
+            (
+                f"--checkpoint {{weights}} --data {{data}} --measures occlusion --{flag} x",
+                f"`{flag.replace('-', '_')}` must stand with {measures} among `--measures`, got "
+                f"occlusion. Add the measure, or leave `--{flag}` out.",
+            )
+            for flag, measures in {
+                "groups": "classification",
+                "baseline": "corruptions",
+                "other": "outliers",
+                "boxes": "localisation",
+                "cam-layer": "localisation or mixed_cam",
+            }.items()
+        ),
+        *(
+            (
+                f"--checkpoint {{weights}} --data {{data}} --{flag} {value}",
+                f"`{flag.replace('-', '_')}` must be at least 1, got {value}. Leave `--{flag}` out "
+                "for the default.",
+            )
+            for flag, value in {
+                "size": 0,
+                "resize": -3,
+                "batch-size": 0,
+                "max-images": -5,
+                "workers": 0,
+            }.items()
         ),
         (
-            "--checkpoint {weights} --data {data} --measures localisation --boxes {tmp}/no.csv",
-            "evaluate: `boxes` must be a folder of VOC's XML files, a .json of COCO or a .csv "
-            "table, and must exist, got {tmp}/no.csv.",
+            "--checkpoint {weights} --data {data} --seed -1",
+            "`seed` must be at least 0 and below 2**63, got -1.",
         ),
         (
-            "--checkpoint {weights} --data {data} --attack-eps 0.1",
-            "evaluate: `attack_eps` needs the normalization of torchvision:squeezenet1_1:weights "
-            "to be known. Pass `--mean` and `--std` as the model was trained with, in units of "
-            "[0, 1].",
+            "--checkpoint {weights} --data {data} --mean 124 116 104 --std 58 57 57",
+            "`mean` must be in [0, 1], where 1 is the full range, got (124.0, 116.0, 104.0). "
+            "Divide a mean of pixels of 0 to 255 by 255.",
         ),
         (
-            "--checkpoint {weights} --data {data} --measures classification mixed_cam "
-            "--cam-layer head",
-            "evaluate: `cam_layer` must name a layer that runs, got 'head'. ",
+            "--checkpoint {weights} --data {data} --mean 0 0 0 --std 0 0 0",
+            "`std` must be in (0, 1], where 1 is the full range, got (0.0, 0.0, 0.0). Divide a "
+            "deviation of pixels of 0 to 255 by 255. 1 1 1 divides by nothing.",
         ),
         (
-            "--checkpoint {weights} --data {data} --measures corruptions --baseline {tmp}/a",
-            "evaluate: `baseline` must be an evaluation with corruptions, got {tmp}/a.",
+            "--checkpoint {weights} --data {data} --out {weights_file}/report",
+            "`out` must be a folder that can be written, got {weights_file}/report. Pass another "
+            "`--out`.",
+        ),
+        (
+            "--checkpoint {weights} --data {data} --device tpu",
+            "`device` must be cpu, cuda or cuda:N, got 'tpu'. Leave `--device` out for a GPU where "
+            "there is one, else the CPU.",
+        ),
+        (
+            "--checkpoint {weights} --data {data} --device mps",
+            "`device` must be cpu, cuda or cuda:N, got 'mps'. Leave `--device` out for a GPU where "
+            "there is one, else the CPU.",
+        ),
+        (
+            "--checkpoint {weights} --data {data} --device cuda:1",
+            "`device` must be a device of this machine, got cuda:1 with 0 GPUs. Leave `--device` "
+            "out for a GPU where there is one, else the CPU.",
+        ),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused_before_anything_is_read(
+    text: str,
+    sentence: str,
+    module: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "weights.pt").write_bytes(b"")
+    weights = f"torchvision:squeezenet1_1:{tmp_path}/weights.pt"
+    known = {"tmp": tmp_path, "data": tmp_path / "missing", "weights": weights}
+    known["weights_file"] = tmp_path / "weights.pt"
+    text = text.format(**known)
+    assert refusal_of(module, text, capsys) == "evaluate: " + sentence.format(**known)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "--checkpoint {weights}",
+            "`data` must be a folder of images. Pass `--data DIR`, or `--smoke` alone.",
+        ),
+        (
+            "--checkpoint {weights} --data {tmp}/missing",
+            "`data` must be images with classes, got {tmp}/missing: DataLoader: ",
+        ),
+        (
+            "--checkpoint {weights} --data {data} --boxes {tmp}/no.csv",
+            "`boxes` must be a folder of VOC's XML files, a .json of COCO or a .csv table, and "
+            "must exist, got {tmp}/no.csv.",
+        ),
+        (
+            "--checkpoint {weights} --data {data} --max-images 1",
+            "`data` must hold images of two classes for in_between and mixed_cam, got images of "
+            "one in {data}. Pass more images, or other `--measures`.",
+        ),
+        (
+            "--checkpoint {weights} --data {data}",
+            "`attack_eps` needs the normalization of torchvision:squeezenet1_1:weights to be "
+            "known. Pass `--mean` and `--std` as the model was trained with, in units of [0, 1].",
+        ),
+        (
+            "--checkpoint {weights} --data {data} {told} --attack-eps 8",
+            "`attack_eps` must be in (0, 1], where 1 is the full range, got 8.0.",
+        ),
+        (
+            "--checkpoint {weights} --data {data} {told} --attack-steps 0",
+            "`attack_steps` must be at least 1, got 0.",
+        ),
+        (
+            "--checkpoint {weights} --data {data} {told} --cam-layer head",
+            "`cam_layer` must name a layer that runs, got 'head'. Pass `--cam-layer` with a layer",
+        ),
+        (
+            "--checkpoint timm:test_vit:{tmp}/vit.pt --data {data} {told} --size 160",
+            "`cam_layer` must be named, since tokens stand between the last grid and the "
+            "classifier. Pass `--cam-layer` with a layer whose output has a grid for images of 160 "
+            "x 160 px, such as '",
+        ),
+        (
+            "--checkpoint torchvision:squeezenet1_1:{tmp}/of_5.pt --data {data} {told}",
+            "`data` must hold the 5 classes of {tmp}/of_5.pt, got 4. Pass a folder with a "
+            "subfolder for each of the 5 classes, or weights that were trained on your classes.",
+        ),
+        (
+            "--checkpoint {weights} --data {data} {told} --size 48 --resize 40",
+            "`resize` must be at least size=48, got 40. `resize=48` takes the whole short side.",
+        ),
+        (
+            "--checkpoint {weights} --data {data} {told} --baseline {tmp}/gone",
+            "`baseline` must be a folder with complete report.json and samples.npz of an "
+            "evaluation, got {tmp}/gone: ",
+        ),
+        (
+            "--checkpoint {weights} --data {data} {told} --baseline {tmp}/a",
+            "`baseline` must be an evaluation with corruptions, got {tmp}/a with classification. "
+            "Evaluate the baseline anew with equal `--measures`.",
+        ),
+        (
+            "--checkpoint {weights} --data {data} {told} --baseline {tmp}/of_others",
+            "`baseline` must be an evaluation of the same images, got {tmp}/of_others with others. "
+            "Evaluate the baseline anew with equal `--data` and `--max-images`.",
+        ),
+        (
+            "--checkpoint {weights} --data {data} {told} --baseline {tmp}/small --size 64",
+            "`baseline` must have the corruptions of ImageNet-C, which inputs of 64 px get, got "
+            "those of CIFAR-10-C in {tmp}/small. Evaluate the baseline anew with equal `--size`.",
+        ),
+        (
+            "--checkpoint {weights} --data {data} {told} --other {tmp}/gone",
+            "`other` must be images with classes, got {tmp}/gone: DataLoader: ",
+        ),
+        (
+            "--checkpoint {weights} --data {data} {told} --groups {tmp}/gone.csv",
+            "`groups` must be a .csv with a group for each image, got {tmp}/gone.csv: ",
         ),
         (
             "--compare {tmp}/a {data}",
-            "evaluate: `compare` must be given checkpoints or evaluations; {data} holds none.",
+            "`compare` must have checkpoints or evaluations, got {data}, a folder without "
+            "report.json. Pass the file of a checkpoint, or the folder of an evaluation.",
         ),
         (
-            "--checkpoint {weights} --data {data} --measures outliers --other {tmp}/gone",
-            "evaluate: `other` must be images with classes, got {tmp}/gone: DataLoader: ",
+            "--compare {weights} {tmp}/missing.pt --data {data} {told}",
+            "`compare` must have checkpoints or evaluations, got {tmp}/missing.pt, which does not "
+            "exist. Pass the file of a checkpoint, or the folder of an evaluation.",
+        ),
+        (
+            "--compare {weights} {data}/val/class_0/0000.png --data {data} {told}",
+            "`checkpoint` must be a file that torch.load reads with weights_only=True, ",
+        ),
+        (
+            "--compare {weights} {tmp}/of_others --data {data} {told}",
+            "`compare` must have evaluations of the same images, and ",
+        ),
+        (
+            "--compare {tmp}/small {weights} --data {data} {told} --size 64",
+            "`compare` must have evaluations of equal settings, and `strengths` of corruptions is "
+            "CIFAR-10-C for unit and ImageNet-C for torchvision:squeezenet1_1:weights. ",
         ),
     ],
 )
@@ -251,14 +429,59 @@ def test_bad_input_is_refused_with_the_way_out_before_anything_is_measured(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """All measures are chosen, so that a late refusal is seen by the numbers before."""
     saved(tmp_path / "a", "a", [0, 1])
-    known = {"tmp": tmp_path, "data": data, "weights": weights}
-    settings = flags(module, text.format(**known) + f" --out {tmp_path}/out")
-    with pytest.raises(SystemExit) as refusal:
-        module.run(settings)
-    assert str(refusal.value).startswith(sentence.format(**known))
-    assert "top1" not in capsys.readouterr().out
+    with_corruptions(tmp_path / "of_others", "other images")
+    with_corruptions(tmp_path / "small", digest(listed("data", data / "val")))
+    if "vit" in text:
+        torch.save(timm.create_model("test_vit", num_classes=4).state_dict(), tmp_path / "vit.pt")
+    if "of_5" in text:
+        model = torchvision.models.squeezenet1_1(num_classes=5)
+        torch.save(model.state_dict(), tmp_path / "of_5.pt")
+    known = {"tmp": tmp_path, "data": data, "weights": weights, "told": TOLD}
+    size = "" if "--size" in text else "--size 48"
+    said = refusal_of(module, f"{text.format(**known)} --out {tmp_path}/out {size}", capsys)
+    assert said.startswith("evaluate: " + sentence.format(**known))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_baseline_of_the_same_images_is_the_unit_of_corruption_errors(
+    module: ModuleType, data: Path, weights: str, tmp_path: Path
+) -> None:
+    unit = with_corruptions(tmp_path / "unit", digest(listed("data", data / "val")))
+    text = f"--checkpoint {weights} --data {data} --out {tmp_path}/out --size 48 --batch-size 9 "
+    (evaluation,) = module.run(flags(module, f"{text}--measures corruptions --baseline {unit}"))
+    numbers = evaluation.numbers
+    ratios = [numbers[f"corruptions/{name}"] / 0.5 for name in CIFAR]
+    assert numbers["corruptions/mean_corruption_error"] == pytest.approx(np.mean(ratios))
+    assert evaluation.about["baseline"] == str(unit)
+
+
+def test_a_report_tells_which_images_were_seen_and_how(
+    module: ModuleType,
+    data: Path,
+    weights: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also that nobody told the normalization of weights from a file."""
+    text = f"--checkpoint {weights} --data {data} --out {tmp_path}/out --size 48 --max-images 5 "
+    (evaluation,) = module.run(flags(module, f"{text}--measures in_between --seed 3"))
+    about = load(tmp_path / "out").about
+    assert about["data"] == f"{data}: 5 of 9 images, evenly spread, of 4 classes"
+    guess = (
+        "the normalization is a guess, mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225). "
+        "Pass `--mean` and `--std` as the model was trained with."
+    )
+    assert about["normalization"] == guess
+    assert f"torchvision:squeezenet1_1:weights: {guess}" in capsys.readouterr().out
+    assert guess in (tmp_path / "out" / "report.html").read_text()
+    (result,) = load(tmp_path / "out").results
+    assert result.settings == evaluation.results[0].settings
+    assert (result.settings["seed"], result.settings["lams"][:2]) == (3, [0.0, 0.1])
+    (evaluation,) = module.run(flags(module, f"{text}--measures outliers {TOLD}"))
+    assert "normalization" not in evaluation.about
+    assert evaluation.results[0].settings == {"other": None, "seed": 0}
 
 
 def test_first_lines_say_what_to_expect_and_how_to_run(module: ModuleType) -> None:

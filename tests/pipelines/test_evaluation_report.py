@@ -14,14 +14,22 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from dali_cutmix import Boxes
+from evaluation.classification import measure_classification
 from evaluation.compare import Difference
+from evaluation.corruptions import CIFAR, measure_corruptions
 from evaluation.figures import plot
-from evaluation.report import HEADLINES, write_report
+from evaluation.in_between import measure_in_between
+from evaluation.localisation import measure_localisation
+from evaluation.occlusion import measure_occlusion
+from evaluation.outliers import measure_outliers
+from evaluation.report import HEADLINES, headlines, write_report
 from evaluation.result import Curve, Picture, Result, Table
 from evaluation.saved import Evaluation, load, save
-from runs import PIPELINES
+from subjects import images_of, noise, subject_of
 
 
 def png() -> bytes:
@@ -147,11 +155,35 @@ def test_two_sides_stand_beside_each_other_with_differences_and_intervals(tmp_pa
     assert "Differences are the second column minus the first, with 95% intervals" in text
 
 
+class Pooled(torch.nn.Module):
+    """A linear classifier of the means of a grid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.grid, self.head = torch.nn.Conv2d(3, 5, 4, stride=4), torch.nn.Linear(5, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.grid(image).mean((2, 3)))
+
+
 def test_every_main_number_of_a_measure_is_one_that_the_measure_has() -> None:
+    pixels, label = noise(12)
+    subject, images = subject_of(Pooled()), images_of(pixels, label)
+    boxes = Boxes([[(2, 3, 20, 20)]] * 12, [[0]] * 12)
+    results = {
+        "classification": measure_classification(subject, images, groups=list("ab" * 6)),
+        "occlusion": measure_occlusion(subject, images),
+        "in_between": measure_in_between(subject, images),
+        "corruptions": measure_corruptions(subject, images, baseline=dict.fromkeys(CIFAR, 0.5)),
+        "outliers": measure_outliers(subject, images),
+        "localisation": measure_localisation(subject, images, boxes),
+    }
+    assert results.keys() == HEADLINES.keys()
     for measure, names in HEADLINES.items():
-        text = (PIPELINES / "evaluation" / f"{measure}.py").read_text()
-        for name in names:
-            assert name in text
+        assert results[measure].name == measure
+        assert set(names) <= results[measure].numbers.keys()
+        assert headlines(results[measure]) == list(names)
 
 
 def test_plots_of_equal_curves_are_equal_files() -> None:

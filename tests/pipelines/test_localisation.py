@@ -362,5 +362,5 @@ def test_mixed_images_of_each_pair_of_classes_are_drawn() -> None:
 
 def test_mixed_images_of_one_class_are_refused() -> None:
     pixels, label = noise(4)
-    with pytest.raises(SystemExit, match="images of at least two classes, got 1"):
+    with pytest.raises(SystemExit, match="images of at least two classes, got images of 1"):
         measure_mixed_cam(subject_of(Pooled().eval()), images_of(pixels, 0 * label))

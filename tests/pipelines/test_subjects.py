@@ -14,7 +14,12 @@ import torch
 import torchvision
 from torch.optim.swa_utils import AveragedModel
 
-from dali_cutmix import EvalTransform
+from dali_cutmix import Boxes, EvalTransform
+from evaluation.attacks import measure_attacks
+from evaluation.corruptions import measure_corruptions
+from evaluation.in_between import measure_in_between
+from evaluation.localisation import measure_localisation
+from evaluation.occlusion import measure_occlusion
 from evaluation.predictions import predict
 from evaluation.result import Curve, Picture, Result, Table, as_json
 from evaluation.subject import load_subject
@@ -52,11 +57,31 @@ def test_pixels_and_normalized_undo_each_other() -> None:
     assert subject.size == (HEIGHT, WIDTH)
 
 
-def test_labels_that_the_classifier_does_not_have_are_refused() -> None:
+LABELS = (
+    "evaluate: `data` must hold the 4 classes of small, got label 4. Pass images of the classes "
+    "that the model was trained on."
+)
+
+
+def test_labels_that_the_classifier_does_not_have_are_refused_by_every_measure() -> None:
     pixels, label = noise(6, num_classes=6)
     with pytest.raises(SystemExit) as refusal:
         predict(subject_of(linear(4)), images_of(pixels, label))
-    assert str(refusal.value) == ("evaluate: `data` must hold the 4 classes of small, got label 5.")
+    assert str(refusal.value) == LABELS
+    for measure in (measure_occlusion, measure_attacks, measure_in_between, measure_corruptions):
+        with pytest.raises(SystemExit) as refusal:
+            measure(subject_of(linear(4)), images_of(pixels, label))
+        assert str(refusal.value) == LABELS
+    boxes = Boxes([[(0, 0, 5, 5)]] * 6, [[0]] * 6)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 5, 4, 4),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(5, 4),
+    )
+    with pytest.raises(SystemExit) as refusal:
+        measure_localisation(subject_of(model), images_of(pixels, label), boxes)
+    assert str(refusal.value) == LABELS
 
 
 # Subjects
@@ -100,9 +125,11 @@ def test_averaged_weights_are_taken_where_there_are_some(tmp_path: Path) -> None
     assert load_subject(str(path), CLASSES).model.fc.bias.tolist() == [5, 5, 5]
 
 
-def test_a_model_of_torchvision_takes_weights_of_a_file_also_of_ddp(tmp_path: Path) -> None:
+def test_a_model_of_torchvision_takes_weights_of_a_file_also_of_ddp_and_compile(
+    tmp_path: Path,
+) -> None:
     model = torchvision.models.squeezenet1_1(num_classes=3).eval()
-    state = {f"module.{name}": weight for name, weight in model.state_dict().items()}
+    state = {f"module._orig_mod.{name}": weight for name, weight in model.state_dict().items()}
     torch.save({"model": state}, tmp_path / "weights.pt")
 
     spec = f"torchvision:squeezenet1_1:{tmp_path / 'weights.pt'}"
@@ -164,6 +191,8 @@ def test_weights_of_the_libraries_come_with_their_classes_and_normalization(
     assert asked == [True]
     assert subject.knows_normalization
     assert subject.transform.resize == (int(160 / 0.95), int(160 / 0.95))
+    smaller = load_subject("timm:test_resnet", thousand, size=96).transform
+    assert (smaller.size, smaller.resize) == (96, (int(96 * 168 / 160),) * 2)
     with pytest.raises(SystemExit) as refusal:
         load_subject("timm:test_resnet", CLASSES)
     assert str(refusal.value) == (
@@ -171,65 +200,164 @@ def test_weights_of_the_libraries_come_with_their_classes_and_normalization(
         "`timm:test_resnet:FILE` with weights that were trained on your classes."
     )
     mode = "border"
-    with pytest.raises(SystemExit, match="must be cropped by 'center' or 'squash', not border"):
+    with pytest.raises(SystemExit) as refusal:
         load_subject("timm:test_resnet", thousand)
+    assert str(refusal.value) == (
+        "evaluate: `checkpoint` must be of a model whose images are cropped by 'center' or "
+        "'squash', got timm:test_resnet with 'border'. Pass another model."
+    )
+    mode = "center"
+    words = [d.split(",")[0] for d in timm.data.ImageNetInfo().label_descriptions()]
+    for classes, message in [
+        (sorted(thousand), "got '10' as class 2, which is the model's class 10."),
+        ([w.title() for w in words[::-1]], "got 'Toilet Tissue' as class 0, which is the model's"),
+    ]:
+        for spec in ("timm:test_resnet", "torchvision:squeezenet1_1"):
+            with pytest.raises(SystemExit) as refusal:
+                load_subject(spec, classes)
+            start = f"evaluate: `data` must list its classes in the order of {spec}, {message}"
+            assert str(refusal.value).startswith(start)
+    load_subject("timm:test_resnet", words)
+    load_subject("timm:test_resnet", timm.data.ImageNetInfo().label_names())
 
 
-def test_what_is_no_classifier_of_these_images_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def refusal(spec: object, classes: list[str], **changes: Any) -> str:
+    with pytest.raises(SystemExit) as refused:
+        load_subject(str(spec), classes, **changes)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("classes", "problem"),
+    [
+        (["cat", "dog"], "got 2, without 'owl'."),
+        (["cat", "cow", "dog", "owl"], "got 4, with 'cow', which the model does not know."),
+        (
+            [f"{number}" for number in range(7)],
+            "got 7, without 'cat', 'dog', 'owl' and with '0', '1', '2', '3', '4' and 2 more, which "
+            "the model does not know.",
+        ),
+    ],
+)
+def test_images_of_other_classes_than_the_checkpoints_are_refused(
+    classes: list[str], problem: str, tmp_path: Path
+) -> None:
     path, _ = checkpoint(tmp_path)
+    assert refusal(path, classes) == (
+        f"evaluate: `data` must hold the 3 classes that {path} was trained on, {problem} Pass a "
+        "folder with a subfolder for each class of the training, or the checkpoint of a run on "
+        "these classes."
+    )
+
+
+def test_classes_of_another_order_than_the_checkpoints_are_refused(tmp_path: Path) -> None:
+    path, _ = checkpoint(tmp_path)
+    assert refusal(path, ["cat", "owl", "dog"]) == (
+        f"evaluate: `data` must list its classes in the order of {path}, got 'owl' as class 1 "
+        "instead of 'dog'. Pass images that list classes as in training: folders are sorted by "
+        "name."
+    )
+
+
+def test_weights_that_are_not_the_models_are_refused_by_the_first_that_differs(
+    tmp_path: Path,
+) -> None:
+    _, model = checkpoint(tmp_path)
+    start = "evaluate: `checkpoint` must hold weights of the model of cifar_resnet18, got "
+    way_out = "Run evaluate.py of the version that trained it."
+    state = model.state_dict()
+    missing = {name: weight for name, weight in state.items() if name != "fc.bias"}
+    for weights, problem in [
+        (missing, "fc.bias is missing"),
+        ({**state, "fc.bias": torch.zeros(4)}, "fc.bias has the shape (4,) instead of (3,)"),
+        ({**state, "x": torch.zeros(4)}, "x is no weight of the model"),
+        ({**state, "fc.bias": 3}, "fc.bias has the shape None instead of (3,)"),
+    ]:
+        path, _ = checkpoint(tmp_path, model=weights)
+        assert refusal(path, CLASSES) == f"{start}{path}, where {problem}. {way_out}"
+
+    model = torchvision.models.squeezenet1_1(num_classes=7)
+    path = tmp_path / "weights.pt"
+    torch.save(model.state_dict(), path)
+    assert refusal(f"torchvision:squeezenet1_1:{path}", CLASSES) == (
+        f"evaluate: `data` must hold the 7 classes of {path}, got 3. Pass a folder with a "
+        "subfolder for each of the 7 classes, or weights that were trained on your classes."
+    )
+    assert refusal(f"torchvision:squeezenet1_0:{path}", CLASSES) == (
+        f"evaluate: `checkpoint` must hold weights of squeezenet1_0, got {path}, where "
+        "features.0.weight has the shape (64, 3, 3, 3) instead of (96, 3, 7, 7). Pass the name of "
+        "the model that was trained."
+    )
+
+
+def test_a_recipe_that_is_not_beside_the_command_or_lacks_a_package_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_recipe", "os.path", "../x", 3):
+        path, _ = checkpoint(tmp_path, recipe=name)
+        assert refusal(path, CLASSES) == (
+            "evaluate: `checkpoint` must be written by a recipe beside evaluate.py, and "
+            f"{path} names {name!r}. Pass weights alone as `torchvision:NAME:FILE` or "
+            "`timm:NAME:FILE`."
+        )
+
+    def without_a_package(_: str) -> None:
+        raise ModuleNotFoundError("No module named 'tyro'", name="tyro")
+
+    path, _ = checkpoint(tmp_path)
+    monkeypatch.setattr("evaluation.subject.importlib.import_module", without_a_package)
+    assert refusal(path, CLASSES) == (
+        "evaluate: `checkpoint` of cifar_resnet18 needs the package tyro, which is not installed. "
+        "Run `pip install 'dali-cutmix[pipelines]'`, or install the package."
+    )
+
+
+def test_sizes_that_do_not_fit_and_half_a_normalization_are_refused(tmp_path: Path) -> None:
+    path, _ = checkpoint(tmp_path)
+    assert refusal(path, CLASSES, size=40, resize=32) == (
+        "evaluate: `resize` must be at least size=40, got 32. `resize=40` takes the whole short "
+        "side."
+    )
+    start = "evaluate: `mean` and `std` must be passed together, got"
+    assert refusal(path, CLASSES, mean=MEAN) == f"{start} `mean` alone. Add `--std`."
+    assert refusal(path, CLASSES, std=STD) == f"{start} `std` alone. Add `--mean`."
+
+
+def test_what_is_no_classifier_is_refused_with_the_way_out(tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
     torch.save(torchvision.models.squeezenet1_1(num_classes=7).state_dict(), weights)
     torch.save([1], tmp_path / "list.pt")
     (tmp_path / "text.pt").write_text("text")
     start = "evaluate: `checkpoint` must "
-    for spec, classes, message in [
-        (
-            path,
-            ["cat", "dog"],
-            f"evaluate: `data` must hold the 3 classes that {path} was trained on, got 2; odd are "
-            "['owl'].",
-        ),
+    for spec, message in [
         (
             weights,
-            CLASSES,
             f"{start}be written by a recipe, and {weights} lacks recipe, settings, classes, "
             "transform, model. Pass weights alone as `torchvision:NAME:FILE` or `timm:NAME:FILE`.",
         ),
         (
-            f"torchvision:squeezenet1_1:{weights}",
-            CLASSES,
-            f"evaluate: {weights} must hold weights of squeezenet1_1 for 3 classes: size mismatch "
-            "for classifier.1.weight: copying a param with shape torch.Size([7, 512, 1, 1]) from "
-            "checkpoint, the shape in current model is torch.Size([3, 512, 1, 1]).",
-        ),
-        (
             "torchvision:squeezenet1_1",
-            CLASSES,
             "evaluate: `data` must hold the 1000 classes of torchvision:squeezenet1_1, got 3. Pass "
             "`torchvision:squeezenet1_1:FILE` with weights that were trained on your classes.",
         ),
-        ("torchvision:x", CLASSES, f"{start}name a classifier of torchvision, got 'x'."),
-        ("timm:x", CLASSES, f"{start}name a model of timm, got 'x'."),
+        (
+            "torchvision:x",
+            f"{start}name a classifier of torchvision, got 'x'. "
+            "`torchvision.models.list_models(torchvision.models)` lists the names.",
+        ),
+        (
+            "timm:x",
+            f"{start}name a model of timm, got 'x'. `timm.list_models()` lists the names.",
+        ),
         (
             tmp_path / "list.pt",
-            CLASSES,
-            f"{start}hold a dictionary, and {tmp_path / 'list.pt'} holds list.",
+            f"{start}hold a dictionary, and {tmp_path / 'list.pt'} holds list. Pass a checkpoint "
+            "of a recipe, or a file of `state_dict()`.",
         ),
     ]:
-        with pytest.raises(SystemExit) as refusal:
-            load_subject(str(spec), classes)
-        assert str(refusal.value) == message
+        assert refusal(spec, CLASSES) == message
     for spec in (tmp_path / "text.pt", tmp_path / "missing.pt"):
-        with pytest.raises(SystemExit, match=r"must be a file that torch\.load reads"):
-            load_subject(str(spec), CLASSES)
-    with pytest.raises(SystemExit, match="`mean` and `std` must be passed together"):
-        load_subject(str(path), CLASSES, mean=MEAN)
-    path, _ = checkpoint(tmp_path, recipe="no_recipe")
-    with pytest.raises(SystemExit) as refusal:
-        load_subject(str(path), CLASSES)
-    assert str(refusal.value) == (
-        f"{start}be written by a recipe beside evaluate.py, and {path} names 'no_recipe'."
-    )
+        assert "must be a file that torch.load reads" in refusal(spec, CLASSES)
 
 
 # Results
