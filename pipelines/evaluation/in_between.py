@@ -78,7 +78,11 @@ def _hits_of_pairs(
                 seen = subject.model(mix(*pair, lam, corner[differs])).argmax(1)
                 hits[f"{kind}_{lam:g}"].append((seen[:, None] == classes).any(1).cpu().numpy())
     if not any(hits.values()):
-        stop(NAME, "`data` must hold images of two classes to measure what lies between them.")
+        stop(
+            NAME,
+            "`data` must hold images of two classes to measure what lies between them, got pairs "
+            "of one class. Pass more images, or `--measures` without in_between.",
+        )
     return {name: np.concatenate(parts).astype(np.float64) for name, parts in hits.items()}
 
 

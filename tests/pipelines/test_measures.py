@@ -271,7 +271,8 @@ def test_images_of_one_class_have_nothing_between_them() -> None:
     with pytest.raises(SystemExit) as refusal:
         measure_in_between(subject_of(linear()), images_of(pixels, np.zeros(5, int)))
     assert str(refusal.value) == (
-        "evaluate: `data` must hold images of two classes to measure what lies between them."
+        "evaluate: `data` must hold images of two classes to measure what lies between them, got "
+        "pairs of one class. Pass more images, or `--measures` without in_between."
     )
 
 
