@@ -169,8 +169,9 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield (
         "Small networks on small images, trained on CPU cores by [study.py](study.py) until they "
         "know the training images by heart, since CutMix is made for networks that overfit. These "
-        "are directions, not the paper's numbers. Tables show means over training runs, with the "
-        "standard deviation."
+        "are directions, not the paper's numbers. Methods are those of "
+        "[harness/methods.py](harness/methods.py), numbers those of [evaluate.py](README.md): "
+        "means over training runs, with the standard deviation."
     )
     yield ""
     yield (
