@@ -26,7 +26,8 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { padding: .3rem .4rem; text-align: right; vertical-align: top;
   border-bottom: 1px solid #eee; font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-thead th { border-bottom: 2px solid #999; overflow-wrap: anywhere; min-width: 4.2rem; }
+thead th { border-bottom: 2px solid #999; overflow-wrap: anywhere; min-width: 3.6rem; }
+thead th:last-child { overflow-wrap: normal; }
 tbody th { padding-top: .9rem; font-weight: 600; border-bottom: 1px solid #bbb; }
 .interval { display: block; color: #555; font-size: .75rem; }
 summary { cursor: pointer; margin: .6rem 0; }
