@@ -309,7 +309,8 @@ class DataLoader:
 
         None before the first batch.
         """
-        return self._session.last_position
+        batch = self._session.last_batch
+        return None if batch is None else batch.position
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the run stands, and what run it is: numbers and strings that JSON can hold.

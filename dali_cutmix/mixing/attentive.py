@@ -17,14 +17,7 @@ import torch
 from dali_cutmix.core.checks import check_count, check_prob, refuse
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.mixing.plan import (
-    MixPlan,
-    Partner,
-    Rect,
-    at_position,
-    keep_weights,
-    partners_of,
-)
+from dali_cutmix.mixing.plan import MixPlan, Partner, Rect, keep_weights, partners_of
 
 
 @dataclass(frozen=True)
@@ -150,6 +143,5 @@ def attentive_plan(plan: MixPlan, attention: torch.Tensor) -> MixPlan:
         torch.cat([plan.taken.extent[:, :1], extent.int()], dim=1),  # type: ignore[union-attr]
     )
     area = torch.cat([num_pixels - area.sum(dim=1, keepdim=True), area], dim=1)
-    weight, position = area.float() / num_pixels, plan.position
-    plan = replace(plan, weight=weight, taken=rect, put=rect, pending=None)
-    return at_position(plan, position)
+    weight = area.float() / num_pixels
+    return replace(plan, weight=weight, taken=rect, put=rect, pending=None)

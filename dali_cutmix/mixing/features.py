@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-from dali_cutmix.core.checks import check_choice, check_count, refuse
+from dali_cutmix.core.checks import Told, check_choice, check_count, refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.tree import map_leaves
-from dali_cutmix.mixing.grids import (
-    LAYOUTS,
-    WHERE,
-    Layout,
-    centres_of,
-    cut_at,
-    grid_of,
-    mix_grid,
-)
+from dali_cutmix.mixing.grids import LAYOUTS, WHERE, Layout, centres_of
+from dali_cutmix.mixing.hooks import MixingHook, OutputHook, Run, State, note_backward
 from dali_cutmix.mixing.labels import MixedTarget
 from dali_cutmix.mixing.plan import MixPlan
-from dali_cutmix.mixing.torch import blend_batch, only_blends
+from dali_cutmix.mixing.torch import check_float32, only_blends
 
 
 class FeatureMix(nn.Module):
@@ -44,14 +36,30 @@ class FeatureMix(nn.Module):
     function of ``seed``, epoch and batch, and the same on all ranks. Without a plan the model runs
     as the model does alone, in training and in evaluation alike.
 
-    Layers are mixed by forward hooks, so that any model works as it is. The output of a layer may
-    be ``[B, C, H, W]``, ``[B, C, T, H, W]``, ``[B, H, W, C]``, or tokens ``[B, N, D]`` that hold
-    the rows of a grid behind at most 16 tokens of classes and registers. Cuts leave these tokens
-    as they are. A plan that only blends takes any shape.
+    Forward hooks mix the layers, and no line of the model changes. `remove` takes the hooks off
+    again. A model with hooks is saved by its ``state_dict()``; pickled whole, it needs this package
+    to be loaded.
 
-    Under ``torch.compile`` there is a graph for each layer, and none for a plan. Compile either
-    this module or the model that it is given. With gradient checkpointing the plan of the forward
-    pass holds when a layer is computed again. `DistributedDataParallel` wraps this module.
+    The output of a layer may be:
+
+    - ``[B, C, H, W]``, ``[B, C, T, H, W]`` or ``[B, H, W, C]``;
+    - tokens ``[B, N, D]``: the rows of a grid, behind at most 16 tokens of classes and registers.
+      Cuts leave these tokens as they are;
+    - any shape, where a plan only blends.
+
+    Attention maps ``[B, heads, N, N]`` have the shape of images. Do not name such a layer.
+
+    Ways to run a model:
+
+    - `DistributedDataParallel` and ``fully_shard`` wrap this module. Their mixed precision would
+      round the plan, which is refused: wrap the model inside, ``FeatureMix(fully_shard(model))``.
+      `DataParallel` is refused.
+    - Under ``torch.compile`` each layer has a graph, and another one if batches vary in size. A
+      plan has none. Compile this module, or the model that it is given. Raise
+      ``torch._dynamo.config.recompile_limit`` above the number of graphs, 8 by default: beyond the
+      limit the model runs uncompiled.
+    - With gradient checkpointing, nested or not, a layer that is computed again is mixed again by
+      the plan of its forward pass. The loss has to be one of the model's output.
 
     Args:
         model: Any model of one tensor ``[B, C, H, W]``. `model` is the same object: evaluate,
@@ -64,7 +72,8 @@ class FeatureMix(nn.Module):
             the paper's whole-number arithmetic at the grid, with the plan's kept fraction and
             centre, as if the cut were drawn there. The mean kept is then .70, .72, .77 and .86 at
             32, 16, 8 and 4 cells, for ``alpha=1``. False takes plans that blend, and those of
-            `CutMix` with placement ``"clipped"`` or ``"gaussian"``.
+            `CutMix` with placement ``"clipped"`` or ``"gaussian"``. False reads the plan on the
+            host, which waits for a GPU that holds the plan. A loader's plans are on the CPU.
         layout: Order of the axes of all layers. ``"auto"`` compares sizes with the image's aspect
             ratio: of four axes the last two are height and width, unless only the two before can
             be. Say ``"BHWC"`` where the channels are as many as the columns.
@@ -93,6 +102,8 @@ class FeatureMix(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             refuse(WHERE, "model", "be a torch.nn.Module", type(model).__name__)
+        if any(isinstance(module, nn.DataParallel) for module in model.modules()):
+            _refuse_data_parallel(type(model).__name__)
         is_list = isinstance(layers, (tuple, list)) and bool(layers)
         if not is_list or not all(isinstance(name, str) for name in layers):
             rule = "be a list of at least one name"
@@ -106,14 +117,27 @@ class FeatureMix(nn.Module):
         self.model = model
         self.layers = tuple(layers)
         self.seed, self.scaled, self.layout = int(seed), scaled, layout
-        self._state = _State()
-        modules = dict(_unwrapped(model).named_modules())
+        self._state = State()
+        unwrapped = _unwrapped(model)
+        modules = dict(unwrapped.named_modules())
         for name in self.layers:
             if name not in modules:
                 _refuse_missing(name, modules)
-        for name in self.layers:
-            if name:
-                modules[name].register_forward_hook(_Hook(name, self._state))
+        self._handles = [
+            modules[name].register_forward_hook(MixingHook(name, self._state))
+            for name in self.layers
+            if name
+        ]
+        self._handles.append(unwrapped.register_forward_hook(OutputHook(self._state)))
+
+    def remove(self) -> None:
+        """Take the hooks off the model, which is then as it was before.
+
+        Afterwards plans are refused.
+        """
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def layer_of(self, epoch: int, batch: int) -> str:
         """Return the layer that is mixed in a batch.
@@ -163,9 +187,9 @@ class FeatureMix(nn.Module):
             output = self.model(x)
         finally:
             self._state.run = None
-        self._note_backward(output, run)
         if run is None:
             return output if target is None else (output, target)
+        note_backward(output, self._state, run)
         self._check_calls(run)
         return output, MixedTarget(run.label, run.weight)
 
@@ -173,16 +197,7 @@ class FeatureMix(nn.Module):
         """Return the settings, for ``repr``."""
         return f"layers={self.layers}, seed={self.seed}, scaled={self.scaled}"
 
-    def _note_backward(self, output: Any, run: _Run | None) -> None:
-        """Let the hooks know, during the backward pass, which forward pass is computed again."""
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return
-        for tensor in _tensors_in(output):
-            if tensor.requires_grad:
-                register: Any = tensor.register_hook  # untyped in torch
-                register(_Backward(self._state, run))
-
-    def _check_calls(self, run: _Run) -> None:
+    def _check_calls(self, run: Run) -> None:
         for name in self.layers:
             if name and name not in run.calls:
                 way_out = (
@@ -194,8 +209,12 @@ class FeatureMix(nn.Module):
                 refuse(WHERE, "layers", rule, name, way_out)
 
 
-def _run_of(mixing: FeatureMix, x: torch.Tensor, plan: MixPlan, target: Any) -> _Run:
+def _run_of(mixing: FeatureMix, x: torch.Tensor, plan: MixPlan, target: Any) -> Run:
     """Check the arguments, draw the layer, and move the plan to the device of ``x``."""
+    if not mixing._handles:
+        refuse(WHERE, "plan", "be None after `remove`", Told("a plan"))
+    if getattr(mixing, "_is_replica", False):
+        _refuse_data_parallel("a part of DataParallel")
     _check_plan(x, plan)
     label = _labels(plan, target)
     if len(mixing.layers) == 1:
@@ -209,131 +228,12 @@ def _run_of(mixing: FeatureMix, x: torch.Tensor, plan: MixPlan, target: Any) -> 
     centre = None if mixing.scaled or blends else centres_of(plan)
     plan, centre = map_leaves(lambda tensor: _moved(tensor, x.device), (plan, centre))
     image = int(x.shape[-2]), int(x.shape[-1])
-    return _Run(plan, layer, label.to(x.device), image, mixing.layout, blends, centre)
+    return Run(plan, layer, _moved(label, x.device), image, mixing.layout, blends, centre)
 
 
 _disable: Any = torch.compiler.disable  # untyped in torch
 #: Not traced by a compiler, which would compile anew for the position of each batch.
 _prepare = _disable(_run_of)
-
-
-@dataclass(eq=False)
-class _Run:
-    """One forward pass that mixes.
-
-    Attributes:
-        plan: On the device of the model's input.
-        layer: Where the plan is applied.
-        label: ``[B, k]`` int64.
-        image: ``(height, width)`` of the model's input, in pixels.
-        layout: As of `FeatureMix`.
-        blends: Whether the plan only blends.
-        centre: As of `centres_of`; None where the plan is scaled or blends.
-        calls: Names of the layers that ran.
-        weight: What was counted at the layer: ``[B, k]`` float32.
-    """
-
-    plan: MixPlan
-    layer: str
-    label: torch.Tensor
-    image: tuple[int, int]
-    layout: Layout
-    blends: bool
-    centre: torch.Tensor | None
-    calls: list[str] = field(default_factory=list)
-    weight: Any = None
-
-    def mix(self, features: torch.Tensor) -> torch.Tensor:
-        """Apply the plan to the features of the layer, and count the weights there."""
-        plan = self.plan
-        if len(features) != len(plan.source):
-            rule = f"name layers whose output has the batch of {len(plan.source)} samples in front"
-            way_out = (
-                f"This layer gave the shape {tuple(features.shape)}. Name a layer in front of the "
-                "one that moves samples to other axes."
-            )
-            refuse(WHERE, "layers", rule, self.layer, way_out)
-        if self.blends:
-            self.weight = plan.weight
-            return blend_batch(features, plan)
-        layout = self.layout if self.layer else "BCHW"
-        grid = grid_of(self.layer, features, layout, self.image)
-        if self.centre is not None:
-            plan = cut_at(plan, self.centre, grid.size)
-        mixed, self.weight = mix_grid(features, plan, grid)
-        if features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last):
-            return mixed.contiguous(memory_format=torch.channels_last)
-        return mixed
-
-
-class _State:
-    """What the hooks of a model read.
-
-    Attributes:
-        run: The forward pass under way; None where it does not mix.
-        backward: Number of the backward pass under way, and the forward pass that it belongs to.
-    """
-
-    def __init__(self) -> None:
-        self.run: _Run | None = None
-        self.backward: tuple[int, _Run | None] = (-1, None)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy no pass that is under way."""
-        return _State, ()
-
-
-class _Hook:
-    """Mix the output of a layer where the layer is the one drawn.
-
-    An object, so that a copy of a `FeatureMix` has hooks of its own.
-    """
-
-    def __init__(self, name: str, state: _State) -> None:
-        self._name, self._state = name, state
-
-    def __call__(self, _layer: nn.Module, _inputs: Any, output: Any) -> Any:
-        run, name = self._state.run, self._name
-        is_first_time = run is not None
-        if run is None:
-            run = _recomputed(self._state)
-        if run is None:
-            return None
-        if is_first_time:
-            if name in run.calls:
-                rule = "name layers that run once in a forward pass"
-                way_out = (
-                    "This layer ran twice. Name a layer that holds all its calls, or one behind."
-                )
-                refuse(WHERE, "layers", rule, name, way_out)
-            run.calls.append(name)
-        if run.layer != name:
-            return None
-        if not isinstance(output, torch.Tensor):
-            way_out = f"This layer gave a {type(output).__name__}. Name a layer inside or behind."
-            refuse(WHERE, "layers", "name layers that give one tensor", name, way_out)
-        return run.mix(output)
-
-
-class _Backward:
-    """Note, when gradients reach a model's output, which forward pass they belong to."""
-
-    def __init__(self, state: _State, run: _Run | None) -> None:
-        self._state, self._run = state, run
-
-    def __call__(self, _gradient: torch.Tensor) -> None:
-        self._state.backward = torch._C._current_graph_task_id(), self._run
-
-
-def _recomputed(state: _State) -> _Run | None:
-    """Return the forward pass that gradient checkpointing computes again; None where it does not.
-
-    A number of a backward pass never comes again, so that what an old one noted does not count.
-    """
-    if torch.compiler.is_compiling():
-        return None
-    number, run = state.backward
-    return run if run is not None and number == torch._C._current_graph_task_id() else None
 
 
 def _check_plan(x: torch.Tensor, plan: Any) -> None:
@@ -345,6 +245,7 @@ def _check_plan(x: torch.Tensor, plan: Any) -> None:
     if not isinstance(x, torch.Tensor) or x.ndim < 4:
         shape = tuple(getattr(x, "shape", ()))
         refuse(WHERE, "x", "be images [B, C, H, W] where a plan is given", shape)
+    check_float32(WHERE, plan)
     if len(plan.source) != len(x):
         rule = f"be of a batch of {len(x)} samples, as `x` is"
         refuse(WHERE, "plan", rule, len(plan.source), "Pass the plan that came with the images.")
@@ -369,18 +270,24 @@ def _labels(plan: MixPlan, target: Any) -> torch.Tensor:
         rule = f"be a MixedTarget, or {num_samples} class indices, where a plan is given"
         way_out = "Class weights are those of the input: `DataLoader(target='pair')` gives labels."
         refuse(WHERE, "target", rule, got, way_out)
-    return target[plan.source.to(target.device).long()].long()
+    return target[_moved(plan.source, target.device).long()].long()
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside wrappers that would put their name in front of its layers'."""
     while True:
         inner = getattr(model, "_orig_mod", None)
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        if isinstance(model, nn.parallel.DistributedDataParallel):
             inner = model.module
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def _refuse_data_parallel(got: str) -> NoReturn:
+    rule = "not be inside or around DataParallel, whose threads see parts of a batch"
+    way_out = "Wrap by torch.nn.parallel.DistributedDataParallel(FeatureMix(model, ...))."
+    refuse(WHERE, "model", rule, Told(got), way_out)
 
 
 def _refuse_missing(name: str, modules: dict[str, nn.Module]) -> NoReturn:
@@ -399,13 +306,3 @@ def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     # Pinned, so that the host does not wait for what the GPU still has to do.
     source = tensor.pin_memory() if device.type == "cuda" and not tensor.is_cuda else tensor
     return source.to(device, non_blocking=True)
-
-
-def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _tensors_in(part)
-    elif isinstance(value, dict):
-        yield from _tensors_in(list(value.values()))

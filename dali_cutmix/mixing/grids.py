@@ -113,9 +113,9 @@ def centres_of(plan: MixPlan) -> torch.Tensor:
     """
     put = plan.put
     is_cut = plan.num_regions == 2 and plan.lam is not None
-    if put is not None and is_cut and plan.taken is put:
-        size = torch.tensor(plan.size, device=plan.lam.device)
-        half = _half(plan.lam, size)
+    if put is not None and is_cut and _are_equal(plan.taken, put):
+        size = put.extent[:, 0]  # the first region is the sample itself: the whole image
+        half = _half(plan.lam, plan.size)
         low = put.anchor[:, 1].long()
         high = low + put.extent[:, 1]
         centre = torch.where(low > 0, low + half, high - half)
@@ -141,16 +141,19 @@ def cut_at(plan: MixPlan, centre: torch.Tensor, size: tuple[int, int]) -> MixPla
         the cell that holds the plan's centre. Samples that the plan does not cut stay as they are.
     """
     assert plan.put is not None
-    sides = torch.tensor(size, device=centre.device)
-    pixels = torch.tensor(plan.size, device=centre.device)
-    cell = torch.div((2 * centre + 1) * sides, 2 * pixels, rounding_mode="floor")
-    half = _half(plan.lam, sides)
-    low = (cell - half).clamp(min=0)
-    high = torch.minimum(cell + half, sides)
+    half = _half(plan.lam, size)
+    ends = []
+    for axis, (cells, pixels) in enumerate(zip(size, plan.size, strict=True)):
+        # By numbers of Python: a small tensor made on a GPU would make the host wait.
+        cell = (2 * centre[:, axis] + 1) * cells // (2 * pixels)
+        low, high = cell - half[:, axis], cell + half[:, axis]
+        ends.append((low.clamp(min=0), high.clamp(max=cells)))
+    low, high = (torch.stack(end, dim=1) for end in zip(*ends, strict=True))
     extent = (high - low) * (plan.put.extent[:, 1].prod(dim=1, keepdim=True) > 0)
+    image = torch.stack([torch.full_like(low[:, 0], cells) for cells in size], dim=1)
     rect = Rect(
         torch.stack([torch.zeros_like(low), low], dim=1).int(),
-        torch.stack([torch.zeros_like(low) + sides, extent], dim=1).int(),
+        torch.stack([image, extent], dim=1).int(),
     )
     num_cells = size[0] * size[1]
     kept = (num_cells - extent.prod(dim=1)).float() / num_cells
@@ -158,10 +161,18 @@ def cut_at(plan: MixPlan, centre: torch.Tensor, size: tuple[int, int]) -> MixPla
     return replace(plan, put=rect, taken=rect, weight=weight, size=size)
 
 
-def _half(lam: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+def _half(lam: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return half the side of a cut as `mixing.cut` computes the side: ``[B, 2]`` int64."""
-    side = torch.floor(size * torch.sqrt(1 - lam.double())[:, None])
-    return torch.floor(side / 2).long()
+    share = torch.sqrt(1 - lam.double())
+    sides = torch.stack([torch.floor(side * share) for side in size], dim=1)
+    return torch.floor(sides / 2).long()
+
+
+def _are_equal(taken: Rect | None, put: Rect) -> bool:
+    """Tell whether a plan reads the rectangles that it fills, also where a copy made two of one."""
+    if taken is None or taken is put:
+        return taken is put
+    return torch.equal(taken.anchor, put.anchor) and torch.equal(taken.extent, put.extent)
 
 
 def _grid_of_tokens(num_tokens: int, image: tuple[int, int]) -> Grid | None:

@@ -43,6 +43,13 @@ class Rect:
     extent: Any
 
 
+class _Position:
+    """Hold the position of a batch; see `MixPlan`."""
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.epoch, self.batch = epoch, batch
+
+
 @dataclass(frozen=True, eq=False)
 class MixPlan:
     """Who owns which pixels of each sample, and what each owner's label weighs.
@@ -77,8 +84,8 @@ class MixPlan:
         pending: What `Mix.complete` needs to know of the draws. None in a complete plan. A plan
             that is not complete mixes nothing yet.
         position: Epoch of the plan's batch, and its number in the epoch, each from 0. A loader and
-            `draw_plan` set the position of the plans that they hand out. None in other plans, and
-            after ``dataclasses.replace``.
+            `draw_plan` set the position of the plans that they hand out, and a changed copy keeps
+            it. None in other plans.
     """
 
     source: Any
@@ -93,9 +100,8 @@ class MixPlan:
     owner: Any = None
     cell: tuple[int, int] = (1, 1)
     pending: Any = None
-    # No argument: `replace` would read the numbers, and a compiler that traces `replace` would
-    # compile anew for each batch.
-    position: tuple[int, int] | None = field(default=None, init=False)
+    # An object, since a compiler that traces `replace` would compile anew for other numbers.
+    _position: _Position | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.num_regions and hasattr(self.source, "shape"):
@@ -103,13 +109,18 @@ class MixPlan:
             object.__setattr__(self, "num_regions", 0 if is_node else self.source.shape[-1])
 
     @property
+    def position(self) -> tuple[int, int] | None:
+        """Return the epoch of the plan's batch and its number; see the class."""
+        return None if self._position is None else (self._position.epoch, self._position.batch)
+
+    @property
     def blends(self) -> bool:
-        """Whether pixels are weighed sums, float32, and not copies."""
+        """Tell whether pixels are weighed sums, float32, and not copies."""
         return self.put is None and self.owner is None
 
     @property
     def is_complete(self) -> bool:
-        """Whether the plan says who owns which pixels, before anybody looks at images."""
+        """Tell whether the plan says who owns which pixels, before anybody looks at images."""
         return self.pending is None and all(part.is_complete for part in getattr(self, "plans", ()))
 
     @cached_property
@@ -184,9 +195,7 @@ class MixPlan:
 
 def at_position(plan: MixPlan, position: tuple[int, int] | None) -> MixPlan:
     """Return a copy of a plan with the position of its batch; see `MixPlan`."""
-    positioned = replace(plan)
-    object.__setattr__(positioned, "position", position)
-    return positioned
+    return replace(plan, _position=None if position is None else _Position(*position))
 
 
 def finished(plan: MixPlan) -> MixPlan:
@@ -258,10 +267,13 @@ def pair_up(partner: Partner, draws: Draws, name: str) -> tuple[Any, Any]:
     """Give every sample of a batch a partner.
 
     Args:
-        partner: A random permutation without fixed points (``"derangement"``: a single cycle
-            through the batch, so that every other sample is equally likely; a batch of one keeps to
-            itself), with them (``"permutation"``), the sample before (``"roll"``), or the batch
-            read backwards (``"flip"``).
+        partner: How partners are found:
+
+            - ``"derangement"``: by a random permutation that is a single cycle through the batch.
+              Every other sample is equally likely. A batch of a single sample keeps to itself;
+            - ``"permutation"``: by a random permutation, which may leave samples where they are;
+            - ``"roll"``: the sample before;
+            - ``"flip"``: the batch read backwards.
         draws: Where the permutation comes from.
         name: The permutation's stream.
 

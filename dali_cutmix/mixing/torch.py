@@ -105,10 +105,14 @@ def _whole_numbers(where: str, name: str, value: Any, num_samples: int) -> np.nd
 def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply a plan to a batch of images or features.
 
-    Where ``x`` has another resolution than the plan, the edges of rectangles are rounded to its
-    grid, cells are looked up at the centres of its pixels, and weights are counted there. Of more
-    than two spatial axes the last two are cut; a plan of `ClipCutMix` cuts the third last too,
-    whose length has to be that of the plan. Works under ``torch.compile`` and autograd.
+    Where ``x`` has another resolution than the plan:
+
+    - the edges of rectangles are rounded to the grid of ``x``, halves to even numbers;
+    - cells are looked up at the centres of the pixels of ``x``;
+    - weights are counted at the resolution of ``x``.
+
+    Of more than two spatial axes the last two are cut. A plan of `ClipCutMix` cuts the third last
+    too, whose length has to be that of the plan. Works under ``torch.compile`` and autograd.
 
     Args:
         x: ``[B, channels, *spatial]`` of any number type, any device, with at least two spatial
@@ -131,6 +135,7 @@ def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tenso
     if not plan.is_complete:
         way_out = "`attentive_plan` completes those of AttentiveCutMix, and a loader all others."
         refuse("mix_batch", "plan", "be complete", "one that depends on images", way_out)
+    check_float32("mix_batch", plan)
     if x.ndim < 4:
         rule = "be [B, channels, *spatial] with at least two spatial axes"
         refuse("mix_batch", "x", rule, tuple(x.shape))
@@ -173,6 +178,16 @@ def only_blends(plan: MixPlan) -> bool:
     return all(map(only_blends, parts)) if parts else plan.blends
 
 
+def check_float32(where: str, plan: MixPlan) -> None:
+    """Refuse a plan of tensors whose weights were rounded to half precision."""
+    if plan.weight.dtype != torch.float32:
+        way_out = (
+            "Mixed precision of DistributedDataParallel and FSDP casts what it is called with: "
+            "apply plans outside of it."
+        )
+        refuse(where, "plan", "hold float32 weights", Told(str(plan.weight.dtype)), way_out)
+
+
 def _scaled(plan: MixPlan, size: tuple[int, int], device: torch.device) -> MixPlan:
     """Move a plan to a device, and its rectangles to the grid of another resolution."""
 
@@ -181,16 +196,22 @@ def _scaled(plan: MixPlan, size: tuple[int, int], device: torch.device) -> MixPl
             return None
         low, high = rect.anchor.to(device), (rect.anchor + rect.extent).to(device)
         if size != plan.size:
-            ratio = [size[0] / plan.size[0], size[1] / plan.size[1]]
-            scale = torch.tensor(ratio, dtype=torch.float32, device=device)
-            low, high = (torch.round(end * scale).to(low.dtype) for end in (low, high))
+            # By numbers of Python: a small tensor made on a GPU would make the host wait.
+            ratios = [now / before for now, before in zip(size, plan.size, strict=True)]
+            low, high = (
+                torch.stack([end[..., n].float() * ratio for n, ratio in enumerate(ratios)], dim=-1)
+                .round()
+                .to(end.dtype)
+                for end in (low, high)
+            )
         return Rect(low, high - low)
 
     put = rect(plan.put)
     taken = put if plan.taken is plan.put else rect(plan.taken)
     if taken is not None and put is not None and not plan.resizes:
         # Rounded by itself the rectangle that is read could lose a row that is filled.
-        last = torch.tensor(size, device=device) - put.extent
+        sides = enumerate(size)
+        last = torch.stack([side - put.extent[..., axis] for axis, side in sides], dim=-1)
         taken = put if taken is put else Rect(torch.minimum(taken.anchor, last), put.extent)
     changes: dict[str, Any] = {
         "source": plan.source.to(device),
@@ -349,8 +370,11 @@ def _of_choice(plan: ChosenPlan, results: list[torch.Tensor]) -> torch.Tensor:
 def _color(x: torch.Tensor, fill: tuple[float, float, float]) -> torch.Tensor:
     if x.is_floating_point():
         return x.new_zeros(())
-    color = torch.tensor(fill, dtype=torch.float32, device=x.device).round().to(x.dtype)
-    return color.reshape(1, 3, *[1] * (x.ndim - 2)) if x.shape[1] == 3 else color[:1].squeeze()
+    # By numbers of Python: a small tensor made on a GPU would make the host wait.
+    levels = [x.new_full((), int(np.rint(np.float32(level)))) for level in fill]
+    if x.shape[1] != 3:
+        return levels[0]
+    return torch.stack(levels).reshape(1, 3, *[1] * (x.ndim - 2))
 
 
 def _weight(plan: MixPlan) -> torch.Tensor:

@@ -377,11 +377,14 @@ class Batches:
 
     def _draws(self, number: int, indices: list[int]) -> HostDraws:
         """Return the draws of a batch."""
-        epoch, settings = self.epoch, self.settings
-        place = *self._position(number), settings.shard.index
-        in_epoch, in_source = epoch.share_before(number), np.array(indices, np.int64)
+        settings = self.settings
+        epoch, batch = self._position(number)
+        shard, in_source = settings.shard.index, np.array(indices, np.int64)
+        in_epoch = self.epoch.share_before(number)
         known = self._weighed(self._listed(number)) if self._weighs else {}
-        return HostDraws(len(indices), settings.seed, *place, in_epoch, in_source, **known)
+        return HostDraws(
+            len(indices), settings.seed, epoch, batch, shard, in_epoch, in_source, **known
+        )
 
     def _position(self, number: int) -> tuple[int, int]:
         """Return the epoch of a batch and its number in the complete epoch."""

@@ -77,8 +77,6 @@ class Session:
         progress: Where the run stands.
         replacements: The images found bad.
         last_batch: The batch handed out last; None before the first batch and after `close`.
-        last_position: Its epoch and its number in the epoch, each from 0; None where ``last_batch``
-            is.
     """
 
     def __init__(
@@ -93,7 +91,6 @@ class Session:
             images, settings.seed, replaces=settings.on_error == "replace"
         )
         self.last_batch: Batch | None = None
-        self.last_position: tuple[int, int] | None = None
         self._images = images
         self._decodable = Decodable(images.read_images, settings.max_pixels, settings.num_threads)
         self._settings = settings
@@ -214,9 +211,7 @@ class Session:
             images, batch = self._batches.complete(*self._take(pipelines, cuda_stream))
             self._num_taken += 1
             self._num_retries = self._num_rounds = 0
-            position = self._batches.epoch.position
             self.last_batch = batch
-            self.last_position = position.epoch, position.batch + self._num_taken - 1
             if self.replacements.not_warned:
                 self.replacements.warn(stacklevel=3)  # where the loader is iterated
             self._fill(self._pipelines or pipelines)
@@ -281,7 +276,7 @@ class Session:
     def _forget(self) -> None:
         self._kept.clear()
         self._failure = None
-        self.last_batch = self.last_position = None
+        self.last_batch = None
 
     @contextmanager
     def _closing_on_errors(self) -> Iterator[None]:

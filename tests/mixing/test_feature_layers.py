@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torchvision
 from timm.models.swin_transformer import SwinTransformer
@@ -189,14 +187,35 @@ def test_layout_says_what_sizes_leave_open() -> None:
 
 
 @pytest.mark.slow
-def test_tokens_learn_by_either_plan() -> None:
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=4, img_size=64, depth=2)
-    mixing = FeatureMix(model, ["", "patch_embed", "blocks.0", "blocks.1"])
-    for mix in (CutMix(), MixUp()):
-        for batch in range(4):
-            plan = plan_of(mix, (64, 64), batch=batch)
-            mixed_cross_entropy(*mixing(images((64, 64)), plan, LABEL)).backward()
-    assert model.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
+@pytest.mark.parametrize("mix", [CutMix(), MixUp()], ids=["cut", "blend"])
+def test_tokens_learn_as_tokens_that_are_mixed_by_hand(mix: Any) -> None:
+    size, label = (48, 64), LABEL
+    torch.manual_seed(0)
+    model = timm_vit(0, size, patch=16).double().train()
+    plan, x = plan_of(mix, size), images(size).double()
+    kept, partner = plan.kept.double()[:, None, None], plan.partner.long()
+
+    def mix_by_hand(_module: Any, _inputs: Any, tokens: torch.Tensor) -> torch.Tensor:
+        if isinstance(mix, MixUp):
+            return kept * tokens + (1 - kept) * tokens[partner]
+        is_cut = torch.zeros(3, 1 + 3 * 4, dtype=torch.bool)  # a class token in front
+        for sample in range(3):
+            low = plan.put.anchor[sample, 1].numpy()
+            ends = np.stack([low, low + plan.put.extent[sample, 1].numpy()])
+            (top, left), (bottom, right) = np.rint(ends / 16).astype(int)
+            for row in range(top, bottom):
+                is_cut[sample, 1 + row * 4 + left : 1 + row * 4 + right] = True
+        assert is_cut.any()
+        return torch.where(is_cut[..., None], tokens[partner], tokens)
+
+    output, target = FeatureMix(model, ["blocks.0"])(x, plan, label)
+    mixed_cross_entropy(output, target).backward()
+    gradients = {name: weights.grad for name, weights in model.named_parameters()}
+    model.zero_grad()
+    model.blocks[0].register_forward_hook(mix_by_hand)
+    mixed_cross_entropy(model(x), target).backward()
+    for name, weights in model.named_parameters():
+        torch.testing.assert_close(gradients[name], weights.grad, rtol=1e-6, atol=1e-9)
 
 
 def test_frames_of_clips_are_cut_as_the_clip_is() -> None:
@@ -239,6 +258,16 @@ def mixed_at(layers: list[str], plan: Any = None, target: Any = LABEL, **setting
     return FeatureMix(Odd(), layers, **settings)(images(), plan, target)
 
 
+def without_position(plan: MixPlan) -> MixPlan:
+    return MixPlan(plan.source, plan.weight, plan.size, plan.taken, plan.put, plan.lam)
+
+
+def replica_of(mixing: FeatureMix) -> Any:
+    """Return what DataParallel calls in one of its threads."""
+    replica: Any = mixing._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+    return replica
+
+
 ROWS: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: FeatureMix(Odd(), ["layer2"]),
@@ -267,6 +296,21 @@ ROWS: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: FeatureMix(lambda x: x, [""]),  # type: ignore[arg-type]
         "FeatureMix: `model` must be a torch.nn.Module, got 'function'.",
+    ),
+    *(
+        (
+            lambda model=model: FeatureMix(model, [""]),
+            "FeatureMix: `model` must not be inside or around DataParallel, whose threads see "
+            f"parts of a batch, got {type(model).__name__}. Wrap by "
+            "torch.nn.parallel.DistributedDataParallel(FeatureMix(model, ...)).",
+        )
+        for model in (nn.DataParallel(Odd()), nn.Sequential(nn.DataParallel(Odd())))
+    ),
+    (
+        lambda: replica_of(FeatureMix(Odd(), [""]))(images(), plan_of(CutMix()), LABEL),
+        "FeatureMix: `model` must not be inside or around DataParallel, whose threads see parts "
+        "of a batch, got a part of DataParallel. Wrap by "
+        "torch.nn.parallel.DistributedDataParallel(FeatureMix(model, ...)).",
     ),
     (
         lambda: FeatureMix(Odd(), [""], seed=-1),
@@ -348,7 +392,7 @@ ROWS: list[tuple[Callable[[], Any], str]] = [
         "FeatureMix: `x` must be images [B, C, H, W] where a plan is given, got (3, 5).",
     ),
     (
-        lambda: mixed_at(["", "layer1"], plan=replace(plan_of(CutMix()))),
+        lambda: mixed_at(["", "layer1"], plan=without_position(plan_of(CutMix()))),
         "FeatureMix: `plan` must have a `position`, its epoch and batch, got None. "
         "Loaders and `draw_plan` set the position. A single layer needs none.",
     ),
@@ -393,7 +437,7 @@ def test_bad_input_is_refused_with_the_way_out(call: Callable[[], Any], message:
 
 
 def test_one_layer_takes_plans_without_a_position() -> None:
-    mixed_at(["layer1"], plan=replace(plan_of(CutMix())))
+    mixed_at(["layer1"], plan=without_position(plan_of(CutMix())))
     mixed_at([""], plan=plan_of(CutMix(placement="gaussian")), scaled=False)
 
 

@@ -6,7 +6,7 @@ import copy
 import itertools
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 import torch.distributed
 from torch import nn
 from torch._dynamo.utils import counters
+from torch.distributed.utils import _apply_to_tensors
 from torch.utils.checkpoint import checkpoint
 
 from dali_cutmix import (
@@ -36,6 +37,7 @@ from dali_cutmix import (
     attentive_plan,
     dense_target,
     draw_plan,
+    mix_batch,
     mixed_cross_entropy,
 )
 
@@ -333,14 +335,47 @@ def test_batches_of_a_loader_are_mixed_at_the_layer_of_their_position() -> None:
     assert len(layers) > 2
 
 
-def test_position_travels_with_a_plan_and_is_of_no_changed_plan() -> None:
+def test_position_travels_with_a_plan_and_its_copies() -> None:
     plan = plan_of(AttentiveCutMix(cells=2), epoch=4, batch=6)
     assert plan.position == (4, 6)
     assert plan.to("cpu").position == (4, 6)
     assert attentive_plan(plan, torch.rand(5, 2, 2)).position == (4, 6)
     assert pickle.loads(pickle.dumps(plan)).position == (4, 6)
-    assert replace(plan).position is None
+    assert copy.deepcopy(plan).position == (4, 6)
+    assert replace(plan, lam=None).position == (4, 6)
     assert MixPlan(plan.source, plan.weight, SIZE).position is None
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_plans_that_torch_copied_field_by_field_mix_as_before(scaled: bool) -> None:
+    # As DistributedDataParallel and FSDP do with what they are called with.
+    mixing, label = FeatureMix(net(), LAYERS, scaled=scaled), torch.arange(5)
+    for plan in (plan_of(batch=2), plan_of(MixUp()), plan_of(CutMix(), batch=3, epoch=1)):
+        copied = _apply_to_tensors(torch.clone, plan)
+        assert copied.position == plan.position
+        output, target = mixing(images(), copied, label)
+        wanted = mixing(images(), plan, label)
+        assert torch.equal(output, wanted[0])
+        assert torch.equal(target.weight, wanted[1].weight)
+
+
+def test_plans_in_half_precision_are_refused() -> None:
+    def halved(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.bfloat16() if tensor.is_floating_point() else tensor
+
+    plan = _apply_to_tensors(halved, plan_of())
+    calls = {
+        "FeatureMix": lambda: FeatureMix(net(), ["second"])(images(), plan, torch.arange(5)),
+        "mix_batch": lambda: mix_batch(images(), plan),
+    }
+    for where, call in calls.items():
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
+            call()
+        assert str(caught.value) == (
+            f"{where}: `plan` must hold float32 weights, got torch.bfloat16. Mixed precision of "
+            "DistributedDataParallel and FSDP casts what it is called with: apply plans outside of "
+            "it."
+        )
 
 
 def test_plans_of_a_resumed_epoch_know_their_position() -> None:
@@ -400,6 +435,18 @@ def test_copies_mix_by_themselves(copied: Callable[[Any], Any]) -> None:
     assert torch.equal(other(x, plan, label)[0], mixed)
     model = copied(mixing.model)  # as averages of weights are
     assert torch.equal(model(x), plain)
+
+
+def test_hooks_are_taken_off_again() -> None:
+    model, x, plan, label = net(), images(), plan_of(), torch.arange(5)
+    mixing = FeatureMix(model, ["", "second"])
+    mixing(x, plan, label)
+    mixing.remove()
+    assert b"dali_cutmix" not in pickle.dumps(model)
+    assert torch.equal(mixing(x), model(x))
+    with pytest.raises(ValueError, match=r"^FeatureMix: `plan` must be None after `remove`, got"):
+        mixing(x, plan, label)
+    assert not torch.equal(FeatureMix(model, ["second"])(x, plan, label)[0], model(x))
 
 
 def test_labels_may_be_class_indices_or_a_loaders_pairs() -> None:
@@ -464,46 +511,134 @@ def test_compiled_there_is_a_graph_for_each_layer_and_none_for_a_plan(
     torch._dynamo.reset()
 
 
+@dataclass
+class Output:
+    """What a model may give in place of a tensor."""
+
+    logits: torch.Tensor
+
+
 class Checkpointed(Net):
-    """The same network, all of which is computed again in the backward pass."""
+    """The same network, all of which is computed again in the backward pass, some of it twice."""
 
-    use_reentrant = False
+    use_reentrant: bool | None = None  # None computes nothing again
+    is_nested = False
+    gives: Any = None  # makes something else of the output
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x.requires_grad_()
-        x = checkpoint(self.first, x, use_reentrant=self.use_reentrant)
-        x = checkpoint(self._middle, x, use_reentrant=self.use_reentrant)
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self._again(self.first, x.requires_grad_())
+        x = self._again(self._middle, x)
         out: torch.Tensor = self.head(self.pool(x).flatten(1))
-        return out
+        return out if self.gives is None else self.gives(out)
 
     def _middle(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.act(self.second(self.act(x)))
-        out: torch.Tensor = self.third(x)
+        x = self.act(x)
+        x = self._again(self.second, x) if self.is_nested else self.second(x)
+        out: torch.Tensor = self.third(self.act(x))
         return out
+
+    def _again(self, part: Any, x: torch.Tensor) -> torch.Tensor:
+        if self.use_reentrant is None:
+            out: torch.Tensor = part(x)
+            return out
+        out = checkpoint(part, x, use_reentrant=self.use_reentrant)
+        return out
+
+
+def checkpointed(layers: list[str], **changes: Any) -> FeatureMix:
+    torch.manual_seed(0)
+    model = Checkpointed()
+    for name, value in changes.items():
+        setattr(model, name, value)
+    return FeatureMix(model, layers)
+
+
+def gradients(mixing: FeatureMix) -> list[torch.Tensor]:
+    grads = [weights.grad for weights in mixing.parameters()]
+    mixing.zero_grad()
+    return [grad for grad in grads if grad is not None]
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradients_under_checkpointing_are_those_without(
+    use_reentrant: bool, is_nested: bool
+) -> None:
+    layers, label = ["first", "second", "third.0"], torch.arange(5)
+
+    def learn(mixing: FeatureMix) -> list[torch.Tensor]:
+        # Passes of several layers and two without a plan wait for their backward passes.
+        results = [mixing(images(), plan_of(batch=n), label) for n in range(5)]
+        results.append((mixing(images()), label))  # type: ignore[arg-type]
+        results.append((mixing.model(images()), label))  # type: ignore[arg-type]
+        losses = [mixed_cross_entropy(*result) for result in results]
+        (losses[1] + losses[5] + losses[0]).backward()
+        (losses[6] + losses[3]).backward()
+        for number in (2, 4):
+            losses[number].backward()
+        return gradients(mixing)
+
+    plain = checkpointed(layers, is_nested=is_nested)
+    again = checkpointed(layers, is_nested=is_nested, use_reentrant=use_reentrant)
+    assert len({plain.layer_of(0, number) for number in range(5)}) > 1
+    for got, wanted in zip(learn(again), learn(plain), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "gives",
+    [lambda out: (out, 3), lambda out: {"logits": [out]}, Output],
+    ids=["tuple", "dictionary", "dataclass"],
+)
+def test_outputs_of_several_parts_are_checkpointed_too(gives: Any) -> None:
+    def learn(mixing: FeatureMix) -> list[torch.Tensor]:
+        output, target = mixing(images(), plan_of(), torch.arange(5))
+        if isinstance(output, Output):
+            logits = output.logits
+        else:
+            logits = output[0] if isinstance(output, tuple) else output["logits"][0]
+        mixed_cross_entropy(logits, target).backward()
+        return gradients(mixing)
+
+    results = [learn(checkpointed(["second"], gives=gives, use_reentrant=u)) for u in (None, True)]
+    for wanted, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_gradients_under_checkpointing_are_those_without(use_reentrant: bool) -> None:
-    plain = FeatureMix(net(), ["first", "second", "third.0"])
-    model = Checkpointed()
-    model.use_reentrant = use_reentrant
-    model.load_state_dict(plain.model.state_dict())
-    checkpointed = FeatureMix(model, plain.layers)
-    label = torch.arange(5)
+def test_checkpointing_without_gradients_of_the_output_is_refused(use_reentrant: bool) -> None:
+    class Opaque:
+        def __init__(self, logits: torch.Tensor) -> None:
+            self.logits = logits
 
-    def gradients(mixing: FeatureMix) -> list[torch.Tensor]:
-        # Passes of several layers and one without a plan wait for their backward passes.
-        results = [mixing(images(), plan_of(batch=n), label) for n in range(5)]
-        results.append((mixing(images()), label))  # type: ignore[arg-type]
-        losses = [mixed_cross_entropy(*result) for result in results]
-        mixing.zero_grad()
-        (losses[1] + losses[5] + losses[0]).backward()
-        for number in (3, 2, 4):
-            losses[number].backward()
-        return [weights.grad for weights in mixing.parameters() if weights.grad is not None]
+    mixing = checkpointed(["second"], gives=Opaque, use_reentrant=use_reentrant)
+    output, target = mixing(images(), plan_of(), torch.arange(5))
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
+        mixed_cross_entropy(output.logits, target).backward()
+    assert str(caught.value) == (
+        "FeatureMix: `layers` must be computed again by gradients that come through the model's "
+        "output, got 'second'. Gradient checkpointing computes this layer again, and the plan of "
+        "its forward pass is not known. Take the loss of the model's output, which may be tensors, "
+        "or tuples, lists, dictionaries or dataclasses of them."
+    )
 
-    assert len({plain.layer_of(0, number) for number in range(5)}) > 1
-    for got, wanted in zip(gradients(checkpointed), gradients(plain), strict=True):
+
+def test_failed_backward_pass_leaves_nothing_behind() -> None:
+    mixing, plain = checkpointed(["second"], use_reentrant=True), checkpointed(["second"])
+    output, target = mixing(images(), plan_of(), torch.arange(5))
+
+    def fail(_gradient: torch.Tensor) -> None:
+        raise RuntimeError("out of memory")
+
+    handle = mixing.model.head.weight.register_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        mixed_cross_entropy(output, target).backward()
+    handle.remove()
+    mixing.zero_grad()
+    features = torch.rand(5, 4, *SIZE, requires_grad=True)
+    for model in (mixing.model, plain.model):  # a part of the model, of which no output is seen
+        model.third(model._again(model.second, features)).sum().backward()
+    for got, wanted in zip(gradients(mixing), gradients(plain), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-7)
 
 
