@@ -18,9 +18,13 @@ at its best epoch, Yun et al. 2019, arXiv:1905.04899, Tables 5, 6 and 8:
     pyramidnet110_cutmix    17.97   3.83    resnet110_cutmix        20.11   4.43
 
 On CIFAR-10, Table 7, top-1: baseline 3.85, cutout 3.10, mixup 3.09, manifold_mixup 3.15, cutmix
-2.88. Figure 3 draws without numbers: alpha_0.1 to alpha_4, all below the baseline's error, with
-the lowest at 1, which is cutmix; and layer_1 to layer_4, all below it but layer_4, with the lowest
-at the image, which is cutmix. feature_cutmix is a row of the paper's Table 3 for ImageNet only.
+2.88. Figure 3 draws two curves without numbers:
+
+- alpha_0.1 to alpha_4. Every error is below the baseline's. The lowest is at 1, which is cutmix;
+- layer_1 to layer_4. Every error but that of layer_4 is below the baseline's. The lowest is at the
+  image, which is cutmix.
+
+feature_cutmix is a row of Table 3, for ImageNet only.
 
 One of the three runs of cutmix had 14.23, which the authors' README lists; see issues 7 and 36 of
 github.com/clovaai/CutMix-PyTorch. In issue 7 five runs of the authors' code by another reader had
@@ -38,13 +42,19 @@ To try every part on generated pictures, in seconds, with or without a GPU:
 
     python pipelines/cifar100_pyramidnet200.py --smoke
 
-Follows: the paper's section 4.1 and the authors' train.py, pyramidnet.py and resnet.py. PyramidNet
-of 200 layers in bottleneck blocks, widening factor 240, 26.8 million parameters. Crops of 32 px
-from images padded by 4, and mirror; batch 64, 300 epochs, SGD with Nesterov momentum 0.9, learning
-rate 0.25 divided by 10 at epochs 150 and 225, weight decay 1e-4 on every parameter, CutMix of alpha
-1 in half of all batches, one cut per batch. ShakeDrop as in Yamada et al. 2018, arXiv:1802.02375,
-drawn as in github.com/owruby/shake-drop_pytorch, which the authors name in issue 12. The networks
-of 110 layers have bottlenecks too: so their parameters are as many as the paper says.
+Follows: the paper's section 4.1 and the authors' train.py, pyramidnet.py and resnet.py:
+
+- PyramidNet of 200 layers in bottleneck blocks, widening factor 240, 26.8 million parameters. The
+  networks of 110 layers have bottlenecks too, which gives the paper's numbers of parameters;
+- crops of 32 px from images padded by 4, and mirror;
+- batch 64, 300 epochs, SGD with Nesterov momentum 0.9, weight decay 1e-4 on every parameter;
+- learning rate 0.25, divided by 10 at epochs 150 and 225;
+- CutMix of alpha 1 in half of all batches, one cut per batch;
+- MixUp in every batch. The authors searched its alpha and not its probability, says issue 30 of
+  their repository;
+- ResNet-110 with CutMix at a learning rate of 0.1 and in every batch, as issue 10 says;
+- ShakeDrop of Yamada et al. 2018, arXiv:1802.02375, drawn as in
+  github.com/owruby/shake-drop_pytorch, which the authors name in issue 12.
 
 Differs:
 
@@ -65,9 +75,8 @@ What the authors did not publish, and what stands here:
 - the rule of Stochastic Depth's 0.25: the last block's rate, which rises from block to block on a
   line, as Huang et al. 2016, arXiv:1603.09382;
 - the Gaussian's deviation: a quarter of the side;
-- the learning rate of PyramidNet-110: that of PyramidNet-200. For ResNet-110 with CutMix issue 10
-  of the authors' repository states 0.1 and a mix of every batch; the baseline has this rate too;
-- how often MixUp mixes: every batch. Issue 30 there says that its probability was not searched.
+- the learning rate of PyramidNet-110: that of PyramidNet-200, of which issue 40 is not sure;
+- the learning rate of ResNet-110 without CutMix: that with CutMix.
 """
 
 from __future__ import annotations
@@ -98,6 +107,7 @@ from harness.pictures import find_data
 from harness.processes import Processes, split_batch, stop
 from harness.settings import RunSettings, from_flags, named
 from harness.training import Loss, Target, Training, run, shrunk
+from harness.unused import refuse_unused
 from models.features import IMAGE, mixing_inside
 from models.pyramidnet import PyramidNet
 from models.regularization import Regularization, set_progress
@@ -231,10 +241,33 @@ PRESETS = named(
 )
 
 
+def check(settings: Settings) -> None:
+    """Refuse flags that would change nothing."""
+    of_mix = ("alpha", "prob", "rising", "centre", "kept", "layers", "label")
+    refuse_unused(
+        NAME,
+        settings,
+        PRESETS,
+        [
+            (settings.mix == "none", "--mix none", of_mix),
+            (settings.mix == "mixup", "--mix mixup", ("centre", "kept")),
+            (settings.kept is not None, "--kept", ("alpha",)),
+            (settings.rising, "--rising", ("prob",)),
+            (not settings.dropblock, "--dropblock 0", ("block",)),
+            (settings.net == "resnet", "--net resnet", ("widening",)),
+        ],
+    )
+
+
 def shrink(settings: Settings) -> Settings:
     """Return the settings of the smoke run: the same run, small enough for two slow cores."""
     small = shrunk(settings, lr=settings.lr / 64, lr_milestones=(1,), depth=20, widening=12)
     return replace(settings, **small)
+
+
+def depends_on_the_last_epoch(settings: Settings) -> bool:
+    """Tell whether a longer run starts otherwise than a shorter run."""
+    return (settings.rising and settings.mix != "none") or settings.dropblock > 0
 
 
 # ------------------------------------------------------------------------------------------- graph
@@ -362,14 +395,14 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
         learning_rate=partial(schedule.stepped, settings.lr, milestones=settings.lr_milestones),
         size=lambda _: SIDE,
         trained=trained,
-        progress=partial(set_progress, model),
-        # A longer run starts like a shorter run, unless something changes over the whole run.
-        free_to_change=frozenset({"epochs"} if not (settings.rising or settings.dropblock) else ()),
+        progress=partial(set_progress, model) if settings.dropblock else None,
+        free_to_change=frozenset(() if depends_on_the_last_epoch(settings) else {"epochs"}),
     )
 
 
 def main(settings: Settings) -> dict[str, object]:
     """Train, validate and save; return what results.json holds."""
+    check(settings)
     settings = shrink(settings) if settings.smoke else settings
     return run(NAME, settings, partial(make_training, settings))
 

@@ -163,63 +163,56 @@ def validate(settings: Settings, model: nn.Module, loader: DataLoader) -> dict[s
     return {"val_loss": loss / count, "top1": 100 * hits / count, "num_val": int(count)}
 
 
+def train_epochs(
+    settings: Settings, train: DataLoader, val: DataLoader, state: dict[str, Any], path: Path
+) -> None:
+    """Train and validate each epoch that a state has not, and save the state to ``path``."""
+    model = make_model(settings, train.num_classes, train.device)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=settings.lr,
+        momentum=0.9,
+        weight_decay=settings.weight_decay,
+        nesterov=True,
+    )
+    if state["history"]:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    for epoch in range(len(state["history"]), settings.epochs):
+        train.set_epoch(epoch)
+        lr = settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        row = {"epoch": epoch, "lr": lr}
+        row |= train_epoch(settings, model, train, optimizer) | validate(settings, model, val)
+        state["history"].append(row)
+        state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        # evaluate.py reads what to build, and what its input looks like.
+        state |= {"recipe": "cifar_resnet18", "classes": val.dataset.classes}
+        state |= {"transform": dataclasses.asdict(val.transform)}
+        save(path, state)
+        CONSOLE.print(
+            f"epoch {epoch + 1}/{settings.epochs}  loss {row['train_loss']:.4f}  "
+            f"top-1 {row['top1']:.2f} %  {row['images_per_s']:,.0f} images/s"
+        )
+
+
 def run(settings: Settings) -> dict[str, Any]:
     """Train, validate and save each epoch; return what results.json holds."""
-    if settings.smoke:
-        settings = dataclasses.replace(
-            settings,
-            epochs=min(settings.epochs, 2),
-            batch_size=min(settings.batch_size, 8),
-            lr=settings.lr / 16,
-            max_steps=3,
-        )
+    if settings.mix == "none" and settings.prob != Settings.prob:
+        stop(f"`prob` must be left out with `--mix none`, got {settings.prob}. Nothing is mixed.")
+    settings = shrink(settings) if settings.smoke else settings
     with tempfile.TemporaryDirectory() as temporary:
-        data = settings.data
-        if data is None and settings.smoke:
-            data = Path(temporary)
-            make_pictures(data / "train", 20)
-            make_pictures(data / "val", 12)
-        if data is None or not all((data / part).is_dir() for part in ("train", "val")):
-            stop(
-                f"`data` must be a folder with train/ and val/ in it, got {data}. "
-                "Pass `--data DIR`, or `--smoke` alone to try the recipe on generated pictures."
-            )
+        data = find_data(settings, Path(temporary))
         out = settings.out or Path(temporary if settings.smoke else "runs/cifar_resnet18")
         # Paths do not change results.
-        what = {k: v for k, v in vars(settings).items() if k not in ("data", "out", "resume")}
-        state = load(out / "checkpoint.pt", what, settings.resume)
+        fixed = {k: v for k, v in vars(settings).items() if k not in ("data", "out", "resume")}
+        state = load(out / "checkpoint.pt", fixed, settings.resume)
         train, val = make_loaders(settings, data)
         if val.dataset.classes != train.dataset.classes:
             stop(f"train/ and val/ in {data} must hold the same class folders.")
-        model = make_model(settings, train.num_classes, train.device)
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=settings.lr,
-            momentum=0.9,
-            weight_decay=settings.weight_decay,
-            nesterov=True,
-        )
-        if state["history"]:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-        for epoch in range(len(state["history"]), settings.epochs):
-            train.set_epoch(epoch)
-            lr = settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            row = {"epoch": epoch, "lr": lr}
-            row |= train_epoch(settings, model, train, optimizer) | validate(settings, model, val)
-            state["history"].append(row)
-            state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            # What evaluate.py asks: what to build, and what its input looks like.
-            state |= {"recipe": "cifar_resnet18", "classes": val.dataset.classes}
-            state |= {"transform": dataclasses.asdict(val.transform)}
-            save(out / "checkpoint.pt", state)
-            CONSOLE.print(
-                f"epoch {epoch + 1}/{settings.epochs}  loss {row['train_loss']:.4f}  "
-                f"top-1 {row['top1']:.2f} %  {row['images_per_s']:,.0f} images/s"
-            )
-        results = {"recipe": "cifar_resnet18", "smoke": settings.smoke, "settings": what}
+        train_epochs(settings, train, val, state, out / "checkpoint.pt")
+        results = {"recipe": "cifar_resnet18", "smoke": settings.smoke, "settings": fixed}
         results |= {"epochs": state["history"]}
         (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         if settings.smoke:
@@ -227,6 +220,32 @@ def run(settings: Settings) -> dict[str, Any]:
         train.close()
         val.close()
     return results
+
+
+def shrink(settings: Settings) -> Settings:
+    """Return the settings of the smoke run: the same run, small enough for two slow cores."""
+    return dataclasses.replace(
+        settings,
+        epochs=min(settings.epochs, 2),
+        batch_size=min(settings.batch_size, 8),
+        lr=settings.lr / 16,
+        max_steps=3,
+    )
+
+
+def find_data(settings: Settings, temporary: Path) -> Path:
+    """Return the folder of the data; a smoke run without data makes pictures in ``temporary``."""
+    data = settings.data
+    if data is None and settings.smoke:
+        data = temporary
+        make_pictures(data / "train", 20)
+        make_pictures(data / "val", 12)
+    if data is None or not all((data / part).is_dir() for part in ("train", "val")):
+        stop(
+            f"`data` must be a folder with train/ and val/ in it, got {data}. "
+            "Pass `--data DIR`, or `--smoke` alone to try the recipe on generated pictures."
+        )
+    return data
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -17,9 +17,10 @@ dropblock and autoaugment are quoted there from their own papers, with 270 epoch
 in the README of github.com/clovaai/CutMix-PyTorch. paper is CutMix. Beside the rows:
 
     modern   19.14 top-1 error: torchvision, ResNet50_Weights.IMAGENET1K_V2
-    short    nothing published. 18 epochs at 128 to 160 px, for one GPU in about an hour, which is
-             an estimate and no measurement. Long enough to try a loader and a baseline against each
-             other; too short for CutMix to gain, since a run has to overfit for that
+    short    nothing published. 18 epochs at 128 to 160 px: 23 million images, which is an hour at
+             6,400 images per second, and two hours at 3,200. Which GPU does so was not measured.
+             Long enough to try a loader and a baseline against each other; too short for CutMix
+             to gain, since a run has to overfit for that
 
 Run, where DIR holds train/ and val/, each with one folder of images per class:
 
@@ -36,16 +37,24 @@ To try every part on generated pictures, in seconds, with or without a GPU:
     python pipelines/imagenet_resnet50.py --smoke
 
 Follows: the paper's section 4.1 and the authors' code, github.com/clovaai/CutMix-PyTorch, train.py
-and utils.py. Random resized crop to 224 px, mirror, colour jitter of brightness, contrast and
-saturation by 0.4 in an order drawn for each image, PCA lighting of 0.1, batch 256, 300 epochs, SGD
-with Nesterov momentum 0.9, learning rate 0.1 divided by 10 at epochs 75, 150 and 225, weight decay
-1e-4 on every parameter, CutMix of alpha 1 in every batch, one cut per batch, partners by a random
-permutation. The model is torchvision's, whose blocks and initialisation of convolutions are the
-authors'. DropBlock as the code of its authors: blocks of 7, 90 % kept in the last stage, a quarter
-of the drops in the stage before, behind each norm, rising over the run. The modern preset is
-torchvision's, pytorch.org/blog/how-to-train-state-of-the-art-models-using-torchvision-latest-
-primitives: 600 epochs, batch 1024, cosine, MixUp 0.2 or CutMix 1.0 by the toss of a coin,
-TrivialAugment, erasing, smoothing, repeated augmentation, averaged weights, 176 px in training.
+and utils.py:
+
+- random resized crop to 224 px, mirror, colour jitter of brightness, contrast and saturation by 0.4
+  in an order drawn for each image, PCA lighting of 0.1;
+- batch 256, 300 epochs, SGD with Nesterov momentum 0.9, weight decay 1e-4 on every parameter;
+- learning rate 0.1, divided by 10 at epochs 75, 150 and 225;
+- CutMix of alpha 1 in every batch, one cut per batch, partners by a random permutation;
+- MixUp in every batch. The authors searched its alpha and not its probability, says issue 30 of
+  their repository;
+- torchvision's model, whose blocks and initialisation of convolutions are the authors'. ResNet-101
+  trains by the same command, says issue 40;
+- DropBlock as the code of its authors: blocks of 7 cells, 90 % kept in the last stage, a quarter of
+  the drops in the stage before, behind each norm, rising over the run.
+
+The modern preset is torchvision's, pytorch.org/blog/how-to-train-state-of-the-art-models-using-
+torchvision-latest-primitives: 600 epochs, batch 1024, cosine, MixUp 0.2 or CutMix 1.0 by the toss
+of a coin, TrivialAugment, erasing, smoothing, repeated augmentation, averaged weights, 176 px in
+training.
 
 Differs:
 
@@ -61,9 +70,9 @@ Differs:
 
 What the authors did not publish, and what stands here:
 
-- the rule of Stochastic Depth's 0.25: the last block's rate, which rises from block to block on a
-  line, as Huang et al. 2016, arXiv:1603.09382;
-- how often the baselines mix: every batch;
+- the rate of Stochastic Depth and its rule: 0.25, as for CIFAR-100, for the last block. The rate
+  rises from block to block on a line, as Huang et al. 2016, arXiv:1603.09382;
+- how often Cutout erases: part of every image;
 - the layers that Manifold Mixup and Feature CutMix draw from: the image, and what the first and
   the second stage put out, as Verma et al. 2018, arXiv:1806.05236.
 """
@@ -77,6 +86,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from dali_cutmix import (
     CutMix,
@@ -105,6 +115,7 @@ from harness.processes import Processes, split_batch, stop
 from harness.sampling import RepeatedAugmentation
 from harness.settings import RunSettings, from_flags, named
 from harness.training import Training, run, shrunk
+from harness.unused import refuse_unused
 from models.features import IMAGE, mixing_inside
 from models.regularization import Regularization, set_progress
 from models.resnet import IMAGENET_LAYERS, imagenet_resnet
@@ -286,6 +297,38 @@ PRESETS = named(
 )
 
 
+def check(settings: Settings) -> None:
+    """Refuse flags that would change nothing, or that do not go together."""
+    mix = settings.mix
+    refuse_unused(
+        NAME,
+        settings,
+        PRESETS,
+        [
+            (mix == "none", "--mix none", ("alpha", "mixup_alpha", "prob", "layers")),
+            (mix in ("paper", "cutmix"), f"--mix {mix}", ("mixup_alpha",)),
+            (mix == "mixup", "--mix mixup", ("alpha",)),
+            (mix == "mixup_or_cutmix", "--mix mixup_or_cutmix", ("prob",)),
+            (not settings.dropblock, "--dropblock 0", ("block",)),
+            (settings.decay == "steps", "--decay steps", ("warmup_epochs",)),
+            (settings.decay == "cosine", "--decay cosine", ("lr_milestones",)),
+            (settings.average_decay is None, "--average-decay None", ("average_every",)),
+        ],
+    )
+    if mix == "mixup_or_cutmix" and settings.layers != IMAGE:
+        stop(
+            NAME,
+            f"`layers` must be 0 with `--mix mixup_or_cutmix`, got {settings.layers}. Inside the "
+            "network paper, cutmix and mixup can mix.",
+        )
+    if len(settings.sizes) != len(settings.size_milestones) + 1:
+        stop(
+            NAME,
+            "`sizes` must be one more than `size_milestones`, got "
+            f"{settings.sizes} and {settings.size_milestones}.",
+        )
+
+
 def shrink(settings: Settings) -> Settings:
     """Return the settings of the smoke run: the same run, small enough for two slow cores."""
     small = shrunk(
@@ -304,7 +347,7 @@ def shrink(settings: Settings) -> Settings:
 
 
 def depends_on_the_last_epoch(settings: Settings) -> bool:
-    """Return whether a longer run starts otherwise than a shorter run."""
+    """Tell whether a longer run starts otherwise than a shorter run."""
     is_averaged = settings.average_decay is not None
     return settings.decay != "steps" or is_averaged or settings.dropblock > 0
 
@@ -406,14 +449,31 @@ def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn
 # ---------------------------------------------------------------------------------------- training
 
 
+def make_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
+    """Return SGD over the parameters of a model, some of which may decay otherwise."""
+    return torch.optim.SGD(
+        schedule.decaying(model, settings.weight_decay, settings.norm_weight_decay),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+    )
+
+
+def make_average(settings: Settings, model: nn.Module) -> AveragedModel | None:
+    """Return the moving average of the weights; None keeps no average."""
+    if settings.average_decay is None:
+        return None
+    return schedule.averaged(
+        model,
+        settings.average_decay,
+        batch_size=settings.batch_size,
+        every=settings.average_every,
+        epochs=settings.epochs,
+    )
+
+
 def make_training(settings: Settings, processes: Processes, temporary: Path) -> Training:
     """Return what the harness trains."""
-    if len(settings.sizes) != len(settings.size_milestones) + 1:
-        stop(
-            NAME,
-            "`sizes` must be one more than `size_milestones`, got "
-            f"{settings.sizes} and {settings.size_milestones}.",
-        )
     data, device = find_data(NAME, settings, temporary), processes.device
     val = make_val_loader(settings, data, device)
     classes = FileList.from_folder(data / "train").classes
@@ -421,15 +481,7 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
         odd = sorted(set(val.dataset.classes) ^ set(classes))[:5]
         stop(NAME, f"train/ and val/ in {data} must hold the same class folders; odd are {odd}.")
     model = make_model(settings, len(classes), device)
-    average = None
-    if settings.average_decay is not None:
-        average = schedule.averaged(
-            model,
-            settings.average_decay,
-            batch_size=settings.batch_size,
-            every=settings.average_every,
-            epochs=settings.epochs,
-        )
+    average = make_average(settings, model)  # a copy, made before the model has hooks
     trained = None
     if settings.mix != "none":
         trained = mixing_inside(NAME, model, IMAGENET_LAYERS, settings.layers, settings.seed)
@@ -439,12 +491,7 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
         train=partial(make_train_loader, settings, data, device),
         val=val,
         model=model,
-        optimizer=torch.optim.SGD(
-            schedule.decaying(model, settings.weight_decay, settings.norm_weight_decay),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-        ),
+        optimizer=make_optimizer(settings, model),
         loss=partial(mixed_cross_entropy, label_smoothing=settings.label_smoothing),
         learning_rate=partial(learning_rate, settings),
         size=partial(schedule.size_of, sizes=settings.sizes, milestones=settings.size_milestones),
@@ -452,14 +499,14 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
         average_every=settings.average_every,
         average_from=settings.warmup_epochs,
         trained=trained,
-        progress=partial(set_progress, model),
-        # A longer run starts like a shorter run, unless something changes over the whole run.
+        progress=partial(set_progress, model) if settings.dropblock else None,
         free_to_change=frozenset(() if depends_on_the_last_epoch(settings) else {"epochs"}),
     )
 
 
 def main(settings: Settings) -> dict[str, object]:
     """Train, validate and save; return what results.json holds."""
+    check(settings)
     settings = shrink(settings) if settings.smoke else settings
     return run(NAME, settings, partial(make_training, settings))
 

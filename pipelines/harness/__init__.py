@@ -3,6 +3,7 @@
 A recipe describes model, data and optimizer; the harness trains. Modules, in the order of a run:
 
     settings     fields that recipes share, presets, flags
+    unused       flags that would change nothing
     processes    who takes part, where, and when all of them are asked to stop
     pictures     generated images for smoke runs
     sampling     repeated augmentation

@@ -60,7 +60,7 @@ class Monitor:
             self._board.close()
 
     def show_batch(self, loader: DataLoader, image: torch.Tensor, target: Any) -> None:
-        """Draw the first batch of a run as the model sees it, to check labels by eye."""
+        """Draw the first batch of a run, mixed as its labels say, to check labels by eye."""
         if self._board is None:
             return
         transform = loader.transform

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from dali_cutmix import DataLoader, MixedTarget, Shard, Waits
+from dali_cutmix import DataLoader, MixedTarget, Shard, Waits, mix_batch
 from harness.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, write_json
 from harness.evaluation import validate
 from harness.monitor import Monitor
@@ -142,46 +142,52 @@ class Run:
     # ---------------------------------------------------------------------------------- one epoch
 
     def _train(self, epoch: int, loader: DataLoader, trained: nn.Module, monitor: Monitor) -> None:
-        training, settings = self.training, self.settings
+        """Train what is left of an epoch, and note its results in ``row``."""
+        settings = self.settings
         trained.train()
         # With a short last group the loader ends its epoch before the last step is done.
         is_over = loader.state_dict()["epoch"] > epoch
         loader.set_epoch(epoch)  # keeps the position of a state that was loaded for this epoch
-        lr = training.learning_rate(epoch)
-        for parameters in training.optimizer.param_groups:
+        lr = self.training.learning_rate(epoch)
+        for parameters in self.training.optimizer.param_groups:
             parameters["lr"] = lr
         waits = Waits(loader)
         start_s, num_images = time.perf_counter(), 0
         title = f"epoch {epoch + 1}/{settings.epochs}"
         group: list[int] = []  # indices of a step's samples
         losses: list[torch.Tensor] = []  # of its batches
-        begins = self.step == 0
         # A resumed epoch may have nothing left.
-        steps_left = None if settings.max_steps is None else settings.max_steps - self.step_in_epoch
         batches = ((batch, loader.batch_indices) for batch in (() if is_over else waits))
         for batch, indices, is_last in _in_groups(batches, settings.accumulate):
-            if steps_left is not None and steps_left <= 0:
+            if settings.max_steps is not None and self.step_in_epoch >= settings.max_steps:
                 break
-            if begins:
-                monitor.show_batch(loader, *_as_served(batch))
-                begins = False
+            if self.step == 0 and not num_images:
+                monitor.show_batch(loader, *_as_mixed(batch))
             if not losses:
-                _seed(settings.seed, self.step, self.processes.rank)
-                if training.progress is not None:
-                    part = min(1.0, self.step_in_epoch / self._count_steps(loader))
-                    training.progress((epoch + part) / settings.epochs)
+                self._begin_step(epoch, loader)
             group += indices
             losses.append(self._backward(trained, batch, is_last))
             num_images += len(batch[0]) * self.processes.count
-            if not is_last:
-                continue
-            self._update(len(group))
-            monitor.step(torch.stack(losses).mean(), group, waits, title)
-            group, losses = [], []
-            if steps_left is not None:
-                steps_left -= 1
-            self._keep(monitor, loader, waits, lr)
-        monitor.look(training.model, loader, waits, lr)
+            if is_last:
+                self._update(len(group))
+                monitor.step(torch.stack(losses).mean(), group, waits, title)
+                group, losses = [], []
+                self._keep(monitor, loader, waits, lr)
+        monitor.look(self.training.model, loader, waits, lr)
+        self._note(epoch, loader, waits, lr, num_images / (time.perf_counter() - start_s))
+
+    def _begin_step(self, epoch: int, loader: DataLoader) -> None:
+        """Seed the model's draws, and tell its layers how far the run has come."""
+        _seed(self.settings.seed, self.step, self.processes.rank)
+        if self.training.progress is not None:
+            part = min(1.0, self.step_in_epoch / self._count_steps(loader))
+            self.training.progress((epoch + part) / self.settings.epochs)
+
+    def _note(
+        self, epoch: int, loader: DataLoader, waits: Waits, lr: float, images_per_s: float
+    ) -> None:
+        """Share weights and bad files between the processes, and note the results of training."""
+        training = self.training
         self.processes.share(training.model)
         if training.average is not None:
             self.processes.share(training.average.module)
@@ -194,7 +200,7 @@ class Run:
             "lr": lr,
             "train_loss": total / count,
             "num_train": int(count),
-            "images_per_s": num_images / (time.perf_counter() - start_s),
+            "images_per_s": images_per_s,
         }
         if waits.share == waits.share:
             self.row["waiting_share"] = waits.share
@@ -337,7 +343,7 @@ class Run:
             self.sums.copy_(sums.sum(0))
         epoch = len(self.history)
         if epoch < self.settings.epochs:
-            self._find_place(self._loader_of(epoch), state)
+            self._restore_position(self._loader_of(epoch), state)
         processes.say(
             f"Resuming from {path}, after {epoch} of {self.settings.epochs} epochs and "
             f"{self.step} steps."
@@ -353,7 +359,7 @@ class Run:
                 "disk that all processes share, or wait until all see the last checkpoint."
             )
 
-    def _find_place(self, loader: DataLoader, state: dict[str, Any]) -> None:
+    def _restore_position(self, loader: DataLoader, state: dict[str, Any]) -> None:
         try:
             # `load_checkpoint` compared settings. The state may belong to another image size.
             loader.load_state_dict(state["loader"], allow=("transform",))
@@ -426,10 +432,12 @@ def _in_groups(batches: Iterable[tuple[Any, ...]], size: int) -> Iterator[tuple[
         yield (*batch, True)
 
 
-def _as_served(batch: tuple[Any, ...]) -> tuple[torch.Tensor, Target]:
-    """Return images and what they show: their own classes where a plan has yet to mix them."""
-    image, target, *plan = batch
-    return image, target.label[:, 0] if plan else target
+def _as_mixed(batch: tuple[Any, ...]) -> tuple[torch.Tensor, Target]:
+    """Return images as their targets describe them, also where the network would mix features."""
+    image, target, *plans = batch
+    for plan in plans:
+        image, _ = mix_batch(image, plan)
+    return image, target
 
 
 def _seed(seed: int, step: int, rank: int) -> None:

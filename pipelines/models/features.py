@@ -9,7 +9,7 @@ from torch import nn
 from dali_cutmix import FeatureMix
 from harness.processes import stop
 
-#: What mixes in the graph of the loader: the image alone.
+#: The image alone, which the graph of the loader mixes.
 IMAGE = (0,)
 
 
@@ -33,11 +33,11 @@ def mixing_inside(
     """
     if tuple(numbers) == IMAGE:
         return None
-    places = ("", *names)
-    is_known = all(0 <= number < len(places) for number in numbers)
+    layers = ("", *names)
+    is_known = all(0 <= number < len(layers) for number in numbers)
     if not numbers or not is_known or len(set(numbers)) < len(numbers):
         stop(
             recipe,
             f"`layers` must be different numbers from 0 to {len(names)}, got {tuple(numbers)}.",
         )
-    return FeatureMix(model, [places[number] for number in numbers], seed=seed, scaled=False)
+    return FeatureMix(model, [layers[number] for number in numbers], seed=seed, scaled=False)

@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.regularization import Regularization
-
-NONE = Regularization()
+from models.regularization import UNDISTURBED, Regularization
 
 
 class Block(nn.Module):
@@ -75,7 +73,7 @@ class PyramidNet(nn.Module):
         depth: int,
         widening: int,
         num_classes: int,
-        regularization: Regularization = NONE,
+        regularization: Regularization = UNDISTURBED,
     ) -> None:
         super().__init__()
         per_stage = (depth - 2) // 9

@@ -35,10 +35,10 @@ class Scaled(torch.autograd.Function):
 class ShakeDrop(nn.Module):
     """Multiply a residual branch by 1, or by one random number forward and another backward.
 
-    In training a layer keeps a whole batch as it is (b = 1), or multiplies each sample by
-    ``b + a - b a = a``, uniform in [-1, 1], and its gradient by a number uniform in [0, 1]. In
-    validation a layer multiplies by the mean of all that, which is ``prob``. Each process draws for
-    its own part of a batch.
+    In training a layer keeps a batch as it is (b = 1), or multiplies each sample by
+    ``b + a - b a = a``, uniform in [-1, 1]. The sample's gradient is then multiplied by a number
+    uniform in [0, 1]. In validation a layer multiplies by the mean of all that, which is ``prob``.
+    Each process draws for its own part of a batch.
 
     Args:
         prob: Probability in [0, 1] that the branch stays as it is.
@@ -107,9 +107,10 @@ class DropBlock(nn.Module):
 
         gamma = prob * height * width / (block ** 2 * (height - block + 1) * (width - block + 1))
 
-    which drops the share ``prob`` of the elements, less what blocks have in common: 9.4 % to 9.5 %
-    of maps of 8 to 32 px for a ``prob`` of 10 % and blocks of 4. What is left is multiplied by the
-    number of elements over the number left, counted in the batch. Nothing changes in validation.
+    which drops the share ``prob`` of the elements, less what blocks have in common. With a ``prob``
+    of 10 % and blocks of 4, maps of 8 to 32 px lose 9.4 % to 9.5 %. What is left is multiplied by
+    the number of elements over the number left, counted in the batch. In bfloat16 this factor is
+    rounded, by .4 % at most. Nothing changes in validation.
 
     `set_progress` raises the probability over a run.
 
@@ -138,7 +139,11 @@ class DropBlock(nn.Module):
         block = [min(self.block, side) for side in sides]
         places = [side - length + 1 for side, length in zip(sides, block, strict=True)]
         gamma = self.prob * sides[0] * sides[1] / (block[0] * block[1] * places[0] * places[1])
-        begins = torch.rand((num, channels, *places), device=x.device) < gamma * self.ramp
+        is_last = x.is_contiguous(memory_format=torch.channels_last)
+        # In the layout of the features: products of two layouts take longer.
+        layout = torch.channels_last if is_last else torch.contiguous_format
+        drawn = torch.empty((num, channels, *places), device=x.device, memory_format=layout)
+        begins = drawn.uniform_() < gamma * self.ramp
         # An element is dropped if a block begins on it, or up to `block - 1` before it.
         before = [length - 1 for length in block]
         padded = F.pad(begins.to(dtype), (before[1], before[1], before[0], before[0]))
@@ -184,12 +189,12 @@ class Regularization:
 
     def of_branch(self, number: int, num_blocks: int) -> nn.Module:
         """Return what a branch passes before it is added; blocks count from 1."""
-        place = number / num_blocks
+        depth = number / num_blocks
         layers: list[nn.Module] = []
         if self.stochastic_depth:
-            layers.append(StochasticDepth(1 - place * self.stochastic_depth))
+            layers.append(StochasticDepth(1 - depth * self.stochastic_depth))
         if self.shakedrop:
-            layers.append(ShakeDrop(1 - place / 2))
+            layers.append(ShakeDrop(1 - depth / 2))
         return nn.Sequential(*layers) if len(layers) > 1 else (layers or [nn.Identity()])[0]
 
     def of_features(self, stage: int, num_stages: int) -> nn.Module:
@@ -198,3 +203,7 @@ class Regularization:
         if not self.dropblock or before_last > 1:
             return nn.Identity()
         return DropBlock(self.dropblock / 4**before_last, self.block)
+
+
+#: Of networks whose blocks nothing disturbs.
+UNDISTURBED = Regularization()

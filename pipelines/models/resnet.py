@@ -13,9 +13,7 @@ import torch
 import torchvision.models.resnet as resnet
 from torch import nn
 
-from models.regularization import Regularization
-
-NONE = Regularization()
+from models.regularization import UNDISTURBED, Regularization
 
 #: Blocks in each of the four stages, and groups and width per group of the 3 x 3 convolutions.
 ARCHS: dict[str, tuple[tuple[int, ...], int, int]] = {
@@ -51,7 +49,7 @@ class Bottleneck(resnet.Bottleneck):
 
 
 def imagenet_resnet(
-    arch: str, num_classes: int, regularization: Regularization = NONE
+    arch: str, num_classes: int, regularization: Regularization = UNDISTURBED
 ) -> resnet.ResNet:
     """Return an untrained network of torchvision: ``"resnet50"`` or another of `ARCHS`.
 
@@ -91,7 +89,9 @@ class CifarResNet(nn.Module):
     #: Names of the modules that end a part: the first convolution, then each stage.
     layers = ("bn1", "layer1", "layer2", "layer3")
 
-    def __init__(self, depth: int, num_classes: int, regularization: Regularization = NONE) -> None:
+    def __init__(
+        self, depth: int, num_classes: int, regularization: Regularization = UNDISTURBED
+    ) -> None:
         super().__init__()
         per_stage = (depth - 2) // 9
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)

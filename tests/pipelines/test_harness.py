@@ -99,14 +99,14 @@ def small_training(data: Path, settings: RunSettings, **changes: Any) -> Trainin
 
 
 def run_small(data: Path, settings: RunSettings, **changes: Any) -> tuple[Training, Any]:
-    made = []
+    trainings = []
 
     def make(_: Processes, __: Path) -> Training:
-        made.append(small_training(data, settings, **changes))
-        return made[0]
+        trainings.append(small_training(data, settings, **changes))
+        return trainings[0]
 
     results = run("small", settings, make)
-    return made[0], results
+    return trainings[0], results
 
 
 # The loop
@@ -136,19 +136,19 @@ def test_gradients_are_clipped_to_their_norm_together(
 ) -> None:
     norms: dict[float | None, list[float]] = {}
     for norm in (None, 0.25):
-        update, found = Run._update, norms.setdefault(norm, [])
+        update, lengths = Run._update, norms.setdefault(norm, [])
 
         def looked_at(
             self: Run,
             num_samples: int,
             update: Callable[..., None] = update,
-            found: list[float] = found,
+            lengths: list[float] = lengths,
         ) -> None:
             before = [p.detach().clone() for p in self.training.model.parameters()]
             update(self, num_samples)
             after = self.training.model.parameters()
             moved = [(b - a).flatten() / 0.01 for b, a in zip(before, after, strict=True)]
-            found.append(torch.cat(moved).norm().item())
+            lengths.append(torch.cat(moved).norm().item())
 
         with monkeypatch.context() as patched:
             patched.setattr(Run, "_update", looked_at)
@@ -232,12 +232,12 @@ def test_stopped_in_an_epochs_short_last_step_it_is_not_trained_twice(
     out = tmp_path / "stopped"
     settings = dataclasses.replace(settings, out=out, resume="auto")
     with monkeypatch.context() as patched:
-        step, made = Monitor.step, []
+        step, steps = Monitor.step, []
 
         def told(self: Monitor, *arguments: Any) -> None:
             step(self, *arguments)
-            made.append(arguments)
-            if len(made) == 3:
+            steps.append(arguments)
+            if len(steps) == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         patched.setattr(Monitor, "step", told)
@@ -252,11 +252,11 @@ def test_weights_that_are_no_numbers_are_never_saved(data: Path, tmp_path: Path)
     """The loss of the step that lost them was a number."""
 
     class Overflowing(torch.optim.SGD):
-        made = 0
+        num_steps = 0
 
         def step(self, closure: Any = None) -> Any:
-            self.made += 1
-            if self.made == 2:
+            self.num_steps += 1
+            if self.num_steps == 2:
                 self.param_groups[0]["params"][0].grad.fill_(float("inf"))
             return super().step(closure)
 
@@ -289,8 +289,8 @@ def test_average_is_a_copy_until_the_warmup_is_over(data: Path, tmp_path: Path) 
 def test_average_lies_wholly_on_the_models_device() -> None:
     """Its counter too: a group of GPUs exchanges nothing that lies elsewhere."""
     average = schedule.averaged(nn.Linear(2, 2).to("meta"), 0.9, batch_size=8, every=1, epochs=2)
-    places = {one.device.type for one in (*average.parameters(), *average.buffers())}
-    assert places == {"meta"}
+    tensors = (*average.parameters(), *average.buffers())
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 @pytest.mark.parametrize("name", ["epochs", "batch_size", "accumulate", "max_steps"])
@@ -398,8 +398,8 @@ def test_average_follows_the_weights_by_its_decay_and_is_validated(
     assert len(seen) == 6
     for weights in seen[1::2]:  # the first update copies
         expected = weights if expected is None else 0.2 * expected + 0.8 * weights
-    found = average.module[1].weight.detach().numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    averaged = average.module[1].weight.detach().numpy()
+    np.testing.assert_allclose(averaged, expected, rtol=1e-5, atol=1e-7)
     assert results["last_top1"] == results["epochs"][-1]["average_top1"]
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert torch.equal(state["average"]["module.1.weight"], average.module[1].weight)
@@ -530,13 +530,13 @@ def test_validation_counts_what_the_model_says_of_every_sample(data: Path) -> No
     row = validate(model, loader, Processes("test", CPU), context)
 
     logits, labels = zip(*((model(image), label) for image, label in loader), strict=True)
-    whole, label = torch.cat(logits).detach(), torch.cat(labels)
-    order = whole.argsort(dim=1, descending=True)
+    scores, label = torch.cat(logits).detach(), torch.cat(labels)
+    order = scores.argsort(dim=1, descending=True)
     assert row["num_val"] == 9
     assert row["top1"] == pytest.approx(100 * (order[:, 0] == label).double().mean().item())
     hits = (order[:, :5] == label[:, None]).any(1)
     assert row["top5"] == pytest.approx(100 * hits.double().mean().item())
-    loss = nn.functional.cross_entropy(whole.double(), label).item()
+    loss = nn.functional.cross_entropy(scores.double(), label).item()
     assert row["val_loss"] == pytest.approx(loss, rel=1e-6)
     assert validate(model, loader, Processes("test", CPU), context, 1)["num_val"] == 4
 
@@ -571,8 +571,8 @@ def test_parameters_of_normalisation_are_those_that_torchvision_splits_off() -> 
     assert [group["weight_decay"] for group in groups] == [0.0, 2e-5]
     for group, expected in zip(groups, (norms, others), strict=True):
         assert list(map(id, group["params"])) == list(map(id, expected))
-    (whole,) = schedule.decaying(model, 1e-4, None)
-    assert len(whole["params"]) == len(norms) + len(others)
+    (group,) = schedule.decaying(model, 1e-4, None)
+    assert len(group["params"]) == len(norms) + len(others)
 
 
 @pytest.mark.parametrize(("num_samples", "count"), [(12, 1), (22, 2), (23, 4), (5, 3)])
@@ -609,8 +609,8 @@ PRESETS = named({"old": Flags(), "new": Flags(lr=0.5, epochs=600)})
 def test_preset_gives_defaults_and_flags_change_them() -> None:
     assert parse(PRESETS, []) == Flags(preset="old")
     assert parse(PRESETS, ["--preset", "new"]) == Flags(preset="new", lr=0.5, epochs=600)
-    found = parse(PRESETS, ["--lr", "0.2", "--preset=new", "--smoke"])
-    assert found == Flags(preset="new", lr=0.2, epochs=600, smoke=True)
+    settings = parse(PRESETS, ["--lr", "0.2", "--preset=new", "--smoke"])
+    assert settings == Flags(preset="new", lr=0.2, epochs=600, smoke=True)
     with pytest.raises(SystemExit, match="`--preset` must be one of old, new, got 'newest'"):
         parse(PRESETS, ["--preset", "newest"])
 
@@ -668,7 +668,7 @@ def test_shards_hold_the_pictures_that_folders_do(tmp_path: Path) -> None:
         for path in (tmp_path / "files").rglob("*.jpg")
     }
     shards = TarShards(tmp_path / "shards")
-    found = {
+    packed = {
         (str(label), shards.encoded(index).tobytes()) for index, label in enumerate(shards.targets)
     }
-    assert found == files
+    assert packed == files

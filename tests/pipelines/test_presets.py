@@ -17,11 +17,13 @@ import torch
 import torch.nn.functional as F
 
 import cifar100_pyramidnet200 as cifar
+import cifar_resnet18
 import imagenet_resnet50 as imagenet
 from dali_cutmix import Cutout, FeatureMix, MixedTarget, Scheduled, draw_plan
 from dali_cutmix.augmentations import AutoAugment, ColorJitter, Lighting
 from harness.monitor import Monitor
 from harness.processes import Processes
+from harness.settings import parse
 from models.regularization import DropBlock, StochasticDepth
 from runs import assert_same_run
 
@@ -58,19 +60,177 @@ def test_smoke_run_of_each_preset_takes_a_step_and_validates(
     assert 0 < row["train_loss"] < 20
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_header_and_readme_name_each_preset_and_no_other(name: str) -> None:
-    module = RECIPES[name]
-    header = module.__doc__ or ""
-    numbered = {preset for preset in module.PRESETS if preset.startswith(("alpha_", "layer_"))}
+Row = tuple[str, str | None]  # errors in percent, top-1 and top-5
+
+
+def rows_of_header(name: str) -> dict[str, Row]:
+    header = RECIPES[name].__doc__ or ""
     expected = header[header.index("Expect:") : header.index("Run,")]
-    rows = set(re.findall(r"(?:^ {4}|  )([a-z]\w*) +\d+\.\d\d", expected, re.MULTILINE))
-    assert rows <= set(module.PRESETS)
-    assert {preset for preset in set(module.PRESETS) - numbered if preset not in expected} == set()
-    readme = (Path(module.__file__).parent / "README.md").read_text()
-    commands = set(re.findall(r"--preset ([\w.]+)", readme))
-    assert set(module.PRESETS) - {next(iter(module.PRESETS))} <= commands  # the default has no flag
-    assert commands <= {preset for recipe in RECIPES.values() for preset in recipe.PRESETS}
+    cells = r"(?:^ {4}|  )([a-z]\w*) +(\d+\.\d\d)(?: +(\d+\.\d\d))?"
+    return {
+        preset: (top1, top5 or None)
+        for preset, top1, top5 in re.findall(cells, expected, re.MULTILINE)
+    }
+
+
+def rows_of_readme(name: str) -> dict[str, Row | None]:
+    """Return the row of each preset in the recipe's table; None for rows without numbers."""
+    readme = (Path(imagenet.__file__).parent / "README.md").read_text()
+    table = readme.split(f"`python pipelines/{name}.py --data DIR` with these flags")[1]
+    rows: dict[str, Row | None] = {}
+    for line in table[table.index("|") :].split("\n\n")[0].splitlines()[2:]:
+        _, _, flags, numbers, *_ = (cell.strip() for cell in line.split("|"))
+        presets = re.findall(r"`--preset ([\w.]+)`", flags)
+        if flags == "the default":
+            presets = [next(iter(RECIPES[name].PRESETS))]
+        row = re.match(r"(\d+\.\d\d)(?: / (\d+\.\d\d))?", numbers)
+        assert presets
+        assert not rows.keys() & set(presets)
+        rows |= dict.fromkeys(presets, None if row is None else (row[1], row[2]))
+    return rows
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_readme_has_a_row_for_each_preset_with_the_numbers_of_the_header(name: str) -> None:
+    rows = rows_of_readme(name)
+    assert rows.keys() == RECIPES[name].PRESETS.keys()
+    assert {preset: row for preset, row in rows.items() if row} == rows_of_header(name)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_header_names_each_preset(name: str) -> None:
+    header = RECIPES[name].__doc__ or ""
+    # Curves are named by their first and their last row.
+    numbered = {preset for preset in RECIPES[name].PRESETS if preset.startswith(("alpha", "layer"))}
+    assert not [
+        preset for preset in RECIPES[name].PRESETS.keys() - numbered if preset not in header
+    ]
+
+
+def test_numbers_of_cifar10_are_those_of_the_header() -> None:
+    readme = (Path(cifar.__file__).parent / "README.md").read_text()
+    listed = [
+        re.findall(r"\d\.\d\d", text.split("Table 7, top-1:")[1][:120])
+        for text in (readme, cifar.__doc__ or "")
+    ]
+    assert listed == [["3.85", "3.10", "3.09", "3.15", "2.88"]] * 2
+
+
+# Flags that would change nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "flags", "message"),
+    [
+        (
+            "cifar100_pyramidnet200",
+            "mixup",
+            ["--kept", "0.75"],
+            "`kept` must be left out with `--mix mixup`, got 0.75. The run would not read "
+            "`--kept`: leave it out, or change the other flag.",
+        ),
+        (
+            "cifar100_pyramidnet200",
+            "baseline",
+            ["--layers", "9"],
+            "`layers` must be left out with `--mix none`, got (9,). The run would not read "
+            "`--layers`: leave it out, or change the other flag.",
+        ),
+        (
+            "imagenet_resnet50",
+            "modern",
+            ["--prob", "0.5"],
+            "`prob` must be left out with `--mix mixup_or_cutmix`, got 0.5. The run would not read "
+            "`--prob`: leave it out, or change the other flag.",
+        ),
+        (
+            "imagenet_resnet50",
+            "modern",
+            ["--layers", "0", "2"],
+            "`layers` must be 0 with `--mix mixup_or_cutmix`, got (0, 2). Inside the network "
+            "paper, cutmix and mixup can mix.",
+        ),
+        (
+            "imagenet_resnet50",
+            "short",
+            ["--sizes", "128"],
+            "`sizes` must be one more than `size_milestones`, got (128,) and (6, 12).",
+        ),
+    ],
+)
+def test_flags_that_would_change_nothing_are_refused_before_anything_is_made(
+    name: str, preset: str, flags: list[str], message: str, tmp_path: Path
+) -> None:
+    module, out = RECIPES[name], tmp_path / "out"
+    settings = parse(module.PRESETS, ["--smoke", "--preset", preset, "--out", str(out), *flags])
+    with pytest.raises(SystemExit) as refused:
+        module.main(settings)
+    assert str(refused.value) == f"{name}: {message}"
+    assert not out.exists()
+
+
+def test_smallest_recipe_refuses_a_probability_of_no_mix() -> None:
+    with pytest.raises(SystemExit) as refused:
+        cifar_resnet18.run(cifar_resnet18.Settings(smoke=True, mix="none", prob=1.0))
+    assert str(refused.value) == (
+        "cifar_resnet18: `prob` must be left out with `--mix none`, got 1.0. Nothing is mixed."
+    )
+
+
+#: A value that no preset has, of each setting that some runs do not read.
+OTHER: dict[str, Any] = {
+    "alpha": 3.0,
+    "mixup_alpha": 3.0,
+    "prob": 0.875,
+    "rising": True,
+    "centre": "gaussian",
+    "kept": 0.5,
+    "layers": (1,),
+    "label": "halves",
+    "block": 3,
+    "widening": 33,
+    "warmup_epochs": 7,
+    "lr_milestones": (9,),
+    "average_every": 5,
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    ("cause", "refused"),
+    [
+        ({"mix": "none"}, {"alpha", "mixup_alpha", "prob", "rising", "centre", "kept", "layers"}),
+        ({"mix": "none", "dropblock": 0.1}, {"label"}),
+        ({"mix": "mixup"}, {"centre", "kept"}),
+        ({"mix": "cutmix"}, {"mixup_alpha"}),
+        ({"kept": 0.75}, {"alpha"}),
+        ({"rising": True}, {"prob"}),
+        ({"dropblock": 0.0}, {"block"}),
+        ({"net": "resnet"}, {"widening"}),
+        ({"decay": "steps"}, {"warmup_epochs"}),
+        ({"decay": "cosine"}, {"lr_milestones"}),
+        ({"average_decay": None}, {"average_every"}),
+    ],
+)
+def test_each_flag_is_refused_where_nothing_reads_it_and_taken_elsewhere(
+    name: str, cause: dict[str, Any], refused: set[str]
+) -> None:
+    module = RECIPES[name]
+    known = {field.name for field in dataclasses.fields(module.Settings)}
+    if not cause.keys() <= known:
+        return
+    settings = dataclasses.replace(module.PRESETS[next(iter(module.PRESETS))], **cause)
+    module.check(settings)
+    for setting in refused & known:
+        with pytest.raises(SystemExit, match=f"`{setting}` must be left out with `--"):
+            module.check(dataclasses.replace(settings, **{setting: OTHER[setting]}))
+
+
+@pytest.mark.parametrize(("name", "preset"), ROWS)
+def test_each_preset_has_its_baseline_one_flag_away(name: str, preset: str) -> None:
+    module = RECIPES[name]
+    module.check(module.PRESETS[preset])
+    module.check(dataclasses.replace(module.PRESETS[preset], mix="none"))
 
 
 # Ablations
@@ -194,14 +354,11 @@ def test_progress_of_the_run_reaches_dropblock_and_binds_the_number_of_epochs(
     ramps = {m.ramp.item() for m in training.model.modules() if isinstance(m, DropBlock)}
     assert ramps == {0.25}
     assert training.free_to_change == frozenset()
-    assert (
-        "epochs"
-        in module.make_training(
-            dataclasses.replace(settings, dropblock=0.0),
-            Processes(module.NAME, CPU),
-            tmp_path / "2",
-        ).free_to_change
-    )
+    settings = dataclasses.replace(settings, dropblock=0.0)
+    training = module.make_training(settings, Processes(module.NAME, CPU), tmp_path / "2")
+    training.val.close()
+    assert training.progress is None
+    assert "epochs" in training.free_to_change
 
 
 # Mixing inside
@@ -233,14 +390,38 @@ def test_rows_of_features_mix_at_the_papers_layers_and_images_arrive_unmixed(
         training.train(32),
         module.make_train_loader(dataclasses.replace(settings, mix="none"), tmp_path, CPU, 32),
     )
-    image, target, plan = next(iter(mixed))
+    image, _, _ = next(iter(mixed))
     assert torch.equal(image, next(iter(plain))[0])
     mixed.close()
     plain.close()
-    logits, target = inside(image, plan, target)
-    assert logits.shape == (4, 7)
-    assert training.loss(logits, target).isfinite()
-    torch.testing.assert_close(target.weight.sum(1), torch.ones(4))
+    inside.eval()  # so that samples stay apart
+    mix = module.make_mix(dataclasses.replace(settings, prob=1.0))
+    unmixed, num_mixed = inside(image), 0
+    for batch in range(6):
+        plan = draw_plan(mix, 4, (32, 32), seed=1, epoch=0, batch=batch)
+        logits, target = inside(image, plan, torch.arange(4))  # a class for each sample
+        is_mixed = (target.weight[:, 1] > 0) & (target.label[:, 0] != target.label[:, 1])
+        assert torch.equal((logits != unmixed).any(1), is_mixed)
+        torch.testing.assert_close(target.weight.sum(1), torch.ones(4))
+        assert training.loss(logits, target).isfinite()
+        num_mixed += int(is_mixed.sum())
+    assert num_mixed > 4
+
+
+def test_first_batch_is_drawn_mixed_also_where_features_are(tmp_path: Path) -> None:
+    for out, layers in (("images", (0,)), ("features", (2,))):
+        settings = dataclasses.replace(
+            cifar.PRESETS["resnet110_cutmix"],
+            smoke=True,
+            epochs=1,
+            max_steps=1,
+            workers=1,
+            layers=layers,
+            out=tmp_path / out,
+        )
+        cifar.main(settings)
+    drawn = [(tmp_path / out / "first_batch.png").read_bytes() for out in ("images", "features")]
+    assert drawn[0] == drawn[1]
 
 
 def test_layers_of_a_preset_end_the_first_convolution_and_each_stage() -> None:
@@ -273,9 +454,9 @@ def test_layers_that_a_network_has_not_are_refused(layers: tuple[int, ...]) -> N
 def test_row_that_was_stopped_in_mid_epoch_ends_as_an_uninterrupted_row(
     preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = dataclasses.replace(
-        cifar.PRESETS[preset], smoke=True, workers=1, resume="auto", prob=1.0
-    )
+    settings = dataclasses.replace(cifar.PRESETS[preset], smoke=True, workers=1, resume="auto")
+    if settings.mix != "none":
+        settings = dataclasses.replace(settings, prob=1.0)
     cifar.main(dataclasses.replace(settings, out=tmp_path / "straight"))
     stopped = dataclasses.replace(settings, out=tmp_path / "stopped")
     with monkeypatch.context() as patched:
