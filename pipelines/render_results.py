@@ -102,13 +102,18 @@ class Claim:
     lower: bool = False
 
 
+GT_KNOWN, MAX_BOX_ACC = "localisation/gt_known", "localisation/max_box_acc_v2"
 CLAIMS = (
     Claim("classifies better than no mix (4.1.2)", "classification/top1"),
     Claim("classifies better than Cutout (4.1.2)", "classification/top1", worse="cutout"),
     Claim("classifies better than MixUp (4.1.2)", "classification/top1", worse="mixup"),
-    Claim("localises better than no mix (4.2)", "localisation/max_box_acc_v2"),
-    Claim("localises better than MixUp (4.2)", "localisation/max_box_acc_v2", worse="mixup"),
-    Claim("localises better than Cutout (4.2)", "localisation/max_box_acc_v2", worse="cutout"),
+    # The paper's threshold is fixed. Tuned ones, of MaxBoxAccV2, can order methods otherwise.
+    Claim("localises better than no mix: GT-known (4.2)", GT_KNOWN),
+    Claim("localises better than MixUp: GT-known (4.2)", GT_KNOWN, worse="mixup"),
+    Claim("localises better than Cutout: GT-known (4.2)", GT_KNOWN, worse="cutout"),
+    Claim("localises better than no mix: MaxBoxAccV2 (4.2)", MAX_BOX_ACC),
+    Claim("localises better than MixUp: MaxBoxAccV2 (4.2)", MAX_BOX_ACC, worse="mixup"),
+    Claim("localises better than Cutout: MaxBoxAccV2 (4.2)", MAX_BOX_ACC, worse="cutout"),
     Claim("sees behind a hole in the centre (4.4)", "occlusion/center"),
     Claim("sees what a hidden border leaves (4.4)", "occlusion/border"),
     Claim("sees either class of a cut image (4.4)", "in_between/cutmix"),
