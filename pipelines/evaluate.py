@@ -127,7 +127,8 @@ def _told_apart(evaluations: list[Evaluation]) -> list[Evaluation]:
 def _say(name: str, result: Result) -> None:
     """Print the main numbers of a measure."""
     numbers = "  ".join(f"{n} {result.numbers[n]:.4f}" for n in headlines(result))
-    CONSOLE.print(f"{name}  {result.title}: {numbers}", markup=False)
+    colon = ": " if numbers else ""
+    CONSOLE.print(f"{name}  {result.title}{colon}{numbers}", markup=False)
 
 
 def _finish(out: Path, evaluations: list[Evaluation], differences: list[Difference]) -> None:

@@ -76,9 +76,17 @@ def check_attacks(subject: Subject, eps: float, num_steps: int) -> None:
             "and `--std` as the model was trained with, in units of [0, 1].",
         )
     if not 0 < eps <= 1:
-        stop(NAME, f"`attack_eps` must be in (0, 1], where 1 is the full range, got {eps}.")
+        stop(
+            NAME,
+            f"`attack_eps` must be in (0, 1], where 1 is the full range, got {eps}. Divide by 255 "
+            "what counts from 0 to 255.",
+        )
     if num_steps < 1:
-        stop(NAME, f"`attack_steps` must be at least 1, got {num_steps}.")
+        stop(
+            NAME,
+            f"`attack_steps` must be at least 1, got {num_steps}. Choose `--measures` without "
+            "attacks to attack nothing.",
+        )
 
 
 def fgsm(subject: Subject, pixels: torch.Tensor, label: torch.Tensor, eps: float) -> torch.Tensor:

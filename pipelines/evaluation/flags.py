@@ -165,13 +165,15 @@ def _check_measures(settings: Settings) -> None:
 
 def _check_numbers(settings: Settings) -> None:
     """Refuse numbers out of range, but for those of attacks, which the measure checks."""
-    for flag in ("size", "resize", "batch_size", "max_images", "workers"):
+    least = {"size": 1, "resize": 1, "batch_size": 1, "max_images": 1, "workers": 0}
+    for flag, at_least in least.items():
         number = getattr(settings, flag)
-        if number is not None and number < 1:
+        if number is not None and number < at_least:
             option = f"--{flag.replace('_', '-')}"
             stop(
                 NAME,
-                f"`{flag}` must be at least 1, got {number}. Leave `{option}` out for the default.",
+                f"`{flag}` must be at least {at_least}, got {number}. Leave `{option}` out for the "
+                "default.",
             )
     if not 0 <= settings.seed < 2**63:
         stop(NAME, f"`seed` must be at least 0 and below 2**63, got {settings.seed}.")

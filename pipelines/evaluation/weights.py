@@ -34,6 +34,16 @@ def fill(model: nn.Module, file: Path, name: str, classes: Sequence[str]) -> Non
     """Load a file of weights, as they are or under ``state_dict`` or ``model``.
 
     Prefixes of DDP and `torch.compile` are taken off.
+
+    Args:
+        model: The model, which is changed.
+        file: The file.
+        name: Name of the model in its library, for messages.
+        classes: Class names of the images.
+
+    Raises:
+        SystemExit: The file cannot be read, or the weights are of another model or of another
+            number of classes.
     """
     state = read_state(file)
     for key in ("state_dict", "model"):
@@ -56,7 +66,7 @@ def fill(model: nn.Module, file: Path, name: str, classes: Sequence[str]) -> Non
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Any]) -> str | None:
-    """Load weights into a model, or return the first reason why they are not the model's."""
+    """Load weights into a model; return None, or the first reason why the weights do not fit."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -65,6 +75,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> str | None:
 
 
 def _misfit(model: nn.Module, state: Mapping[str, Any]) -> str | None:
+    """Return the first weight that is missing, or of another shape, or too many."""
     wanted = model.state_dict()
     for key, weight in wanted.items():
         if key not in state:

@@ -252,16 +252,16 @@ TOLD = "--mean 0.5 0.5 0.5 --std 0.25 0.25 0.25"
         *(
             (
                 f"--checkpoint {{weights}} --data {{data}} --{flag} {value}",
-                f"`{flag.replace('-', '_')}` must be at least 1, got {value}. Leave `--{flag}` out "
-                "for the default.",
+                f"`{flag.replace('-', '_')}` must be at least {least}, got {value}. Leave "
+                f"`--{flag}` out for the default.",
             )
-            for flag, value in {
-                "size": 0,
-                "resize": -3,
-                "batch-size": 0,
-                "max-images": -5,
-                "workers": 0,
-            }.items()
+            for flag, value, least in [
+                ("size", 0, 1),
+                ("resize", -3, 1),
+                ("batch-size", 0, 1),
+                ("max-images", -5, 1),
+                ("workers", -1, 0),
+            ]
         ),
         (
             "--checkpoint {weights} --data {data} --seed -1",

@@ -416,11 +416,15 @@ def test_an_attack_in_pixels_is_refused_where_nobody_knows_the_normalization() -
     with pytest.raises(SystemExit) as refusal:
         measure_attacks(subject_of(linear()), images, eps=8)
     assert str(refusal.value) == (
-        "evaluate: `attack_eps` must be in (0, 1], where 1 is the full range, got 8."
+        "evaluate: `attack_eps` must be in (0, 1], where 1 is the full range, got 8. Divide by 255 "
+        "what counts from 0 to 255."
     )
     with pytest.raises(SystemExit) as refusal:
         measure_attacks(subject_of(linear()), images, num_steps=0)
-    assert str(refusal.value) == "evaluate: `attack_steps` must be at least 1, got 0."
+    assert str(refusal.value) == (
+        "evaluate: `attack_steps` must be at least 1, got 0. Choose `--measures` without attacks "
+        "to attack nothing."
+    )
 
 
 # Outliers
