@@ -1,4 +1,8 @@
-"""The same plans in torch: drawn without a graph, and applied to tensors of any resolution."""
+"""The same plans in torch: drawn without a graph, and applied to tensors of any resolution.
+
+Scaling a plan, applying it and counting its weights stand in one file: each knows every kind of
+plan, and a new kind changes all three.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
 
 from dali_cutmix.core.checks import Told, are_numbers, check_count, check_size, refuse
 from dali_cutmix.core.draws import HostDraws
@@ -20,6 +23,7 @@ from dali_cutmix.mixing.choice import ChosenPlan
 from dali_cutmix.mixing.clipcutmix import ClipPlan
 from dali_cutmix.mixing.mix import Mix, check_plan, is_mix
 from dali_cutmix.mixing.plan import MixPlan, Rect, at_position
+from dali_cutmix.mixing.resized import resized
 
 
 def draw_plan(
@@ -273,7 +277,7 @@ def _shown(source: torch.Tensor, plan: MixPlan, region: int) -> torch.Tensor:
     assert taken is not None
     assert put is not None
     if plan.resizes:
-        return _resized(source, put.anchor[:, region], put.extent[:, region])
+        return resized(source, put.anchor[:, region], put.extent[:, region])
     if taken is put:
         return source
     for axis, name in ((0, -2), (1, -1)):
@@ -283,70 +287,6 @@ def _shown(source: torch.Tensor, plan: MixPlan, region: int) -> torch.Tensor:
         index = _along(source, index.clamp(0, length - 1).long(), name)
         source = source.gather(name, index.expand(source.shape))
     return source
-
-
-def _resized(source: torch.Tensor, anchor: torch.Tensor, extent: torch.Tensor) -> torch.Tensor:
-    """Resize whole sources, bilinear and antialiased, to rectangles of a canvas of their size.
-
-    Whole numbers are resized by torch's own kernel, so that pixels equal the loader's on a CPU bit
-    for bit. Floating point numbers are multiplied by matrices, which gradients and compilers take.
-    """
-    if not source.is_floating_point():
-        flat = source.flatten(1, -3)
-        return _resized_whole(flat, anchor, extent).reshape(source.shape)
-    rows = _filter(anchor[:, 0], extent[:, 0], source.shape[-2])
-    columns = _filter(anchor[:, 1], extent[:, 1], source.shape[-1])
-    flat = source.flatten(1, -3).float()
-    with torch.autocast(flat.device.type, enabled=False):  # which would round to half precision
-        resized = torch.einsum("bih,bchw,bjw->bcij", rows, flat, columns)
-    return resized.reshape(source.shape).to(source.dtype)
-
-
-@torch.library.custom_op("dali_cutmix::resized_whole", mutates_args=())
-def _resized_whole(
-    source: torch.Tensor, anchor: torch.Tensor, extent: torch.Tensor
-) -> torch.Tensor:
-    """Resize whole numbers: ``[B, C, H, W]`` to rectangles ``[B, 2]`` (y, x) of a canvas."""
-    canvas = torch.zeros_like(source)
-    for sample, (y, x), (height, width) in zip(
-        range(len(source)), anchor.tolist(), extent.tolist(), strict=True
-    ):
-        if not height or not width:
-            continue
-        image = source[sample : sample + 1]
-        if (height, width) != image.shape[-2:]:
-            # As the loader gives images to the kernel, which takes bytes on a CPU only.
-            image = image.contiguous(memory_format=torch.channels_last)
-            is_bytes = image.dtype == torch.uint8 and image.device.type == "cpu"
-            image = interpolate(
-                image if is_bytes else image.float(),
-                size=(height, width),
-                mode="bilinear",
-                antialias=True,
-            )
-            image = image if is_bytes else image.round()
-        canvas[sample, :, y : y + height, x : x + width] = image[0].to(source.dtype)
-    return canvas
-
-
-@_resized_whole.register_fake
-def _(source: torch.Tensor, _anchor: torch.Tensor, _extent: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(source)
-
-
-def _filter(first: torch.Tensor, length: torch.Tensor, size: int) -> torch.Tensor:
-    """Make the matrices that resize an axis to a part of itself: ``[B, size, size]`` float32.
-
-    Source:
-        torch's ``interpolate(mode="bilinear", antialias=True)``: a triangle as wide as the
-        reduction, cut off at the border and normalised.
-    """
-    pixels = torch.arange(size, device=first.device, dtype=torch.float32)
-    scale = size / length.clamp(min=1).float()[:, None, None]
-    centre = (pixels[None, :, None] - first[:, None, None] + 0.5) * scale
-    distance = (pixels[None, None, :] + 0.5 - centre) / scale.clamp(min=1.0)
-    triangle = (1.0 - distance.abs()).clamp(min=0.0)
-    return triangle / triangle.sum(dim=2, keepdim=True).clamp(min=1e-6)
 
 
 def _blended(x: torch.Tensor, plan: MixPlan) -> torch.Tensor:

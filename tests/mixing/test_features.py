@@ -440,7 +440,11 @@ def test_copies_mix_by_themselves(copied: Callable[[Any], Any]) -> None:
 def test_hooks_are_taken_off_again() -> None:
     model, x, plan, label = net(), images(), plan_of(), torch.arange(5)
     mixing = FeatureMix(model, ["", "second"])
-    mixing(x, plan, label)
+    mixed, _ = mixing(x, plan, label)
+    other = copy.deepcopy(mixing)
+    other.remove()
+    assert b"dali_cutmix" not in pickle.dumps(other.model)
+    assert torch.equal(mixing(x, plan, label)[0], mixed)
     mixing.remove()
     assert b"dali_cutmix" not in pickle.dumps(model)
     assert torch.equal(mixing(x), model(x))

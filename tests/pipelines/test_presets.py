@@ -25,7 +25,7 @@ from harness.monitor import Monitor
 from harness.processes import Processes
 from harness.settings import parse
 from models.regularization import DropBlock, StochasticDepth
-from runs import assert_same_run
+from runs import PIPELINES, assert_same_run, start
 
 CPU = torch.device("cpu")
 RECIPES = {module.NAME: module for module in (cifar, imagenet)}
@@ -450,12 +450,12 @@ def test_layers_that_a_network_has_not_are_refused(layers: tuple[int, ...]) -> N
     )
 
 
-@pytest.mark.parametrize("preset", ["feature_cutmix", "dropblock"])
+@pytest.mark.parametrize("preset", ["feature_cutmix", "dropblock", "scheduled", "stochastic_depth"])
 def test_row_that_was_stopped_in_mid_epoch_ends_as_an_uninterrupted_row(
     preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = dataclasses.replace(cifar.PRESETS[preset], smoke=True, workers=1, resume="auto")
-    if settings.mix != "none":
+    if preset == "feature_cutmix":
         settings = dataclasses.replace(settings, prob=1.0)
     cifar.main(dataclasses.replace(settings, out=tmp_path / "straight"))
     stopped = dataclasses.replace(settings, out=tmp_path / "stopped")
@@ -471,5 +471,9 @@ def test_row_that_was_stopped_in_mid_epoch_ends_as_an_uninterrupted_row(
         patched.setattr(Monitor, "step", stopping)
         with pytest.raises(SystemExit):
             cifar.main(stopped)
-    cifar.main(stopped)
+    if preset == "feature_cutmix":  # in another process
+        flags = ["--smoke", "--preset", preset, "--prob", "1", "--workers", "1", "--resume", "auto"]
+        start(PIPELINES / "cifar100_pyramidnet200.py", *flags, "--out", stopped.out or "")
+    else:
+        cifar.main(stopped)
     assert_same_run(tmp_path / "stopped", tmp_path / "straight")
