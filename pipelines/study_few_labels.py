@@ -101,10 +101,9 @@ def trained(settings: Settings, out: Path, method: str, labels: int, seed: int) 
         return results
     results = json.loads((folder / RESULTS).read_text())
     # Data and results may have moved since.
-    if results["settings"] | {"data": None, "out": None} != as_plain(
-        dataclasses.replace(asked, data=None, out=None)
-    ):
-        stop(NAME, f"{folder} holds a training of other settings. Pass another `--out`.")
+    plain = as_plain(asked) | {name: results["settings"][name] for name in ("data", "out")}
+    if odd := [name for name, value in results["settings"].items() if plain.get(name) != value]:
+        stop(NAME, f"{folder} was trained with other {', '.join(odd)}. Pass another `--out`.")
     return results
 
 
@@ -120,28 +119,47 @@ def study(settings: Settings, out: Path) -> dict[str, Any]:
                 f"{labels} labels per class, {method}, seed {seed}: "
                 f"top-1 {results['last_top1']:.1f} %"
             )
+    content = summary(settings, runs)
+    write_json(out / "few_labels.json", content)
+    return content
+
+
+def summary(
+    settings: Settings, runs: Mapping[tuple[int, str], list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Return what few_labels.json holds.
+
+    Args:
+        settings: Settings of the study.
+        runs: Results of each seed, by labels per class and method.
+    """
     everything = [results for of_method in runs.values() for results in of_method]
     recipes = {
         results["recipe"]: {k: v for k, v in results["settings"].items() if k not in OF_A_TRAINING}
         for results in everything
     }
-    content = {
+    num_images = max(results["num_unlabelled"] for results in everything)
+    size, num_val = everything[0]["settings"]["size"], everything[0]["epochs"][-1]["num_val"]
+    return {
         "what": "few_labels",
         "date": datetime.date.today().isoformat(),
         "machine": f"{processor_name()}, {os.cpu_count()} cores",
         "data": settings.data.name if settings.data else "generated pictures",
-        "facts": {
-            "images without a label": max(results["num_unlabelled"] for results in everything),
-            "test images": everything[0]["epochs"][-1]["num_val"],
-        },
+        "settings_text": (
+            f"Images of {size} px. As many training images of each class have a label as the table "
+            f"says; MixMatch and FixMatch use all {num_images} without their labels too. A seed "
+            f"chooses the same labelled images for all methods. Top-1 on {num_val} test images."
+        ),
         "settings": {"seeds": settings.seeds, **recipes},
         "rows": [
-            {"method": method, "labels": labels, "top1": [run["last_top1"] for run in of_method]}
+            {
+                "method": method,
+                "labels": labels,
+                "top1": [results["last_top1"] / 100 for results in of_method],
+            }
             for (labels, method), of_method in runs.items()
         ],
     }
-    write_json(out / "few_labels.json", content)
-    return content
 
 
 def main(settings: Settings) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def test_the_unlabelled_loader_serves_two_views_of_all_images_and_no_class(
     module = recipe(name)
     make_pictures(tmp_path / "train", 13, side=28, num_classes=3)
     make_pictures(tmp_path / "val", 6, side=28, num_classes=3)
-    settings = module.Settings(data=tmp_path, labels_per_class=2, batch_size=3)
+    settings = module.Settings(data=tmp_path, labels_per_class=2, batch_size=3, size=28)
     data = read(name, settings, tmp_path)
     assert (len(data.labelled), len(data.unlabelled), len(data.val)) == (6, 13, 6)
     labelled, unlabelled, val = module.make_loaders(settings, data, CPU)
@@ -298,6 +298,17 @@ def test_what_a_run_cannot_be_made_of_is_one_clear_sentence(name: str, tmp_path:
             module.Settings(threshold=1.5)
 
 
+@pytest.mark.usefixtures("on_the_cpu")
+def test_a_run_validates_at_intervals_and_at_its_end(fixmatch: ModuleType, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "train", 6, side=16, num_classes=2)
+    make_pictures(tmp_path / "val", 4, side=16, num_classes=2)
+    settings = fixmatch.Settings(
+        data=tmp_path, out=tmp_path / "out", labels_per_class=2, size=16, width=4, batch_size=2
+    )
+    rows = fixmatch.main(replace(settings, epochs=5, validate_every=2))["epochs"]
+    assert ["top1" in row for row in rows] == [False, True, False, True, True]
+
+
 def test_a_smoke_run_enlarges_nothing(mixmatch: ModuleType) -> None:
     assert shrunk(mixmatch.Settings(epochs=1, width=3))["epochs"] == 1
     assert shrunk(mixmatch.Settings(epochs=1, width=3))["width"] == 3
@@ -317,14 +328,15 @@ def test_a_study_tabulates_what_its_runs_ended_with_and_repeats_none(tmp_path: P
     content = study.main(settings)
     assert content == json.loads((tmp_path / "out" / "few_labels.json").read_text())
     assert content["what"] == "few_labels"
-    assert content["facts"] == {"images without a label": 12, "test images": 6}
+    for sentence in ("Images of 20 px.", "use all 12 without", "Top-1 on 6 test images."):
+        assert sentence in content["settings_text"]
     assert [(row["labels"], row["method"]) for row in content["rows"]] == [
         (labels, method) for labels in (2, 1) for method in methods
     ]
     for row in content["rows"]:
         folder = tmp_path / "out" / str(row["labels"]) / row["method"]
         runs = [json.loads((folder / s / "results.json").read_text()) for s in ("0", "1")]
-        assert row["top1"] == [run["epochs"][-1]["top1"] for run in runs]
+        assert row["top1"] == [run["epochs"][-1]["top1"] / 100 for run in runs]
         assert [run["settings"]["seed"] for run in runs] == [0, 1]
         assert {run["recipe"] for run in runs} <= set(content["settings"])
         assert (runs[0]["num_unlabelled"] == 0) == (row["method"] == "supervised")
@@ -356,13 +368,13 @@ def test_a_study_goes_on_where_it_was_and_refuses_trainings_of_other_settings(
     (tmp_path / "out").rename(tmp_path / "moved")
     rows = study.main(replace(settings, out=tmp_path / "moved", seeds=2))["rows"]
     assert trainings[2:] == [(4, "supervised", 1), (4, "fixmatch", 1)]
-    assert [row["top1"] for row in rows] == [[50.0, 51.0]] * 2
+    assert [row["top1"] for row in rows] == [[0.5, 0.51]] * 2
     path = tmp_path / "moved" / "4" / "supervised" / "0" / "results.json"
     path.write_text(path.read_text().replace('"lr": ', '"lr": 1'))
     with pytest.raises(SystemExit) as refused:
         study.main(replace(settings, out=tmp_path / "moved"))
     assert str(refused.value) == (
-        f"study_few_labels: {path.parent} holds a training of other settings. Pass another `--out`."
+        f"study_few_labels: {path.parent} was trained with other lr. Pass another `--out`."
     )
 
 
@@ -393,6 +405,24 @@ def test_header_and_readme_name_commands_that_are_taken(name: str) -> None:
     assert len(commands) >= 5
     for command in [*commands, "--data DIR --method supervised"]:
         tyro.cli(module.Settings, args=command.split())
+
+
+@both
+def test_header_tells_what_the_published_study_measured_with_the_defaults(name: str) -> None:
+    study, module = recipe("study_few_labels"), recipe(name)
+    path = sorted((PIPELINES / "results").glob("*_few_labels.json"))[-1]
+    content = json.loads(path.read_text())
+    means = {row["method"]: 100 * np.mean(row["top1"]) for row in content["rows"]}
+    semi = name.removeprefix("semi_")
+    baseline = {"fixmatch": "supervised", "mixmatch": "supervised_cutmix"}[semi]
+    expected = (
+        f"Expect: {means[f'{semi}_cutmix']:.1f} % top-1 against {means[baseline]:.1f} % of the "
+        f"baseline, means of {content['settings']['seeds']} seeds"
+    )
+    assert expected in " ".join((module.__doc__ or "").split())
+    assert {row["labels"] for row in content["rows"]} == {module.Settings().labels_per_class}
+    plain = as_plain(module.Settings()).items()
+    assert content["settings"][name] == {k: v for k, v in plain if k not in study.OF_A_TRAINING}
 
 
 @both
