@@ -4,8 +4,8 @@
 
 Each folder holds the results.json of a run of contrastive_cutmix.py or segmentation_cutmix_seg.py.
 The runs are of one recipe and differ in `mix` alone. The file DATE_WHAT.json has a row for each
-run, with each number of each seed, and the settings that the runs share. Folders of this machine
-are not named in the file.
+run, with each number of each seed, and the settings that the runs share. Numbers are shares in
+[0, 1], as in study.json. Folders of this machine are not named in the file.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from harness.results import RESULTS
 NAME = "publish_runs"
 #: What a file is about, by the recipe's name.
 WHAT = {"contrastive_cutmix": "contrastive", "segmentation_cutmix_seg": "cutmix_seg"}
+#: Numbers that results.json holds in percent.
+IN_PERCENT = ("top1", "untrained_top1")
 #: Settings in which the runs of a file may differ.
 VARIED = ("mix", "preset", "out")
 
@@ -70,7 +72,8 @@ def side_by_side(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``what``, ``date`` of the last run, ``machine``, ``versions``, name of the ``data``,
-        ``settings`` and ``rows``: the name of what was mixed as ``method``, and lists of numbers.
+        ``settings`` and a sentence of them, and ``rows``: the name of what was mixed as
+        ``method``, and lists of shares in [0, 1].
     """
     shared = [common(run) for run in runs]
     for run, facts in zip(runs, shared, strict=True):
@@ -90,6 +93,10 @@ def side_by_side(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "versions": first["versions"],
         "data": Path(first["settings"]["data"]).name,
         "settings": settings,
+        "settings_text": (
+            f"{settings['epochs']} epochs, batches of {settings['batch_size']}, "
+            f"{settings['seeds']} seeds."
+        ),
         "rows": [{"method": run["settings"]["mix"], **numbers(run)} for run in runs],
     }
 
@@ -101,9 +108,12 @@ def common(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def numbers(run: dict[str, Any]) -> dict[str, list[float]]:
-    """Return the numbers of a run, one of each seed."""
-    entries = ((name, value) for name, value in run.items() if isinstance(value, dict))
-    return {name: value["values"] for name, value in entries if "values" in value}
+    """Return the numbers of a run, one of each seed: shares in [0, 1]."""
+    lists = {name: v["values"] for name, v in run.items() if isinstance(v, dict) and "values" in v}
+    return {
+        name: [value / 100 for value in values] if name in IN_PERCENT else values
+        for name, values in lists.items()
+    }
 
 
 if __name__ == "__main__":

@@ -263,7 +263,12 @@ def average_of(student: nn.Module, decay: float) -> AveragedModel:
         kept = min(decay, 1 - 1 / (float(num_averaged) + 1))
         get_ema_multi_avg_fn(kept)(slow, fast, num_averaged)
 
-    return AveragedModel(student, multi_avg_fn=average, use_buffers=True)
+    teacher = AveragedModel(student, multi_avg_fn=average, use_buffers=True)
+    for layer in teacher.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            # The teacher's own batches would replace the averaged statistics within a few steps.
+            layer.momentum = 0.0
+    return teacher
 
 
 def train(settings: Settings, data: Path, seed: int) -> list[dict[str, float]]:

@@ -212,6 +212,9 @@ def test_teacher_is_the_mean_of_the_first_steps_and_forgets_older_steps_later(
         averages.append(copy[0].weight[0, 0, 0, 0].item())
         assert all((value == averages[-1]).all() for value in copy[0].parameters())
         assert copy[1].running_mean[0].item() == pytest.approx(averages[-1], rel=1e-5)
+    teacher.train()
+    teacher(torch.randn(5, 3, 8, 12))  # its own batches are no part of the average
+    assert copy[1].running_mean[0].item() == pytest.approx(averages[-1], rel=1e-5)
     for step in range(4):  # the fifth counts 1/5 < 1 - .75 in a mean
         assert averages[step] == pytest.approx(weights[: step + 1].mean(), rel=1e-5)
     for step in range(4, 9):
@@ -393,7 +396,7 @@ def publishing() -> ModuleType:
 def left(folder: Path, mix: str, top1: list[float], **changes: Any) -> Path:
     """A folder as a run of the contrastive recipe leaves it."""
     settings = {"data": "/somewhere/pictures", "out": str(folder), "preset": "small", "mix": mix}
-    settings |= {"smoke": False, "epochs": changes.pop("epochs", 3)}
+    settings |= {"smoke": False, "epochs": changes.pop("epochs", 3), "batch_size": 5, "seeds": 3}
     content = {
         "recipe": CONTRASTIVE,
         "smoke": False,
@@ -421,17 +424,18 @@ def test_runs_side_by_side_are_rows_of_numbers_by_seed(
     )
     path = publishing.main(publishing.Settings(folders, tmp_path / "out"))
     assert path == tmp_path / "out" / "2026-01-03_contrastive.json"
-    untrained = [10.0, 10.0, 10.0]
+    untrained = [0.1, 0.1, 0.1]
     assert json.loads(path.read_text()) == {
         "what": "contrastive",
         "date": "2026-01-03",
         "machine": "a CPU",
         "versions": {"torch": "3"},
         "data": "pictures",
-        "settings": {"epochs": 3},
+        "settings": {"epochs": 3, "batch_size": 5, "seeds": 3},
+        "settings_text": "3 epochs, batches of 5, 3 seeds.",
         "rows": [
-            {"method": "none", "top1": [50.0, 52.5, 51.0], "untrained_top1": untrained},
-            {"method": "unmix", "top1": [60.0, 61.0, 59.0], "untrained_top1": untrained},
+            {"method": "none", "top1": [0.5, 0.525, 0.51], "untrained_top1": untrained},
+            {"method": "unmix", "top1": [0.6, 0.61, 0.59], "untrained_top1": untrained},
         ],
     }
 
@@ -548,6 +552,22 @@ def test_header_and_readme_say_how_to_run_and_their_commands_are_taken(
         assert any("--data" in command for command in commands)
         for command in [*commands, "--data DIR --mix none"]:
             parse(module.PRESETS, command.split())
+
+
+@both
+def test_header_says_the_means_of_the_last_published_results(
+    name: str, modules: dict[str, ModuleType], publishing: ModuleType
+) -> None:
+    what = publishing.WHAT[name]
+    paths = sorted((PIPELINES / "results").glob(f"*_{what}.json"))
+    expected = (modules[name].__doc__ or "").split("Expect:")[1].split("\nRun,")[0]
+    assert ("no result is published here yet" in expected) == (not paths)
+    for row in json.loads(paths[-1].read_text())["rows"] if paths else []:
+        for number, values in row.items():
+            if number in ("iou", "top1"):
+                mean = sum(values) / len(values)
+                text = f"{mean:.3f}" if number == "iou" else f"{100 * mean:.1f} %"
+                assert text in expected
 
 
 @both
