@@ -1,9 +1,9 @@
 """i-CutMix and Un-Mix: a MoCo-like learner sees no labels, and a linear probe says what it learned.
 
 Expect: little from mixing in a short run. Top-1 of the probe is 76.6 % without a mix, 75.9 % with
-i-CutMix, and 77.3 % with Un-Mix, whose step takes twice the time; before the training, 57.2 %.
-These are means of three seeds on silhouettes, on a CPU, with --epochs 20 --width 8; deviations are
-1.0, 1.1, 0.4 and 3.4 points. Longer runs have not been compared.
+i-CutMix, and 77.3 % with Un-Mix, which learns from each image twice in a step; before the training,
+57.2 %. These are means of three seeds on silhouettes, on a CPU, with --epochs 20 --width 8;
+deviations are 1.0, 1.1, 0.4 and 3.4 points. Longer runs have not been compared.
 
 Run, where DIR holds train/ and val/, each with one folder of small images per class;
 data/prepare_silhouettes.py beside this file makes such a folder:
