@@ -1,6 +1,8 @@
 """CutMix-Seg: a U-Net learns nuclei from the mask of one tile, and from tiles without masks.
 
-Expect: no result is published here yet. Only four tiles validate.
+Expect: no gain on these data. IoU of the nuclei is 0.853, and 0.859 for the baseline. These are
+means of three seeds, on a CPU, with deviations of 0.015 and 0.011. All tiles are of one micrograph,
+so that the mask of one tile already tells much. Only four tiles validate.
 
 Run, where DIR is what data/prepare_nuclei.py beside this file writes: train/ and val/, each with
 images/ and masks/:
