@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from evaluation.compare import Interval, welch_interval
+from evaluation.claims import CLAIMS, QUESTIONS, verdict
 from evaluation.figures import COLOURS, saved
 from harness.methods import ABLATIONS, HEADLINE, SWEEPS
 
@@ -35,6 +35,7 @@ COLUMNS = (
     ("behind a hole, %", "occlusion/center", 100),
     ("border hidden, %", "occlusion/border", 100),
     ("between classes, cut, %", "in_between/cutmix", 100),
+    ("between classes, blended, %", "in_between/mixup", 100),
     ("FGSM, %", "attacks/fgsm", 100),
     ("PGD, %", "attacks/pgd", 100),
     ("corruption error, %", "corruptions/mean_error", 100),
@@ -74,65 +75,12 @@ AXES = {
 #: Lines of those plots.
 LINES = {"top-1": "classification/top1", "behind a hole": "occlusion/center"}
 
-#: Share of whole images from which on there is little to localise, and no claim is judged.
-MOST_OF_WHOLE_IMAGES = 0.2
-
 #: Names of what files of results/ hold, as headings.
 HEADINGS = {
     "few_labels": "Few labels: MixMatch and FixMatch",
     "cutmix_seg": "Few masks: CutMix-Seg",
     "contrastive": "No labels: i-CutMix and Un-Mix",
 }
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Hold a claim of the paper, arXiv:1905.04899: CutMix has a better number than another method.
-
-    Attributes:
-        text: The claim, and the section that makes it.
-        number: Name of the number.
-        worse: Method that CutMix is compared with.
-        lower: Whether a lower number is better.
-    """
-
-    text: str
-    number: str
-    worse: str = "none"
-    lower: bool = False
-
-
-GT_KNOWN, MAX_BOX_ACC = "localisation/gt_known", "localisation/max_box_acc_v2"
-CLAIMS = (
-    Claim("classifies better than no mix (4.1.2)", "classification/top1"),
-    Claim("classifies better than Cutout (4.1.2)", "classification/top1", worse="cutout"),
-    Claim("classifies better than MixUp (4.1.2)", "classification/top1", worse="mixup"),
-    # The paper's threshold is fixed. Tuned ones, of MaxBoxAccV2, can order methods otherwise.
-    Claim("localises better than no mix: GT-known (4.2)", GT_KNOWN),
-    Claim("localises better than MixUp: GT-known (4.2)", GT_KNOWN, worse="mixup"),
-    Claim("localises better than Cutout: GT-known (4.2)", GT_KNOWN, worse="cutout"),
-    Claim("localises better than no mix: MaxBoxAccV2 (4.2)", MAX_BOX_ACC),
-    Claim("localises better than MixUp: MaxBoxAccV2 (4.2)", MAX_BOX_ACC, worse="mixup"),
-    Claim("localises better than Cutout: MaxBoxAccV2 (4.2)", MAX_BOX_ACC, worse="cutout"),
-    Claim("sees behind a hole in the centre (4.4)", "occlusion/center"),
-    Claim("sees what a hidden border leaves (4.4)", "occlusion/border"),
-    Claim("sees either class of a cut image (4.4)", "in_between/cutmix"),
-    Claim("withstands FGSM better (4.4)", "attacks/fgsm"),
-    Claim("tells uniform noise from its own images (4.4)", "outliers/uniform_auroc"),
-    Claim("tells other images from its own (4.4)", "outliers/other_auroc"),
-    Claim("is less over-confident (4.4)", "classification/overconfidence", lower=True),
-    Claim("is calibrated better (not claimed)", "classification/ece", lower=True),
-    Claim("gains by a uniform centre (4.1.3)", "classification/top1", worse="centre_gaussian"),
-    Claim("gains by sizes that differ (4.1.3)", "classification/top1", worse="fixed_size"),
-    Claim("gains by labels of both parts (4.1.3)", "classification/top1", worse="one_hot"),
-    Claim("gains by labels by area (4.1.3)", "classification/top1", worse="complete_label"),
-    Claim("gains by a constant probability (4.1.3)", "classification/top1", worse="scheduled"),
-    Claim(
-        "gains by mixing images instead of features of any layer (4.1.3)",
-        "classification/top1",
-        worse="feature_cutmix",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -172,21 +120,22 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield "Written by `python pipelines/render_results.py` from results/. Change nothing by hand."
     yield ""
     yield (
-        "Small networks on small images, trained on CPU cores by [study.py](study.py) until they "
-        "know the training images by heart, since CutMix is made for networks that overfit. These "
-        "are directions, not the paper's numbers. Methods are those of "
-        "[harness/methods.py](harness/methods.py), numbers those of [evaluate.py](README.md): "
-        "means over training runs, with the standard deviation."
+        "Small networks on small images, trained on CPU cores. These are directions, not the "
+        "paper's numbers. Tables show means over training runs, with the standard deviation."
     )
     yield ""
     yield (
-        "A claim of the paper is **shown** here where 95 % intervals of the difference lie on the "
+        "[study.py](study.py) trains until the training images are known by heart, since CutMix is "
+        "made for networks that overfit. Methods are those of "
+        "[harness/methods.py](harness/methods.py), numbers those of [evaluate.py](README.md). A "
+        "claim of the paper is **shown** here where 95 % intervals of the difference lie on the "
         "claimed side of zero, **contradicted** where they lie on the other side, and **open** "
         "otherwise. One interval is over training runs (Welch), the other over test images "
-        "(paired bootstrap of the runs' means); numbers that are no mean over images have the "
+        "(paired bootstrap of the runs' means). Numbers that are no mean over images have the "
         "first alone. One of twenty such intervals misses the truth by chance."
     )
-    for name, content in results.items():
+    # Studies come first, since the page begins with what they are.
+    for name, content in sorted(results.items(), key=lambda item: item[1]["what"] != "study"):
         yield ""
         if content["what"] == "study":
             yield from section(name, content)
@@ -202,7 +151,8 @@ def section(name: str, study: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{facts['training images']} training images and {facts['test images']} test images of "
         f"{facts['classes']} classes, {facts['side']} x {facts['side']} pixels. "
-        f"{settings['epochs']} epochs of AdamW, batches of {settings['batch_size']}."
+        f"{settings['epochs']} epochs of AdamW, batches of {settings['batch_size']}. Cut and "
+        f"blended images, attacks, corruptions and other images: {settings['max_images']} images."
     )
     for title, part in PARTS:
         rows = {method: methods[method] for method in part if method in methods}
@@ -212,11 +162,15 @@ def section(name: str, study: Mapping[str, Any]) -> Iterator[str]:
     if axes_of(methods):
         yield from ("", f"![Top-1 over share, alpha and size of the cut](results/{name}.svg)")
     yield from control(methods)
-    claims = [row for claim in CLAIMS if (row := verdict(claim, methods)) is not None]
-    if claims:
-        yield from ("", "### Claims of the paper", "")
-        heading = ["CutMix ...", "difference", "over training runs", "over images", "here"]
-        yield from table(heading, claims)
+    for title, claims, words in (
+        ("Claims of the paper", CLAIMS, ("shown", "**contradicted**")),
+        ("Beside the claims", QUESTIONS, ("yes", "**no**")),
+    ):
+        rows = [row for claim in claims if (row := verdict(claim, methods, words)) is not None]
+        if rows:
+            yield from ("", f"### {title}", "")
+            heading = ["CutMix ...", "difference", "over training runs", "over images", "here"]
+            yield from table(heading, rows)
     yield from ("", f"<sub>{study['machine']}; {study['date']}; `results/{name}.json`.</sub>")
 
 
@@ -251,45 +205,6 @@ def control(methods: Mapping[str, Any]) -> Iterator[str]:
         f"without a mix. A network that trains, and scores as one would expect, is no proof that "
         f"labels follow the pixels: the library's tests compare labels with pixels."
     )
-
-
-def verdict(claim: Claim, methods: Mapping[str, Any]) -> list[str] | None:
-    """Return the row of a claim, or None where nothing can be said of it."""
-    sides = [
-        methods.get(method, {"numbers": {}})["numbers"].get(claim.number)
-        for method in (claim.worse, "cutmix")
-    ]
-    if any(values is None or None in values for values in sides):
-        return None
-    whole = methods["cutmix"]["numbers"].get("localisation/whole_image_v2", [0.0])
-    if claim.number.startswith("localisation/") and max(whole) > MOST_OF_WHOLE_IMAGES:
-        return None
-    over_runs = welch_interval(*sides)
-    if over_runs is None:
-        return None
-    over_images = methods[claim.worse].get("cutmix_minus_this_over_images", {}).get(claim.number)
-    judged_by = [interval for interval in (over_runs, over_images) if interval is not None]
-    return [
-        claim.text,
-        f"{100 * float(np.mean(sides[1]) - np.mean(sides[0])):+.1f} points",
-        ends(over_runs),
-        ends(over_images) if over_images is not None else "-",
-        judged(judged_by, claim.lower),
-    ]
-
-
-def ends(interval: Interval) -> str:
-    """Return an interval of shares as text, in percentage points."""
-    return f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
-
-
-def judged(intervals: Sequence[Interval], lower: bool) -> str:
-    """Return what intervals say of a claim that a difference is above, or below, zero."""
-    if lower:
-        intervals = [(-high, -low) for low, high in intervals]
-    if all(low > 0 for low, _ in intervals):
-        return "shown"
-    return "**contradicted**" if all(high < 0 for _, high in intervals) else "open"
 
 
 def axes_of(methods: Mapping[str, Any]) -> dict[str, dict[float, str]]:

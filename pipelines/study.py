@@ -37,6 +37,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,11 @@ class Settings:
 
     smoke: bool = False
     """Shrink everything until a study takes seconds. The numbers mean nothing."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "epochs", "batch_size", "width", "max_images"):
+            if getattr(self, name) < 1:
+                stop(NAME, f"`{name}` must be at least 1, got {getattr(self, name)}.")
 
 
 # -------------------------------------------------------------------------------------------- data
@@ -268,6 +274,8 @@ def described(settings: Settings, data: Path) -> tuple[dict[str, Any], dict[str,
         stop(NAME, f"train/ and val/ in {data} must hold the same class folders; odd are {odd}.")
     trained = {name: getattr(settings, name) for name in TRAINED} | {"train": digest(train)}
     measured = {name: getattr(settings, name) for name in MEASURED} | {"val": digest(val)}
+    if (data / "val.json").exists():
+        read_boxes(data / "val.json", FileList.from_folder(data / "val"))  # or refuse at once
     if settings.other is not None:
         if not settings.other.is_dir():
             stop(NAME, f"`other` must be a folder of folders of images, got {settings.other}.")
@@ -319,8 +327,8 @@ def summary(out: Path, what: Mapping[str, Any], data: Path, title: str) -> dict[
         numbers |= {k: [run.about[k] for run in of_method] for k in ("train_top1", "train_loss")}
         rows[name] = {"numbers": numbers}
         if runs["cutmix"] and name != "cutmix":
-            found = compare(of_method, runs["cutmix"])
-            intervals = {x.name: x.over_images for x in found if x.over_images is not None}
+            differences = compare(of_method, runs["cutmix"])
+            intervals = {x.name: x.over_images for x in differences if x.over_images is not None}
             rows[name]["cutmix_minus_this_over_images"] = intervals
     train, val = (FileList.from_folder(data / part) for part in ("train", "val"))
     facts = {"training images": len(train), "test images": len(val), "classes": len(val.classes)}
@@ -330,6 +338,7 @@ def summary(out: Path, what: Mapping[str, Any], data: Path, title: str) -> dict[
         "data": title,
         "facts": facts | {"side": side_of(data)},
         "settings": dict(what),
+        "versions": {"dali-cutmix": version("dali-cutmix"), "torch": torch.__version__},
         "machine": f"{processor_name()}, {os.cpu_count()} cores",
         "methods": rows,
     }
@@ -337,8 +346,9 @@ def summary(out: Path, what: Mapping[str, Any], data: Path, title: str) -> dict[
 
 def runs_of(folder: Path) -> list[Evaluation]:
     """Return the evaluations of a method, by seed."""
-    found = sorted(folder.glob(f"*/{NUMBERS}"), key=lambda path: int(path.parent.name))
-    return [load(path.parent) for path in found]
+    paths = folder.glob(f"*/{NUMBERS}")
+    by_seed = sorted(paths, key=lambda path: (len(path.parent.name), path.parent.name))
+    return [load(path.parent) for path in by_seed]
 
 
 def main(settings: Settings) -> dict[str, Any]:

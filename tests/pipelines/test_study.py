@@ -134,6 +134,9 @@ def test_what_no_study_can_be_made_of_is_refused(
 ) -> None:
     with pytest.raises(SystemExit, match=r"`methods` must be names among none, .* got \['cutmx'\]"):
         study.study(small(study, methods=("none", "cutmx")), data, tmp_path)
+    for name in ("seeds", "epochs", "batch_size", "width", "max_images"):
+        with pytest.raises(SystemExit, match=f"`{name}` must be at least 1, got 0"):
+            small(study, **{name: 0})
     with pytest.raises(SystemExit, match="`data` must be a folder with train/ and val/ in it, got"):
         study.main(small(study, data=tmp_path, out=tmp_path / "out"))
     with pytest.raises(SystemExit, match="`out` must be a folder for the results"):
@@ -144,6 +147,11 @@ def test_what_no_study_can_be_made_of_is_refused(
         study.study(small(study), halved, tmp_path / "out")
     with pytest.raises(SystemExit, match="`other` must be a folder of folders of images, got"):
         study.study(small(study, other=tmp_path / "absent"), data, tmp_path / "out")
+    boxless = study.generated(tmp_path / "boxless")
+    (boxless / "val.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"val\.json"):
+        study.study(small(study), boxless, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     wide = next(iter(sorted((halved / "val").rglob("*.png"))))
     Image.new("RGB", (40, 48)).save(wide)
     with pytest.raises(SystemExit, match="must be square, got 40 x 48 pixels"):
@@ -162,7 +170,7 @@ def row(**numbers: list[float | None]) -> dict[str, Any]:
 def made_up(**methods: dict[str, Any]) -> dict[str, Any]:
     about = {"data": "silhouettes", "date": "2026-11-29", "machine": "a machine, 2 cores"}
     facts = {"training images": 1000, "test images": 2000, "classes": 10, "side": 28}
-    settings = {"epochs": 80, "batch_size": 64}
+    settings = {"epochs": 80, "batch_size": 64, "max_images": 500}
     return {"what": "study", "settings": settings, "facts": facts, "methods": methods, **about}
 
 
@@ -171,6 +179,7 @@ def page(**methods: dict[str, Any]) -> str:
 
 
 def verdicts(text: str) -> list[str]:
+    text = text.split("### Beside the claims")[0]
     rows = [line for line in text.splitlines() if " points |" in line]
     return [line.split(" | ")[-1].removesuffix(" |") for line in rows]
 
@@ -199,12 +208,23 @@ def test_claims_are_judged_by_the_interval_over_training_runs() -> None:
     assert judged(low, high, "occlusion__center") == ["shown"]
     assert judged(high, low, "occlusion__center") == ["**contradicted**"]
     assert judged(low, wide, "occlusion__center") == ["open"]
-    # Of confidence above accuracy less is better.
-    assert judged(low, high, "classification__overconfidence") == ["**contradicted**"]
-    assert judged(high, low, "classification__overconfidence") == ["shown"]
-    assert judged(low[:1], high[:1], "occlusion__center") == []  # one run has no interval
+    # Of confidence above accuracy, and of errors, less is better.
+    for number in ("classification__overconfidence", "corruptions__mean_error"):
+        assert judged(low, high, number) == ["**contradicted**"]
+        assert judged(high, low, number) == ["shown"]
     assert judged(low[:2], [0.7, None], "occlusion__center") == []
     assert judged(low, high, "localisation__max_box_acc_v2") == ["shown"]
+    # Of these, no difference says anything.
+    assert judged(low[:1], high[:1], "occlusion__center") == ["not judged: one run"]
+    assert judged([1.0] * 3, [1.0] * 3, "occlusion__center") == ["not judged: equal in all runs"]
+    modest = [-0.1, -0.2, -0.11]
+    assert judged(modest, [-0.5, -0.51, -0.52], "classification__overconfidence") == [
+        "not judged: the baseline is not over-confident"
+    ]
+    assert judged([0.0, 0.0, 0.01], [0.2, 0.21, 0.2], "outliers__uniform_auroc") == [
+        "not judged: both are worse than a guess"
+    ]
+    assert judged([0.0, 0.0, 0.01], [0.7, 0.71, 0.7], "outliers__uniform_auroc") == ["shown"]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +239,7 @@ def test_an_interval_over_images_must_agree(over_images: list[float] | None, ver
 
 
 def test_localisation_is_not_judged_where_objects_fill_their_images() -> None:
-    for whole, count in ((0.7, 0), (0.1, 1)):
+    for whole, verdict in ((0.7, "not judged: objects fill their images"), (0.1, "shown")):
         methods = {
             name: row(
                 train_top1=values,
@@ -228,7 +248,18 @@ def test_localisation_is_not_judged_where_objects_fill_their_images() -> None:
             )
             for name, values in (("none", [0.5, 0.51, 0.52]), ("cutmix", [0.7, 0.71, 0.72]))
         }
-        assert len(verdicts(page(**methods))) == count
+        assert verdicts(page(**methods)) == [verdict]
+
+
+def test_questions_beside_the_claims_are_answered_by_yes_and_no() -> None:
+    for none, cutmix, answer in ((0.9, 0.5, "yes"), (0.5, 0.9, "**no**")):
+        methods = {
+            name: row(train_top1=[1.0] * 3, classification__nll=[nll, nll + 0.01, nll - 0.01])
+            for name, nll in (("none", none), ("cutmix", cutmix))
+        }
+        (line,) = [line for line in page(**methods).splitlines() if "lower NLL" in line]
+        assert line.endswith(f"| {answer} |")
+        assert f"| {cutmix - none:+.3f} |" in line
 
 
 def test_a_training_with_wrong_labels_stands_beside_the_right_one() -> None:
