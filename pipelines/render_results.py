@@ -3,9 +3,9 @@
     python pipelines/render_results.py
     python pipelines/render_results.py --check
 
-Files of results/ are those that study.py and the recipes with few or no labels write, under names
-with their dates. With --check nothing is written, and the exit status is 1 where RESULTS.md is not
-what would be written.
+Files of results/ are those that study.py, study_few_labels.py and publish_runs.py write, under
+names with their dates. With --check nothing is written, and the exit status is 1 where RESULTS.md
+is not what would be written.
 """
 
 from __future__ import annotations
@@ -82,6 +82,15 @@ HEADINGS = {
     "contrastive": "No labels: i-CutMix and Un-Mix",
 }
 
+#: Names of numbers in those files, as headings.
+NAMES = {
+    "labels": "labels per class",
+    "top1": "top-1",
+    "untrained_top1": "top-1 of the untrained encoder",
+    "iou": "IoU",
+    "student_iou": "IoU of the student",
+}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -140,7 +149,7 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         if content["what"] == "study":
             yield from section(name, content)
         else:
-            yield from short_section(content)
+            yield from short_section(name, content)
 
 
 def section(name: str, study: Mapping[str, Any]) -> Iterator[str]:
@@ -239,25 +248,25 @@ def sweeps(methods: Mapping[str, Any]) -> bytes:
     return saved(figure, "svg")
 
 
-def short_section(content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the part of a recipe with few or no labels."""
+def short_section(name: str, content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the part of recipes with few or no labels."""
+    rows = content["rows"]
     yield f"## {HEADINGS[content['what']]}"
     yield ""
-    yield f"{content['data']}. {content.get('settings_text', '')}".rstrip()
+    yield f"Data: {content['data']}. {content.get('settings_text', '')}".rstrip()
     yield ""
-    names = list(content["rows"][0])
-    cells = [
+    is_number = {key: isinstance(value, list) for key, value in rows[0].items()}
+    yield from table(
+        ["runs", *(f"{NAMES.get(key, key)}{', %' * is_number[key]}" for key in is_number)],
         [
-            spread(row[name], 100) if isinstance(row[name], list) else str(row[name])
-            for name in names
-        ]
-        for row in content["rows"]
-    ]
-    headings = [
-        f"{name}, %" if isinstance(content["rows"][0][name], list) else name for name in names
-    ]
-    yield from table(headings, cells)
-    yield from ("", f"<sub>{content['machine']}; {content['date']}.</sub>")
+            [
+                str(max(len(value) for value in row.values() if isinstance(value, list))),
+                *(spread(row[key], 100) if is_number[key] else str(row[key]) for key in is_number),
+            ]
+            for row in rows
+        ],
+    )
+    yield from ("", f"<sub>{content['machine']}; {content['date']}; `results/{name}.json`.</sub>")
 
 
 def spread(values: Sequence[float | None] | None, scale: float) -> str:

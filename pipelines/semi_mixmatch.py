@@ -138,8 +138,7 @@ def sharpened(prob: torch.Tensor, temperature: float) -> torch.Tensor:
     Source:
         MixMatch, equation 7.
     """
-    power = prob ** (1 / temperature)
-    return power / power.sum(dim=1, keepdim=True)
+    return (prob.log() / temperature).softmax(dim=1)  # powers of small numbers would vanish
 
 
 @torch.no_grad()

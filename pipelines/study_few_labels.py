@@ -39,13 +39,17 @@ import tyro
 
 import semi_fixmatch
 import semi_mixmatch
+from dali_cutmix import FileList
 from dali_cutmix.tools.bench.machine import processor_name
+from evaluation.image_lists import digest
 from harness.checkpoints import write_json
 from harness.few_labels import FewLabelsSettings
 from harness.few_labels_training import RESULTS, as_plain
 from harness.processes import CONSOLE, stop
 
 NAME = "study_few_labels"
+#: File of the digests of the images that all trainings of a folder are of.
+IMAGES = "images.json"
 #: Recipe of each method, and settings of the recipe that are not its defaults.
 METHODS: Mapping[str, tuple[ModuleType, Mapping[str, str]]] = {
     "supervised": (semi_fixmatch, {"method": "supervised"}),
@@ -107,8 +111,23 @@ def trained(settings: Settings, out: Path, method: str, labels: int, seed: int) 
     return results
 
 
+def check_images(data: Path, out: Path) -> None:
+    """Refuse a folder that holds trainings of other images; note the images in a new one."""
+    images = {part: digest(FileList.from_folder(data / part)) for part in ("train", "val")}
+    path = out / IMAGES
+    if not path.exists():
+        write_json(path, images)
+    elif json.loads(path.read_text()) != images:
+        stop(
+            NAME,
+            f"{out} holds trainings of other images than those of {data}. Pass another `--out`.",
+        )
+
+
 def study(settings: Settings, out: Path) -> dict[str, Any]:
     """Train what is missing in ``out``; return what few_labels.json holds."""
+    if settings.data is not None and not settings.smoke:
+        check_images(settings.data, out)
     runs: dict[tuple[int, str], list[dict[str, Any]]] = {}
     # All methods of a seed first, so that a study that is cut short compares equals.
     for seed in range(settings.seeds):
@@ -148,7 +167,9 @@ def summary(
         "settings_text": (
             f"Images of {size} px. As many training images of each class have a label as the table "
             f"says; MixMatch and FixMatch use all {num_images} without their labels too. A seed "
-            f"chooses the same labelled images for all methods. Top-1 on {num_val} test images."
+            f"chooses the same labelled images for all methods. Top-1 on {num_val} test images, by "
+            "which the threshold, the weight of the guesses and the decay of the average were "
+            "chosen too."
         ),
         "settings": {"seeds": settings.seeds, **recipes},
         "rows": [

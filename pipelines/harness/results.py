@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -28,12 +29,13 @@ def describe(name: str, settings: DataSettings, device: torch.device) -> dict[st
         device: Device on which the run computed.
     """
     gpu = device.type == "cuda"
+    cpu = f"{processor_name()}, {os.cpu_count()} cores"
     return {
         "recipe": name,
         "preset": settings.preset,
         "smoke": settings.smoke,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": torch.cuda.get_device_name(device) if gpu else processor_name(),
+        "machine": torch.cuda.get_device_name(device) if gpu else cpu,
         "versions": {
             "dali-cutmix": version("dali-cutmix"),
             "dali": dali.__version__,

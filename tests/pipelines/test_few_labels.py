@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import tyro
+from PIL import Image
 from torch import nn
 
 import dali_cutmix
@@ -132,6 +133,9 @@ def test_sharpening_squares_probabilities_at_one_half(mixmatch: ModuleType) -> N
     expected = torch.tensor([[25 / 38, 9 / 38, 4 / 38], [1.0, 0.0, 0.0]])
     torch.testing.assert_close(mixmatch.sharpened(prob, 0.5), expected)
     torch.testing.assert_close(mixmatch.sharpened(prob, 1.0), prob)
+    tiny = mixmatch.sharpened(torch.tensor([[0.11, 0.1, 0.1]]).repeat(1, 3) / 0.93, 0.01)
+    torch.testing.assert_close(tiny.sum(1), torch.ones(1))
+    assert tiny.isfinite().all()
 
 
 def test_a_guess_is_the_mean_over_the_crops_of_one_image(mixmatch: ModuleType) -> None:
@@ -362,7 +366,11 @@ def test_a_study_goes_on_where_it_was_and_refuses_trainings_of_other_settings(
 
     monkeypatch.setattr(study.semi_fixmatch, "main", pretend)
     methods = ("supervised", "fixmatch_cutmix")
-    settings = study.Settings(data=tmp_path, out=tmp_path / "out", methods=methods, seeds=1)
+    data = tmp_path / "data"
+    for path in (data / part / name / "0.png" for part in ("train", "val") for name in "ab"):
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (6, 4)).save(path)
+    settings = study.Settings(data=data, out=tmp_path / "out", methods=methods, seeds=1)
     study.main(settings)
     assert trainings == [(4, "supervised", 0), (4, "fixmatch", 0)]
     (tmp_path / "out").rename(tmp_path / "moved")
@@ -376,6 +384,9 @@ def test_a_study_goes_on_where_it_was_and_refuses_trainings_of_other_settings(
     assert str(refused.value) == (
         f"study_few_labels: {path.parent} was trained with other lr. Pass another `--out`."
     )
+    Image.new("RGB", (60, 40)).save(data / "val" / "a" / "0.png")
+    with pytest.raises(SystemExit, match=r"moved holds trainings of other images than those of"):
+        study.main(replace(settings, out=tmp_path / "moved"))
 
 
 def test_a_study_of_nothing_or_of_unknown_methods_is_refused(tmp_path: Path) -> None:

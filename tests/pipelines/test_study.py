@@ -288,8 +288,8 @@ def test_results_of_other_recipes_are_tables_of_their_own() -> None:
     }
     text = "\n".join(render.page({"b": content}))
     assert "## Few labels: MixMatch and FixMatch" in text
-    assert "| method | labels | top1, % |" in text
-    assert "| none | 40 | 55.0 ± 7.1 |" in text
+    assert "| runs | method | labels per class | top-1, % |" in text
+    assert "| 2 | none | 40 | 55.0 ± 7.1 |" in text
 
 
 def test_the_page_in_the_repository_is_what_the_results_say() -> None:
