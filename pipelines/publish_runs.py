@@ -44,6 +44,9 @@ class Settings:
 
 def main(settings: Settings) -> Path:
     """Write the file; return the file's path."""
+    if len({folder.resolve() for folder in settings.runs}) < max(len(settings.runs), 1):
+        runs = ", ".join(map(str, settings.runs)) or "none"
+        stop(NAME, f"`runs` must be at least one folder, and none of them twice, got {runs}.")
     content = side_by_side([read(folder) for folder in settings.runs])
     path = settings.out / f"{content['date']}_{content['what']}.json"
     write_json(path, content)
@@ -77,7 +80,8 @@ def side_by_side(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     shared = [common(run) for run in runs]
     for run, facts in zip(runs, shared, strict=True):
-        odd = [name for name in facts if facts[name] != shared[0].get(name)]
+        names = {**shared[0], **facts}
+        odd = [name for name in names if facts.get(name) != shared[0].get(name)]
         if odd:
             stop(
                 NAME,

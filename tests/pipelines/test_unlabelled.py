@@ -463,6 +463,9 @@ def test_runs_that_compare_nothing_are_not_published(
 def test_folder_without_results_is_not_published(publishing: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"`runs` must be folders that hold results\.json"):
         publishing.main(publishing.Settings((tmp_path,), tmp_path))
+    for runs, shown in (((), "got none"), ((tmp_path, tmp_path), "none of them twice, got /")):
+        with pytest.raises(SystemExit, match=shown):
+            publishing.main(publishing.Settings(runs, tmp_path))
 
 
 # What they say
