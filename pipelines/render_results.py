@@ -72,8 +72,8 @@ AXES = {
         0.95: "kept_0.95",
     },
 }
-#: Lines of those plots.
-LINES = {"top-1": "classification/top1", "behind a hole": "occlusion/center"}
+#: Rows of those plots.
+LINES = {"top-1, %": "classification/top1", "behind a hole, %": "occlusion/center"}
 
 #: Names of what files of results/ hold, as headings.
 HEADINGS = {
@@ -228,23 +228,26 @@ def axes_of(methods: Mapping[str, Any]) -> dict[str, dict[float, str]]:
 def sweeps(methods: Mapping[str, Any]) -> bytes:
     """Return the plots of the sweeps, with deviations over runs, as an SVG file."""
     axes_there = axes_of(methods)
-    figure = Figure(figsize=(3.2 * len(axes_there), 2.9), layout="constrained")
-    for column, (title, points) in enumerate(axes_there.items()):
-        axes = figure.add_subplot(1, len(axes_there), column + 1)
-        for colour, (label, number) in zip(COLOURS, LINES.items(), strict=False):
+    size = (2.7 * len(axes_there), 2.0 * len(LINES))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(LINES), len(axes_there), sharey="row", sharex="col", squeeze=False)
+    for row, (label, number) in enumerate(LINES.items()):
+        for column, (title, points) in enumerate(axes_there.items()):
             runs = [100 * np.array(methods[m]["numbers"][number]) for m in points.values()]
-            middle, deviation = (
-                [np.mean(run) for run in runs],
-                [np.std(run, ddof=1) for run in runs],
-            )
-            axes.errorbar(list(points), middle, deviation, color=colour, label=label, capsize=2)
-        axes.set(xlabel=title, ylabel="%" if column == 0 else None)
-        if title == "alpha":
-            axes.set_xscale("log")
-        axes.grid(color="#dddddd", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+            middle = [run.mean() for run in runs]
+            deviation = [run.std(ddof=1) if len(run) > 1 else 0.0 for run in runs]
+            axes = grid[row, column]
+            axes.errorbar(list(points), middle, deviation, color=COLOURS[row], capsize=2)
+            axes.grid(color="#dddddd", linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+            if title == "alpha":
+                axes.set_xscale("log")
+                axes.set_xticks(list(points), [f"{x:g}" for x in points])
+                axes.minorticks_off()
+            if row == len(LINES) - 1:
+                axes.set_xlabel(title)
+            if column == 0:
+                axes.set_ylabel(label)
     return saved(figure, "svg")
 
 
