@@ -77,7 +77,7 @@ class Page:
         self._add_scale(on_gpu=False)
         self._add("Memory", "memory", f"memory.py {OUT}_memory.json")
         self._add("Other formats than JPEG", "formats", f"formats.py {OUT}_formats.json")
-        self._add("Masks and boxes", "annotations", f"annotations.py {OUT}_annotations.json")
+        self._add("Masks and boxes", "annotations", f"with_annotations.py {OUT}_annotations.json")
         self._add("Opening COCO", "coco_size", f"coco_size.py {OUT}_coco_size.json")
         self._add("Reading files", "reading", "reading.py --out benchmarks/results/...json")
         self._add_counts(counts)

@@ -332,7 +332,7 @@ def test_a_study_tabulates_what_its_runs_ended_with_and_repeats_none(tmp_path: P
     content = study.main(settings)
     assert content == json.loads((tmp_path / "out" / "few_labels.json").read_text())
     assert content["what"] == "few_labels"
-    for sentence in ("Images of 20 px.", "use all 12 without", "Top-1 on 6 test images."):
+    for sentence in ("Images of 20 px.", "use all 12 without", "Top-1 on 6 test images,"):
         assert sentence in content["settings_text"]
     assert [(row["labels"], row["method"]) for row in content["rows"]] == [
         (labels, method) for labels in (2, 1) for method in methods

@@ -1,6 +1,6 @@
 """What masks and boxes cost this loader, and how fast torch's loader does the same work.
 
-    python benchmarks/annotations.py --data DIR \
+    python benchmarks/with_annotations.py --data DIR \
         --out benchmarks/results/DATE_MACHINE_annotations.json
 
 Every image of DIR (`images.py` makes some) gets a mask of its size and eight boxes. This loader
