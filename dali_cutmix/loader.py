@@ -205,8 +205,6 @@ class DataLoader:
         settings = LoaderSettings(**{name: arguments[name] for name in names})
         images = open_source(source, needs_classes=settings.needs_classes)
         _check_samples(settings, images)
-        if settings.takes_volumes or settings.masks or isinstance(images, Stacks):
-            check_stacks(settings, images)
         self.dataset = source if hasattr(source, "samples") else images
         self.num_classes = images.count_classes(num_classes)
         if mix is not None:
@@ -453,6 +451,8 @@ def _check_samples(settings: LoaderSettings, images: StoredImages) -> None:
             way_out = "Pass `classes`. An annotation as `target`, such as Notes, needs none."
             rule = "have a class"
         refuse("DataLoader", "source[0]", rule, images.path(0), way_out)
+    if settings.takes_volumes or settings.masks or isinstance(images, Stacks):
+        check_stacks(settings, images)
 
 
 def _again(error: BaseException) -> Exception:
