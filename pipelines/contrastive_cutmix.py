@@ -39,6 +39,7 @@ loss. The preset `cifar` has the numbers of Un-Mix on CIFAR-10 but for these.
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import tempfile
 from collections import OrderedDict
 from copy import deepcopy
@@ -66,10 +67,10 @@ from dali_cutmix import (
     mixed_cross_entropy,
 )
 from dali_cutmix.augmentations import ColorJitter, Grayscale, RandomApply
-from harness.checkpoints import save_checkpoint, write_json
+from harness.checkpoints import save_checkpoint
 from harness.pictures import find_data
 from harness.processes import CONSOLE, stop
-from harness.results import RESULTS, describe, over_seeds, refuse_results
+from harness.results import finish, refuse_results
 from harness.schedule import cosine
 from harness.settings import DataSettings, as_plain, from_flags, named
 from models.small import Net
@@ -436,16 +437,10 @@ def main(settings: Settings) -> dict[str, Any]:
         refuse_results(NAME, out)
         check_data(settings, data)
         runs = [train(settings, data, out, seed) for seed in range(settings.seeds)]
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        results = describe(NAME, settings, device)
-        for name in ("top1", "untrained_top1"):
-            results[name] = over_seeds([run[name] for run in runs])
-        results["runs"] = runs
-        write_json(out / RESULTS, results)
-    CONSOLE.print(f"top-1 {results['top1']['mean']:.2f} %, mean of {settings.seeds} seeds")
-    if settings.smoke:
-        CONSOLE.print("Smoke run finished: every part works. These numbers are not results.")
-    return results
+        numbers = {name: [run[name] for run in runs] for name in ("top1", "untrained_top1")}
+        mean = statistics.mean(numbers["top1"])
+        CONSOLE.print(f"top-1 {mean:.2f} %, mean of {settings.seeds} seeds")
+        return finish(NAME, settings, out, numbers, runs)
 
 
 def check_data(settings: Settings, data: Path) -> None:

@@ -23,7 +23,7 @@ from harness.processes import CONSOLE, stop
 from harness.results import RESULTS
 
 NAME = "publish_runs"
-#: What a file is about, by the recipe's name.
+#: Subject of a file, by the name of the recipe.
 WHAT = {"contrastive_cutmix": "contrastive", "segmentation_cutmix_seg": "cutmix_seg"}
 #: Numbers that results.json holds in percent.
 IN_PERCENT = ("top1", "untrained_top1")

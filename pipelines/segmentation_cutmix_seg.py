@@ -37,6 +37,7 @@ images of a pair come from one batch.
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -64,9 +65,8 @@ from dali_cutmix import (
     mix_batch,
     read_masks,
 )
-from harness.checkpoints import write_json
 from harness.processes import CONSOLE, stop
-from harness.results import RESULTS, describe, over_seeds, refuse_results
+from harness.results import finish, refuse_results
 from harness.schedule import cosine
 from harness.settings import DataSettings, from_flags, named
 
@@ -314,16 +314,10 @@ def main(settings: Settings) -> dict[str, Any]:
         out = settings.out or Path(temporary if settings.smoke else f"runs/{NAME}")
         refuse_results(NAME, out)
         runs = [train(settings, data, seed) for seed in range(settings.seeds)]
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        results = describe(NAME, settings, device)
-        for name in ("iou", "student_iou"):
-            results[name] = over_seeds([history[-1][name] for history in runs])
-        results["runs"] = runs
-        write_json(out / RESULTS, results)
-    CONSOLE.print(f"IoU {results['iou']['mean']:.3f}, mean of {settings.seeds} seeds")
-    if settings.smoke:
-        CONSOLE.print("Smoke run finished: every part works. These numbers are not results.")
-    return results
+        numbers = {name: [run[-1][name] for run in runs] for name in ("iou", "student_iou")}
+        mean = statistics.mean(numbers["iou"])
+        CONSOLE.print(f"IoU {mean:.3f}, mean of {settings.seeds} seeds")
+        return finish(NAME, settings, out, numbers, runs)
 
 
 def find_nuclei(settings: Settings, temporary: Path) -> Path:

@@ -83,7 +83,7 @@ def check_order(name: str, known: Sequence[str], classes: Sequence[str]) -> None
 
 
 def _plain(label: str) -> str:
-    """Return a name in lower case, with a space for all that is no letter or digit."""
+    """Return a name in lower case, with spaces in place of punctuation."""
     return re.sub("[^a-z0-9]+", " ", label.lower()).strip()
 
 

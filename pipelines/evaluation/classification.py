@@ -43,26 +43,12 @@ def measure_classification(
         2017, arXiv:1705.08500; their area: Geifman et al. 2019, arXiv:1805.08206.
     """
     predictions = predict(subject, images, "classification")
-    logits, label = predictions.logits, predictions.label
-    samples = {
-        "top1": _hits(predictions, 1),
-        "top5": _hits(predictions, 5),
-        "nll": F.cross_entropy(logits.double(), label, reduction="none").numpy(),
-        "confidence": predictions.confidence.numpy(),
-    }
-    samples["overconfidence"] = samples["confidence"] - samples["top1"]
+    samples = _samples(predictions)
     risk = risk_by_coverage(1 - samples["top1"], samples["confidence"])
-    names = np.array(list(subject.classes))[label.numpy()]
+    names = np.array(list(subject.classes))[predictions.label.numpy()]
     of_classes = _accuracies("class", names, samples["top1"])
     numbers = means(samples) | {
-        "ece": multiclass_calibration_error(
-            # A confidence of 1 would get a bin of its own.
-            logits.double().softmax(1).clamp(max=1 - 2.0**-24),
-            label,
-            logits.shape[1],
-            num_bins,
-            "l1",
-        ).item(),
+        "ece": _calibration_error(predictions, num_bins),
         "aurc": float(risk.mean()),
         "mean_class": float(np.mean([row[1] for row in of_classes.rows])),
         "worst_class": float(of_classes.rows[0][1]),
@@ -105,6 +91,29 @@ def risk_by_coverage(error: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     _, tie, count = np.unique(-confidence, return_inverse=True, return_counts=True)
     mean_of_tie = np.bincount(tie, weights=error) / count
     return np.cumsum(np.repeat(mean_of_tie, count)) / np.arange(1, len(error) + 1)
+
+
+def _samples(predictions: Predictions) -> dict[str, np.ndarray]:
+    """Return the values of each image whose means are numbers of the measure."""
+    top1, confidence = _hits(predictions, 1), predictions.confidence.numpy()
+    nll = F.cross_entropy(predictions.logits.double(), predictions.label, reduction="none")
+    return {
+        "top1": top1,
+        "top5": _hits(predictions, 5),
+        "nll": nll.numpy(),
+        "confidence": confidence,
+        "overconfidence": confidence - top1,
+    }
+
+
+def _calibration_error(predictions: Predictions, num_bins: int) -> float:
+    """Return ECE; a confidence of 1 belongs to the last bin, as all others above its low end."""
+    # torchmetrics would give a bin of its own to a confidence that float32 rounds to 1.
+    shares = predictions.logits.double().softmax(1).clamp(max=1 - 2.0**-24)
+    num_classes = predictions.logits.shape[1]
+    return multiclass_calibration_error(
+        shares, predictions.label, num_classes, num_bins, "l1"
+    ).item()
 
 
 def _hits(predictions: Predictions, k: int) -> np.ndarray:

@@ -82,7 +82,7 @@ class Images:
     def labelled(
         self, subject: Subject, title: str, transform: Any = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield as `batches`, and refuse a label that is no class of the subject.
+        """Yield images and labels as `batches` does, and refuse labels that are no class.
 
         Raises:
             SystemExit: There is no image, or the subject has no class of that number.

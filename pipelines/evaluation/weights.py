@@ -16,7 +16,7 @@ def read_state(path: Path) -> dict[str, Any]:
     """Return the dictionary that a file of torch.save holds; no code of the file runs."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a file that is no checkpoint: whatever its bytes lead to
+    except Exception as error:  # the bytes of another file can raise anything
         reason = str(error).strip().split("\n")[0]
         refuse(
             "`checkpoint` must be a file that torch.load reads with weights_only=True, "

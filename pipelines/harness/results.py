@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,8 @@ import nvidia.dali as dali
 import torch
 
 from dali_cutmix.tools.bench.machine import processor_name
-from harness.processes import stop
+from harness.checkpoints import write_json
+from harness.processes import CONSOLE, stop
 from harness.settings import DataSettings, as_plain
 
 RESULTS = "results.json"
@@ -43,6 +44,32 @@ def describe(name: str, settings: DataSettings, device: torch.device) -> dict[st
         },
         "settings": as_plain(settings),
     }
+
+
+def finish(
+    name: str,
+    settings: DataSettings,
+    out: Path,
+    numbers: Mapping[str, Sequence[float]],
+    runs: Sequence[Any],
+) -> dict[str, Any]:
+    """Write results.json of several trainings, and return the content.
+
+    Args:
+        name: Name of the recipe.
+        settings: Settings of the trainings.
+        out: Folder of the file.
+        numbers: A number of each training, in the order of the seeds, by name.
+        runs: What each training tells besides.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    results = describe(name, settings, device)
+    results |= {number: over_seeds(values) for number, values in numbers.items()}
+    results["runs"] = list(runs)
+    write_json(out / RESULTS, results)
+    if settings.smoke:
+        CONSOLE.print("Smoke run finished: every part works. These numbers are not results.")
+    return results
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:

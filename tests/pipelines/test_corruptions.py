@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,15 +17,6 @@ from subjects import HEIGHT, MEAN, STD, WIDTH, Function, images_of, linear, nois
 
 SIZE = (HEIGHT, WIDTH)
 CLEAN = EvalTransform(SIZE, SIZE, MEAN, STD)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads that share few cores make small tensors slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def corrupted(pixels: np.ndarray, name: str, strength: float, seed: int = 0) -> np.ndarray:

@@ -6,7 +6,6 @@ import ast
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -33,16 +32,6 @@ CPU = torch.device("cpu")
 MIDDLE = Position(1, 2, 0.5)
 
 both = pytest.mark.parametrize("name", SEMI)
-
-
-@pytest.fixture
-def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No GPU in sight and one thread, for what must come out bit-identical."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

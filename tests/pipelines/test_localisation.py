@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -24,14 +23,6 @@ from evaluation.mixed_cam import measure_mixed_cam, mixed_images
 from subjects import HEIGHT, WIDTH, images_of, noise, subject_of
 
 SIZE = (48, 64)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Pooled(nn.Module):

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,15 +29,6 @@ from runs import PIPELINES, assert_same_run, start
 CPU = torch.device("cpu")
 RECIPES = {module.NAME: module for module in (cifar, imagenet)}
 ROWS = [(name, preset) for name, module in RECIPES.items() for preset in module.PRESETS]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Two threads spin against other processes where cores are few; these nets are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # Each runs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,15 +23,6 @@ from models.regularization import Regularization, ShakeDrop
 
 CPU = torch.device("cpu")
 SHAKEN = Regularization(shakedrop=True)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Two threads spin against other processes where cores are few; these nets are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # The network

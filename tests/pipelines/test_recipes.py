@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,16 +25,6 @@ IMAGENET = "imagenet_resnet50"
 
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 on_harness = pytest.mark.parametrize("name", ON_HARNESS)
-
-
-@pytest.fixture
-def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No GPU in sight and one thread, for what must come out bit-identical."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(module: ModuleType, **settings: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -21,15 +19,6 @@ from models.resnet import CifarResNet, imagenet_resnet
 
 PROB, BLOCK = 0.1, 4  # of the CutMix paper's CIFAR rows
 SIZES = [(32, 32), (16, 16), (8, 8), (8, 16), (5, 9)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Two threads spin against other processes where cores are few; these nets are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # DropBlock
