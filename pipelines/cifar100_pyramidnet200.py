@@ -106,7 +106,7 @@ from harness.labels import relabelled
 from harness.pictures import find_data
 from harness.processes import Processes, split_batch, stop
 from harness.settings import RunSettings, from_flags, named
-from harness.training import Loss, Target, Training, run, shrunk
+from harness.training import Loss, Target, Training, classified, run, shrunk
 from harness.unused import refuse_unused
 from models.features import IMAGE, mixing_inside
 from models.pyramidnet import PyramidNet
@@ -357,13 +357,13 @@ def make_model(
 
 
 def make_loss(settings: Settings) -> Loss:
-    """Return the loss of logits ``[B, num_classes]`` against a loader's targets."""
+    """Return the loss of a batch, whose labels may be replaced as an ablation says."""
 
     def loss(logits: torch.Tensor, target: Target) -> torch.Tensor:
         target = relabelled(target, settings.label)
         return mixed_cross_entropy(logits, target, label_smoothing=settings.label_smoothing)
 
-    return loss
+    return classified(loss)
 
 
 def make_training(settings: Settings, processes: Processes, temporary: Path) -> Training:

@@ -114,7 +114,7 @@ from harness.pictures import find_data
 from harness.processes import Processes, split_batch, stop
 from harness.sampling import RepeatedAugmentation
 from harness.settings import RunSettings, from_flags, named
-from harness.training import Training, run, shrunk
+from harness.training import Training, classified, run, shrunk
 from harness.unused import refuse_unused
 from models.features import IMAGE, mixing_inside
 from models.regularization import Regularization, set_progress
@@ -492,7 +492,7 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
         val=val,
         model=model,
         optimizer=make_optimizer(settings, model),
-        loss=partial(mixed_cross_entropy, label_smoothing=settings.label_smoothing),
+        loss=classified(partial(mixed_cross_entropy, label_smoothing=settings.label_smoothing)),
         learning_rate=partial(learning_rate, settings),
         size=partial(schedule.size_of, sizes=settings.sizes, milestones=settings.size_milestones),
         average=average,

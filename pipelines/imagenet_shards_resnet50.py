@@ -53,7 +53,7 @@ from harness import schedule
 from harness.pictures import make_shards, num_pictures
 from harness.processes import Processes, split_batch, stop
 from harness.settings import RunSettings, from_flags, named
-from harness.training import Training, run, shrunk
+from harness.training import Training, classified, run, shrunk
 
 NAME = "imagenet_shards_resnet50"
 
@@ -194,7 +194,7 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
             weight_decay=settings.weight_decay,
             nesterov=True,
         ),
-        loss=mixed_cross_entropy,
+        loss=classified(mixed_cross_entropy),
         learning_rate=partial(schedule.stepped, settings.lr, milestones=settings.lr_milestones),
         size=lambda _: settings.size,
         free_to_change=frozenset({"epochs", "train", "val", "index_dir"}),

@@ -15,6 +15,7 @@ A recipe describes model, data and optimizer; the harness trains. Modules, in th
     monitor      progress bar, TensorBoard, losses that are not finite
     evaluation   exact over all processes
     training     the loop
+    seeds        several trainings that differ by their seeds
     few_labels   settings and images of recipes in which few images have a label
     few_labels_training   the loop of these recipes, of two loaders
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,34 @@ def load_checkpoint(
         free: Settings that may differ, beside `FREE_TO_CHANGE`.
     """
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    for setting, value in as_plain(settings).items():
-        saved = state["settings"].get(setting)
-        if setting not in FREE_TO_CHANGE | free and value != saved:
-            stop(
-                name,
-                f"`{setting}` must be {saved!r} to resume from {path}, got {value!r}. "
-                "Pass that value, or start anew with another `--out`.",
-            )
+    refuse_other_settings(name, path, settings, state["settings"], free)
     if state["classes"] != classes:
         stop(name, f"{path} was trained on other classes than those of `data`.")
     return state
+
+
+def refuse_other_settings(
+    name: str,
+    path: Path,
+    settings: RunSettings,
+    saved: Mapping[str, Any],
+    free: Set[str] = frozenset(),
+) -> None:
+    """Stop a run that would resume from a file of other settings.
+
+    Args:
+        name: Name of the recipe.
+        path: File that holds the settings.
+        settings: Settings of the resumed run.
+        saved: Settings of the file, in types of JSON.
+        free: Settings that may differ, beside `FREE_TO_CHANGE`.
+    """
+    plain = json.loads(json.dumps(as_plain(settings)))
+    saved = json.loads(json.dumps(saved))
+    for setting, value in plain.items():
+        if setting not in FREE_TO_CHANGE | free and value != saved.get(setting):
+            stop(
+                name,
+                f"`{setting}` must be {saved.get(setting)!r} to resume from {path}, got {value!r}. "
+                "Pass that value, or start anew with another `--out`.",
+            )

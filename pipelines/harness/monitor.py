@@ -23,6 +23,36 @@ LOOK_EVERY = 50
 SHOWN = 16
 
 
+def as_pixels(image: torch.Tensor, transform: Any) -> torch.Tensor:
+    """Return normalised images as a contact sheet takes them.
+
+    Args:
+        image: ``[B, 3, height, width]`` or clips ``[B, 3, T, height, width]``, normalised. Volumes
+            of another number of channels are returned as they are.
+        transform: Transform of the loader, whose ``mean`` and ``std`` are those of RGB in [0, 1].
+
+    Returns:
+        uint8 in [0, 255], of the same shape.
+    """
+    if image.shape[1] != 3:
+        return image
+    std, mean = (
+        torch.tensor(channels, device=image.device).view(3, *(1 for _ in image.shape[2:]))
+        for channels in (transform.std, transform.mean)
+    )
+    shown = (image.float() * std + mean) * 255
+    return shown.round().clip(0, 255).to(torch.uint8).contiguous()
+
+
+def first(target: Any, count: int) -> Any:
+    """Return what belongs to the first samples of a batch, whatever kind of target that is."""
+    if isinstance(target, dict):
+        return {name: first(part, count) for name, part in target.items()}
+    if hasattr(target, "_make"):
+        return target._make(field[:count] for field in target)
+    return target[:count]
+
+
 class Monitor:
     """Show the progress of the first process, and watch the losses of every process.
 
@@ -59,23 +89,14 @@ class Monitor:
         if self._board is not None:
             self._board.close()
 
-    def show_batch(self, loader: DataLoader, image: torch.Tensor, target: Any) -> None:
+    def show_batch(
+        self, loader: DataLoader, image: torch.Tensor, target: Any, classes: Sequence[str]
+    ) -> None:
         """Draw the first batch of a run, mixed as its labels say, to check labels by eye."""
         if self._board is None:
             return
-        transform = loader.transform
-        std, mean = (
-            torch.tensor(channels, device=image.device).view(3, 1, 1)
-            for channels in (transform.std, transform.mean)
-        )
-        shown = (image[:SHOWN].float() * std + mean) * 255
-        pixels = shown.round().clip(0, 255).to(torch.uint8).contiguous()
-        rows = (
-            target[:SHOWN]
-            if isinstance(target, torch.Tensor)
-            else target._make(field[:SHOWN] for field in target)
-        )
-        sheet = contact_sheet(pixels, rows, classes=loader.dataset.classes, title="first batch")
+        pixels = as_pixels(image[:SHOWN], loader.transform)
+        sheet = contact_sheet(pixels, first(target, SHOWN), classes=classes, title="first batch")
         sheet.save(self._out / "first_batch.png")
         self._board.add_image("first batch", np.asarray(sheet), 0, dataformats="HWC")
 
@@ -107,10 +128,11 @@ class Monitor:
         losses = torch.stack(self._losses) if self._losses else torch.zeros(0)
         values = losses.double().cpu()
         bad = torch.nonzero(~values.isfinite())
-        first = int(bad[0]) if len(bad) else len(values)
-        rows = self._processes.gather(torch.tensor(first, device=self._processes.device))
+        first_bad = int(bad[0]) if len(bad) else len(values)
+        rows = self._processes.gather(torch.tensor(first_bad, device=self._processes.device))
         if int(rows.min()) < len(values):
-            self._refuse(values, first if first == int(rows.min()) else None, loader, lr)
+            mine = first_bad if first_bad == int(rows.min()) else None
+            self._refuse(values, mine, loader, lr)
         norms = torch._foreach_norm([p.detach() for p in model.parameters()], float("inf"))
         if len(values) and not bool(torch.stack(norms).isfinite().all()):
             self._refuse(values, len(values) - 1, loader, lr, of_weights=True)
@@ -145,8 +167,8 @@ class Monitor:
         if first_bad is None:  # another process met the first bad batch and reports
             raise SystemExit(1)
         step = self._step - len(values) + first_bad
-        samples = loader.dataset.samples
-        files = "\n  ".join(str(samples[index][0]) for index in self._indices[first_bad])
+        paths = (loader.dataset.path(index) for index in self._indices[first_bad])
+        files = "\n  ".join(map(str, paths))
         what = f"the loss of step {step} is {values[first_bad].item()}"
         if of_weights:
             what = f"weights are not finite after step {step}, whose loss was finite,"

@@ -96,6 +96,7 @@ FREE_TO_CHANGE = frozenset(
         "tuning",
         "compile",
         "checkpoint_minutes",
+        "seeds",
     }
 )
 

@@ -26,7 +26,10 @@ from harness.results import describe
 from harness.settings import RunSettings, as_plain
 
 Target = torch.Tensor | MixedTarget
-Loss = Callable[[torch.Tensor, Target], torch.Tensor]
+#: What a loader yields: images, what belongs to them, and with ``with_plan=True`` the plan.
+Batch = tuple[Any, ...]
+Loss = Callable[[nn.Module, Batch], torch.Tensor]
+Measure = Callable[[nn.Module, DataLoader, Processes, torch.autocast, int | None], dict[str, float]]
 
 
 @dataclass
@@ -36,20 +39,29 @@ class Training:
     Args:
         name: Name of the recipe.
         settings: Settings of the run.
-        train: Function from image size in pixels to the training loader.
+        train: Function from image size in pixels to the training loader; `fixed` makes one of a
+            loader.
         val: Validation loader of this process's part, unshuffled.
         model: Model on the device, not wrapped.
         optimizer: Optimizer of the model's parameters.
-        loss: Function from logits ``[B, num_classes]`` and the loader's targets to the mean loss.
+        loss: Function from what the steps call, and a batch of the training loader, to the mean
+            loss over the samples. The function calls its first argument once, which may be wrapped
+            for several processes or compiled. `classified` makes one for classifiers.
         learning_rate: Function from an epoch, counted from 0, to the learning rate.
-        size: Function from an epoch to the side of the training images in pixels.
+        size: Function from an epoch to the side of the training images in pixels; None where the
+            size never changes.
+        measure: Function from a model, ``val``, the processes, the context of a forward pass, and
+            the most batches to take, to numbers of all processes' samples. `validate` measures
+            classifiers.
+        headline: Number of ``measure`` of which results.json repeats the best and the last.
+        validate_every: Epochs from one validation to the next; the last epoch is always validated.
+        classes: Names of the classes; None takes those of the validation data.
         average: Average of the model's weights, validated and saved too; None keeps no average.
         average_every: Steps from one update of the average to the next.
         average_from: First epoch that averages; before, an update copies the weights.
         free_to_change: Settings that a resumed run may change, beside those of the harness.
-        trained: Module that the steps call instead of ``model``, which it holds. With loaders that
-            hand out plans: a function from images, plan and targets to logits and new targets. None
-            stands for ``model``.
+        trained: Module that the steps call instead of ``model``, which it holds. None stands for
+            ``model``.
         progress: Function told before each step how far the run has come, in [0, 1): on layers
             whose settings change over the run. None tells nobody.
     """
@@ -62,7 +74,11 @@ class Training:
     optimizer: torch.optim.Optimizer
     loss: Loss
     learning_rate: Callable[[int], float]
-    size: Callable[[int], int]
+    size: Callable[[int], int] | None = None
+    measure: Measure = validate
+    headline: str = "top1"
+    validate_every: int = 1
+    classes: list[str] | None = None
     average: AveragedModel | None = None
     average_every: int = 1
     average_from: int = 0
@@ -86,6 +102,9 @@ class Run:
         self.sums = torch.zeros(2, dtype=torch.float64, device=processes.device)
         self._saved_s = time.monotonic()
         self._loader: DataLoader | None = None
+        self._size: int | None = None  # of the loader's images
+        classes = training.classes
+        self._classes = list(training.val.dataset.classes if classes is None else classes)
         self._parallel: nn.parallel.DistributedDataParallel | None = None
 
     def execute(self) -> dict[str, Any]:
@@ -124,10 +143,10 @@ class Run:
 
     def _loader_of(self, epoch: int) -> DataLoader:
         """Return the loader of an epoch; a change of image size makes a new loader."""
-        size = self.training.size(epoch)
+        size = 0 if self.training.size is None else self.training.size(epoch)
         old = self._loader
-        if old is None or old.transform.output_size != (size, size):
-            self._loader = self.training.train(size)
+        if old is None or self._size != size:
+            self._loader, self._size = self.training.train(size), size
             if old is not None:
                 # Carries position and bad files over; the image size differs on purpose.
                 self._loader.load_state_dict(old.state_dict(), allow=("transform",))
@@ -162,12 +181,12 @@ class Run:
             if settings.max_steps is not None and self.step_in_epoch >= settings.max_steps:
                 break
             if self.step == 0 and not num_images:
-                monitor.show_batch(loader, *_as_mixed(batch))
+                monitor.show_batch(loader, *_as_mixed(batch), self._classes)
             if not losses:
                 self._begin_step(epoch, loader)
             group += indices
-            losses.append(self._backward(trained, batch, is_last))
-            num_images += len(batch[0]) * self.processes.count
+            losses.append(self._backward(trained, batch, len(indices), is_last))
+            num_images += len(indices) * self.processes.count
             if is_last:
                 self._update(len(group))
                 monitor.step(torch.stack(losses).mean(), group, waits, title)
@@ -196,33 +215,31 @@ class Run:
         total, count = self.processes.gather(self.sums).sum(0).tolist()
         self.row = {
             "epoch": epoch,
-            "size": training.size(epoch),
             "lr": lr,
             "train_loss": total / count,
             "num_train": int(count),
             "images_per_s": images_per_s,
         }
+        if training.size is not None:
+            self.row["size"] = training.size(epoch)
         if waits.share == waits.share:
             self.row["waiting_share"] = waits.share
         self.sums.zero_()
         self.step_in_epoch = 0
 
-    def _backward(self, trained: nn.Module, batch: tuple[Any, ...], is_last: bool) -> torch.Tensor:
+    def _backward(
+        self, trained: nn.Module, batch: Batch, num_samples: int, is_last: bool
+    ) -> torch.Tensor:
         """Add a batch's gradients; processes exchange gradients at the last batch of a step."""
-        image, target, *plan = batch
         apart = self._parallel if not is_last else None
         with nullcontext() if apart is None else apart.no_sync():
             with self._autocast():
-                if plan:
-                    logits, target = trained(image, *plan, target)
-                else:
-                    logits = trained(image)
-                loss = self.training.loss(logits, target)
+                loss = self.training.loss(trained, batch)
             # Every sample has the same weight, also in a short last batch.
-            (loss if self.settings.accumulate == 1 else loss * len(image)).backward()
+            (loss if self.settings.accumulate == 1 else loss * num_samples).backward()
         # Summed on the device: reading the loss in every step would make the host wait.
-        self.sums[0] += loss.detach() * len(image)
-        self.sums[1] += len(image)
+        self.sums[0] += loss.detach() * num_samples
+        self.sums[1] += num_samples
         return loss.detach()
 
     def _update(self, num_samples: int) -> None:
@@ -267,21 +284,30 @@ class Run:
         training, settings = self.training, self.settings
         assert self.row is not None
         row, self.row = self.row, None
-        limit = settings.max_steps
-        row |= validate(training.model, training.val, self.processes, self._autocast(), limit)
-        if training.average is not None:
-            of_average = validate(
-                training.average.module, training.val, self.processes, self._autocast(), limit
-            )
-            row |= {f"average_{name}": of_average[name] for name in ("val_loss", "top1", "top5")}
+        measured: dict[str, float] = {}
+        if (epoch + 1) % training.validate_every == 0 or epoch + 1 == settings.epochs:
+            measured = self._measure(training.model)
+            if training.average is not None:
+                of_average = self._measure(training.average.module)
+                measured |= {
+                    f"average_{name}": value
+                    for name, value in of_average.items()
+                    if name != "num_val"
+                }
+        row |= measured
         self.history.append(row)
         monitor.epoch(row, self.step)
-        best = f"  averaged {row['average_top1']:.2f} %" if training.average is not None else ""
-        self.processes.say(
-            f"epoch {epoch + 1}/{settings.epochs}  lr {row['lr']:g}  loss {row['train_loss']:.4f}  "
-            f"top-1 {row['top1']:.2f} %{best}  top-5 {row['top5']:.2f} %  "
-            f"{row['images_per_s']:,.0f} images/s"
+        numbers = "".join(
+            f"  {name} {value:.4g}" for name, value in measured.items() if name != "num_val"
         )
+        self.processes.say(
+            f"epoch {epoch + 1}/{settings.epochs}  lr {row['lr']:g}  loss {row['train_loss']:.4f}"
+            f"{numbers}  {row['images_per_s']:,.0f} images/s"
+        )
+
+    def _measure(self, model: nn.Module) -> dict[str, float]:
+        training, limit = self.training, self.settings.max_steps
+        return training.measure(model, training.val, self.processes, self._autocast(), limit)
 
     def _autocast(self) -> torch.autocast:
         kind = self.processes.device.type
@@ -311,7 +337,7 @@ class Run:
                     "bad_files": self.bad_files,
                     "history": self.history,
                     "settings": as_plain(self.settings),
-                    "classes": training.val.dataset.classes,
+                    "classes": self._classes,
                     # Who loads the model alone asks what to build, and what its input looks like.
                     "recipe": training.name,
                     "transform": dataclasses.asdict(training.val.transform),
@@ -326,9 +352,8 @@ class Run:
         self._check_that_all_see(path)  # before the first process writes
         if path is None:
             return
-        classes = training.val.dataset.classes
         free = training.free_to_change
-        state = load_checkpoint(training.name, path, self.settings, classes, free)
+        state = load_checkpoint(training.name, path, self.settings, self._classes, free)
         training.model.load_state_dict(state["model"])
         training.optimizer.load_state_dict(state["optimizer"])
         if training.average is not None:
@@ -372,13 +397,16 @@ class Run:
 
     def _describe(self) -> dict[str, Any]:
         """Return what results.json holds: enough for a table, and to tell a smoke run."""
-        top1 = "top1" if self.training.average is None else "average_top1"
+        name = self.training.headline
+        headline = name if self.training.average is None else f"average_{name}"
         return {
             **describe(self.training.name, self.settings, self.processes.device),
             "num_processes": self.processes.count,
             "num_parameters": sum(p.numel() for p in self.training.model.parameters()),
-            "best_top1": max((row[top1] for row in self.history), default=None),
-            "last_top1": self.history[-1][top1] if self.history else None,
+            f"best_{name}": max(
+                (row[headline] for row in self.history if headline in row), default=None
+            ),
+            f"last_{name}": self.history[-1][headline] if self.history else None,
             "bad_files": self.bad_files,
             "epochs": self.history,
         }
@@ -398,9 +426,49 @@ def run(name: str, settings: RunSettings, make: Callable[[Processes, Path], Trai
     # Each process generates its own pictures; a smoke run without `out` discards its output.
     with tempfile.TemporaryDirectory() as temporary, joined(name) as processes:
         out = settings.out or Path(temporary if settings.smoke else f"runs/{name}")
-        torch.manual_seed(settings.seed)  # the initial weights, the same in every process
-        training = make(processes, Path(temporary))
-        return Run(training, processes, out).execute()
+        return train_once(settings, processes, out, lambda: make(processes, Path(temporary)))
+
+
+def train_once(
+    settings: RunSettings, processes: Processes, out: Path, make: Callable[[], Training]
+) -> dict[str, Any]:
+    """Seed torch, make a `Training`, and run it; return the content of its results.json.
+
+    Args:
+        settings: Settings of the run.
+        processes: Processes that train.
+        out: Folder of what the run leaves.
+        make: Function that returns what is trained.
+    """
+    torch.manual_seed(settings.seed)  # the initial weights, the same in every process
+    return Run(make(), processes, out).execute()
+
+
+def fixed(loader: DataLoader) -> Callable[[int], DataLoader]:
+    """Return the function of a training whose images keep their size."""
+    return lambda _: loader
+
+
+def classified(loss: Callable[[torch.Tensor, Target], torch.Tensor]) -> Loss:
+    """Return the loss of a classifier's batches.
+
+    Args:
+        loss: Function from logits ``[B, num_classes]`` and the loader's targets to the mean loss.
+
+    Returns:
+        A function as `Training` takes it. With loaders that hand out plans, what the steps call
+        takes images, plan and targets, and returns logits and new targets.
+    """
+
+    def of_batch(model: nn.Module, batch: Batch) -> torch.Tensor:
+        image, target, *plan = batch
+        if plan:
+            logits, target = model(image, *plan, target)
+        else:
+            logits = model(image)
+        return loss(logits, target)
+
+    return of_batch
 
 
 def shrunk(settings: RunSettings, **others: Any) -> dict[str, Any]:
@@ -432,7 +500,7 @@ def _in_groups(batches: Iterable[tuple[Any, ...]], size: int) -> Iterator[tuple[
         yield (*batch, True)
 
 
-def _as_mixed(batch: tuple[Any, ...]) -> tuple[torch.Tensor, Target]:
+def _as_mixed(batch: Batch) -> tuple[Any, Any]:
     """Return images as their targets describe them, also where the network would mix features."""
     image, target, *plans = batch
     for plan in plans:

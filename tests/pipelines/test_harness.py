@@ -47,7 +47,7 @@ from harness.pictures import make_pictures, make_shards
 from harness.processes import NOTHING, SAVE, STOP, Processes, joined, split_batch
 from harness.sampling import RepeatedAugmentation
 from harness.settings import RunSettings, as_plain, named, parse
-from harness.training import Run, Training, run
+from harness.training import Run, Training, classified, run
 from runs import assert_same_run
 
 CPU = torch.device("cpu")
@@ -83,7 +83,7 @@ def small_training(data: Path, settings: RunSettings, **changes: Any) -> Trainin
         "val": loader("val", 16),
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), lr=1),
-        "loss": mixed_cross_entropy,
+        "loss": classified(mixed_cross_entropy),
         "learning_rate": lambda _: 0.01,
         "size": lambda _: 16,
     }

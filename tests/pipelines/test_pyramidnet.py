@@ -399,7 +399,7 @@ def test_loss_optimizer_and_learning_rate_are_the_papers(
         training = recipe.make_training(settings, Processes(recipe.NAME, CPU), tmp_path)
         training.val.close()
         expected = F.cross_entropy(logits, label, label_smoothing=smoothing)
-        torch.testing.assert_close(training.loss(logits, label), expected)
+        torch.testing.assert_close(training.loss(lambda _: logits, (None, label)), expected)
         assert any(isinstance(m, ShakeDrop) for m in training.model.modules()) == shaken
         (group,) = training.optimizer.param_groups
         assert {name: group[name] for name in ("momentum", "nesterov", "weight_decay")} == {

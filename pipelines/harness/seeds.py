@@ -1,0 +1,101 @@
+"""Several trainings that differ by their seeds, and the file that holds the numbers of all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.checkpoints import refuse_other_settings
+from harness.processes import Processes, joined
+from harness.results import RESULTS, finish, refuse_results
+from harness.settings import RunSettings
+from harness.training import Training, train_once
+
+
+@dataclass(frozen=True)
+class SeedSettings(RunSettings):
+    """Hold what several trainings of one recipe depend on."""
+
+    resume: str | None = None
+    """"auto" resumes from what the output folder holds: finished trainings are kept, and the
+    interrupted one goes on. None starts anew, and refuses an output folder that holds a run."""
+
+    seeds: int = 3
+    """Trainings, with the seeds `seed`, `seed` + 1 and so on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_counts("seeds")
+        if self.resume not in (None, "auto"):
+            raise SystemExit(f"`resume` must be 'auto' or left out, got {self.resume!r}.")
+
+
+Settings = TypeVar("Settings", bound=SeedSettings)
+
+
+def run_seeds(
+    name: str,
+    settings: Settings,
+    find: Callable[[Settings, Path], Path],
+    make: Callable[[Settings, Path, Processes], Training],
+    numbers: Sequence[str],
+) -> dict[str, Any]:
+    """Train with each seed, and write what all trainings reached.
+
+    The output folder gets a folder per seed, with what a run leaves, and results.json: each number
+    at the end of each training, with mean and deviation.
+
+    Args:
+        name: Name of the recipe.
+        settings: Settings of the trainings; ``seed`` is the first.
+        find: Function from the settings, and a folder that is removed at the end, to the folder of
+            the data. A smoke run may generate them there.
+        make: Function from the settings of a training, the folder of the data, and the processes,
+            to what is trained. Torch is seeded before.
+        numbers: Names of the numbers, as the `Training` measures them. The first is printed.
+
+    Returns:
+        The content of results.json.
+    """
+    with tempfile.TemporaryDirectory() as temporary, joined(name) as processes:
+        data = find(settings, Path(temporary))
+        out = settings.out or (Path(temporary, "out") if settings.smoke else Path(f"runs/{name}"))
+        if settings.resume is None:
+            refuse_results(name, out)
+        runs = []
+        for seed in range(settings.seed, settings.seed + settings.seeds):
+            of_seed = dataclasses.replace(settings, seed=seed, out=out / str(seed))
+            results = finished(name, of_seed)
+            if results is None:
+                if settings.seeds > 1:
+                    processes.say(f"seed {seed}")
+                results = train_once(
+                    of_seed, processes, out / str(seed), lambda s=of_seed: make(s, data, processes)
+                )
+            runs.append(results)
+        last = [run["epochs"][-1] for run in runs]
+        values = {number: [row[number] for row in last] for number in numbers}
+        processes.say(
+            f"{numbers[0]} {statistics.mean(values[numbers[0]]):.4g}, mean of {settings.seeds} "
+            f"{'seeds' if settings.seeds > 1 else 'seed'}"
+        )
+        if not processes.is_first:
+            return {}
+        return finish(name, settings, out, values, [{"epochs": run["epochs"]} for run in runs])
+
+
+def finished(name: str, settings: SeedSettings) -> dict[str, Any] | None:
+    """Return what a training left at its end, or None where the training has to run."""
+    assert settings.out is not None
+    path = settings.out / RESULTS
+    if settings.resume is None or not path.exists():
+        return None
+    results: dict[str, Any] = json.loads(path.read_text())
+    refuse_other_settings(name, path, settings, results["settings"])
+    return results
