@@ -1,16 +1,19 @@
 """Put runs of a recipe with several seeds side by side, in one file of results/.
 
     python pipelines/publish_runs.py runs/baseline runs/unmix
+    python pipelines/publish_runs.py runs/plain runs/mixed --vary backbone --names plain cutmix
 
-Each folder holds the results.json of a run of contrastive_cutmix.py or segmentation_cutmix_seg.py.
-The runs are of one recipe and differ in `mix` alone. The file DATE_WHAT.json has a row for each
-run, with each number of each seed, and the settings that the runs share. Numbers are shares in
-[0, 1], as in study.json. Folders of this machine are not named in the file.
+Each folder holds the results.json of a run with several seeds. The runs are of one recipe and
+differ in `mix` alone, or in the settings of --vary. The first is the baseline that the others are
+compared with. The file DATE_WHAT.json has a row for each run, with each number of each seed, and
+the settings that the runs share. Numbers are shares in [0, 1], as in study.json. Folders of this
+machine are not named in the file.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +26,12 @@ from harness.processes import CONSOLE, stop
 from harness.results import RESULTS
 
 NAME = "publish_runs"
-#: Subject of a file, by the name of the recipe.
+#: Subject of a file where that is not the name of the recipe.
 WHAT = {"contrastive_cutmix": "contrastive", "segmentation_cutmix_seg": "cutmix_seg"}
-#: Numbers that results.json holds in percent.
-IN_PERCENT = ("top1", "untrained_top1")
-#: Settings in which the runs of a file may differ.
-VARIED = ("mix", "preset", "out")
+#: Numbers that results.json holds in percent, by recipe.
+IN_PERCENT = {"contrastive_cutmix": ("top1", "untrained_top1")}
+#: Settings that change no number of a run.
+WITHOUT_EFFECT = ("preset", "out", "resume", "workers", "tuning", "checkpoint_minutes", "seed")
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,28 @@ class Settings:
     out: Path = Path(__file__).parent / "results"
     """Folder of the file."""
 
+    vary: tuple[str, ...] = ("mix",)
+    """Settings in which the runs may differ."""
+
+    names: tuple[str, ...] = ()
+    """Name of each row. None are the values of the first setting of --vary."""
+
+    experiment: str = ""
+    """What is compared, where a recipe has several comparisons: a word for the file's name."""
+
 
 def main(settings: Settings) -> Path:
     """Write the file; return the file's path."""
     if len({folder.resolve() for folder in settings.runs}) < max(len(settings.runs), 1):
         runs = ", ".join(map(str, settings.runs)) or "none"
         stop(NAME, f"`runs` must be at least one folder, and none of them twice, got {runs}.")
-    content = side_by_side([read(folder) for folder in settings.runs])
+    if settings.names and len(settings.names) != len(settings.runs):
+        stop(
+            NAME,
+            f"`names` must be as many as the runs, {len(settings.runs)}, got "
+            f"{len(settings.names)}.",
+        )
+    content = side_by_side([read(folder) for folder in settings.runs], settings)
     path = settings.out / f"{content['date']}_{content['what']}.json"
     write_json(path, content)
     CONSOLE.print(f"{path}: {len(content['rows'])} rows")
@@ -60,38 +78,50 @@ def read(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         stop(NAME, f"`runs` must be folders that hold {RESULTS}, and {folder} does not.")
     content: dict[str, Any] = json.loads(path.read_text())
-    if content["recipe"] not in WHAT:
-        stop(NAME, f"{path} must be of {' or '.join(WHAT)}, got {content['recipe']}.")
+    if "seeds" not in content["settings"]:
+        stop(NAME, f"{path} must be of trainings with several seeds, got one of a single training.")
     if content["smoke"]:
         stop(NAME, f"{path} is of a smoke run, whose numbers mean nothing.")
     return content
 
 
-def side_by_side(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def side_by_side(runs: Sequence[dict[str, Any]], publishing: Settings) -> dict[str, Any]:
     """Return a row for each run, and what the runs share.
 
     Args:
         runs: Contents of results.json. Every entry with ``values`` is a number, by seed.
+        publishing: What may differ, and names of the rows.
 
     Returns:
-        ``what``, ``date`` of the last run, ``machine``, ``versions``, name of the ``data``,
-        ``settings`` and a sentence of them, and ``rows``: the name of what was mixed as
-        ``method``, and lists of shares in [0, 1].
+        ``what``, ``recipe``, ``date`` of the last run, ``machine``, ``versions``, name of the
+        ``data``, ``settings`` and a sentence of them, ``minutes`` that the steps of a training took
+        on average, where the runs tell, and ``rows``: the name of the row as ``method``, and lists
+        of shares in [0, 1].
     """
-    shared = [common(run) for run in runs]
+    varied = (*publishing.vary, *WITHOUT_EFFECT)
+    shared = [common(run, varied) for run in runs]
     for run, facts in zip(runs, shared, strict=True):
         names = {**shared[0], **facts}
         odd = [name for name in names if facts.get(name) != shared[0].get(name)]
         if odd:
             stop(
                 NAME,
-                f"`runs` must differ in `mix` alone, and {run['settings']['out']} has another "
-                f"{', '.join(odd)} than {runs[0]['settings']['out']}.",
+                f"`runs` must differ in `{'`, `'.join(publishing.vary)}` alone, and "
+                f"{run['settings']['out']} has another {', '.join(odd)} than "
+                f"{runs[0]['settings']['out']}.",
             )
     first = runs[0]
-    settings = {k: v for k, v in first["settings"].items() if k not in (*VARIED, "data", "smoke")}
-    return {
-        "what": WHAT[first["recipe"]],
+    settings = {
+        name: value
+        for name, value in first["settings"].items()
+        if name not in (*varied, "data", "smoke")
+    }
+    methods = publishing.names or [str(run["settings"][publishing.vary[0]]) for run in runs]
+    content = {
+        "what": "_".join(
+            filter(None, (WHAT.get(first["recipe"], first["recipe"]), publishing.experiment))
+        ),
+        "recipe": first["recipe"],
         "date": max(run["finished"] for run in runs)[:10],
         "machine": first["machine"],
         "versions": first["versions"],
@@ -101,23 +131,34 @@ def side_by_side(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             f"{settings['epochs']} epochs, batches of {settings['batch_size']}, "
             f"{settings['seeds']} seeds."
         ),
-        "rows": [{"method": run["settings"]["mix"], **numbers(run)} for run in runs],
+        "rows": [
+            {"method": method, **numbers(run)} for method, run in zip(methods, runs, strict=True)
+        ],
     }
+    minutes = [spent for run in runs for spent in minutes_of(run)]
+    return content | ({"minutes": statistics.mean(minutes)} if minutes else {})
 
 
-def common(run: dict[str, Any]) -> dict[str, Any]:
+def common(run: dict[str, Any], varied: Sequence[str]) -> dict[str, Any]:
     """Return what has to be equal in all runs of a file."""
-    settings = {name: value for name, value in run["settings"].items() if name not in VARIED}
+    settings = {name: value for name, value in run["settings"].items() if name not in varied}
     return {name: run[name] for name in ("recipe", "machine", "versions")} | settings
 
 
 def numbers(run: dict[str, Any]) -> dict[str, list[float]]:
     """Return the numbers of a run, one of each seed: shares in [0, 1]."""
     lists = {name: v["values"] for name, v in run.items() if isinstance(v, dict) and "values" in v}
+    in_percent = IN_PERCENT.get(run["recipe"], ())
     return {
-        name: [value / 100 for value in values] if name in IN_PERCENT else values
+        name: [value / 100 for value in values] if name in in_percent else values
         for name, values in lists.items()
     }
+
+
+def minutes_of(run: dict[str, Any]) -> list[float]:
+    """Return the minutes of the steps of each training, where the run tells."""
+    told = [training["epochs"] for training in run["runs"] if "epochs" in training]
+    return [sum(row["num_train"] / row["images_per_s"] for row in rows) / 60 for rows in told]
 
 
 if __name__ == "__main__":

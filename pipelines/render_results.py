@@ -21,6 +21,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from evaluation.claims import CLAIMS, QUESTIONS, verdict
+from evaluation.compare import welch_interval
 from evaluation.figures import COLOURS, saved
 from harness.methods import ABLATIONS, HEADLINE, SWEEPS
 
@@ -252,11 +253,14 @@ def sweeps(methods: Mapping[str, Any]) -> bytes:
 
 
 def short_section(name: str, content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the part of recipes with few or no labels."""
-    rows = content["rows"]
-    yield f"## {HEADINGS[content['what']]}"
+    """Yield the part of a recipe that trains with several seeds."""
+    what, rows = content["what"], content["rows"]
+    yield f"## {HEADINGS.get(what, what)}"
     yield ""
-    yield f"Data: {content['data']}. {content.get('settings_text', '')}".rstrip()
+    text = f"Data: {content['data']}. {content.get('settings_text', '')}".rstrip()
+    if content.get("minutes"):
+        text += f" The steps of a training took {content['minutes']:.1f} minutes on average."
+    yield text
     yield ""
     is_number = {key: isinstance(value, list) for key, value in rows[0].items()}
     yield from table(
@@ -269,7 +273,33 @@ def short_section(name: str, content: Mapping[str, Any]) -> Iterator[str]:
             for row in rows
         ],
     )
+    if "recipe" in content and len(rows) > 1:
+        yield ""
+        yield f"Points above {rows[0]['method']}, with Welch's 95 % interval over training runs:"
+        yield ""
+        keys = [key for key, is_one in is_number.items() if is_one]
+        yield from table(
+            ["method", *(NAMES.get(key, key) for key in keys)],
+            [
+                [row["method"], *(difference(rows[0][key], row[key]) for key in keys)]
+                for row in rows[1:]
+            ],
+        )
+    picture = FOLDER / "pictures" / f"{what}.png"
+    if picture.exists():
+        yield from ("", f"![{HEADINGS.get(what, what)}: what a network says](pictures/{what}.png)")
     yield from ("", f"<sub>{content['machine']}; {content['date']}; `results/{name}.json`.</sub>")
+
+
+def difference(baseline: Sequence[float], values: Sequence[float]) -> str:
+    """Return a difference of means in points with its interval, bold where that leaves out 0."""
+    points = 100 * (np.mean(values) - np.mean(baseline))
+    interval = welch_interval(baseline, values)
+    if interval is None:
+        return f"{points:+.1f}"
+    low, high = (100 * end for end in interval)
+    text = f"{points:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"**{text}**" if low > 0 or high < 0 else text
 
 
 def spread(values: Sequence[float | None] | None, scale: float) -> str:

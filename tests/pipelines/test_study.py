@@ -292,6 +292,21 @@ def test_results_of_other_recipes_are_tables_of_their_own() -> None:
     assert "| 2 | none | 40 | 55.0 ± 7.1 |" in text
 
 
+def test_differences_to_the_first_row_have_welchs_interval_and_are_bold_where_clear() -> None:
+    render = recipe("render_results")
+    rows = [
+        {"method": "none", "iou": [0.50, 0.51, 0.52], "top1": [0.5, 0.5, 0.5]},
+        {"method": "cutmix", "iou": [0.60, 0.61, 0.62], "top1": [0.4, 0.5, 0.6]},
+    ]
+    content = {"what": "ssd", "recipe": "ssd", "date": "d", "machine": "m", "data": "nuclei"}
+    text = "\n".join(render.page({"b": content | {"rows": rows, "minutes": 1.25}}))
+    assert "The steps of a training took 1.2 minutes on average." in text
+    assert "Points above none, with Welch's 95 % interval over training runs:" in text
+    # By hand: 10 points, a standard error of sqrt(2 / 3), 4 degrees of freedom, t of 2.776.
+    # And 0 points, a standard error of 10 / sqrt(3), 2 degrees of freedom, t of 4.303.
+    assert "| cutmix | **+10.0 (+7.7 to +12.3)** | +0.0 (-24.8 to +24.8) |" in text
+
+
 def test_the_page_in_the_repository_is_what_the_results_say() -> None:
     render = recipe("render_results")
     render.main(render.Settings(check=True))
