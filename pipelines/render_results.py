@@ -1,17 +1,17 @@
-"""Write RESULTS.md, and its plots, from the files of results/.
+"""Write RESULTS.md, its plots, and the README's table of tasks from the files of results/.
 
     python pipelines/render_results.py
     python pipelines/render_results.py --check
 
 Files of results/ are those that study.py, study_few_labels.py and publish_runs.py write, under
 names with their dates. With --check nothing is written, and the exit status is 1 where RESULTS.md
-is not what would be written.
+or the table is not what would be written.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ import tyro
 from matplotlib.figure import Figure
 
 from evaluation.claims import CLAIMS, QUESTIONS, verdict
-from evaluation.compare import welch_interval
 from evaluation.figures import COLOURS, saved
+from evaluation.numbers import NAMES, difference, spread, table
+from evaluation.tasks import HEADER, task_rows
 from harness.methods import ABLATIONS, HEADLINE, SWEEPS
 
 FOLDER = Path(__file__).parent
@@ -83,14 +84,8 @@ HEADINGS = {
     "contrastive": "No labels: i-CutMix and Un-Mix",
 }
 
-#: Names of numbers in those files, as headings.
-NAMES = {
-    "labels": "labels per class",
-    "top1": "top-1",
-    "untrained_top1": "top-1 of the untrained encoder",
-    "iou": "IoU",
-    "student_iou": "IoU of the student",
-}
+#: Lines of the README between which the table of tasks stands.
+MARKS = ("<!-- rendered by render_results.py -->", "<!-- end of what is rendered -->")
 
 
 @dataclass(frozen=True)
@@ -107,16 +102,27 @@ def main(settings: Settings) -> None:
     if not paths:
         raise SystemExit(f"render_results: {FOLDER / 'results'} must hold a study.json.")
     results = {path.stem: json.loads(path.read_text()) for path in paths}
-    text = "\n".join(page(results)) + "\n"
-    path = FOLDER / "RESULTS.md"
-    if settings.check:
-        if not path.exists() or path.read_text() != text:
+    pages = {
+        FOLDER / "RESULTS.md": "\n".join(page(results)) + "\n",
+        FOLDER / "README.md": with_tasks((FOLDER / "README.md").read_text(), results),
+    }
+    for path, text in pages.items():
+        if not settings.check:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
             raise SystemExit(f"{path} is out of date. Run `python pipelines/render_results.py`.")
+    if settings.check:
         return
-    path.write_text(text)
     for name, content in results.items():
         if content["what"] == "study" and axes_of(content["methods"]):
             (FOLDER / "results" / f"{name}.svg").write_bytes(sweeps(content["methods"]))
+
+
+def with_tasks(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the README with the table of tasks that the results make."""
+    start, end = (text.index(mark) for mark in MARKS)
+    rows = "\n".join(table(HEADER, list(task_rows(results))))
+    return f"{text[: start + len(MARKS[0])]}\n\n{rows}\n\n{text[end:]}"
 
 
 def page(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -289,33 +295,6 @@ def short_section(name: str, content: Mapping[str, Any]) -> Iterator[str]:
     if picture.exists():
         yield from ("", f"![{HEADINGS.get(what, what)}: what a network says](pictures/{what}.png)")
     yield from ("", f"<sub>{content['machine']}; {content['date']}; `results/{name}.json`.</sub>")
-
-
-def difference(baseline: Sequence[float], values: Sequence[float]) -> str:
-    """Return a difference of means in points with its interval, bold where that leaves out 0."""
-    points = 100 * (np.mean(values) - np.mean(baseline))
-    interval = welch_interval(baseline, values)
-    if interval is None:
-        return f"{points:+.1f}"
-    low, high = (100 * end for end in interval)
-    text = f"{points:+.1f} ({low:+.1f} to {high:+.1f})"
-    return f"**{text}**" if low > 0 or high < 0 else text
-
-
-def spread(values: Sequence[float | None] | None, scale: float) -> str:
-    """Return mean and standard deviation over runs as text."""
-    if values is None or any(value is None for value in values):
-        return "-"
-    array = scale * np.asarray(values, np.float64)
-    digits = 1 if scale == 100 else 3
-    text = f"{array.mean():.{digits}f}"
-    return text if len(array) < 2 else f"{text} ± {array.std(ddof=1):.{digits}f}"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table."""
-    for row in (header, ["---"] * len(header), *rows):
-        yield "| " + " | ".join(row) + " |"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from PIL import Image
 from dali_cutmix import FileList, MixedTarget
 from evaluation.image_lists import spread
 from harness.labels import relabelled
+from evaluation.tasks import TASKS, task_rows
+from harness.settings import parse
 from runs import recipe
 
 
@@ -307,6 +309,21 @@ def test_differences_to_the_first_row_have_welchs_interval_and_are_bold_where_cl
     assert "| cutmix | **+10.0 (+7.7 to +12.3)** | +0.0 (-24.8 to +24.8) |" in text
 
 
+def test_table_of_tasks_says_what_each_method_had_by_the_latest_file() -> None:
+    rows = [{"method": "none", "iou": [0.5, 0.6]}, {"method": "cutmix", "iou": [0.7, 0.7]}]
+    latest = {"what": "cutmix_seg", "machine": "a CPU", "rows": rows, "minutes": 2.0}
+    older = latest | {"rows": [{"method": "none", "iou": [0.0]}]}
+    cells = list(task_rows({"2026-01-01_a": older, "2026-01-02_a": latest}))
+    row = next(row for row in cells if "segmentation_cutmix_seg" in row[1])
+    assert row[4] == "IoU in %: none 55.0 ± 7.1, cutmix 70.0 ± 0.0; n = 2; 2.0 min each; a CPU"
+    assert next(row for row in cells if "contrastive" in row[1])[4] == "not yet run"
+
+
+def test_every_task_has_its_recipe_and_a_command_that_is_taken() -> None:
+    for task in TASKS:
+        parse(recipe(task.recipe).PRESETS, task.flags.split())
+
+
 def test_the_page_in_the_repository_is_what_the_results_say() -> None:
     render = recipe("render_results")
     render.main(render.Settings(check=True))
@@ -321,6 +338,7 @@ def test_the_page_is_written_with_its_plots(
     render = recipe("render_results")
     monkeypatch.setattr(render, "FOLDER", tmp_path)
     (tmp_path / "results").mkdir()
+    (tmp_path / "README.md").write_text("before\n{}\n{}\nafter\n".format(*render.MARKS))
     with pytest.raises(SystemExit, match=r"results must hold a study\.json"):
         render.main(render.Settings())
     numbers = {"classification__top1": [0.9, 0.91], "occlusion__center": [0.5, 0.51]}
@@ -335,6 +353,11 @@ def test_the_page_is_written_with_its_plots(
     assert "| none | 2 | 90.5 ± 0.7 | 100.0 ± 0.0 | 50.5 ± 0.7 |" in text
     assert "### Sweeps" in text
     assert "(results/a.svg)" in text
+    readme = (tmp_path / "README.md").read_text()
+    assert readme.startswith("before\n")
+    assert readme.endswith("\nafter\n")
+    assert "| Task | Recipe | Small data |" in readme
+    assert "| not yet run |" in readme
     drawn = (tmp_path / "results" / "a.svg").read_bytes()
     assert drawn.startswith(b"<?xml")
     render.main(render.Settings())
