@@ -21,7 +21,11 @@ SEMI = ("semi_fixmatch", "semi_mixmatch")  # two loaders and another loop; see t
 CONTRASTIVE, CUTMIX_SEG = "contrastive_cutmix", "segmentation_cutmix_seg"
 PUBLISHING = "publish_runs"  # trains nothing either
 NO_RECIPES = {GRAPH_OF_ONES_OWN, EVALUATION, *STUDY, *SEMI, CONTRASTIVE, CUTMIX_SEG, PUBLISHING}
-RECIPES = sorted({path.stem for path in PIPELINES.glob("*.py")} - NO_RECIPES)
+ALL = {path.stem: path.read_text() for path in PIPELINES.glob("*.py")}
+# Of one task each, with several seeds. Their loop is that of the recipes below, whose stops and
+# resumes are tested; test_seeds.py has what the seeds add.
+TASKS = sorted(name for name, text in ALL.items() if "harness.seeds" in text)
+RECIPES = sorted({*ALL} - NO_RECIPES - {*TASKS})
 STANDALONE = "cifar_resnet18"  # the smallest complete recipe, without the harness
 ON_HARNESS = [name for name in RECIPES if name != STANDALONE]
 

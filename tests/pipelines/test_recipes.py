@@ -19,11 +19,12 @@ import dali_cutmix
 from evaluation.subject import load_subject
 from harness.pictures import make_pictures
 from harness.settings import parse
-from runs import ON_HARNESS, PIPELINES, RECIPES, STANDALONE, assert_same_run, recipe, start
+from runs import ON_HARNESS, PIPELINES, RECIPES, STANDALONE, TASKS, assert_same_run, recipe, start
 
 IMAGENET = "imagenet_resnet50"
 
 every_recipe = pytest.mark.parametrize("name", RECIPES)
+also_of_tasks = pytest.mark.parametrize("name", [*RECIPES, *TASKS])
 on_harness = pytest.mark.parametrize("name", ON_HARNESS)
 
 
@@ -195,13 +196,13 @@ def test_differing_class_folders_are_refused(name: str, tmp_path: Path) -> None:
         run(module, data=tmp_path)
 
 
-@every_recipe
+@also_of_tasks
 def test_header_says_what_to_expect_and_its_commands_are_taken(name: str) -> None:
     module = recipe(name)
     header = module.__doc__ or ""
     parts = ["Expect:", "Run,", "The baseline is one flag away: --mix none", "Follows:", "Differs:"]
     places = [header.find(part) for part in parts]
-    assert -1 not in places
+    assert -1 not in places, parts[places.index(-1)]
     assert places == sorted(places)
     commands = re.findall(rf"pipelines/{name}.py(.*)", header)
     assert [command for command in commands if "--smoke" in command]
@@ -220,10 +221,11 @@ def test_readme_lists_the_recipe_with_commands_that_are_taken(name: str) -> None
         take(recipe(name), command)
 
 
-@every_recipe
+@also_of_tasks
 def test_every_setting_says_what_it_is(name: str) -> None:
     found: dict[str, str] = {}
-    for path in (PIPELINES / "harness" / "settings.py", PIPELINES / f"{name}.py"):
+    shared = sorted((PIPELINES / "harness").glob("*.py"))
+    for path in (*shared, PIPELINES / f"{name}.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef) and node.name.endswith("Settings"):
                 body = [one for one in node.body[1:] if not isinstance(one, ast.FunctionDef)]
@@ -234,7 +236,7 @@ def test_every_setting_says_what_it_is(name: str) -> None:
     assert {field.name for field in dataclasses.fields(recipe(name).Settings)} <= set(found)
 
 
-@every_recipe
+@also_of_tasks
 def test_recipe_uses_public_names_only_and_no_other_recipe(name: str) -> None:
     tree = ast.parse((PIPELINES / f"{name}.py").read_text())
     taken = []
@@ -248,4 +250,4 @@ def test_recipe_uses_public_names_only_and_no_other_recipe(name: str) -> None:
     assert ours
     public = {full.removeprefix("dali_cutmix.") for full in ours}
     assert {one for one in public if "augmentations." not in one} <= set(dali_cutmix.__all__)
-    assert not {full.split(".")[0] for full in taken} & set(RECIPES)
+    assert not {full.split(".")[0] for full in taken} & {*RECIPES, *TASKS}

@@ -16,8 +16,8 @@ from PIL import Image
 
 from dali_cutmix import FileList, MixedTarget
 from evaluation.image_lists import spread
-from harness.labels import relabelled
 from evaluation.tasks import TASKS, task_rows
+from harness.labels import relabelled
 from harness.settings import parse
 from runs import recipe
 
