@@ -33,9 +33,8 @@ from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.serving.batches import Batches
 from dali_cutmix.serving.settings import LoaderSettings
 from dali_cutmix.sources.open import read
-from dali_cutmix.transforms.decode import Encoded, EncodedMasks, Pixels, shape
+from dali_cutmix.transforms.decode import Encoded, EncodedMasks, Pixels, Stored, shape
 from dali_cutmix.transforms.resample import Resampler
-from dali_cutmix.transforms.stored import Stored
 
 #: DALI's types of finished images.
 _TYPES = {"float32": FLOAT, "float16": FLOAT16, "uint8": UINT8}

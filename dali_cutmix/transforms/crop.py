@@ -33,9 +33,9 @@ from dali_cutmix.core.frame import (
     check_augmentations,
     frames_of,
 )
+from dali_cutmix.transforms.decode import Stored
 from dali_cutmix.transforms.moves import flipped, followed, resized_centre, resized_sample
 from dali_cutmix.transforms.resample import KERNELS, Kernel, Resampler
-from dali_cutmix.transforms.stored import Stored
 from dali_cutmix.transforms.windows import central_window, middle, padded_window
 
 Triple = tuple[float, float, float]

@@ -19,9 +19,9 @@ from dali_cutmix.core.frame import (
 )
 from dali_cutmix.transforms.chain import draw_each, operate_each, refuse_varying
 from dali_cutmix.transforms.crop import IMAGENET_MEAN, IMAGENET_STD, Numbers, check_mean_std, of_rgb
+from dali_cutmix.transforms.decode import Stored
 from dali_cutmix.transforms.resample import Resampler
 from dali_cutmix.transforms.sizing import RandomResizedCrop
-from dali_cutmix.transforms.stored import Stored
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame, Sample, takes_annotations
+from dali_cutmix.transforms.decode import Stored
 from dali_cutmix.transforms.resample import Resampler
-from dali_cutmix.transforms.stored import Stored
 
 
 @runtime_checkable

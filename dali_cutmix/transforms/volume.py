@@ -17,8 +17,8 @@ from dali_cutmix.core.checks import (
 )
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.transforms.decode import Stored
 from dali_cutmix.transforms.resample import Resampler
-from dali_cutmix.transforms.stored import Stored
 
 WHERE = "VolumeTransform"
 

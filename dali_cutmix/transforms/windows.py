@@ -9,9 +9,9 @@ import numpy as np
 
 from dali_cutmix.core.dali import FLOAT, INT32, DataNode, constant, fn, math, types
 from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.transforms.decode import Stored
 from dali_cutmix.transforms.moves import Area, moved, size_of
 from dali_cutmix.transforms.resample import MAX_ELONGATION
-from dali_cutmix.transforms.stored import Stored
 
 #: How a border continues an image, by torchvision's names.
 PADDING_MODES = ("constant", "edge", "reflect", "symmetric")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -46,6 +47,22 @@ def test_the_last_batch_of_an_epoch_draws_nothing(script: ModuleType, tmp_path: 
     assert "loader" in last.modules
     assert last.functions <= cold.functions
     assert warm.objects
+
+
+def test_the_readme_of_serving_names_each_module_of_the_way_and_counts_them(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    script.write_files(tmp_path)
+    cold, _, _ = script.follow(tmp_path)
+    readme = (script.PACKAGE / "serving" / "README.md").read_text()
+    table = readme[readme.index("| What happens |") :].split("\n\n")[0]
+    rooms = "loader|mixing/|order/|serving/|sources/|transforms/"
+    named = re.findall(rf"`((?:{rooms})\w*)`", table)
+    outside_core = [module for module in cold.modules if not module.startswith("core/")]
+    assert sorted(named) == sorted(outside_core)
+    assert f"functions of {len(cold.modules)} modules run" in readme
+    assert (len(cold.modules) - len(named), "Ten are `core/`" in readme) == (10, True)
+    assert len(cold.modules) == script.MAX_MODULES
 
 
 def test_a_count_above_its_limit_fails_the_check_alone(

@@ -17,9 +17,8 @@ from torchvision.transforms import v2
 
 from dali_cutmix import EvalTransform
 from dali_cutmix.core.threads import NAME
-from dali_cutmix.transforms.decode import Pixels
+from dali_cutmix.transforms.decode import Pixels, Stored
 from dali_cutmix.transforms.resample import Resampler
-from dali_cutmix.transforms.stored import Stored
 from graphs import soon
 
 SIZES = [(300, 200), (37, 61), (224, 224), (1, 1), (1, 500), (9, 4), (700, 501)]
