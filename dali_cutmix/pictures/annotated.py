@@ -17,6 +17,9 @@ from dali_cutmix.pictures.tiles import INK, Box, Colour, Line
 #: Most lines that an annotation adds under an image.
 MAX_LINES = 4
 
+#: Most rows of one note, such as a long caption.
+MAX_ROWS = 3
+
 #: Share of the class's colour in an overlay, in [0, 1].
 OPACITY = 0.5
 
@@ -150,7 +153,13 @@ def _row(values: Sequence[float], full: Sequence[float], classes: Sequence[str])
 
 
 def _notes(notes: Sequence[tuple[Any, float]]) -> Drawn:
-    return Drawn([Line(str(note), decimals(share)) for note, share in notes[:MAX_LINES]])
+    """Draw each note, and its share unless the image shows in full."""
+    return Drawn(
+        [
+            Line(str(note), "" if share == 1 else decimals(share), most_rows=MAX_ROWS)
+            for note, share in notes[:MAX_LINES]
+        ]
+    )
 
 
 def decimals(weight: float) -> str:

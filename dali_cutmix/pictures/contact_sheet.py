@@ -43,7 +43,9 @@ def contact_sheet(
 
     - A mask tints each pixel by the colour of its class.
     - Boxes are framed, with class and visible share.
-    - Rows are bars, notes are lines. A full bar is 1, or the largest value of the batch above 1.
+    - Rows are bars. A full bar is 1, or the largest value of the batch above 1.
+    - Notes are lines. Long notes are broken between words, into three rows at most. The note of an
+      image that shows in full stands without a share.
     - A clip is a strip of frames. A volume is three slices through its middle: across depth, height
       and width.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
@@ -18,6 +18,7 @@ BAR_HEIGHT = 5
 FONT_SIZE = 15
 TITLE_SIZE = 18
 SMALL_SIZE = 11  # of texts on boxes
+GAP_OF_VALUE = 8  # between a name and its value
 
 Colour = tuple[int, int, int]
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -44,12 +45,14 @@ class Line:
         value: Number or word. Never shortened.
         colour: Colour of both.
         bar: Length of a bar behind the text, in [0, 1]; None draws none.
+        most_rows: Most rows that the name is broken into, between words; then it is shortened.
     """
 
     name: str
     value: str = ""
     colour: Colour = INK
     bar: float | None = None
+    most_rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,11 @@ def draw_tiles(
     shown = (width * factor, height * factor)
     cell_width = max(shown[0], SHOWN_SIDE * 3 // 4)
     has_bar = any(tile.shares for tile in tiles)
-    num_lines = max(len(tile.lines) for tile in tiles)
+    font = ImageFont.load_default(size=FONT_SIZE)
+    rows_of = [
+        [row for line in tile.lines for row in _broken(line, font, cell_width)] for tile in tiles
+    ]
+    num_lines = max(map(len, rows_of))
     text_top = shown[1] + 10 + (BAR_HEIGHT + 5 if has_bar else 0)
     cell_height = text_top + num_lines * LINE_HEIGHT
     top = MARGIN + (TITLE_SIZE + GAP if title else 0)
@@ -109,7 +116,6 @@ def draw_tiles(
         WHITE,
     )
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=FONT_SIZE)
     if title:
         title_font = ImageFont.load_default(size=TITLE_SIZE)
         text = _shortened(title, title_font, sheet.width - 2 * MARGIN)
@@ -119,7 +125,7 @@ def draw_tiles(
         x, y = MARGIN + column * (cell_width + GAP), top + row * (cell_height + GAP)
         left = x + (cell_width - shown[0]) // 2
         _image(sheet, draw, tile, (left, y), shown, factor)
-        for line_number, line in enumerate(tile.lines):
+        for line_number, line in enumerate(rows_of[number]):
             _line(draw, x, y + text_top + line_number * LINE_HEIGHT, cell_width, line, font)
     return sheet
 
@@ -221,11 +227,37 @@ def _line(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, line: Line, fon
         end = x + round(width * line.bar) - 1
         if end >= x:
             draw.rectangle((x, y, end, y + LINE_HEIGHT - 4), fill=BAR)
-    value_width = math.ceil(draw.textlength(line.value, font)) if line.value else -8
-    name = _shortened(line.name, font, width - value_width - 8)
+    value_width = _width_of_value(line, font)
+    name = _shortened(line.name, font, width - value_width)
     draw.text((x, y), name, line.colour, font)
     if line.value:
-        draw.text((x + width - value_width, y), line.value, line.colour, font)
+        draw.text((x + width - value_width + GAP_OF_VALUE, y), line.value, line.colour, font)
+
+
+def _width_of_value(line: Line, font: Font) -> int:
+    """Return the pixels that a value takes from its line, the gap before it included."""
+    return math.ceil(font.getlength(line.value)) + GAP_OF_VALUE if line.value else 0
+
+
+def _broken(line: Line, font: Font, width: int) -> list[Line]:
+    """Break a line between words into rows of a width, at most as many as the line takes.
+
+    The value stands in the first row. The last row holds what is left, and is shortened when drawn.
+    """
+    rows: list[Line] = []
+    words = line.name.split()
+    while len(rows) < line.most_rows - 1 and words:
+        value = "" if rows else line.value
+        room = width - _width_of_value(replace(line, value=value), font)
+        fitting = (
+            n for n in range(len(words), 1, -1) if font.getlength(" ".join(words[:n])) <= room
+        )
+        count = next(fitting, 1)
+        rows.append(replace(line, name=" ".join(words[:count]), value=value))
+        words = words[count:]
+    if words or not rows:
+        rows.append(replace(line, name=" ".join(words), value="" if rows else line.value))
+    return rows
 
 
 def _shortened(text: str, font: Font, width: float) -> str:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from dali_cutmix import contact_sheet
 from dali_cutmix.pictures.annotated import colour_of_class
-from dali_cutmix.pictures.tiles import BAR, GAP, MARGIN, TITLE_SIZE
+from dali_cutmix.pictures.tiles import BAR, GAP, LINE_HEIGHT, MARGIN, TITLE_SIZE
 from dali_cutmix.tools.cli import app
 
 SIZE = (160, 200)
@@ -94,6 +94,48 @@ def test_rows_and_notes_are_written_and_never_taken_for_classes() -> None:
     notes = [[("a cat on a mat", 0.75), ("a dog", 0.25)]]
     both = contact_sheet(gray(), {"row": rows, "note": notes}, classes={"row": ["a", "b", "c"]})
     assert both.height > contact_sheet(gray(), {"row": rows}).height
+
+
+def text_under(notes: list[tuple[str, float]]) -> np.ndarray:
+    """Pixels under the first tile: ``[height, width, 3]``."""
+    return np.asarray(contact_sheet(gray(), [notes]))[MARGIN + SIZE[0] + 8 :]
+
+
+def test_long_notes_are_broken_between_words_and_lose_none() -> None:
+    words = [
+        "a",
+        "white",
+        "elephant",
+        "above",
+        "a",
+        "yellow",
+        "zebra",
+        "and",
+        "two",
+        "more",
+        "owls",
+    ]
+    height = LINE_HEIGHT
+    broken = text_under([(" ".join(words), 1.0)])
+    assert len(broken) == len(text_under([("a", 1.0)])) + 2 * height
+    for number in range(3):
+        row = broken[number * height : (number + 1) * height]
+        fitting = (
+            end
+            for end in range(1, len(words) + 1)
+            if (text_under([(" ".join(words[:end]), 1.0)])[:height] == row).all()
+        )
+        words = words[next(fitting) :]
+    assert not words
+
+
+def test_notes_past_three_rows_are_shortened_and_mixed_notes_keep_their_shares() -> None:
+    long = text_under([("word " * 60, 1.0)])
+    assert len(long) == len(text_under([("word " * 15, 1.0)]))
+    alone, mixed = text_under([("cat", 1.0)]), text_under([("cat", 0.75), ("dog", 0.25)])
+    assert (alone[:LINE_HEIGHT, : SIZE[1] // 2] == mixed[:LINE_HEIGHT, : SIZE[1] // 2]).all()
+    assert (alone[:LINE_HEIGHT, MARGIN + SIZE[1] // 2 :] == 255).all()
+    assert (mixed[:LINE_HEIGHT, MARGIN + SIZE[1] // 2 :] != 255).any()
 
 
 def bar_lengths(rows: list[list[float]], num_lines: int) -> list[int]:
