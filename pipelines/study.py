@@ -13,7 +13,8 @@ data/generate_parts.py beside this file make such folders:
 OUT gets a folder for each training, METHOD/SEED, and study.json with the numbers of all. What is
 there is not repeated: an interrupted study goes on, and a study grows by further methods and seeds.
 Each folder holds model.pt, the network, and report.json; without the latter a network is measured
-again. Two methods side by side, as a report:
+again. evaluate.py takes a model.pt as a checkpoint, and captions.py takes it as a backbone. Two
+methods side by side, as a report:
 
     python pipelines/evaluate.py --compare OUT/none OUT/cutmix
 
@@ -36,7 +37,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -179,11 +180,16 @@ def make_loader(settings: Settings, method: Method, data: Path, seed: int) -> Da
 # ---------------------------------------------------------------------------------------- training
 
 
+def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn.Module:
+    """Return an untrained network."""
+    return Net(settings.width, num_classes).to(device=device, memory_format=torch.channels_last)
+
+
 def train(settings: Settings, method: Method, data: Path, seed: int) -> tuple[nn.Module, float]:
     """Return a trained network in evaluation mode, and the mean loss of its last epoch."""
     torch.manual_seed(seed)
     with make_loader(settings, method, data, seed) as loader:
-        model = Net(settings.width, loader.num_classes).to(memory_format=torch.channels_last)
+        model = make_model(settings, loader.num_classes, loader.device)
         mixing = FeatureMix(model, list(method.layers), seed=seed) if method.layers else None
         optimizer = torch.optim.AdamW(
             model.parameters(), settings.lr, weight_decay=settings.weight_decay
@@ -253,7 +259,7 @@ def study(settings: Settings, data: Path, out: Path) -> dict[str, Any]:
             folder = out / name / str(seed)
             if not (folder / WEIGHTS).exists():
                 model, loss = train(settings, METHODS[name], data, seed)
-                write(folder, {"model": model.state_dict(), "loss": loss, "settings": trained})
+                write(folder, checkpoint_of(model, data) | {"loss": loss, "settings": trained})
             if not (folder / NUMBERS).exists():
                 model, loss = read(settings, folder, data)
                 evaluation = evaluate(settings, name, model, data)
@@ -300,6 +306,17 @@ def _odd(asked: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     return ", ".join(name for name in names if asked.get(name) != there.get(name))
 
 
+def checkpoint_of(model: nn.Module, data: Path) -> dict[str, Any]:
+    """Return a network's weights, and what evaluate.py has to know to rebuild the network."""
+    side = side_of(data)
+    return {
+        "model": model.state_dict(),
+        "recipe": NAME,
+        "classes": FileList.from_folder(data / "train").classes,
+        "transform": asdict(EvalTransform(side, side)),
+    }
+
+
 def write(folder: Path, content: Mapping[str, Any]) -> None:
     """Write the file of a trained network in one step."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -310,9 +327,10 @@ def write(folder: Path, content: Mapping[str, Any]) -> None:
 def read(settings: Settings, folder: Path, data: Path) -> tuple[nn.Module, float]:
     """Return a trained network in evaluation mode, and the mean loss of its last epoch."""
     content = torch.load(folder / WEIGHTS, weights_only=True)
-    model = Net(settings.width, len(FileList.from_folder(data / "train").classes))
+    classes = FileList.from_folder(data / "train").classes
+    model = make_model(settings, len(classes), torch.device("cpu"))
     model.load_state_dict(content["model"])
-    return model.to(memory_format=torch.channels_last).eval(), content["loss"]
+    return model.eval(), content["loss"]
 
 
 def summary(out: Path, what: Mapping[str, Any], data: Path, title: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from dali_cutmix import FileList, MixedTarget
 from evaluation.image_lists import spread
+from evaluation.subject import load_subject
 from evaluation.tasks import TASKS, task_rows
 from harness.labels import relabelled
 from harness.settings import parse
@@ -118,6 +119,21 @@ def test_a_study_tells_other_images_and_what_it_is_of(
     low, high = content["methods"]["none"]["cutmix_minus_this_over_images"]["occlusion/center"]
     assert low <= high
     assert "cutmix_minus_this_over_images" not in content["methods"]["cutmix"]
+
+
+def test_a_network_of_a_study_is_a_checkpoint_of_a_classifier(
+    study: ModuleType, data: Path, tmp_path: Path
+) -> None:
+    settings = small(study, epochs=1)
+    model, loss = study.train(settings, study.METHODS["none"], data, seed=0)
+    trained, _ = study.described(settings, data)
+    content = study.checkpoint_of(model, data) | {"loss": loss, "settings": trained}
+    study.write(tmp_path, content)
+    classes = FileList.from_folder(data / "val").classes
+    subject = load_subject(str(tmp_path / study.WEIGHTS), classes)
+    image = torch.randn(2, 3, *subject.size)
+    assert torch.equal(subject.model(image), model(image))
+    assert subject.transform == study.EvalTransform(48, 48)
 
 
 def test_a_few_images_are_spread_over_all_classes(data: Path) -> None:
