@@ -73,7 +73,7 @@ class Subject:
 
 def load_subject(
     spec: str,
-    classes: Sequence[str],
+    classes: Sequence[str] | None,
     device: torch.device | str = "cpu",
     *,
     mean: Triple | None = None,
@@ -91,7 +91,8 @@ def load_subject(
             - ``torchvision:NAME`` or ``timm:NAME``, with the library's weights;
             - ``torchvision:NAME:FILE`` or ``timm:NAME:FILE``, with weights from a file.
 
-        classes: Class names of the images, in the order of their labels.
+        classes: Class names of the images, in the order of their labels. None takes those of the
+            classifier, whatever they are: weights from a file have the library's.
         device: Device on which the model computes.
         mean: Mean of the model's normalization per channel, in [0, 1]. None takes what the
             checkpoint or the library says.
@@ -142,7 +143,7 @@ def _scaled(transform: EvalTransform, size: int) -> int | tuple[int, int]:
     return math.floor(size * transform.resize / min(transform.output_size))
 
 
-def _of_recipe(path: Path, classes: Sequence[str]) -> Subject:
+def _of_recipe(path: Path, classes: Sequence[str] | None) -> Subject:
     state = read_state(path)
     missing = [k for k in ("recipe", "settings", "classes", "transform", "model") if k not in state]
     if missing:
@@ -150,8 +151,15 @@ def _of_recipe(path: Path, classes: Sequence[str]) -> Subject:
             f"`checkpoint` must be written by a recipe, and {path} lacks {', '.join(missing)}. "
             "Pass weights alone as `torchvision:NAME:FILE` or `timm:NAME:FILE`."
         )
+    if classes is None:
+        classes = state["classes"]
     check_classes(path, state["classes"], classes)
     recipe = _recipe(path, state["recipe"])
+    if not hasattr(recipe, "make_model"):
+        refuse(
+            f"`checkpoint` must be of a recipe that classifies images, got {path}, which "
+            f"{state['recipe']} wrote. Pass the checkpoint of a classifier."
+        )
     names = {field.name for field in dataclasses.fields(recipe.Settings)}
     settings = recipe.Settings(**{k: v for k, v in state["settings"].items() if k in names})
     model = recipe.make_model(settings, len(classes), torch.device("cpu"))
@@ -188,7 +196,7 @@ def _recipe(path: Path, name: Any) -> Any:
         )
 
 
-def _of_torchvision(name: str, file: Path | None, classes: Sequence[str]) -> Subject:
+def _of_torchvision(name: str, file: Path | None, classes: Sequence[str] | None) -> Subject:
     from torchvision import models
 
     if name not in models.list_models(module=models):
@@ -197,6 +205,8 @@ def _of_torchvision(name: str, file: Path | None, classes: Sequence[str]) -> Sub
             "`torchvision.models.list_models(torchvision.models)` lists the names."
         )
     known = models.get_model_weights(name).DEFAULT
+    if classes is None:
+        classes = known.meta["categories"]
     if file is None:
         check_count(f"torchvision:{name}", len(known.meta["categories"]), classes)
         check_order(f"torchvision:{name}", known.meta["categories"], classes)
@@ -216,7 +226,7 @@ def _of_torchvision(name: str, file: Path | None, classes: Sequence[str]) -> Sub
     return _of_library(f"torchvision:{name}", model, transform, file, classes)
 
 
-def _of_timm(name: str, file: Path | None, classes: Sequence[str]) -> Subject:
+def _of_timm(name: str, file: Path | None, classes: Sequence[str] | None) -> Subject:
     import timm
     from timm.data import resolve_model_data_config
 
@@ -225,6 +235,8 @@ def _of_timm(name: str, file: Path | None, classes: Sequence[str]) -> Subject:
             f"`checkpoint` must name a model of timm, got {name!r}. `timm.list_models()` lists the "
             "names."
         )
+    if classes is None:
+        classes = list(map(str, range(timm.create_model(name).num_classes)))
     if file is None:
         model = timm.create_model(name, pretrained=True)
         check_count(f"timm:{name}", model.num_classes, classes)
