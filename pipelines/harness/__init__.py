@@ -18,4 +18,6 @@ A recipe describes model, data and optimizer; the harness trains. Modules, in th
     seeds        several trainings that differ by their seeds
     few_labels   settings and images of recipes in which few images have a label
     few_labels_training   the loop of these recipes, of two loaders
+    captioned    images with captions: where both lie, and captions as numbers of words
+    caption_runs settings, encoder and loaders of recipes of images with captions
 """

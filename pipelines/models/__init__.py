@@ -6,5 +6,9 @@ Modules:
     pyramidnet      PyramidNet for images of 32 px
     resnet          ResNet and ResNeXt of bottlenecks: for 32 px, and torchvision's for ImageNet
     small           four convolutions, for the study and for recipes with few labels
+    backbone        a classifier without its last layers, to begin another task from
+    captioner       an encoder, and a Transformer that says what an image shows
+    pairs           an encoder of images and one of captions, compared by cosines
+    trained         classifiers that were trained before
     features        mixing at a layer, as the paper numbers the layers
 """
