@@ -48,7 +48,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import SubsetRandomSampler
@@ -65,6 +64,7 @@ from dali_cutmix import (
     mix_batch,
     read_masks,
 )
+from harness.pictures import make_ellipses
 from harness.processes import CONSOLE, stop
 from harness.results import finish, refuse_results
 from harness.schedule import cosine
@@ -324,8 +324,8 @@ def find_nuclei(settings: Settings, temporary: Path) -> Path:
     """Return the folder of tiles and masks; a smoke run without a folder generates ellipses."""
     data = settings.data
     if data is None and settings.smoke:
-        make_ellipses(temporary / "train", 6, seed=0)
-        make_ellipses(temporary / "val", 2, seed=1)
+        make_ellipses(temporary / "train", 6, TILE, seed=0)
+        make_ellipses(temporary / "val", 2, TILE, seed=1)
         return temporary
     parts = [f"{part}/{kind}" for part in ("train", "val") for kind in ("images", "masks")]
     if data is None or not all((data / part).is_dir() for part in parts):
@@ -336,24 +336,6 @@ def find_nuclei(settings: Settings, temporary: Path) -> Path:
             "ellipses.",
         )
     return data
-
-
-def make_ellipses(folder: Path, count: int, seed: int) -> None:
-    """Write tiles of bright ellipses on dark noise, and their masks of 0 and 1."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.indices((TILE, TILE))
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    for number in range(count):
-        image = rng.normal(25, 3, (TILE, TILE))
-        mask = np.zeros((TILE, TILE), np.uint8)
-        for _ in range(8):
-            (row, column), (along, across) = rng.uniform(0, TILE, 2), rng.uniform(6, 14, 2)
-            inside = ((rows - row) / along) ** 2 + ((columns - column) / across) ** 2 < 1
-            image[inside] = rng.uniform(70, 200)
-            mask[inside] = 1
-        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"images/{number}.png")
-        Image.fromarray(mask).save(folder / f"masks/{number}.png")
 
 
 if __name__ == "__main__":

@@ -85,6 +85,31 @@ def make_shards(folder: Path, count: int, side: int = 100, num_classes: int = 7)
                 shards[index % 2].addfile(info, io.BytesIO(content))
 
 
+def make_ellipses(folder: Path, count: int, side: int, seed: int) -> None:
+    """Write images of bright ellipses on dark noise, and their masks of 0 and 1.
+
+    Args:
+        folder: Gets ``images`` and ``masks``, with gray PNGs of equal names.
+        count: Number of images.
+        side: Side of an image in pixels.
+        seed: Of noise and ellipses.
+    """
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices((side, side))
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number in range(count):
+        image = rng.normal(25, 3, (side, side))
+        mask = np.zeros((side, side), np.uint8)
+        for _ in range(8):
+            (row, column), (along, across) = rng.uniform(0, side, 2), rng.uniform(6, 14, 2)
+            inside = ((rows - row) / along) ** 2 + ((columns - column) / across) ** 2 < 1
+            image[inside] = rng.uniform(70, 200)
+            mask[inside] = 1
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"images/{number}.png")
+        Image.fromarray(mask).save(folder / f"masks/{number}.png")
+
+
 def _pictures(count: int, side: int, num_classes: int) -> Iterator[tuple[str, int, bytes]]:
     """Yield name, class and bytes of each file."""
     for index in range(count):
