@@ -112,6 +112,9 @@ class Settings(SeedSettings):
     num_train: int | None = None
     """Training images, chosen by the seed. None takes all."""
 
+    crops: int = 1
+    """Crops of each training image in an epoch."""
+
     mix: Literal["cutmix", "none"] = "cutmix"
     """CutMix of images and masks, or the baseline without."""
 
@@ -162,14 +165,22 @@ class Settings(SeedSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_counts("num_classes", "num_train", "validate_every")
+        self.check_counts("num_classes", "num_train", "crops", "validate_every")
 
 
 FULL = Settings(mean=IMAGENET_MEAN, std=IMAGENET_STD, pretrained=True, aux=0.5, validate_every=1)
 PRESETS = named(
     {
-        "nuclei": Settings(num_train=4),
-        "scenes": Settings(mean=(0.3,) * 3, std=(0.25,) * 3, size=(64, 64), val_size=(96, 96)),
+        "nuclei": Settings(num_train=4, crops=10, epochs=50),
+        "scenes": Settings(
+            mean=(0.48, 0.48, 0.46),
+            std=(0.19, 0.17, 0.18),
+            size=(64, 64),
+            val_size=(96, 96),
+            epochs=15,
+            batch_size=8,
+            validate_every=5,
+        ),
         "voc": replace(
             FULL,
             layout="voc",
@@ -261,13 +272,14 @@ def make_loaders(settings: Settings, data: Path, processes: Processes) -> tuple[
     classes = classes_of(settings, [masks for _, masks in parts.values()])
     images, masks = parts["train"]
     num_train = len(images) if settings.num_train is None else settings.num_train
-    if not settings.batch_size <= num_train <= len(images):
+    if num_train > len(images) or num_train * settings.crops < settings.batch_size:
         stop(
             NAME,
-            f"`num_train` must be in [{settings.batch_size}, {len(images)}], from `batch_size` to "
-            f"the images there are, got {num_train}.",
+            f"`num_train` must be at most {len(images)}, the images there are, and with `crops` "
+            f"make a batch of {settings.batch_size}, got {num_train}.",
         )
     chosen = np.random.default_rng(settings.seed).permutation(len(images))[:num_train]
+    chosen = np.tile(chosen, settings.crops)
     colours = {"mean": settings.mean, "std": settings.std}
     common: dict[str, Any] = {"num_workers": settings.workers, "tuning": settings.tuning}
     common |= {"device": processes.device, "channels_last": True}

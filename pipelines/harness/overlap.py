@@ -221,7 +221,8 @@ def count_classes(
             classes = read(index)
         except (OSError, ValueError):
             return -1
-        return int(classes[classes != ignored].max(initial=-1))
+        known = classes[classes != ignored]
+        return int(known.max()) if known.size else -1
 
     with ThreadPoolExecutor() as pool:
         largest = list(pool.map(largest_in, range(len(paths))))
