@@ -171,15 +171,15 @@ class Settings(SeedSettings):
 FULL = Settings(mean=IMAGENET_MEAN, std=IMAGENET_STD, pretrained=True, aux=0.5, validate_every=1)
 PRESETS = named(
     {
-        "nuclei": Settings(num_train=4, crops=10, epochs=50),
+        "nuclei": Settings(num_train=2, crops=20, size=(64, 64), epochs=30),
         "scenes": Settings(
             mean=(0.48, 0.48, 0.46),
             std=(0.19, 0.17, 0.18),
             size=(64, 64),
             val_size=(96, 96),
-            epochs=15,
+            epochs=12,
             batch_size=8,
-            validate_every=5,
+            validate_every=4,
         ),
         "voc": replace(
             FULL,

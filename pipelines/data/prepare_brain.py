@@ -5,7 +5,9 @@
 
 The wheel of nilearn (BSD-3-Clause) holds the ICBM 152 template of 2009, release a, of Fonov et al.
 2011 (NeuroImage 54, doi:10.1016/j.neuroimage.2010.07.033): ONE averaged brain in voxels of 1 mm,
-with maps of the probability of gray and of white matter. You download the wheel; this script
+with maps of the probability of gray and of white matter. The template is copyright (C) 1993-2004
+Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill University,
+who permit to copy, change and distribute the template where this notice stands. You download the wheel; this script
 downloads nothing, and nilearn need not be installed. nibabel has to be. The script writes
 
     brain/train/images/Z_Y_X.npy   18 volumes [48, 48, 48] uint8 of two slabs
@@ -28,7 +30,6 @@ import gzip
 import os
 import tempfile
 import zipfile
-import zlib
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import product
@@ -79,16 +80,14 @@ def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
     if not 0 <= settings.noise <= 255:
         stop(f"`noise` must be in [0, 255], got {settings.noise}.")
-    image, mask = read(settings.wheel)
-    rng = np.random.default_rng(settings.seed)
-    noisy = image + rng.normal(0, settings.noise, SHAPE)
-    image = noisy.round().clip(0, 255).astype(np.uint8)
     out = settings.out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         stop(
             f"`out` must be a folder that is new or empty, got {settings.out}. Name another "
             "`--out`."
         )
+    image, mask = read(settings.wheel)
+    image = with_noise(image, settings.noise, settings.seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     counts = {}
     # On the disk of `out`, so that the last step is a rename.
@@ -138,13 +137,7 @@ def array_of(name: str, data: bytes) -> np.ndarray:
     try:
         stored = nibabel.Nifti1Image.from_bytes(gzip.decompress(data)).dataobj
         voxels = np.asarray(stored).transpose(2, 1, 0)
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        zlib.error,
-        nibabel.spatialimages.HeaderDataError,
-    ) as error:
+    except Exception as error:  # gzip's, zlib's, and several of nibabel's
         stop(f"{name} must be a volume of NIfTI, gzipped, and is damaged: {error}.")
     if voxels.shape != SHAPE or voxels.dtype != np.uint8:
         stop(
@@ -152,6 +145,13 @@ def array_of(name: str, data: bytes) -> np.ndarray:
             f"{voxels.dtype}. nilearn 0.14.1 has such volumes."
         )
     return voxels
+
+
+def with_noise(image: np.ndarray, deviation: float, seed: int) -> np.ndarray:
+    """Add normal noise to gray levels, and clip to [0, 255]: uint8."""
+    noise = np.random.default_rng(seed).normal(0, deviation, image.shape)
+    levels: np.ndarray = (image + noise).round().clip(0, 255).astype(np.uint8)
+    return levels
 
 
 def write(path: Path, voxels: np.ndarray) -> None:

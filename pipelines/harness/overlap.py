@@ -219,7 +219,7 @@ def count_classes(
     def largest_in(index: int) -> int:
         try:
             classes = read(index)
-        except (OSError, ValueError):
+        except Exception:  # of any decoder
             return -1
         known = classes[classes != ignored]
         return int(known.max()) if known.size else -1
