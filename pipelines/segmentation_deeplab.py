@@ -1,6 +1,6 @@
 """DeepLab v3 or LR-ASPP of torchvision: semantic segmentation with CutMix on images and masks.
 
-Expect: TO BE MEASURED.
+Expect: not yet measured.
 
 Run, where DIR is what data/prepare_nuclei.py or data/compose_scenes.py beside this file writes, or
 holds train/ and val/ of your own, each with images/ and masks/ of equal names:

@@ -1,6 +1,6 @@
 """A 3-D U-Net of MONAI: segmentation of volumes with CutMix of cuboids.
 
-Expect: TO BE MEASURED.
+Expect: not yet measured.
 
 Run, where DIR is what data/prepare_brain.py beside this file writes, or holds train/ and val/ of
 your own, each with images/ and masks/ of equal names, .npy, .nii or .nii.gz. MONAI comes with
@@ -22,8 +22,8 @@ Numbers, as shares: dice is the mean over classes, without class 0, of the Dice 
 voxels of all validation windows count in one sum, as in the online evaluation of nnU-Net.
 
 Follows: Cicek et al. 2016, arXiv:1606.06650 (3-D U-Net), as MONAI's UNet; the sum of Dice loss and
-cross entropy, SGD with Nesterov momentum 0.99, weight decay 3e-5, and a learning rate that falls by
-the power 0.9, as nnU-Net, Isensee et al. 2018, arXiv:1809.10486 and its later versions. Cuboids are
+cross entropy, SGD with Nesterov momentum, weight decay 3e-5, and a learning rate that falls by the
+power 0.9, as nnU-Net, Isensee et al. 2018, arXiv:1809.10486 and its later versions. Cuboids are
 cut as VideoMix cuts in space and time, Yun et al. 2020, arXiv:2012.03457.
 
 Differs: MONAI's UNet has residual units and strided convolutions. Validation takes the middle
@@ -124,8 +124,11 @@ class Settings(SeedSettings):
     batch_size: int = 4
     """Windows per step, over all processes together."""
 
-    lr: float = 0.01
+    lr: float = 0.1
     """Learning rate of SGD at the start."""
+
+    momentum: float = 0.9
+    """Nesterov momentum of SGD."""
 
     weight_decay: float = 3e-5
     """Weight decay of all parameters."""
@@ -164,7 +167,9 @@ PRESETS = named(
             channels=(32, 64, 128, 256, 320),
             units=2,
             epochs=500,
-            batch_size=4,
+            lr=0.01,
+            momentum=0.99,
+            validate_every=10,
         ),
     }
 )
@@ -346,7 +351,7 @@ def make(settings: Settings, data: Path, processes: Processes) -> Training:
         optimizer=torch.optim.SGD(
             model.parameters(),
             settings.lr,
-            momentum=0.99,
+            momentum=settings.momentum,
             nesterov=True,
             weight_decay=settings.weight_decay,
         ),

@@ -7,8 +7,9 @@ The wheel of nilearn (BSD-3-Clause) holds the ICBM 152 template of 2009, release
 2011 (NeuroImage 54, doi:10.1016/j.neuroimage.2010.07.033): ONE averaged brain in voxels of 1 mm,
 with maps of the probability of gray and of white matter. The template is copyright (C) 1993-2004
 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill University,
-who permit to copy, change and distribute the template where this notice stands. You download the wheel; this script
-downloads nothing, and nilearn need not be installed. nibabel has to be. The script writes
+who permit to copy, change and distribute the template where this notice stands. You download the
+wheel; this script downloads nothing, and nilearn need not be installed. nibabel has to be. The
+script writes
 
     brain/train/images/Z_Y_X.npy   18 volumes [48, 48, 48] uint8 of two slabs
     brain/train/masks/Z_Y_X.npy    0 other, 1 gray matter, 2 white matter: the likeliest of the maps
