@@ -38,8 +38,8 @@ def modules() -> dict[str, ModuleType]:
 def ellipses(modules: dict[str, ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven tiles with masks to train on, and one to validate."""
     folder = tmp_path_factory.mktemp("ellipses")
-    modules[CUTMIX_SEG].make_ellipses(folder / "train", 7, seed=0)
-    modules[CUTMIX_SEG].make_ellipses(folder / "val", 1, seed=1)
+    modules[CUTMIX_SEG].make_ellipses(folder / "train", 7, 128, seed=0)
+    modules[CUTMIX_SEG].make_ellipses(folder / "val", 1, 128, seed=1)
     return folder
 
 
