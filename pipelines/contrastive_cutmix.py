@@ -69,6 +69,7 @@ from dali_cutmix import (
 from dali_cutmix.augmentations import ColorJitter, Grayscale, RandomApply
 from harness.checkpoints import save_checkpoint
 from harness.pictures import find_data
+from harness.probe import features_of, fit_probe, top1_of
 from harness.processes import CONSOLE, stop
 from harness.results import finish, refuse_results
 from harness.schedule import cosine
@@ -362,14 +363,6 @@ def train(settings: Settings, data: Path, out: Path, seed: int) -> dict[str, Any
 # ------------------------------------------------------------------------------------------- probe
 
 
-@torch.no_grad()
-def features_of(encoder: nn.Module, loader: DataLoader) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return features ``[N, num_features]`` and classes ``[N]`` of all images of a loader."""
-    encoder.eval()
-    features, labels = zip(*((encoder(image), label) for image, label in loader), strict=True)
-    return torch.cat(features), torch.cat(labels)
-
-
 def probe(settings: Settings, encoder: nn.Module, data: Path) -> tuple[nn.Module, float]:
     """Train a logistic regression on the features of train/; return it and its top-1 on val/.
 
@@ -381,32 +374,10 @@ def probe(settings: Settings, encoder: nn.Module, data: Path) -> tuple[nn.Module
         features, label = features_of(encoder, loader)
         model = make_model(settings, loader.num_classes, loader.device)
     model.encoder.load_state_dict(encoder.state_dict())
-    # Features of equal spread, which the classifier's weights take up afterwards.
-    mean, spread = features.mean(0), features.std(0).clamp(min=1e-6)
-    features = (features - mean) / spread
-    classifier = model.classifier
-    nn.init.zeros_(classifier.weight)
-    nn.init.zeros_(classifier.bias)
-    optimizer = torch.optim.LBFGS(
-        classifier.parameters(), max_iter=200, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(classifier(features), label)
-        loss = loss + settings.probe_decay * classifier.weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    with torch.no_grad():
-        classifier.weight /= spread
-        classifier.bias -= classifier.weight @ mean
+    fit_probe(model.classifier, features, label, settings.probe_decay)
     with make_probe_loader(settings, data / "val") as loader:
         features, label = features_of(model.encoder, loader)
-    with torch.no_grad():
-        hits = classifier(features).argmax(1) == label
-    return model.eval(), 100 * hits.double().mean().item()
+    return model.eval(), 100 * top1_of(model.classifier, features, label)
 
 
 def save(settings: Settings, model: nn.Module, data: Path, path: Path) -> None:
