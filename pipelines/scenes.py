@@ -97,13 +97,13 @@ class Settings(SeedSettings):
     hole: float = 0.5
     """Side of the square that "cutout" erases in each image, as a share of the image's side."""
 
-    size: int = 48
+    size: int = 40
     """Side in pixels to which scenes are resized."""
 
-    width: int = 16
+    width: int = 12
     """Channels of the network's first convolution; the last has four times as many."""
 
-    epochs: int = 60
+    epochs: int = 40
     """Passes over the training scenes."""
 
     batch_size: int = 50
@@ -157,6 +157,7 @@ def make_scenes(folder: Path) -> Path:
             Image.fromarray(mask.astype(np.uint8) * 255).save(path)
     sys.path.insert(0, str(Path(__file__).parent / "data"))
     compose = importlib.import_module("compose_scenes")
+    compose.CONSOLE.quiet = True
     counts = {"num_train": 8, "num_val": 4, "num_single": 4, "num_occluded": 2}
     compose.main(compose.Settings(folder / "shapes", folder / "scenes", size=64, **counts))
     return folder / "scenes"
@@ -184,7 +185,7 @@ def make_loaders(settings: Settings, data: Path) -> tuple[DataLoader, list[DataL
         shuffle=True,
         drop_last=True,
         transform=TrainTransform(
-            settings.size, scale=(0.5, 1.0), augment=augment, mean=MEAN, std=STD
+            settings.size, scale=(0.6, 1.0), augment=augment, mean=MEAN, std=STD
         ),
         mix=mixes.get(settings.mix),
         target="pair",

@@ -133,10 +133,10 @@ class Settings(SeedSettings):
     val_crop: float = 1.0
     """Side of what is cropped for validation, as a share of the resized image's."""
 
-    pretrain_epochs: int = 100
+    pretrain_epochs: int = 60
     """Passes over the images of the pretraining. 0 leaves the pretraining out."""
 
-    epochs: int = 60
+    epochs: int = 40
     """Passes over the images of the fine-tuning."""
 
     warmup: int = 5
@@ -234,9 +234,23 @@ def tasks_of(settings: Settings, data: Path) -> tuple[Task | None, Task]:
             f"{data / 'train'}, got {most}.",
         )
     learned = Task(of_classes(train, targets), of_classes(val, targets))
+    num_tuned = len(targets) * settings.tune_images if settings.tune_images else len(learned.train)
+    if num_tuned < settings.batch_size:
+        stop(
+            NAME,
+            f"`batch_size` must be at most {num_tuned}, the images of the fine-tuning, got "
+            f"{settings.batch_size}.",
+        )
     if settings.backbone is not None or not settings.pretrain_epochs:
         return None, learned
-    return Task(of_classes(train, sources), of_classes(val, sources)), learned
+    pretrained = Task(of_classes(train, sources), of_classes(val, sources))
+    if len(pretrained.train) < settings.batch_size:
+        stop(
+            NAME,
+            f"`batch_size` must be at most {len(pretrained.train)}, the images of the pretraining, "
+            f"got {settings.batch_size}.",
+        )
+    return pretrained, learned
 
 
 def of_classes(files: FileList, names: Sequence[str]) -> FileList:
@@ -261,12 +275,6 @@ def make_loaders(
 ) -> tuple[DataLoader, DataLoader]:
     """Return the loaders that train and validate a classifier."""
     batch_size = split_batch(NAME, settings.batch_size, processes.count, settings.accumulate)
-    if len(task.train) < settings.batch_size:
-        stop(
-            NAME,
-            f"`batch_size` must be at most {len(task.train)}, the images of a training, got "
-            f"{settings.batch_size}.",
-        )
     if settings.least_crop is None:
         transform = TrainTransform(settings.size, pad=2, **colours)
     else:

@@ -19,8 +19,17 @@ STUDY = {"study", "study_few_labels", "render_results"}  # many small networks, 
 SEMI = ("semi_fixmatch", "semi_mixmatch")  # two loaders and another loop; see test_few_labels.py
 # Learn from images without labels, by loops of their own.
 CONTRASTIVE, CUTMIX_SEG = "contrastive_cutmix", "segmentation_cutmix_seg"
-PUBLISHING = "publish_runs"  # trains nothing either
-NO_RECIPES = {GRAPH_OF_ONES_OWN, EVALUATION, *STUDY, *SEMI, CONTRASTIVE, CUTMIX_SEG, PUBLISHING}
+PUBLISHING = "publish_runs"  # trains nothing either, nor does `plot_levels`
+NO_RECIPES = {
+    GRAPH_OF_ONES_OWN,
+    EVALUATION,
+    *STUDY,
+    *SEMI,
+    CONTRASTIVE,
+    CUTMIX_SEG,
+    PUBLISHING,
+    "plot_levels",
+}
 ALL = {path.stem: path.read_text() for path in PIPELINES.glob("*.py")}
 # Of one task each, with several seeds. Their loop is that of the recipes below, whose stops and
 # resumes are tested; test_seeds.py has what the seeds add.
