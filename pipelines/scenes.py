@@ -1,39 +1,30 @@
-"""Occluded objects, as in street scenes: classification and detection under growing cover.
+"""Occluded objects, a stand-in for street scenes: a classifier under growing cover.
 
 Expect: TO BE MEASURED.
 
 Run, where DIR is what data/compose_scenes.py beside this file writes:
 
     python pipelines/scenes.py --data DIR
-    python pipelines/scenes.py --data DIR --preset detection
 
-The baseline is one flag away: --mix none. The classifier also takes --mix cutout and --mix mixup,
-and the detector --mix guided. To try every part on a few composed scenes, in seconds, with or
-without a GPU:
+The baseline is one flag away: --mix none. Other methods are --mix cutout and --mix mixup. To try
+every part on a few composed scenes, in seconds, with or without a GPU:
 
     python pipelines/scenes.py --smoke
-    python pipelines/scenes.py --smoke --preset detection
 
 Several runs in one plot over the covered share of the animal:
 
     python pipelines/plot_levels.py runs/none runs/cutout runs/mixup runs/cutmix --out levels.svg
 
-The scenes are composed of silhouettes. They stand in for the occlusions of street scenes, and say
-nothing about photographs. OUT, or runs/scenes, gets results.json, and a folder for each seed with
-its checkpoint and predictions.png. evaluate.py takes the classifier's checkpoint. LEVEL is the
-covered percentage of an animal's pixels: 00, 25, 50 or 75. Numbers, as shares:
+The scenes are composed of silhouettes, and say nothing about photographs. The classifier learns
+from single/, where nothing covers the animals, and is tested on occluded/LEVEL. LEVEL is the
+covered percentage of an animal's pixels: 00, 25, 50 or 75. The same scenes are tested at every
+level, and animals of the tests are in no training scene. OUT, or runs/scenes, gets results.json,
+and a folder for each seed with its checkpoint, which evaluate.py takes, and predictions.png.
+Numbers, as shares: top1_LEVEL at each level, and top1, the mean of all levels.
 
-- top1_LEVEL, of the classifier, which learns from single/, where nothing covers the animals, and is
-  tested on occluded/LEVEL. top1 is the mean of all levels.
-- map, of the detector, which learns from the one to four animals in each scene of train/, and is
-  tested on val/. map_LEVEL is of occluded/LEVEL, where a box encloses what is visible.
-
-The same scenes are tested at every level, and animals of the tests are in no training scene.
-
-Follows: the occlusions of Yun et al. 2019, arXiv:1905.04899, section 4.4, in which CutMix and
-Cutout are robust to a hole in the centre. FCOS, Tian et al. 2019, arXiv:1904.01355.
-
-Differs: patches of another background cover the animal itself, not the centre of the image.
+Follows: the occlusions of Yun et al. 2019, arXiv:1905.04899, section 4.4, where Cutout and CutMix
+stand a hole in the centre of an image. Differs: patches of another background cover the animal
+itself, wherever it stands.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ A recipe describes model, data and optimizer; the harness trains. Modules, in th
     labels       other labels of mixed images, for ablations
     methods      what study.py compares
     results      what results.json says of a run
+    probe        linear probes of features
     checkpoints  one file that is complete at any time
     monitor      progress bar, TensorBoard, losses that are not finite
     evaluation   exact over all processes
