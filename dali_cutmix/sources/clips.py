@@ -34,10 +34,13 @@ class Span(NamedTuple):
         clip: Index of the clip.
         share: Which of the possible first frames, as a share of them, in [0, 1). None takes the
             middle.
+        way: Share of the way from the first possible frame to the last, in [0, 1], in place of
+            ``share``. None where ``share`` says which frame.
     """
 
     clip: int
     share: float | None
+    way: float | None = None
 
 
 class Clips(Stacks):
@@ -75,7 +78,9 @@ class Clips(Stacks):
             the times that a video file states; numbers replace these times.
         rate: Frames per second in which ``stride`` counts, above 0. Folders need ``fps`` with it.
         start: ``"random"`` draws the first frame, each possible frame equally likely. ``"centre"``
-            takes the middle of the clip, for evaluation.
+            takes the middle of the clip, for evaluation. A number in [0, 1] for each clip takes
+            that share of the way from the first possible frame, 0, to the last, 1. With a list that
+            names each video several times, such numbers spread several samples over a video.
         short: A clip that is shorter than a sample is refused (``"refuse"``), or starts again
             after its last frame (``"loop"``).
         short_side: Most pixels of the short side of a frame of a video file, at least 1: larger
@@ -101,18 +106,18 @@ class Clips(Stacks):
         stride: int = 2,
         fps: float | Sequence[float] | Mapping[str, float] | None = None,
         rate: float | None = None,
-        start: Literal["random", "centre"] = "random",
+        start: Literal["random", "centre"] | Sequence[float] | np.ndarray = "random",
         short: Literal["refuse", "loop"] = "refuse",
         short_side: int | None = None,
     ) -> None:
         check_count(WHERE, "frames", frames, at_least=1)
         check_count(WHERE, "stride", stride, at_least=1)
-        check_choice(WHERE, "start", start, ("random", "centre"))
         check_choice(WHERE, "short", short, ("refuse", "loop"))
         self._root, self._paths, targets, names = _listed(clips, classes)
         super().__init__(targets, names)
-        self._frames, self._start, self._short = int(frames), start, short
-        self._settings: tuple[object, ...] = (frames, stride, rate, start, short)
+        self._frames, self._short = int(frames), short
+        self._start, self._ways = _checked_start(start, len(self))
+        self._settings: tuple[object, ...] = (frames, stride, rate, self._start, short)
         self._reader: VideoReader | None = None
         self.kind: Kind = "path"
         self.num_frames: np.ndarray | None = None
@@ -190,16 +195,20 @@ class Clips(Stacks):
 
         Of video files a `Span` of each.
         """
-        share = None
+        clips = np.asarray(indices, np.int64)
+        share = way = None
         if self._start == "random":
             share = draws.uniform("clips/start", []).astype(np.float64)
+        elif self._ways is not None:
+            way = self._ways[clips]
         if self.num_frames is None:
-            shares = [None] * len(indices) if share is None else share.tolist()
-            return [Span(int(clip), part) for clip, part in zip(indices, shares, strict=True)]
-        clips = np.asarray(indices, np.int64)
+            shares, ways = (
+                [None] * len(clips) if each is None else each.tolist() for each in (share, way)
+            )
+            return [Span(*span) for span in zip(clips.tolist(), shares, ways, strict=True)]
         offset = self._offsets(clips)
         count = self.num_frames[clips]
-        start = _first_frames(np.maximum(count - offset[:, -1], 1), share)
+        start = _first_frames(np.maximum(count - offset[:, -1], 1), share, way)
         frames = self._first[clips, None] + (start[:, None] + offset) % count[:, None]
         return frames.reshape(-1).tolist()
 
@@ -210,6 +219,7 @@ class Clips(Stacks):
         part.__dict__.pop("fingerprint", None)
         part.targets = self.targets[chosen]
         part._step = self._step[chosen]
+        part._ways = None if self._ways is None else self._ways[chosen]
         part._paths = [self._paths[index] for index in chosen]
         if self.num_frames is not None:
             part.num_frames, part._first = self.num_frames[chosen], self._first[chosen]
@@ -226,6 +236,8 @@ class Clips(Stacks):
             for values in (self.num_frames, self._first):
                 yield np.ascontiguousarray(values, "<i8").tobytes()
         yield np.ascontiguousarray(self._step, "<f8").tobytes()
+        if self._ways is not None:
+            yield np.ascontiguousarray(self._ways, "<f8").tobytes()
         if self._reader is not None:
             yield repr(self._seconds).encode()
         for files in (self.frame_files, self._video_files):
@@ -260,12 +272,12 @@ class Clips(Stacks):
         Raises:
             OSError: The video is too short.
         """
-        share = None if span.share is None else np.array([span.share])
+        share, way = (None if each is None else np.array([each]) for each in (span.share, span.way))
         if self._seconds is None:
             offset, count = self._offsets(np.array([span.clip]))[0], len(video.times)
             if count <= offset[-1] and self._short == "refuse":
                 self._refuse_span(span, f"{offset[-1] + 1} frames", f"{count} frames")
-            start = _first_frames(np.maximum(count - offset[-1:], 1), share)
+            start = _first_frames(np.maximum(count - offset[-1:], 1), share, way)
             numbers: np.ndarray = (start + offset) % count
             return numbers
         seconds = self._seconds * np.arange(self._frames)
@@ -274,7 +286,7 @@ class Clips(Stacks):
         num_starts = int(np.searchsorted(video.times, latest, "left"))
         if not num_starts and self._short == "refuse":
             self._refuse_span(span, f"over {seconds[-1]:.3g} s", f"{video.end:.3g} s")
-        start = _first_frames(np.array([max(num_starts, 1)]), share)
+        start = _first_frames(np.array([max(num_starts, 1)]), share, way)
         times = (video.times[start] + seconds + video.tolerance) % video.end
         return np.searchsorted(video.times, times, "right") - 1
 
@@ -303,8 +315,8 @@ class Clips(Stacks):
             _check_rate("fps", fps)
             fps = [float(fps)] * len(self)
         elif not isinstance(fps, (list, tuple, np.ndarray)) or len(fps) != len(self):
-            got = Told(f"{len(fps)} numbers") if hasattr(fps, "__len__") else fps
-            refuse(WHERE, "fps", f"be a number, or one for each of the {len(self)} clips", got)
+            rule = f"be a number, or one for each of the {len(self)} clips"
+            refuse(WHERE, "fps", rule, _told(fps))
         for index, value in enumerate(fps):
             _check_rate(f"fps[{index}]", value)
         return np.array([float(value) for value in fps]) / float(rate)
@@ -375,13 +387,40 @@ def _check_rate(name: str, value: object) -> None:
         refuse(WHERE, name, "be frames per second, finite and above 0", value)
 
 
-def _first_frames(num_starts: np.ndarray, share: np.ndarray | None) -> np.ndarray:
+def _told(numbers: Any) -> Any:
+    """Return what a message says of a list of the wrong length."""
+    return Told(f"{len(numbers)} numbers") if hasattr(numbers, "__len__") else numbers
+
+
+def _checked_start(start: Any, num_clips: int) -> tuple[str, np.ndarray | None]:
+    """Return which kind of start is asked for, and the number of each clip or None."""
+    if isinstance(start, str):
+        check_choice(WHERE, "start", start, ("random", "centre"))
+        return start, None
+    if not isinstance(start, (list, tuple, np.ndarray)) or len(start) != num_clips:
+        rule = f"be 'random', 'centre', or a number in [0, 1] for each of the {num_clips} clips"
+        refuse(WHERE, "start", rule, _told(start))
+    for index, value in enumerate(start):
+        if not is_number(value) or not 0 <= value <= 1:
+            refuse(WHERE, f"start[{index}]", "be a number in [0, 1]", value)
+    return "numbers", np.array([float(value) for value in start])
+
+
+def _first_frames(
+    num_starts: np.ndarray, share: np.ndarray | None, way: np.ndarray | None
+) -> np.ndarray:
     """Return the first frame of each clip: ``[n]`` int64.
 
     Args:
         num_starts: Possible first frames of each clip, at least 1: ``[n]`` int64.
         share: Uniform numbers in [0, 1]: ``[n]`` float64. None takes the middle.
+        way: Shares of the way from the first possible frame to the last, rounded to a whole frame:
+            ``[n]`` float64 in [0, 1]. None asks ``share``.
     """
+    if way is not None:
+        last = num_starts - 1
+        nearest: np.ndarray = np.floor(way * last + 0.5).astype(np.int64)
+        return nearest
     if share is None:
         return (num_starts - 1) // 2
     # The minimum guards against a float32 uniform number that was rounded up to 1.

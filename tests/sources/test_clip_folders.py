@@ -98,6 +98,21 @@ def range_of(num: int) -> list[int]:
     return list(range(num))
 
 
+def test_numbers_spread_several_samples_over_each_clip(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path, [9, 5])
+    ways = [0.0, 0.5, 1.0]
+    settings: dict[str, Any] = {"frames": 3, "stride": 2}
+    source = Clips([*clips] * 3, range_of(2) * 3, start=np.repeat(ways, 2), **settings)
+    assert shown(source) == [
+        *([0, 2, 4], [0, 2, 4]),
+        *([2, 4, 6], [0, 2, 4]),
+        *([4, 6, 8], [0, 2, 4]),
+    ]
+    assert shown(source.take([4, 0])) == [[4, 6, 8], [0, 2, 4]]
+    short = Clips([clips[1]] * 2, [0, 0], frames=4, stride=2, start=[0, 1], short="loop")
+    assert shown(short) == [[0, 2, 4, 1]] * 2
+
+
 def test_each_possible_first_frame_is_drawn_equally_often(tmp_path: Path) -> None:
     clips = write_clips(tmp_path, [8])
     source = Clips(clips * 50, [0] * 50, frames=3, stride=2)
@@ -200,6 +215,8 @@ def test_settings_and_frames_are_part_of_what_identifies_the_data(tmp_path: Path
         {},
         {"stride": 1},
         {"start": "centre"},
+        {"start": [0, 0]},
+        {"start": [0, 1]},
         {"fps": 10, "rate": 10},
         {"fps": [10, 11], "rate": 10},
         {"short": "loop"},
@@ -213,6 +230,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"frames": 0}, "Clips: `frames` must be a whole number of at least 1, got 0."),
     ({"stride": 0}, "Clips: `stride` must be a whole number of at least 1, got 0."),
     ({"start": "first"}, "Clips: `start` must be one of 'random', 'centre', got 'first'."),
+    (
+        {"start": [0.5]},
+        "Clips: `start` must be 'random', 'centre', or a number in [0, 1] for each of the 2 clips, "
+        "got 1 numbers.",
+    ),
+    (
+        {"start": 0.5},
+        "Clips: `start` must be 'random', 'centre', or a number in [0, 1] for each of the 2 clips, "
+        "got 0.5.",
+    ),
+    ({"start": [0, 1.5]}, "Clips: `start[1]` must be a number in [0, 1], got 1.5."),
     ({"short": "pad"}, "Clips: `short` must be one of 'refuse', 'loop', got 'pad'."),
     (
         {"fps": 30},

@@ -162,6 +162,8 @@ def test_frames_of_a_variable_rate_are_taken_by_their_times(tmp_path: Path, endi
     assert len(starts) > 4
     centre = Clips([video], [0], frames=5, stride=3, rate=10, start="centre")
     assert shown(centre)[0][0] == possible[(len(possible) - 1) // 2]
+    spread = Clips([video] * 2, [0] * 2, frames=5, stride=3, rate=10, start=[0, 1])
+    assert [frames[0] for frames in shown(spread)] == [possible[0], possible[-1]]
 
 
 @pytest.mark.parametrize(("ending", "rate"), [("mkv", 30), ("mp4", 30), ("avi", 25), ("mkv", 24)])
@@ -173,9 +175,11 @@ def test_rates_mean_the_same_for_videos_as_for_folders(
     videos = [write_video(tmp_path / f"{n}.{ending}", 31, codec, rate=rate) for n in range(2)]
     folders = [write_frames(tmp_path / f"frames{n}", video) for n, video in enumerate(videos)]
     settings: dict[str, Any] = {"frames": 4, "stride": 2, "rate": wanted}
-    wanted_frames = shown(Clips(folders * 4, [0] * 8, fps=rate, **settings))
-    assert shown(Clips(videos * 4, [0] * 8, fps=rate, **settings)) == wanted_frames
-    assert shown(Clips(videos * 4, [0] * 8, **settings)) == wanted_frames
+    for start in ("random", [0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.9, 1]):
+        settings["start"] = start
+        wanted_frames = shown(Clips(folders * 4, [0] * 8, fps=rate, **settings))
+        assert shown(Clips(videos * 4, [0] * 8, fps=rate, **settings)) == wanted_frames
+        assert shown(Clips(videos * 4, [0] * 8, **settings)) == wanted_frames
 
 
 def test_extracted_frames_of_a_rounding_container_are_those_of_their_times(tmp_path: Path) -> None:
