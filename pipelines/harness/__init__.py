@@ -8,6 +8,7 @@ A recipe describes model, data and optimizer; the harness trains. Modules, in th
     pictures     generated images for smoke runs
     sampling     repeated augmentation
     schedule     learning rate, image size, weight decay, averaged weights
+    video_lists  which videos train and which validate
     labels       other labels of mixed images, for ablations
     methods      what study.py compares
     results      what results.json says of a run

@@ -10,5 +10,6 @@ Modules:
     captioner       an encoder, and a Transformer that says what an image shows
     pairs           an encoder of images and one of captions, compared by cosines
     trained         classifiers that were trained before
+    video           torchvision's 3-D ResNets, and narrow forms of them
     features        mixing at a layer, as the paper numbers the layers
 """
