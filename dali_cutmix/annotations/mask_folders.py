@@ -6,13 +6,12 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
-
 from dali_cutmix.annotations.listing import existing_folder, names_below, without_classes
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.stored import MaskFiles
 from dali_cutmix.core.checks import check_choice, refuse
 from dali_cutmix.core.regular import read_text
+from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.files import FileList
 
 #: Endings of masks. A JPEG beside them is a picture of a mask.
@@ -80,7 +79,7 @@ def read_masks(
     image_root, mask_root = (
         existing_folder(where, name, path) for name, path in (("images", images), ("masks", masks))
     )
-    image_names = _files_below(where, "images", image_root, image_suffix, IMG_EXTENSIONS)
+    image_names = _files_below(where, "images", image_root, image_suffix, IMAGE_ENDINGS)
     mask_names = _files_below(where, "masks", mask_root, mask_suffix, MASK_EXTENSIONS)
     if os.path.samefile(image_root, mask_root):
         listed_masks = set(mask_names.values()) if mask_suffix else set()

@@ -9,7 +9,6 @@ from typing import Any, Literal, NoReturn
 from xml.etree import ElementTree
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
 from dali_cutmix.annotations.boxes import Boxes
 from dali_cutmix.annotations.listing import (
@@ -21,6 +20,7 @@ from dali_cutmix.annotations.listing import (
 from dali_cutmix.core.checks import check_choice, check_prob, checked_names, refuse, shown
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import open_regular, read_text
+from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.files import FileList
 
 #: Classes of Pascal VOC, 2007 to 2012.
@@ -81,7 +81,7 @@ def read_voc_boxes(
     folder = existing_folder(_WHERE, "annotations", annotations)
     image_folder = existing_folder(_WHERE, "images", images)
     files = [os.path.join(folder, name) for name in _names(folder, image_set)]
-    images_below = names_below(_WHERE, "images", image_folder, IMG_EXTENSIONS)
+    images_below = names_below(_WHERE, "images", image_folder, IMAGE_ENDINGS)
     every_name = set(images_below.values())
     paths: list[str] = []
     objects: list[_Object] = []

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
 from dali_cutmix.annotations.boxes import Boxes
 from dali_cutmix.annotations.listing import existing_folder, names_below, without_classes
 from dali_cutmix.core.checks import check_prob, checked_names, refuse, shown
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import read_text
+from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.sizes import upright_size
 
@@ -69,7 +69,7 @@ def read_yolo_boxes(
     check_prob(_WHERE, min_visible, "min_visible")
     folder = existing_folder(_WHERE, "labels", labels)
     image_folder = existing_folder(_WHERE, "images", images)
-    image_names = names_below(_WHERE, "images", image_folder, IMG_EXTENSIONS)
+    image_names = names_below(_WHERE, "images", image_folder, IMAGE_ENDINGS)
     texts = names_below(_WHERE, "labels", folder, (".txt",))
     if not image_names.keys() & texts.keys():
         example = next(iter(image_names.values()), "no image")

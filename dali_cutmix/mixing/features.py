@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from dali_cutmix.mixing.hooks import MixingHook, OutputHook, Run, State, note_ba
 from dali_cutmix.mixing.labels import MixedTarget
 from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.mixing.torch import check_float32, only_blends
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class FeatureMix(nn.Module):
@@ -89,6 +92,13 @@ class FeatureMix(nn.Module):
         Yun et al. 2019, CutMix, arXiv:1905.04899, "Feature CutMix" in the ablation study. Verma et
         al. 2019, Manifold Mixup, arXiv:1806.05236, section 2.
     """
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Make an instance, also where one is copied or unpickled."""
+        global _prepare
+        disable: Any = torch.compiler.disable  # untyped in torch
+        _prepare = _prepare or disable(_run_of)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -231,9 +241,9 @@ def _run_of(mixing: FeatureMix, x: torch.Tensor, plan: MixPlan, target: Any) -> 
     return Run(plan, layer, _moved(label, x.device), image, mixing.layout, blends, centre)
 
 
-_disable: Any = torch.compiler.disable  # untyped in torch
-#: Not traced by a compiler, which would compile anew for the position of each batch.
-_prepare = _disable(_run_of)
+#: `_run_of`, not traced by a compiler, which would compile anew for the position of each batch.
+#: Made with the first `FeatureMix`: to make it imports the compiler, which takes as long as torch.
+_prepare: Any = None
 
 
 def _check_plan(x: torch.Tensor, plan: Any) -> None:

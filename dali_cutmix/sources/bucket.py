@@ -13,13 +13,12 @@ from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
 from dali_cutmix.core.checks import is_number, refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.core.trouble import AwayError
-from dali_cutmix.sources.base import WHERE, Names, StoredImages
+from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, Names, StoredImages
 
 SCHEME = "s3://"
 #: Requests at the same time while a bucket is listed or indexes are read.
@@ -275,7 +274,7 @@ class BucketFiles(StoredImages):
         if not keys:
             raise FileNotFoundError(
                 f"{WHERE}: class folder {self._bucket.url(folder)!r} holds no images (names ending "
-                f"in {', '.join(IMG_EXTENSIONS)}). Add some, or remove the folder."
+                f"in {', '.join(IMAGE_ENDINGS)}). Add some, or remove the folder."
             )
         return sorted(keys, key=lambda key: key.rpartition("/")[::2])  # by folder, as a disk is
 
@@ -306,7 +305,7 @@ def _finish(listing: Coroutine[Any, Any, T]) -> T:
 
 
 def _images_among(keys: Iterable[str]) -> list[str]:
-    return [key for key in keys if key.lower().endswith(IMG_EXTENSIONS)]
+    return [key for key in keys if key.lower().endswith(IMAGE_ENDINGS)]
 
 
 def _import_obstore() -> Any:

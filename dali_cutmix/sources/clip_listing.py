@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
 from dali_cutmix.core.checks import local_path, refuse
+from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.video_files import ENDINGS
 
 WHERE = "Clips"
@@ -97,14 +97,14 @@ def frames_in(folder: str) -> list[str]:
     """Return the frames of a folder, in order."""
     names = _listed(folder)
     if not names:
-        endings = ", ".join(IMG_EXTENSIONS)
+        endings = ", ".join(IMAGE_ENDINGS)
         refuse(WHERE, "clips", f"hold frames, names ending in {endings}", folder)
     return [os.path.join(folder, name) for name in names]
 
 
 def _listed(folder: str) -> list[str]:
     """Return the names of images in a folder, in order."""
-    names = [name for name in os.listdir(folder) if name.lower().endswith(IMG_EXTENSIONS)]
+    names = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_ENDINGS)]
     return sorted((name for name in names if name[0] != "."), key=_natural)
 
 

@@ -10,15 +10,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
-from torchvision.datasets.folder import (  # type: ignore[import-untyped]
-    IMG_EXTENSIONS,
-    find_classes,
-)
 
 from dali_cutmix.core.checks import is_whole, local_path, refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import BYTE_ORDER_MARK, read_regular, read_text
-from dali_cutmix.sources.base import MAX_CLASSES, WHERE, Names, StoredImages, numbered
+from dali_cutmix.sources.base import (
+    IMAGE_ENDINGS,
+    MAX_CLASSES,
+    WHERE,
+    Names,
+    StoredImages,
+    numbered,
+)
 
 _INDEX = re.compile(r"[+-]?[0-9]{1,100}")
 
@@ -78,28 +81,28 @@ class FileList(StoredImages):
                 f"{listing}, but {root!r} {problem}. A list of (path, class) is taken as well."
             )
         try:
-            classes, class_to_idx = find_classes(root)
+            classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
         except PermissionError as error:
             _refuse_unreadable(error)
-        except FileNotFoundError:
-            images = sum(name.lower().endswith(IMG_EXTENSIONS) for name in os.listdir(root))
+        if not classes:
+            images = sum(name.lower().endswith(IMAGE_ENDINGS) for name in os.listdir(root))
             holds = f"holds images ({images}) and no subfolder" if images else "is empty"
             raise FileNotFoundError(
                 f"{listing}, but {root!r} {holds}. Move the images of each class into a folder of "
                 "their own, as torchvision's ImageFolder has them, or pass a list of (path, class)."
-            ) from None
+            )
         encoded: list[bytes] = []
         targets: list[np.ndarray] = []
-        for name in classes:
+        for index, name in enumerate(classes):
             folder = os.path.join(root, name)
             paths = _images_below(folder)
             if not paths:
                 raise FileNotFoundError(
                     f"{WHERE}: class folder {folder!r} holds no images (names ending in "
-                    f"{', '.join(IMG_EXTENSIONS)}). Add some, or remove the folder."
+                    f"{', '.join(IMAGE_ENDINGS)}). Add some, or remove the folder."
                 )
             encoded.extend(paths)
-            targets.append(np.full(len(paths), class_to_idx[name], np.int64))
+            targets.append(np.full(len(paths), index, np.int64))
         return cls(encoded, np.concatenate(targets), classes, root)
 
     @classmethod
@@ -279,7 +282,7 @@ def _images_below(folder: str) -> list[bytes]:
     paths: list[str] = []
     for parent, names in sorted(parents):
         prefix = os.path.join(parent, "")
-        paths += [prefix + n for n in sorted(names) if n.lower().endswith(IMG_EXTENSIONS)]
+        paths += [prefix + n for n in sorted(names) if n.lower().endswith(IMAGE_ENDINGS)]
     # Encoding a single text is faster, and no path holds a zero byte.
     return os.fsencode("\0".join(paths)).split(b"\0") if paths else []
 

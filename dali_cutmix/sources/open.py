@@ -8,17 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torchvision.datasets.folder import (  # type: ignore[import-untyped]
-    IMG_EXTENSIONS,
-    default_loader,
-)
 
 from dali_cutmix.core.checks import local_path
 from dali_cutmix.core.dali import DataNode, fn, merge, split
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.trouble import is_of_machine, patiently
 from dali_cutmix.sources.arrays import ImageArrays
-from dali_cutmix.sources.base import WHERE, StoredImages
+from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, StoredImages
 from dali_cutmix.sources.bucket import SCHEME, Bucket, BucketFiles, split_url
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.report import Report
@@ -101,7 +97,7 @@ def _images_in(path: str) -> list[str]:
             is_folder = {entry.name: entry.is_dir() for entry in entries}
     except OSError:  # not a folder, or `FileList` has a better message
         return []
-    images = [name for name in is_folder if name.lower().endswith(IMG_EXTENSIONS)]
+    images = [name for name in is_folder if name.lower().endswith(IMAGE_ENDINGS)]
     return [] if any(is_folder.values()) else sorted(images)
 
 
@@ -173,6 +169,9 @@ def _from_report(path: str) -> StoredImages:
 
 
 def _from_dataset(dataset: Any) -> FileList:
+    # Not with this module: see `IMAGE_ENDINGS`.
+    from torchvision.datasets.folder import default_loader  # type: ignore[import-untyped]
+
     name = type(dataset).__name__
     _refuse_own_transforms(dataset)
     if getattr(dataset, "loader", default_loader) is not default_loader:

@@ -15,18 +15,18 @@ from itertools import groupby
 from typing import BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
 
 from dali_cutmix.core.checks import is_whole, local_path, shown
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import BYTE_ORDER_MARK, read_regular, read_text
+from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.bucket import Bucket, is_url, split_url
 from dali_cutmix.sources.kinds import ENDINGS
 from dali_cutmix.sources.shard_files import find_shards
 from dali_cutmix.sources.shards import Index, PackedImages
 
 WHERE = "TarShards"
-IMAGES = {ending.removeprefix(".") for ending in IMG_EXTENSIONS} | set(ENDINGS.values())
+IMAGES = {ending.removeprefix(".") for ending in IMAGE_ENDINGS} | set(ENDINGS.values())
 LABEL = "cls"
 
 #: Bytes of a tar's header, and of its end.

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Subset
 from torchvision.datasets import CIFAR10
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from typer.testing import CliRunner
 
 from dali_cutmix import (
@@ -29,6 +30,7 @@ from dali_cutmix import (
     TarShards,
     TrainTransform,
 )
+from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.tools.cli import app
 
@@ -83,6 +85,10 @@ def test_pairs_and_list_files_serve_what_the_folder_does(
     (tmp_path / "names.tsv").write_text("\n\n".join(lines))
     assert_same(batches(str(tmp_path / "names.tsv")), expected)
     assert open_source(tmp_path / "names.tsv").classes == ["china", "flower", "portrait"]
+
+
+def test_files_are_images_by_the_endings_that_torchvision_takes() -> None:
+    assert IMAGE_ENDINGS == IMG_EXTENSIONS
 
 
 def test_paths_with_spaces_are_parted_from_the_class_at_the_last_one(tmp_path: Path) -> None:

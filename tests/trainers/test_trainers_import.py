@@ -35,10 +35,11 @@ for use in (lambda: AccelerateLoader(None), lambda: timm_loader(None, None).__en
     ]
 
 
-def test_trainers_are_not_imported_before_their_adapters_are_used() -> None:
+def test_trainers_torchvision_and_the_compiler_are_not_imported_before_they_are_used() -> None:
     code = (
-        "import sys, dali_cutmix.trainers; "
-        "print(sys.modules.keys() & {'accelerate', 'lightning', 'ray', 'timm', 'transformers'})"
+        "import sys, dali_cutmix.trainers, dali_cutmix.tools.cli; "
+        "print(sys.modules.keys() & {'accelerate', 'lightning', 'ray', 'timm', 'transformers', "
+        "'torchvision', 'torch._dynamo'})"
     )
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True

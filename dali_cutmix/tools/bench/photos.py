@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]
-
 from dali_cutmix import FileList
+from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.tools.check.images import check_images
 
 #: Images chosen of a folder, at most.
@@ -180,10 +179,10 @@ def _list(data: str) -> list[tuple[str, str]]:
         listed += [
             (os.path.join(folder, name), class_name)
             for name in sorted(names)
-            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+            if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
         ]
     if not listed:
-        endings = ", ".join(IMG_EXTENSIONS)
+        endings = ", ".join(IMAGE_ENDINGS)
         raise FileNotFoundError(
             f"dali-cutmix: no image in {data!r} or its subfolders: no {endings}."
         )
