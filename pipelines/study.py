@@ -13,8 +13,8 @@ data/generate_parts.py beside this file make such folders:
 OUT gets a folder for each training, METHOD/SEED, and study.json with the numbers of all. What is
 there is not repeated: an interrupted study goes on, and a study grows by further methods and seeds.
 Each folder holds model.pt, the network, and report.json; without the latter a network is measured
-again. evaluate.py takes a model.pt as a checkpoint, and captions.py takes it as a backbone. Two
-methods side by side, as a report:
+again. evaluate.py takes a model.pt as a checkpoint; captions.py and the detectors take a model.pt
+as a backbone. Two methods side by side, as a report:
 
     python pipelines/evaluate.py --compare OUT/none OUT/cutmix
 

@@ -18,6 +18,9 @@ A recipe describes model, data and optimizer; the harness trains. Modules, in th
     evaluation   exact over all processes
     training     the loop
     seeds        several trainings that differ by their seeds
+    box_folders  images and boxes as COCO, Pascal VOC and YOLO lay them out
+    detection    settings and loaders of detectors
+    average_precision   what detectors are measured by
     few_labels   settings and images of recipes in which few images have a label
     few_labels_training   the loop of these recipes, of two loaders
     captioned    images with captions: where both lie, and captions as numbers of words

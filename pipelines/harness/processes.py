@@ -7,13 +7,15 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from rich.console import Console
 
 from dali_cutmix import Shard
+
+Item = TypeVar("Item")
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
 
@@ -90,13 +92,13 @@ class Processes:
         dist.all_gather(rows, mine)
         return torch.stack(rows).cpu()
 
-    def collect(self, mine: list[str]) -> list[str]:
-        """Return the strings of all processes, in the order of ranks."""
+    def collect(self, mine: list[Item]) -> list[Item]:
+        """Return the items of all processes, in the order of ranks; tensors on the CPU."""
         if self._wishes is None:
             return mine
         rows: list[Any] = [None] * self.count
         dist.all_gather_object(rows, mine, group=self._wishes)
-        return [text for row in rows for text in row]
+        return [item for row in rows for item in row]
 
     def share(self, model: torch.nn.Module) -> None:
         """Give every process the buffers of the first, which lie on the processes' device.

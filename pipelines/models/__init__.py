@@ -9,6 +9,7 @@ Modules:
     backbone        a classifier without its last layers, to begin another task from
     captioner       an encoder, and a Transformer that says what an image shows
     pairs           an encoder of images and one of captions, compared by cosines
+    stages          a classifier's feature maps, one of each resolution
     trained         classifiers that were trained before
     video           torchvision's 3-D ResNets, and narrow forms of them
     features        mixing at a layer, as the paper numbers the layers

@@ -1,0 +1,104 @@
+"""mAP of a detector over all processes, and a picture of what the detector found."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dali_cutmix import DataLoader, contact_sheet
+from harness.monitor import as_pixels
+from harness.processes import Processes
+
+#: Numbers of a validation: mean over classes of the average precision, over IoU from 0.5 to 0.95,
+#: and at two IoUs; and the recall with 100 detections per image.
+NUMBERS = ("map", "map_50", "map_75", "mar_100")
+#: Most detections of an image that count, as in COCO's evaluation.
+MOST_DETECTIONS = 100
+#: Images in the picture of predictions, and the score from which a detection is drawn.
+SHOWN, LEAST_SCORE = 6, 0.5
+#: A detection or what is true: tensors by name.
+Objects = dict[str, torch.Tensor]
+
+
+@torch.no_grad()
+def measure(
+    model: nn.Module,
+    loader: DataLoader,
+    processes: Processes,
+    autocast: torch.autocast,
+    max_batches: int | None,
+    *,
+    names: list[str],
+    picture: Path | None,
+) -> dict[str, float]:
+    """Return `NUMBERS` of the validation images of all processes, each in [0, 1].
+
+    Args:
+        model: Detector on the processes' device.
+        loader: Loader of this process's part.
+        processes: Processes that validate. A process that was asked to stop ends at once.
+        autocast: Context of a forward pass.
+        max_batches: Validation ends after so many batches; None takes all.
+        names: Names of the classes by label.
+        picture: File for the first images with their predicted and their true boxes, or None.
+    """
+    was_training = model.training
+    model.eval()
+    rows: list[tuple[Objects, Objects]] = []
+    for image, target in islice(loader, max_batches):
+        if processes.received is not None:
+            processes.say("Stopped in validation. --resume auto repeats the validation.")
+            raise SystemExit(128 + processes.received)
+        with autocast:
+            detected = model(list(image))
+        pairs = [
+            (_on_cpu(said), _on_cpu(true)) for said, true in zip(detected, target, strict=True)
+        ]
+        if picture is not None and not rows and processes.is_first:
+            draw_predictions(picture, as_pixels(image, loader.transform).cpu(), pairs, names)
+        rows += pairs
+    model.train(was_training)
+    # Whole lists, since torchmetrics waits for ever where processes have different counts.
+    rows = processes.collect(rows)
+    return mean_average_precision(rows) | {"num_val": len(rows)}
+
+
+def mean_average_precision(rows: list[tuple[Objects, Objects]]) -> dict[str, float]:
+    """Return `NUMBERS` of images, given what was detected and what is true of each."""
+    from torchmetrics.detection import MeanAveragePrecision  # needs pycocotools
+
+    metric = MeanAveragePrecision(backend="pycocotools", sync_on_compute=False)
+    metric.update([said for said, _ in rows], [true for _, true in rows])
+    numbers = metric.compute()
+    return {name: float(numbers[name]) for name in NUMBERS}
+
+
+def _on_cpu(objects: Objects) -> Objects:
+    taken = {name: tensor.cpu() for name, tensor in objects.items() if name != "visible"}
+    return taken | {"boxes": taken["boxes"].float()}
+
+
+def draw_predictions(
+    path: Path, pixels: torch.Tensor, pairs: list[tuple[Objects, Objects]], names: list[str]
+) -> None:
+    """Draw images in pairs: with what was detected, and with what is true.
+
+    Args:
+        path: File of the picture.
+        pixels: ``[B, 3, height, width]`` uint8 on the CPU.
+        pairs: What was detected, and what is true of each image.
+        names: Names of the classes by label.
+    """
+    tiles, boxes = [], []
+    for image, (said, true) in list(zip(pixels, pairs, strict=True))[:SHOWN]:
+        sure = said["scores"] >= LEAST_SCORE
+        shown = {name: said[name][sure] for name in ("boxes", "labels")}
+        tiles += [image, image]
+        boxes += [shown | {"visible": said["scores"][sure]}, true]
+    title = f"left: detected, with scores from {LEAST_SCORE} on; right: true"
+    sheet = contact_sheet(torch.stack(tiles), boxes, classes=names, columns=4, title=title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
