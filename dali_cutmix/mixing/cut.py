@@ -11,7 +11,8 @@ It returns ``(anchor, extent)``, top left corner and sides in pixels, (y, x) int
 ``point``. A side may be 0. ``anchor + extent <= size`` always holds.
 
 A full side is ``side * sqrt(1 - lam)``, so that before rounding and clipping the cut has the
-image's aspect ratio and the area ``1 - lam``. Arithmetic is float64, so that the same draw gives
+image's aspect ratio and the area ``1 - lam``. `strip` cuts along one axis.
+Arithmetic is float64, so that the same draw gives
 the peers' pixels exactly.
 """
 
@@ -29,6 +30,7 @@ from dali_cutmix.core.math import Math
 
 Cut = tuple[Any, Any]
 Size = tuple[int, int]
+Placement = Callable[[Any, Any, Size, Math], Cut]
 
 NUM_CANDIDATES = 64  # cuts drawn when bounds are set on the kept fraction
 
@@ -143,6 +145,42 @@ def between_sides(
     return _place_inside(length, point, size, math)
 
 
+def strip(placement: Placement, lam: Any, point: Any, axes: str, size: Size, math: Math) -> Cut:
+    """Cut whole rows or whole columns: along one axis as ``placement`` says, else all of the image.
+
+    The side along the axis is ``side * (1 - lam)``: the area of a cut along both axes, before
+    rounding and clipping.
+
+    Args:
+        placement: One of `PLACEMENTS`.
+        lam: As in all functions here.
+        point: As in all functions here. The number of the other axis is not used.
+        axes: As `along` takes it.
+        size: As in all functions here.
+        math: As in all functions here.
+    """
+    share = 1.0 - math.cast(lam, FLOAT64)
+    # A placement takes the square root of what is cut, since it cuts two sides.
+    return along(axes, placement(1.0 - share * share, point, size, math), size, math)
+
+
+def along(axes: str, cut: Cut, size: Size, math: Math) -> Cut:
+    """Extend a cut from border to border, but along one axis.
+
+    Args:
+        axes: ``"y"`` leaves the cut's rows as they are, ``"x"`` its columns, ``"both"`` both.
+        cut: Anchor and extent, as all functions here return them.
+        size: As in all functions here.
+        math: As in all functions here.
+    """
+    if axes == "both":
+        return cut
+    is_cut = np.array([axes == "y", axes == "x"], np.int32)
+    whole = math.constant(np.array(size, np.int32) * (1 - is_cut))
+    anchor, extent = cut
+    return anchor * math.constant(is_cut), extent * math.constant(is_cut) + whole
+
+
 def kept(extent: Any, size: Size, math: Math) -> Any:
     """Return the share of the pixels outside the cut: ``[1]`` or ``[n, 1]`` float32, as ``lam``.
 
@@ -160,8 +198,6 @@ def first_within(kept: Any, low: float, high: float, math: Math) -> Any:
     countdown = np.arange(NUM_CANDIDATES, 0, -1, dtype=np.int32)[:, None]
     return NUM_CANDIDATES - math.largest(nearest * math.constant(countdown))
 
-
-Placement = Callable[[Any, Any, Size, Math], Cut]
 
 PLACEMENTS: dict[str, Placement] = {
     "clipped": clipped,

@@ -27,6 +27,7 @@ from dali_cutmix.mixing.plan import (
 )
 
 PlacementName = Literal["clipped", "clipped_whole", "inside", "uniform", "gaussian"]
+Axes = Literal["both", "y", "x"]
 
 #: What timm calls a draw per sample, pair or batch.
 TIMM_MODES: dict[str, Per] = {"batch": "batch", "pair": "pair", "elem": "sample"}
@@ -56,6 +57,7 @@ class CutMix:
     max_kept: float = 1.0
     sides: tuple[float, float] | None = None
     lam: float | None = None
+    axes: Axes = "both"
     class_weights: Sequence[float] | None = None
     sample_weights: Sequence[float] | None = None
 
@@ -71,6 +73,7 @@ class CutMix:
             max_kept=self.max_kept,
             sides=self.sides,
             lam=self.lam,
+            axes=self.axes,
         )
         keep_weights("CutMix", self, self.per)
 
@@ -130,14 +133,19 @@ class CutMix:
         point = draws.uniform("cutmix/place", [*candidates, 2])
         if self.sides is not None:
             length = draws.uniform("cutmix/sides", [*candidates, 2])
-            anchor, extent = cut.between_sides(length, self.sides, point, size, math)
+            sides = cut.between_sides(length, self.sides, point, size, math)
+            anchor, extent = cut.along(self.axes, sides, size, math)
             lam = cut.kept(extent, size, math)
         else:
             if self.lam is None:
                 lam = draws.beta("cutmix/lam", self.alpha, [*candidates, 1])
             else:
                 lam = math.column(point, 0) * 0 + np.float32(self.lam)
-            anchor, extent = cut.PLACEMENTS[self.placement](lam, point, size, math)
+            placement = cut.PLACEMENTS[self.placement]
+            if self.axes == "both":
+                anchor, extent = placement(lam, point, size, math)
+            else:
+                anchor, extent = cut.strip(placement, lam, point, self.axes, size, math)
         if is_bounded:
             kept = cut.kept(extent, size, math)
             chosen = cut.first_within(kept, self.min_kept, self.max_kept, math)
@@ -180,11 +188,13 @@ def check_cutmix(
     max_kept: float,
     sides: tuple[float, float] | None,
     lam: float | None,
+    axes: str,
 ) -> None:
     """Refuse settings outside their ranges, and settings that contradict each other."""
     check_alpha(where, alpha)
     check_prob(where, prob)
     check_choice(where, "placement", placement, tuple(cut.PLACEMENTS))
+    check_choice(where, "axes", axes, ("both", "y", "x"))
     check_prob(where, min_kept, "min_kept")
     check_prob(where, max_kept, "max_kept")
     if min_kept >= max_kept:

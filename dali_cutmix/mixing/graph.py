@@ -12,7 +12,7 @@ from dali_cutmix.core.draws import GraphDraws, HostDraws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.completion import complete
-from dali_cutmix.mixing.cutmix import CutMix, PlacementName, check_cutmix
+from dali_cutmix.mixing.cutmix import Axes, CutMix, PlacementName, check_cutmix
 from dali_cutmix.mixing.cutout import Cutout, check_cutout
 from dali_cutmix.mixing.mix import Mix, check_plan, is_mix, looks
 from dali_cutmix.mixing.mixup import MixUp
@@ -35,6 +35,7 @@ def cutmix_plan(
     max_kept: float = 1.0,
     sides: tuple[float, float] | None = None,
     lam: float | None = None,
+    axes: Axes = "both",
     seed: int | None = None,
 ) -> MixPlan:
     """Draw a rectangle for every sample, to be filled from another sample of the batch.
@@ -62,6 +63,10 @@ def cutmix_plan(
             uniformly in place of ``alpha``; always placed inside. timm's ``cutmix_minmax``.
         lam: Kept fraction, in [0, 1], in place of a drawn one: all cuts have one size before the
             border clips them. ``lam=0.75`` cuts half of each side.
+        axes: Axes along which the cut has sides of its own: ``"both"``; ``"y"``, so that whole
+            rows are cut; or ``"x"``, whole columns. The side along a single axis is
+            ``side * (1 - lam)``, and lies between ``sides`` where these are given. Of a spectrogram
+            ``[frequency, time]``, ``"y"`` cuts a band of frequencies and ``"x"`` a span of time.
         seed: Base of the seeds of all draws here, at least 0; None derives it from the graph's.
 
     Returns:
@@ -82,6 +87,7 @@ def cutmix_plan(
         "max_kept": max_kept,
         "sides": sides,
         "lam": lam,
+        "axes": axes,
     }
     size = check_size("cutmix_plan", size)
     check_partner("cutmix_plan", per, partner)  # without "weighted", which needs weights

@@ -123,7 +123,10 @@ def centres_of(plan: MixPlan) -> torch.Tensor:
         is_same = (ends[0] == low) & (ends[1] == high) & (centre >= 0) & (centre < size)
         if bool((is_same.all(dim=1) | (high == low).any(dim=1)).all()):
             return centre
-    rule = "be drawn by `CutMix` with placement='clipped' or 'gaussian' where scaled=False"
+    rule = (
+        "be drawn by `CutMix` with placement='clipped' or 'gaussian' and axes='both' where "
+        "scaled=False"
+    )
     way_out = "scaled=True takes the plans of all mixes."
     refuse(WHERE, "plan", rule, type(plan).__name__, way_out)
 

@@ -83,6 +83,33 @@ def test_cut_takes_every_place_that_its_placement_allows_and_no_other(
         np.testing.assert_array_equal(anchor, low)
 
 
+@pytest.mark.parametrize(("axes", "axis"), [("y", 0), ("x", 1)])
+@pytest.mark.parametrize("placement", [name for name in cut.PLACEMENTS if name != "gaussian"])
+def test_strip_takes_every_place_along_its_axis_and_all_of_the_other_axis(
+    placement: str, axes: str, axis: int
+) -> None:
+    size = (12, 20)
+    for lam in LAMS:
+        # Exact: a product in floating point may be rounded to a whole number.
+        side = math.floor(size[axis] * (1 - Fraction(as_fed(lam))))
+        intervals = reference.intervals(size[axis], side, placement)
+        place = np.full((len(intervals), 2), 0.3)
+        place[:, axis] = (np.arange(len(intervals)) + 0.5) / len(intervals)
+        anchor, extent = cuts(
+            lambda lam, place, size, math: cut.strip(
+                cut.PLACEMENTS[placement], lam, place, axes, size, math
+            ),
+            lam,
+            place,
+            size,
+        )
+        wanted = np.zeros((len(intervals), 2, 2), int)
+        wanted[:, 1, 1 - axis] = size[1 - axis]
+        wanted[..., axis] = intervals
+        np.testing.assert_array_equal(anchor, wanted[:, 0])
+        np.testing.assert_array_equal(anchor + extent, wanted[:, 1])
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("side", [2, 4, 16])
 def test_square_matches_the_cutout_authors_box_at_every_centre(

@@ -400,12 +400,13 @@ ROWS: list[tuple[Callable[[], Any], str]] = [
         (
             lambda plan=plan: mixed_at([""], plan=plan, scaled=False),
             "FeatureMix: `plan` must be drawn by `CutMix` with placement='clipped' or "
-            "'gaussian' where scaled=False, got 'MixPlan'. scaled=True takes the plans of all "
-            "mixes.",
+            "'gaussian' and axes='both' where scaled=False, got 'MixPlan'. scaled=True takes the "
+            "plans of all mixes.",
         )
         for plan in (
             plan_of(FMix()),
             plan_of(CutMix(placement="inside"), num=3, batch=1),
+            plan_of(CutMix(axes="x"), batch=1),
             plan_of(CutMix.timm(minmax=(0.2, 0.8)), batch=1),
         )
     ),

@@ -93,6 +93,18 @@ PLANS: list[Any] = [
         id="cutmix sides",
     ),
     pytest.param(
+        lambda: cutmix_plan(SIZE, axes="x", seed=7),
+        {
+            "partner": [[1, 2, 3, 0], [3, 2, 0, 1]],
+            "anchor": [[[0, 0], [0, 0], [0, 39], [0, 8]], [[0, 0], [0, 6], [0, 0], [0, 0]]],
+            "extent": [
+                [[32, 8], [32, 42], [32, 9], [32, 4]],
+                [[32, 39], [32, 2], [32, 29], [32, 4]],
+            ],
+        },
+        id="cutmix along x",
+    ),
+    pytest.param(
         lambda: mixup_plan(SIZE, alpha=0.2, seed=7),
         {
             "partner": [[2, 0, 3, 1], [3, 2, 0, 1]],

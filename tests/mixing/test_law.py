@@ -64,6 +64,10 @@ _LISTED = [
     CutMix(min_kept=0.3, max_kept=0.7),
     CutMix(min_kept=0.5, per="batch", partner="permutation", placement="inside"),
     CutMix(sides=(0.2, 0.9)),
+    CutMix(axes="y"),
+    CutMix(axes="x", prob=0.5, per="batch", partner="roll"),
+    CutMix(axes="x", placement="inside", min_kept=0.3, max_kept=0.7),
+    CutMix(axes="y", sides=(0.2, 0.9)),
     CutMix(sides=(0.0, 0.5), max_kept=0.95, per="pair", partner="flip"),
     *(
         CutMix(partner=PARTNERS[(number + turn) % 4], placement=placement)

@@ -358,6 +358,31 @@ def test_sides_are_drawn_each_on_its_own_in_place_of_alpha(per: Any) -> None:
         assert_uncorrelated(extent[:, 0], extent[:, 1])
 
 
+@pytest.mark.parametrize(("axes", "axis"), [("y", 0), ("x", 1)])
+def test_a_cut_along_one_axis_takes_whole_rows_or_columns(axes: Any, axis: int) -> None:
+    plan = draw(lambda: cutmix_plan((32, 48), axes=axes), 4000)
+    other = 1 - axis
+    assert (plan.anchor[..., other] == 0).all()
+    assert (plan.extent[..., other] == (32, 48)[other]).all()
+    sides = np.floor((32, 48)[axis] * (1 - plan.lam.astype(np.float64)))
+    even = 2 * (sides // 2)
+    assert (plan.extent[..., axis] <= even).all()
+    low = plan.anchor[..., axis]
+    unclipped = (low > 0) & (low + plan.extent[..., axis] < (32, 48)[axis])
+    assert unclipped.any()
+    np.testing.assert_array_equal(plan.extent[..., axis][unclipped], even[unclipped])
+    # 7 / 12 without rounding: the border clips `side^2 / 4` of a side, a share uniform in [0, 1].
+    assert plan.kept.mean() == pytest.approx(7 / 12, abs=0.03)
+
+
+def test_sides_of_a_cut_along_one_axis_are_those_of_this_axis() -> None:
+    plan = draw(lambda: cutmix_plan((32, 48), sides=(0.25, 0.75), axes="x"), 4000)
+    assert (plan.anchor[..., 0] == 0).all()
+    assert (plan.extent[..., 0] == 32).all()
+    assert (plan.extent[..., 1].min(), plan.extent[..., 1].max()) == (12, 35)
+    np.testing.assert_allclose(plan.kept, 1 - plan.extent[..., 1] / 48, atol=1e-7)
+
+
 # --- Independence -------------------------------------------------------------------------------
 
 
@@ -509,6 +534,7 @@ CUTMIX: list[tuple[dict[str, Any], str]] = [
         "`placement` must be one of 'clipped', 'clipped_whole', 'inside', 'uniform', "
         "'gaussian', got 'centre'.",
     ),
+    ({"axes": "time"}, "`axes` must be one of 'both', 'y', 'x', got 'time'."),
     ({"min_kept": -0.5}, "`min_kept` must be in [0, 1], got -0.5."),
     ({"max_kept": 1.5}, "`max_kept` must be in [0, 1], got 1.5."),
     ({"min_kept": 0.5, "max_kept": 0.5}, "`min_kept` must be below max_kept=0.5, got 0.5."),

@@ -130,7 +130,7 @@ def identity(t: float) -> float:
 
 
 SETTINGS = (
-    "alpha, prob, per, partner, placement, min_kept, max_kept, sides, lam, class_weights, "
+    "alpha, prob, per, partner, placement, min_kept, max_kept, sides, lam, axes, class_weights, "
     "sample_weights"
 )
 
