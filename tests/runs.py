@@ -19,6 +19,7 @@ STUDY = {"study", "study_few_labels", "render_results"}  # many small networks, 
 SEMI = ("semi_fixmatch", "semi_mixmatch")  # two loaders and another loop; see test_few_labels.py
 # Learn from images without labels, by loops of their own.
 CONTRASTIVE, CUTMIX_SEG = "contrastive_cutmix", "segmentation_cutmix_seg"
+AUDIO = "audio_spectrogram"  # a graph and a loop of its own; see test_audio_spectrogram.py
 PUBLISHING = "publish_runs"  # trains nothing either, nor does `plot_levels`
 NO_RECIPES = {
     GRAPH_OF_ONES_OWN,
@@ -33,7 +34,7 @@ NO_RECIPES = {
 ALL = {path.stem: path.read_text() for path in PIPELINES.glob("*.py")}
 # Of one task each, with several seeds. Their loop is that of the recipes below, whose stops and
 # resumes are tested; test_seeds.py has what the seeds add.
-TASKS = sorted(name for name, text in ALL.items() if "harness.seeds" in text)
+TASKS = sorted([AUDIO, *(name for name, text in ALL.items() if "harness.seeds" in text)])
 RECIPES = sorted({*ALL} - NO_RECIPES - {*TASKS})
 STANDALONE = "cifar_resnet18"  # the smallest complete recipe, without the harness
 ON_HARNESS = [name for name in RECIPES if name != STANDALONE]

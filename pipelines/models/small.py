@@ -12,11 +12,12 @@ class Net(nn.Module):
     Args:
         width: Channels of the first convolution; the last has four times as many.
         num_classes: Number of logits.
+        channels: Channels of the images.
     """
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    def __init__(self, width: int, num_classes: int, channels: int = 3) -> None:
         super().__init__()
-        widths, strides = (3, width, 2 * width, 4 * width, 4 * width), (1, 2, 2, 1)
+        widths, strides = (channels, width, 2 * width, 4 * width, 4 * width), (1, 2, 2, 1)
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(
@@ -31,6 +32,6 @@ class Net(nn.Module):
         self.classifier = nn.Linear(widths[-1], num_classes)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map ``[B, 3, height, width]`` to logits ``[B, num_classes]``."""
+        """Map ``[B, channels, height, width]`` to logits ``[B, num_classes]``."""
         logits: torch.Tensor = self.classifier(self.pool(self.blocks(image)).flatten(1))
         return logits
