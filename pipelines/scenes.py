@@ -88,22 +88,22 @@ class Settings(SeedSettings):
     hole: float = 0.5
     """Side of the square that "cutout" erases in each image, as a share of the image's side."""
 
-    size: int = 40
+    size: int = 32
     """Side in pixels to which scenes are resized."""
 
-    width: int = 12
+    width: int = 16
     """Channels of the network's first convolution; the last has four times as many."""
 
-    epochs: int = 40
+    epochs: int = 30
     """Passes over the training scenes."""
 
-    batch_size: int = 50
+    batch_size: int = 20
     """Images per step of the optimizer, over all processes together."""
 
     lr: float = 4e-3
     """Highest learning rate of AdamW, from which half a cosine falls to 0."""
 
-    warmup: int = 5
+    warmup: int = 2
     """Epochs in which the learning rate rises to the highest."""
 
     weight_decay: float = 1e-3

@@ -133,16 +133,16 @@ class Settings(SeedSettings):
     val_crop: float = 1.0
     """Side of what is cropped for validation, as a share of the resized image's."""
 
-    pretrain_epochs: int = 60
+    pretrain_epochs: int = 24
     """Passes over the images of the pretraining. 0 leaves the pretraining out."""
 
-    epochs: int = 40
+    epochs: int = 16
     """Passes over the images of the fine-tuning."""
 
-    warmup: int = 5
+    warmup: int = 2
     """Epochs in which the learning rate rises to the highest, in both trainings."""
 
-    batch_size: int = 50
+    batch_size: int = 20
     """Images per step of the optimizer, over all processes together."""
 
     lr: float = 4e-3

@@ -68,7 +68,7 @@ LEAST_GRAY = 64
 #: Most animals of a scene.
 MOST_ANIMALS = 4
 #: Longer side of an animal, as shares of the scene's side: among others, and alone.
-SHARES, SHARES_ALONE = (0.25, 0.6), (0.45, 0.75)
+SHARES, SHARES_ALONE = (0.25, 0.6), (0.6, 0.9)
 #: Visible share of an animal below which a scene is drawn again.
 LEAST_VISIBLE = 0.25
 #: Pixels of the third animal as a share of those of the second, at most.
