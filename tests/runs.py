@@ -20,7 +20,8 @@ SEMI = ("semi_fixmatch", "semi_mixmatch")  # two loaders and another loop; see t
 # Learn from images without labels, by loops of their own.
 CONTRASTIVE, CUTMIX_SEG = "contrastive_cutmix", "segmentation_cutmix_seg"
 AUDIO = "audio_spectrogram"  # a graph and a loop of its own; see test_audio_spectrogram.py
-PUBLISHING = "publish_runs"  # trains nothing either, nor does `plot_levels`
+PUBLISHING = "publish_runs"  # trains nothing either
+LEVELS = ("plot_levels", "scenes_detection")  # of runs that others trained
 NO_RECIPES = {
     GRAPH_OF_ONES_OWN,
     EVALUATION,
@@ -29,7 +30,7 @@ NO_RECIPES = {
     CONTRASTIVE,
     CUTMIX_SEG,
     PUBLISHING,
-    "plot_levels",
+    *LEVELS,
 }
 ALL = {path.stem: path.read_text() for path in PIPELINES.glob("*.py")}
 # Of one task each, with several seeds. Their loop is that of the recipes below, whose stops and
