@@ -87,7 +87,7 @@ class Settings(CaptionSettings):
     dropout: float = 0.1
     """Share of the decoder's channels that is dropped."""
 
-    epochs: int = 30
+    epochs: int = 20
     """Passes over the training images."""
 
     batch_size: int = 16
@@ -117,6 +117,7 @@ PRESETS = named(
             dim=512,
             heads=8,
             layers=4,
+            epochs=30,
             batch_size=128,
             lr=3e-4,
         ),

@@ -60,7 +60,7 @@ class Settings(CaptionSettings):
     dim: int = 128
     """Channels of both encoders' outputs, a multiple of 4."""
 
-    epochs: int = 30
+    epochs: int = 20
     """Passes over the training images."""
 
     batch_size: int = 32
@@ -75,7 +75,9 @@ class Settings(CaptionSettings):
             raise SystemExit(f"`dim` must be a multiple of 4, got {self.dim}.")
 
 
-COCO = Settings(arch="resnet50", size=224, least_count=5, dim=512, batch_size=512, lr=5e-4)
+COCO = Settings(
+    arch="resnet50", size=224, least_count=5, dim=512, epochs=30, batch_size=512, lr=5e-4
+)
 PRESETS = named({"small": Settings(), "baseline": Settings(mix="none"), "coco": COCO})
 
 
