@@ -169,7 +169,9 @@ def measure(
             raise SystemExit(128 + processes.received)
         with autocast:
             said = [vocabulary.decode(words) for words in model.say(image)]
-            loss = mean_loss(model, image, notes, vocabulary, settings.most_words)
+            # The first caption of several, so that a repeated validation has the same loss.
+            first = [[(shown[0][0][:1], 1.0)] for shown in notes]
+            loss = mean_loss(model, image, first, vocabulary, settings.most_words)
         true = [references(shown[0][0]) for shown in notes]
         for name, score in scores.items():
             score.update(said, true[1:] + true[:1] if name == "blind_bleu4" else true)

@@ -11,7 +11,7 @@ import torchvision
 
 from dali_cutmix import CutMix, DataLoader, EvalTransform, Shard, TrainTransform
 from harness.captioned import Vocabulary, read_captions
-from harness.processes import split_batch
+from harness.processes import split_batch, stop
 from harness.seeds import SeedSettings
 from harness.unused import Unused
 from models.backbone import Backbone, load_backbone
@@ -61,7 +61,10 @@ class CaptionSettings(SeedSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_counts("size", "width", "most_words", "least_count", "validate_every")
+        self.check_counts("width", "most_words", "least_count", "validate_every")
+        for setting, least in (("size", 16), ("batch_size", 2)):
+            if (value := getattr(self, setting)) < least:
+                raise SystemExit(f"`{setting}` must be at least {least}, got {value}.")
 
     @property
     def unused(self) -> list[Unused]:
@@ -107,6 +110,12 @@ def make_loaders(
     batch_size = split_batch(name, settings.batch_size, Shard.current().count, settings.accumulate)
     normalisation = {"mean": encoder.mean, "std": encoder.std}
     images, notes = read_captions(name, data, "train")
+    if len(images) < settings.batch_size:
+        stop(
+            name,
+            f"`batch_size` must be at most {len(images)}, the images of train/, got "
+            f"{settings.batch_size}.",
+        )
     vocabulary = Vocabulary(
         [caption for captions in notes.values for caption in captions], settings.least_count
     )

@@ -493,13 +493,33 @@ def test_flags_that_change_nothing_are_refused(name: str, modules: dict[str, Mod
         )
 
 
-def test_dims_that_do_not_divide_are_refused(modules: dict[str, ModuleType]) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings", "sentence"),
+    [
+        (CAPTIONS, {"dim": 24}, "`dim` must be a multiple of 4 times `heads`, 16, got 24."),
+        (CAPTIONS, {"layers": 0}, "`layers` must be at least 1, got 0."),
+        (CAPTIONS, {"size": 8}, "`size` must be at least 16, got 8."),
+        (CLIP, {"dim": 6}, "`dim` must be a multiple of 4, got 6."),
+        (CLIP, {"batch_size": 1}, "`batch_size` must be at least 2, got 1."),
+        (CLIP, {"least_count": 0}, "`least_count` must be at least 1, got 0."),
+    ],
+)
+def test_settings_outside_their_ranges_are_refused(
+    name: str, settings: dict[str, Any], sentence: str, modules: dict[str, ModuleType]
+) -> None:
     with pytest.raises(SystemExit) as refused:
-        modules[CAPTIONS].Settings(dim=24, heads=4)
-    assert str(refused.value) == "`dim` must be a multiple of 4 times `heads`, 16, got 24."
+        modules[name].Settings(**settings)
+    assert str(refused.value) == sentence
+
+
+def test_batches_larger_than_the_data_are_refused(
+    modules: dict[str, ModuleType], pictures: Path, tmp_path: Path
+) -> None:
     with pytest.raises(SystemExit) as refused:
-        modules[CLIP].Settings(dim=6)
-    assert str(refused.value) == "`dim` must be a multiple of 4, got 6."
+        modules[CLIP].main(modules[CLIP].Settings(data=pictures, batch_size=13, out=tmp_path))
+    assert str(refused.value) == (
+        "clip_contrastive: `batch_size` must be at most 12, the images of train/, got 13."
+    )
 
 
 def test_backbone_of_another_kind_is_refused(
