@@ -76,7 +76,14 @@ class Settings(CaptionSettings):
 
 
 COCO = Settings(
-    arch="resnet50", size=224, least_count=5, dim=512, epochs=30, batch_size=512, lr=5e-4
+    arch="resnet50",
+    size=224,
+    least_count=5,
+    validate_every=1,
+    dim=512,
+    epochs=30,
+    batch_size=512,
+    lr=5e-4,
 )
 PRESETS = named({"small": Settings(), "baseline": Settings(mix="none"), "coco": COCO})
 

@@ -41,7 +41,7 @@ class CaptionSettings(SeedSettings):
     width: int = 16
     """Channels of the first of the four convolutions; the last has four times as many."""
 
-    size: int = 64
+    size: int = 48
     """Side of the images in pixels."""
 
     most_words: int = 20
@@ -50,7 +50,7 @@ class CaptionSettings(SeedSettings):
     least_count: int = 1
     """Times that a word has to stand in train/ to be learned."""
 
-    validate_every: int = 5
+    validate_every: int = 10
     """Epochs from one validation to the next; the last epoch is always validated."""
 
     weight_decay: float = 0.01

@@ -12,7 +12,7 @@ from harness.captioned import END, PAD, START
 from models.backbone import Backbone
 
 #: Most rows and columns of places that the decoder attends to.
-GRID = 8
+GRID = 7
 
 
 def places(height: int, width: int, dim: int) -> torch.Tensor:

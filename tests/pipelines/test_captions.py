@@ -182,8 +182,8 @@ def test_what_is_said_is_the_likeliest_word_after_another() -> None:
 def test_places_differ_and_the_decoder_sees_them() -> None:
     model = captioner()
     seen = model.look(torch.zeros(1, 3, 32, 32))[0]
-    assert seen.shape == (64, 16)
-    assert len(np.unique(seen.detach().numpy().round(4), axis=0)) == 64
+    assert seen.shape == (49, 16)
+    assert len(np.unique(seen.detach().numpy().round(4), axis=0)) == 49
 
 
 # Numbers
@@ -319,6 +319,49 @@ def test_recall_counts_any_right_answer_among_the_best(modules: dict[str, Module
             best = sorted(range(7), key=lambda answer: -row[answer])[:k]
             hits += any(answers[answer] for answer in best)
         assert recall(similar, is_answer, k) == pytest.approx(hits / 40)
+
+
+class Compares(nn.Module):
+    """Give images and captions vectors at given angles."""
+
+    def __init__(self, images: list[float], captions: list[float]) -> None:
+        super().__init__()
+        self.images, self.captions = torch.tensor(images), torch.tensor(captions)
+
+    def of_images(self, image: torch.Tensor) -> torch.Tensor:
+        angles, self.images = self.images[: len(image)], self.images[len(image) :]
+        return torch.stack([angles.cos(), angles.sin()], 1)
+
+    def of_captions(self, words: torch.Tensor) -> torch.Tensor:
+        assert len(words) == len(self.captions)
+        return torch.stack([self.captions.cos(), self.captions.sin()], 1)
+
+
+def test_any_image_with_the_caption_is_a_hit_and_a_caption_counts_once(
+    modules: dict[str, ModuleType],
+) -> None:
+    true = ["a", "b", "c", "a", "d", "e", "f", "g"]
+    val = [
+        (torch.zeros(4, 3, 2, 2), [[([text], 1.0)] for text in true[at : at + 4]]) for at in (0, 4)
+    ]
+    # On a circle, in steps of 10 degrees: captions a to g stand at 0 to 6.
+    captions = [math.radians(10 * step) for step in range(7)]
+    images = [math.radians(10 * step) for step in (6.1, 2.1, 2.2, 0.1, 4.1, 4.2, 5.1, 3.1)]
+    numbers = modules[CLIP].measure(
+        Compares(images, captions),
+        val,
+        Processes(CLIP, torch.device("cpu")),
+        nullcontext(),
+        None,
+        vocabulary=Vocabulary(true),
+        most_words=5,
+    )
+    assert numbers == {
+        "caption_r1": 4 / 8,  # of the images of c, e and f, and of the second of a
+        "caption_r5": 6 / 8,  # not of the first of a, nor of that of g
+        "image_r1": 2 / 7,  # a, though its first image is far away, and f
+        "image_r5": 1.0,
+    }
 
 
 def test_equal_captions_of_a_batch_are_one_answer_with_the_sum_of_shares(
@@ -581,6 +624,7 @@ def test_run_begins_from_the_backbone_of_its_seed_and_normalises_as_it_did(
         )
         ours = training.model.encoder.features.state_dict()
         assert ours
+        assert all(parameter.requires_grad for parameter in training.model.encoder.parameters())
         for name, value in models[seed].state_dict().items():
             if name.startswith("blocks."):
                 assert torch.equal(ours[name], value), name
