@@ -52,7 +52,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.text import BLEUScore
 
 from dali_cutmix import DataLoader, EvalTransform, contact_sheet
-from harness.caption_runs import CaptionSettings, make_encoder, make_loaders
+from harness.caption_runs import PHOTOGRAPHS, CaptionSettings, make_encoder, make_loaders
 from harness.captioned import PAD, Shown, Vocabulary, draw_captions, find_captioned, words_of
 from harness.monitor import as_pixels
 from harness.processes import Processes
@@ -109,18 +109,7 @@ PRESETS = named(
     {
         "small": Settings(),
         "baseline": Settings(mix="none"),
-        "coco": Settings(
-            arch="resnet50",
-            size=224,
-            least_count=5,
-            validate_every=1,
-            dim=512,
-            heads=8,
-            layers=4,
-            epochs=30,
-            batch_size=128,
-            lr=3e-4,
-        ),
+        "coco": Settings(**PHOTOGRAPHS, dim=512, heads=8, layers=4, batch_size=128, lr=3e-4),
     }
 )
 

@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dali_cutmix import DataLoader, Shard
-from harness.caption_runs import CaptionSettings, make_encoder, make_loaders
+from harness.caption_runs import PHOTOGRAPHS, CaptionSettings, make_encoder, make_loaders
 from harness.captioned import Shown, Vocabulary, draw_captions, find_captioned
 from harness.processes import Processes
 from harness.schedule import cosine
@@ -75,16 +75,7 @@ class Settings(CaptionSettings):
             raise SystemExit(f"`dim` must be a multiple of 4, got {self.dim}.")
 
 
-COCO = Settings(
-    arch="resnet50",
-    size=224,
-    least_count=5,
-    validate_every=1,
-    dim=512,
-    epochs=30,
-    batch_size=512,
-    lr=5e-4,
-)
+COCO = Settings(**PHOTOGRAPHS, dim=512, batch_size=512, lr=5e-4)
 PRESETS = named({"small": Settings(), "baseline": Settings(mix="none"), "coco": COCO})
 
 
@@ -152,8 +143,8 @@ def measure(
         words = vocabulary.encode(different, most_words).to(processes.device)
         captions = model.of_captions(words)
     similar = torch.cat(images) @ captions.T
-    is_answer = torch.tensor([[text in texts for text in different] for texts in shown])
-    is_answer = is_answer.to(similar.device)
+    rows = [[text in texts for text in different] for texts in shown]
+    is_answer = torch.tensor(rows, device=similar.device)
     model.train(was_training)
     return {
         **{f"caption_r{k}": recall(similar, is_answer, k) for k in (1, 5)},

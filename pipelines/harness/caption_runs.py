@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torchvision
@@ -16,6 +16,15 @@ from harness.seeds import SeedSettings
 from harness.unused import Unused
 from models.backbone import Backbone, load_backbone
 from models.small import Net
+
+#: Settings for photographs, in presets that were not yet run.
+PHOTOGRAPHS: dict[str, Any] = {
+    "arch": "resnet50",
+    "size": 224,
+    "least_count": 5,
+    "validate_every": 1,
+    "epochs": 30,
+}
 
 
 @dataclass(frozen=True)
