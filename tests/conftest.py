@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,13 @@ SLOW = {"benchmarks", "pipelines", "trainers", "test_demo", "test_measuring"}
 NUM_LEFT_OUT = pytest.StashKey[int]()
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    # Two workers of two threads each spin against each other on two cores: a third of some tests'
+    # time. The variable is for workers and other processes, which inherit it.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    # Files are dealt out in the order of the items, and not those of most tests first.
+    config.option.loadscopereorder = False
     # A shell starts background jobs with SIGINT ignored, and the children of tests inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,11 +43,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if SLOW & {item.path.parent.name, item.path.stem}:
+        if is_slow(item):
             item.add_marker(pytest.mark.slow)
+    # Slow files first: a worker that ends with one would work alone for minutes.
+    items.sort(key=lambda item: not is_slow(item))
     skip_without_a_gpu(items)
     if "full" not in config.getoption("-m"):
         leave_out_full(config, items)
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Return whether all tests of a file are slow."""
+    return bool(SLOW & {item.path.parent.name, item.path.stem})
 
 
 def skip_without_a_gpu(items: list[pytest.Item]) -> None:

@@ -56,8 +56,7 @@ def recipe(name: str) -> ModuleType:
 
 def command(*words: str | Path) -> subprocess.Popen[str]:
     """Start Python on a command line, as a user would, without a GPU."""
-    # One thread: two per process spin against each other where cores are few.
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
         env=env,

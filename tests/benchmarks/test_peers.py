@@ -85,7 +85,7 @@ def test_peers_that_are_installed_answer_every_row(peer: str, offers: ModuleType
     if peer == "kornia":
         pytest.importorskip("kornia")
     command = [sys.executable, "-W", "ignore", BENCHMARKS / "others" / f"offers_{peer}.py"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     report = json.loads(done.stdout)
     assert list(report["rows"]) == list(offers.ROWS)

@@ -88,13 +88,10 @@ RUNS = [*((name, "") for name in ON_HARNESS), (IMAGENET, "modern")]
 def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A recipe, settings of a smoke run, and the output of its uninterrupted run."""
     name, preset = request.param
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     module, out = recipe(name), tmp_path_factory.mktemp("straight")
     presets = module.PRESETS
     settings = dataclasses.replace(presets[preset or next(iter(presets))], smoke=True)
     module.main(dataclasses.replace(settings, out=out))
-    torch.set_num_threads(threads)
     return module, settings, out
 
 

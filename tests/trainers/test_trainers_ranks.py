@@ -31,7 +31,7 @@ def run_program(command: list[object], num_ranks: int, out: Path) -> list[dict[s
 def run(command: list[object], **environment: str) -> None:
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
