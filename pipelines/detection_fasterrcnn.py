@@ -78,7 +78,7 @@ GRID = 7
 class Settings(detection.DetectionSettings):
     """Hold everything a run depends on, beside what all detectors have."""
 
-    anchor: float = 4.0
+    anchor: float = 3.0
     """Side of an anchor box in units of its map's stride. torchvision takes 8."""
 
     channels: int = 64

@@ -41,7 +41,7 @@ from models.trained import load_classifier
 
 @dataclass(frozen=True)
 class DetectionSettings(SeedSettings):
-    """Hold what a run of a detector depends on. The defaults are for small images."""
+    """Hold what a run of a detector depends on. The defaults suit tiles of nuclei."""
 
     data: Path | None = None
     """Folder of images and boxes, laid out as COCO, Pascal VOC or YOLO do, or as
@@ -73,16 +73,16 @@ class DetectionSettings(SeedSettings):
     frozen_norms: bool = False
     """Keep statistics and weights of the backbone's batch norms, as few images per process need."""
 
-    size: int = 64
+    size: int = 96
     """Side in pixels to which images are resized, whatever their shape."""
 
     strides: tuple[int, int] = (4, 16)
     """Strides of the finest and of the coarsest feature map: powers of two."""
 
-    epochs: int = 20
+    epochs: int = 24
     """Passes over the training data."""
 
-    batch_size: int = 8
+    batch_size: int = 5
     """Images per step of the optimizer, over all processes together."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -100,7 +100,7 @@ class DetectionSettings(SeedSettings):
     clip_norm: float | None = 10.0
     """Largest norm of all gradients together; None does not clip."""
 
-    validate_every: int = 5
+    validate_every: int = 8
     """Epochs from one validation to the next. The last epoch is validated in any case."""
 
     def __post_init__(self) -> None:
