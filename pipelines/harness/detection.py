@@ -68,7 +68,8 @@ class DetectionSettings(SeedSettings):
 
     backbone: str | None = None
     """Trained network below the detector, in place of `network`: the checkpoint of a recipe that
-    classifies, `torchvision:NAME`, or `torchvision:NAME:FILE` with weights for ImageNet."""
+    classifies, `torchvision:NAME`, or `torchvision:NAME:FILE` with weights for ImageNet. `{seed}`
+    stands for the seed of each training."""
 
     frozen_norms: bool = False
     """Keep statistics and weights of the backbone's batch norms, as few images per process need."""
@@ -249,7 +250,7 @@ def make_training(
     folders = read_box_folders(recipe, data, settings.format, settings.min_visible)
     subject = None
     if settings.backbone is not None:
-        subject = load_classifier(recipe, settings.backbone)
+        subject = load_classifier(recipe, settings.backbone.replace("{seed}", str(settings.seed)))
     train, val = make_loaders(recipe, settings, folders, make_transform, subject)
     stages = make_stages(recipe, settings, subject)
     model = make_detector(settings, stages, len(folders.names))

@@ -399,8 +399,9 @@ def trained(folder: Path) -> tuple[Path, Net]:
 def test_detector_begins_with_the_weights_and_the_normalization_of_its_backbone(
     module: Any, shapes: Path, tmp_path: Path
 ) -> None:
-    path, net = trained(tmp_path / "study")
-    settings = module.Settings(backbone=str(path), out=tmp_path, size=64)
+    path, net = trained(tmp_path / "study/7")
+    backbone = str(path).replace("/7/", "/{seed}/")
+    settings = module.Settings(backbone=backbone, seed=7, out=tmp_path, size=64)
     training = module.make(settings, shapes, Processes("test", CPU))
     state = training.model.state_dict()
     for name, weight in net.state_dict().items():
