@@ -182,7 +182,8 @@ def main(settings: Settings) -> dict[str, Any]:
     """Train with each seed; return what results.json holds."""
     refuse_unused(NAME, settings, PRESETS, detection.unused(settings))
     if settings.smoke:
-        settings = replace(settings, **detection.small(settings, hidden=32, channels=16))
+        few = {"hidden": 32, "channels": 16, "proposals": 20, "sampled": 8}
+        settings = replace(settings, **detection.small(settings, **few))
     return run_seeds(NAME, settings, partial(find, NAME), make, NUMBERS)
 
 

@@ -25,15 +25,14 @@ COCO = (
     ("{}/coco.json", "{}/images"),
     ("annotations/instances_{}2017.json", "{}2017"),
 )
-#: Folder of Pascal VOC, and the lists of files that train and validate in it: those of one year, or
-#: what papers call 07+12, tested on 07.
+#: Folders of Pascal VOC and lists of files: those that train, and the one that validates. Those of
+#: a year, and what papers call 07+12, tested on 07.
 VOC = (
-    ((".", "train"),),
-    (("VOC2007", "trainval"), ("VOC2012", "trainval")),
-    (("VOC2007", "trainval"),),
-    (("VOC2012", "train"),),
+    (((".", "train"),), (".", "val")),
+    ((("VOC2007", "trainval"), ("VOC2012", "trainval")), ("VOC2007", "test")),
+    ((("VOC2007", "trainval"),), ("VOC2007", "test")),
+    ((("VOC2012", "train"),), ("VOC2012", "val")),
 )
-VOC_TESTS = ((".", "val"), ("VOC2007", "test"), ("VOC2007", "test"), ("VOC2012", "val"))
 #: For each layout of YOLO: a part's folders of texts and of images.
 YOLO = (("labels/{}", "images/{}"), ("{}/labels", "{}/images"))
 
@@ -149,7 +148,7 @@ def _voc(data: Path, min_visible: float) -> Parts | None:
             min_visible=min_visible,
         )
 
-    for trained, tested in zip(VOC, VOC_TESTS, strict=True):
+    for trained, tested in VOC:
         folders = {folder for folder, _ in (*trained, tested)}
         if all((data / folder / "Annotations").is_dir() for folder in folders):
             parts = [read(*trained[0], None)]

@@ -1,7 +1,8 @@
-"""What recipes of detection share: settings, loaders, feature maps, loss, mAP and a picture.
+"""What recipes of detection share: settings, loaders, the network below, and the loss.
 
-A recipe adds its detector. Images are resized to a square, whatever their shape: overlaps of boxes
-stay as they are, since both axes of a box are scaled alike with its image.
+A recipe adds a transform and a detector of torchvision. Images are resized to a square, whatever
+their shape: overlaps of boxes stay as they are, since both axes of a box are scaled alike with its
+image.
 """
 
 from __future__ import annotations
@@ -132,7 +133,10 @@ def unused(settings: DetectionSettings) -> list[Unused]:
 
 
 def small(settings: DetectionSettings, **others: Any) -> dict[str, Any]:
-    """Return the settings that a smoke run changes."""
+    """Return the settings that a smoke run changes. A smoke run downloads no weights."""
+    library, _, name = (settings.backbone or "").partition(":")
+    if library == "torchvision" and ":" not in name:
+        others |= {"backbone": None, "network": name, "frozen_norms": False}
     return shrunk(settings, size=64, strides=(4, 16), seeds=1, validate_every=1) | others
 
 

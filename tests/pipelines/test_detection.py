@@ -95,6 +95,18 @@ def test_run_told_to_stop_in_mid_epoch_resumes_bit_identically(
     assert_same_run(out / "0", tmp_path / "straight/0")
 
 
+@pytest.mark.slow  # ResNet-50
+@pytest.mark.usefixtures("on_the_cpu")
+@both
+def test_smoke_run_of_the_preset_for_photographs_downloads_nothing(
+    module: Any, tmp_path: Path
+) -> None:
+    preset = dataclasses.replace(module.PRESETS["coco"], smoke=True, out=tmp_path)
+    results = module.main(dataclasses.replace(preset, epochs=1, max_steps=1))
+    assert results["settings"]["network"] == "resnet50"
+    assert results["settings"]["backbone"] is None
+
+
 def test_ssdlite_on_another_network_of_torchvision_trains(shapes: Path, tmp_path: Path) -> None:
     changes = {"network": "mobilenet_v3_small", "lite": True, "data": shapes, "out": tmp_path}
     results = smoke(detection_ssd, epochs=1, max_steps=1, **changes)
