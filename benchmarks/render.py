@@ -19,7 +19,7 @@ from typing import Any
 
 import gpu_sections
 import sections
-from annotated_section import annotated, coco_size
+from annotated_section import annotated, coco_size, mask_decoders
 from measured import FOLDER, RESULTS, Results, machine_of, or_not_yet, table
 from peer_table import peer_table
 from plots import Plot, memory_plot, scale_plots
@@ -78,6 +78,9 @@ class Page:
         self._add("Memory", "memory", f"memory.py {OUT}_memory.json")
         self._add("Other formats than JPEG", "formats", f"formats.py {OUT}_formats.json")
         self._add("Masks and boxes", "annotations", f"with_annotations.py {OUT}_annotations.json")
+        self._add(
+            "Decoders of masks", "mask_decoders", f"mask_decoders.py {OUT}_mask_decoders.json"
+        )
         self._add("Opening COCO", "coco_size", f"coco_size.py {OUT}_coco_size.json")
         self._add("Reading files", "reading", "reading.py --out benchmarks/results/...json")
         self._add_counts(counts)
@@ -103,6 +106,7 @@ class Page:
             "formats": sections.formats,
             "annotations": annotated,
             "coco_size": coco_size,
+            "mask_decoders": mask_decoders,
             "mixes": sections.mixes,
         }
         result = self._results.get(what, on_gpu)

@@ -432,3 +432,24 @@ def test_costs_of_masks_and_boxes_are_judged_by_ratios_of_the_turns(
     assert "| masks: this loader over torch's | 1.79 | 2 | missed |" in text
     assert "| boxes: this loader over torch's | 2.11 | 2 | met |" in text
     assert "| 420 (200 to 420) |" in text
+
+
+def test_the_fastest_complete_decoder_of_masks_is_named_with_its_distance_to_dali(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    ms = {"zlib, inflating": 0.2, "libpng": 0.5, "Pillow": 1.1, "DALI": 0.75}
+    rows = [
+        {"kind": kind, "what": name, "cpu_s": time / 1e3}
+        for kind in ("masks", "palette masks")
+        for name, time in ms.items()
+    ]
+    rows.append({"kind": "mask arrays", "what": "resized", "cpu_s": 0.0002})
+    write(
+        tmp_path,
+        "mask_decoders",
+        result("mask_decoders", rows, num_masks=9, repeats=3, load=2.5),
+    )
+    text = text_of(render, tmp_path)
+    assert "the fastest with gray PNGs is libpng: -0.25 ms beside DALI" in text
+    assert "| zlib, inflating | 0.20 | 0.20 |" in text
+    assert "| resized | 0.20 |" in text
