@@ -177,9 +177,9 @@ PRESETS = named(
             std=(0.19, 0.17, 0.18),
             size=(64, 64),
             val_size=(96, 96),
-            epochs=12,
+            epochs=10,
             batch_size=8,
-            validate_every=4,
+            validate_every=5,
         ),
         "voc": replace(
             FULL,

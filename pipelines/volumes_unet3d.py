@@ -156,7 +156,7 @@ class Settings(SeedSettings):
 
 PRESETS = named(
     {
-        "brain": Settings(num_train=6, windows=4, epochs=60),
+        "brain": Settings(num_train=6, windows=4, epochs=40),
         "decathlon": Settings(
             layout="decathlon",
             windows=4,
