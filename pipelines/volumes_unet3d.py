@@ -156,7 +156,7 @@ class Settings(SeedSettings):
 
 PRESETS = named(
     {
-        "brain": Settings(num_train=6, windows=4, epochs=40),
+        "brain": Settings(num_train=6, windows=4, epochs=30),
         "decathlon": Settings(
             layout="decathlon",
             windows=4,
