@@ -51,9 +51,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models import segmentation as torchvision_models
-from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.models.segmentation.deeplabv3 import ASPP, DeepLabV3
-from torchvision.ops import Conv2dNormActivation
 
 from dali_cutmix import (
     IMAGENET_MEAN,
@@ -75,6 +72,7 @@ from harness.seeds import SeedSettings, run_seeds
 from harness.settings import from_flags, named
 from harness.training import Batch, Training, fixed, shrunk
 from harness.unused import refuse_unused
+from models.deeplab import make_narrow
 
 NAME = "segmentation_deeplab"
 #: Subfolders of one's own data.
@@ -177,9 +175,9 @@ PRESETS = named(
             std=(0.19, 0.17, 0.18),
             size=(64, 64),
             val_size=(96, 96),
-            epochs=10,
+            epochs=8,
             batch_size=8,
-            validate_every=5,
+            validate_every=4,
         ),
         "voc": replace(
             FULL,
@@ -218,23 +216,6 @@ def make_model(settings: Settings, num_classes: int) -> nn.Module:
     make = getattr(torchvision_models, settings.model)
     model: nn.Module = make(weights=None, num_classes=num_classes, **weights)
     return model
-
-
-def make_narrow(num_classes: int, width: int = 16) -> DeepLabV3:
-    """Return torchvision's DeepLabV3 on a narrow backbone with an output stride of 4."""
-    channels = (3, width, 2 * width, 2 * width, 4 * width, 4 * width)
-    strides, dilations = (2, 2, 1, 1, 1), (1, 1, 1, 2, 4)
-    layers = [
-        Conv2dNormActivation(channels[i], channels[i + 1], 3, stride, dilation=dilation)
-        for i, (stride, dilation) in enumerate(zip(strides, dilations, strict=True))
-    ]
-    backbone = IntermediateLayerGetter(nn.Sequential(*layers), {"4": "out"})
-    head = nn.Sequential(
-        ASPP(channels[-1], (3, 6, 9), channels[-1]),
-        Conv2dNormActivation(channels[-1], channels[-1], 3),
-        nn.Conv2d(channels[-1], num_classes, 1),
-    )
-    return DeepLabV3(backbone, head)
 
 
 # -------------------------------------------------------------------------------------------- data

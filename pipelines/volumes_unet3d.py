@@ -45,6 +45,7 @@ from torch import nn
 
 from dali_cutmix import ClipCutMix, DataLoader, VolumeMasks, Volumes, VolumeTransform
 from harness.overlap import count_classes, draw_masks, mean_of, measure_overlap
+from harness.pictures import make_balls
 from harness.processes import Processes, split_batch, stop
 from harness.seeds import SeedSettings, run_seeds
 from harness.settings import from_flags, named
@@ -156,7 +157,7 @@ class Settings(SeedSettings):
 
 PRESETS = named(
     {
-        "brain": Settings(num_train=6, windows=4, epochs=30),
+        "brain": Settings(num_train=6, windows=4, size=(24, 24, 24), epochs=30, validate_every=15),
         "decathlon": Settings(
             layout="decathlon",
             windows=4,
@@ -303,20 +304,6 @@ def find(settings: Settings, temporary: Path) -> Path:
             "DIR`, or `--smoke` alone to try the recipe on generated balls.",
         )
     return data
-
-
-def make_balls(folder: Path, count: int, side: int, seed: int) -> None:
-    """Write volumes of a bright ball on dark noise, and their masks of 0 and 1, as .npy."""
-    rng = np.random.default_rng(seed)
-    axes = np.indices((side,) * 3)
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    for number in range(count):
-        centre = rng.uniform(0.3 * side, 0.7 * side, (3, 1, 1, 1))
-        ball = ((axes - centre) ** 2).sum(0) < (0.3 * side) ** 2
-        voxels = rng.normal(60, 10, ball.shape) + 80 * ball
-        np.save(folder / f"images/{number}.npy", voxels.clip(0, 255).astype(np.uint8))
-        np.save(folder / f"masks/{number}.npy", ball.astype(np.uint8))
 
 
 # ---------------------------------------------------------------------------------------- training

@@ -5,7 +5,7 @@ A recipe describes model, data and optimizer; the harness trains. Modules, in th
     settings     fields that recipes share, presets, flags
     unused       flags that would change nothing
     processes    who takes part, where, and when all of them are asked to stop
-    pictures     generated images for smoke runs
+    pictures     generated images and volumes for smoke runs
     sampling     repeated augmentation
     schedule     learning rate, image size, weight decay, averaged weights
     video_lists  which videos train and which validate
@@ -16,6 +16,7 @@ A recipe describes model, data and optimizer; the harness trains. Modules, in th
     checkpoints  one file that is complete at any time
     monitor      progress bar, TensorBoard, losses that are not finite
     evaluation   exact over all processes
+    overlap      how far predicted masks overlap the true ones, and pictures of both
     training     the loop
     seeds        several trainings that differ by their seeds
     box_folders  images and boxes as COCO, Pascal VOC and YOLO lay them out

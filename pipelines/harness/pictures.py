@@ -110,6 +110,27 @@ def make_ellipses(folder: Path, count: int, side: int, seed: int) -> None:
         Image.fromarray(mask).save(folder / f"masks/{number}.png")
 
 
+def make_balls(folder: Path, count: int, side: int, seed: int) -> None:
+    """Write volumes of a bright ball in dark noise, and their masks of 0 and 1.
+
+    Args:
+        folder: Gets ``images`` and ``masks``, with .npy of uint8 of equal names.
+        count: Number of volumes.
+        side: Side of a volume in voxels.
+        seed: Of noise and balls.
+    """
+    rng = np.random.default_rng(seed)
+    axes = np.indices((side,) * 3)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number in range(count):
+        centre = rng.uniform(0.3 * side, 0.7 * side, (3, 1, 1, 1))
+        ball = ((axes - centre) ** 2).sum(0) < (0.3 * side) ** 2
+        voxels = rng.normal(60, 10, ball.shape) + 80 * ball
+        np.save(folder / f"images/{number}.npy", voxels.clip(0, 255).astype(np.uint8))
+        np.save(folder / f"masks/{number}.npy", ball.astype(np.uint8))
+
+
 def _pictures(count: int, side: int, num_classes: int) -> Iterator[tuple[str, int, bytes]]:
     """Yield name, class and bytes of each file."""
     for index in range(count):

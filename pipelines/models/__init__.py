@@ -6,6 +6,7 @@ Modules:
     pyramidnet      PyramidNet for images of 32 px
     resnet          ResNet and ResNeXt of bottlenecks: for 32 px, and torchvision's for ImageNet
     small           four convolutions, for the study and for recipes with few labels
+    deeplab         DeepLab v3 on a narrow backbone, for images of about 100 px
     backbone        a classifier without its last layers, to begin another task from
     captioner       an encoder, and a Transformer that says what an image shows
     pairs           an encoder of images and one of captions, compared by cosines

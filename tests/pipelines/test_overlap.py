@@ -145,8 +145,13 @@ def test_pixels_without_a_class_change_no_number_of_a_perfect_prediction() -> No
     assert found.iou.tolist() == [1] * NUM_CLASSES
     assert found.boundary_iou.tolist() == [1] * NUM_CLASSES
     assert int(found.confusion.sum()) == int((mask != overlap.IGNORED).sum())
-    assert found.boundary is not None
-    assert int(found.boundary.sum()) < 2 * int((mask != overlap.IGNORED).sum())
+    perfect = boundaries_of(truth, mask, NUM_CLASSES)
+    width = overlap.boundary_width(SIZE)
+    counts = [
+        int((boundary_of(truth == index, width) & (mask != overlap.IGNORED)).sum())
+        for index in range(NUM_CLASSES)
+    ]
+    assert perfect.tolist() == [[count, count] for count in counts]
 
 
 # A validation

@@ -160,8 +160,7 @@ def test_cityscapes_is_read_by_its_label_ids_with_19_classes(
         ("deeplabv3_narrow", False),
         ("lraspp_mobilenet_v3_large", False),
         ("deeplabv3_mobilenet_v3_large", True),
-        pytest.param("deeplabv3_resnet50", True, marks=pytest.mark.slow),
-        pytest.param("deeplabv3_resnet101", True, marks=pytest.mark.slow),
+        ("deeplabv3_resnet50", True),
     ],
 )
 def test_networks_give_logits_of_the_size_of_the_image(
@@ -317,4 +316,6 @@ def test_too_few_images_are_refused(module: ModuleType, ellipses: Path) -> None:
             "`num_train` must be at most 6, the images there are, and with `crops` make a batch of "
             f"{batch_size}, got {settings.num_train}."
         )
+    (train, _), _ = module.make_loaders(small(module, num_train=1, crops=2), ellipses, CPU)
+    assert len(train) == 1  # two crops of one image make a batch
     assert stopped(lambda: small(module, crops=0)) == "`crops` must be at least 1, got 0."

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from dali_cutmix import BadFileError
+from harness.pictures import make_balls
 from harness.processes import Processes
 from harness.settings import parse
 from runs import recipe
@@ -30,11 +31,11 @@ def module() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def balls(module: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def balls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five volumes for training and two for validation, of 16 voxels a side."""
     folder = tmp_path_factory.mktemp("balls")
-    module.make_balls(folder / "train", 5, 16, seed=0)
-    module.make_balls(folder / "val", 2, 16, seed=1)
+    make_balls(folder / "train", 5, 16, seed=0)
+    make_balls(folder / "val", 2, 16, seed=1)
     return folder
 
 
@@ -150,10 +151,10 @@ def test_network_is_monais_and_loss_is_dice_loss_and_cross_entropy(
 # Layouts
 
 
-def write_task(module: ModuleType, folder: Path, ending: str, count: int = 6) -> None:
+def write_task(folder: Path, ending: str, count: int = 6) -> None:
     """Write a task as the Decathlon has them, with the files that macOS leaves."""
     nibabel = import_module("nibabel")
-    module.make_balls(folder, count, 16, seed=0)
+    make_balls(folder, count, 16, seed=0)
     for kind, name in (("images", "imagesTr"), ("masks", "labelsTr")):
         (folder / name).mkdir()
         for number in range(count):
@@ -168,7 +169,7 @@ def test_every_fifth_volume_of_a_decathlon_task_validates(
     ending: str, module: ModuleType, tmp_path: Path
 ) -> None:
     pytest.importorskip("nibabel")
-    write_task(module, tmp_path, ending)
+    write_task(tmp_path, ending)
     settings = small(module, layout="decathlon", fold=1, mean=0.0, std=1.0)
     train, val, num_classes = module.make_loaders(settings, tmp_path, CPU)
     assert num_classes == 2
@@ -203,8 +204,8 @@ def test_missing_data_is_one_clear_sentence(module: ModuleType, tmp_path: Path) 
 def test_volumes_without_masks_and_empty_folders_are_named(
     module: ModuleType, tmp_path: Path
 ) -> None:
-    module.make_balls(tmp_path / "train", 3, 16, seed=0)
-    module.make_balls(tmp_path / "val", 1, 16, seed=0)
+    make_balls(tmp_path / "train", 3, 16, seed=0)
+    make_balls(tmp_path / "val", 1, 16, seed=0)
     settings = small(module)
     (tmp_path / "train/masks/1.npy").unlink()
     assert stopped(module.make_loaders, settings, tmp_path, CPU) == (
@@ -221,8 +222,8 @@ def test_volumes_without_masks_and_empty_folders_are_named(
 def test_masks_of_other_classes_and_of_other_sizes_are_named(
     module: ModuleType, tmp_path: Path
 ) -> None:
-    module.make_balls(tmp_path / "train", 3, 16, seed=0)
-    module.make_balls(tmp_path / "val", 1, 16, seed=0)
+    make_balls(tmp_path / "train", 3, 16, seed=0)
+    make_balls(tmp_path / "val", 1, 16, seed=0)
     path = tmp_path / "train/masks/2.npy"
     mask = np.load(path)
     mask[0, 0, 0] = 7
@@ -242,8 +243,8 @@ def test_a_truncated_volume_or_mask_is_named_in_the_epoch(
     kind: str, module: ModuleType, tmp_path: Path
 ) -> None:
     pytest.importorskip("monai")
-    module.make_balls(tmp_path / "train", 3, 16, seed=0)
-    module.make_balls(tmp_path / "val", 1, 16, seed=0)
+    make_balls(tmp_path / "train", 3, 16, seed=0)
+    make_balls(tmp_path / "val", 1, 16, seed=0)
     path = tmp_path / "train" / kind / "1.npy"
     path.write_bytes(path.read_bytes()[:1000])
     settings = small(module, size=(16, 16, 16), data=tmp_path, out=tmp_path / "out", batch_size=3)
@@ -304,3 +305,5 @@ def test_too_few_volumes_are_refused(module: ModuleType, balls: Path) -> None:
             "`num_train` must be at most 5, the volumes there are, and with `windows` make a batch "
             f"of {batch_size}, got {settings.num_train}."
         )
+    train, _, _ = module.make_loaders(small(module, num_train=1, windows=2), balls, CPU)
+    assert len(train) == 1  # two windows of one volume make a batch
