@@ -1,6 +1,13 @@
 """DeepLab v3 or LR-ASPP of torchvision: semantic segmentation with CutMix on images and masks.
 
-Expect: not yet measured.
+Expect: on nuclei of one micrograph, of which two tiles train and four validate, a mean IoU of 0.915
++- 0.007 with CutMix and of 0.906 +- 0.008 without; boundary IoU of 0.769 +- 0.020 and 0.746 +-
+0.021. These are means and deviations of three seeds, on an AMD EPYC of two cores that others
+shared, half a minute each. The differences are within chance. Published by others, not reproduced
+here: torchvision's weights have a mean IoU of 0.664 (deeplabv3_resnet50) and 0.579
+(lraspp_mobilenet_v3_large) on the images of COCO val2017 with VOC's classes, without CutMix.
+Landgraf and Ulrich 2026, doi:10.5194/isprs-annals-XI-2-2026-681-2026, found that CutMix has only a
+minor effect on the accuracy of DeepLabV3+, and improves calibration.
 
 Run, where DIR is what data/prepare_nuclei.py or data/compose_scenes.py beside this file writes, or
 holds train/ and val/ of your own, each with images/ and masks/ of equal names:
@@ -10,8 +17,9 @@ holds train/ and val/ of your own, each with images/ and masks/ of equal names:
     python pipelines/segmentation_deeplab.py --data VOCdevkit/VOC2012 --preset voc
     python pipelines/segmentation_deeplab.py --data cityscapes --preset cityscapes
 
-The baseline is one flag away: --mix none. The presets voc and cityscapes are not yet run. To try
-every part on generated ellipses, in seconds, with or without a GPU:
+The baseline is one flag away: --mix none. The presets scenes, voc and cityscapes are not yet run.
+(After 200 steps on scenes nearly all animals are still called background.) To try every part on
+generated ellipses, in seconds, with or without a GPU:
 
     python pipelines/segmentation_deeplab.py --smoke
 
@@ -175,9 +183,8 @@ PRESETS = named(
             std=(0.19, 0.17, 0.18),
             size=(64, 64),
             val_size=(96, 96),
-            epochs=8,
+            epochs=100,
             batch_size=8,
-            validate_every=4,
         ),
         "voc": replace(
             FULL,
@@ -265,11 +272,18 @@ def make_loaders(settings: Settings, data: Path, processes: Processes) -> tuple[
     common: dict[str, Any] = {"num_workers": settings.workers, "tuning": settings.tuning}
     common |= {"device": processes.device, "channels_last": True}
     batch_size = split_batch(NAME, settings.batch_size, processes.count, settings.accumulate)
+    if batch_size < 2:
+        stop(
+            NAME,
+            "`batch_size` must make batches of at least 2 images, for partners and for the norm of "
+            f"ASPP's pooled features, got {settings.batch_size} for {processes.count} process"
+            f"{'es' if processes.count > 1 else ''} and `accumulate` {settings.accumulate}.",
+        )
     train = DataLoader(
         images.take(chosen),
         batch_size,
         shuffle=True,
-        drop_last=True,  # ASPP normalizes the mean of each image: a batch of one image is no batch
+        drop_last=True,  # a batch of one image has no norm of ASPP's pooled features
         transform=TrainTransform(settings.size, scale=settings.scale, **colours),
         mix=CutMix(settings.alpha, prob=settings.prob) if settings.mix == "cutmix" else None,
         target=masks.take(chosen),
@@ -278,7 +292,7 @@ def make_loaders(settings: Settings, data: Path, processes: Processes) -> tuple[
     )
     images, masks = parts["val"]
     transform = EvalTransform(settings.val_size, settings.val_size, **colours)
-    val = DataLoader(images, max(1, batch_size), transform=transform, target=masks, **common)
+    val = DataLoader(images, batch_size, transform=transform, target=masks, **common)
     return (train, val), classes
 
 

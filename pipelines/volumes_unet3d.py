@@ -1,6 +1,11 @@
 """A 3-D U-Net of MONAI: segmentation of volumes with CutMix of cuboids.
 
-Expect: not yet measured.
+Expect: on one averaged brain with generated noise, whose labels come from maps of tissues, Dice of
+0.864 +- 0.004 with CutMix and of 0.860 +- 0.006 without: means and deviations of three seeds, on an
+AMD EPYC of two cores that others shared, half a minute each. The difference is within chance. Two
+thresholds on gray levels reach 0.665. Published by others, not reproduced here: on sets of organs
+CutMix raised the average Dice of nnU-Net without augmentation by 0.049, Liu et al. 2026,
+arXiv:2602.03555, abstract.
 
 Run, where DIR is what data/prepare_brain.py beside this file writes, or holds train/ and val/ of
 your own, each with images/ and masks/ of equal names, .npy, .nii or .nii.gz. MONAI comes with
@@ -258,6 +263,13 @@ def make_loaders(
     chosen = np.random.default_rng(settings.seed).permutation(len(images))[:num_train].tolist()
     chosen *= settings.windows
     batch_size = split_batch(NAME, settings.batch_size, processes.count, settings.accumulate)
+    if batch_size < 2 and settings.mix == "cutmix":
+        stop(
+            NAME,
+            "`batch_size` must make batches of at least 2 windows, since partners come from the "
+            f"same batch, got {settings.batch_size} for {processes.count} process"
+            f"{'es' if processes.count > 1 else ''} and `accumulate` {settings.accumulate}.",
+        )
     levels: dict[str, Any] = {"mean": settings.mean, "std": settings.std}
     common: dict[str, Any] = {"num_workers": settings.workers, "tuning": settings.tuning}
     common |= {"device": processes.device, "dtype": torch.float32, "channels_last": True}
@@ -366,6 +378,8 @@ def main(settings: Settings) -> dict[str, Any]:
     if settings.smoke:
         small: dict[str, Any] = {"size": (16,) * 3, "val_size": (24,) * 3, "channels": (4, 8)}
         small |= {"num_train": None, "seeds": 1, "units": 1, "windows": 1}
+        if settings.data is None:
+            small["layout"] = "folders"  # as the balls lie
         settings = replace(settings, **shrunk(settings, **small))
     return run_seeds(NAME, settings, find, make, ("dice",))
 

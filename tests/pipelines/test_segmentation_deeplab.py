@@ -69,6 +69,14 @@ def test_smoke_run_leaves_numbers_and_a_picture(
     assert row["miou"] == pytest.approx((row["iou_0"] + row["iou_1"]) / 2)
 
 
+def test_presets_of_other_layouts_can_be_tried_on_generated_ellipses(
+    module: ModuleType, tmp_path: Path
+) -> None:
+    flags = "--preset voc --model lraspp_mobilenet_v3_large --smoke --epochs 1 --max-steps 1"
+    settings = parse(module.PRESETS, [*flags.split(), "--out", str(tmp_path)])
+    assert 0 <= module.main(settings)["miou"]["mean"] <= 1
+
+
 def test_a_seed_chooses_the_same_images_and_weights_for_both_methods(
     module: ModuleType, ellipses: Path
 ) -> None:
@@ -307,6 +315,14 @@ def test_a_broken_image_or_mask_is_named_in_the_epoch(
 )
 def test_flags_without_effect_are_refused(flags: str, sentence: str, module: ModuleType) -> None:
     assert stopped(module.main, parse(module.PRESETS, flags.split())) == sentence
+
+
+def test_batches_of_one_image_are_refused(module: ModuleType, ellipses: Path) -> None:
+    settings = small(module, batch_size=4, accumulate=4)
+    assert stopped(module.make_loaders, settings, ellipses, CPU) == (
+        "`batch_size` must make batches of at least 2 images, for partners and for the norm of "
+        "ASPP's pooled features, got 4 for 1 process and `accumulate` 4."
+    )
 
 
 def test_too_few_images_are_refused(module: ModuleType, ellipses: Path) -> None:

@@ -53,12 +53,13 @@ def stopped(call: Any, *arguments: Any) -> str:
 # A run
 
 
-@pytest.mark.parametrize("mix", ["cutmix", "none"])
+@pytest.mark.parametrize("flags", ["--smoke", "--smoke --mix none", "--smoke --preset decathlon"])
 def test_smoke_run_leaves_numbers_and_a_picture(
-    mix: str, module: ModuleType, tmp_path: Path
+    flags: str, module: ModuleType, tmp_path: Path
 ) -> None:
     pytest.importorskip("monai")
-    results = module.main(module.Settings(smoke=True, mix=mix, out=tmp_path))
+    flag_list = [*flags.split(), "--out", str(tmp_path)]
+    results = module.main(parse(module.PRESETS, flag_list))
     assert results["smoke"] is True
     assert {"checkpoint.pt", "predictions.png"} <= {p.name for p in (tmp_path / "0").iterdir()}
     (row,) = json.loads((tmp_path / "0" / "results.json").read_text())["epochs"][-1:]
@@ -296,6 +297,18 @@ def test_without_monai_the_run_says_what_to_install(
 )
 def test_settings_without_sense_are_refused(flags: str, sentence: str, module: ModuleType) -> None:
     assert stopped(lambda: module.main(parse(module.PRESETS, flags.split()))) == sentence
+
+
+def test_batches_of_one_window_are_refused_with_partners_alone(
+    module: ModuleType, balls: Path
+) -> None:
+    settings = small(module, batch_size=1)
+    assert stopped(module.make_loaders, settings, balls, CPU) == (
+        "`batch_size` must make batches of at least 2 windows, since partners come from the same "
+        "batch, got 1 for 1 process and `accumulate` 1."
+    )
+    train, _, _ = module.make_loaders(small(module, batch_size=1, mix="none"), balls, CPU)
+    assert len(train) == 5
 
 
 def test_too_few_volumes_are_refused(module: ModuleType, balls: Path) -> None:
