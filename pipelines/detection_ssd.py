@@ -1,8 +1,12 @@
 """SSD and SSDLite, with CutMix on images and boxes, on a backbone that CutMix has trained or not.
 
-Expect: not yet run here with three seeds. Published, not reproduced here, on Pascal VOC 2007 with
-ResNet-50 below SSD: mAP 77.6 where CutMix trained the backbone, and 76.7 where nothing was mixed;
-README of github.com/clovaai/CutMix-PyTorch. On COCO torchvision's SSD300 with VGG-16 has 25.1.
+Expect: on nuclei of one micrograph, of which 35 tiles train and four with 29 nuclei validate, a mAP
+of 0.538 +- 0.007 with CutMix and of 0.540 +- 0.010 without; at an IoU of 0.5, 0.873 +- 0.024 and
+0.880 +- 0.003. These are means and deviations of three seeds, on an AMD EPYC of two cores that
+others shared, half a minute each. The differences are within chance. Published, not reproduced
+here, on Pascal VOC 2007 with ResNet-50 below SSD: mAP 77.6 where CutMix trained the backbone, and
+76.7 where nothing was mixed; README of github.com/clovaai/CutMix-PyTorch. On COCO torchvision's
+SSD300 with VGG-16 has 25.1.
 
 Run, where DIR holds scenes with boxes, composed of silhouettes by data/compose_scenes.py beside
 this file; or nuclei of data/prepare_nuclei.py; or a folder of COCO, Pascal VOC or YOLO:
