@@ -1,6 +1,11 @@
 """Sounds as log-mel images in a DALI graph of one's own: CutMix in time, in frequency, and in both.
 
-Expect: numbers of generated sounds, not of recordings; not yet measured.
+Expect: no gain in a run this short. Top-1 is 44.9 % without mixing, 39.6 % with CutMix, 40.1 % with
+CutMix in time, 39.1 % in frequency and 38.4 % with MixUp. Chance is 10 %. These are means of three
+seeds on generated sounds, not recordings, with deviations of 1 to 3 points. A training takes a
+minute of one CPU core. Longer trainings were not tried. The preset esc50 has not yet been run.
+Published for ESC-50, not reproduced here: 74.4 % without and 81.8 % with mixed waves, of EnvNet-v2
+over the five folds; BC learning, arXiv:1711.10282, github.com/mil-tokyo/bc_learning_sound.
 
 Run, where DIR is what data/generate_sounds.py beside this file writes: train/ and val/, each with
 a folder of WAV files per class:
@@ -24,11 +29,13 @@ own: several GPUs, bfloat16, gradients of several batches, resuming in mid-epoch
 and replacement of broken files. A broken file ends the run with its name. evaluate.py does not take
 the checkpoints.
 
-Follows: SpecMix, arXiv:2108.03020, compares MixUp and CutMix on log-mel images, and VideoMix,
-arXiv:2012.03457, cuts along one axis. A label weighs the share of cells of the image that its sound
-owns.
+Follows: SpecMix, arXiv:2108.03020, whose code (github.com/GT-KIM/specmix) mixes spectrograms by
+MixUp and CutMix too; and timemix and freqmix of Gazneli et al. 2022, arXiv:2204.11479
+(github.com/Alibaba-MIIL/AudioClassfication, datasets/batch_augs.py), which replace a span of time
+or a band of frequency. A label weighs the share of cells of the image that its sound owns.
 
-Differs: mixes blend or cut decibels, as images are mixed, where BC learning (arXiv:1711.10282)
+Differs: each sound has a cut of its own, which lies anywhere; a span of timemix and a band of
+freqmix lie at an end. Cut and blended are decibels. freqmix goes back to waves, and BC learning
 mixes waves. Sounds are cropped at random, and nothing else is changed.
 """
 

@@ -25,5 +25,6 @@ A recipe describes model, data and optimizer; the harness trains. Modules, in th
     few_labels   settings and images of recipes in which few images have a label
     few_labels_training   the loop of these recipes, of two loaders
     captioned    images with captions: where both lie, and captions as numbers of words
+    sounds       where sounds and ESC-50's folds lie, and which files are broken
     caption_runs settings, encoder and loaders of recipes of images with captions
 """
