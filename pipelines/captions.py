@@ -1,9 +1,20 @@
 """Captions: a network of convolutions sees, an attention decoder says what; captions are mixed too.
 
-Expect: no result is published here yet. The small data are scenes COMPOSED of silhouettes, with
-GENERATED captions. Published for photographs, not reproduced here, are BLEU-1 to BLEU-4 of NIC on
-MS-COCO, in percent, by how the encoder was pretrained (Yun et al. 2019, arXiv:1905.04899, Table
-A1): 61.4, 43.8, 31.4, 22.9 without a mix, and 64.2, 46.3, 33.6, 24.9 with CutMix.
+Expect: CutMix loses on the small data, which are scenes COMPOSED of silhouettes, with GENERATED
+captions. BLEU in percent, means of three seeds on two CPU cores, a minute each:
+
+    mix       encoder begins from              BLEU-4 (deviation)  BLEU-1
+    none      random weights                   25.6 (0.3)          57.6
+    cutmix    random weights                   19.9 (1.8)          45.8
+    none      a classifier trained without     28.8 (0.5)          58.7
+    none      a classifier trained by CutMix   27.6 (0.7)          58.7
+
+Against the captions of wrong images, BLEU-4 is 7.5 to 11.3. Trainings are short: the classifiers
+know 52 % of their own training images, and 43 % with CutMix.
+
+Published for photographs, not reproduced here, are BLEU-1 to BLEU-4 of NIC on MS-COCO, in percent,
+by how the encoder was pretrained (Yun et al. 2019, arXiv:1905.04899, Table A1): 61.4, 43.8, 31.4,
+22.9 without a mix, and 64.2, 46.3, 33.6, 24.9 with CutMix.
 
 Run, where DIR is what data/compose_scenes.py beside this file writes:
 

@@ -1,7 +1,14 @@
 """Images and captions side by side: which caption is of which image, with shares as targets.
 
-Expect: no result is published here yet. The small data are scenes COMPOSED of silhouettes, with
-GENERATED captions. Nothing is published for this very setting.
+Expect: no clear difference on the small data, which are scenes COMPOSED of silhouettes, with
+GENERATED captions. Recall in percent (deviation), among 200 scenes and their 184 captions; means of
+three seeds on two CPU cores, a minute each:
+
+    mix       caption_r1  caption_r5  image_r1    image_r5
+    none      15.3 (1.5)  53.0 (2.8)  17.6 (3.0)  50.9 (1.7)
+    cutmix    15.7 (1.6)  50.5 (0.5)  18.3 (2.2)  51.6 (2.0)
+
+Nothing is published for this very setting.
 
 Run, where DIR is what data/compose_scenes.py beside this file writes:
 
@@ -13,9 +20,9 @@ pictures, in seconds:
 
     python pipelines/clip_contrastive.py --smoke
 
-Recall at k is the share of queries with a hit among the k best answers. Scenes may have equal
-captions: a hit is ANY image with the caption, and a caption counts once. An image is a query for
-its captions (`caption_r1`, `caption_r5`), a caption for its images (`image_r1`, `image_r5`).
+Recall at k is the share of queries with a hit among the k best answers: of images that ask for
+captions (`caption_r1`), and of captions that ask for images (`image_r1`). Scenes may have equal
+captions: a hit is ANY image with the caption, and a caption counts once.
 
 Follows: CLIP, Radford et al. 2021, arXiv:2103.00020: two encoders, cosines times a learned scale,
 and the cross entropy of both directions. As in UniCL, Yang et al. 2022, arXiv:2204.03610, equal
@@ -39,6 +46,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dali_cutmix import DataLoader, Shard
+from evaluation.recall import recall
 from harness.caption_runs import PHOTOGRAPHS, CaptionSettings, make_encoder, make_loaders
 from harness.captioned import Shown, Vocabulary, draw_captions, find_captioned
 from harness.processes import Processes
@@ -104,18 +112,6 @@ def contrast(logits: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
     return (of_images + F.cross_entropy(logits.T, (shown / shown.sum(0)).T)) / 2
 
 
-def recall(similar: torch.Tensor, is_answer: torch.Tensor, k: int) -> float:
-    """Return the share of queries that have an answer among their k most similar ones.
-
-    Args:
-        similar: Similarities ``[queries, answers]``.
-        is_answer: Whether an answer is right, of the same shape.
-        k: Answers that are looked at; all, where there are fewer.
-    """
-    best = similar.topk(min(k, similar.shape[1]), dim=1).indices
-    return is_answer.gather(1, best).any(1).double().mean().item()
-
-
 @torch.no_grad()
 def measure(
     model: Pairs,
@@ -154,9 +150,9 @@ def measure(
 
 def make_training(settings: Settings, data: Path, processes: Processes) -> Training:
     """Return what the harness trains."""
-    encoder = make_encoder(NAME, settings)
+    encoder, everything = make_encoder(NAME, settings), Shard(0, 1)
     train, val, vocabulary = make_loaders(
-        NAME, settings, data, encoder, processes.device, val_shard=Shard(0, 1)
+        NAME, settings, data, encoder, processes.device, everything
     )
     model = Pairs(encoder, len(vocabulary), settings.most_words, settings.dim)
     model = model.to(device=processes.device, memory_format=torch.channels_last)
