@@ -91,6 +91,23 @@ def test_half_of_the_videos_show_animals_of_their_part_and_stars_differ_between_
     assert corners == {(3, 5, 7), (4, 6, 8)}
 
 
+def test_parts_draw_different_videos_also_of_the_same_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "CORNERS", {"train": (3,), "val": (3,)})
+    generate.main(settings(tmp_path / "out", num_train=1))
+    train, val = (contents(tmp_path / "out" / part) for part in ("train", "val"))
+    assert train.keys() == val.keys()
+    assert all(train[name] != val[name] for name in train)
+
+
+def test_an_object_that_is_neither_turned_nor_scaled_shows_as_it_is() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8)
+    assert (generate.placed(image, 10.0, 10.0, 0.0, 20.0, 20) == image / 255).all()
+    moved = generate.placed(image, 13.0, 9.0, 0.0, 20.0, 20)
+    assert (moved[3:, :-1] == image[:-3, 1:] / 255).all()
+
+
 @pytest.mark.parametrize("number", [3, 4, 7])
 def test_a_star_has_as_many_tips_as_corners(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "STAR", 1024)  # thin tips have smooth edges
