@@ -100,7 +100,7 @@ def range_of(num: int) -> list[int]:
 
 def test_numbers_spread_several_samples_over_each_clip(tmp_path: Path) -> None:
     clips = write_clips(tmp_path, [9, 5])
-    ways = [0.0, 0.5, 1.0]
+    ways = [0.0, 0.4, 1.0]  # of at most four frames: 1.6 is nearest to 2
     settings: dict[str, Any] = {"frames": 3, "stride": 2}
     source = Clips([*clips] * 3, range_of(2) * 3, start=np.repeat(ways, 2), **settings)
     assert shown(source) == [
