@@ -382,21 +382,20 @@ def draw(
     loader: DataLoader,
 ) -> None:
     """Draw film strips of some videos: the true class, and what was predicted for the video."""
-    names = loader.dataset.classes
-    texts = []
-    for video in sorted(strips):
-        share, predicted = (scores[video] / scores[video].sum()).max(0)
-        texts.append(
-            [
-                (f"true: {names[int(labels[video])]}", 1.0),
-                (f"predicted: {names[int(predicted)]}", float(share)),
-            ]
-        )
-    clips = as_pixels(torch.stack([strips[video] for video in sorted(strips)]), loader.transform)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(clips, texts, columns=2, title="Clips of val/, and the class of the video").save(
-        path, optimize=True
+    names, videos = loader.dataset.classes, sorted(strips)
+    predicted = []
+    for video in videos:
+        share, label = (scores[video] / scores[video].sum()).max(0)
+        predicted.append([(f"predicted: {names[int(label)]}", float(share))])
+    sheet = contact_sheet(
+        as_pixels(torch.stack([strips[video] for video in videos]), loader.transform),
+        {"true": labels[videos], "predicted": predicted},
+        classes={"true": [f"true: {name}" for name in names]},
+        columns=2,
+        title="A clip of some videos of val/, and the class predicted for the video",
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, optimize=True)
 
 
 # ---------------------------------------------------------------------------------------- training
