@@ -5,7 +5,8 @@
 
 The scenes are composed: what is learned of them says nothing about photographs. One to four animals
 of different sizes stand before a gradient with smooth noise, and later animals cover earlier ones.
-Animals of train/ are those of the silhouettes' train/, and so are those of val/. The script writes
+Scenes of train/ show animals of the silhouettes' train/ alone, scenes of val/ those of val/. The
+script writes
 
     scenes/train/images/00000.png    400 scenes of 96 x 96 px, RGB
     scenes/train/masks/00000.png     the class of each pixel, from 1 on; 0 is background
