@@ -1,6 +1,10 @@
 """Occluded objects, a stand-in for street scenes: a classifier under growing cover.
 
-Expect: TO BE MEASURED.
+Expect: no gain from CutMix in a training of a minute. With 0, 25, 50 and 75 % of the animal
+covered, top-1 is 40.6, 21.9, 14.3 and 10.3 % without mixing, and 37.8, 22.5, 14.7 and 10.7 % with
+CutMix. These are means of three seeds on two CPU cores, with deviations of 0.3 to 0.8 points.
+Chance is 10 %. The networks do not know their training scenes by heart, the regime in which CutMix
+gains.
 
 Run, where DIR is what data/compose_scenes.py beside this file writes:
 

@@ -1,6 +1,6 @@
 """Detectors under growing cover: what runs of detection_ssd.py or detection_fasterrcnn.py see.
 
-Expect: TO BE MEASURED.
+Expect: not yet run here with detectors of these scenes.
 
 Run, where DIR is what data/compose_scenes.py beside this file writes. The detectors are trained
 before, and nothing is trained here:

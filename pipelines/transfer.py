@@ -1,6 +1,10 @@
 """Transfer: pretrain on some classes, with and without mixing, and learn others from few images.
 
-Expect: TO BE MEASURED.
+Expect: no difference by mixing in the pretraining. On silhouettes, pretrained without mixing and
+with CutMix: fine-tuned 88.0 and 88.1 %, probe 94.0 and 94.4 %, one image per class 73.3 and 72.7 %,
+five 83.6 and 83.7 %, twenty 89.5 and 90.3 %. CutMix costs 2 points on the classes of the
+pretraining: 93.4 and 91.4 %. These are means of three seeds on two CPU cores, half a minute each.
+Deviations are 0.3 to 1.6 points, and 3 points for one image.
 
 Run, where DIR holds train/ and val/, each with one folder of images per class;
 data/prepare_silhouettes.py beside this file makes such a folder:
