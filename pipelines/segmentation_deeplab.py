@@ -18,7 +18,7 @@ holds train/ and val/ of your own, each with images/ and masks/ of equal names:
     python pipelines/segmentation_deeplab.py --data cityscapes --preset cityscapes
 
 The baseline is one flag away: --mix none. The presets scenes, voc and cityscapes are not yet run.
-(After 200 steps on scenes nearly all animals are still called background.) To try every part on
+(After 400 steps on scenes nearly all animals are still called background.) To try every part on
 generated ellipses, in seconds, with or without a GPU:
 
     python pipelines/segmentation_deeplab.py --smoke
