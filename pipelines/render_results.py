@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from evaluation.claims import CLAIMS, QUESTIONS, verdict
 from evaluation.figures import COLOURS, saved
-from evaluation.numbers import NAMES, difference, spread, table
+from evaluation.numbers import HIDDEN, NAMES, difference, spread, table
 from evaluation.tasks import HEADER, task_rows
 from harness.methods import ABLATIONS, HEADLINE, SWEEPS
 
@@ -82,6 +82,18 @@ HEADINGS = {
     "few_labels": "Few labels: MixMatch and FixMatch",
     "cutmix_seg": "Few masks: CutMix-Seg",
     "contrastive": "No labels: i-CutMix and Un-Mix",
+    "detection_ssd": "Detection: SSD",
+    "detection_ssd_backbone": "Detection: SSD on a trained backbone",
+    "detection_fasterrcnn": "Detection: Faster R-CNN",
+    "segmentation_deeplab": "Segmentation: DeepLab v3",
+    "volumes_unet3d": "Volumes: 3-D U-Net",
+    "video_r3d": "Video: R3D",
+    "audio_spectrogram": "Sound: log-mel spectrograms",
+    "captions": "Captions",
+    "captions_backbone": "Captions on a trained encoder",
+    "clip_contrastive": "Images and texts",
+    "transfer": "Transfer to other classes",
+    "scenes": "Street scenes, a stand-in: a classifier under growing cover",
 }
 
 #: Lines of the README between which the table of tasks stands.
@@ -268,6 +280,7 @@ def short_section(name: str, content: Mapping[str, Any]) -> Iterator[str]:
         text += f" The steps of a training took {content['minutes']:.1f} minutes on average."
     yield text
     yield ""
+    rows = [{k: v for k, v in row.items() if k not in HIDDEN} for row in rows]
     is_number = {key: isinstance(value, list) for key, value in rows[0].items()}
     yield from table(
         ["runs", *(f"{NAMES.get(key, key)}{', %' * is_number[key]}" for key in is_number)],

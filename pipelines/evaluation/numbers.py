@@ -15,7 +15,33 @@ NAMES = {
     "untrained_top1": "top-1 of the untrained encoder",
     "iou": "IoU",
     "student_iou": "IoU of the student",
+    "map": "mAP",
+    "map_50": "at IoU 0.5",
+    "map_75": "at IoU 0.75",
+    "mar_100": "recall",
+    "miou": "mean IoU",
+    "boundary_iou": "boundary IoU",
+    "dice": "Dice",
+    "bleu1": "BLEU-1",
+    "bleu2": "BLEU-2",
+    "bleu3": "BLEU-3",
+    "bleu4": "BLEU-4",
+    "blind_bleu4": "BLEU-4 against other images",
+    "exact": "exactly right",
+    "caption_r1": "captions at 1",
+    "caption_r5": "captions at 5",
+    "image_r1": "images at 1",
+    "image_r5": "images at 5",
+    "probe": "linear probe",
+    "few_1": "one image a class",
+    "few_5": "five",
+    "few_20": "twenty",
+    "pretrained": "first classes",
+    **{f"top1_{level}": f"{int(level)} % covered" for level in ("00", "25", "50", "75")},
+    "top1_video": "top-1 of videos",
 }
+#: Numbers in files of results/ that no table shows: losses are no shares.
+HIDDEN = ("val_loss",)
 
 
 def spread(values: Sequence[float | None] | None, scale: float) -> str:
