@@ -12,7 +12,7 @@ clutter. The camera shakes, each frame is noisy, and brightness flickers.
 All is generated, and what is learned of it says nothing about recordings. Videos of val/ show other
 animals than those of train/, and stars with other numbers of corners. The script writes
 
-    clips/train/CLASS/NUMBER/FRAME.jpg   12 videos per class of 32 frames of 48 px
+    clips/train/CLASS/NUMBER/FRAME.jpg   24 videos per class of 24 frames of 48 px
     clips/val/CLASS/NUMBER/FRAME.jpg     20 others per class
 
 The folder appears when all files are written.
@@ -42,23 +42,23 @@ OPPOSITES = {
 }
 #: Least and most change per frame: shares of the frame's side, degrees, logarithm of the size.
 SPEEDS = {
-    "right": (0.010, 0.018),
-    "down": (0.010, 0.018),
-    "clockwise": (2.5, 5.0),
-    "growing": (0.015, 0.028),
+    "right": (0.018, 0.028),
+    "down": (0.018, 0.028),
+    "clockwise": (5.0, 9.0),
+    "growing": (0.028, 0.045),
 }
 #: Most speed of the other motions, as a share of the least speed that makes a class.
-DRIFT = 0.4
+DRIFT = 0.3
 #: Numbers of corners of the stars of each part.
 CORNERS = {"train": (3, 5, 7), "val": (4, 6, 8)}
 #: Shares of the frame's side: least and most size of the object, and of the one that distracts.
-OBJECT, DISTRACTOR = (0.38, 0.55), (0.18, 0.26)
+OBJECT, DISTRACTOR = (0.4, 0.6), (0.15, 0.22)
 #: Lines of the clutter, of which a frame shows some.
-NUM_LINES = 8
+NUM_LINES = 4
 #: Gray levels: deviation of the noise, and of the brightness of frames.
-NOISE, FLICKER = 15.0, 6.0
+NOISE, FLICKER = 10.0, 4.0
 #: Deviation of the camera's place from frame to frame, as a share of the frame's side.
-SHAKE = 0.012
+SHAKE = 0.006
 #: Side of a drawn star in pixels.
 STAR = 64
 
@@ -74,13 +74,13 @@ class Settings:
     """Folder with train/ and val/ of animals, as prepare_silhouettes.py writes it. None draws stars
     alone."""
 
-    num_train: int = 12
+    num_train: int = 24
     """Videos of each class in train/."""
 
     num_val: int = 20
     """Videos of each class in val/."""
 
-    num_frames: int = 32
+    num_frames: int = 24
     """Frames of a video, at least 2."""
 
     side: int = 48
