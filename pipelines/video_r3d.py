@@ -1,6 +1,17 @@
 """R3D-18 or MC3-18 on video clips, with four kinds of ClipCutMix: the cuts of VideoMix.
 
-Expect: not yet run to its end.
+Expect: no gain in so short a run. Top-1 of videos, in percent, on generated clips, each the mean
+and deviation of three seeds, 0.7 minutes per training on two CPU cores:
+
+    mix       as they are    half of the frames frozen    a quarter of them black
+    none      67.9 +- 15.2   65.2 +- 18.6                 13.5 +- 2.4
+    tube      55.6 +- 5.3    54.2 +- 7.0                  16.0 +- 2.5
+    temporal  36.9 +- 16.6   34.4 +- 15.3                 14.4 +- 1.7
+    cuboid    49.8 +- 21.4   47.3 +- 22.0                 14.2 +- 1.0
+    moving    58.8 +- 4.9    56.9 +- 6.0                  15.0 +- 2.7
+
+Chance is 12.5. After 14 epochs the loss still falls, and mixed clips need more epochs. Deviations
+are of the size of the differences. Frozen frames cost little; black frames make all networks guess.
 
 Run, where DIR is what data/generate_clips.py beside this file writes: train/ and val/, each with
 a folder for each class, which holds a folder of frames or a video file for each video:
@@ -387,12 +398,14 @@ def draw(
     for video in videos:
         share, label = (scores[video] / scores[video].sum()).max(0)
         predicted.append([(f"predicted: {names[int(label)]}", float(share))])
+    clips = as_pixels(torch.stack([strips[video] for video in videos]), loader.transform)
+    larger = max(1, 72 // clips.shape[-1])  # small frames are hard to see
     sheet = contact_sheet(
-        as_pixels(torch.stack([strips[video] for video in videos]), loader.transform),
+        clips.repeat_interleave(larger, 3).repeat_interleave(larger, 4),
         {"true": labels[videos], "predicted": predicted},
         classes={"true": [f"true: {name}" for name in names]},
         columns=2,
-        title="A clip of some videos of val/, and the class predicted for the video",
+        title="Clips of val/, and predictions of their videos",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, optimize=True)
