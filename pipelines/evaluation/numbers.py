@@ -39,6 +39,9 @@ NAMES = {
     "pretrained": "first classes",
     **{f"top1_{level}": f"{int(level)} % covered" for level in ("00", "25", "50", "75")},
     "top1_video": "top-1 of videos",
+    "top1_clip": "of clips",
+    **{f"frozen_{share}": f"{share} % of frames frozen" for share in (25, 50, 75)},
+    **{f"dropped_{share}": f"{share} % dropped" for share in (25, 50, 75)},
 }
 #: Numbers in files of results/ that no table shows: losses are no shares.
 HIDDEN = ("val_loss",)

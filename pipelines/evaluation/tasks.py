@@ -34,6 +34,7 @@ class Task:
 
 AUTHORS = "[authors' README](https://github.com/clovaai/CutMix-PyTorch)"
 PAPER = "[arXiv:1905.04899](https://arxiv.org/abs/1905.04899)"
+VIDEO = "none for this setting"
 
 TASKS = (
     Task(
@@ -94,7 +95,8 @@ TASKS = (
         "generated clips of moving silhouettes",
         "--data clips",
         "video_r3d",
-        "top1",
+        "top1_video",
+        VIDEO,
     ),
     Task(
         "sound",
