@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from evaluation.claims import CLAIMS, QUESTIONS, verdict
 from evaluation.figures import COLOURS, saved
 from evaluation.numbers import HIDDEN, NAMES, difference, spread, table
-from evaluation.tasks import HEADER, task_rows
+from evaluation.tasks import HEADER, summary, task_rows
 from harness.methods import ABLATIONS, HEADLINE, SWEEPS
 
 FOLDER = Path(__file__).parent
@@ -134,7 +134,8 @@ def with_tasks(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the README with the table of tasks that the results make."""
     start, end = (text.index(mark) for mark in MARKS)
     rows = "\n".join(table(HEADER, list(task_rows(results))))
-    return f"{text[: start + len(MARKS[0])]}\n\n{rows}\n\n{text[end:]}"
+    part = f"{summary(results)}\n\n{rows}"
+    return f"{text[: start + len(MARKS[0])]}\n\n{part}\n\n{text[end:]}"
 
 
 def page(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -304,9 +305,9 @@ def short_section(name: str, content: Mapping[str, Any]) -> Iterator[str]:
                 for row in rows[1:]
             ],
         )
-    picture = FOLDER / "pictures" / f"{what}.png"
-    if picture.exists():
-        yield from ("", f"![{HEADINGS.get(what, what)}: what a network says](pictures/{what}.png)")
+    for file, shown in ((f"{what}.png", "what a network says"), (f"{what}_levels.png", "a plot")):
+        if (FOLDER / "pictures" / file).exists():
+            yield from ("", f"![{HEADINGS.get(what, what)}: {shown}](pictures/{file})")
     yield from ("", f"<sub>{content['machine']}; {content['date']}; `results/{name}.json`.</sub>")
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from dali_cutmix import FileList, MixedTarget
 from evaluation.image_lists import spread
 from evaluation.subject import load_subject
-from evaluation.tasks import TASKS, task_rows
+from evaluation.tasks import TASKS, summary, task_rows
 from harness.labels import relabelled
 from harness.settings import parse
 from runs import recipe
@@ -333,6 +333,23 @@ def test_table_of_tasks_says_what_each_method_had_by_the_latest_file() -> None:
     row = next(row for row in cells if "segmentation_cutmix_seg" in row[1])
     assert row[4] == "IoU in %: none 55.0 ± 7.1, cutmix 70.0 ± 0.0; n = 2; 2.0 min each; a CPU"
     assert next(row for row in cells if "contrastive" in row[1])[4] == "not yet run"
+
+
+def test_summary_of_the_tasks_counts_what_welchs_interval_leaves_clear() -> None:
+    def content(what: str, cutmix: list[float], **others: list[float]) -> dict[str, Any]:
+        sides = {"none": [0.50, 0.51, 0.52], "cutmix": cutmix, **others}
+        number = next(task.number for task in TASKS if task.what == what)
+        return {"what": what, "rows": [{"method": m, number: v} for m, v in sides.items()]}
+
+    said = summary(
+        {
+            "a": content("detection_ssd", [0.60, 0.61, 0.62]),
+            "b": content("captions", [0.40, 0.41, 0.42]),
+            "c": content("scenes", [0.40, 0.51, 0.62]),
+            "d": content("volumes_unet3d", [0.50, 0.51, 0.52]),
+        }
+    )
+    assert "better than without in 1 (detection_ssd), worse in 1 (captions), and open in 2" in said
 
 
 def test_every_task_has_its_recipe_and_a_command_that_is_taken() -> None:
