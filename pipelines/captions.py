@@ -7,7 +7,7 @@ captions. BLEU in percent, means of three seeds on two CPU cores, a minute each:
     none      random weights                   25.6 (0.3)          57.6
     cutmix    random weights                   19.9 (1.8)          45.8
     none      a classifier trained without     28.8 (0.5)          58.7
-    none      a classifier trained by CutMix   27.6 (0.7)          58.7
+    none      a classifier trained by CutMix   27.6 (0.6)          58.7
 
 Against the captions of wrong images, BLEU-4 is 7.5 to 11.3. Trainings are short: the classifiers
 know 52 % of their own training images, and 43 % with CutMix.

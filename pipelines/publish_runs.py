@@ -135,7 +135,12 @@ def side_by_side(runs: Sequence[dict[str, Any]], publishing: Settings) -> dict[s
             {"method": method, **numbers(run)} for method, run in zip(methods, runs, strict=True)
         ],
     }
-    minutes = [spent for run in runs for spent in minutes_of(run)]
+    folders = publishing.runs
+    minutes = [
+        spent
+        for folder, run in zip(folders, runs, strict=True)
+        for spent in minutes_of(folder, run)
+    ]
     return content | ({"minutes": statistics.mean(minutes)} if minutes else {})
 
 
@@ -155,10 +160,25 @@ def numbers(run: dict[str, Any]) -> dict[str, list[float]]:
     }
 
 
-def minutes_of(run: dict[str, Any]) -> list[float]:
-    """Return the minutes of the steps of each training, where the run tells."""
-    told = [training["epochs"] for training in run["runs"] if "epochs" in training]
+def minutes_of(folder: Path, run: dict[str, Any]) -> list[float]:
+    """Return the minutes of the steps of each training, where the run tells.
+
+    A training may have several parts, such as a pretraining in a folder of its own.
+
+    Args:
+        folder: Folder of the run, which holds a folder for each seed.
+        run: Content of the run's results.json.
+    """
+    parts = [sorted(of_seed.rglob(RESULTS)) for of_seed in sorted(folder.iterdir())]
+    told = [[row for path in paths for row in epochs_of(path)] for paths in parts if paths]
+    told = told or [training["epochs"] for training in run["runs"] if "epochs" in training]
     return [sum(row["num_train"] / row["images_per_s"] for row in rows) / 60 for rows in told]
+
+
+def epochs_of(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of the epochs in the results of a training."""
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content["epochs"]
 
 
 if __name__ == "__main__":

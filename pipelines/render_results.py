@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from evaluation.claims import CLAIMS, QUESTIONS, verdict
 from evaluation.figures import COLOURS, saved
 from evaluation.numbers import HIDDEN, NAMES, difference, spread, table
-from evaluation.tasks import HEADER, summary, task_rows
+from evaluation.tasks import HEADER, TASKS, summary, task_rows
 from harness.methods import ABLATIONS, HEADLINE, SWEEPS
 
 FOLDER = Path(__file__).parent
@@ -281,28 +281,40 @@ def short_section(name: str, content: Mapping[str, Any]) -> Iterator[str]:
         text += f" The steps of a training took {content['minutes']:.1f} minutes on average."
     yield text
     yield ""
-    rows = [{k: v for k, v in row.items() if k not in HIDDEN} for row in rows]
-    is_number = {key: isinstance(value, list) for key, value in rows[0].items()}
+    # What any row has: the first may lack a number of the others.
+    is_number = {
+        key: isinstance(value, list)
+        for row in rows
+        for key, value in row.items()
+        if key not in HIDDEN
+    }
     yield from table(
         ["runs", *(f"{NAMES.get(key, key)}{', %' * is_number[key]}" for key in is_number)],
         [
             [
                 str(max(len(value) for value in row.values() if isinstance(value, list))),
-                *(spread(row[key], 100) if is_number[key] else str(row[key]) for key in is_number),
+                *(
+                    spread(row.get(key), 100) if is_one else str(row[key])
+                    for key, is_one in is_number.items()
+                ),
             ]
             for row in rows
         ],
     )
-    if "recipe" in content and len(rows) > 1:
+    names = [row.get("method") for row in rows]
+    baseline = next((task.sides[0] for task in TASKS if task.what == what), None)
+    if baseline in names:
+        first = rows[names.index(baseline)]
+        others = [row for row in rows if row is not first]
         yield ""
-        yield f"Points above {rows[0]['method']}, with Welch's 95 % interval over training runs:"
+        yield f"Points above {baseline}, with Welch's 95 % interval over training runs:"
         yield ""
         keys = [key for key, is_one in is_number.items() if is_one]
         yield from table(
             ["method", *(NAMES.get(key, key) for key in keys)],
             [
-                [row["method"], *(difference(rows[0][key], row[key]) for key in keys)]
-                for row in rows[1:]
+                [row["method"], *(difference(first.get(key), row.get(key)) for key in keys)]
+                for row in others
             ],
         )
     for file, shown in ((f"{what}.png", "what a network says"), (f"{what}_levels.png", "a plot")):

@@ -1,8 +1,8 @@
 """DeepLab v3 or LR-ASPP of torchvision: semantic segmentation with CutMix on images and masks.
 
 Expect: on nuclei of one micrograph, of which two tiles train and four validate, a mean IoU of 0.915
-+- 0.007 with CutMix and of 0.906 +- 0.008 without; boundary IoU of 0.769 +- 0.020 and 0.746 +-
-0.021. These are means and deviations of three seeds, on an AMD EPYC of two cores that others
++- 0.007 with CutMix and of 0.906 +- 0.008 without; boundary IoU of 0.768 +- 0.020 and 0.746 +-
+0.020. These are means and deviations of three seeds, on an AMD EPYC of two cores that others
 shared, half a minute each. The differences are within chance. Published by others, not reproduced
 here: torchvision's weights have a mean IoU of 0.664 (deeplabv3_resnet50) and 0.579
 (lraspp_mobilenet_v3_large) on the images of COCO val2017 with VOC's classes, without CutMix.

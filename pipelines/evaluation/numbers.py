@@ -57,13 +57,18 @@ def spread(values: Sequence[float | None] | None, scale: float) -> str:
     return text if len(array) < 2 else f"{text} ± {array.std(ddof=1):.{digits}f}"
 
 
-def difference(baseline: Sequence[float], values: Sequence[float]) -> str:
-    """Return a difference of means in points with its interval, bold where that leaves out 0."""
+def difference(baseline: Sequence[float] | None, values: Sequence[float] | None) -> str:
+    """Return a difference of means in points with its interval, bold where that leaves out 0.
+
+    The interval is judged as it is printed. None stands for a number that a row lacks.
+    """
+    if baseline is None or values is None:
+        return "-"
     points = 100 * (np.mean(values) - np.mean(baseline))
     interval = welch_interval(baseline, values)
     if interval is None:
         return f"{points:+.1f}"
-    low, high = (100 * end for end in interval)
+    low, high = (round(100 * end, 1) for end in interval)
     text = f"{points:+.1f} ({low:+.1f} to {high:+.1f})"
     return f"**{text}**" if low > 0 or high < 0 else text
 

@@ -205,7 +205,8 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
         if task.what in latest:
             rows = {row["method"]: row[task.number] for row in latest[task.what]["rows"]}
             interval = welch_interval(*(rows[side] for side in task.sides))
-            low, high = interval or (-1.0, 1.0)  # equal runs are no difference
+            # Equal runs are no difference, and an end counts as it is printed.
+            low, high = (round(100 * end, 1) for end in interval or (0.0, 0.0))
             verdict = "better" if low > 0 else "worse" if high < 0 else "open"
             named[verdict].append(task.what)
     listed = {verdict: f" ({', '.join(names)})" for verdict, names in named.items() if names}
@@ -213,8 +214,8 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
         "With CutMix these numbers are better than without in "
         f"{len(named['better'])}{listed.get('better', '')}, worse in "
         f"{len(named['worse'])}{listed.get('worse', '')}, and open in {len(named['open'])}, by "
-        "Welch's 95 % interval over training runs. Trainings of a minute are shorter than those "
-        "in which CutMix gains."
+        "Welch's 95 % interval over training runs. One number of each task counts here; "
+        "[RESULTS.md](RESULTS.md) has all numbers."
     )
 
 

@@ -310,19 +310,23 @@ def test_results_of_other_recipes_are_tables_of_their_own() -> None:
     assert "| 2 | none | 40 | 55.0 ± 7.1 |" in text
 
 
-def test_differences_to_the_first_row_have_welchs_interval_and_are_bold_where_clear() -> None:
+def test_differences_to_the_baseline_have_welchs_interval_and_are_bold_where_clear() -> None:
     render = recipe("render_results")
     rows = [
-        {"method": "none", "iou": [0.50, 0.51, 0.52], "top1": [0.5, 0.5, 0.5]},
+        {"method": "untrained", "iou": [0.0, 0.0, 0.0], "top1": [0.5, 0.5, 0.5]},
+        {"method": "none", "iou": [0.50, 0.51, 0.52], "top1": [0.5, 0.5, 0.5], "map": [0.5]},
         {"method": "cutmix", "iou": [0.60, 0.61, 0.62], "top1": [0.4, 0.5, 0.6]},
     ]
-    content = {"what": "ssd", "recipe": "ssd", "date": "d", "machine": "m", "data": "nuclei"}
+    content = {"what": "detection_ssd", "date": "d", "machine": "m", "data": "nuclei"}
     text = "\n".join(render.page({"b": content | {"rows": rows, "minutes": 1.25}}))
     assert "The steps of a training took 1.2 minutes on average." in text
     assert "Points above none, with Welch's 95 % interval over training runs:" in text
     # By hand: 10 points, a standard error of sqrt(2 / 3), 4 degrees of freedom, t of 2.776.
     # And 0 points, a standard error of 10 / sqrt(3), 2 degrees of freedom, t of 4.303.
-    assert "| cutmix | **+10.0 (+7.7 to +12.3)** | +0.0 (-24.8 to +24.8) |" in text
+    # A number that only some rows have is shown, and not compared with what lacks it.
+    assert "| cutmix | **+10.0 (+7.7 to +12.3)** | +0.0 (-24.8 to +24.8) | - |" in text
+    assert "| 3 | none | 51.0 ± 1.0 | 50.0 ± 0.0 | 50.0 |" in text
+    assert "| 3 | untrained | 0.0 ± 0.0 | 50.0 ± 0.0 | - |" in text
 
 
 def test_table_of_tasks_says_what_each_method_had_by_the_latest_file() -> None:

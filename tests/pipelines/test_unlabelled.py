@@ -477,6 +477,13 @@ def test_runs_may_differ_in_what_is_asked_for_and_tell_how_long_they_took(
     assert content["rows"][0]["top1"] == [50.0]  # only the contrastive recipe writes percent
     assert content["settings"]["mix"] == "none"
     assert content["minutes"] == 2.0
+    for folder in folders:  # a pretraining counts too
+        for part in ("0", "0/before"):
+            (folder / part).mkdir()
+            (folder / part / "results.json").write_text(json.dumps({"epochs": [row]}))
+    (folders[0] / "0/before/results.json").write_text(json.dumps({"epochs": [row] * 4}))
+    publishing.main(settings)
+    assert json.loads(path.read_text())["minutes"] == (5 + 2) / 2
     publishing.main(dataclasses.replace(settings, names=("plain", "mixed")))
     assert [row["method"] for row in json.loads(path.read_text())["rows"]] == ["plain", "mixed"]
     with pytest.raises(SystemExit, match="`names` must be as many as the runs, 2, got 1"):
