@@ -159,7 +159,13 @@ def measure(
     vocabulary: Vocabulary,
     settings: Settings,
 ) -> dict[str, float]:
-    """Return BLEU and the other numbers of all processes' images; keep a picture of the first."""
+    """Return BLEU and the other numbers of all processes' images; keep a picture of the first.
+
+    `blind_bleu4` takes the next image of the same batch, and for the last image the first. So the
+    number changes with the size of batches and the number of processes. A batch of one image is
+    left out, since the image would be compared with itself. Where every batch is such a batch, the
+    number is 0.
+    """
     was_training = model.training
     model.eval()
     scores = {f"bleu{n}": BLEUScore(n_gram=n) for n in range(1, 5)}
@@ -178,7 +184,10 @@ def measure(
             loss = mean_loss(model, image, first, vocabulary, settings.most_words)
         true = [references(shown[0][0]) for shown in notes]
         for name, score in scores.items():
-            score.update(said, true[1:] + true[:1] if name == "blind_bleu4" else true)
+            if name != "blind_bleu4":
+                score.update(said, true)
+            elif len(true) > 1:
+                score.update(said, true[1:] + true[:1])
         hits = [text in several for text, several in zip(said, true, strict=True)]
         means["exact"].update(torch.tensor(hits, dtype=torch.float64, device=image.device))
         means["val_loss"].update(loss.double(), weight=len(image))

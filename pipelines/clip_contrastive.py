@@ -72,7 +72,8 @@ class Settings(CaptionSettings):
     """Passes over the training images."""
 
     batch_size: int = 32
-    """Images per step and process: only captions of one process's batch are told apart."""
+    """Images per step, over all processes together. Each process tells apart only the captions of
+    its own part, so that more processes leave fewer wrong captions to each image."""
 
     lr: float = 1e-3
     """Learning rate of AdamW after one epoch of warmup, at the start of a half cosine."""
@@ -81,6 +82,12 @@ class Settings(CaptionSettings):
         super().__post_init__()
         if self.dim < 4 or self.dim % 4:
             raise SystemExit(f"`dim` must be a multiple of 4, got {self.dim}.")
+        if self.accumulate != 1:
+            raise SystemExit(
+                f"`accumulate` must be 1, got {self.accumulate}: the loss compares the captions of "
+                "one forward pass, and parts of a batch have fewer. Leave out `--accumulate`, or "
+                "pass a smaller `--batch-size`."
+            )
 
 
 COCO = Settings(**PHOTOGRAPHS, dim=512, batch_size=512, lr=5e-4)

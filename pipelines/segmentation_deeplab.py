@@ -337,7 +337,7 @@ def make(settings: Settings, data: Path, processes: Processes) -> Training:
 
     def measure(*arguments: Any) -> dict[str, float]:
         overlap = measure_overlap(*arguments, num_classes=len(classes), with_boundary=True)
-        if processes.is_first and settings.out is not None:
+        if processes.is_first and settings.out is not None and overlap.shown is not None:
             image, *masks = overlap.shown
             mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (settings.mean, settings.std))
             levels = ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

@@ -58,7 +58,7 @@ from harness.training import Batch, Training, fixed, shrunk
 from harness.unused import refuse_unused
 
 NAME = "volumes_unet3d"
-#: Endings of files that hold a volume.
+#: Endings of files that hold a volume. No ending is the end of another.
 ENDINGS = (".npy", ".nii", ".nii.gz")
 #: Subfolders of images and masks, by layout and part.
 FOLDERS = {
@@ -209,13 +209,27 @@ def make_model(settings: Settings, num_channels: int, num_classes: int) -> nn.Mo
 
 
 def list_files(settings: Settings, data: Path, part: str) -> tuple[list[str], list[str]]:
-    """Return the paths of a part's images and masks, in the order of their names."""
-    named_files = []
+    """Return the paths of a part's images and masks, in the order of their names.
+
+    A name is the part of a file's name before the ending. A mask may have another ending than its
+    image.
+    """
+    named_files: list[dict[str, str]] = []
     for folder in FOLDERS[settings.layout][part]:
         paths = sorted((data / folder).iterdir())
         # macOS leaves files that begin with a dot in the archives of the Decathlon.
         paths = [path for path in paths if path.name.endswith(ENDINGS) and path.name[0] != "."]
-        named_files.append({path.name.split(".")[0]: str(path) for path in paths})
+        by_name: dict[str, Path] = {}
+        for path in paths:
+            ending = next(ending for ending in ENDINGS if path.name.endswith(ending))
+            other = by_name.setdefault(path.name.removesuffix(ending), path)
+            if other is not path:
+                stop(
+                    NAME,
+                    f"`data` must have one file of each name, and {data / folder} has {other.name} "
+                    f"and {path.name}. Move one away.",
+                )
+        named_files.append({name: str(path) for name, path in by_name.items()})
     images, masks = named_files
     folder = data / FOLDERS[settings.layout][part][0]
     if not images:
@@ -335,7 +349,7 @@ def make(settings: Settings, data: Path, processes: Processes) -> Training:
 
     def measure(*arguments: Any) -> dict[str, float]:
         overlap = measure_overlap(*arguments, num_classes=num_classes)
-        if processes.is_first and settings.out is not None:
+        if processes.is_first and settings.out is not None and overlap.shown is not None:
             volume, *masks = overlap.shown
             draw_masks(settings.out / "predictions.png", (volume[:, :1], *masks))
         row = {"val_loss": overlap.loss, "dice": mean_of(overlap.dice[1:])}

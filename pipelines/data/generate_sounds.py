@@ -40,7 +40,7 @@ CLASSES = (
 SPAN = (0.7, 1.5)
 #: Decibels of a sound over the noise. Both are powers over the whole band.
 LOUDNESS = (-14.0, -4.0)
-#: Least and most sounds that belong to no class, and their seconds.
+#: Number of sounds that belong to no class, at least 3 and below 6, and their seconds.
 NUM_OTHERS, OTHERS_S = (3, 6), (0.06, 0.2)
 
 

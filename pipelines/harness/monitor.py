@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from dali_cutmix import DataLoader, Waits, contact_sheet
+from dali_cutmix import DataLoader, VolumeTransform, Waits, contact_sheet
 from harness.processes import CONSOLE, Processes
 
 #: Steps between two looks at the losses: reading a loss makes the host wait for the GPU.
@@ -27,15 +27,17 @@ def as_pixels(image: torch.Tensor, transform: Any) -> torch.Tensor:
     """Return normalised images as a contact sheet takes them.
 
     Args:
-        image: ``[B, 3, height, width]`` or clips ``[B, 3, T, height, width]``, normalised. Volumes
-            of another number of channels are returned as they are.
-        transform: Transform of the loader, whose ``mean`` and ``std`` are those of RGB in [0, 1].
+        image: ``[B, 3, height, width]`` or clips ``[B, 3, T, height, width]``, normalised; or
+            volumes ``[B, C, D, height, width]``.
+        transform: Transform of the loader. ``mean`` and ``std`` are those of RGB in [0, 1], except
+            of volumes.
 
     Returns:
-        uint8 in [0, 255], of the same shape.
+        uint8 in [0, 255], of the same shape. Of volumes the first channel as the channel is, since
+        a contact sheet stretches its levels: ``[B, 1, D, height, width]``.
     """
-    if image.shape[1] != 3:
-        return image
+    if isinstance(transform, VolumeTransform):
+        return image[:, :1]
     std, mean = (
         torch.tensor(channels, device=image.device).view(3, *(1 for _ in image.shape[2:]))
         for channels in (transform.std, transform.mean)

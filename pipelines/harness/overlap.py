@@ -38,13 +38,14 @@ class Overlap:
         boundary: Pixels that the boundaries of a class's true and predicted regions share, and
             pixels of either boundary: ``[C, 2]`` int64. None where boundaries were not compared.
         loss: Mean cross entropy of a pixel.
-        shown: Some images of the first batch, their masks, and the predicted ones, on the CPU.
+        shown: Some images of this process's first batch, their masks, and the predicted ones, on
+            the CPU. None where this process has no images.
     """
 
     confusion: Tensor
     boundary: Tensor | None
     loss: float
-    shown: tuple[Tensor, Tensor, Tensor]
+    shown: tuple[Tensor, Tensor, Tensor] | None
 
     @property
     def iou(self) -> Tensor:
@@ -102,7 +103,7 @@ def measure_overlap(
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     boundary = torch.zeros(num_classes, 2, dtype=torch.int64, device=device)
     losses = torch.zeros(2, dtype=torch.float64, device=device)  # sum, and number of pixels
-    shown: list[Tensor] = []
+    shown: tuple[Tensor, Tensor, Tensor] | None = None
     for image, mask in islice(loader, max_batches):
         if processes.received is not None:
             processes.say("Stopped in validation. --resume auto repeats the validation.")
@@ -114,20 +115,16 @@ def measure_overlap(
         confusion += confusion_of(predicted, mask, num_classes)
         if with_boundary:
             boundary += boundaries_of(predicted, mask, num_classes)
-        shown = shown or [part[:SHOWN].cpu() for part in (image, mask, predicted)]
+        if shown is None:
+            shown = (image[:SHOWN].cpu(), mask[:SHOWN].cpu(), predicted[:SHOWN].cpu())
         losses[0] += F.cross_entropy(logits, mask, ignore_index=IGNORED, reduction="sum")
         losses[1] += (mask != IGNORED).sum()
     model.train(was_training)
     confusion, boundary, losses = (
         processes.gather(sums).sum(0) for sums in (confusion, boundary, losses)
     )
-    image, mask, predicted = shown
-    return Overlap(
-        confusion,
-        boundary if with_boundary else None,
-        float(losses[0] / losses[1]),
-        (image, mask, predicted),
-    )
+    loss = float(losses[0] / losses[1])
+    return Overlap(confusion, boundary if with_boundary else None, loss, shown)
 
 
 def confusion_of(predicted: Tensor, mask: Tensor, num_classes: int) -> Tensor:

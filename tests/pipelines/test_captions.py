@@ -286,13 +286,23 @@ def test_bleu_is_of_the_corpus_and_penalises_what_is_short(
         ["a black bear", "one black bear in snow"],
         ["two dogs and two more animals", "a red dog and one more animal"],
     ]
-    for batch_size in (1, 3):
+    for batch_size in (1, 3):  # the last batch has one image
         numbers = measured(modules, said, true, batch_size)
         for n in range(1, 5):
             assert numbers[f"bleu{n}"] == pytest.approx(bleu(said, true, n), rel=1e-6), n
     assert numbers["exact"] == 0
-    in_turn = [*true[1:3], true[0], true[3]]  # of the next image of the batch
-    assert numbers["blind_bleu4"] == pytest.approx(bleu(said, in_turn, 4), rel=1e-6)
+
+
+def test_blind_bleu_takes_the_next_image_of_the_batch_and_skips_images_alone(
+    modules: dict[str, ModuleType],
+) -> None:
+    said = ["a red cat by a dog", "a blue dog by a cat", "a white bird in the snow"]
+    true = [["a blue dog by a cow"], ["a red cat by a dog"], ["a white bird in the snow"]]
+    numbers = measured(modules, said, true, batch_size=2)
+    expected = bleu(said[:2], [true[1], true[0]], 4)
+    assert 0 < expected < 1
+    assert numbers["blind_bleu4"] == pytest.approx(expected, rel=1e-6)
+    assert measured(modules, said, true, batch_size=1)["blind_bleu4"] == 0
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -549,6 +559,13 @@ def test_flags_that_change_nothing_are_refused(name: str, modules: dict[str, Mod
         (CAPTIONS, {"size": 8}, "`size` must be at least 16, got 8."),
         (CLIP, {"dim": 6}, "`dim` must be a multiple of 4, got 6."),
         (CLIP, {"batch_size": 1}, "`batch_size` must be at least 2, got 1."),
+        (
+            CLIP,
+            {"accumulate": 2},
+            "`accumulate` must be 1, got 2: the loss compares the captions of one forward pass, "
+            "and parts of a batch have fewer. Leave out `--accumulate`, or pass a smaller "
+            "`--batch-size`.",
+        ),
         (CLIP, {"least_count": 0}, "`least_count` must be at least 1, got 0."),
     ],
 )

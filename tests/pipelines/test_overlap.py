@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from dali_cutmix import DataLoader, EvalTransform, read_masks
+from dali_cutmix import DataLoader, EvalTransform, Shard, read_masks
 from harness import overlap
 from harness.overlap import Overlap, boundaries_of, boundary_of, confusion_of, measure_overlap
 from harness.pictures import make_ellipses
@@ -202,8 +202,24 @@ def test_a_validation_counts_every_pixel_of_every_image_once(
     expected = nn.functional.cross_entropy(logits["out"] if as_dict else logits, mask)
     assert found.loss == pytest.approx(expected.item(), rel=1e-5)
     assert model.training
+    assert found.shown is not None
     assert [len(part) for part in found.shown] == [2, 2, 2]
     assert torch.equal(found.shown[2], said[:2])
+
+
+def test_a_process_without_images_adds_nothing_and_shows_none(val: DataLoader) -> None:
+    empty = DataLoader(
+        val.dataset,
+        2,
+        transform=val.transform,
+        target=val.target,
+        device="cpu",
+        shard=Shard(5, 6),
+    )
+    assert len(empty) == 0
+    found = measured(Threshold(0.5, False), empty)
+    assert int(found.confusion.sum()) == 0
+    assert found.shown is None
 
 
 def test_iou_of_class_1_is_that_of_the_small_example(val: DataLoader) -> None:

@@ -68,6 +68,32 @@ def test_smoke_run_leaves_numbers_and_a_picture(
     assert results["dice"]["values"] == [row["dice"]]
 
 
+@pytest.mark.parametrize("num_channels", [2, 3])
+def test_volumes_of_several_channels_train_and_are_drawn(
+    num_channels: int, module: ModuleType, tmp_path: Path
+) -> None:
+    pytest.importorskip("monai")
+    for part in ("train", "val"):
+        make_balls(tmp_path / part, 2, 8, seed=0)
+        for path in (tmp_path / part / "images").iterdir():
+            np.save(path, np.stack([np.load(path)] * num_channels, -1))
+    sizes = {"val_size": (8, 8, 8), "epochs": 1, "seeds": 1}
+    module.main(small(module, data=tmp_path, out=tmp_path / "out", **sizes))
+    names = {path.name for path in (tmp_path / "out/0").iterdir()}
+    assert {"first_batch.png", "predictions.png"} <= names
+
+
+def test_a_validation_without_volumes_draws_nothing(
+    module: ModuleType, balls: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("monai")
+    training = module.make(small(module, out=tmp_path), balls, CPU)
+    autocast = torch.autocast("cpu", enabled=False)
+    row = training.measure(training.model, [], CPU, autocast, None)
+    assert np.isnan(row["dice"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_dice_of_a_validation_is_that_of_all_voxels_together(
     module: ModuleType, balls: Path, tmp_path: Path
 ) -> None:
@@ -185,7 +211,33 @@ def test_every_fifth_volume_of_a_decathlon_task_validates(
     np.testing.assert_array_equal(mask[0], np.load(tmp_path / "masks/1.npy"))
 
 
+def test_names_with_dots_are_names_of_volumes_of_their_own(
+    module: ModuleType, tmp_path: Path
+) -> None:
+    names = ["case.1.nii.gz", "case.2.nii.gz", "case.npy"]
+    for kind in ("images", "masks"):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "train" / kind / name).touch()
+    listed = module.list_files(small(module), tmp_path, "train")
+    for kind, paths in zip(("images", "masks"), listed, strict=True):
+        folder = tmp_path / "train" / kind
+        expected = ["case.npy", "case.1.nii.gz", "case.2.nii.gz"]
+        assert paths == [str(folder / name) for name in expected]
+
+
 # What is refused
+
+
+def test_two_files_of_one_name_are_refused(module: ModuleType, tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+        for name in ("a.npy", "a.nii", "b.npy"):
+            (tmp_path / "train" / kind / name).touch()
+    assert stopped(module.list_files, small(module), tmp_path, "train") == (
+        f"`data` must have one file of each name, and {tmp_path}/train/images has a.nii and "
+        "a.npy. Move one away."
+    )
 
 
 def test_missing_data_is_one_clear_sentence(module: ModuleType, tmp_path: Path) -> None:
