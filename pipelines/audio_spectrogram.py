@@ -315,7 +315,7 @@ def decoding_graph(file: str) -> Any:
     return fn.decoders.audio(fn.readers.file(files=[file])[0])[0]
 
 
-def make_model(settings: Settings, num_classes: int) -> nn.Module:
+def make_network(settings: Settings, num_classes: int) -> nn.Module:
     """Return an untrained network for images of one channel."""
     if settings.network == "small":
         return Net(settings.width, num_classes, channels=1)
@@ -329,7 +329,7 @@ def train(settings: Settings, sounds: Sounds, val: Sounds, out: Path) -> list[di
     """Train with one seed, saving after each epoch; return a row for each epoch."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings.seed)
-    model = make_model(settings, len(sounds.classes))
+    model = make_network(settings, len(sounds.classes))
     model = model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
     history: list[dict[str, float]] = []

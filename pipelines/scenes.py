@@ -237,6 +237,7 @@ def make_classifier(settings: Settings, data: Path, processes: Processes) -> Tra
         loss=classified(mixed_cross_entropy),
         learning_rate=partial(cosine, settings.lr, epochs=settings.epochs, warmup=settings.warmup),
         measure=measure,
+        tests=tests[1:],
         validate_every=settings.epochs,
     )
 

@@ -38,12 +38,12 @@ from torch import nn
 from dali_cutmix import DataLoader, EvalTransform, read_coco_boxes
 from evaluation.weights import load_weights, read_state
 from harness.average_precision import measure
+from harness.box_folders import need_pycocotools
 from harness.checkpoints import write_json
-from harness.detection import make_stages
+from harness.detection import load_backbone, make_stages
 from harness.processes import Processes, joined, stop
 from harness.results import RESULTS, finish, refuse_results
 from harness.settings import DataSettings
-from models.trained import load_classifier
 
 NAME = "scenes_detection"
 #: Folders below occluded/: percentages that are covered.
@@ -137,10 +137,7 @@ def detector_of(path: Path, state: dict[str, Any]) -> nn.Module:
     names = {field.name for field in fields(recipe.Settings)}
     values = {name: value for name, value in state["settings"].items() if name in names}
     settings = recipe.Settings(**values)
-    backbone = None
-    if settings.backbone is not None:
-        backbone = load_classifier(NAME, settings.backbone)
-    stages = make_stages(NAME, settings, backbone)
+    stages = make_stages(NAME, settings, load_backbone(NAME, settings))
     model: nn.Module = recipe.make_detector(settings, stages, len(state["classes"]))
     misfit = load_weights(model, state["model"])
     if misfit is not None:
@@ -175,7 +172,11 @@ def look(
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """Measure the detectors of every seed; return what results.json holds."""
+    """Measure the detectors of every seed; return what results.json holds.
+
+    Only the first process writes the file. The other processes return nothing.
+    """
+    need_pycocotools(NAME)
     folder, data = settings.detectors, settings.data
     if folder is None or data is None:
         stop(NAME, "`detectors` and `data` must be folders. Pass `--detectors RUN --data DIR`.")
@@ -185,13 +186,15 @@ def main(settings: Settings) -> dict[str, Any]:
     refuse_results(NAME, out)
     with joined(NAME) as processes:
         rows = [look(settings, data, path, out, processes) for path in paths]
-    numbers = {name: [row[name] for row in rows] for name in rows[0]}
-    results = finish(NAME, settings, out, numbers, [])
-    # What the trainings depended on, as publish_runs.py and plot_levels.py tell runs apart.
-    results["settings"] = {**trained["settings"], "data": str(data), "out": str(out)}
-    results |= {"smoke": trained["smoke"], "detectors": trained["recipe"]}
-    write_json(out / RESULTS, results)
-    return results
+        if not processes.is_first:
+            return {}
+        numbers = {name: [row[name] for row in rows] for name in rows[0]}
+        results = finish(NAME, settings, out, numbers, [])
+        # What the trainings depended on, as publish_runs.py and plot_levels.py tell runs apart.
+        results["settings"] = {**trained["settings"], "data": str(data), "out": str(out)}
+        results |= {"smoke": trained["smoke"], "detectors": trained["recipe"]}
+        write_json(out / RESULTS, results)
+        return results
 
 
 if __name__ == "__main__":

@@ -213,7 +213,7 @@ PRESETS = named(
 # ------------------------------------------------------------------------------------------- model
 
 
-def make_model(settings: Settings, num_classes: int) -> nn.Module:
+def make_network(settings: Settings, num_classes: int) -> nn.Module:
     """Return a network that maps images to a dict of logits: ``"out"``, and ``"aux"`` with aux."""
     if settings.model == "deeplabv3_narrow":
         return make_narrow(num_classes)
@@ -322,7 +322,7 @@ def find(settings: Settings, temporary: Path) -> Path:
 def make(settings: Settings, data: Path, processes: Processes) -> Training:
     """Return what the harness trains with one seed."""
     (train, val), classes = make_loaders(settings, data, processes)
-    model = make_model(settings, len(classes))
+    model = make_network(settings, len(classes))
     model = model.to(device=processes.device, memory_format=torch.channels_last)
 
     def loss(network: nn.Module, batch: Batch) -> torch.Tensor:

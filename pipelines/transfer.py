@@ -318,6 +318,7 @@ def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn
     """Return an untrained classifier; or the backbone, with an untrained last layer."""
     if settings.backbone is not None:
         model = load_classifier(NAME, settings.backbone).model.requires_grad_(True)
+        check_head("backbone", settings.backbone, model)
         return with_head(model, num_classes).to(device=device, memory_format=torch.channels_last)
     if settings.arch == "small":
         model = Net(settings.width, num_classes)
@@ -329,15 +330,23 @@ def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn
             '`arch` must be "small" or the name of a classifier of torchvision, got '
             f"{settings.arch!r}. `torchvision.models.list_models(torchvision.models)` lists names.",
         )
+    check_head("arch", settings.arch, model)
     return model.to(device=device, memory_format=torch.channels_last)
+
+
+def check_head(setting: str, value: str, model: nn.Module) -> None:
+    """Stop where a classifier has no linear layer, and name the setting that chose it."""
+    if not any(isinstance(module, nn.Linear) for module in model.modules()):
+        stop(
+            NAME,
+            f"`{setting}` must be a classifier that ends in a linear layer, got {value!r}. Pass "
+            f"another `--{setting}`.",
+        )
 
 
 def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
     """Return the last linear layer of a classifier, and the layer's name."""
-    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
-    if not layers:
-        stop(NAME, "`backbone` must be a classifier that ends in a linear layer, got another.")
-    return layers[-1]
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
 
 
 def with_head(model: nn.Module, num_classes: int) -> nn.Module:
@@ -526,12 +535,14 @@ def draw_predictions(model: nn.Module, loader: DataLoader, path: Path) -> None:
 def main(settings: Settings) -> dict[str, Any]:
     """Pretrain and fine-tune with each seed; return what results.json holds."""
     is_pretrained = settings.backbone is None and settings.pretrain_epochs > 0
+    mixes = {settings.tune_mix, settings.mix if is_pretrained else "none"}
+    without_mix = "--mix none" if is_pretrained else "--tune-mix none"
     loaded = ("mix", "pretrain_epochs", "lr", "arch", "width")
     unused = [
         (settings.backbone is not None, "--backbone", loaded),
-        (settings.pretrain_epochs == 0, "--pretrain-epochs 0", ("lr",)),
+        (settings.pretrain_epochs == 0, "--pretrain-epochs 0", ("mix", "lr")),
         (settings.arch != "small", f"--arch {settings.arch}", ("width",)),
-        ({settings.mix, settings.tune_mix} == {"none"}, "--mix none", ("prob",)),
+        (mixes == {"none"}, without_mix, ("prob",)),
     ]
     refuse_unused(NAME, settings, PRESETS, unused)
     if settings.smoke:

@@ -192,7 +192,7 @@ def import_monai(module: str) -> Any:
         stop(NAME, "the U-Net is MONAI's: `pip install -e '.[medical]'` in the checkout.")
 
 
-def make_model(settings: Settings, num_channels: int, num_classes: int) -> nn.Module:
+def make_network(settings: Settings, num_channels: int, num_classes: int) -> nn.Module:
     """Return MONAI's U-Net, from volumes ``[B, C, d, h, w]`` to logits of the same sides."""
     model: nn.Module = import_monai("monai.networks.nets").UNet(
         spatial_dims=3,
@@ -338,7 +338,7 @@ def find(settings: Settings, temporary: Path) -> Path:
 def make(settings: Settings, data: Path, processes: Processes) -> Training:
     """Return what the harness trains with one seed."""
     train, val, num_classes = make_loaders(settings, data, processes)
-    model = make_model(settings, train.dataset.num_channels, num_classes)
+    model = make_network(settings, train.dataset.num_channels, num_classes)
     model = model.to(device=processes.device, memory_format=torch.channels_last_3d)
     criterion = import_monai("monai.losses").DiceCELoss(to_onehot_y=True, softmax=True)
 

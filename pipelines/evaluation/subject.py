@@ -145,6 +145,14 @@ def _scaled(transform: EvalTransform, size: int) -> int | tuple[int, int]:
 
 def _of_recipe(path: Path, classes: Sequence[str] | None) -> Subject:
     state = read_state(path)
+    if "recipe" in state:
+        recipe = _recipe(path, state["recipe"])
+        # Only recipes that classify images have make_model(settings, num_classes, device).
+        if not hasattr(recipe, "make_model"):
+            refuse(
+                f"`checkpoint` must be of a recipe that classifies images, got {path}, which "
+                f"{state['recipe']} wrote. Pass the checkpoint of a classifier."
+            )
     missing = [k for k in ("recipe", "settings", "classes", "transform", "model") if k not in state]
     if missing:
         refuse(
@@ -154,12 +162,6 @@ def _of_recipe(path: Path, classes: Sequence[str] | None) -> Subject:
     if classes is None:
         classes = state["classes"]
     check_classes(path, state["classes"], classes)
-    recipe = _recipe(path, state["recipe"])
-    if not hasattr(recipe, "make_model"):
-        refuse(
-            f"`checkpoint` must be of a recipe that classifies images, got {path}, which "
-            f"{state['recipe']} wrote. Pass the checkpoint of a classifier."
-        )
     names = {field.name for field in dataclasses.fields(recipe.Settings)}
     settings = recipe.Settings(**{k: v for k, v in state["settings"].items() if k in names})
     model = recipe.make_model(settings, len(classes), torch.device("cpu"))

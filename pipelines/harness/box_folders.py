@@ -61,13 +61,18 @@ class BoxFolders:
     names: list[str]
 
 
+def need_pycocotools(recipe: str) -> None:
+    """Stop where the package that measures mAP is missing, before anything is made."""
+    if importlib.util.find_spec("pycocotools") is None:
+        stop(recipe, "mAP needs pycocotools. Run `pip install 'dali-cutmix[coco]'`.")
+
+
 def find(recipe: str, settings: Where, temporary: Path) -> Path:
     """Return the folder of the data; a smoke run without a folder generates scenes of two shapes.
 
     What detection needs besides is looked for first.
     """
-    if importlib.util.find_spec("pycocotools") is None:
-        stop(recipe, "mAP needs pycocotools. Run `pip install 'dali-cutmix[coco]'`.")
+    need_pycocotools(recipe)
     if settings.data is None and settings.smoke:
         make_shapes(temporary / "train", 11, seed=0)
         make_shapes(temporary / "val", 5, seed=1)

@@ -198,6 +198,18 @@ def make_loaders(
 # ------------------------------------------------------------------------------------------- model
 
 
+def load_backbone(recipe: str, settings: DetectionSettings) -> Subject | None:
+    """Return the trained classifier below the detector, or None where ``backbone`` is None.
+
+    Args:
+        recipe: Name of the recipe, for messages.
+        settings: Settings of a training, whose seed replaces ``{seed}``.
+    """
+    if settings.backbone is None:
+        return None
+    return load_classifier(recipe, settings.backbone.replace("{seed}", str(settings.seed)))
+
+
 def make_stages(recipe: str, settings: DetectionSettings, subject: Subject | None) -> Stages:
     """Return the network below the detector.
 
@@ -252,9 +264,7 @@ def make_training(
         processes: Processes that train.
     """
     folders = read_box_folders(recipe, data, settings.format, settings.min_visible)
-    subject = None
-    if settings.backbone is not None:
-        subject = load_classifier(recipe, settings.backbone.replace("{seed}", str(settings.seed)))
+    subject = load_backbone(recipe, settings)
     train, val = make_loaders(recipe, settings, folders, make_transform, subject)
     stages = make_stages(recipe, settings, subject)
     model = make_detector(settings, stages, len(folders.names))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -62,6 +62,7 @@ class Training:
         free_to_change: Settings that a resumed run may change, beside those of the harness.
         trained: Module that the steps call instead of ``model``, which it holds. None stands for
             ``model``.
+        tests: Loaders that ``measure`` reads beside ``val``. The run closes them at the end.
         progress: Function told before each step how far the run has come, in [0, 1): on layers
             whose settings change over the run. None tells nobody.
     """
@@ -85,6 +86,7 @@ class Training:
     free_to_change: frozenset[str] = frozenset()
     trained: nn.Module | None = None
     progress: Callable[[float], None] | None = None
+    tests: Sequence[DataLoader] = ()
 
 
 class Run:
@@ -129,7 +131,8 @@ class Run:
         if settings.smoke:
             processes.say("Smoke run finished: every part works. These numbers are not results.")
         loader.close()
-        self.training.val.close()
+        for test in (self.training.val, *self.training.tests):
+            test.close()
         return results
 
     def _wrapped(self) -> nn.Module:

@@ -214,7 +214,7 @@ def test_baseline_learns_from_sounds_of_one_owner(folder: Path, tmp_path: Path) 
     labels = [target.label[:, 0].tolist() for _, target in audio.batches(settings, val)]
     assert labels == [val.labels[:4], val.labels[4:]]
     state = torch.load(tmp_path / "out/0/checkpoint.pt", weights_only=True)
-    model = audio.make_model(settings, 3)
+    model = audio.make_network(settings, 3)
     model.load_state_dict(state["model"])
     model.eval()
     hits = 0
@@ -286,7 +286,7 @@ def test_esc50_preset_reads_5_s_and_trains_resnet50(esc50: Path) -> None:
     _, val = audio.find_data(settings, esc50)
     image, _ = next(audio.batches(settings, val))
     assert image.shape == (2, 1, 128, 500)
-    assert audio.make_model(settings, 50).conv1.weight.shape[1] == 1
+    assert audio.make_network(settings, 50).conv1.weight.shape[1] == 1
 
 
 def test_folds_that_are_missing_or_not_asked_for_are_refused(esc50: Path, folder: Path) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from dali_cutmix import FileList
+from dali_cutmix import DataLoader, FileList
 from evaluation.predictions import Images, predict
 from evaluation.subject import load_subject
 from harness.results import over_seeds
@@ -76,9 +77,45 @@ def test_each_method_changes_what_its_name_says(module: ModuleType, scenes: Path
         changed = (image != plain).any(1)
         is_mixed = (target.weight.amax(1) < 1).float().mean() > 0.5
         assert bool(is_mixed) == (mix in ("cutmix", "mixup"))
+        if mix == "cutmix":  # the partner's weight is the share of a rectangle
+            areas = torch.tensor([enclosing(pixels) for pixels in changed])
+            weights = 1 - target.weight[:, 0].cpu()
+            assert (areas <= weights * 16 * 16 + 1e-3).all()
+            assert (areas > 0).float().mean() > 0.5
+        if mix == "mixup":  # every pixel is blended, wherever the partner's pixel differs
+            is_blended = target.weight.amax(1) < 1
+            assert changed[is_blended].float().mean() > 0.9
         if mix == "cutout":  # a square of half of the side, whose centre lies in the image
             assert (changed.flatten(1).sum(1) >= 4 * 4).all()
             assert (changed.flatten(1).sum(1) <= 8 * 8).all()
+
+
+def enclosing(pixels: torch.Tensor) -> int:
+    """Area of the smallest rectangle around the pixels that are set, 0 without any."""
+    rows, columns = (pixels.any(axis).nonzero().flatten() for axis in (1, 0))
+    return (len(rows) and int(rows[-1] - rows[0] + 1)) * (
+        len(columns) and int(columns[-1] - columns[0] + 1)
+    )
+
+
+def test_every_loader_is_closed_at_the_end(
+    module: ModuleType, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, closed = [], []
+
+    class Noted(DataLoader):
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
+            made.append(self)
+
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr(module, "DataLoader", Noted)
+    module.main(tiny(module, scenes, tmp_path / "out", epochs=1))
+    assert len(made) == 1 + 2 * len(LEVELS)
+    assert {*map(id, made)} == {*map(id, closed)}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,8 @@ from PIL import Image
 import detection_ssd
 import plot_levels
 import scenes
+from dali_cutmix import EvalTransform
+from models.small import Net
 from runs import recipe
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu")
@@ -100,6 +103,60 @@ def test_results_are_of_each_level_and_a_picture_shows_half_covered_animals(
         with Image.open(out / seed / "predictions.png") as picture:
             assert picture.width > 500
     assert list(plot_levels.levels_of(content, "recall")) == [0, 25, 50, 75]
+
+
+def test_detectors_above_the_backbone_of_their_seed_are_measured(
+    module: ModuleType, data: Path, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        net = Net(4, 3)
+        state = {
+            "recipe": "scenes",
+            "settings": {"width": 4},
+            "classes": ["bar", "disc", "ring"],
+            "transform": asdict(EvalTransform(32, 32)),
+            "model": net.state_dict(),
+        }
+        (tmp_path / str(seed)).mkdir()
+        torch.save(state, tmp_path / f"{seed}/model.pt")
+    settings = detection_ssd.Settings(
+        data=data,
+        out=tmp_path / "run",
+        mix="none",
+        epochs=1,
+        batch_size=4,
+        seeds=2,
+        backbone=str(tmp_path / "{seed}/model.pt"),
+    )
+    trained = detection_ssd.main(settings)
+    measured = module.main(
+        module.Settings(detectors=tmp_path / "run", data=data, out=tmp_path / "out")
+    )
+    assert measured["map"]["values"] == pytest.approx(trained["map"]["values"], abs=1e-6)
+
+
+def test_the_first_process_alone_writes_the_results(
+    module: ModuleType,
+    data: Path,
+    run: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module.Processes, "is_first", False)
+    settings = module.Settings(detectors=run[0], data=data, out=tmp_path / "out")
+    assert module.main(settings) == {}
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_pycocotools_is_said_first(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(SystemExit) as refusal:
+        module.main(module.Settings())
+    assert str(refusal.value) == (
+        "scenes_detection: mAP needs pycocotools. Run `pip install 'dali-cutmix[coco]'`."
+    )
 
 
 def test_what_is_no_run_of_a_detector_is_named(

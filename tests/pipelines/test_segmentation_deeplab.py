@@ -175,7 +175,7 @@ def test_networks_give_logits_of_the_size_of_the_image(
     name: str, has_aux: bool, module: ModuleType
 ) -> None:
     settings = module.Settings(model=name, aux=0.5 if has_aux else 0.0)
-    output = module.make_model(settings, 7)(torch.zeros(2, 3, 40, 56))
+    output = module.make_network(settings, 7)(torch.zeros(2, 3, 40, 56))
     assert set(output) == ({"out", "aux"} if has_aux else {"out"})
     for logits in output.values():
         assert logits.shape == (2, 7, 40, 56)
@@ -189,7 +189,7 @@ def test_pretrained_asks_torchvision_for_imagenet_weights_of_the_backbone_alone(
         module.torchvision_models, "deeplabv3_resnet50", lambda **settings: asked.append(settings)
     )
     for pretrained in (True, False):
-        module.make_model(
+        module.make_network(
             module.Settings(model="deeplabv3_resnet50", pretrained=pretrained, aux=0.5), 7
         )
     common = {"weights": None, "num_classes": 7, "aux_loss": True}

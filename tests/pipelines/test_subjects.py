@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from evaluation.occlusion import measure_occlusion
 from evaluation.predictions import predict
 from evaluation.result import Curve, Picture, Result, Table, as_json
 from evaluation.subject import load_subject
-from runs import recipe
+from runs import ALL, recipe
 from subjects import HEIGHT, MEAN, STD, WIDTH, images_of, linear, noise, subject_of
 from subjects import normalized as by_the_textbook
 
@@ -309,6 +311,22 @@ def test_a_recipe_that_is_not_beside_the_command_or_lacks_a_package_is_refused(
     assert refusal(path, CLASSES) == (
         "evaluate: `checkpoint` of cifar_resnet18 needs the package tyro, which is not installed. "
         "Run `pip install 'dali-cutmix[pipelines]'`, or install the package."
+    )
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_a_recipe_builds_its_classifier_or_is_refused_as_none(name: str, tmp_path: Path) -> None:
+    """Whatever else its checkpoints lack, which nobody can add."""
+    module = importlib.import_module(name)
+    if hasattr(module, "make_model"):
+        parameters = [name.lstrip("_") for name in signature(module.make_model).parameters]
+        assert parameters == ["settings", "num_classes", "device"]
+        return
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"recipe": name, "settings": {}, "classes": CLASSES, "model": {}}, path)
+    assert refusal(path, CLASSES) == (
+        f"evaluate: `checkpoint` must be of a recipe that classifies images, got {path}, which "
+        f"{name} wrote. Pass the checkpoint of a classifier."
     )
 
 

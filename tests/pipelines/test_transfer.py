@@ -317,6 +317,17 @@ def test_few_images_suffice_for_features_that_show_the_class(
         ({"pretrain_epochs": 0, "lr": 0.1}, "transfer: `lr` must be left out with "
          "`--pretrain-epochs 0`, got 0.1. The run would not read `--lr`: leave it out, or change "
          "the other flag."),
+        ({"pretrain_epochs": 0, "mix": "mixup"}, "transfer: `mix` must be left out with "
+         "`--pretrain-epochs 0`, got 'mixup'. The run would not read `--mix`: leave it out, or "
+         "change the other flag."),
+        ({"pretrain_epochs": 0, "prob": 0.3}, "transfer: `prob` must be left out with `--tune-mix "
+         "none`, got 0.3. The run would not read `--prob`: leave it out, or change the other "
+         "flag."),
+        ({"backbone": "FILE", "prob": 0.3}, "transfer: `prob` must be left out with `--tune-mix "
+         "none`, got 0.3. The run would not read `--prob`: leave it out, or change the other "
+         "flag."),
+        ({"arch": "squeezenet1_0"}, "transfer: `arch` must be a classifier that ends in a linear "
+         "layer, got 'squeezenet1_0'. Pass another `--arch`."),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_named(
@@ -326,6 +337,24 @@ def test_settings_that_cannot_be_are_named(
     with pytest.raises(SystemExit) as refusal:
         module.main(module.Settings(data=pictures, out=tmp_path, seeds=1, **{**base, **settings}))
     assert str(refusal.value) == problem.replace("DATA", str(pictures))
+
+
+def test_a_backbone_without_a_linear_layer_is_named(
+    module: ModuleType, pictures: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), path)
+    backbone = f"torchvision:squeezenet1_1:{path}"
+    with pytest.raises(SystemExit) as refusal:
+        module.main(
+            tiny(
+                module, pictures, tmp_path / "out", width=16, backbone=backbone, pretrain_epochs=24
+            )
+        )
+    assert str(refusal.value) == (
+        "transfer: `backbone` must be a classifier that ends in a linear layer, got "
+        f"{backbone!r}. Pass another `--backbone`."
+    )
 
 
 def test_folders_with_other_classes_and_broken_images_are_named(
