@@ -39,7 +39,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dic
     """Detectors of two seeds after a few steps, and what their run told."""
     out = tmp_path_factory.mktemp("run") / "out"
     settings = detection_ssd.Settings(
-        data=data, out=out, mix="none", epochs=2, batch_size=4, seeds=2, seed=9, width=4
+        data=data, out=out, mix="none", epochs=8, batch_size=4, seeds=2, seed=9, width=4
     )
     return out, detection_ssd.main(settings)
 
@@ -62,7 +62,7 @@ def test_the_scenes_of_val_give_what_the_run_itself_told(
     assert measured["map"]["values"] == pytest.approx(trained["map"]["values"], abs=1e-6)
     assert measured["recall"]["values"] == pytest.approx(trained["mar_100"]["values"], abs=1e-6)
     assert measured["settings"]["mix"] == "none"
-    assert measured["settings"]["epochs"] == 2
+    assert measured["settings"]["epochs"] == 8
     assert measured["detectors"] == "detection_ssd"
 
 
