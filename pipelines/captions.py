@@ -46,7 +46,7 @@ weighs each by its share of pixels.
 BLEU is torchmetrics': of the corpus, with equal weights of n-grams up to n, without smoothing. Of
 references that are equally near in length the shorter one counts, as in COCO's evaluation. Captions
 are in small letters without punctuation. Captions of one pattern have high BLEU whatever they say:
-`blind_bleu4` is BLEU-4 against the captions of the next image.
+`blind_bleu4` is BLEU-4 against the captions of the next image of the batch.
 
 Differs: the decoder is a Transformer that attends to places, where NIC has an LSTM; the likeliest
 word is taken, where the paper searches with a beam of 20; AdamW. Images are not mirrored, since
