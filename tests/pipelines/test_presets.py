@@ -297,9 +297,9 @@ def test_labels_of_ablations_are_the_larger_part_and_half_and_half() -> None:
     }
     for preset, losses in expected.items():
         loss = cifar.make_loss(cifar.PRESETS[preset])
-        torch.testing.assert_close(loss(logits, target), losses.mean())
+        torch.testing.assert_close(loss(lambda _: logits, (None, target)), losses.mean())
         indices = target.label[:, 0]  # of a loader that does not mix
-        torch.testing.assert_close(loss(logits, indices), first.mean())
+        torch.testing.assert_close(loss(lambda _: logits, (None, indices)), first.mean())
 
 
 # ImageNet
