@@ -37,7 +37,7 @@ def run(command: list[object], **environment: str) -> None:
         text=True,
     )
     try:
-        said, _ = process.communicate(timeout=200)
+        said, _ = process.communicate(timeout=600)  # a busy machine starts Ray in minutes
     except subprocess.TimeoutExpired:
         process.terminate()  # `kill` would leave ranks behind, which may wait for each other
         said, _ = process.communicate(timeout=60)
