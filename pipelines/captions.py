@@ -174,9 +174,7 @@ def measure(
     for metric in (*scores.values(), *means.values()):
         metric.set_dtype(torch.float64).to(processes.device)
     for number, (image, notes) in enumerate(islice(val, max_batches)):
-        if processes.received is not None:
-            processes.say("Stopped in validation. --resume auto repeats the validation.")
-            raise SystemExit(128 + processes.received)
+        processes.leave_if_asked()
         with autocast:
             said = [vocabulary.decode(words) for words in model.say(image)]
             # The first caption of several, so that a repeated validation has the same loss.

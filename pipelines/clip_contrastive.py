@@ -135,9 +135,7 @@ def measure(
     model.eval()
     images, shown = [], []
     for image, notes in islice(val, max_batches):
-        if processes.received is not None:
-            processes.say("Stopped in validation. --resume auto repeats the validation.")
-            raise SystemExit(128 + processes.received)
+        processes.leave_if_asked()
         with autocast:
             images.append(model.of_images(image))
         shown += [set(captions) for ((captions, _),) in notes]

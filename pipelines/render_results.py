@@ -11,7 +11,7 @@ or the table is not what would be written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -301,26 +301,31 @@ def short_section(name: str, content: Mapping[str, Any]) -> Iterator[str]:
             for row in rows
         ],
     )
-    names = [row.get("method") for row in rows]
-    baseline = next((task.sides[0] for task in TASKS if task.what == what), None)
-    if baseline in names:
-        first = rows[names.index(baseline)]
-        others = [row for row in rows if row is not first]
-        yield ""
-        yield f"Points above {baseline}, with Welch's 95 % interval over training runs:"
-        yield ""
-        keys = [key for key, is_one in is_number.items() if is_one]
-        yield from table(
-            ["method", *(NAMES.get(key, key) for key in keys)],
-            [
-                [row["method"], *(difference(first.get(key), row.get(key)) for key in keys)]
-                for row in others
-            ],
-        )
+    yield from comparison(what, rows, [key for key, is_one in is_number.items() if is_one])
     for file, shown in ((f"{what}.png", "what a network says"), (f"{what}_levels.png", "a plot")):
         if (FOLDER / "pictures" / file).exists():
             yield from ("", f"![{HEADINGS.get(what, what)}: {shown}](pictures/{file})")
     yield from ("", f"<sub>{content['machine']}; {content['date']}; `results/{name}.json`.</sub>")
+
+
+def comparison(what: str, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Iterator[str]:
+    """Yield the differences of all rows to the baseline of a task, where a row is the baseline."""
+    names = [row.get("method") for row in rows]
+    baseline = next((task.sides[0] for task in TASKS if task.what == what), None)
+    if baseline not in names:
+        return
+    first = rows[names.index(baseline)]
+    yield ""
+    yield f"Points above {baseline}, with Welch's 95 % interval over training runs:"
+    yield ""
+    yield from table(
+        ["method", *(NAMES.get(key, key) for key in keys)],
+        [
+            [row["method"], *(difference(first.get(key), row.get(key)) for key in keys)]
+            for row in rows
+            if row is not first
+        ],
+    )
 
 
 if __name__ == "__main__":

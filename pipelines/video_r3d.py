@@ -356,9 +356,7 @@ def measure(
     strips: dict[int, torch.Tensor] = {}
     chosen = np.linspace(0, len(label_of_video) - 1, SHOWN).astype(int).tolist()
     for clip, label in islice(loader, max_batches):
-        if processes.received is not None:
-            processes.say("Stopped in validation. --resume auto repeats the validation.")
-            raise SystemExit(128 + processes.received)
+        processes.leave_if_asked()
         indices = loader.batch_indices
         videos = torch.tensor(indices, device=device) // times
         for row, (kind, share) in zip(scores, conditions, strict=True):

@@ -113,7 +113,7 @@ def main(settings: Settings) -> None:
 
 
 def read_animals(silhouettes: Path | None, part: str) -> list[np.ndarray]:
-    """Return the animals of a part: gray, uint8. Without a folder there are none."""
+    """Return the animals of a part, gray uint8 images; an empty list without a folder."""
     if silhouettes is None:
         return []
     paths = sorted((silhouettes / part).glob("*/*.png"))

@@ -49,9 +49,7 @@ def measure(
     model.eval()
     rows: list[tuple[Objects, Objects]] = []
     for image, target in islice(loader, max_batches):
-        if processes.received is not None:
-            processes.say("Stopped in validation. --resume auto repeats the validation.")
-            raise SystemExit(128 + processes.received)
+        processes.leave_if_asked()
         with autocast:
             detected = model(list(image))
         pairs = [

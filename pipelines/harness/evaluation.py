@@ -54,9 +54,7 @@ def validate(
     mean, count = mean.set_dtype(torch.float64), count.set_dtype(torch.float64)
     mean, count = mean.to(processes.device), count.to(processes.device)
     for image, label in islice(loader, max_batches):
-        if processes.received is not None:
-            processes.say("Stopped in validation. --resume auto repeats the validation.")
-            raise SystemExit(128 + processes.received)
+        processes.leave_if_asked()
         with autocast:
             logits = model(image)
         logits = logits.float()

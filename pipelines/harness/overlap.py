@@ -105,9 +105,7 @@ def measure_overlap(
     losses = torch.zeros(2, dtype=torch.float64, device=device)  # sum, and number of pixels
     shown: tuple[Tensor, Tensor, Tensor] | None = None
     for image, mask in islice(loader, max_batches):
-        if processes.received is not None:
-            processes.say("Stopped in validation. --resume auto repeats the validation.")
-            raise SystemExit(128 + processes.received)
+        processes.leave_if_asked()
         with autocast:
             output = model(image)
         logits = (output["out"] if isinstance(output, dict) else output).float()

@@ -84,6 +84,12 @@ class Processes:
         self._asked = mine, work
         return answer
 
+    def leave_if_asked(self) -> None:
+        """End a validation at once where this process was asked to stop: a checkpoint exists."""
+        if self._signal is not None:
+            self.say("Stopped in validation. --resume auto repeats the validation.")
+            raise SystemExit(128 + self._signal)
+
     def gather(self, mine: torch.Tensor) -> torch.Tensor:
         """Return the tensors of all processes by rank, ``[count, ...]`` on the CPU."""
         if not dist.is_initialized():

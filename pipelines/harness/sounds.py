@@ -78,7 +78,7 @@ def _of_folds(name: str, data: Path, fold: int | None) -> tuple[Sounds, Sounds]:
 
 
 def check_files(name: str, sounds: Sounds) -> None:
-    """End the run with the name of the first file that is no complete WAV file."""
+    """End the run at the first file that is not a complete WAV file, and name the file."""
     for file in sounds.files:
         fault = fault_of(Path(file))
         if fault is not None:
