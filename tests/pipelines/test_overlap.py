@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -233,11 +234,12 @@ def test_a_validation_ends_after_the_batches_asked_for_and_when_asked_to_stop(
 ) -> None:
     assert int(measured(Threshold(0.5, False), val, 1).confusion.sum()) == 2 * 48 * 48
     processes = Processes("test", torch.device("cpu"))
-    processes._signal = 15
+    with processes.listening():
+        signal.raise_signal(signal.SIGTERM)
     autocast = torch.autocast("cpu", enabled=False)
     with pytest.raises(SystemExit) as stopped:
         measure_overlap(Threshold(0.5, False), val, processes, autocast, num_classes=2)
-    assert stopped.value.code == 128 + 15
+    assert stopped.value.code == 128 + signal.SIGTERM
 
 
 # The number of classes

@@ -119,15 +119,13 @@ def test_interrupted_in_mid_epoch_and_resumed_ends_bit_identical(
     assert all(resumed[number] == expected[number] for number in module.NUMBERS)
 
 
-def test_interrupted_in_validation_ends_at_once(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module.Processes, "received", signal.SIGTERM)
-    with joined("test") as processes:
+def test_interrupted_in_validation_ends_at_once(data: Path) -> None:
+    with joined("test") as processes, processes.listening():
+        signal.raise_signal(signal.SIGTERM)
         loaders = module.make_loaders(settings(data), data, processes.device)
         autocast = torch.autocast("cpu", enabled=False)
         with pytest.raises(SystemExit) as stopped:
-            module.measure(settings(data), nn.Flatten(), loaders[1], processes, autocast)
+            module.measure(settings(data), Readout(0), loaders[1], processes, autocast)
     assert stopped.value.code == 128 + signal.SIGTERM
     for loader in loaders:
         loader.close()
