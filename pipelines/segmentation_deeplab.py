@@ -54,7 +54,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -75,7 +74,9 @@ from dali_cutmix import (
 )
 from harness.overlap import IGNORED, count_classes, draw_masks, mean_of, measure_overlap
 from harness.pictures import make_ellipses
-from harness.processes import Processes, split_batch, stop
+from harness.processes import Processes, split_batch_of_several, stop
+from harness.sampling import choose_training
+from harness.schedule import polynomial
 from harness.seeds import SeedSettings, run_seeds
 from harness.settings import from_flags, named
 from harness.training import Batch, Training, fixed, shrunk
@@ -259,26 +260,26 @@ def make_loaders(settings: Settings, data: Path, processes: Processes) -> tuple[
     parts = {part: read(settings, data, part) for part in ("train", "val")}
     classes = classes_of(settings, [masks for _, masks in parts.values()])
     images, masks = parts["train"]
-    num_train = len(images) if settings.num_train is None else settings.num_train
-    if num_train > len(images) or num_train * settings.crops < settings.batch_size:
-        stop(
-            NAME,
-            f"`num_train` must be at most {len(images)}, the images there are, and with `crops` "
-            f"make a batch of {settings.batch_size}, got {num_train}.",
-        )
-    chosen = np.random.default_rng(settings.seed).permutation(len(images))[:num_train]
-    chosen = np.tile(chosen, settings.crops)
+    chosen = choose_training(
+        NAME,
+        len(images),
+        settings.num_train,
+        settings.crops,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        kinds=("images", "crops"),
+    )
     colours = {"mean": settings.mean, "std": settings.std}
     common: dict[str, Any] = {"num_workers": settings.workers, "tuning": settings.tuning}
     common |= {"device": processes.device, "channels_last": True}
-    batch_size = split_batch(NAME, settings.batch_size, processes.count, settings.accumulate)
-    if batch_size < 2:
-        stop(
-            NAME,
-            "`batch_size` must make batches of at least 2 images, for partners and for the norm of "
-            f"ASPP's pooled features, got {settings.batch_size} for {processes.count} process"
-            f"{'es' if processes.count > 1 else ''} and `accumulate` {settings.accumulate}.",
-        )
+    batch_size = split_batch_of_several(
+        NAME,
+        settings.batch_size,
+        processes.count,
+        settings.accumulate,
+        kind="images",
+        reason="for partners and for the norm of ASPP's pooled features",
+    )
     train = DataLoader(
         images.take(chosen),
         batch_size,
@@ -356,7 +357,7 @@ def make(settings: Settings, data: Path, processes: Processes) -> Training:
             model.parameters(), settings.lr, momentum=0.9, weight_decay=settings.weight_decay
         ),
         loss=loss,
-        learning_rate=lambda epoch: settings.lr * (1 - epoch / settings.epochs) ** 0.9,
+        learning_rate=lambda epoch: polynomial(settings.lr, epoch, settings.epochs),
         measure=measure,
         headline="miou",
         validate_every=settings.validate_every,

@@ -51,7 +51,9 @@ from torch import nn
 from dali_cutmix import ClipCutMix, DataLoader, VolumeMasks, Volumes, VolumeTransform
 from harness.overlap import count_classes, draw_masks, mean_of, measure_overlap
 from harness.pictures import make_balls
-from harness.processes import Processes, split_batch, stop
+from harness.processes import Processes, split_batch, split_batch_of_several, stop
+from harness.sampling import choose_training
+from harness.schedule import polynomial
 from harness.seeds import SeedSettings, run_seeds
 from harness.settings import from_flags, named
 from harness.training import Batch, Training, fixed, shrunk
@@ -267,23 +269,26 @@ def make_loaders(
         )
     assert num_classes is not None
     images, masks = files["train"]
-    num_train = len(images) if settings.num_train is None else settings.num_train
-    if num_train > len(images) or num_train * settings.windows < settings.batch_size:
-        stop(
+    chosen = choose_training(
+        NAME,
+        len(images),
+        settings.num_train,
+        settings.windows,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        kinds=("volumes", "windows"),
+    )
+    if settings.mix == "cutmix":
+        batch_size = split_batch_of_several(
             NAME,
-            f"`num_train` must be at most {len(images)}, the volumes there are, and with `windows` "
-            f"make a batch of {settings.batch_size}, got {num_train}.",
+            settings.batch_size,
+            processes.count,
+            settings.accumulate,
+            kind="windows",
+            reason="since partners come from the same batch",
         )
-    chosen = np.random.default_rng(settings.seed).permutation(len(images))[:num_train].tolist()
-    chosen *= settings.windows
-    batch_size = split_batch(NAME, settings.batch_size, processes.count, settings.accumulate)
-    if batch_size < 2 and settings.mix == "cutmix":
-        stop(
-            NAME,
-            "`batch_size` must make batches of at least 2 windows, since partners come from the "
-            f"same batch, got {settings.batch_size} for {processes.count} process"
-            f"{'es' if processes.count > 1 else ''} and `accumulate` {settings.accumulate}.",
-        )
+    else:
+        batch_size = split_batch(NAME, settings.batch_size, processes.count, settings.accumulate)
     levels: dict[str, Any] = {"mean": settings.mean, "std": settings.std}
     common: dict[str, Any] = {"num_workers": settings.workers, "tuning": settings.tuning}
     common |= {"device": processes.device, "dtype": torch.float32, "channels_last": True}
@@ -369,7 +374,7 @@ def make(settings: Settings, data: Path, processes: Processes) -> Training:
             weight_decay=settings.weight_decay,
         ),
         loss=loss,
-        learning_rate=lambda epoch: settings.lr * (1 - epoch / settings.epochs) ** 0.9,
+        learning_rate=lambda epoch: polynomial(settings.lr, epoch, settings.epochs),
         measure=measure,
         headline="dice",
         validate_every=settings.validate_every,

@@ -216,3 +216,27 @@ def split_batch(name: str, batch_size: int, num_processes: int, accumulate: int)
             "others.",
         )
     return batch_size // parts
+
+
+def split_batch_of_several(
+    name: str, batch_size: int, num_processes: int, accumulate: int, *, kind: str, reason: str
+) -> int:
+    """Return what `split_batch` returns; stop where that is a single sample.
+
+    Args:
+        name: Name of the recipe.
+        batch_size: Samples per step over all processes.
+        num_processes: Processes.
+        accumulate: Parts of a process's share.
+        kind: What the samples are called.
+        reason: Why a batch needs several, for the message.
+    """
+    mine = split_batch(name, batch_size, num_processes, accumulate)
+    if mine < 2:
+        stop(
+            name,
+            f"`batch_size` must make batches of at least 2 {kind}, {reason}, got {batch_size} for "
+            f"{num_processes} process{'es' if num_processes > 1 else ''} and `accumulate` "
+            f"{accumulate}.",
+        )
+    return mine

@@ -1,13 +1,48 @@
-"""Repeated augmentation: the same image several times in a batch, each time with another crop."""
+"""Which samples an epoch holds: repeated augmentation, and few samples of many crops each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
 from dali_cutmix import Shard
+from harness.processes import stop
+
+
+def choose_training(
+    name: str,
+    num_available: int,
+    num_train: int | None,
+    crops: int,
+    *,
+    batch_size: int,
+    seed: int,
+    kinds: tuple[str, str],
+) -> list[int]:
+    """Return the indices of a training's samples, each as often as an epoch crops it.
+
+    Args:
+        name: Name of the recipe.
+        num_available: Samples that there are.
+        num_train: Samples that the seed chooses; None takes all.
+        crops: Crops of each sample in an epoch.
+        batch_size: Samples per step over all processes: an epoch has at least one step.
+        seed: Seed of the choice.
+        kinds: What the message calls the samples, and the setting of ``crops``.
+    """
+    count = num_available if num_train is None else num_train
+    samples, setting = kinds
+    if count > num_available or count * crops < batch_size:
+        stop(
+            name,
+            f"`num_train` must be at most {num_available}, the {samples} there are, and with "
+            f"`{setting}` make a batch of {batch_size}, got {count}.",
+        )
+    chosen = np.random.default_rng(seed).permutation(num_available)[:count]
+    return chosen.tolist() * crops
 
 
 class RepeatedAugmentation(Sampler[int]):

@@ -31,6 +31,17 @@ def cosine(lr: float, epoch: int, epochs: int, warmup: int = 0, start: float = 0
     return lr * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
 
 
+def polynomial(lr: float, epoch: int, epochs: int) -> float:
+    """Return a learning rate that falls to 0 by the power 0.9, as usual in segmentation.
+
+    Args:
+        lr: Learning rate in epoch 0.
+        epoch: Epoch, from 0.
+        epochs: Epochs of the run.
+    """
+    return float(lr * (1 - epoch / epochs) ** 0.9)
+
+
 def size_of(epoch: int, sizes: tuple[int, ...], milestones: tuple[int, ...]) -> int:
     """Return the side of the training images in pixels: each milestone starts the next size."""
     return sizes[sum(epoch >= start for start in milestones)]
