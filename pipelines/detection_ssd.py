@@ -112,7 +112,14 @@ LARGE = Settings(
     seeds=1,
 )
 
-PRESETS = named({"small": Settings(), "voc": replace(LARGE, mix="none"), "coco": LARGE})
+PRESETS = named(
+    {
+        "small": Settings(),
+        "scenes": Settings(epochs=50, batch_size=16, validate_every=50),
+        "voc": replace(LARGE, mix="none"),
+        "coco": LARGE,
+    }
+)
 
 
 def make_transform(settings: Settings, mean: Triple, std: Triple) -> TrainTransform:

@@ -104,7 +104,7 @@ class Settings(SeedSettings):
     width: int = 16
     """Channels of the network's first convolution; the last has four times as many."""
 
-    epochs: int = 30
+    epochs: int = 100
     """Passes over the training scenes."""
 
     batch_size: int = 20
