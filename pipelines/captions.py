@@ -20,15 +20,13 @@ Run, where DIR is what data/compose_scenes.py beside this file writes:
 
     python pipelines/captions.py --data DIR
 
-The baseline is one flag away: --mix none. To begin from classifiers, which study.py trains on
+The baseline is one flag away: --mix none. To begin from classifiers, which scenes.py trains on
 scenes of one animal, one with each seed, where {seed} stands for the seed:
 
-    python pipelines/data/compose_scenes.py SILHOUETTES --out s48 --size 48
-    python pipelines/study.py --data single48 --methods none cutmix --epochs 24 --out OUT
-    python pipelines/captions.py --data DIR --mix none --backbone "OUT/cutmix/{seed}/model.pt"
+    python pipelines/scenes.py --data DIR --mix cutmix --out OUT
+    python pipelines/captions.py --data DIR --mix none --backbone "OUT/{seed}/checkpoint.pt"
 
-There single48/train is s48/single, and single48/val is s48/occluded/00. To see transfer alone,
-nothing is mixed while captions are learned.
+To see transfer alone, nothing is mixed while captions are learned.
 
 Where DIR is COCO or Flickr8k, as harness/captioned.py lists, --preset coco takes photographs. That
 preset was not yet run. To try every part on generated pictures, in seconds:

@@ -1,12 +1,12 @@
 """Faster R-CNN with a feature pyramid, with CutMix on images and boxes, on any backbone.
 
-Expect: on nuclei of one micrograph, of which 35 tiles train and four with 29 nuclei validate, a mAP
-of 0.475 +- 0.118 with CutMix and of 0.533 +- 0.069 without; at an IoU of 0.5, 0.870 +- 0.065 and
-0.885 +- 0.037. These are means and deviations of three seeds, on an AMD EPYC of two cores that
-others shared, 40 seconds each. The differences are within chance. Published, not reproduced here,
-on Pascal VOC 2007 with ResNet-50 below Faster R-CNN: mAP 76.7 where CutMix trained the backbone,
-and 75.6 where nothing was mixed; README of github.com/clovaai/CutMix-PyTorch. On COCO torchvision's
-has 37.0.
+Expect: on nuclei of one micrograph a mAP of 0.475 +- 0.118 with CutMix, and of 0.533 +- 0.069
+without; at an IoU of 0.5, 0.870 +- 0.065 and 0.885 +- 0.037. There are 35 tiles that train, and
+four with 29 nuclei that validate. These are means and deviations of three seeds, on an AMD EPYC of
+two cores that others shared, 40 seconds each. The differences are within chance. Published, not
+reproduced here, on Pascal VOC 2007 with ResNet-50 below Faster R-CNN: mAP 76.7 where CutMix trained
+the backbone, and 75.6 where nothing was mixed; README of github.com/clovaai/CutMix-PyTorch. On COCO
+torchvision's has 37.0.
 
 Run, where DIR holds scenes with boxes, composed of silhouettes by data/compose_scenes.py beside
 this file; or nuclei of data/prepare_nuclei.py; or a folder of COCO, Pascal VOC or YOLO:
@@ -20,7 +20,7 @@ or a file of weights for ImageNet such as the authors of CutMix publish. The pap
 --preset voc, which mixes nothing while the detector trains, with --backbone
 torchvision:resnet50:FILE:
 
-    python pipelines/detection_fasterrcnn.py --data DIR --mix none --backbone cutmix/{seed}/model.pt
+    python pipelines/detection_fasterrcnn.py --data DIR --mix none --backbone OUT/0/checkpoint.pt
     python pipelines/detection_fasterrcnn.py --data VOCdevkit --preset voc
 
 To try every part on generated shapes, in seconds, with or without a GPU:

@@ -19,7 +19,7 @@ or a file of weights for ImageNet such as the authors of CutMix publish. The pap
 --preset voc, which mixes nothing while the detector trains, with --backbone
 torchvision:resnet50:FILE:
 
-    python pipelines/detection_ssd.py --data DIR --mix none --backbone study/cutmix/{seed}/model.pt
+    python pipelines/detection_ssd.py --data DIR --mix none --backbone "OUT/{seed}/checkpoint.pt"
     python pipelines/detection_ssd.py --data VOCdevkit --preset voc
 
 To try every part on generated shapes, in seconds, with or without a GPU:

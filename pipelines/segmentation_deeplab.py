@@ -1,16 +1,16 @@
 """DeepLab v3 or LR-ASPP of torchvision: semantic segmentation with CutMix on images and masks.
 
-Expect: on nuclei of one micrograph, of which two tiles train and four validate, a mean IoU of 0.915
-+- 0.007 with CutMix and of 0.906 +- 0.008 without; boundary IoU of 0.768 +- 0.020 and 0.746 +-
-0.020. These are means and deviations of three seeds, on an AMD EPYC of two cores that others
-shared, half a minute each. The differences are within chance. Published by others, not reproduced
+Expect: on nuclei of one micrograph a mean IoU of 0.915 +- 0.007 with CutMix, and of 0.906 +- 0.008
+without. Boundary IoU is 0.768 +- 0.020 and 0.746 +- 0.020. Two tiles train, and four validate.
+These are means and deviations of three seeds, on an AMD EPYC of two cores that others shared, half
+a minute each. The differences are within chance. Published by others, not reproduced
 here: torchvision's weights have a mean IoU of 0.664 (deeplabv3_resnet50) and 0.579
 (lraspp_mobilenet_v3_large) on the images of COCO val2017 with VOC's classes, without CutMix.
 Landgraf and Ulrich 2026, doi:10.5194/isprs-annals-XI-2-2026-681-2026, found that CutMix has only a
 minor effect on the accuracy of DeepLabV3+, and improves calibration.
 
-Run, where DIR is what data/prepare_nuclei.py or data/compose_scenes.py beside this file writes, or
-holds train/ and val/ of your own, each with images/ and masks/ of equal names:
+Run, where DIR is what data/prepare_nuclei.py or data/compose_scenes.py beside this file writes. Of
+your own, DIR holds train/ and val/, each with images/ and masks/ of equal names:
 
     python pipelines/segmentation_deeplab.py --data DIR
     python pipelines/segmentation_deeplab.py --data DIR --preset scenes

@@ -7,9 +7,9 @@ thresholds on gray levels reach 0.665. Published by others, not reproduced here:
 CutMix raised the average Dice of nnU-Net without augmentation by 0.049, Liu et al. 2026,
 arXiv:2602.03555, abstract.
 
-Run, where DIR is what data/prepare_brain.py beside this file writes, or holds train/ and val/ of
-your own, each with images/ and masks/ of equal names, .npy, .nii or .nii.gz. MONAI comes with
-`pip install -e '.[medical]'` in the checkout:
+Run, where DIR is what data/prepare_brain.py beside this file writes. Of your own, DIR holds train/
+and val/, each with images/ and masks/ of equal names, .npy, .nii or .nii.gz. MONAI comes with `pip
+install -e '.[medical]'` in the checkout:
 
     python pipelines/volumes_unet3d.py --data DIR
     python pipelines/volumes_unet3d.py --data Task09_Spleen --preset decathlon
