@@ -55,6 +55,7 @@ from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.bucket import BucketFiles
 from dali_cutmix.sources.clips import Clips
 from dali_cutmix.sources.files import FileList
+from dali_cutmix.sources.hugging_face import HuggingFaceImages
 from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.sources.tfrecord import TFRecords
 from dali_cutmix.sources.volumes import Volumes
@@ -87,6 +88,7 @@ __all__ = [
     "FileList",
     "GridMix",
     "GuidedCutMix",
+    "HuggingFaceImages",
     "ImageArrays",
     "Masks",
     "MixPlan",

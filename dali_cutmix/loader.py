@@ -63,6 +63,7 @@ class DataLoader:
               (.txt, .tsv), or a report of ``dali-cutmix check`` (.json);
             - a list of paths, or a folder of images, where ``target`` asks for no class;
             - tar shards (.tar) or TFRecords, by folder, pattern or as `TarShards`, `TFRecords`;
+            - a Hugging Face ``datasets.Dataset`` with a column of images, or `HuggingFaceImages`;
             - `ImageArrays`; `Clips`; `Volumes`;
             - a torchvision ``ImageFolder``, ``DatasetFolder`` or ``CIFAR`` without transforms, or a
               ``Subset`` of one.

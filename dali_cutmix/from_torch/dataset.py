@@ -37,10 +37,9 @@ _ITERABLE = (
 )
 _NO_LENGTH = "the dataset has no `__len__`. Add the number of samples."
 _HUGGING_FACE = (
-    "images of Hugging Face's datasets lie in tables. Pass `ImageArrays([row['image']['bytes'] for "
-    "row in data], data['label'])` as the source of `DataLoader`, of `data = dataset.cast_column("
-    "'image', datasets.Image(decode=False))`, and the function of `set_transform` as "
-    "`transform=TrainTransform(...)`."
+    "its rows are dictionaries, and what `set_transform` and a `collate_fn` make of them is the "
+    "user's. Pass the dataset itself as the source of `DataLoader`, and the function of "
+    "`set_transform` as `transform=TrainTransform(...)`."
 )
 _NO_CLASSES = (
     "classes become {}, and the graph serves class indices of at least 0. Remove "

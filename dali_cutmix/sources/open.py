@@ -17,6 +17,7 @@ from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, StoredImages
 from dali_cutmix.sources.bucket import SCHEME, Bucket, BucketFiles, split_url
 from dali_cutmix.sources.files import FileList
+from dali_cutmix.sources.hugging_face import HuggingFaceImages, is_hugging_face, is_saved_dataset
 from dali_cutmix.sources.report import Report
 from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.sources.tfrecord import TFRecords
@@ -33,7 +34,7 @@ def open_source(
     """List the images of a loader's ``source``; see `DataLoader`.
 
     Args:
-        source: A path, a URL, a list, a torchvision dataset, or a list of images.
+        source: A path, a URL, a list, a dataset of torchvision or Hugging Face, or a source.
         first_label: The argument of `TFRecords`, which ``source`` must name then; else None.
         needs_classes: Whether a folder of images without subfolders is refused.
 
@@ -55,6 +56,8 @@ def _open(source: Any, first_label: int | None, needs_classes: bool = True) -> S
         if not needs_classes and (names := _images_in(path)):
             return FileList.from_paths([os.path.join(path, name) for name in names], path)
         return _from_path(path)
+    if is_hugging_face(source):
+        return HuggingFaceImages(source)
     if hasattr(source, "samples"):
         return _from_dataset(source)
     if hasattr(source, "indices") and hasattr(source, "dataset"):  # a torch Subset
@@ -73,7 +76,8 @@ def _open(source: Any, first_label: int | None, needs_classes: bool = True) -> S
         return FileList.from_pairs(source)
     raise TypeError(
         f"{WHERE}: `source` must be a folder, a list of (path, class), tar shards, TFRecords, "
-        "ImageArrays, a torchvision ImageFolder, or a Subset of an ImageFolder, got "
+        "ImageArrays, a torchvision ImageFolder, a Subset of an ImageFolder, or a Hugging Face "
+        "Dataset, got "
         f"{type(source).__name__}."
     )
 
@@ -108,6 +112,8 @@ def _from_folder(path: str) -> StoredImages:
             is_folder = {entry.name: entry.is_dir() for entry in entries}
     except OSError:  # `FileList` has a better message
         is_folder = {}
+    if is_saved_dataset(is_folder):
+        return HuggingFaceImages(path)
     if not any(is_folder.values()):
         if any(map(_TAR.search, is_folder)):
             return TarShards(path)

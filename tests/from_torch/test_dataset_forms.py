@@ -759,5 +759,5 @@ def test_dataset_without_a_length_or_of_hugging_face_is_refused_with_the_way_out
     ]
     hugging_face = type("Dataset", (), {"__module__": "datasets.arrow_dataset", "__len__": len})
     message = refusal(TorchLoader(hugging_face(), sampler=sampler))
-    assert "`Dataset` at dataset: images of Hugging Face's datasets lie in tables. Pass " in message
-    assert "`ImageArrays([row['image']['bytes'] for row in data], data['label'])` as the" in message
+    assert "`Dataset` at dataset: its rows are dictionaries, and what `set_transform`" in message
+    assert "Pass the dataset itself as the source of `DataLoader`, and the function of" in message

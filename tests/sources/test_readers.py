@@ -200,7 +200,8 @@ def test_names_and_indices_of_classes_are_not_mixed_up() -> None:
 def test_sources_of_other_kinds_are_refused() -> None:
     assert str(error_of(3)) == (
         "DataLoader: `source` must be a folder, a list of (path, class), tar shards, TFRecords, "
-        "ImageArrays, a torchvision ImageFolder, or a Subset of an ImageFolder, got int."
+        "ImageArrays, a torchvision ImageFolder, a Subset of an ImageFolder, or a Hugging Face "
+        "Dataset, got int."
     )
     empty = "DataLoader: `source` must hold at least one (path, class), got []."
     assert str(error_of([])) == empty
