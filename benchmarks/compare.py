@@ -66,6 +66,7 @@ class Entrant:
 
 ENTRANTS = (
     Entrant("torch DataLoader, tensors", "torch_v2:torch_tensor"),
+    Entrant("torch DataLoader, bytes", "torch_v2:torch_bytes"),
     Entrant("torch DataLoader, Pillow", "torch_v2:torch_pil"),
     Entrant("dali_cutmix", f"{LIBRARY}:ours"),
     Entrant("timm", "timm_loader:timm_prefetcher"),

@@ -1,4 +1,4 @@
-"""The torch DataLoader with torchvision v2, on tensors and on Pillow images; and its decoder alone.
+"""The torch DataLoader with torchvision v2, in three arrangements, and its decoder alone.
 
 The loaders are written once, in the library, where ``dali-cutmix bench`` races against them too.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dali_cutmix.tools.bench.loaders import torch_pil, torch_tensor
+from dali_cutmix.tools.bench.loaders import torch_bytes, torch_pil, torch_tensor
 
 if TYPE_CHECKING:
     from dali_cutmix.tools.bench.work import Work
 
 INSTALL = "pip install torch torchvision"
 
-__all__ = ["torch_decode", "torch_pil", "torch_tensor"]
+__all__ = ["torch_bytes", "torch_decode", "torch_pil", "torch_tensor"]
 
 
 def torch_decode(work: Work) -> _Decode:

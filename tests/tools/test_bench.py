@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from dali_cutmix import FileList
 from dali_cutmix.tools.bench.photos import Photos, photos
 from dali_cutmix.tools.bench.plot import draw_bench
-from dali_cutmix.tools.bench.results import OURS, STAGES, TORCH, reading, stages_of
+from dali_cutmix.tools.bench.results import OURS, STAGES, TORCH, TORCH_BYTES, reading, stages_of
 from dali_cutmix.tools.cli import app
 
 
@@ -149,6 +149,7 @@ def results(
     stages = stages or (10_000.0, 1_000.0, 800.0)
     named = [(OURS, "cutmix", ours[0]), (OURS, "none", ours[1])]
     named += [(TORCH, "cutmix", torch[0]), (TORCH, "none", torch[1])]
+    named += [(TORCH_BYTES, "cutmix", 0.5 * torch[0]), (TORCH_BYTES, "none", 0.5 * torch[1])]
     named += [(name, "none", rate) for name, rate in zip(STAGES, stages, strict=True)]
     rows = [
         {"name": name, "mix": mix, "median": rate, "min": 0.99 * rate, "max": 1.01 * rate}
@@ -174,6 +175,18 @@ def test_reading_says_so_when_this_loader_loses() -> None:
     )
 
 
+def test_reading_compares_with_the_fastest_of_torchs_arrangements() -> None:
+    found = results((450, 500), (300, 301))
+    bytes_mixed = found["rows"][4]
+    assert (bytes_mixed["name"], bytes_mixed["mix"]) == (TORCH_BYTES, "cutmix")
+    bytes_mixed |= {"median": 360, "min": 359, "max": 361}
+    assert reading(found).startswith(
+        "With CutMix this loader serves 450 images/s, 1.25 times torch's 360 of mixed bytes; "
+    )
+    bytes_mixed.pop("median")
+    assert ", 1.50 times torch's 300; " in reading(found)
+
+
 def test_reading_claims_nothing_where_repeats_overlap() -> None:
     assert reading(results((305, 305), (300, 300))).startswith(
         "With CutMix this loader serves 305 images/s, no clear difference from torch's 300: the "
@@ -183,7 +196,8 @@ def test_reading_claims_nothing_where_repeats_overlap() -> None:
 
 def test_reading_goes_on_without_what_did_not_run() -> None:
     found = results((450, 500), (300, 300))
-    found["rows"][2] = {"name": TORCH, "mix": "cutmix", "error": "no"}
+    for at, name in ((2, TORCH), (4, TORCH_BYTES)):
+        found["rows"][at] = {"name": name, "mix": "cutmix", "error": "no"}
     assert reading(found).startswith(
         "With CutMix this loader serves 450 images/s; torch's did not run (no); mixing costs here "
         "10.0%; "
@@ -210,7 +224,8 @@ def test_plot_shows_more_for_more_and_goes_on_without_what_did_not_run() -> None
     picture = draw_bench(found)
     assert picture.mode == "RGB"
     assert len(picture.getcolors(1 << 24) or []) > 100
-    found["rows"][2] = {"name": TORCH, "mix": "cutmix", "error": "no"}
+    for at, name in ((2, TORCH), (4, TORCH_BYTES)):
+        found["rows"][at] = {"name": name, "mix": "cutmix", "error": "no"}
     assert draw_bench(found).tobytes() != picture.tobytes()
 
 
@@ -227,8 +242,8 @@ def test_bench_measures_all_it_shows_on_a_folder_of_photos(
                   "--plot", plot)  # fmt: skip
     assert (result.exit_code, result.stderr) == (0, "")
     found = json.loads(out.read_text())
-    assert [len(row["rates"]) for row in found["rows"]] == [1] * 9
-    assert {row["mix"] for row in found["rows"] if row["name"] in (OURS, TORCH)} == {
+    assert [len(row["rates"]) for row in found["rows"]] == [1] * 11
+    assert {row["mix"] for row in found["rows"] if row["name"] in (OURS, TORCH, TORCH_BYTES)} == {
         "cutmix",
         "none",
     }

@@ -390,6 +390,17 @@ def test_the_loaders_serve_what_is_asked_for_and_a_step_waits(photo_folder: Path
     assert [one.wait_share for one in standings[1:]] == [None] * 3
 
 
+@pytest.mark.parametrize("mix", ["cutmix", "mixup", "none"])
+def test_torchs_arrangements_serve_the_same_batches(mix: str, photo_folder: Path) -> None:
+    from dali_cutmix.tools.bench import loaders
+
+    work = Work(str(photo_folder), num_classes=3, size=16, batch_size=8, threads=1, mix=mix)
+    first, second = (
+        next(iter(opener(work))) for opener in (loaders.torch_tensor, loaders.torch_bytes)
+    )
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("stage", ["read_only", "decode_roi", "decode_whole", "resize_only"])
 def test_a_stage_counts_every_image_of_an_epoch_but_a_short_batch(
     stage: str, photo_folder: Path

@@ -66,9 +66,16 @@ class _Counted:
 
 def torch_tensor(work: Work) -> Any:
     """Open torch's loader on torchvision v2's tensor back end: ``decode_image``, uint8 tensors."""
-    from torchvision.io import ImageReadMode, decode_image  # type: ignore[import-untyped]
+    return _Torch(work, [], loader=_decode_tensor)
 
-    return _Torch(work, [], loader=lambda path: decode_image(path, mode=ImageReadMode.RGB))
+
+def torch_bytes(work: Work) -> Any:
+    """Open `torch_tensor`'s loader with images mixed as bytes, and normalised a batch at a time.
+
+    Both happen in the workers' collate function. Nobody documents this arrangement. It moves a
+    quarter of the bytes until the last step, and has been the fastest of torch's so far.
+    """
+    return _Torch(work, [], in_bytes=True, loader=_decode_tensor)
 
 
 def torch_pil(work: Work) -> Any:
@@ -78,58 +85,68 @@ def torch_pil(work: Work) -> Any:
     return _Torch(work, [v2.PILToTensor()])
 
 
+def _decode_tensor(path: str) -> Any:
+    from torchvision.io import ImageReadMode, decode_image  # type: ignore[import-untyped]
+
+    return decode_image(path, mode=ImageReadMode.RGB)
+
+
 class _Torch:
     """Serve torch's loader with torchvision v2, and the mix in the collate function.
 
-    With ``work.extra["mix_after"]`` the mix comes after the loader instead, on the device of the
-    batch. The documentation shows both.
+    With ``in_bytes`` the collate function normalises too. MixUp comes after that, since torchvision
+    blends no bytes.
 
     Source:
         torchvision's documentation: "How to use CutMix and MixUp"; and for the order of the
         transforms "Transforms v2: getting started".
     """
 
-    def __init__(self, work: Work, to_tensor: list[Any], **dataset: Any) -> None:
+    def __init__(
+        self, work: Work, to_tensor: list[Any], *, in_bytes: bool = False, **dataset: Any
+    ) -> None:
         import torch
         from torch.utils.data import DataLoader, default_collate
         from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
         from torchvision.transforms import v2
 
         torch.manual_seed(work.seed)
-        transform = v2.Compose(
-            [
-                v2.RandomResizedCrop(work.size, antialias=True),
-                v2.RandomHorizontalFlip(),
-                *to_tensor,
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(MEAN, STD),
-            ]
-        )
+        of_image = [v2.RandomResizedCrop(work.size, antialias=True), v2.RandomHorizontalFlip()]
+        of_image += to_tensor
         mixes = {"cutmix": v2.CutMix, "mixup": v2.MixUp}
-        mix: Any = mixes[work.mix](num_classes=work.num_classes) if work.mix in mixes else None
+        of_batch = [mixes[work.mix](num_classes=work.num_classes)] if work.mix in mixes else []
+        normalise = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+        if not in_bytes:
+            of_image += normalise
+        elif work.mix == "mixup":
+            of_batch = normalise + of_batch
+        else:
+            of_batch += normalise
+        transform = v2.Compose(of_batch) if of_batch else None
 
         def collate(batch: Any) -> Any:
-            return mix(*default_collate(batch))
+            image, target = default_collate(batch)
+            return (image, target) if transform is None else transform(image, target)
 
-        extra = dict(work.extra)
-        self._after: Any = mix if extra.pop("mix_after", False) else None
         self._device = work.device
         self._loader = DataLoader(
-            ImageFolder(work.data, transform, **dataset),
+            ImageFolder(work.data, v2.Compose(of_image), **dataset),
             work.batch_size,
             shuffle=True,
             num_workers=work.threads,
-            collate_fn=None if mix is None or self._after is not None else collate,
+            collate_fn=collate,
             drop_last=True,
             pin_memory=work.device == "cuda",
             persistent_workers=True,
-            **extra,
+            **work.extra,
         )
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for batch in self._loader:
-            image, target = (part.to(self._device, non_blocking=True) for part in batch)
-            yield (image, target) if self._after is None else self._after(image, target)
+        for image, target in self._loader:
+            yield (
+                image.to(self._device, non_blocking=True),
+                target.to(self._device, non_blocking=True),
+            )
 
 
 def read_only(work: Work) -> Any:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from typing import Any
 
 from PIL import Image
 
-from dali_cutmix.tools.bench.results import MIXING, OURS, REST, STAGES, TORCH, row_of, stages_of
+from dali_cutmix.tools.bench.results import (
+    MIXING,
+    OURS,
+    REST,
+    STAGES,
+    row_of,
+    stages_of,
+    torch_row_of,
+)
 from dali_cutmix.tools.demo.report import GRAY, INK, RED
 
 LIGHT = {RED: "#f3b3a7", GRAY: "#ccd1d5"}
@@ -22,7 +31,7 @@ STAGE_COLOURS = dict(
 
 
 def draw_bench(results: dict[str, Any]) -> Image.Image:
-    """Draw the rates of both loaders with and without mixing, and where the time goes.
+    """Draw rates with and without mixing, of this loader and torch's fastest, and the stages.
 
     Args:
         results: Content of the results file; see `run_bench`.
@@ -52,9 +61,10 @@ def draw_bench(results: dict[str, Any]) -> Image.Image:
 
 def _draw_rates(axes: Any, results: dict[str, Any]) -> None:
     bars = [
-        (f"{name}\n{words}", row_of(results, name, mix), RED if name == OURS else GRAY, mix)
-        for name in (OURS, TORCH)
+        (f"{row['name']}\n{words}", row, colour, mix)
+        for choose, colour in ((partial(row_of, name=OURS), RED), (torch_row_of, GRAY))
         for mix, words in (("cutmix", "CutMix"), ("none", "no mixing"))
+        for row in [choose(results, mix=mix)]
     ]
     positions = [0.0, 1.0, 2.4, 3.4]
     most = max((row.get("max", 0.0) for _, row, _, _ in bars), default=0.0) or 1.0
