@@ -242,7 +242,7 @@ def _table_of_loaders(results: dict[str, Any]) -> Table:
     ratios = [
         _ratio(row_of(results, OURS, mix), torch_row_of(results, mix)) for mix in ("cutmix", "none")
     ]
-    table.add_row("times torch's fastest", *ratios, "", "")
+    table.add_row("over torch's best", *ratios, "", "")
     return table
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 OURS = "this loader"
 #: Torch's loader as torchvision documents it, and mixing bytes in the workers.
-TORCH, TORCH_BYTES = "torch DataLoader", "torch DataLoader, bytes"
+TORCH, TORCH_BYTES = "torch DataLoader", "torch, bytes mixed"
 TRAINING = ", in training"
 #: Parts of the work, each with all parts before it, and their openers.
 STAGES = {
