@@ -164,7 +164,7 @@ def test_reading_says_who_wins_and_what_mixing_costs() -> None:
     assert reading(results((450, 500), (300, 301))) == (
         "With CutMix this loader serves 450 images/s, 1.50 times torch's 300; mixing costs here "
         "10.0% and there less than the repeats differ; most of its time goes into decoding the "
-        "crop (40%)."
+        "crop (40%). What helps: more threads or smaller images: `pack --resize`."
     )
 
 
@@ -181,7 +181,7 @@ def test_reading_compares_with_the_fastest_of_torchs_arrangements() -> None:
     assert (bytes_mixed["name"], bytes_mixed["mix"]) == (TORCH_BYTES, "cutmix")
     bytes_mixed |= {"median": 360, "min": 359, "max": 361}
     assert reading(found).startswith(
-        "With CutMix this loader serves 450 images/s, 1.25 times torch's 360 of mixed bytes; "
+        "With CutMix this loader serves 450 images/s, 1.25 times torch's 360 with bytes mixed; "
     )
     bytes_mixed.pop("median")
     assert ", 1.50 times torch's 300; " in reading(found)

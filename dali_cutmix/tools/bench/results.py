@@ -14,6 +14,12 @@ STAGES = {
     "decoding the crop": "decode_roi",
     "resizing": "ours_bytes",
 }
+#: What makes a stage faster.
+HELP = {
+    "reading": "a faster disk or fewer, larger files: `pack`",
+    "decoding the crop": "more threads or smaller images: `pack --resize`",
+    "resizing": "more threads or smaller images: `pack --resize`",
+}
 REST = "normalising"
 MIXING = "CutMix"
 _IN_THE_NOISE = "less than the repeats differ"
@@ -82,6 +88,8 @@ def reading(results: dict[str, Any]) -> str:
             largest = max(stages, key=lambda stage: stage.added_ms)
             share = f"{largest.added_ms / total_ms:.0%}"
             parts.append(f"most of its time goes into {largest.name} ({share})")
+            if largest.name in HELP:
+                return "; ".join(parts) + f". What helps: {HELP[largest.name]}."
     return "; ".join(parts) + "."
 
 
@@ -92,7 +100,7 @@ def _rates_compared(ours: dict[str, Any], torch: dict[str, Any]) -> str:
     ratio = ours["median"] / torch["median"]
     torch_rate = f"torch's {torch['median']:,.0f}"
     if torch["name"] == TORCH_BYTES:
-        torch_rate += " of mixed bytes"
+        torch_rate += " with bytes mixed"
     if _overlap(ours, torch):
         return f"{rate}, no clear difference from {torch_rate}: the repeats overlap"
     if ratio > 1:
