@@ -21,7 +21,7 @@ import copy
 import hashlib
 import secrets
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,13 +29,18 @@ import torch
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.dali import INT32, Pipeline, fn
-from dali_cutmix.core.math import GRAPH, HOST, Math
+from dali_cutmix.core.math import GRAPH, HOST, Math, first_smallest
 
 STATE_WORDS = 7  # 28 bytes, of which DALI's Philox takes 25: key, counter, phase
 
 _names_in_use: weakref.WeakKeyDictionary[Pipeline, set[tuple[int, str]]] = (
     weakref.WeakKeyDictionary()
 )
+
+
+#: Draws values by the streams it is given: of shape ``[n, k]`` for the shape ``[n]``, and ``[k]``
+#: for ``[]``.
+DrawEach = Callable[["Draws", Sequence[int]], tuple[Any, ...]]
 
 
 class Draws(Protocol):
@@ -73,6 +78,20 @@ class Draws(Protocol):
 
     def under(self, prefix: str) -> Draws:
         """Return the same draws for a part that names its streams itself, behind ``prefix``."""
+
+    def first_best(
+        self, num: int, draw: DrawEach, distance: Callable[[tuple[Any, ...]], Any]
+    ) -> tuple[Any, ...]:
+        """Draw candidates for each sample, and return the first of the nearest.
+
+        Args:
+            num: Candidates of a sample, at least 2.
+            draw: Draws the values of candidates.
+            distance: How far candidates are from what is wanted, at least 0: ``[n, 1]``, or ``[1]``.
+
+        Returns:
+            The values of each sample's candidate, ``[k]`` each.
+        """
 
     def progress(self, num_epochs: int) -> float:
         """Return how far a run of ``num_epochs`` epochs has come, ``t`` in [0, 1).
@@ -153,6 +172,14 @@ class GraphDraws:
     def under(self, prefix: str) -> GraphDraws:
         """See `Draws`."""
         return GraphDraws(self._of(prefix))
+
+    def first_best(
+        self, num: int, draw: DrawEach, distance: Callable[[tuple[Any, ...]], Any]
+    ) -> tuple[Any, ...]:
+        """See `Draws`. All candidates are drawn, since a graph makes no loops."""
+        values = draw(self, [num])
+        index = first_smallest(distance(values), num, self.math)
+        return tuple(self.math.row(value, index) for value in values)
 
     def key(self, name: str) -> Any:
         """Draw the seed of a `HostDraws` for a Python operator: scalar int32 of at least 0."""
@@ -249,6 +276,26 @@ class HostDraws:
         part = copy.copy(self)  # of the same names, none of which is used twice
         part._prefix = self._prefix + prefix
         return part
+
+    def first_best(
+        self, num: int, draw: DrawEach, distance: Callable[[tuple[Any, ...]], Any]
+    ) -> tuple[Any, ...]:
+        """See `Draws`. A sample draws 1, then 7, then all others, until one is at distance 0."""
+        values = draw(self, [])
+        drawn = 1
+        while drawn < num and (far := np.flatnonzero(distance(values) > 0)).size:
+            count = min(7 * drawn, num - drawn)
+            part = self.under(f"again/{drawn}/")
+            part.num_samples = len(far)
+            candidates = tuple(
+                np.concatenate([value[far, None], others], axis=1)
+                for value, others in zip(values, draw(part, [count]), strict=True)
+            )
+            index = first_smallest(distance(candidates), 1 + count, self.math)
+            for value, rows in zip(values, candidates, strict=True):
+                value[far] = self.math.row(rows, index)
+            drawn += count
+        return values
 
     def progress(self, num_epochs: int) -> float:
         """See `Draws`."""

@@ -251,5 +251,21 @@ def _scalars(numbers: np.ndarray) -> list[np.ndarray]:
     return [np.asarray(number, np.int32) for number in numbers.reshape(-1)]
 
 
+def first_smallest(value: Any, num: int, math: Math) -> Any:
+    """Return the index of the first of ``num`` rows that no row is below.
+
+    Args:
+        value: ``[num, 1]`` per sample.
+        num: Number of rows.
+        math: Arithmetic on ``value``.
+
+    Returns:
+        A scalar (``[B]`` of an array), for `Math.row`.
+    """
+    is_smallest = math.cast(value <= math.smallest_row(value), INT32)
+    countdown = np.arange(num, 0, -1, dtype=np.int32)[:, None]
+    return num - math.largest(is_smallest * math.constant(countdown))
+
+
 HOST: Math = HostMath()
 GRAPH: Math = GraphMath()

@@ -32,7 +32,7 @@ Cut = tuple[Any, Any]
 Size = tuple[int, int]
 Placement = Callable[[Any, Any, Size, Math], Cut]
 
-NUM_CANDIDATES = 64  # cuts drawn when bounds are set on the kept fraction
+NUM_CANDIDATES = 64  # cuts drawn at most when bounds are set on the kept fraction
 
 #: Standard deviation of a Gaussian centre, as a share of the image's side. The paper states none.
 GAUSSIAN_STD = 0.25
@@ -191,12 +191,9 @@ def kept(extent: Any, size: Size, math: Math) -> Any:
     return math.cast(num_pixels - cut_out, FLOAT) / float(num_pixels)
 
 
-def first_within(kept: Any, low: float, high: float, math: Math) -> Any:
-    """Return the index of the first candidate within [low, high], or else of the nearest one."""
-    distance = math.maximum(math.maximum(low - kept, kept - high), 0.0)
-    nearest = math.cast(distance <= math.smallest_row(distance), INT32)
-    countdown = np.arange(NUM_CANDIDATES, 0, -1, dtype=np.int32)[:, None]
-    return NUM_CANDIDATES - math.largest(nearest * math.constant(countdown))
+def distance(kept: Any, low: float, high: float, math: Math) -> Any:
+    """Return how far kept fractions lie outside of [low, high], 0 within; shaped as ``kept``."""
+    return math.maximum(math.maximum(low - kept, kept - high), 0.0)
 
 
 PLACEMENTS: dict[str, Placement] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -128,28 +128,17 @@ class CutMix:
     def draw(self, draws: Draws, frame: Frame) -> MixPlan:
         """Draw the plan; see `Mix`."""
         math, size = draws.math, frame.size
-        is_bounded = self.min_kept > 0 or self.max_kept < 1
-        candidates = [cut.NUM_CANDIDATES] if is_bounded else []
-        point = draws.uniform("cutmix/place", [*candidates, 2])
-        if self.sides is not None:
-            length = draws.uniform("cutmix/sides", [*candidates, 2])
-            sides = cut.between_sides(length, self.sides, point, size, math)
-            anchor, extent = cut.along(self.axes, sides, size, math)
-            lam = cut.kept(extent, size, math)
+        draw = partial(self._cuts, size=size)
+        if self.min_kept > 0 or self.max_kept < 1:
+            lam, anchor, extent = draws.first_best(
+                cut.NUM_CANDIDATES,
+                draw,
+                lambda cuts: cut.distance(
+                    cut.kept(cuts[2], size, math), self.min_kept, self.max_kept, math
+                ),
+            )
         else:
-            if self.lam is None:
-                lam = draws.beta("cutmix/lam", self.alpha, [*candidates, 1])
-            else:
-                lam = math.column(point, 0) * 0 + np.float32(self.lam)
-            placement = cut.PLACEMENTS[self.placement]
-            if self.axes == "both":
-                anchor, extent = placement(lam, point, size, math)
-            else:
-                anchor, extent = cut.strip(placement, lam, point, self.axes, size, math)
-        if is_bounded:
-            kept = cut.kept(extent, size, math)
-            chosen = cut.first_within(kept, self.min_kept, self.max_kept, math)
-            lam, anchor, extent = (math.row(value, chosen) for value in (lam, anchor, extent))
+            lam, anchor, extent = draw(draws, [])
         sample, partner = partners_of(self, draws, "cutmix/partner")
         first = leader(self.per, sample, partner, math)
         lam, anchor, extent = (share(v, self.per, first, math) for v in (lam, anchor, extent))
@@ -171,6 +160,32 @@ class CutMix:
             lam=math.scalar(lam),
             num_regions=2,
         )
+
+    def _cuts(
+        self, draws: Draws, candidates: Sequence[int], size: tuple[int, int]
+    ) -> tuple[Any, Any, Any]:
+        """Draw cuts: the kept fraction as drawn, the anchor and the extent; see `cut`.
+
+        Args:
+            draws: The numbers of the cuts.
+            candidates: ``[n]`` for n cuts for each sample, ``[]`` for one.
+            size: ``(height, width)`` of every image, in pixels.
+        """
+        math = draws.math
+        point = draws.uniform("cutmix/place", [*candidates, 2])
+        if self.sides is not None:
+            length = draws.uniform("cutmix/sides", [*candidates, 2])
+            sides = cut.between_sides(length, self.sides, point, size, math)
+            anchor, extent = cut.along(self.axes, sides, size, math)
+            return cut.kept(extent, size, math), anchor, extent
+        if self.lam is None:
+            lam = draws.beta("cutmix/lam", self.alpha, [*candidates, 1])
+        else:
+            lam = math.column(point, 0) * 0 + np.float32(self.lam)
+        placement = cut.PLACEMENTS[self.placement]
+        if self.axes == "both":
+            return lam, *placement(lam, point, size, math)
+        return lam, *cut.strip(placement, lam, point, self.axes, size, math)
 
     def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:
         """Apply the plan to pixels; see `Mix`."""

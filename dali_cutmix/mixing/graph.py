@@ -56,8 +56,8 @@ def cutmix_plan(
             that every pixel is equally likely to be cut; or ``"gaussian"``, centred around the
             image's centre.
         min_kept: Least kept fraction as realised, in [0, 1].
-        max_kept: Largest kept fraction as realised. With either bound set, 64 cuts are drawn and
-            the first within the bounds is taken; where none is, the nearest. Applies to samples
+        max_kept: Largest kept fraction as realised. With either bound set, up to 64 cuts are
+            drawn and the first within the bounds is taken; where none is, the nearest. Applies to samples
             that ``prob`` chose.
         sides: ``(min, max)`` of the cut's sides as shares of the image's, drawn independently and
             uniformly in place of ``alpha``; always placed inside. timm's ``cutmix_minmax``.

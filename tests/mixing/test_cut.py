@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import reference
+from dali_cutmix.core.math import first_smallest
 from dali_cutmix.mixing import cut
 from graphs import cuts, math_of, run_on_both
 
@@ -366,7 +367,11 @@ def test_first_cut_within_the_bounds_is_taken_and_else_the_nearest(
     kept = np.full((1, cut.NUM_CANDIDATES, 1), 1.0, np.float32)
     for index, value in values.items():
         kept[0, index] = value
-    ((found,),) = run_on_both(
-        lambda kept: [cut.first_within(kept, 0.3, 0.7, math_of(kept))], [(kept,)]
-    )
+
+    def index_of(kept: Any) -> list[Any]:
+        math = math_of(kept)
+        distance = cut.distance(kept, 0.3, 0.7, math)
+        return [first_smallest(distance, cut.NUM_CANDIDATES, math)]
+
+    ((found,),) = run_on_both(index_of, [(kept,)])
     assert found.tolist() == [wanted]

@@ -18,7 +18,7 @@ from scipy import stats
 
 import graphs
 import reference
-from dali_cutmix import CutMix, Cutout, MixUp, cutmix_plan, cutout_plan, mixup_plan
+from dali_cutmix import CutMix, Cutout, MixUp, cutmix_plan, cutout_plan, draw_plan, mixup_plan
 from dali_cutmix.mixing import cut
 from graphs import define_in_a_graph, draw, full
 
@@ -335,6 +335,34 @@ def test_bounds_choose_among_plain_draws_and_distort_nothing_within() -> None:
     # Fraction and box belong together: the cut is never larger than what was drawn.
     sides = np.floor(64 * np.sqrt(1 - bounded.lam.astype(np.float64)))
     assert (bounded.extent.max(axis=-1) <= sides).all()
+
+
+def test_bounds_in_a_loader_redraw_only_the_samples_outside_of_them() -> None:
+    size, place = (64, 64), {"seed": 3, "epoch": 1, "batch": 2}
+    plain = draw_plan(CutMix(), 6000, size, **place)
+    bounded = draw_plan(CutMix(min_kept=0.3, max_kept=0.7), 6000, size, **place)
+    within = (plain.kept >= 0.3) & (plain.kept <= 0.7)
+    assert 0.2 < within.float().mean() < 0.8
+    for name in ("kept", "lam", "anchor", "extent"):
+        assert getattr(bounded, name)[within].equal(getattr(plain, name)[within])
+        # Who was drawn again is distributed as who was not.
+        pair = getattr(bounded, name)[~within], getattr(bounded, name)[within]
+        for one, other in zip(*(values.reshape(len(values), -1).T for values in pair), strict=True):
+            assert stats.ks_2samp(one, other).pvalue > LEAST_P
+    assert float(bounded.kept.min()) >= np.float32(0.3)
+    assert float(bounded.kept.max()) <= np.float32(0.7)
+
+
+def test_bounds_that_no_cut_meets_take_the_nearest_of_64() -> None:
+    """Each of the 64 is below a bound of 1 by as much as its cut; the smallest cut is taken."""
+    settings: Any = {"seed": 0, "epoch": 0, "batch": 0}
+    plain = draw_plan(CutMix(placement="inside"), 4000, (64, 64), **settings)
+    mix = CutMix(placement="inside", min_kept=0.9999, max_kept=1.0)
+    bounded = draw_plan(mix, 4000, (64, 64), **settings)
+    missed = bounded.kept < 0.9999
+    assert 0 < missed.float().mean() < 1
+    # The largest of 64 lies above the median of one 1 - 2**-64 of the time.
+    assert (bounded.kept > plain.kept.median()).all()
 
 
 @pytest.mark.parametrize("per", ["sample", "pair", "batch"])
