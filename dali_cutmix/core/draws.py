@@ -87,7 +87,8 @@ class Draws(Protocol):
         Args:
             num: Candidates of a sample, at least 2.
             draw: Draws the values of candidates.
-            distance: How far candidates are from what is wanted, at least 0: ``[n, 1]``, or ``[1]``.
+            distance: How far candidates are from what is wanted, at least 0: ``[n, 1]`` or
+                ``[1]``.
 
         Returns:
             The values of each sample's candidate, ``[k]`` each.

@@ -57,8 +57,8 @@ def cutmix_plan(
             image's centre.
         min_kept: Least kept fraction as realised, in [0, 1].
         max_kept: Largest kept fraction as realised. With either bound set, up to 64 cuts are
-            drawn and the first within the bounds is taken; where none is, the nearest. Applies to samples
-            that ``prob`` chose.
+            drawn and the first within the bounds is taken; where none is, the nearest. Applies to
+            samples that ``prob`` chose.
         sides: ``(min, max)`` of the cut's sides as shares of the image's, drawn independently and
             uniformly in place of ``alpha``; always placed inside. timm's ``cutmix_minmax``.
         lam: Kept fraction, in [0, 1], in place of a drawn one: all cuts have one size before the
