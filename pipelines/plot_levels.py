@@ -3,8 +3,8 @@
     python pipelines/plot_levels.py runs/none runs/cutmix --out levels.svg
 
 Each folder holds the results.json of a run with several seeds. A line is the mean of a run, named
-by the run's `mix`; bars are standard deviations over the seeds. With --number map the plot is of a
-detector's runs.
+by the run's `mix`; bars are standard deviations over the seeds. With --number map_covered the plot
+is of detectors that scenes_detection.py measured.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from publish_runs import read
 
 NAME = "plot_levels"
 #: Names of the numbers on the axis.
-TITLES = {"top1": "top-1, %", "map": "mAP, %", "map_50": "AP at IoU 0.5, %"}
+TITLES = {"top1": "top-1, %", "map_covered": "mAP, %", "recall_covered": "recall, %"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def levels_of(content: Mapping[str, Any], number: str) -> dict[int, tuple[float,
     levels = {}
     for name, value in content.items():
         match = re.fullmatch(rf"{re.escape(number)}_(\d\d)", name)
-        # Names such as map_50 are of another kind: an IoU of 0.5.
+        # A name such as map_50 may have another meaning: an IoU of 0.5.
         if match is not None and isinstance(value, dict) and f"{number}_00" in content:
             levels[int(match[1])] = (value["mean"], value["deviation"] or 0.0)
     return dict(sorted(levels.items()))

@@ -84,6 +84,7 @@ HEADINGS = {
     "contrastive": "No labels: i-CutMix and Un-Mix",
     "detection_ssd": "Detection: SSD",
     "detection_ssd_backbone": "Detection: SSD on a trained backbone",
+    "detection_ssd_scenes": "Detection: SSD on street scenes, a stand-in",
     "detection_fasterrcnn": "Detection: Faster R-CNN",
     "segmentation_deeplab": "Segmentation: DeepLab v3",
     "volumes_unet3d": "Volumes: 3-D U-Net",
@@ -94,6 +95,7 @@ HEADINGS = {
     "clip_contrastive": "Images and texts",
     "transfer": "Transfer to other classes",
     "scenes": "Street scenes, a stand-in: a classifier under growing cover",
+    "scenes_detection": "Street scenes, a stand-in: detectors under growing cover",
 }
 
 #: Lines of the README between which the table of tasks stands.

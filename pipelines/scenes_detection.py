@@ -5,18 +5,18 @@ Expect: not yet run here with detectors of these scenes.
 Run, where DIR is what data/compose_scenes.py beside this file writes. The detectors are trained
 before, and nothing is trained here:
 
-    python pipelines/detection_ssd.py --data DIR --mix none --out runs/ssd_none
-    python pipelines/scenes_detection.py --detectors runs/ssd_none --data DIR --out runs/cover_none
-    python pipelines/plot_levels.py runs/cover_none runs/cover_cutmix --number map --out levels.svg
+    python pipelines/detection_ssd.py --data DIR --preset scenes --mix none --out runs/ssd_none
+    python pipelines/scenes_detection.py --data DIR --detectors runs/ssd_none --out runs/cover_none
+    python pipelines/plot_levels.py runs/cover_* --number map_covered --out levels.svg
 
 OUT, or runs/scenes_detection, gets results.json, and SEED/predictions.png with the scenes whose
 animal is covered by half. Numbers, as shares, where LEVEL is the covered percentage of an animal's
 pixels, 00, 25, 50 or 75:
 
-- map_LEVEL: mean over classes of the average precision at IoU from 0.5 to 0.95, in the scenes of
-  occluded/LEVEL. A scene has one animal, and its box encloses what is visible;
-- recall_LEVEL: the share of animals of which a box is found, with 100 boxes per image, mean over
-  the same IoU;
+- map_covered_LEVEL: mean over classes of the average precision at IoU from 0.5 to 0.95, in the
+  scenes of occluded/LEVEL. A scene has one animal, and its box encloses what is visible;
+- recall_covered_LEVEL: the share of animals of which a box is found, with 100 boxes per image, mean
+  over the same IoU;
 - map: the same in val/, where up to four animals cover each other.
 
 The same scenes are tested at every level, and animals of the tests are in no training scene. The
@@ -161,11 +161,11 @@ def look(
     for level, loader in make_loaders(settings, data, state["classes"], transform).items():
         picture = out / path.parent.name / "predictions.png" if level == SHOWN else None
         with loader:
-            found = measure(
+            measured = measure(
                 model, loader, processes, autocast, None, names=state["classes"], picture=picture
             )
-        end = f"_{level}" if level else ""
-        row |= {f"map{end}": found["map"], f"recall{end}": found["mar_100"]}
+        end = f"_covered_{level}" if level else ""
+        row |= {f"map{end}": measured["map"], f"recall{end}": measured["mar_100"]}
     shown = "  ".join(f"{name} {value:.3f}" for name, value in row.items())
     processes.say(f"seed {path.parent.name}  {shown}")
     return row

@@ -38,6 +38,12 @@ NAMES = {
     "few_20": "twenty",
     "pretrained": "first classes",
     **{f"top1_{level}": f"{int(level)} % covered" for level in ("00", "25", "50", "75")},
+    "recall": "recall",
+    **{
+        f"{number}_covered_{level}": f"{name}{int(level)} % covered"
+        for number, name in (("map", "mAP, "), ("recall", "recall, "))
+        for level in ("00", "25", "50", "75")
+    },
     "top1_video": "top-1 of videos",
     "top1_clip": "of clips",
     **{f"frozen_{share}": f"{share} % of frames frozen" for share in (25, 50, 75)},

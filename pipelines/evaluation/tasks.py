@@ -161,6 +161,22 @@ TASKS = (
         "top1",
     ),
     Task(
+        "street scenes, detection",
+        "detection_ssd",
+        "composed scenes of animals that cover each other",
+        "--data scenes --preset scenes",
+        "detection_ssd_scenes",
+        "map",
+    ),
+    Task(
+        "detection under growing cover",
+        "scenes_detection",
+        "composed scenes of animals under growing cover",
+        "--data scenes --detectors DETECTORS",
+        "scenes_detection",
+        "map_covered_50",
+    ),
+    Task(
         "no labels",
         "contrastive_cutmix",
         "animal silhouettes",

@@ -84,7 +84,7 @@ def test_each_level_is_what_its_scenes_give_in_the_place_of_val(
             module.Settings(detectors=run[0], data=other, out=tmp_path / f"out{level}")
         )
         for name in ("map", "recall"):
-            assert results[1][f"{name}_{level}"] == again[name]
+            assert results[1][f"{name}_covered_{level}"] == again[name]
 
 
 def test_results_are_of_each_level_and_a_picture_shows_half_covered_animals(
@@ -93,7 +93,7 @@ def test_results_are_of_each_level_and_a_picture_shows_half_covered_animals(
     out, content = results
     told = json.loads((out / "results.json").read_text())
     names = {name for name, value in told.items() if isinstance(value, dict) and "values" in value}
-    tests = ("", *(f"_{level}" for level in LEVELS))
+    tests = ("", *(f"_covered_{level}" for level in LEVELS))
     assert names == {f"{kind}{test}" for kind in ("map", "recall") for test in tests}
     for name in names:
         assert len(told[name]["values"]) == 2
@@ -102,7 +102,7 @@ def test_results_are_of_each_level_and_a_picture_shows_half_covered_animals(
     for seed in ("9", "10"):
         with Image.open(out / seed / "predictions.png") as picture:
             assert picture.width > 500
-    assert list(plot_levels.levels_of(content, "recall")) == [0, 25, 50, 75]
+    assert list(plot_levels.levels_of(content, "recall_covered")) == [0, 25, 50, 75]
 
 
 def test_detectors_above_the_backbone_of_their_seed_are_measured(
