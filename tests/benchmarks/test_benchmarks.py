@@ -27,7 +27,7 @@ import compare  # noqa: E402
 import encoded  # noqa: E402
 import gpu  # noqa: E402
 import training  # noqa: E402
-from images import paint, write_images  # noqa: E402
+from images import link_names, paint, write_images  # noqa: E402
 
 NUM_CLASSES = 3
 
@@ -81,6 +81,19 @@ def test_amplitude_of_pictures_falls_with_frequency_as_that_of_photographs() -> 
         slopes.append(np.polyfit(np.log(edges[:-1]), levels, 1)[0])
     # Photographs: about -1 to -1.5 (white noise: 0).
     assert -1.8 < np.mean(slopes) < -0.9
+
+
+def test_further_names_are_dealt_evenly_and_take_no_disk(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("0.jpg", "1.jpg", "2.jpg")]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    assert link_names(paths, 8) == 5
+    assert link_names(paths, 8) == 5  # again: the same names
+    contents = sorted(path.read_bytes() for path in tmp_path.iterdir())
+    assert contents == [b"0.jpg"] * 3 + [b"1.jpg"] * 3 + [b"2.jpg"] * 2
+    assert [path.stat().st_nlink for path in paths] == [3, 3, 2]
+    with pytest.raises(ValueError, match=r"`num_names` must be at least 3, the files, got 2\."):
+        link_names(paths, 2)
 
 
 def test_arguments_that_make_no_picture_are_refused(tmp_path: Path) -> None:
