@@ -5,7 +5,8 @@
 ``DIR`` is an ImageFolder root; ``images.py`` makes one, with --num-names for long epochs. Every
 loader runs in a process of its own; in each repeat all take their turn, in an order that rotates;
 the first batches of each are checked before its time counts. Beside the loaders run single stages:
-reading, decoding, decoding with resizing. A peer that is not installed is in the results with the way to install it.
+reading, decoding, decoding with resizing. A peer that is not installed is in the results with the
+way to install it.
 
 FFCV needs an environment of its own, whose interpreter is ``--ffcv-python``.
 """
