@@ -107,6 +107,7 @@ PEERS = [
     ("webdataset_loader", "webdataset_tensor", "webdataset"),
     ("spdl_loader", "spdl_ffmpeg", "spdl"),
     ("ffcv_loader", "ffcv_half_raw", "ffcv"),
+    ("packed", "packed", "nvidia.dali"),
 ]
 
 

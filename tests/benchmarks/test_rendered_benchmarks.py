@@ -78,6 +78,23 @@ def test_readme_of_the_benchmarks_is_what_the_results_say(render: ModuleType) ->
     assert render.stale(render.page_of()) == []
 
 
+def test_packed_images_are_compared_with_half_raw_ones_and_not_with_this_loader_itself(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    medians = {"dali_cutmix, packed": 1200.0, "FFCV, half raw": 1000.0}
+    content = comparison(torch=400, **medians)
+    content["rows"][-2]["median"] = 2000.0  # half raw, without mixing
+    write(tmp_path, "compare", content)
+    text = text_of(render, tmp_path)
+    said = "| this loader, packed, over FFCV, half raw, "
+    assert f"{said}with CutMix | 1.20 | 1 | met |" in text
+    assert (
+        "| this loader, packed, over FFCV, half raw, without mixing | 0.75 | 1 | missed |" in text
+    )
+    assert "- FFCV, half raw, without mixing: 2.00 times." in text
+    assert "- dali_cutmix, packed" not in text
+
+
 def test_a_variant_is_called_faster_only_where_every_turn_was(
     render: ModuleType, tmp_path: Path
 ) -> None:
