@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +20,7 @@ NUMBERS = ("map", "map_50", "map_75", "mar_100")
 #: Most detections of an image that count, as in COCO's evaluation.
 MOST_DETECTIONS = 100
 #: Images in the picture of predictions, and the score from which a detection is drawn.
-SHOWN, LEAST_SCORE = 6, 0.5
+SHOWN, LEAST_SCORE = 6, 0.3
 #: A detection or what is true: tensors by name.
 Objects = dict[str, torch.Tensor]
 
@@ -43,11 +45,14 @@ def measure(
         autocast: Context of a forward pass.
         max_batches: Validation ends after so many batches; None takes all.
         names: Names of the classes by label.
-        picture: File for the first images with their predicted and their true boxes, or None.
+        picture: File for some images with their predicted and their true boxes, or None. The images
+            are spread over the validation data.
     """
     was_training = model.training
     model.eval()
     rows: list[tuple[Objects, Objects]] = []
+    chosen = np.linspace(0, len(loader.dataset) - 1, SHOWN).astype(int).tolist()
+    shown: list[tuple[torch.Tensor, tuple[Objects, Objects]]] = []
     for image, target in islice(loader, max_batches):
         processes.leave_if_asked()
         with autocast:
@@ -55,10 +60,15 @@ def measure(
         pairs = [
             (_on_cpu(said), _on_cpu(true)) for said, true in zip(detected, target, strict=True)
         ]
-        if picture is not None and not rows and processes.is_first:
-            draw_predictions(picture, as_pixels(image, loader.transform).cpu(), pairs, names)
+        places = [place for place, index in enumerate(loader.batch_indices) if index in chosen]
+        if picture is not None and places:
+            pixels = as_pixels(image[places], loader.transform).cpu()
+            shown += zip(pixels, [pairs[place] for place in places], strict=True)
         rows += pairs
     model.train(was_training)
+    if picture is not None and processes.is_first:
+        pixels, pairs = zip(*shown, strict=True)
+        draw_predictions(picture, torch.stack(pixels), pairs, names)
     # Whole lists, since torchmetrics waits for ever where processes have different counts.
     rows = processes.collect(rows)
     return mean_average_precision(rows) | {"num_val": len(rows)}
@@ -80,7 +90,7 @@ def _on_cpu(objects: Objects) -> Objects:
 
 
 def draw_predictions(
-    path: Path, pixels: torch.Tensor, pairs: list[tuple[Objects, Objects]], names: list[str]
+    path: Path, pixels: torch.Tensor, pairs: Sequence[tuple[Objects, Objects]], names: list[str]
 ) -> None:
     """Draw images in pairs: with what was detected, and with what is true.
 
@@ -91,7 +101,7 @@ def draw_predictions(
         names: Names of the classes by label.
     """
     tiles, boxes = [], []
-    for image, (said, true) in list(zip(pixels, pairs, strict=True))[:SHOWN]:
+    for image, (said, true) in zip(pixels, pairs, strict=True):
         sure = said["scores"] >= LEAST_SCORE
         shown = {name: said[name][sure] for name in ("boxes", "labels")}
         tiles += [image, image]
