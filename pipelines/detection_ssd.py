@@ -38,8 +38,8 @@ To try every part on generated shapes, in seconds, with or without a GPU:
 
     python pipelines/detection_ssd.py --smoke
 
-Presets: small, the default, and scenes run on two cores; voc and coco have not yet been run. OUT, or
-runs/detection_ssd, gets results.json, and for each seed checkpoint.pt and predictions.png.
+Presets: small, the default, and scenes run on two cores; voc and coco have not yet been run. OUT,
+or runs/detection_ssd, gets results.json, and for each seed checkpoint.pt and predictions.png.
 
 Follows: Liu et al. 2016, SSD, arXiv:1512.02325, as torchvision has it, and SSDLite of Sandler et
 al. 2018, arXiv:1801.04381, with --lite. Transfer as in Yun et al. 2019, arXiv:1905.04899, section
