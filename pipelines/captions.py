@@ -100,7 +100,7 @@ class Settings(CaptionSettings):
     dropout: float = 0.1
     """Share of the decoder's channels that is dropped."""
 
-    epochs: int = 20
+    epochs: int = 40
     """Passes over the training images."""
 
     batch_size: int = 16
