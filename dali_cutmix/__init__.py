@@ -56,6 +56,7 @@ from dali_cutmix.sources.bucket import BucketFiles
 from dali_cutmix.sources.clips import Clips
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.hugging_face import HuggingFaceImages
+from dali_cutmix.sources.parquet import ParquetShards
 from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.sources.tfrecord import TFRecords
 from dali_cutmix.sources.volumes import Volumes
@@ -95,6 +96,7 @@ __all__ = [
     "MixUp",
     "MixedTarget",
     "Notes",
+    "ParquetShards",
     "RandomChoice",
     "Record",
     "Rect",

@@ -62,7 +62,8 @@ class DataLoader:
             - a list of ``(path, class)`` with class indices or names, or a file of such lines
               (.txt, .tsv), or a report of ``dali-cutmix check`` (.json);
             - a list of paths, or a folder of images, where ``target`` asks for no class;
-            - tar shards (.tar) or TFRecords, by folder, pattern or as `TarShards`, `TFRecords`;
+            - tar shards (.tar), Parquet files or TFRecords, by folder, pattern or as `TarShards`,
+              `ParquetShards`, `TFRecords`;
             - a Hugging Face ``datasets.Dataset`` with a column of images, or `HuggingFaceImages`;
             - `ImageArrays`; `Clips`; `Volumes`;
             - a torchvision ``ImageFolder``, ``DatasetFolder`` or ``CIFAR`` without transforms, or a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,8 +48,37 @@ def selected(folder: Path, samples: list[Sample]) -> Any:
     return dataset.select(range(len(dataset) - 2, -1, -2))
 
 
+def of_the_hub(folder: Path, samples: list[Sample]) -> Path:
+    """Two Parquet files as ``datasets`` writes them: uncompressed, in few row groups."""
+    dataset = hugging_face(samples)
+    (folder / "hub").mkdir(parents=True)
+    for number in range(2):
+        part = dataset.shard(2, number, contiguous=True)
+        part.to_parquet(folder / f"hub/train-{number:05d}-of-00002.parquet")
+    return folder / "hub"
+
+
+def parquet(folder: Path, samples: list[Sample], rows: int = 6, **settings: Any) -> Path:
+    """A Parquet file as pyarrow writes it: by itself compressed, with a dictionary."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    images = [{"bytes": sample.data, "path": sample.name} for sample in samples]
+    columns = {"image": images, "label": [sample.label for sample in samples]}
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": CLASSES}}
+    text = json.dumps({"info": {"features": features}})
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    schema = pa.schema({"image": kind, "label": pa.int64()}, {"huggingface": text})
+    table = pa.table(columns, schema)
+    pq.write_table(table, folder / "a.parquet", row_group_size=rows, **settings)
+    return folder / "a.parquet"
+
+
 STORAGES: dict[str, Callable[[Path, list[Sample]], Any]] = {
     "Hugging Face": lambda _, samples: hugging_face(samples),
     "Hugging Face, saved": saved,
     "Hugging Face, selected": selected,
+    "Parquet of the hub": of_the_hub,
+    "Parquet of pyarrow": parquet,
 }

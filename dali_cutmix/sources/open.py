@@ -18,6 +18,7 @@ from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, StoredImages
 from dali_cutmix.sources.bucket import SCHEME, Bucket, BucketFiles, split_url
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.hugging_face import HuggingFaceImages, is_hugging_face, is_saved_dataset
+from dali_cutmix.sources.parquet import ParquetShards
 from dali_cutmix.sources.report import Report
 from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.sources.tfrecord import TFRecords
@@ -25,6 +26,7 @@ from dali_cutmix.sources.tfrecord import TFRecords
 _LISTS = (".txt", ".tsv", ".lst")  # endings of list files
 # Compressed ones too, so that they are refused for what they are.
 _TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
+_PARQUET = re.compile(r"\.parquet$", re.IGNORECASE)
 _TFRECORD = re.compile(r"\.tfrecords?(\.\w+)?$|-of-[\d*?{}.,]+$", re.IGNORECASE)
 
 
@@ -117,6 +119,8 @@ def _from_folder(path: str) -> StoredImages:
     if not any(is_folder.values()):
         if any(map(_TAR.search, is_folder)):
             return TarShards(path)
+        if any(map(_PARQUET.search, is_folder)):
+            return ParquetShards(path)
         if any(map(_TFRECORD.search, is_folder)):
             return TFRecords(path)
     return FileList.from_folder(path)
@@ -129,23 +133,27 @@ def _from_bucket(url: str) -> StoredImages:
     if not folders:
         if any(map(_TAR.search, keys)):
             return TarShards(f"{url.rstrip('/')}/")
+        if any(map(_PARQUET.search, keys)):
+            return ParquetShards(f"{url.rstrip('/')}/")
         if any(map(_TFRECORD.search, keys)):
             return TFRecords(f"{url.rstrip('/')}/")
     return BucketFiles(url)
 
 
 def _is_shard(path: str) -> bool:
-    return bool(_TAR.search(path) or _TFRECORD.search(path))
+    return any(kind.search(path) for kind in (_TAR, _PARQUET, _TFRECORD))
 
 
 def _from_shards(paths: list[str]) -> StoredImages:
     if all(map(_TAR.search, paths)):
         return TarShards(paths)
+    if all(map(_PARQUET.search, paths)):
+        return ParquetShards(paths)
     if all(map(_TFRECORD.search, paths)):
         return TFRecords(paths)
     raise ValueError(
-        f"{WHERE}: `source` must be paths of tar shards only, or of TFRecords only, or (path, "
-        f"class) pairs, got {paths!r:.200}."
+        f"{WHERE}: `source` must be paths of tar shards only, of Parquet files only, of TFRecords "
+        f"only, or (path, class) pairs, got {paths!r:.200}."
     )
 
 

@@ -1,0 +1,277 @@
+"""Parquet files: pyarrow and Hugging Face write, and pyarrow says what each row holds."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dali_cutmix import ParquetShards
+from dali_cutmix.sources.open import open_source
+from dali_cutmix.sources.parquet_pages import decode_hybrid
+from stored import Sample, of_the_hub, parquet
+
+SAMPLES = [Sample(f"{n}.jpg", bytes([n]) * (37 * n % 400 + 1), n % 3) for n in range(50)]
+
+
+def open_shards(shards: Any, **arguments: Any) -> ParquetShards:
+    return ParquetShards(shards, progress=False, **arguments)
+
+
+def contents(images: Any) -> list[bytes]:
+    return [images.stored(index).tobytes() for index in range(len(images))]
+
+
+def error_of(shards: Any, **arguments: Any) -> str:
+    with pytest.raises((ValueError, OSError)) as caught:
+        open_shards(shards, **arguments)
+    return str(caught.value)
+
+
+def outcome(call: Any) -> tuple[Any, Any]:
+    """Return what a call returns, or the error that users are told of."""
+    try:
+        return call(), None
+    except (ValueError, OSError) as error:
+        return None, error
+
+
+def written(path: Path, images: Any, labels: Any = None, **options: Any) -> Path:
+    """Write a column of bytes, or of structs, and a column of classes."""
+    labels = [0] * len(images) if labels is None else labels
+    table = pa.table({"image": images, "label": labels})
+    pq.write_table(table, path, **options)
+    return path
+
+
+def rows_of(path: Path) -> list[bytes]:
+    """The images as pyarrow reads them; missing ones are empty."""
+    column = pq.read_table(path).column("image").to_pylist()
+    rows = [row["bytes"] if isinstance(row, dict) else row for row in column]
+    return [row or b"" for row in rows]
+
+
+OPTIONS = {
+    "plain": {"compression": "none", "use_dictionary": False},
+    "plain, version 2": {
+        "compression": "none",
+        "use_dictionary": False,
+        "data_page_version": "2.0",
+    },
+    "dictionary": {"compression": "none"},
+    "dictionary that overflows": {"compression": "none", "dictionary_pagesize_limit": 500},
+    "snappy": {},
+    "snappy without dictionary": {"use_dictionary": False},
+    "version 2": {"data_page_version": "2.0"},
+    "zstd": {"compression": "zstd"},
+    "gzip": {"compression": "gzip"},
+    "brotli": {"compression": "brotli"},
+    "lz4": {"compression": "lz4"},
+    "small pages": {"data_page_size": 300, "row_group_size": 20},
+    "no statistics": {"write_statistics": False},
+    "checksums": {"write_page_checksum": True, "write_page_index": True},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("kind", ["bytes", "large bytes", "required bytes", "structs"])
+def test_every_row_is_what_pyarrow_reads(
+    tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
+    images: list[Any] = [sample.data for sample in SAMPLES]
+    images[7] = b""
+    if kind != "required bytes":
+        images[11] = images[12] = None
+    if kind == "structs":
+        images = [None if n == 5 else {"bytes": image} for n, image in enumerate(images)]
+    types = {
+        "bytes": pa.binary(),
+        "large bytes": pa.large_binary(),
+        "required bytes": pa.binary(),
+        "structs": pa.struct({"bytes": pa.binary()}),
+    }
+    schema = pa.schema([pa.field("image", types[kind], kind != "required bytes")])
+    schema = schema.append(pa.field("label", pa.int32()))
+    labels = [sample.label for sample in SAMPLES]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": images, "label": labels}, schema), path, **options)
+    images_read = open_shards(path)
+    assert contents(images_read) == rows_of(path)
+    assert images_read.targets.tolist() == labels
+    order = np.random.default_rng(0).permutation(len(SAMPLES))
+    assert contents(images_read.take(order)) == [rows_of(path)[index] for index in order]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.one_of(st.none(), st.binary(max_size=60)), min_size=1, max_size=60),
+    st.sampled_from(list(OPTIONS)),
+    st.integers(1, 60),
+)
+def test_any_rows_are_what_pyarrow_reads(
+    tmp_path_factory: pytest.TempPathFactory, images: list[bytes | None], name: str, rows: int
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "a.parquet"
+    written(path, pa.array(images, pa.binary()), **{**OPTIONS[name], "row_group_size": rows})
+    assert contents(open_shards(path)) == rows_of(path)
+
+
+def test_run_lengths_and_packed_bits_are_those_of_the_format() -> None:
+    # From the format's own description: 0 to 7 in three bits each, and 2 repeated 200 times.
+    packed = bytes([3, 0b10001000, 0b11000110, 0b11111010])
+    assert decode_hybrid(memoryview(packed), 3, 8).tolist() == list(range(8))
+    assert decode_hybrid(memoryview(bytes([0x90, 0x03, 2])), 3, 200).tolist() == [2] * 200
+
+
+def test_only_the_bytes_of_an_image_are_read_from_what_the_hub_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_shards(of_the_hub(tmp_path, SAMPLES))
+    read, num_read = images._files.read, []
+
+    def counted(number: int, offset: int, size: int) -> np.ndarray:
+        num_read.append(size)
+        return read(number, offset, size)
+
+    monkeypatch.setattr(images._files, "read", counted)
+    assert contents(images) == [sample.data for sample in SAMPLES]
+    assert num_read == [len(sample.data) for sample in SAMPLES]
+
+
+def test_rows_and_classes_are_named(tmp_path: Path) -> None:
+    folder = of_the_hub(tmp_path, SAMPLES)
+    images = open_source(folder)
+    assert repr(images) == "ParquetShards(50 images, 3 classes)"
+    assert images.path(26) == images.path(-24) == f"{folder}/train-00001-of-00002.parquet, row 1"
+    assert images.classes == ["china", "flower", "portrait"]
+    assert open_shards(folder, classes=["a", "b", "c"]).classes == ["a", "b", "c"]
+    for pattern in (f"{folder}/*.parquet", f"{folder}/train-{{00000..00001}}-of-00002.parquet"):
+        assert open_source(pattern).fingerprint == images.fingerprint
+    shutil.copy(folder / "train-00000-of-00002.parquet", folder / "test-00000-of-00001.parquet")
+    assert "be shards of one split, and this folder has test, train" in error_of(folder)
+
+
+def test_columns_are_found_or_named(tmp_path: Path) -> None:
+    columns = {"image": [b"a"], "mask": [b"m"], "label": [0], "kind": [1]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    where = "ParquetShards: `{}` must "
+    assert error_of(tmp_path / "a.parquet") == where.format("image") + (
+        "name the column of images, since there are several, got None. Columns: 'image', 'mask'."
+    )
+    images = open_shards(tmp_path / "a.parquet", image="mask", label="kind")
+    assert (contents(images), images.targets.tolist()) == ([b"m"], [1])
+    # The index of other columns is not taken.
+    images = open_shards(tmp_path / "a.parquet", image="image")
+    assert (contents(images), images.targets.tolist()) == ([b"a"], [0])
+    pq.write_table(pa.table({"image": [b"a"], "area": [1.5]}), tmp_path / "b.parquet")
+    assert error_of(tmp_path / "b.parquet") == where.format("label") + (
+        "name a column of classes, got None. Columns: 'image', 'area'."
+    )
+    assert error_of(tmp_path / "b.parquet", label="area") == where.format("label") + (
+        f"be class indices in {tmp_path / 'b.parquet'}, got double. Datasets of other classes are "
+        "taken as `HuggingFaceImages`."
+    )
+
+
+def test_labels_that_are_no_classes_are_refused_by_row(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.parquet", [b"a", b"b"], [0, None])
+    assert error_of(path) == (
+        f"ParquetShards: `label` must be known for every row of {path}, got none in row 1."
+    )
+    path = written(tmp_path / "b.parquet", [b"a", b"b"], [0, -1])
+    assert error_of(path) == (
+        f"ParquetShards: `label` must be class indices of at least 0 in {path}, got -1 in row 1."
+    )
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"])
+def test_encodings_without_single_images_are_refused_by_name(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.parquet"
+    options = {"use_dictionary": False, "column_encoding": {"image": encoding, "label": "PLAIN"}}
+    written(path, [b"a", b"b"], **options)
+    assert error_of(path) == (
+        f"ParquetShards: {path} is damaged, or its images cannot be read by index: the images are "
+        f"encoded by {encoding}, of which no image is read alone. Write the file again, or with "
+        "`dali-cutmix pack --format parquet`."
+    )
+
+
+def test_lists_of_images_are_no_column_of_images(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.parquet", [[b"a"], [b"b", b"c"]])
+    assert "name a column of images: encoded bytes, or a struct with `bytes`" in error_of(path)
+
+
+@pytest.mark.parametrize("name", ["plain", "snappy", "version 2"])
+def test_damage_is_an_error_of_the_file_or_of_its_images(tmp_path: Path, name: str) -> None:
+    """Any byte of a page may be broken. At some damaged footers pyarrow ends the process."""
+    images = [sample.data for sample in SAMPLES[:12]]
+    good = written(tmp_path / "good.parquet", images, **OPTIONS[name]).read_bytes()
+    path = tmp_path / "a.parquet"
+    rng = np.random.default_rng(1)
+    footer = int.from_bytes(good[-8:-4], "little") + 8
+    for at in rng.integers(0, len(good) - footer, 40).tolist():
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << int(rng.integers(8))]) + good[at + 1 :])
+        shards, error = outcome(lambda: open_shards(path))
+        if error is not None:
+            assert str(path) in str(error) or "Columns: " in str(error)
+            continue
+        for index in range(len(shards)):
+            _, error = outcome(lambda shards=shards, index=index: shards.stored(index))
+            assert error is None or error.filename == shards.path(index)
+
+
+def test_truncated_and_other_files_are_refused_by_name(tmp_path: Path) -> None:
+    path = parquet(tmp_path, SAMPLES)
+    for content in (b"", b"no table", path.read_bytes()[:-100]):
+        path.write_bytes(content)
+        assert error_of(path).startswith(f"ParquetShards: {path} is damaged, or its images cannot")
+    empty = written(tmp_path / "b.parquet", pa.array([], pa.binary()), pa.array([], pa.int64()))
+    assert "there are no rows" in error_of(empty)
+    other = written(tmp_path / "c.parquet", [b"a"])
+    pq.write_table(pa.table({"label": [0]}), tmp_path / "d.parquet")
+    assert "d.parquet is damaged, or its images cannot be read by index: there is no" in error_of(
+        [other, tmp_path / "d.parquet"]
+    )
+
+
+def test_a_file_that_changes_is_an_error_and_not_other_bytes(tmp_path: Path) -> None:
+    path = parquet(tmp_path, SAMPLES)
+    images = open_shards(path)
+    images.stored(3)
+    images = open_shards(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(OSError, match="has changed since it was indexed"):
+        images.stored(3)
+
+
+def test_the_index_spares_the_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = parquet(tmp_path, SAMPLES)
+    first = open_shards(path)
+
+    def fail(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("dali_cutmix.sources.parquet.read_page", fail)
+    again = open_shards(path)
+    assert again.fingerprint == first.fingerprint
+    assert contents(again) == [sample.data for sample in SAMPLES]
+
+
+def test_missing_package_is_named_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = parquet(tmp_path, SAMPLES)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError) as caught:
+        open_source(path)
+    message = r"ParquetShards: pyarrow cannot be imported \(.*\). Install it with `pip install -e "
+    assert re.match(message + re.escape("'.[parquet]'` in the checkout."), str(caught.value))
