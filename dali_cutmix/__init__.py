@@ -56,6 +56,7 @@ from dali_cutmix.sources.bucket import BucketFiles
 from dali_cutmix.sources.clips import Clips
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.hugging_face import HuggingFaceImages
+from dali_cutmix.sources.mds import MDSShards
 from dali_cutmix.sources.parquet import ParquetShards
 from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.sources.tfrecord import TFRecords
@@ -91,6 +92,7 @@ __all__ = [
     "GuidedCutMix",
     "HuggingFaceImages",
     "ImageArrays",
+    "MDSShards",
     "Masks",
     "MixPlan",
     "MixUp",

@@ -57,13 +57,13 @@ class DataLoader:
     Args:
         source: Images and their classes:
 
-            - a folder with one subfolder per class (an ImageFolder root), or ``s3://`` of such a
-              folder;
+            - a folder with one subfolder per class (an ImageFolder root), or ``s3://``, ``gs://``
+              or ``az://`` of such a folder;
             - a list of ``(path, class)`` with class indices or names, or a file of such lines
               (.txt, .tsv), or a report of ``dali-cutmix check`` (.json);
             - a list of paths, or a folder of images, where ``target`` asks for no class;
             - tar shards (.tar), Parquet files or TFRecords, by folder, pattern or as `TarShards`,
-              `ParquetShards`, `TFRecords`;
+              `ParquetShards`, `TFRecords`; a folder of MDS shards, or `MDSShards`;
             - a Hugging Face ``datasets.Dataset`` with a column of images, or `HuggingFaceImages`;
             - `ImageArrays`; `Clips`; `Volumes`;
             - a torchvision ``ImageFolder``, ``DatasetFolder`` or ``CIFAR`` without transforms, or a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,10 +76,53 @@ def parquet(folder: Path, samples: list[Sample], rows: int = 6, **settings: Any)
     return folder / "a.parquet"
 
 
+def mds(
+    folder: Path,
+    samples: list[Sample],
+    per_shard: int = 8,
+    compress: Callable[[bytes], bytes] | None = None,
+) -> Path:
+    """MDS shards, by the layout that Streaming documents: ``class``, ``id``, ``image``."""
+    names, encodings, sizes = ["class", "id", "image"], ["int", "str", "jpeg"], [8, None, None]
+    config: dict[str, Any] = {
+        "column_encodings": encodings,
+        "column_names": names,
+        "column_sizes": sizes,
+        "compression": "zstd" if compress else None,
+        "format": "mds",
+        "hashes": [],
+        "size_limit": 1 << 26,
+        "version": 2,
+    }
+    text = json.dumps(config, sort_keys=True).encode()
+    (folder / "mds").mkdir(parents=True)
+    shards = []
+    for first in range(0, len(samples), per_shard):
+        rows = []
+        for sample in samples[first : first + per_shard]:
+            name = sample.name.encode()
+            head = struct.pack("<II", len(name), len(sample.data))
+            rows.append(head + struct.pack("<q", sample.label) + name + sample.data)
+        start = 4 + 4 * (len(rows) + 1) + len(text)
+        offsets = [start + sum(map(len, rows[:number])) for number in range(len(rows) + 1)]
+        content = struct.pack(f"<{len(rows) + 2}I", len(rows), *offsets) + text + b"".join(rows)
+        raw = {"basename": f"shard.{len(shards):05d}.mds", "bytes": len(content), "hashes": {}}
+        shard = config | {"samples": len(rows), "raw_data": raw, "zip_data": None}
+        if compress:
+            content = compress(content)
+            shard["zip_data"] = raw | {"basename": raw["basename"] + ".zstd", "bytes": len(content)}
+        stored = (shard["zip_data"] or raw)["basename"]
+        (folder / "mds" / stored).write_bytes(content)
+        shards.append(shard)
+    (folder / "mds/index.json").write_text(json.dumps({"version": 2, "shards": shards}))
+    return folder / "mds"
+
+
 STORAGES: dict[str, Callable[[Path, list[Sample]], Any]] = {
     "Hugging Face": lambda _, samples: hugging_face(samples),
     "Hugging Face, saved": saved,
     "Hugging Face, selected": selected,
     "Parquet of the hub": of_the_hub,
     "Parquet of pyarrow": parquet,
+    "MDS": mds,
 }

@@ -1,4 +1,4 @@
-"""An S3 bucket: its objects, and a folder per class in it as a source."""
+"""A bucket of S3, Google or Azure: its objects, and a folder per class in it as a source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.core.trouble import AwayError
 from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, Names, StoredImages
 
-SCHEME = "s3://"
+#: obstore's class of a store, by the scheme of URLs.
+SCHEMES = {"s3://": "S3Store", "gs://": "GCSStore", "az://": "AzureStore"}
 #: Requests at the same time while a bucket is listed or indexes are read.
 NUM_REQUESTS = 16
 #: Seconds for a page of a listing, or for a folder: a server may send pages without end.
@@ -30,32 +31,38 @@ _MOST_TIMEOUTS = 10
 
 T = TypeVar("T")
 
-_NO_CREDENTIALS = (
-    "no credentials found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-    "AWS_SKIP_SIGNATURE=true for a public bucket"
-)
+_NO_CREDENTIALS = {
+    "s3://": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a "
+    "public bucket",
+    "gs://": "Set GOOGLE_APPLICATION_CREDENTIALS, or GOOGLE_SKIP_SIGNATURE=true for a public "
+    "bucket",
+    "az://": "Set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or "
+    "AZURE_SKIP_SIGNATURE=true for a public container",
+}
+#: Addresses in errors of a request that had no credentials: services of cloud machines.
+_METADATA = ("/latest/api/token", "/latest/meta-data", "/computeMetadata/", "/metadata/identity/")
 #: The process that first made a store. A fork leaves obstore's threads behind, so that a request in
 #: a forked process would wait for ever.
 _process: int | None = None
 
 
 def is_url(path: str) -> bool:
-    """Return whether a path is the URL of an object in a bucket: ``s3://bucket/key``."""
-    return path.startswith(SCHEME)
+    """Return whether a path is the URL of an object in a bucket, such as ``s3://bucket/key``."""
+    return path.startswith(tuple(SCHEMES))
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """Return ``(bucket, key)`` of ``s3://bucket/key``. The key may be empty.
+    """Return ``("s3://bucket", key)`` of ``s3://bucket/key``. The key may be empty.
 
     Raises:
         ValueError: The URL names no bucket.
     """
-    if not isinstance(url, str):
+    name, key = "", ""
+    if isinstance(url, str) and is_url(url):
+        name, _, key = url[len("s3://") :].partition("/")
+    if not name:
         refuse(WHERE, "source", "be s3://bucket/key", url)
-    name, _, key = url.removeprefix(SCHEME).partition("/")
-    if not is_url(url) or not name:
-        refuse(WHERE, "source", "be s3://bucket/key", url)
-    return name, key
+    return url[: len("s3://")] + name, key
 
 
 class Timeouts(NamedTuple):
@@ -85,10 +92,11 @@ TIMEOUTS = Timeouts()
 
 
 class Bucket:
-    """Read an S3 bucket. Thread-safe. A pickled copy connects again where it arrives.
+    """Read a bucket. Thread-safe. A pickled copy connects again where it arrives.
 
-    Region, endpoint and credentials come from the AWS_* environment variables, which obstore reads
-    at the first request. A pickle holds no credentials. The files in ``~/.aws`` are not read.
+    Region, endpoint and credentials come from the environment variables AWS_*, GOOGLE_* or AZURE_*,
+    which obstore reads at the first request. A pickle holds no credentials. The files in ``~/.aws``
+    are not read.
 
     Every method raises, with ``strerror`` in words and the URL as ``filename``:
 
@@ -98,7 +106,7 @@ class Bucket:
     - ``OSError``: anything else.
 
     Args:
-        name: Name of the bucket.
+        name: The bucket: ``s3://``, ``gs://`` or ``az://`` and its name, without a slash behind.
         timeouts: How long a server may be silent.
 
     Raises:
@@ -148,8 +156,8 @@ class Bucket:
         return list(listing["common_prefixes"]), [entry["path"] for entry in listing["objects"]]
 
     def url(self, key: str) -> str:
-        """Return ``s3://bucket/key``."""
-        return f"{SCHEME}{self.name}/{key}"
+        """Return the URL of a key, such as ``s3://bucket/key``."""
+        return f"{self.name}/{key}"
 
     async def _keys(self, store: Any, prefix: str) -> list[str]:
         pages = aiter(store.list(prefix, chunk_size=1000))
@@ -183,13 +191,14 @@ class Bucket:
                 "threads behind. Start processes with the method 'spawn' or 'forkserver'",
                 self.url(""),
             )
-        store, _process = _import_obstore().store.S3Store, os.getpid()
+        scheme, name = self.name[: len("s3://")], self.name[len("s3://") :]
+        store, _process = getattr(_import_obstore().store, SCHEMES[scheme]), os.getpid()
         connect_s, read_s = self._timeouts
         # The user waits for an opening. Without credentials, obstore's default would ask the
         # metadata service of a cloud machine eleven times.
         is_opening = purpose == "opening"
         self._stores[purpose] = store(
-            self.name,
+            name,
             client_options={
                 "allow_http": True,
                 "connect_timeout": timedelta(seconds=connect_s),
@@ -224,10 +233,11 @@ class BucketFiles(StoredImages):
 
     Classes, files, order and fingerprint are those of `FileList.from_folder` for the same tree on a
     disk. Needs ``pip install -e '.[s3]'`` in the checkout. Region, endpoint and credentials come
-    from the AWS_* environment variables.
+    from the environment variables AWS_*, GOOGLE_* or AZURE_*.
 
     Args:
-        url: ``s3://bucket/prefix``, with or without a slash at its end.
+        url: ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``, with or
+            without a slash at its end.
         connect_timeout_s: Seconds until a connection is made, above 0.
         read_timeout_s: Seconds that a server may be silent amid an answer, above 0. The request is
             then tried again.
@@ -314,7 +324,7 @@ def _import_obstore() -> Any:
         import obstore.store
     except ImportError as error:
         raise ImportError(
-            f"{WHERE}: reading {SCHEME} needs obstore, which cannot be imported ({error}). Install "
+            f"{WHERE}: reading a bucket needs obstore, which cannot be imported ({error}). Install "
             "it with `pip install -e '.[s3]'` in the checkout."
         ) from error
     return obstore
@@ -324,12 +334,14 @@ def _as_os_error(error: Exception, url: str) -> OSError:
     """Return obstore's error as an ``OSError``, without its pages of internals."""
     text = str(error).partition("\n\nDebug source:")[0]
     message = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
-    reason = message[1] if message else text.removeprefix("Generic S3 error: ").splitlines()[0]
+    reason = message[1] if message else re.sub(r"^Generic \w+ error: ", "", text)
+    reason = reason.strip().splitlines()[0]
     reason = printable(reason)  # the server's words
-    if "<Code>NoSuchBucket</Code>" in text:
+    if re.search("<Code>(NoSuchBucket|ContainerNotFound)</Code>", text):
         return FileNotFoundError(errno.ENOENT, "no such bucket", url)
-    if "/latest/api/token" in text or "/latest/meta-data" in text:  # asked when nothing is set
-        return PermissionError(errno.EACCES, _NO_CREDENTIALS, url)
+    if any(address in text for address in _METADATA) or "Account must be specified" in text:
+        way_out = _NO_CREDENTIALS[url[: len("s3://")]]
+        return PermissionError(errno.EACCES, f"no credentials found. {way_out}", url)
     if re.search(r"non-2xx status code: 40[13]", text):
         return PermissionError(errno.EACCES, f"access denied ({reason})", url)
     if type(error).__name__ == "PreconditionError":

@@ -15,9 +15,11 @@ from dali_cutmix.core.errors import printable
 from dali_cutmix.core.trouble import is_of_machine, patiently
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, StoredImages
-from dali_cutmix.sources.bucket import SCHEME, Bucket, BucketFiles, split_url
+from dali_cutmix.sources.bucket import Bucket, BucketFiles, is_url, split_url
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.hugging_face import HuggingFaceImages, is_hugging_face, is_saved_dataset
+from dali_cutmix.sources.mds import INDEX as MDS_INDEX
+from dali_cutmix.sources.mds import MDSShards
 from dali_cutmix.sources.parquet import ParquetShards
 from dali_cutmix.sources.report import Report
 from dali_cutmix.sources.tar import TarShards
@@ -26,6 +28,7 @@ from dali_cutmix.sources.tfrecord import TFRecords
 _LISTS = (".txt", ".tsv", ".lst")  # endings of list files
 # Compressed ones too, so that they are refused for what they are.
 _TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
+_MDS = re.compile(r"\.mds(\.\w+)?$")
 _PARQUET = re.compile(r"\.parquet$", re.IGNORECASE)
 _TFRECORD = re.compile(r"\.tfrecords?(\.\w+)?$|-of-[\d*?{}.,]+$", re.IGNORECASE)
 
@@ -85,7 +88,7 @@ def _open(source: Any, first_label: int | None, needs_classes: bool = True) -> S
 
 
 def _from_path(path: str) -> StoredImages:
-    if path.startswith(SCHEME):
+    if is_url(path):
         return _from_shards([path]) if _is_shard(path) else _from_bucket(path)
     if os.path.isdir(path):
         return _from_folder(path)
@@ -117,6 +120,8 @@ def _from_folder(path: str) -> StoredImages:
     if is_saved_dataset(is_folder):
         return HuggingFaceImages(path)
     if not any(is_folder.values()):
+        if MDS_INDEX in is_folder and any(map(_MDS.search, is_folder)):
+            return MDSShards(path)
         if any(map(_TAR.search, is_folder)):
             return TarShards(path)
         if any(map(_PARQUET.search, is_folder)):
@@ -131,6 +136,8 @@ def _from_bucket(url: str) -> StoredImages:
     prefix = key.rstrip("/") + "/" if key.rstrip("/") else ""
     folders, keys = Bucket(name).list_folder(prefix)
     if not folders:
+        if prefix + MDS_INDEX in keys and any(map(_MDS.search, keys)):
+            return MDSShards(url)
         if any(map(_TAR.search, keys)):
             return TarShards(f"{url.rstrip('/')}/")
         if any(map(_PARQUET.search, keys)):

@@ -432,5 +432,7 @@ def test_missing_obstore_is_named_with_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(ImportError) as caught:
         BucketFiles(f"s3://{BUCKET}")
-    assert str(caught.value).startswith("DataLoader: reading s3:// needs obstore, which cannot be")
+    assert str(caught.value).startswith(
+        "DataLoader: reading a bucket needs obstore, which cannot be"
+    )
     assert str(caught.value).endswith("Install it with `pip install -e '.[s3]'` in the checkout.")

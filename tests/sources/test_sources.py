@@ -388,7 +388,9 @@ def test_bad_image_in_a_tar_is_named_by_shard_and_member_and_can_be_replaced(
 
 
 def test_shards_of_two_kinds_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be paths of tar shards only, of Parquet files only"):
+    with pytest.raises(
+        ValueError, match=r"must be paths of tar shards only, of Parquet files only"
+    ):
         open_source(["a.tar", "train-00000-of-00001"])
 
 
