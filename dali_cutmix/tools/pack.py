@@ -1,4 +1,4 @@
-"""The command ``dali-cutmix pack``: images of any source as verified WebDataset tar shards.
+"""The command ``dali-cutmix pack``: images of any source as verified shards, tar or Parquet.
 
 Longer than other commands, since a pack also claims its folder and runs worker processes. One
 shard is the business of `pack_shard`.
@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dali_cutmix.core.checks import check_count, is_whole, refuse, shown
+from dali_cutmix.core.checks import check_choice, check_count, is_whole, refuse, shown
 from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.output import replacing
@@ -33,6 +33,7 @@ from dali_cutmix.core.regular import check_regular, regular_or_closed
 from dali_cutmix.order.sampler import EpochSampler, Shard
 from dali_cutmix.sources.base import Numbers, StoredImages
 from dali_cutmix.sources.open import open_source
+from dali_cutmix.sources.parquet import ParquetShards
 from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.tools.console import (
     FirstLabel,
@@ -43,6 +44,7 @@ from dali_cutmix.tools.console import (
     print_text,
     tidy_when_terminated,
 )
+from dali_cutmix.tools.pack_parquet import import_pyarrow
 from dali_cutmix.tools.pack_shard import Packer, writing
 
 _POLL_S = 0.1
@@ -76,9 +78,12 @@ def pack(
     num_workers: Annotated[
         int | None, typer.Option(min=1, help="Processes.", show_default="one for each CPU")
     ] = None,
+    format: Annotated[
+        str, typer.Option(help="tar for WebDataset, or parquet for Hugging Face's datasets.")
+    ] = "tar",
     first_label: FirstLabel = None,
 ) -> None:
-    """Pack images into WebDataset tar shards, for disks and buckets that are slow on small files.
+    """Pack images into shards, for disks and buckets that are slow on small files.
 
     Every shard is read back and compared before it gets its name. An interrupted run continues
     when you run the same command again.
@@ -99,6 +104,7 @@ def pack(
                 shuffle=shuffle,
                 seed=seed,
                 num_workers=num_workers,
+                format=format,
                 on_progress=lambda done, _: on_progress(done),
             )
     console = Console()
@@ -152,9 +158,13 @@ def pack_images(
     shuffle: bool = True,
     seed: int = 0,
     num_workers: int | None = None,
+    format: str = "tar",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Packed:
     """Pack images into WebDataset shards ``000000.tar``, ``000001.tar``, ... in a folder.
+
+    With ``format="parquet"`` shards are Parquet files ``000000.parquet``, ... in the layout of
+    Hugging Face's hub: ``image`` of ``bytes`` and ``path``, uncompressed, and ``label``.
 
     A sample is two members of a shard. ``<position>_<class>_<name>.<ending>`` is the image, and
     the same with ``.cls`` its class index as text. An image that already lies in a shard has its
@@ -186,9 +196,11 @@ def pack_images(
             sequentially would get batches of one class.
         seed: Seed of that order, at least 0.
         num_workers: Number of processes. None takes one for each CPU that this process may use.
+        format: ``"tar"``, or ``"parquet"``, which needs pyarrow.
         on_progress: Called with the number of images done and the number of all.
 
     Raises:
+        ImportError: pyarrow is missing, and ``format`` is ``"parquet"``.
         ValueError: An argument is out of range, a class name holds a line break, or ``out`` holds
             anything but a part of the same pack.
         BadImageError: An image cannot be read, is not an image, or cannot be decoded (with
@@ -202,6 +214,9 @@ def pack_images(
         refuse("pack", "quality", "be a whole number in [1, 100]", quality)
     check_count("pack", "seed", seed, at_least=0)
     check_count("pack", "num_workers", 1 if num_workers is None else num_workers, at_least=1)
+    check_choice("pack", "format", format, ("tar", "parquet"))
+    if format == "parquet":
+        import_pyarrow()
     if images.kind == "pixels":
         refuse("pack", "images", "be image files, encoded", images)
     class_lines = _class_lines(images)
@@ -221,8 +236,10 @@ def pack_images(
         "resize": None if resize is None else int(resize),
         "quality": None if resize is None else int(quality),
     }
+    if format != "tar":
+        manifest["shards"] = format
     order = EpochSampler(len(images), shuffle=shuffle, seed=seed, shard=Shard()).order(0)
-    packer = Packer(images, order, folder, per_shard, resize, quality)
+    packer = Packer(images, order, folder, per_shard, resize, quality, format)
     num_workers = min(num_workers or usable_cpus(), num_shards)
     with _claimed(folder, manifest):
         if class_lines:
@@ -231,7 +248,7 @@ def pack_images(
         pack_all = _pack_in_processes if num_workers > 1 else _pack_here
         shards = pack_all(packer, num_shards, num_workers, on_progress or (lambda *_: None))
         # Writes the index of each shard beside the shard, so that both can be uploaded.
-        TarShards(folder, progress=False)
+        (TarShards if format == "tar" else ParquetShards)(folder, progress=False)
     num_present = sum(was_present for _, was_present in shards)
     return Packed(num_shards, len(images), sum(size for size, _ in shards), num_present)
 
@@ -302,9 +319,9 @@ def _refuse_other_pack(folder: Path, manifest: dict[str, Any], former_text: str)
         way_out = "Its pack.json was not written by pack: choose another folder."
         refuse("pack", "out", "be the beginning of the same pack", str(folder), way_out)
     differences = [
-        f"{key} was {shown(former.get(key), 80)} and is now {value!r}"
-        for key, value in manifest.items()
-        if former.get(key) != value and key != "num_shards"
+        f"{key} was {shown(former.get(key), 80)} and is now {manifest.get(key)!r}"
+        for key in (*manifest, *(former.keys() & {"shards"} - manifest.keys()))
+        if former.get(key) != manifest.get(key) and key != "num_shards"
     ]
     raise ValueError(
         f"pack: {folder} holds a pack of other data or with other settings: "

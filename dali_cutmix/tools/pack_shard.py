@@ -1,4 +1,4 @@
-"""Write one tar shard: read images, encode them again if asked to, write and verify them."""
+"""Write one shard: read images, encode them again if asked to, write and verify them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from dali_cutmix.core.output import replacing
 from dali_cutmix.core.regular import open_regular
 from dali_cutmix.core.trouble import patiently
 from dali_cutmix.serving.diagnose import read_patiently
-from dali_cutmix.sources.base import Selection, StoredImages
+from dali_cutmix.sources.base import Numbers, Selection, StoredImages
 from dali_cutmix.sources.decodable import decoder_of_bytes
 from dali_cutmix.sources.kinds import ENDINGS, format_of
 from dali_cutmix.sources.pillow import Decoded, PillowProcesses
 from dali_cutmix.sources.read_ahead import NOTHING, ReadAhead
 from dali_cutmix.sources.shards import PackedImages
 from dali_cutmix.sources.upright import RefusedError
+from dali_cutmix.tools.pack_parquet import names_of, verify_parquet, write_parquet
 
 _READ_AT_ONCE = 32
 
@@ -69,6 +70,7 @@ class Packer:
         per_shard: Images in each shard but the last.
         resize: Longest shorter side in pixels, or None; see `pack_images`.
         quality: JPEG quality.
+        format: Of the shards, and their ending.
     """
 
     images: StoredImages
@@ -77,6 +79,7 @@ class Packer:
     per_shard: int
     resize: int | None
     quality: int
+    format: str = "tar"
 
     def pack(self, number: int, on_image: Callable[[], None]) -> tuple[int, bool]:
         """Write one shard unless the shard exists.
@@ -96,7 +99,7 @@ class Packer:
             BadImageError: An image cannot be read, is not an image, or cannot be decoded.
             OSError: The shard cannot be written, or does not read back as it was written.
         """
-        shard = self.folder / f"{number:06d}.tar"
+        shard = self.folder / f"{number:06d}.{self.format}"
         positions = range(len(self.order))[number * self.per_shard :][: self.per_shard]
         with writing(shard):
             was_present = shard.exists()
@@ -106,7 +109,8 @@ class Packer:
                     on_image()
             else:
                 with replacing(shard) as file:
-                    verify_shard(file.name, self._write(file, positions, on_image))
+                    samples = self._write(file, positions, on_image)
+                    verify_shard(file.name, samples, self.format)
             return shard.stat().st_size, was_present
 
     def _key(self, position: int) -> str:
@@ -124,14 +128,8 @@ class Packer:
 
     def _check(self, shard: Path, positions: range) -> None:
         keys = [self._key(position) for position in positions]
-        try:
-            with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-                stems = [member.name.partition(".")[0] for member in tar]
-                num_records = -(-(tar.offset + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE)
-        except tarfile.TarError:
-            stems, num_records = [], 0
-        is_complete = shard.stat().st_size == num_records * tarfile.RECORDSIZE
-        if not is_complete or stems[::2] != keys or stems[1::2] != keys:
+        is_complete = (_tar_holds if self.format == "tar" else _parquet_holds)(shard, keys)
+        if not is_complete:
             raise ValueError(
                 f"pack: {shard} exists, and does not hold its {len(keys)} samples: the shard was "
                 "damaged or changed. Remove the shard, and run the same command again."
@@ -140,26 +138,40 @@ class Packer:
     def _write(
         self, file: BinaryIO, positions: range, on_image: Callable[[], None]
     ) -> list[Sample]:
-        samples = []
+        written: list[Sample] = []
+        samples = self._samples(positions, on_image, written)
+        if self.format == "tar":
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                for name, data, label in samples:
+                    _add(tar, name, data)
+                    _add(tar, f"{name.partition('.')[0]}.cls", b"%d" % label)
+        else:
+            is_named = not isinstance(self.images.classes, Numbers)
+            write_parquet(file, samples, self._class_names() if is_named else None)
+        file.flush()
+        os.fsync(file.fileno())
+        # Out of the page cache, so that verification reads from the disk.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return written
+
+    def _samples(
+        self, positions: range, on_image: Callable[[], None], written: list[Sample]
+    ) -> Iterator[tuple[str, bytes, int]]:
+        """Yield name, image file and class of every sample; add its description to ``written``."""
         indices = self.order[positions.start : positions.stop].tolist()
-        with (
-            PillowProcesses(1) as pillow,
-            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-        ):
+        with PillowProcesses(1) as pillow:
             for position, (index, stored) in zip(positions, self._stored(indices), strict=True):
                 data, ending, size = self._prepare(index, stored, pillow)
                 key, label = self._key(position), int(self.images.targets[index])
                 digest = blake2b(data, digest_size=16).digest()
-                samples.append(Sample(f"{key}.{ending}", label, digest, size))
-                _add(tar, samples[-1].name, data)
-                _add(tar, f"{key}.cls", b"%d" % label)
+                written.append(Sample(f"{key}.{ending}", label, digest, size))
+                yield written[-1].name, data, label
                 on_image()
-            tar.close()
-            file.flush()
-            os.fsync(file.fileno())
-            # Out of the page cache, so that verification reads from the disk.
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return samples
+
+    def _class_names(self) -> list[str]:
+        num_classes = self.images.count_classes(None)
+        named = list(self.images.classes)
+        return [*named, *map(str, range(len(named), num_classes))]
 
     def _stored(self, indices: list[int]) -> Iterator[tuple[int, bytes]]:
         ahead = ReadAhead(self.images, lambda n: indices[n * _READ_AT_ONCE :][:_READ_AT_ONCE])
@@ -214,6 +226,24 @@ def _image_of(decoded: Decoded) -> Image.Image:
     return Image.frombytes("RGB", (width, height), pixels)
 
 
+def _tar_holds(shard: Path, keys: list[str]) -> bool:
+    try:
+        with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            stems = [member.name.partition(".")[0] for member in tar]
+            num_records = -(-(tar.offset + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE)
+    except tarfile.TarError:
+        return False
+    is_complete = shard.stat().st_size == num_records * tarfile.RECORDSIZE
+    return is_complete and stems[::2] == keys and stems[1::2] == keys
+
+
+def _parquet_holds(shard: Path, keys: list[str]) -> bool:
+    try:
+        return [name.partition(".")[0] for name in names_of(shard)] == keys
+    except ValueError:
+        return False
+
+
 def _lie_in_shards(images: StoredImages) -> bool:
     while isinstance(images, Selection):
         images = images._images
@@ -243,16 +273,22 @@ def encode_again(
     return file.getvalue(), "jpg", image.size
 
 
-def verify_shard(path: str | os.PathLike[str], expected: Sequence[Sample]) -> None:
+def verify_shard(
+    path: str | os.PathLike[str], expected: Sequence[Sample], format: str = "tar"
+) -> None:
     """Read a shard from its file and compare the members with the samples written.
 
     Args:
         path: The shard.
         expected: Samples of the shard, in order.
+        format: ``"tar"`` or ``"parquet"``.
 
     Raises:
         OSError: The shard cannot be read, or holds other members. Names the first such sample.
     """
+    if format == "parquet":
+        verify_parquet(path, [sample[:3] for sample in expected])
+        return
     with tarfile.open(path, "r:") as tar:
         for sample in expected:
             label = f"{sample.name.partition('.')[0]}.cls"

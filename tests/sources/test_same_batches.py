@@ -125,13 +125,15 @@ def test_a_check_leaves_out_the_bad_images(
     assert good == [sample.data for number, sample in enumerate(samples) if number != BAD]
 
 
+@pytest.mark.parametrize("format", ["tar", "parquet"])
 @pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_pack_holds_the_same_images_and_classes(
-    write: Write, samples: list[Sample], tmp_path: Path, num_workers: int
+    write: Write, samples: list[Sample], tmp_path: Path, num_workers: int, format: str
 ) -> None:
     images = open_source(write(tmp_path / "source", samples))
     out = tmp_path / "packed"
-    pack_images(images, out, per_shard=8, shuffle=False, num_workers=num_workers)
+    settings = {"per_shard": 8, "shuffle": False, "num_workers": num_workers, "format": format}
+    pack_images(images, out, **settings)
     packed = open_source(out)
     assert contents(packed) == contents(images)
     assert packed.targets.tolist() == images.targets.tolist()
