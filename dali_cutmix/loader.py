@@ -18,7 +18,7 @@ from dali_cutmix.from_torch.keywords import check_torch_keywords
 from dali_cutmix.mixing.mix import Mix, check_num_weights, inner_mixes, needs_labels
 from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.order.progress import Progress
-from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
+from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard, Shuffle
 from dali_cutmix.serving.outputs import ToTorch
 from dali_cutmix.serving.replacements import BadFile
 from dali_cutmix.serving.session import EndedError, Session
@@ -71,6 +71,9 @@ class DataLoader:
         batch_size: Samples per batch; at least 2 with a mix that changes labels.
         shuffle: Serve a full random permutation, another in each epoch; else the order as listed.
             Mixing data sorted by class needs it, since partners come from the same batch.
+            ``"shards"`` permutes shard files, and samples within a window of them: for shards in a
+            bucket that are fetched whole, see `EpochSampler` and `TarShards`.
+        window: Shard files whose samples ``shuffle="shards"`` permutes together. None takes 16.
         transform: `TrainTransform`, `EvalTransform` or `Compose`; or `Views` of several, which make
             several images of every stored image. `VolumeTransform` with `Volumes`.
         views: Make so many images of every stored image by ``transform``, each with draws of its
@@ -148,7 +151,8 @@ class DataLoader:
 
     # `LoaderSettings` holds these: see `__getattr__`.
     batch_size: int
-    shuffle: bool
+    shuffle: Shuffle
+    window: int | None
     transform: Transform | Views
     mix: Mix | None
     drop_last: bool
@@ -171,8 +175,9 @@ class DataLoader:
         self,
         source: Any,
         batch_size: int = 1,
-        shuffle: bool = False,
+        shuffle: Shuffle = False,
         *,
+        window: int | None = None,
         transform: Transform | Views | VolumeTransform,
         views: int | None = None,
         mix: Mix | None = None,
@@ -213,7 +218,7 @@ class DataLoader:
             check_num_weights(mix, self.num_classes, len(images))
         self.mixup_enabled = mix is not None
         self.views = len(settings.views) if isinstance(transform, Views) else None
-        own_order, user_order = settings.own_order(len(images)), settings.user_order
+        own_order, user_order = settings.own_order(images), settings.user_order
         if user_order is not None:
             user_order.num_samples = len(images)
         self.sampler = own_order if user_order is None else user_order.sampler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dali_cutmix.core.checks import check_count, refuse
@@ -9,6 +10,9 @@ from dali_cutmix.core.checks import check_count, refuse
 #: Epoch that no loader serves: a state behind the epoch before names it. Small enough for torch's
 #: generators, whose seeds add the loader's.
 LAST_EPOCH = 2**62
+
+#: ``(ranks, samples that they served)`` of each time that an epoch was dealt out.
+Dealings = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Position:
             without a sampler.
         mixing: Whether the epoch is served with the mix; None before the epoch begins, and without
             a mix.
+        dealt: With ``shuffle="shards"``, the dealings before the present one, whose samples sum to
+            ``start``; None where there are none.
     """
 
     epoch: int
@@ -33,6 +39,7 @@ class Position:
     start_batch: int = 0
     order: int | None = None
     mixing: bool | None = None
+    dealt: Dealings | None = None
 
 
 def check_epoch(epoch: object) -> None:

@@ -15,7 +15,7 @@ from dali_cutmix.core.checks import is_whole, refuse, shown
 from dali_cutmix.core.errors import printable
 from dali_cutmix.order.description import Description, is_description
 from dali_cutmix.order.position import LAST_EPOCH, Position
-from dali_cutmix.order.sampler import EpochSampler
+from dali_cutmix.order.sampler import EpochSampler, Shuffle
 from dali_cutmix.order.user_sampler import UserOrder
 
 #: Version of the state and of what a state means. Raised when an order or a draw changes.
@@ -28,6 +28,10 @@ MAX_SPREAD = 2**16
 MAX_DIFFERENCES = 4000
 #: What `load_state_dict(allow=)` may name: with another value the order of samples stays.
 CHANGEABLE = ("transform", "mix", "drop_last")
+#: Fields that states from before ``shuffle="shards"`` lack. They are None without it.
+_NEW = ("window", "dealt")
+#: Dealings of an epoch: a run that is resumed each minute for a week has fewer.
+_MOST_DEALINGS = 2**14
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,13 @@ class Run:
         num_shards: Number of ranks.
         transform: The transform, as it was when the run began.
         mix: The mix, as it was when the run began.
+        window: Shards whose samples are permuted together; None unless ``shuffle`` is ``"shards"``.
     """
 
     data: str
     num_samples: int
     seed: int
-    shuffle: bool
+    shuffle: Shuffle
     sampler: str | None
     remainder: str
     drop_last: bool
@@ -59,6 +64,7 @@ class Run:
     num_shards: int
     transform: Any
     mix: Any
+    window: int | None = None
 
     @cached_property
     def descriptions(self) -> dict[str, Description]:
@@ -111,7 +117,11 @@ class Run:
         start = position["start"] + batches * then["batch_size"] * ranks
         if not self.sampler:
             start = min(start, self.num_samples)  # the last batch of an epoch may be short
-        return replace(Position(**position), start=start, start_batch=position["batch"])
+        moved = replace(Position(**position), start=start, start_batch=position["batch"])
+        if self.shuffle == "shards" and start > position["start"]:
+            dealing = [then["num_shards"], start - position["start"]]
+            return replace(moved, dealt=[*(position["dealt"] or []), dealing])
+        return moved
 
     def _check_place(self, then: Mapping[str, Any], position: Position) -> None:
         """Refuse a position outside the epoch, as far as the epoch is known here."""
@@ -127,6 +137,9 @@ class Run:
                 refuse_value(name, f"be at most {most}", then[name])
         if self.sampler:
             return  # `Progress.begin` knows the order
+        of_dealings = position.start if self.shuffle == "shards" else 0
+        if sum(served for _, served in position.dealt or ()) != of_dealings:
+            refuse_value("dealt", f"hold samples that sum to {of_dealings}", position.dealt)
         if position.start > self.num_samples:
             refuse_value("start", f"be at most {self.num_samples} samples", position.start)
         left = -((position.start - self.num_samples) // then["num_shards"])
@@ -177,6 +190,7 @@ def _check_allow(allow: Collection[str]) -> None:
 
 def _part(kind: type[Any], state: Mapping[str, Any]) -> dict[str, Any]:
     names = [field.name for field in fields(kind)]
+    state = {**dict.fromkeys(_NEW), **state}
     missing = [name for name in names if name not in state]
     if missing:
         _refuse(f"the state lacks {', '.join(map(repr, missing))}.")
@@ -193,20 +207,31 @@ def _check_type(name: str, value: Any) -> None:
     elif name in ("transform", "mix"):
         if not is_description(value):
             refuse_value(name, "be a description", value)
+    elif name == "dealt":
+        _check_dealt(value)
     elif name in ("shuffle", "drop_last"):
-        if not isinstance(value, bool):
+        if not isinstance(value, bool) and (name, value) != ("shuffle", "shards"):
             refuse_value(name, "be True or False", value)
     elif name in ("data", "sampler", "remainder"):
         if not isinstance(value, str) and not (name == "sampler" and value is None):
             refuse_value(name, "be text", value)
-    elif not (name == "order" and value is None):
-        smallest = 1 if name in ("batch_size", "num_shards", "num_samples") else 0
+    elif not (name in ("order", "window") and value is None):
+        smallest = 1 if name in ("batch_size", "num_shards", "num_samples", "window") else 0
         if not is_whole(value) or value < smallest:
             refuse_value(name, f"be a whole number from {smallest}", value)
         if name == "epoch" and value > LAST_EPOCH:
             refuse_value(name, f"be at most {LAST_EPOCH}", value)
         if value >= MAX_NUMBER:
             refuse_value(name, "be below 2**63", value)
+
+
+def _check_dealt(value: Any) -> None:
+    """Refuse all but None and a list of pairs of ranks and samples, each at least 1."""
+    is_list = value is None or (isinstance(value, (list, tuple)) and len(value) < _MOST_DEALINGS)
+    for pair in value or () if is_list else (None,):
+        is_pair = isinstance(pair, (list, tuple)) and len(pair) == 2
+        if not is_pair or not all(is_whole(part) and 0 < part < MAX_NUMBER for part in pair):
+            refuse_value("dealt", "hold pairs of ranks and samples, each at least 1", value)
 
 
 def _snapshot(setting: Any) -> Any:
@@ -281,6 +306,7 @@ class Progress:
             num_shards=int(sampler.shard.count),
             transform=_snapshot(transform),
             mix=_snapshot(mix),
+            window=sampler.window,
         )
         return cls(order, run)
 
@@ -357,7 +383,7 @@ class Progress:
                 most = position.start_batch + num_batches
                 refuse_value("batch", f"be at most {most}, the end of the epoch", position.batch)
         else:
-            left = self.order.order(position.epoch, position.start)
+            left = self.order.order(position.epoch, position.start, position.dealt or ())
         left = left[(position.batch - position.start_batch) * self._run.batch_size :]
         return position, left, order
 

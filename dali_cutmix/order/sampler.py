@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +13,16 @@ import torch.distributed as dist
 from torch.utils.data import Sampler
 
 from dali_cutmix.core.checks import check_choice, check_count, refuse
-from dali_cutmix.order.position import check_epoch
+from dali_cutmix.core.draws import derive_seed
+from dali_cutmix.order.position import Dealings, check_epoch
 
 Remainder = Literal["pad", "drop", "exact"]
+Shuffle = bool | Literal["shards"]
+
+#: Samples. Torch's permutation takes 134 MB of as many. ImageNet-21k has 14 million.
+MOST_OF_TORCH = 2**24
+#: Shards whose samples are permuted together.
+WINDOW = 16
 
 #: Launchers, and the environment variables of a process's number and the number of processes.
 #: Slurm's count is the step's: a batch script that runs once, without `srun`, sees the job's count.
@@ -88,10 +95,13 @@ def _number(launcher: str, name: str) -> int:
 
 
 class EpochSampler(Sampler[int]):
-    """Yield one shard's part of a full permutation, seeded per epoch, or of the order as listed.
+    """Yield one shard's part of a permutation, seeded per epoch, or of the order as listed.
 
     The order is that of torch's ``DistributedSampler`` with equal seed, epoch, rank and world size:
-    shards take turns. The two samplers differ in samples that cannot be dealt out evenly::
+    shards take turns. Above 16,777,216 samples, a keyed permutation takes the place of torch's: it
+    is as full, and a process computes its own part only.
+
+    The two samplers differ in samples that cannot be dealt out evenly::
 
         5 samples, 2 shards            shard 0      shard 1
         shuffled, "pad"   [4 2 0 3 1]  4 0 1        2 3 4      (4 is repeated)
@@ -108,15 +118,39 @@ class EpochSampler(Sampler[int]):
         dist.all_reduce(count)
         accuracy = count[0] / count[1]  # over every sample exactly once
 
+    ``shuffle="shards"`` is for data in shard files that are fetched whole, such as `TarShards` with
+    a ``cache_dir``. Every sample is served once, and a rank reads few files at a time::
+
+        files A to F of 4 samples, 2 ranks, window=2
+        files permuted    A E F D B C
+        dealt to ranks    rank 0: A E F       rank 1: D B C
+        windows           rank 0: {A E} {F}   rank 1: {D B} {C}
+        served rank 0     e3 a1 a0 a3 a2 e0 e2 e1 f2 f0 f3 f1
+        served rank 1     d3 d1 b3 d0 b1 b2 b0 d2 c3 c0 c2 c1
+
+    Ranks get equally many samples, so that a file may be cut between two neighbours. After a resume
+    with other ranks, the ends of all parts are put in a row and dealt out anew, in their order.
+
+    A window is less than a full shuffle: partners of a batch come from ``window`` files at a time.
+    On data sorted by class, in files of one class each, a batch then holds ``window`` classes. For
+    how far samples move and how many partners share a class, see the table in
+    ``benchmarks/README.md``, "Windows of shards". `dali-cutmix pack` shuffles what it writes, so
+    that files hold all classes.
+
     Args:
         num_samples: Number of samples in the data.
-        shuffle: Draw another permutation in each epoch; else keep the order as listed.
+        shuffle: Draw another permutation in each epoch, or, by ``"shards"``, permute shard files
+            and the samples within windows of them; else keep the order as listed.
         seed: Seed of the permutations.
         shard: This process's part.
         remainder: ``"pad"`` repeats samples from the start of the order, so that all shards are
             equally long; ``"drop"`` leaves samples out for the same end; ``"exact"`` serves each
             sample once over all shards, which may differ by one sample. None takes ``"pad"`` with
-            ``shuffle`` and ``"exact"`` without.
+            ``shuffle`` and ``"exact"`` without. With ``shuffle="shards"``, ``"pad"`` repeats the
+            first sample of a rank that would be a sample short.
+        shard_sizes: Samples of each shard file, in the order of the data: ``[num_shards]`` int64.
+            Needed by ``shuffle="shards"`` alone.
+        window: Shard files whose samples are permuted together, at least 1. None takes 16.
 
     Attributes:
         epoch: The epoch that the next iteration serves.
@@ -126,11 +160,14 @@ class EpochSampler(Sampler[int]):
         self,
         num_samples: int,
         *,
-        shuffle: bool,
+        shuffle: Shuffle,
         seed: int,
         shard: Shard,
         remainder: Remainder | None = None,
+        shard_sizes: Sequence[int] | np.ndarray | None = None,
+        window: int | None = None,
     ) -> None:
+        check_choice("EpochSampler", "shuffle", shuffle, (True, False, "shards"))
         if remainder is not None:
             check_choice("EpochSampler", "remainder", remainder, ("pad", "drop", "exact"))
         self.num_samples = num_samples
@@ -138,7 +175,10 @@ class EpochSampler(Sampler[int]):
         self.seed = seed
         self.shard = shard
         self.remainder: Remainder = remainder or ("pad" if shuffle else "exact")
+        self.window: int | None = None
         self.epoch = 0
+        if shuffle == "shards":
+            self._take_shards(shard_sizes, window)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration serves, from 0."""
@@ -155,30 +195,61 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         return iter(self.order(self.epoch).tolist())
 
-    def order(self, epoch: int, start: int = 0) -> np.ndarray:
+    def order(self, epoch: int, start: int = 0, dealt: Dealings = ()) -> np.ndarray:
         """Return the indices of this shard's samples in the order served.
 
         Args:
             epoch: Epoch, from 0.
             start: Number of samples of the epoch's order, over all shards, that were served before.
                 The rest is dealt out anew.
+            dealt: With ``shuffle="shards"``, who served them: ``(ranks, samples)`` of each dealing
+                before, whose samples sum to ``start``.
 
         Returns:
             ``[len(self)]`` int64, fewer with ``start``.
         """
         index, count = self.shard.index, self.shard.count
-        order = self._permutation(epoch)
-        rest = order[start:]
+        num_left = self.num_samples - start
+        if self.shuffle == "shards":
+            return self._order_of_shards(epoch, num_left, dealt)
         if self.remainder == "drop":
-            rest = rest[: len(rest) // count * count]
-        elif self.remainder == "pad" and len(rest) % count:
+            num_left -= num_left % count
+        elif self.remainder == "pad":
             # From the start of the epoch's order, even where only its end is left: the rest is
             # served once, and samples that were served before are repeated.
-            rest = np.concatenate([rest, np.resize(order, -len(rest) % count)])
-        return rest[index::count].copy()
-
-    def _permutation(self, epoch: int) -> np.ndarray:
+            num_left += -num_left % count
+        positions = np.arange(start + index, start + num_left, count) % self.num_samples
         if not self.shuffle:
-            return np.arange(self.num_samples)
+            return positions
+        if self.num_samples > MOST_OF_TORCH:
+            from dali_cutmix.order.keyed import KeyedPermutation
+
+            seed = derive_seed(self.seed, f"epoch/{epoch}")
+            return KeyedPermutation(self.num_samples, seed)(positions)
         generator = torch.Generator("cpu").manual_seed(self.seed + epoch)
-        return torch.randperm(self.num_samples, generator=generator, device="cpu").numpy()
+        order = torch.randperm(self.num_samples, generator=generator, device="cpu").numpy()
+        return np.asarray(order[positions])
+
+    def _take_shards(self, sizes: Sequence[int] | np.ndarray | None, window: int | None) -> None:
+        self.window = WINDOW if window is None else window
+        check_count("EpochSampler", "window", self.window, at_least=1)
+        self.window = int(self.window)
+        self._shard_sizes = np.asarray([] if sizes is None else sizes, np.int64)
+        if self._shard_sizes.sum() != self.num_samples or (self._shard_sizes < 0).any():
+            rule = f"be the samples of each shard file, {self.num_samples} in all, for 'shards'"
+            refuse("EpochSampler", "shard_sizes", rule, sizes)
+
+    def _order_of_shards(self, epoch: int, num_left: int, dealt: Dealings) -> np.ndarray:
+        # Imported here, since most runs have no shards.
+        from dali_cutmix.order.sharded import ShardedEpoch
+
+        index, count = self.shard.index, self.shard.count
+        assert self.window is not None
+        shards = ShardedEpoch(self._shard_sizes, self.window, self.seed, epoch)
+        if self.remainder == "drop":
+            return shards.part(index, count, dealt, end=num_left // count)
+        order = shards.part(index, count, dealt)
+        if self.remainder == "pad" and 0 < num_left % count <= index:  # a sample short
+            whose = index if len(order) else index % num_left
+            order = np.append(order, shards.part(whose, count, dealt, end=1))
+        return order

@@ -158,9 +158,10 @@ class Batches:
         """Whether the graph completes the plan, by looking at images."""
         return looks(self.mix)
 
-    def begin(self, epoch: Epoch) -> None:
-        """Go to a part of an epoch, and forget images read for another."""
+    def begin(self, epoch: Epoch, first: int = 0) -> None:
+        """Go to a part of an epoch, to batch ``first`` of it, and forget images read before."""
         self.epoch = epoch
+        self._images.expect(epoch.order[first * self.settings.batch_size :])
         if not self._ahead:
             readable: tuple[Readable, ...] = (self._decodable, *self.settings.masks)
             num_readers = NUM_READERS
@@ -280,6 +281,8 @@ class Batches:
     def close(self) -> None:
         """Stop reading ahead."""
         ahead, self._ahead = self._ahead, []
+        if ahead:
+            self._images.expect(np.zeros(0, np.int64))
         for reading in ahead:
             reading.close()
 

@@ -370,7 +370,7 @@ class Session:
             time.sleep(pauses[self._num_retries])
             self._num_retries += 1
         self._pipelines = pipelines = patiently(self._open, WHERE, f"starting again at {what}")
-        self._batches.begin(self._batches.epoch)
+        self._batches.begin(self._batches.epoch, self._num_taken)
         self._kept.clear()
         self._num_started = self._num_taken
         self._fill(pipelines)
@@ -416,7 +416,9 @@ class Session:
         def failing() -> dict[int, str]:
             nonlocal num_tries
             num_tries += 1
-            batches.begin(self._batches.epoch)  # in each try: reading ahead goes forward only
+            batches.begin(
+                self._batches.epoch, self._num_taken
+            )  # in each try: reading ahead goes forward only
             in_part = self._can_decode_in_part
             return find_failing(batches, self._num_taken, decodes_in_part=in_part)
 

@@ -25,9 +25,10 @@ from dali_cutmix.mixing.mix import (
     min_batch_size,
     needs_labels,
 )
-from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard
+from dali_cutmix.order.sampler import EpochSampler, Remainder, Shard, Shuffle
 from dali_cutmix.order.user_sampler import UserOrder
 from dali_cutmix.serving.tuning import MOST_AT_WORK, NO_TUNING, Tuning
+from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.transforms.transform import Transform, steps_without_annotations
 from dali_cutmix.transforms.views import Views
 
@@ -73,7 +74,8 @@ class LoaderSettings:
     """
 
     batch_size: int
-    shuffle: bool
+    shuffle: Shuffle
+    window: int | None
     transform: Transform | Views
     mix: Mix | None
     sampler: Any
@@ -102,7 +104,9 @@ class LoaderSettings:
         self._check_numbers()
         check_choice(WHERE, "on_error", self.on_error, ("raise", "replace"))
         self._set(user_order=None, batch_size=int(self.batch_size))
-        self._set(shuffle=bool(self.shuffle), drop_last=bool(self.drop_last))
+        if self.shuffle != "shards":
+            self._set(shuffle=bool(self.shuffle))
+        self._set(drop_last=bool(self.drop_last))
         if self.sampler is not None or self.batch_sampler is not None:
             self._take_user_order()
         self._check_mix()
@@ -209,18 +213,25 @@ class LoaderSettings:
         in_work = 1 + (self.mix is not None)
         return self.batch_size * pixels * (finished + in_work)
 
-    def own_order(self, num_samples: int) -> EpochSampler:
-        """Return the order in which so many samples are served unless a sampler says another.
+    def own_order(self, images: StoredImages) -> EpochSampler:
+        """Return the order in which images are served unless a sampler says another.
 
         Raises:
-            ValueError: A batch is larger than an epoch, where short batches are left out.
+            ValueError: A batch is larger than an epoch, where short batches are left out; or
+                ``shuffle`` asks for shards, and the images lie in none.
         """
+        sizes = images.shard_sizes if self.shuffle == "shards" else None
+        if self.shuffle == "shards" and sizes is None:
+            rule = "be True or False where images do not lie in shards, one shard after the other"
+            refuse(WHERE, "shuffle", rule, "shards", "`dali-cutmix pack` writes shards.")
         order = EpochSampler(
-            num_samples,
+            len(images),
             shuffle=self.shuffle,
             seed=self.seed,
             shard=self.shard,
             remainder=self.remainder,
+            shard_sizes=sizes,
+            window=self.window,
         )
         if self.user_order is None and self.drop_last and len(order) < self.batch_size:
             rule = f"be at most the {len(order)} samples of this shard with drop_last=True"
@@ -240,6 +251,12 @@ class LoaderSettings:
             if self.remainder == "drop" and not self.drop_last:
                 way_out = "It leaves samples out, as only `drop_last=True` allows."
                 refuse(WHERE, "remainder", "go with drop_last=True", self.remainder, way_out)
+        if isinstance(self.shuffle, str):
+            check_choice(WHERE, "shuffle", self.shuffle, (True, False, "shards"))
+        if self.window is not None:
+            check_count(WHERE, "window", self.window, at_least=1)
+            if self.shuffle != "shards":
+                refuse(WHERE, "window", "be left out without shuffle='shards'", self.window)
         if self.sampler is not None and self.batch_sampler is not None:
             refuse(WHERE, "sampler", "be left out with `batch_sampler`", self.sampler)
         if self.sampler is None and self.batch_sampler is None:

@@ -133,6 +133,18 @@ class StoredImages(ABC):
         """Return whether `stored` waits for a disk or a network, for these images."""
         return self.reads
 
+    def expect(self, order: np.ndarray) -> None:  # noqa: ARG002 - a source may ignore the order
+        """Take the images that will be read, in order: ``[num_reads]`` int64; none ends that.
+
+        A source that fetches ahead goes by the last order. Others need not know.
+        """
+        return
+
+    @property
+    def shard_sizes(self) -> np.ndarray | None:
+        """Images in each shard, in order: ``[num_shards]`` int64; None where they lie in none."""
+        return None
+
     def _describe(self) -> Iterable[bytes]:
         """Yield what identifies the data beside the targets, except for where the data lies."""
         return ()
@@ -216,6 +228,19 @@ class Selection(StoredImages):
     def encoded(self, index: int) -> np.ndarray:
         """Return the bytes of an image file: ``[size]`` uint8."""
         return self._images.encoded(int(self._indices[index]))
+
+    def expect(self, order: np.ndarray) -> None:
+        """Take the images that will be read, in order; see `StoredImages`."""
+        self._images.expect(self._indices[order])
+
+    @property
+    def shard_sizes(self) -> np.ndarray | None:
+        """Selected images in each shard; None unless they are in the order of the shards."""
+        sizes = self._images.shard_sizes
+        if sizes is None or (np.diff(self._indices) <= 0).any():
+            return None
+        ends = np.searchsorted(self._indices, np.cumsum(sizes))
+        return np.diff(ends, prepend=0)
 
     def _describe(self) -> Iterable[bytes]:
         yield from self._images._describe()

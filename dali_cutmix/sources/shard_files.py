@@ -19,6 +19,8 @@ from dali_cutmix.core.regular import check_regular, open_regular
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.core.trouble import is_of_machine, patiently
 from dali_cutmix.sources.bucket import NUM_REQUESTS, TIMEOUTS, Bucket, Timeouts, is_url, split_url
+from dali_cutmix.sources.cache import ShardCache
+from dali_cutmix.sources.fetching import Fetching
 
 #: Bytes of a shard in a bucket that a scan fetches at once.
 SCAN_BYTES = 8 << 20
@@ -167,12 +169,22 @@ class ShardFiles:
         where: Name of the caller, for messages.
         shards: Paths or URLs.
         timeouts: How long the server of a bucket may be silent.
+        cache: Where whole shards of buckets are kept; None reads ranges.
+        shows: Show a bar while a read waits for a shard.
 
     Raises:
         FileNotFoundError: A shard does not exist.
     """
 
-    def __init__(self, where: str, shards: Sequence[str], timeouts: Timeouts = TIMEOUTS) -> None:
+    def __init__(
+        self,
+        where: str,
+        shards: Sequence[str],
+        timeouts: Timeouts = TIMEOUTS,
+        cache: ShardCache | None = None,
+        *,
+        shows: bool = True,
+    ) -> None:
         self.names = list(shards)
         buckets = {split_url(shard)[0] for shard in self.names if is_url(shard)}
         self.buckets = {name: Bucket(name, timeouts) for name in buckets}
@@ -187,6 +199,11 @@ class ShardFiles:
         if missing:
             rest = f", and {len(missing) - 1} more of {len(self.names)}" if missing[1:] else ""
             raise FileNotFoundError(f"{where}: the shard {missing[0]!r} does not exist{rest}.")
+        self.fetching: Fetching | None = None
+        if cache is not None and self.buckets:
+            cache.check_size(where, max(stat.size for stat in self.stats))
+            shards = [(n, s.tag, s.size) for n, s in zip(self.names, self.stats, strict=True)]
+            self.fetching = Fetching(where, cache, shards, self._request, shows=shows)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -210,19 +227,29 @@ class ShardFiles:
             FileNotFoundError: The shard no longer exists.
             OSError: The shard cannot be read, or has changed.
         """
-        name, stat = self.names[number], self.stats[number]
-        if is_url(name):
-            bucket, key = split_url(name)
-            data = self.buckets[bucket].read_range(key, offset, size, tag=stat.tag)
-        else:
-            try:
-                data = np.frombuffer(self._descriptor(number).read(offset, size), np.uint8)
-            except OSError:
-                self._open.pop(number, None)  # may be stale: the next try opens the file anew
-                raise
+        if is_url(self.names[number]):
+            cached = self.fetching and self.fetching.read(number, offset, size)
+            if cached is not None:
+                return np.frombuffer(cached, np.uint8)
+            return self._request(number, offset, size)
+        try:
+            data = np.frombuffer(self._descriptor(number).read(offset, size), np.uint8)
+        except OSError:
+            self._open.pop(number, None)  # may be stale: the next try opens the file anew
+            raise
+        return self._complete(data, number, offset, size)
+
+    def _request(self, number: int, offset: int, size: int) -> np.ndarray:
+        """Return bytes of a shard in a bucket."""
+        bucket, key = split_url(self.names[number])
+        tag = self.stats[number].tag
+        data = self.buckets[bucket].read_range(key, offset, size, tag=tag)
+        return self._complete(data, number, offset, size)
+
+    def _complete(self, data: np.ndarray, number: int, offset: int, size: int) -> np.ndarray:
         if len(data) != size:
             reason = f"the shard is truncated: it ends before byte {offset + size}"
-            raise OSError(errno.EIO, reason, name)
+            raise OSError(errno.EIO, reason, self.names[number])
         return data
 
     def release(self, number: int) -> None:
@@ -234,6 +261,8 @@ class ShardFiles:
         name = self.names[number]
         if not is_url(name):
             return open_regular(name)
+        if self.fetching is not None and (file := self.fetching.scan(number)) is not None:
+            return file
         bucket, key = split_url(name)
         stat = self.stats[number]
         return io.BufferedReader(_Object(self.buckets[bucket], key, stat), SCAN_BYTES)

@@ -21,6 +21,8 @@ from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.core.trouble import is_of_machine, patiently
 from dali_cutmix.sources.base import MAX_CLASSES, StoredImages, check_labels, numbered
 from dali_cutmix.sources.bucket import NUM_REQUESTS, Timeouts, is_url, split_url
+from dali_cutmix.sources.cache import ShardCache
+from dali_cutmix.sources.fetching import Downloads
 from dali_cutmix.sources.shard_files import ShardFiles
 
 INDEX_ENDING = ".index.npz"
@@ -71,10 +73,11 @@ class PackedImages(StoredImages):
         index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
         progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
         connect_timeout_s, read_timeout_s: Of shards in a bucket; see `BucketFiles`.
+        cache_dir, cache_bytes: Of shards in a bucket; see `TarShards`.
 
     Raises:
         FileNotFoundError: A shard does not exist.
-        OSError: A shard cannot be read, or ``index_dir`` cannot be written.
+        OSError: A shard cannot be read, or ``index_dir`` or ``cache_dir`` cannot be written.
         ValueError: A shard is damaged or holds something else, or a label has no class.
     """
 
@@ -92,10 +95,17 @@ class PackedImages(StoredImages):
         progress: bool = True,
         connect_timeout_s: float = 3.0,
         read_timeout_s: float = 15.0,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         where = type(self).__name__
         timeouts = Timeouts.checked(where, connect_timeout_s, read_timeout_s)
-        self._files = ShardFiles(where, shards, timeouts)
+        if cache_dir is None and cache_bytes is not None:
+            refuse(where, "cache_bytes", "be left out without `cache_dir`", cache_bytes)
+        cache = None if cache_dir is None else ShardCache(where, cache_dir, cache_bytes)
+        self._files = ShardFiles(where, shards, timeouts, cache, shows=progress)
+        if cache is not None and self._files.buckets and index_dir is None:
+            index_dir = cache.folder
         indexes = self._open_indexes(index_dir, progress)
         counts = [len(index.offset) for index in indexes]
         self._first = np.cumsum([0, *counts[:-1]])
@@ -143,6 +153,21 @@ class PackedImages(StoredImages):
         offset, size = int(self._offset[index]), int(self._size[index])
         return self._files.read(int(self._shard[index]), offset, size)
 
+    def expect(self, order: np.ndarray) -> None:
+        """Fetch the shards of the images to come, where there is a cache; see `StoredImages`."""
+        if self._files.fetching is not None:
+            self._files.fetching.expect(self._shard[order])
+
+    @property
+    def downloads(self) -> Downloads | None:
+        """How far the shards of this epoch are; None without shards in a bucket and a cache."""
+        return None if self._files.fetching is None else self._files.fetching.downloads
+
+    @property
+    def shard_sizes(self) -> np.ndarray:
+        """Images in each shard, in order: ``[num_shards]`` int64."""
+        return np.bincount(self._shard, minlength=len(self._files))
+
     def _describe(self) -> Iterable[bytes]:
         yield from (os.fsencode(name.rpartition("/")[2]) for name in self._files.names)
         for column in (self._shard, self._offset, self._size):
@@ -161,7 +186,7 @@ class PackedImages(StoredImages):
         if folder is not None:
             os.makedirs(folder, exist_ok=True)
         numbers = range(len(self._files))
-        indexes = self._files.map(lambda number: self._load(number, folder), numbers)
+        indexes = self._files.map(lambda number: self._find(number, folder), numbers)
         missing = [number for number in numbers if indexes[number] is None]
         if missing:
             # Once for each folder: to list a folder takes as long as the folder is large.
@@ -185,6 +210,15 @@ class PackedImages(StoredImages):
         # Shards of several folders may have one name, as train/0000.tar and val/0000.tar.
         digest = blake2b(os.fsencode(parent), digest_size=4).hexdigest()
         return os.path.join(folder, f"{name}.{digest}{INDEX_ENDING}")
+
+    def _find(self, number: int, folder: str | None) -> Index | None:
+        """Return the saved index of a shard, from the folder or from beside a shard in a bucket."""
+        index = self._load(number, folder)
+        if index is None and folder is not None and is_url(self._files.names[number]):
+            index = self._load(number, None)
+            if index is not None:
+                self._save(number, folder, index, np.zeros(0, np.int64))
+        return index
 
     def _load(self, number: int, folder: str | None) -> Index | None:
         """Return the saved index of a shard; None where the shard has to be scanned again."""

@@ -87,6 +87,8 @@ class TarShards(PackedImages):
         progress: bool = True,
         connect_timeout_s: float = 3.0,
         read_timeout_s: float = 15.0,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         paths = find_shards(WHERE, shards, r"[^.].*\.tar")
         if isinstance(shards, (str, os.PathLike)) and not is_url(os.fsdecode(shards)):
@@ -100,6 +102,8 @@ class TarShards(PackedImages):
             progress=progress,
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
         )
 
     def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:

@@ -62,6 +62,8 @@ class TFRecords(PackedImages):
         progress: bool = True,
         connect_timeout_s: float = 3.0,
         read_timeout_s: float = 15.0,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         check_count(WHERE, "first_label", first_label, at_least=0)
         _example_class()
@@ -74,6 +76,8 @@ class TFRecords(PackedImages):
             progress=progress,
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
         )
 
     def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:

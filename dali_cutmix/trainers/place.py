@@ -146,7 +146,7 @@ class _InOrder:
 
     def __init__(self, loader: DataLoader) -> None:
         names = inspect.signature(DataLoader).parameters.keys() - {
-            *("source", "shuffle", "sampler", "batch_sampler", "remainder"),
+            *("source", "shuffle", "window", "sampler", "batch_sampler", "remainder"),
             *("pin_memory", "persistent_workers", "torch_keywords"),
         }
         settings = {name: getattr(loader, name) for name in names}

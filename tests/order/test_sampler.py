@@ -19,11 +19,21 @@ from dali_cutmix.order.progress import Progress
 RUNS = settings(max_examples=60, deadline=None)
 NUM_SAMPLES = st.integers(1, 60)
 WORLDS = st.integers(1, 9)
+SHUFFLES = st.sampled_from([True, False, "shards"])
 REMAINDERS = st.sampled_from(["pad", "drop", "exact"])
+
+
+def ragged(num_samples: int) -> list[int]:
+    """Shard files of 1, 2, 3, 4, 1, 2, ... samples."""
+    sizes = [1 + number % 4 for number in range(num_samples)]
+    ends = [min(num_samples, end) for end in np.cumsum(sizes)]
+    return np.diff(ends, prepend=0).tolist()
 
 
 def samplers(num_samples: int, world: int, **settings: object) -> list[EpochSampler]:
     settings = {"shuffle": True, "seed": 0, **settings}
+    if settings["shuffle"] == "shards":
+        settings |= {"shard_sizes": ragged(num_samples), "window": 2}
     return [
         EpochSampler(num_samples, shard=Shard(rank, world), **settings) for rank in range(world)
     ]
@@ -63,9 +73,9 @@ def test_dropping_order_is_that_of_torchs_with_drop_last(
 
 
 @RUNS
-@given(NUM_SAMPLES, WORLDS, st.booleans(), st.integers(0, 5))
+@given(NUM_SAMPLES, WORLDS, SHUFFLES, st.integers(0, 5))
 def test_exact_shards_serve_each_sample_once_and_differ_by_one_at_most(
-    num_samples: int, world: int, shuffle: bool, epoch: int
+    num_samples: int, world: int, shuffle: bool | str, epoch: int
 ) -> None:
     orders = [
         s.order(epoch) for s in samplers(num_samples, world, shuffle=shuffle, remainder="exact")
@@ -85,7 +95,7 @@ def test_unknown_remainder_is_refused() -> None:
 
 
 def loaders(
-    num_samples: int, world: int, batch_size: int, *, shuffle: bool, remainder: str | None
+    num_samples: int, world: int, batch_size: int, *, shuffle: bool | str, remainder: str | None
 ) -> list[Progress]:
     """What of each rank's loader decides who serves what."""
     return [
@@ -113,14 +123,14 @@ def serve(ranks: list[Progress], batch_size: int, num_batches: int | None) -> li
 @RUNS
 @given(
     num_samples=NUM_SAMPLES,
-    shuffle=st.booleans(),
+    shuffle=SHUFFLES,
     remainder=REMAINDERS,
     legs=st.lists(st.tuples(WORLDS, st.integers(1, 7), st.integers(0, 4)), min_size=1, max_size=4),
     last=st.tuples(WORLDS, st.integers(1, 7)),
 )
 def test_a_run_resumed_with_other_ranks_serves_what_is_left_exactly_once(
     num_samples: int,
-    shuffle: bool,
+    shuffle: bool | str,
     remainder: str,
     legs: list[tuple[int, int, int]],
     last: tuple[int, int],
@@ -157,7 +167,7 @@ def test_a_run_resumed_with_other_ranks_serves_what_is_left_exactly_once(
         assert len({len(part) for part in after}) == 1
         assert sorted(interleaved[: len(missing)]) == missing
         assert len(interleaved) - len(missing) < world
-        if len(before) >= world:
+        if len(before) >= world and shuffle != "shards":
             assert all(times[index] == 1 for index in missing)
 
 
@@ -167,13 +177,19 @@ def test_a_run_resumed_with_other_ranks_serves_what_is_left_exactly_once(
     world=WORLDS,
     batch_size=st.integers(1, 7),
     remainder=REMAINDERS,
+    shuffle=SHUFFLES,
     stops=st.lists(st.integers(0, 4), max_size=4),
 )
 def test_a_run_resumed_with_the_same_ranks_serves_the_same_order(
-    num_samples: int, world: int, batch_size: int, remainder: str, stops: list[int]
+    num_samples: int,
+    world: int,
+    batch_size: int,
+    remainder: str,
+    shuffle: bool | str,
+    stops: list[int],
 ) -> None:
     def make() -> list[Progress]:
-        return loaders(num_samples, world, batch_size, shuffle=True, remainder=remainder)
+        return loaders(num_samples, world, batch_size, shuffle=shuffle, remainder=remainder)
 
     undisturbed = make()
     expected = [
