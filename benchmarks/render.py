@@ -24,6 +24,7 @@ from measured import FOLDER, RESULTS, Results, machine_of, or_not_yet, table
 from peer_table import peer_table
 from plots import Plot, memory_plot, scale_plots
 from scaling import curve, eight_gpus, fitted
+from shard_sections import far_shards, windows
 
 README = FOLDER / "README.md"
 FRONT = FOLDER.parent / "README.md"
@@ -83,6 +84,9 @@ class Page:
         )
         self._add("Opening COCO", "coco_size", f"coco_size.py {OUT}_coco_size.json")
         self._add("Reading files", "reading", "reading.py --out benchmarks/results/...json")
+        self._add("Shards of a bucket", "far_shards", f"far_shards.py {OUT}_far_shards.json")
+        windows_out = OUT.removeprefix("--data DIR ")
+        self._add("Windows of shards", "windows", f"windows.py {windows_out}_windows.json")
         self._add_counts(counts)
         self._add_gpu()
 
@@ -108,6 +112,8 @@ class Page:
             "coco_size": coco_size,
             "mask_decoders": mask_decoders,
             "mixes": sections.mixes,
+            "far_shards": far_shards,
+            "windows": windows,
         }
         result = self._results.get(what, on_gpu)
         self._section(title, or_not_yet(result, command, writers[what]), 3 if on_gpu else 2)

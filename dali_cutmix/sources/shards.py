@@ -71,7 +71,8 @@ class PackedImages(StoredImages):
         classes: Names of the classes, in the order of their indices; None for the indices as text.
         first_label: Label of class 0 in the shards.
         index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
-        progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
+        progress: Show a bar on stderr, if it is a terminal, while shards are scanned, and while a
+            batch waits for a shard.
         connect_timeout_s, read_timeout_s: Of shards in a bucket; see `BucketFiles`.
         cache_dir, cache_bytes: Of shards in a bucket; see `TarShards`.
 

@@ -66,14 +66,26 @@ class TarShards(PackedImages):
         classes: Names of the classes, in the order of their indices; None for the lines of
             ``classes.txt`` beside the first shard, or the indices as text where there is none.
         index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
-        progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
+        progress: Show a bar on stderr, if it is a terminal, while shards are scanned, and while a
+            batch waits for a shard.
         connect_timeout_s, read_timeout_s: Of shards in a bucket; see `BucketFiles`.
+        cache_dir: Local folder, made if missing, into which shards of a bucket are fetched whole,
+            ahead of their use. The processes of a machine share the folder. Indexes are kept there
+            too, unless ``index_dir`` says otherwise. Without effect on local shards. One loader at
+            a time says what is fetched: pass two loaders two `TarShards` with one folder.
+        cache_bytes: Most bytes of the shards in ``cache_dir``; None for as many as the disk holds.
+            Each process needs the shards in use and as many more. Where they do not fit, images are
+            read one by one, with a warning.
+
+    Attributes:
+        downloads: `Downloads`: shards of the epoch that are there, shards of the epoch, and bytes
+            fetched so far; None without a cache.
 
     Raises:
         FileNotFoundError: A shard does not exist, or a pattern matches none.
-        OSError: A shard cannot be read, or ``index_dir`` cannot be written.
+        OSError: A shard cannot be read, or ``index_dir`` or ``cache_dir`` cannot be written.
         ValueError: A shard is damaged, truncated or compressed, or a sample has no image or no
-            class.
+            class. Or ``cache_bytes`` is less than the largest shard, or ``cache_dir`` has no locks.
     """
 
     layout = "tar"

@@ -39,13 +39,15 @@ class TFRecords(PackedImages):
         first_label: Label of class 0. ImageNet's usual labels are 1 to 1000; pass 0 for labels from
             0.
         index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
-        progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
+        progress: Show a bar on stderr, if it is a terminal, while shards are scanned, and while a
+            batch waits for a shard.
         connect_timeout_s, read_timeout_s: Of shards in a bucket; see `BucketFiles`.
+        cache_dir, cache_bytes: Of shards in a bucket; see `TarShards`.
 
     Raises:
         ImportError: protobuf is missing.
         FileNotFoundError: A shard does not exist, or a pattern matches none.
-        OSError: A shard cannot be read, or ``index_dir`` cannot be written.
+        OSError: A shard cannot be read, or ``index_dir`` or ``cache_dir`` cannot be written.
         ValueError: A shard is damaged, truncated or compressed, a record has no image or label, or
             a label is below ``first_label``.
     """

@@ -189,7 +189,7 @@ def test_large_data_are_permuted_by_key_and_dealt_out_as_others(
     whole = orders(1)[0]
     assert whole != torchs
     assert sorted(whole) == list(range(50))
-    assert [part for part in orders(3)] == [whole[rank::3] for rank in range(3)]
+    assert list(orders(3)) == [whole[rank::3] for rank in range(3)]
     assert orders(2, start=10) == [whole[10::2], whole[11::2]]
     assert len({tuple(orders(1, epoch)[0]) for epoch in range(4)}) == 4
 
