@@ -86,7 +86,7 @@ def windows(result: dict[str, Any]) -> list[str]:
         ),
         "",
         f"What one of {method['ranks']:,} ranks needs to begin an epoch, in a process of its own: "
-        f"median seconds and most additional memory of {method['repeats']} turns. The indexes of "
+        f"median CPU seconds and most additional memory of {method['repeats']} turns. The indexes of "
         "the images, which a source holds, come on top: 37 bytes per image of `TarShards`.",
         "",
     ]
@@ -104,4 +104,4 @@ def windows(result: dict[str, Any]) -> list[str]:
             ]
         )
     limits = f"{MOST_SECONDS:g} s and {MOST_BYTES / 1e6:.0f} MB"
-    return [*lines, *table(["order", "samples", "seconds", "MiB", limits], rows)]
+    return [*lines, *table(["order", "samples", "CPU seconds", "MiB", limits], rows)]

@@ -153,7 +153,7 @@ class Fetching:
         shard = self._open.pop(number)
         file: Any = FileIO(shard.duplicate(), "rb")
         file.seek(0)
-        return file  # type: ignore[no-any-return]
+        return file
 
     def _due(self, number: int) -> Future[None] | None:
         """Note that a shard is read, and return its fetching; None if it is not expected."""
@@ -259,7 +259,7 @@ class Fetching:
         size = self._shards[number][2]
 
         def copy(start: int) -> None:
-            data = memoryview(self._request(number, start, min(CHUNK, size - start)))
+            data = self._request(number, start, min(CHUNK, size - start)).data
             with self._lock:
                 self._fetched_bytes += len(data)
             while data:

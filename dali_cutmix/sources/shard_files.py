@@ -202,8 +202,8 @@ class ShardFiles:
         self.fetching: Fetching | None = None
         if cache is not None and self.buckets:
             cache.check_size(where, max(stat.size for stat in self.stats))
-            shards = [(n, s.tag, s.size) for n, s in zip(self.names, self.stats, strict=True)]
-            self.fetching = Fetching(where, cache, shards, self._request, shows=shows)
+            objects = [(n, s.tag, s.size) for n, s in zip(self.names, self.stats, strict=True)]
+            self.fetching = Fetching(where, cache, objects, self._request, shows=shows)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -228,7 +228,9 @@ class ShardFiles:
             OSError: The shard cannot be read, or has changed.
         """
         if is_url(self.names[number]):
-            cached = self.fetching and self.fetching.read(number, offset, size)
+            cached = None
+            if self.fetching is not None:
+                cached = self.fetching.read(number, offset, size)
             if cached is not None:
                 return np.frombuffer(cached, np.uint8)
             return self._request(number, offset, size)
