@@ -3,10 +3,12 @@
     python benchmarks/far_shards.py --data DIR --out benchmarks/results/DATE_MACHINE_far_shards.json
 
 `bucket_server.py` serves packed JPEGs of DIR, an ImageFolder root, and waits 30 ms before each
-answer. Epochs are served in windows of shards, in turns: by a request for each image, through an
-empty cache, through a filled cache, and from local shards. "read" counts images read by 16 threads,
-in the order of the epoch; "loader" images of a `DataLoader`. The server runs in a process of its
-own, on the same cores. Some minutes.
+answer. The JPEGs have a short side of 256 px, as `pack --resize 256` makes them. Epochs are served
+in windows of shards, in turns: by a request for each image, through an empty cache, through a
+filled cache, and from local shards. "read" counts images read by 16 threads, in the order of the
+epoch; "loader" images of a `DataLoader`. The server runs in a process of its own, on the same
+cores: "raw" is what it gives to requests of 4 MB, 16 at a time, in images of the mean size. Some
+minutes.
 """
 
 from __future__ import annotations
@@ -29,13 +31,15 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import obstore.store
 from bucket_server import environment
+from PIL import Image
 from rich.console import Console
 
 import dali_cutmix as dc
 from dali_cutmix.tools.bench.machine import describe_machine
 
-NUM_SHARDS, PER_SHARD, WINDOW = 16, 125, 4
+NUM_SHARDS, PER_SHARD, WINDOW, SHORT_SIDE, CHUNK = 16, 250, 4, 256, 4 << 20
 DELAY_S, NUM_READERS, BATCH_SIZE, THREADS, REPEATS = 0.03, 16, 64, 2, 5
 URL = f"s3://bucket/{{0000..{NUM_SHARDS - 1:04d}}}.tar"
 
@@ -45,17 +49,45 @@ def pack(data: Path, folder: Path) -> tuple[int, float]:
     paths = sorted(data.rglob("*.jpg"))
     if not paths:
         raise FileNotFoundError(f"{data} has no .jpg file. `images.py {data}` writes some.")
-    chosen = list(islice(cycle(paths), NUM_SHARDS * PER_SHARD))
+    chosen = list(islice(cycle(map(shrunk, paths)), NUM_SHARDS * PER_SHARD))
     for shard in range(NUM_SHARDS):
         with tarfile.open(folder / f"{shard:04d}.tar", "w") as tar:
-            for number, path in enumerate(chosen[shard * PER_SHARD : (shard + 1) * PER_SHARD]):
+            for number, jpeg in enumerate(chosen[shard * PER_SHARD : (shard + 1) * PER_SHARD]):
                 label = b"%d" % (number % 10)
-                for ending, content in (("jpg", path.read_bytes()), ("cls", label)):
+                for ending, content in (("jpg", jpeg), ("cls", label)):
                     info = tarfile.TarInfo(f"{number:06d}.{ending}")
                     info.size = len(content)
                     tar.addfile(info, BytesIO(content))
     dc.TarShards(folder)  # leaves the indexes beside the shards
-    return len(chosen), statistics.mean(path.stat().st_size for path in chosen)
+    return len(chosen), statistics.mean(map(len, chosen))
+
+
+def shrunk(path: Path) -> bytes:
+    """Return a JPEG of a picture with a short side of `SHORT_SIDE` px."""
+    picture = Image.open(path).convert("RGB")
+    scale = SHORT_SIDE / min(picture.size)
+    size = round(scale * picture.width), round(scale * picture.height)
+    file = BytesIO()
+    picture.resize(size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def raw(bucket: Path, mean_bytes: float) -> float:
+    """Return images of the mean size per second, by requests and nothing else."""
+    store = obstore.store.S3Store("bucket", client_options={"allow_http": True})
+    parts = [
+        (path.name, start, min(start + CHUNK, path.stat().st_size))
+        for path in sorted(bucket.glob("*.tar"))
+        for start in range(0, path.stat().st_size, CHUNK)
+    ]
+
+    def get(part: tuple[str, int, int]) -> int:
+        return len(store.get_range(part[0], start=part[1], end=part[2]))
+
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(NUM_READERS) as threads:
+        num_bytes = sum(threads.map(get, parts))
+    return num_bytes / mean_bytes / (time.perf_counter() - begin)
 
 
 @contextmanager
@@ -105,10 +137,13 @@ def serve(images: Any, epoch: int) -> None:
             pass
 
 
-def measure(run: Callable[[Any, int], None], bucket: Path, folder: Path) -> dict[str, list[float]]:
+def measure(
+    run: Callable[[Any, int], None], bucket: Path, folder: Path, mean_bytes: float
+) -> dict[str, list[float]]:
     """Return images per second of each turn, by where the shards lie."""
     rates: dict[str, list[float]] = {}
     for turn in range(REPEATS):
+        rates.setdefault("raw", []).append(raw(bucket, mean_bytes))
         cache = folder / f"{run.__name__}{turn}"
         sources = {
             "local": dc.TarShards(bucket),
@@ -137,7 +172,7 @@ def main() -> None:
         num_images, mean_bytes = pack(options.data, bucket)
         with served(bucket):
             for kind, run in (("read", read), ("loader", serve)):
-                for where, rates in measure(run, bucket, folder).items():
+                for where, rates in measure(run, bucket, folder, mean_bytes).items():
                     spread = {"min": min(rates), "max": max(rates), "rates": rates}
                     row = {"kind": kind, "where": where, "median": statistics.median(rates)}
                     rows.append(row | spread)

@@ -16,6 +16,7 @@ _NAMES = {
     "first": "first epoch, cache empty",
     "later": "second epoch",
     "local": "local shards",
+    "raw": "the server alone, by requests of 4 MB",
 }
 
 
@@ -86,8 +87,8 @@ def windows(result: dict[str, Any]) -> list[str]:
         ),
         "",
         f"What one of {method['ranks']:,} ranks needs to begin an epoch, in a process of its own: "
-        f"median CPU seconds and most additional memory of {method['repeats']} turns. The indexes of "
-        "the images, which a source holds, come on top: 37 bytes per image of `TarShards`.",
+        f"median CPU seconds and most additional memory of {method['repeats']} turns. The indexes "
+        "of the images, which a source holds, come on top: 37 bytes per image of `TarShards`.",
         "",
     ]
     names = {"torch": "torch's permutation", "keyed": "keyed permutation", "shards": "windows"}

@@ -7,12 +7,12 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from io import FileIO
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.core.trouble import patiently
 from dali_cutmix.sources.bucket import NUM_REQUESTS
 from dali_cutmix.sources.cache import CachedShard, NoRoomError, ShardCache
+from dali_cutmix.sources.downloads import Downloads, bar
 
 #: Bytes of a request. As many requests at a time hold 64 MB.
 CHUNK = 4 << 20
@@ -31,20 +32,6 @@ PATIENCE_S = 1.0
 LOOK_S, GIVE_UP_S = 0.2, 2.0
 #: Shards that are kept open. Others are opened again at each read.
 MOST_OPEN = 256
-
-
-class Downloads(NamedTuple):
-    """Tell how far an epoch's shards are.
-
-    Args:
-        shards: Shards that are there.
-        num_shards: Shards that the epoch reads.
-        fetched_bytes: Bytes fetched from the bucket since the source was made.
-    """
-
-    shards: int
-    num_shards: int
-    fetched_bytes: int
 
 
 class Fetching:
@@ -104,7 +91,7 @@ class Fetching:
     def downloads(self) -> Downloads:
         """How far the shards of the epoch are."""
         with self._lock:
-            there = sum(future.done() for future in self._futures.values())
+            there = sum(map(_is_there, self._futures.values()))
             return Downloads(self._num_done + there, len(self._order), self._fetched_bytes)
 
     def expect(self, numbers: np.ndarray) -> None:
@@ -134,12 +121,7 @@ class Fetching:
             future = self._due(number)
         if future is not None and not future.done():
             self._wait(future)
-        shard = self._open.get(number) or self._opened(number)
-        data = None if shard is None else shard.read(offset, size)
-        if data is not None and len(data) != size:  # somebody cut the file off
-            self._open.pop(number, None)
-            data = None
-        del shard  # else it could not be evicted after its last read
+        data = self._read(number, offset, size)
         with self._lock:
             self._count(number)
         return data
@@ -192,11 +174,22 @@ class Fetching:
         self._room.notify_all()
         self._start()
 
-    def _opened(self, number: int) -> CachedShard | None:
-        shard = self._cache.open(*self._shards[number])
-        if shard is not None:
-            self._keep(number, shard)
-        return shard
+    def _read(self, number: int, offset: int, size: int) -> bytes | None:
+        """Return bytes of a shard in the cache; None where they cannot be had there."""
+        try:
+            shard = self._open.get(number)
+            if shard is None:
+                shard = self._cache.open(*self._shards[number])
+                if shard is None:
+                    return None
+                self._keep(number, shard)
+            data = shard.read(offset, size)
+        except OSError:  # of the local disk, which is no fault of the image
+            data = b""
+        if len(data) == size:
+            return data
+        self._open.pop(number, None)  # somebody cut the file off
+        return None
 
     def _keep(self, number: int, shard: CachedShard) -> None:
         self._open[number] = shard
@@ -224,7 +217,10 @@ class Fetching:
         try:
             while not places or self._wait_for_turn(number, places):
                 try:
-                    return self._keep(number, patiently(fetched, self._where, f"fetching {url}"))
+                    shard = patiently(fetched, self._where, f"fetching {url}")
+                    if not places or places is self._place:
+                        self._keep(number, shard)
+                    return
                 except NoRoomError as error:
                     if not places or time.monotonic() > give_up_at:
                         self._warn(error)
@@ -287,7 +283,7 @@ class Fetching:
             wait([future])
             return
         try:
-            with _bar() as show:
+            with bar() as show:
                 while not future.done():
                     show(self.downloads)
                     wait([future], 0.2)
@@ -303,33 +299,5 @@ class Fetching:
         self._begin()
 
 
-@contextmanager
-def _bar() -> Iterator[Callable[[Downloads], None]]:
-    # Imported here, since most processes show no bar.
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("Fetching shards"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-    )
-    console = Console(stderr=True)
-    hidden = not console.is_terminal  # rich would end it with an empty line
-    begin, before = time.monotonic(), None
-    with Progress(*columns, transient=True, console=console, disable=hidden) as progress:
-        task = progress.add_task("", speed="")
-
-        def show(downloads: Downloads) -> None:
-            nonlocal before
-            before = downloads.fetched_bytes if before is None else before
-            rate = (downloads.fetched_bytes - before) / max(time.monotonic() - begin, 0.1) / 1e6
-            progress.update(
-                task,
-                completed=downloads.shards,
-                total=downloads.num_shards,
-                speed=f"{rate:.0f} MB/s",
-            )
-
-        yield show
+def _is_there(future: Future[None]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None

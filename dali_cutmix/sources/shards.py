@@ -22,7 +22,7 @@ from dali_cutmix.core.trouble import is_of_machine, patiently
 from dali_cutmix.sources.base import MAX_CLASSES, StoredImages, check_labels, numbered
 from dali_cutmix.sources.bucket import NUM_REQUESTS, Timeouts, is_url, split_url
 from dali_cutmix.sources.cache import ShardCache
-from dali_cutmix.sources.fetching import Downloads
+from dali_cutmix.sources.downloads import Downloads
 from dali_cutmix.sources.shard_files import ShardFiles
 
 INDEX_ENDING = ".index.npz"

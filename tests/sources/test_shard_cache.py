@@ -435,3 +435,42 @@ def test_a_fetch_that_fails_leaves_nothing_and_the_error(tmp_path: Path) -> None
             fetch(cache, b"a" * 10, filler(b"a" * 10, fail))
         assert list(tmp_path.glob("a*")) == []
     assert fetch(cache, b"a" * 10).read(0, 20) == b"a" * 10
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_batch_that_waits_shows_how_far_the_shards_are_on_a_terminal(
+    server: BucketServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    for progress in (True, False):
+        server.delay_s = 0.0
+        sys.stderr.seek(0), sys.stderr.truncate()
+        images = TarShards(URL, progress=progress, cache_dir=tmp_path / f"{progress}")
+        server.delay_s = 0.3
+        images.expect(order_of(images))
+        images.stored(int(order_of(images)[0]))
+        shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+        assert ("Fetching shards" in shown, "/12" in shown) == (progress, progress)
+
+
+def test_a_cache_whose_disk_fails_leaves_images_to_the_bucket(
+    local: TarShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = cached(tmp_path)
+    order = order_of(images)
+    expected = read_epoch(images, order)
+
+    def broken(*_: Any) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    images.expect(order)
+    images.stored(int(order[0]))
+    monkeypatch.setattr(cache_module.CachedShard, "read", broken)
+    assert [images.stored(index).tobytes() for index in order.tolist()] == expected
+    assert expected == [local.stored(index).tobytes() for index in order.tolist()]
