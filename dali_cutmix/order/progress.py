@@ -229,8 +229,10 @@ def _check_dealt(value: Any) -> None:
     """Refuse all but None and a list of pairs of ranks and samples, each at least 1."""
     if value is None:
         return
-    is_list = isinstance(value, (list, tuple)) and len(value) < _MOST_DEALINGS
-    for pair in value if is_list else [None]:
+    pairs: Any = value
+    if not isinstance(value, (list, tuple)) or len(value) >= _MOST_DEALINGS:
+        pairs = [None]
+    for pair in pairs:
         is_pair = isinstance(pair, (list, tuple)) and len(pair) == 2
         if not is_pair or not all(is_whole(part) and 0 < part < MAX_NUMBER for part in pair):
             refuse_value("dealt", "hold pairs of ranks and samples, each at least 1", value)
