@@ -39,8 +39,8 @@ from rich.console import Console
 import dali_cutmix as dc
 from dali_cutmix.tools.bench.machine import describe_machine
 
-NUM_SHARDS, PER_SHARD, WINDOW, SHORT_SIDE, CHUNK = 16, 250, 4, 256, 4 << 20
-DELAY_S, NUM_READERS, BATCH_SIZE, THREADS, REPEATS = 0.03, 16, 64, 2, 5
+NUM_SHARDS, PER_SHARD, WINDOW, SHORT_SIDE, CHUNK = 16, 125, 4, 256, 4 << 20
+DELAY_S, NUM_READERS, BATCH_SIZE, THREADS, REPEATS = 0.03, 16, 64, 2, 3
 URL = f"s3://bucket/{{0000..{NUM_SHARDS - 1:04d}}}.tar"
 
 

@@ -470,3 +470,22 @@ def test_the_fastest_complete_decoder_of_masks_is_named_with_its_distance_to_dal
     assert "the fastest with gray PNGs is libpng: -0.25 ms beside DALI" in text
     assert "| zlib, inflating | 0.20 | 0.20 |" in text
     assert "| resized | 0.20 |" in text
+
+
+def test_far_shards_are_judged_by_ratios_of_the_turns(render: ModuleType, tmp_path: Path) -> None:
+    def row(kind: str, where: str, turns: list[float]) -> dict[str, Any]:
+        return rates(where, turns[1]) | {"kind": kind, "where": where, "rates": turns}
+
+    turns = {
+        "ranges": [100, 100, 100],
+        "first": [999, 999, 999],
+        "later": [900, 950, 400],  # the machine slowed down by half in the last turn
+        "local": [1000, 1000, 500],
+        "raw": [3000, 3000, 3000],
+    }
+    rows = [row(kind, where, t) for kind in ("read", "loader") for where, t in turns.items()]
+    method = {"num_images": 9, "mean_bytes": 1000, "num_shards": 3, "delay_s": 0.03, "window": 2}
+    write(tmp_path, "far_shards", result("far_shards", rows, threads=2, repeats=3, **method))
+    text = text_of(render, tmp_path)
+    assert "| read: first epoch over a request for each image | 9.99 | 10 | missed |" in text
+    assert "| loader: second epoch over local shards | 0.90 | 0.9 | met |" in text
