@@ -46,9 +46,9 @@ class ParquetShards(PackedImages):
     A column holds encoded images: bytes, or structs of ``bytes`` and ``path``. Another column holds
     class indices. Images are read by index, each alone: where its page is uncompressed and plainly
     encoded, as ``datasets`` and ``dali-cutmix pack`` write, only the bytes of the image are read.
-    Else the image's page is read and decompressed, about a megabyte. A row without bytes is an
-    empty image. Needs ``pip install -e '.[parquet]'`` in the checkout. See `PackedImages` for the
-    indexes.
+    Else the image's page and its dictionary are read and decompressed for each image, which may be
+    a whole row group of images. A row without bytes is an empty image. Needs
+    ``pip install -e '.[parquet]'`` in the checkout. See `PackedImages` for the indexes.
 
     Args:
         shards: A path or the URL of a bucket, or several. Each may hold ``{00000..00127}`` and

@@ -1,7 +1,7 @@
 """Pages of a column in a Parquet file: where each value lies.
 
 pyarrow reads whole row groups, of which Hugging Face writes 100 MB. A value of an uncompressed page
-is a range of bytes in the file, and a compressed page is about a megabyte.
+is a range of bytes in the file. A compressed page is read as a whole.
 
 Source: https://parquet.apache.org/docs/file-format/, and ``parquet.thrift`` of parquet-format 2.11.
 """
