@@ -67,10 +67,10 @@ class Entrant:
 
 ENTRANTS = (
     Entrant("torch DataLoader, tensors", "torch_v2:torch_tensor"),
-    Entrant("torch DataLoader, bytes", "torch_v2:torch_bytes"),
+    Entrant("torch DataLoader, bytes mixed", "torch_v2:torch_bytes"),
     Entrant("torch DataLoader, Pillow", "torch_v2:torch_pil"),
     Entrant("dali_cutmix", f"{LIBRARY}:ours"),
-    Entrant("dali_cutmix, packed", "packed:packed", writes=True),
+    Entrant("dali_cutmix, packed to 256 px", "packed:packed", writes=True),
     Entrant("timm", "timm_loader:timm_prefetcher"),
     Entrant("webdataset", "webdataset_loader:webdataset_tensor", writes=True),
     Entrant("SPDL", "spdl_loader:spdl_ffmpeg"),

@@ -3,8 +3,8 @@
     python benchmarks/images.py imagenet-like --num-files 2000
     python benchmarks/images.py imagenet-like --num-files 2000 --num-names 10000
 
-With --num-names files get further names, which are hard links: longer epochs that take no disk. In
-a short epoch its start is a large part of what is measured.
+With --num-names files get further names, which are hard links: longer epochs that take no disk. The
+start is a large part of a short epoch. Loaders with a format of their own write every name.
 
 The cost of decoding a photograph depends on its bytes per pixel and on how they are spread. So the
 pictures are "dead leaves": shaded discs, strips and boxes of every size
@@ -152,7 +152,9 @@ def _paint_leaf(
 
 
 def link_names(paths: list[Path], num_names: int) -> int:
-    """Give files further names in their folders, in turn, until there are ``num_names`` names.
+    """Give files further names in their folders, in turn, so that there are ``num_names`` names.
+
+    Further names of an earlier call are removed first.
 
     Args:
         paths: Files of one disk.
@@ -167,12 +169,13 @@ def link_names(paths: list[Path], num_names: int) -> int:
     added = num_names - len(paths)
     if added < 0:
         raise ValueError(f"`num_names` must be at least {len(paths)}, the files, got {num_names}.")
+    for path in paths:
+        for earlier in path.parent.glob(f"{path.stem}_*{path.suffix}"):
+            earlier.unlink()
     for number in range(added):
-        turn, at = divmod(number, len(paths))
-        path = paths[at]
-        other = path.with_name(f"{path.stem}_{turn + 1}{path.suffix}")
-        other.unlink(missing_ok=True)
-        os.link(path, other)
+        turn, position = divmod(number, len(paths))
+        path = paths[position]
+        os.link(path, path.with_name(f"{path.stem}_{turn + 1}{path.suffix}"))
     return added
 
 

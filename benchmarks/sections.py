@@ -22,7 +22,7 @@ OURS = "dali_cutmix"
 TORCH = "torch DataLoader"
 FFCV, HALF_RAW = "FFCV, JPEG", "FFCV, half raw"
 #: This loader on smaller images, packed before.
-PACKED = "dali_cutmix, packed"
+PACKED = "dali_cutmix, packed to 256 px"
 REGION = "decode only, region"
 RESIZE = "decode and resize"
 #: Targets on a CPU: the least ratio to each loader, and the highest cost of mixing.
@@ -170,7 +170,7 @@ def _reading(
     if PACKED in mixed and HALF_RAW in mixed and "ffcv" in targets:
         rows += [
             [
-                f"this loader, packed, over FFCV, half raw, {how}",
+                f"this loader, packed to 256 px, over FFCV, half raw at 500 px, {how}",
                 judged(ratio, ge, 1, 2),
                 "1",
                 _verdict(ratio >= 1),

@@ -82,6 +82,12 @@ GRID = 7
 class Settings(detection.DetectionSettings):
     """Hold everything a run depends on, beside what all detectors have."""
 
+    epochs: int = 72
+    """Passes over the training data."""
+
+    validate_every: int = 24
+    """Epochs from one validation to the next. The last epoch is validated in any case."""
+
     anchor: float = 3.0
     """Side of an anchor box in units of its map's stride. torchvision takes 8."""
 
@@ -126,7 +132,7 @@ LARGE = Settings(
 
 PRESETS = named(
     {
-        "small": Settings(epochs=72, validate_every=24),
+        "small": Settings(),
         "voc": replace(LARGE, mix="none"),
         "coco": LARGE,
     }

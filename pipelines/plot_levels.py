@@ -1,4 +1,4 @@
-"""Plot what runs of scenes.py reach while more and more of an animal is covered.
+"""Plot what networks reach while more and more of an animal is covered.
 
     python pipelines/plot_levels.py runs/none runs/cutmix --out levels.svg
 
@@ -75,7 +75,7 @@ def levels_of(content: Mapping[str, Any], number: str) -> dict[int, tuple[float,
     levels = {}
     for name, value in content.items():
         match = re.fullmatch(rf"{re.escape(number)}_(\d\d)", name)
-        # A name such as map_50 may have another meaning: an IoU of 0.5.
+        # Only a number with a level 00 is a curve; map_50 has an IoU of 0.5.
         if match is not None and isinstance(value, dict) and f"{number}_00" in content:
             levels[int(match[1])] = (value["mean"], value["deviation"] or 0.0)
     return dict(sorted(levels.items()))
@@ -110,6 +110,7 @@ def plot_levels(
         )
     axes.set(xlabel="covered pixels of the animal, %", ylabel=title)
     axes.set_xticks(sorted({level for levels in lines.values() for level in levels}))
+    axes.set_ylim(bottom=0)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=9, frameon=False)

@@ -94,6 +94,7 @@ HEADINGS = {
     "captions_backbone": "Captions on a trained encoder",
     "clip_contrastive": "Images and texts",
     "transfer": "Transfer to other classes",
+    "transfer_near": "Transfer to classes that look alike",
     "scenes": "Street scenes, a stand-in: a classifier under growing cover",
     "scenes_detection": "Street scenes, a stand-in: detectors under growing cover",
 }

@@ -18,7 +18,7 @@ your own, DIR holds train/ and val/, each with images/ and masks/ of equal names
     python pipelines/segmentation_deeplab.py --data cityscapes --preset cityscapes
 
 The baseline is one flag away: --mix none. The presets scenes, voc and cityscapes are not yet run.
-(After 400 steps on scenes nearly all animals are still called background.) To try every part on
+To try every part on
 generated ellipses, in seconds, with or without a GPU:
 
     python pipelines/segmentation_deeplab.py --smoke
@@ -74,7 +74,7 @@ from dali_cutmix import (
 )
 from harness.overlap import IGNORED, count_classes, draw_masks, mean_of, measure_overlap
 from harness.pictures import make_ellipses
-from harness.processes import Processes, split_batch_of_several, stop
+from harness.processes import Processes, split_mixed_batch, stop
 from harness.sampling import choose_training
 from harness.schedule import polynomial
 from harness.seeds import SeedSettings, run_seeds
@@ -272,7 +272,7 @@ def make_loaders(settings: Settings, data: Path, processes: Processes) -> tuple[
     colours = {"mean": settings.mean, "std": settings.std}
     common: dict[str, Any] = {"num_workers": settings.workers, "tuning": settings.tuning}
     common |= {"device": processes.device, "channels_last": True}
-    batch_size = split_batch_of_several(
+    batch_size = split_mixed_batch(
         NAME,
         settings.batch_size,
         processes.count,

@@ -10,9 +10,8 @@ each the mean and deviation of three seeds, a minute per training on two CPU cor
     cuboid    74.0 +- 6.9    68.5 +- 8.6    41.2 +- 9.2    15.2 +- 3.1
     moving    77.7 +- 0.4    74.4 +- 1.7    47.1 +- 3.2    14.2 +- 1.8
 
-Chance is 12.5. With 14 epochs in place of 40, top-1 was 37 to 68, with deviations of up to 21. Half
-of the frames frozen costs little, and three quarters cost a third or more of top-1. A quarter of
-black frames makes all networks guess.
+Chance is 12.5. Half of the frames frozen costs 3 to 6 points, and three quarters cost a third or
+more of top-1. A quarter of black frames makes all networks guess.
 
 Run, where DIR is what data/generate_clips.py beside this file writes: train/ and val/, each with
 a folder for each class, which holds a folder of frames or a video file for each video:

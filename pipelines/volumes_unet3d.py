@@ -51,7 +51,7 @@ from torch import nn
 from dali_cutmix import ClipCutMix, DataLoader, VolumeMasks, Volumes, VolumeTransform
 from harness.overlap import count_classes, draw_masks, mean_of, measure_overlap
 from harness.pictures import make_balls
-from harness.processes import Processes, split_batch, split_batch_of_several, stop
+from harness.processes import Processes, split_batch, split_mixed_batch, stop
 from harness.sampling import choose_training
 from harness.schedule import polynomial
 from harness.seeds import SeedSettings, run_seeds
@@ -279,7 +279,7 @@ def make_loaders(
         kinds=("volumes", "windows"),
     )
     if settings.mix == "cutmix":
-        batch_size = split_batch_of_several(
+        batch_size = split_mixed_batch(
             NAME,
             settings.batch_size,
             processes.count,

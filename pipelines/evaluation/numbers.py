@@ -39,6 +39,8 @@ NAMES = {
     "pretrained": "first classes",
     **{f"top1_{level}": f"{int(level)} % covered" for level in ("00", "25", "50", "75")},
     "recall": "recall",
+    "map_covered": "mAP, mean of all covers",
+    "recall_covered": "recall, mean of all covers",
     **{
         f"{number}_covered_{level}": f"{name}{int(level)} % covered"
         for number, name in (("map", "mAP, "), ("recall", "recall, "))

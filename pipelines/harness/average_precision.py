@@ -46,12 +46,16 @@ def measure(
         max_batches: Validation ends after so many batches; None takes all.
         names: Names of the classes by label.
         picture: File for some images with their predicted and their true boxes, or None. The images
-            are spread over the validation data.
+            are spread over the first process's part of the validation data.
     """
     was_training = model.training
     model.eval()
     rows: list[tuple[Objects, Objects]] = []
-    chosen = np.linspace(0, len(loader.dataset) - 1, SHOWN).astype(int).tolist()
+    # Spread over what this process sees. A process may see one image less.
+    num_seen = -(-len(loader.dataset) // processes.count)
+    if max_batches is not None:
+        num_seen = min(num_seen, max_batches * loader.batch_size)
+    chosen = np.linspace(0, num_seen - 1, SHOWN).astype(int).tolist()
     shown: list[tuple[torch.Tensor, tuple[Objects, Objects]]] = []
     for image, target in islice(loader, max_batches):
         processes.leave_if_asked()
@@ -60,13 +64,13 @@ def measure(
         pairs = [
             (_on_cpu(said), _on_cpu(true)) for said, true in zip(detected, target, strict=True)
         ]
-        places = [place for place, index in enumerate(loader.batch_indices) if index in chosen]
-        if picture is not None and places:
-            pixels = as_pixels(image[places], loader.transform).cpu()
-            shown += zip(pixels, [pairs[place] for place in places], strict=True)
+        picked = [number for number in range(len(image)) if len(rows) + number in chosen]
+        if picture is not None and picked:
+            pixels = as_pixels(image[picked], loader.transform).cpu()
+            shown += zip(pixels, [pairs[number] for number in picked], strict=True)
         rows += pairs
     model.train(was_training)
-    if picture is not None and processes.is_first:
+    if picture is not None and shown and processes.is_first:
         pixels, pairs = zip(*shown, strict=True)
         draw_predictions(picture, torch.stack(pixels), pairs, names)
     # Whole lists, since torchmetrics waits for ever where processes have different counts.

@@ -218,10 +218,10 @@ def split_batch(name: str, batch_size: int, num_processes: int, accumulate: int)
     return batch_size // parts
 
 
-def split_batch_of_several(
+def split_mixed_batch(
     name: str, batch_size: int, num_processes: int, accumulate: int, *, kind: str, reason: str
 ) -> int:
-    """Return what `split_batch` returns; stop where that is a single sample.
+    """Return the samples per batch as `split_batch` does; stop where a batch is a single sample.
 
     Args:
         name: Name of the recipe.
@@ -237,6 +237,6 @@ def split_batch_of_several(
             name,
             f"`batch_size` must make batches of at least 2 {kind}, {reason}, got {batch_size} for "
             f"{num_processes} process{'es' if num_processes > 1 else ''} and `accumulate` "
-            f"{accumulate}.",
+            f"{accumulate}. Pass `--batch-size {2 * num_processes * accumulate}` or more.",
         )
     return mine

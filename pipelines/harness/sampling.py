@@ -39,7 +39,8 @@ def choose_training(
         stop(
             name,
             f"`num_train` must be at most {num_available}, the {samples} there are, and with "
-            f"`{setting}` make a batch of {batch_size}, got {count}.",
+            f"`{setting}` make a batch of {batch_size}, got {count}. Pass a smaller "
+            f"`--batch-size`, or more `--{setting}`.",
         )
     chosen = np.random.default_rng(seed).permutation(num_available)[:count]
     return chosen.tolist() * crops

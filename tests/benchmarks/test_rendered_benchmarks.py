@@ -81,12 +81,12 @@ def test_readme_of_the_benchmarks_is_what_the_results_say(render: ModuleType) ->
 def test_packed_images_are_compared_with_half_raw_ones_and_not_with_this_loader_itself(
     render: ModuleType, tmp_path: Path
 ) -> None:
-    medians = {"dali_cutmix, packed": 1200.0, "FFCV, half raw": 1000.0}
+    medians = {"dali_cutmix, packed to 256 px": 1200.0, "FFCV, half raw": 1000.0}
     content = comparison(torch=400, **medians)
     content["rows"][-2]["median"] = 2000.0  # half raw, without mixing
     write(tmp_path, "compare", content)
     text = text_of(render, tmp_path)
-    said = "| this loader, packed, over FFCV, half raw, "
+    said = "| this loader, packed to 256 px, over FFCV, half raw at 500 px, "
     assert f"{said}with CutMix | 1.20 | 1 | met |" in text
     assert (
         "| this loader, packed, over FFCV, half raw, without mixing | 0.75 | 1 | missed |" in text

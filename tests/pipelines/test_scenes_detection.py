@@ -93,16 +93,26 @@ def test_results_are_of_each_level_and_a_picture_shows_half_covered_animals(
     out, content = results
     told = json.loads((out / "results.json").read_text())
     names = {name for name, value in told.items() if isinstance(value, dict) and "values" in value}
-    tests = ("", *(f"_covered_{level}" for level in LEVELS))
+    tests = ("", "_covered", *(f"_covered_{level}" for level in LEVELS))
     assert names == {f"{kind}{test}" for kind in ("map", "recall") for test in tests}
     for name in names:
         assert len(told[name]["values"]) == 2
         assert all(0 <= value <= 1 for value in told[name]["values"])
     assert told["recall"]["mean"] > 0
+    of_levels = [told[f"recall_covered_{level}"]["mean"] for level in LEVELS]
+    assert told["recall_covered"]["mean"] == pytest.approx(sum(of_levels) / 4)
     for seed in ("9", "10"):
         with Image.open(out / seed / "predictions.png") as picture:
             assert picture.width > 500
     assert list(plot_levels.levels_of(content, "recall_covered")) == [0, 25, 50, 75]
+
+
+def test_smoke_run_trains_a_detector_and_measures_it(module: ModuleType, tmp_path: Path) -> None:
+    told = module.main(module.replace(module.PRESETS["small"], smoke=True, out=tmp_path))
+    assert told["smoke"]
+    assert told["detectors"] == "detection_ssd"
+    assert len(told["map_covered"]["values"]) == 1
+    assert json.loads((tmp_path / "results.json").read_text()) == told
 
 
 def test_detectors_above_the_backbone_of_their_seed_are_measured(

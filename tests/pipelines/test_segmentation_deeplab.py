@@ -321,7 +321,8 @@ def test_batches_of_one_image_are_refused(module: ModuleType, ellipses: Path) ->
     settings = small(module, batch_size=4, accumulate=4)
     assert stopped(module.make_loaders, settings, ellipses, CPU) == (
         "`batch_size` must make batches of at least 2 images, for partners and for the norm of "
-        "ASPP's pooled features, got 4 for 1 process and `accumulate` 4."
+        "ASPP's pooled features, got 4 for 1 process and `accumulate` 4. Pass `--batch-size 8` or "
+        "more."
     )
 
 
@@ -330,7 +331,8 @@ def test_too_few_images_are_refused(module: ModuleType, ellipses: Path) -> None:
         settings = small(module, batch_size=batch_size, **settings)
         assert stopped(module.make_loaders, settings, ellipses, CPU) == (
             "`num_train` must be at most 6, the images there are, and with `crops` make a batch of "
-            f"{batch_size}, got {settings.num_train}."
+            f"{batch_size}, got {settings.num_train}. Pass a smaller `--batch-size`, or more "
+            "`--crops`."
         )
     (train, _), _ = module.make_loaders(small(module, num_train=1, crops=2), ellipses, CPU)
     assert len(train) == 1  # two crops of one image make a batch

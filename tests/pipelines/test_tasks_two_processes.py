@@ -14,7 +14,7 @@ import torch
 from harness import training
 from runs import PIPELINES, TORCHRUN, recipe, start
 
-#: One recipe of each measure: detectors share theirs, and so do classifiers.
+#: One recipe of each measure but transfer.py's: detectors share theirs, and so do classifiers.
 NAMES = [
     "captions",
     "clip_contrastive",
@@ -57,7 +57,7 @@ with joined("all") as processes:  # once: starting a second group takes long
 def measured_alone(
     name: str, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, out: Path
 ) -> dict[str, float]:
-    """The numbers that a single process measures of a recipe's network with given weights."""
+    """Return what a single process measures of a recipe's network with given weights."""
     rows = []
 
     def only_measure(self: Any) -> dict[str, Any]:

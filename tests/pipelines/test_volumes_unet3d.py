@@ -357,7 +357,7 @@ def test_batches_of_one_window_are_refused_with_partners_alone(
     settings = small(module, batch_size=1)
     assert stopped(module.make_loaders, settings, balls, CPU) == (
         "`batch_size` must make batches of at least 2 windows, since partners come from the same "
-        "batch, got 1 for 1 process and `accumulate` 1."
+        "batch, got 1 for 1 process and `accumulate` 1. Pass `--batch-size 2` or more."
     )
     train, _, _ = module.make_loaders(small(module, batch_size=1, mix="none"), balls, CPU)
     assert len(train) == 5
@@ -368,7 +368,8 @@ def test_too_few_volumes_are_refused(module: ModuleType, balls: Path) -> None:
         settings = small(module, batch_size=batch_size, **settings)
         assert stopped(module.make_loaders, settings, balls, CPU) == (
             "`num_train` must be at most 5, the volumes there are, and with `windows` make a batch "
-            f"of {batch_size}, got {settings.num_train}."
+            f"of {batch_size}, got {settings.num_train}. Pass a smaller `--batch-size`, or more "
+            "`--windows`."
         )
     train, _, _ = module.make_loaders(small(module, num_train=1, windows=2), balls, CPU)
     assert len(train) == 1  # two windows of one volume make a batch

@@ -78,10 +78,10 @@ def bench(
 ) -> None:
     """Measure this loader and torch's DataLoader with v2.CutMix on your own photos.
 
-    All do the same work on the same cores, in turns, with and without mixing. Torch's loader runs
-    as torchvision documents it, and once more mixing bytes in its workers; the faster one counts.
-    Also measures reading, decoding and resizing alone, and how long a training step waits. Takes
-    about a minute.
+    All loaders do the same work on the same cores, in turns, with and without mixing. Torch's
+    loader runs as torchvision documents it, and once more mixing bytes in its workers; the
+    faster one counts. Also measures reading, decoding and resizing alone, and how long a
+    training step waits. Takes about a minute.
     """
     out, plot = expanded(out), expanded(plot)
     check_ending("--out", out, ".json")

@@ -14,14 +14,16 @@ STAGES = {
     "decoding the crop": "decode_roi",
     "resizing": "ours_bytes",
 }
+REST = "normalising"
+MIXING = "CutMix"
 #: What makes a stage faster.
 HELP = {
     "reading": "a faster disk or fewer, larger files: `pack`",
     "decoding the crop": "more threads or smaller images: `pack --resize`",
     "resizing": "more threads or smaller images: `pack --resize`",
+    REST: "bytes instead of floats: `dtype=torch.uint8`",
+    MIXING: "bytes instead of floats: `dtype=torch.uint8`",
 }
-REST = "normalising"
-MIXING = "CutMix"
 _IN_THE_NOISE = "less than the repeats differ"
 
 
@@ -88,8 +90,7 @@ def reading(results: dict[str, Any]) -> str:
             largest = max(stages, key=lambda stage: stage.added_ms)
             share = f"{largest.added_ms / total_ms:.0%}"
             parts.append(f"most of its time goes into {largest.name} ({share})")
-            if largest.name in HELP:
-                return "; ".join(parts) + f". What helps: {HELP[largest.name]}."
+            return "; ".join(parts) + f". What helps: {HELP[largest.name]}."
     return "; ".join(parts) + "."
 
 
