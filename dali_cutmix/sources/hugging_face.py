@@ -17,9 +17,9 @@ from dali_cutmix.sources.columns import find_image_column, find_label_column
 
 WHERE = "HuggingFaceImages"
 
-#: What ``Dataset.save_to_disk`` writes into its folder, and ``DatasetDict.save_to_disk``.
-_OF_DATASET = ("state.json", "dataset_info.json")
 _OF_SPLITS = "dataset_dict.json"
+#: A folder that ``save_to_disk`` of a ``DatasetDict`` or a ``Dataset`` wrote holds one of these.
+SAVED = ({_OF_SPLITS}, {"state.json", "dataset_info.json"})
 
 
 class HuggingFaceImages(StoredImages):
@@ -148,12 +148,6 @@ class _Chunks:
         within = row - int(self._ends[number] - len(self._bytes[number]))
         name = None if self._paths is None else self._paths[number][within].as_py()
         return self._bytes[number][within].as_buffer(), name
-
-
-def is_saved_dataset(names: Iterable[str]) -> bool:
-    """Return whether a folder of these names was written by ``save_to_disk``."""
-    names = set(names)
-    return _OF_SPLITS in names or names.issuperset(_OF_DATASET)
 
 
 def is_hugging_face(source: object) -> bool:

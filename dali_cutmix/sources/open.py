@@ -15,9 +15,9 @@ from dali_cutmix.core.errors import printable
 from dali_cutmix.core.trouble import is_of_machine, patiently
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, StoredImages
-from dali_cutmix.sources.bucket import Bucket, BucketFiles, is_url, split_url
+from dali_cutmix.sources.bucket import SCHEMES, Bucket, BucketFiles, split_url
 from dali_cutmix.sources.files import FileList
-from dali_cutmix.sources.hugging_face import HuggingFaceImages, is_hugging_face, is_saved_dataset
+from dali_cutmix.sources.hugging_face import SAVED, HuggingFaceImages, is_hugging_face
 from dali_cutmix.sources.mds import INDEX as MDS_INDEX
 from dali_cutmix.sources.mds import MDSShards
 from dali_cutmix.sources.parquet import ParquetShards
@@ -88,7 +88,7 @@ def _open(source: Any, first_label: int | None, needs_classes: bool = True) -> S
 
 
 def _from_path(path: str) -> StoredImages:
-    if is_url(path):
+    if path.startswith(tuple(SCHEMES)):
         return _from_shards([path]) if _is_shard(path) else _from_bucket(path)
     if os.path.isdir(path):
         return _from_folder(path)
@@ -117,7 +117,7 @@ def _from_folder(path: str) -> StoredImages:
             is_folder = {entry.name: entry.is_dir() for entry in entries}
     except OSError:  # `FileList` has a better message
         is_folder = {}
-    if is_saved_dataset(is_folder):
+    if any(is_folder.keys() >= names for names in SAVED):
         return HuggingFaceImages(path)
     if not any(is_folder.values()):
         if MDS_INDEX in is_folder and any(map(_MDS.search, is_folder)):
