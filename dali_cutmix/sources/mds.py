@@ -54,7 +54,9 @@ class MDSShards(PackedImages):
             no image in a compressed shard can be read on its own. Needs pyarrow. None refuses
             shards that are there only compressed.
         index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
-        progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
+        cache_dir, cache_bytes: Of shards in a bucket; see `TarShards`.
+        progress: Show a bar on stderr, if it is a terminal, while shards are scanned, and while a
+            batch waits for a shard.
         connect_timeout_s, read_timeout_s: Of shards in a bucket; see `BucketFiles`.
 
     Raises:
@@ -73,6 +75,8 @@ class MDSShards(PackedImages):
         classes: Sequence[str] | None = None,
         unpack_dir: str | os.PathLike[str] | None = None,
         index_dir: str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
         progress: bool = True,
         connect_timeout_s: float = 3.0,
         read_timeout_s: float = 15.0,
@@ -90,6 +94,8 @@ class MDSShards(PackedImages):
             paths,
             classes,
             index_dir=index_dir,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
             progress=progress,
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,

@@ -59,13 +59,15 @@ class ParquetShards(PackedImages):
         classes: Names of the classes, in the order of their indices; None for the names in the
             first file, or the indices as text where there are none.
         index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
-        progress: Show a bar on stderr, if it is a terminal, while shards are scanned.
+        cache_dir, cache_bytes: Of shards in a bucket; see `TarShards`.
+        progress: Show a bar on stderr, if it is a terminal, while shards are scanned, and while a
+            batch waits for a shard.
         connect_timeout_s, read_timeout_s: Of shards in a bucket; see `BucketFiles`.
 
     Raises:
         ImportError: pyarrow is missing.
         FileNotFoundError: A shard does not exist, or a pattern matches none.
-        OSError: A shard cannot be read, or ``index_dir`` cannot be written.
+        OSError: A shard cannot be read, or ``index_dir`` or ``cache_dir`` cannot be written.
         ValueError: A shard is damaged or has no such columns, a label is missing, or images are
             encoded so that none can be read alone.
     """
@@ -78,6 +80,8 @@ class ParquetShards(PackedImages):
         label: str | None = None,
         classes: Sequence[str] | None = None,
         index_dir: str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
         progress: bool = True,
         connect_timeout_s: float = 3.0,
         read_timeout_s: float = 15.0,
@@ -103,6 +107,8 @@ class ParquetShards(PackedImages):
             paths,
             classes or names,
             index_dir=index_dir,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
             progress=progress,
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,

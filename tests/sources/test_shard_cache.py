@@ -24,7 +24,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dali_cutmix import DataLoader, EpochSampler, EvalTransform, Shard, TarShards
+from dali_cutmix import (
+    DataLoader,
+    EpochSampler,
+    EvalTransform,
+    MDSShards,
+    ParquetShards,
+    Shard,
+    TarShards,
+)
 from dali_cutmix.sources import cache as cache_module
 from dali_cutmix.sources import fetching
 from dali_cutmix.sources.cache import NoRoomError, ShardCache
@@ -32,6 +40,8 @@ from dali_cutmix.sources.cache import NoRoomError, ShardCache
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 from bucket_server import BucketServer, environment
+
+from stored import Sample, mds, of_the_hub
 
 NUM_SHARDS, PER_SHARD = 12, 10
 URL = "s3://images/{0000..0011}.tar"
@@ -123,6 +133,30 @@ def test_an_epoch_fetches_each_shard_once_and_the_next_epoch_none(
         (server.folder / f"{n:04d}.tar").stat().st_size for n in range(NUM_SHARDS)
     )
     assert local.downloads is None
+
+
+@pytest.mark.parametrize("kind", ["hub", "mds"])
+def test_shards_of_other_formats_are_fetched_whole_too(
+    server: BucketServer, kind: str, tmp_path: Path
+) -> None:
+    samples = [Sample(f"{n}.jpg", bytes([n]) * (n + 9), n % 3) for n in range(20)]
+    write, opener, ending = {
+        "hub": (of_the_hub, ParquetShards, "*.parquet"),
+        "mds": (mds, MDSShards, "*.mds"),
+    }[kind]
+    server.folder = tmp_path
+    written = sorted(path.name for path in write(tmp_path, samples).glob(ending))
+    url = f"s3://images/{kind}"
+    shards = url if kind == "mds" else [f"{url}/{name}" for name in written]
+    images = opener(shards, progress=False, cache_dir=tmp_path / "cache")
+    server.asked.clear()
+    for turn in range(2):
+        images.expect(np.arange(20))
+        assert [images.stored(n).tobytes() for n in range(20)] == [s.data for s in samples]
+        assert images.downloads is not None
+        assert images.downloads[:2] == (len(written), len(written))
+        # Indexes were made of the shards in the cache, so that no shard is asked for again.
+        assert not any("GET" in method for method, _ in server.asked), turn
 
 
 def test_shards_are_fetched_in_the_order_of_use_and_few_ahead(
