@@ -13,6 +13,8 @@ from measured import rows_of
 from PIL import Image
 
 GRAY, RED, INK, PALE = "#8a8a8a", "#c8102e", "#222222", "#e6e6e6"
+#: Bars without a mix: of this loader, and of others.
+PINK, PALER = "#f0b4bd", "#bdbdbd"
 #: Colour, marker and line of known names; other names take theirs by position.
 STYLES = {
     "dali_cutmix": (RED, "o", "-"),
@@ -25,17 +27,18 @@ NOTE = "Data"  # key of the PNG's text
 
 
 @dataclass(frozen=True)
-class Plot:
-    """Draw lines over one axis, or markers alone over names."""
+class Picture:
+    """Draw data into a file that says which data it was drawn from."""
 
     name: str
     """Of the file, without its ending."""
     title: str
     x: str
-    """What is on the axis."""
+    """What is on the horizontal axis."""
     y: str
+    """What is on the vertical axis."""
     lines: dict[str, list[tuple[Any, float, float, float]]]
-    """By name: (value on the axis, median, least, most)."""
+    """By name: (value on an axis, median, least, most)."""
 
     @property
     def fingerprint(self) -> str:
@@ -56,6 +59,62 @@ class Plot:
             return False
         with Image.open(path) as picture:
             return bool(picture.info.get(NOTE) == self.fingerprint)
+
+    def draw(self, folder: Path) -> None:
+        """Write the picture."""
+        raise NotImplementedError
+
+    def save(self, figure: Any, folder: Path) -> None:
+        """Write a figure of matplotlib."""
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / f"{self.name}.png", metadata={NOTE: self.fingerprint})
+
+
+@dataclass(frozen=True)
+class Bars(Picture):
+    """Draw a pair of bars for each loader: rates with CutMix and without, the fastest on top.
+
+    ``lines`` holds two points for each loader, ``"cutmix"`` and ``"none"``, and one for a limit.
+    """
+
+    limit: str = ""
+    """Name of the rate that is a dashed line; empty draws none."""
+
+    def draw(self, folder: Path) -> None:
+        """Write the picture."""
+        from matplotlib.figure import Figure
+
+        loaders = [name for name in self.lines if name != self.limit]
+        figure = Figure(figsize=(6.4, 0.6 + 0.42 * len(loaders)), dpi=150, layout="constrained")
+        axes = figure.add_subplot()
+        for place, name in enumerate(loaders):
+            for shift, colours, (_, median, least, most) in zip(
+                (-0.2, 0.2), ((RED, INK), (PINK, PALER)), self.lines[name], strict=True
+            ):
+                colour = colours[not name.startswith("dali_cutmix")]
+                spread = [[median - least], [most - median]]
+                style = {"ecolor": GRAY, "elinewidth": 0.9}
+                axes.barh(place + shift, median, 0.38, color=colour, xerr=spread, error_kw=style)
+        if self.limit:
+            ((_, rate, _, _),) = self.lines[self.limit]
+            axes.axvline(rate, color=INK, lw=1, ls=(0, (4, 3)))
+            last = len(loaders) - 0.6
+            axes.text(rate, last, f"{self.limit} ", ha="right", va="bottom", fontsize=8, color=INK)
+        axes.set_yticks(range(len(loaders)), loaders)
+        axes.invert_yaxis()
+        axes.set_title(self.title, loc="left", color=INK, fontsize=10)
+        axes.set_xlabel(self.x, color=INK, fontsize=9)
+        axes.set_axisbelow(True)
+        axes.grid(axis="x", color=PALE, lw=0.8)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(length=0, labelcolor=INK, labelsize=9)
+        axes.xaxis.set_major_formatter("{x:,g}")
+        self.save(figure, folder)
+
+
+@dataclass(frozen=True)
+class Plot(Picture):
+    """Draw lines over one axis, or markers alone over names."""
 
     def draw(self, folder: Path) -> None:
         """Write the picture."""
@@ -89,8 +148,7 @@ class Plot:
         axes.yaxis.set_major_formatter("{x:,g}")  # whole numbers would hide halves
         # Beside the lines, which would cross a legend inside.
         figure.legend(frameon=False, fontsize=8, loc="outside right upper")
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / f"{self.name}.png", metadata={NOTE: self.fingerprint})
+        self.save(figure, folder)
 
     def _values(self) -> list[Any]:
         return list(dict.fromkeys(x for line in self.lines.values() for x, *_ in line))
@@ -105,6 +163,28 @@ class Plot:
             axes.set_xscale("log", base=2)
         axes.set_xticks(values, [f"{value:,}" for value in values])
         axes.minorticks_off()
+
+
+def compare_bars(result: dict[str, Any], limit: str) -> Bars | None:
+    """Return the bars of a comparison; None where no loader ran with and without a mix."""
+    rows = [row for row in result["rows"] if "median" in row]
+    points: dict[str, dict[str, tuple[Any, float, float, float]]] = {}
+    for row in rows:
+        if row["kind"] == "loader":
+            point = (row["mix"], row["median"], row["min"], row["max"])
+            points.setdefault(row["name"], {})[row["mix"]] = point
+    both = {name: [of["cutmix"], of["none"]] for name, of in points.items() if len(of) > 1}
+    if not both:
+        return None
+    lines = dict(sorted(both.items(), key=lambda item: -item[1][0][1]))
+    limits = [row for row in rows if row["name"] == limit]
+    for row in limits:
+        lines[limit] = [("none", row["median"], row["min"], row["max"])]
+    suffix = "_gpu" if result["method"]["device"] == "cuda" else ""
+    title = "With CutMix (dark) and without (light)"
+    return Bars(
+        f"compare{suffix}", title, "images per second", "loaders", lines, limit * bool(limits)
+    )
 
 
 def scale_plots(result: dict[str, Any]) -> dict[str, Plot]:

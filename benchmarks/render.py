@@ -22,7 +22,7 @@ import sections
 from annotated_section import annotated, coco_size, mask_decoders
 from measured import FOLDER, RESULTS, Results, machine_of, or_not_yet, table
 from peer_table import peer_table
-from plots import Plot, memory_plot, scale_plots
+from plots import Picture, compare_bars, memory_plot, scale_plots
 from scaling import curve, eight_gpus, fitted
 from shard_sections import far_shards, windows
 
@@ -59,7 +59,7 @@ class Page:
     """Hold the README and its plots."""
 
     def __init__(self, results: Results, counts: dict[str, Any] | None) -> None:
-        self.plots: list[Plot] = []
+        self.plots: list[Picture] = []
         self._results = results
         compared = results.get("compare", False)
         #: Lines for the front page.
@@ -67,7 +67,18 @@ class Page:
         peers = results.get("peers", False)
         #: Lines for the page of the annotations.
         self.offers = ["", *(["Not yet tried."] if peers is None else peer_table(peers)), ""]
-        self._lines = INTRODUCTION.splitlines()
+        title, comment, *introduction = INTRODUCTION.split("\n\n")
+        bars = None if compared is None else compare_bars(compared, sections.REGION)
+        opening = [title, comment]
+        if bars is not None:
+            self.plots.append(bars)
+            opening += [
+                bars.markdown,
+                "From JPEGs to tensors."
+                + (" Dashed: decoding of the crops, and no more." if bars.limit else ""),
+                f"<sub>{machine_of(compared)}</sub>",
+            ]
+        self._lines = "\n\n".join([*opening, *introduction]).splitlines()
         self._add("Loaders against each other", "compare", f"compare.py {OUT}_compare.json")
         command = "before_after.py --before CHECKOUT " + f"{OUT}_before_after.json"
         self._add("Before and after", "before_after", command)
