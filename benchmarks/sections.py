@@ -146,7 +146,7 @@ def _reading(
     decode = stages.get(REGION) or stages.get("decode only, whole")
     peers = []
     if fastest is not None:
-        peers.append(("torch", mixed[fastest], "the fastest torch loader"))
+        peers.append(("torch", mixed[fastest], "the fastest torch loader of the table"))
     if FFCV in mixed and "ffcv" in targets:
         peers.append(("ffcv", mixed[FFCV], "FFCV on JPEGs"))
     if decode is not None:

@@ -211,7 +211,7 @@ def test_the_baseline_is_in_the_first_row_and_who_is_ahead_is_told(
     assert names == ["torch DataLoader, tensors", "FFCV, JPEG", "**dali_cutmix**", "timm"]
     start = lines.index("| comparison | ratio | target | verdict |")
     assert lines[start + 2 : start + 11] == [
-        "| this loader with CutMix over the fastest torch loader | 2.00 | 1.6 | met |",
+        "| this loader with CutMix over the fastest torch loader of the table | 2.00 | 1.6 | met |",
         "| this loader with CutMix over FFCV on JPEGs | 0.80 | 1.3 | missed |",
         "| this loader with CutMix over decoding of the crop alone | 0.80 | 0.65 | met |",
         "| what mixing costs this loader | 20.0 % | at most 3 % | missed |",
@@ -231,7 +231,7 @@ def test_a_ratio_just_below_its_target_is_not_rounded_to_the_target(
     decode["median"] = 800 / 0.6478
     write(tmp_path, "compare", content)
     text = text_of(render, tmp_path)
-    assert "over the fastest torch loader | 1.5996 | 1.6 | missed |" in text
+    assert "over the fastest torch loader of the table | 1.5996 | 1.6 | missed |" in text
     assert "over decoding of the crop alone | 0.648 | 0.65 | missed |" in text
 
 
@@ -266,7 +266,8 @@ def test_the_newest_result_of_a_kind_is_shown(render: ModuleType, tmp_path: Path
     write(tmp_path, "compare", comparison(torch=400))
     newer = tmp_path / "2026-01-03_test_compare.json"
     newer.write_text(json.dumps(comparison(torch=500)))
-    assert "over the fastest torch loader | 1.60 | 1.6 | met |" in text_of(render, tmp_path)
+    text = text_of(render, tmp_path)
+    assert "over the fastest torch loader of the table | 1.60 | 1.6 | met |" in text
 
 
 def test_a_result_of_a_gpu_does_not_take_the_place_of_one_of_the_cpu(
@@ -277,7 +278,7 @@ def test_a_result_of_a_gpu_does_not_take_the_place_of_one_of_the_cpu(
     write(tmp_path, "compare", content)
     cpu, gpu = text_of(render, tmp_path).split("## On a GPU")
     assert "Not yet measured. `python benchmarks/compare.py" in cpu
-    assert "over the fastest torch loader | 2.00 | 8 | missed |" in gpu
+    assert "over the fastest torch loader of the table | 2.00 | 8 | missed |" in gpu
 
 
 def test_a_file_that_is_no_result_is_named(render: ModuleType, tmp_path: Path) -> None:
@@ -304,7 +305,7 @@ def test_parts_of_a_gpu_run_are_shown_and_those_that_failed_say_why(
     content["method"] |= comparison()["method"] | {"device": "cuda"}
     write(tmp_path, "gpu", content)
     text = text_of(render, tmp_path).split("## On a GPU")[1]
-    assert "over the fastest torch loader | 8.00 | 8 | met |" in text
+    assert "over the fastest torch loader of the table | 8.00 | 8 | met |" in text
     assert "| hw_decoder_load 0.99 | 7,000 (6,300 to 7,700) |" in text
     assert "power.draw 1.00 to 3.00, median 2.00" in text
     assert "### Training\n\nFailed: not done after 150 s" in text
