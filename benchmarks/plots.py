@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import textwrap
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ NOTE = "Data"  # key of the PNG's text
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(ABC):
     """Draw data into a file that says which data it was drawn from."""
 
     name: str
@@ -60,9 +61,9 @@ class Picture:
         with Image.open(path) as picture:
             return bool(picture.info.get(NOTE) == self.fingerprint)
 
+    @abstractmethod
     def draw(self, folder: Path) -> None:
         """Write the picture."""
-        raise NotImplementedError
 
     def save(self, figure: Any, folder: Path) -> None:
         """Write a figure of matplotlib."""

@@ -289,35 +289,54 @@ def make_loaders(
         )
     else:
         batch_size = split_batch(NAME, settings.batch_size, processes.count, settings.accumulate)
+    train = make_loader(settings, files["train"], batch_size, processes, chosen)
+    return train, make_loader(settings, files["val"], batch_size, processes), num_classes
+
+
+def make_loader(
+    settings: Settings,
+    files: tuple[list[str], list[str]],
+    batch_size: int,
+    processes: Processes,
+    chosen: list[int] | None = None,
+) -> DataLoader:
+    """Return a loader of volumes and masks.
+
+    Args:
+        settings: Settings of the run.
+        files: Paths of the volumes, and of their masks.
+        batch_size: Windows per batch of this process.
+        processes: Processes that train.
+        chosen: Indices of the volumes that train, each as often as it is cropped. None validates on
+            all volumes.
+    """
+    is_train = chosen is not None
     levels: dict[str, Any] = {"mean": settings.mean, "std": settings.std}
-    common: dict[str, Any] = {"num_workers": settings.workers, "tuning": settings.tuning}
-    common |= {"device": processes.device, "dtype": torch.float32, "channels_last": True}
-    loaders = []
-    for part, (images, masks) in files.items():
-        is_train = part == "train"
-        try:
-            source, target = Volumes(images), VolumeMasks(masks)
-            if is_train:
-                source, target = source.take(chosen), target.take(chosen)
-            loader = DataLoader(
-                source,
-                batch_size,
-                shuffle=is_train,
-                drop_last=is_train,
-                transform=VolumeTransform(settings.size, flip=settings.flip, **levels)
-                if is_train
-                else VolumeTransform(settings.val_size, crop="centre", **levels),
-                mix=ClipCutMix("cuboid", settings.alpha, settings.prob)
-                if is_train and settings.mix == "cutmix"
-                else None,
-                target=target,
-                seed=settings.seed,
-                **common,
-            )
-        except (ImportError, OSError, ValueError) as error:
-            stop(NAME, f"`data` cannot be read. {error}")
-        loaders.append(loader)
-    return loaders[0], loaders[1], num_classes
+    try:
+        source, target = Volumes(files[0]), VolumeMasks(files[1])
+        if chosen is not None:
+            source, target = source.take(chosen), target.take(chosen)
+        return DataLoader(
+            source,
+            batch_size,
+            shuffle=is_train,
+            drop_last=is_train,
+            transform=VolumeTransform(settings.size, flip=settings.flip, **levels)
+            if is_train
+            else VolumeTransform(settings.val_size, crop="centre", **levels),
+            mix=ClipCutMix("cuboid", settings.alpha, settings.prob)
+            if is_train and settings.mix == "cutmix"
+            else None,
+            target=target,
+            seed=settings.seed,
+            num_workers=settings.workers,
+            tuning=settings.tuning,
+            device=processes.device,
+            dtype=torch.float32,
+            channels_last=True,
+        )
+    except (ImportError, OSError, ValueError) as error:
+        stop(NAME, f"`data` cannot be read. {error}")
 
 
 def find(settings: Settings, temporary: Path) -> Path:

@@ -416,9 +416,8 @@ class Session:
         def failing() -> dict[int, str]:
             nonlocal num_tries
             num_tries += 1
-            batches.begin(
-                self._batches.epoch, self._num_taken
-            )  # in each try: reading ahead goes forward only
+            # In each try, since reading ahead goes forward only.
+            batches.begin(self._batches.epoch, self._num_taken)
             in_part = self._can_decode_in_part
             return find_failing(batches, self._num_taken, decodes_in_part=in_part)
 

@@ -40,7 +40,7 @@ class HuggingFaceImages(StoredImages):
             takes the only such column.
         label: Name of the column of classes: a ``ClassLabel``, whole numbers or texts, which are
             indexed as sorted. None takes the only ``ClassLabel``, else a column named ``label`` or
-            ``labels``; where there is none, the images have no classes.
+            ``labels``. Without such a column the images have no classes.
 
     Raises:
         ImportError: datasets is missing, and ``dataset`` is a folder.

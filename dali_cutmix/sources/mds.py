@@ -156,7 +156,7 @@ class _Columns(NamedTuple):
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> _Columns:
-        """Read the columns from a shard's description; `ValueError` if there are none."""
+        """Read the columns from a shard's description; `ValueError` if columns are missing."""
         columns = cls(*(list(config[f"column_{name}"]) for name in cls._fields))
         is_sound = len({len(column) for column in columns}) == 1 and len(columns.names) > 0
         if not is_sound or config.get("format") != "mds" or config.get("version") != 2:

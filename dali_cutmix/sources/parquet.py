@@ -57,7 +57,7 @@ class ParquetShards(PackedImages):
         label: Name of the column of classes, whole numbers. None takes Hugging Face's only
             ``ClassLabel``, else a column named ``label`` or ``labels``.
         classes: Names of the classes, in the order of their indices; None for the names in the
-            first file, or the indices as text where there are none.
+            first file, or the indices as text where names are missing.
         index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
         cache_dir, cache_bytes: Of shards in a bucket; see `TarShards`.
         progress: Show a bar on stderr, if it is a terminal, while shards are scanned, and while a

@@ -228,7 +228,7 @@ def split_mixed_batch(
         batch_size: Samples per step over all processes.
         num_processes: Processes.
         accumulate: Parts of a process's share.
-        kind: What the samples are called.
+        kind: Name of the samples, for the message.
         reason: Why a batch needs several, for the message.
     """
     mine = split_batch(name, batch_size, num_processes, accumulate)

@@ -48,7 +48,7 @@ def row_of(results: dict[str, Any], name: str, mix: str) -> dict[str, Any]:
 
 
 def torch_row_of(results: dict[str, Any], mix: str) -> dict[str, Any]:
-    """Return the row of the arrangement of torch's loader that is fastest with a mix."""
+    """Return the row of torch's fastest arrangement with a mix."""
     rows = [row_of(results, name, mix) for name in (TORCH, TORCH_BYTES)]
     return max(rows, key=lambda row: float(row.get("median", 0.0)))
 
