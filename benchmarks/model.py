@@ -40,10 +40,6 @@ WITHIN = 0.15
 #: Images per second that one of eight GPUs may ask for.
 DEMANDS = (1_000, 2_500, 5_000)
 NUM_GPUS = 8
-#: JPEG engines (NVJPG) of one GPU. Published by NVIDIA, in the data sheets of L4, H100 and H200 and
-#: in "Leveraging the Hardware JPEG Decoder and NVIDIA nvJPEG Library on NVIDIA A100 GPUs"; not
-#: measured.
-PUBLISHED_ENGINES = {"L4": 4, "A100": 5, "H100": 7, "H200": 7}
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from engines import PUBLISHED
 from measured import number, ran, rate, rows_of, share, table
 from model import (
     DEMANDS,
     NUM_GPUS,
     OURS,
-    PUBLISHED_ENGINES,
     TERMS,
     WITHIN,
     Model,
@@ -138,21 +138,32 @@ def eight_gpus(result: dict[str, Any], engine_rate: float | None = None) -> list
         "",
         packing(result, model),
         "",
-        "JPEG engines per GPU, as NVIDIA publishes them, not measured here; what one of them has "
-        "to decode for its GPU, nothing being left to the CPU:",
-        "",
-        *table(
-            ["GPU", "engines", "of eight", *heads],
-            [
-                [gpu, str(n), str(NUM_GPUS * n), *(f"{d / n:,.0f} images/s" for d in DEMANDS)]
-                for gpu, n in PUBLISHED_ENGINES.items()
-            ],
-        ),
+        *jpeg_engines(heads),
         "",
     ]
     if engine_rate is None:
         return [*lines, "The rate of one engine is not yet measured (`gpu.py` measures it)."]
     return [*lines, f"One engine was measured to decode {engine_rate:,.0f} images/s."]
+
+
+def jpeg_engines(heads: list[str]) -> list[str]:
+    """Return the lines of the engines' table; ``heads`` name the columns of `DEMANDS`."""
+    rows = []
+    for row in PUBLISHED:
+        count = row.at_a_time
+        if count is None:
+            rows.append([row.gpu, *["unknown"] * (3 + len(DEMANDS)), row.source])
+            continue
+        shares = (f"{demand / count:,.0f} images/s" for demand in DEMANDS)
+        numbers = (row.engines, count, NUM_GPUS * count)
+        rows.append([row.gpu, *map(str, numbers), *shares, row.source])
+    return [
+        "JPEG engines per GPU, as NVIDIA publishes them, not measured here; how many images they "
+        "decode at a time, and at what rate each of these has to be decoded for its GPU, nothing "
+        "being left to the CPU:",
+        "",
+        *table(["GPU", "engines", "at a time", "of eight", *heads, "source"], rows),
+    ]
 
 
 def _per_core(model: Model, point: Any) -> float:

@@ -313,6 +313,16 @@ def test_parts_of_a_gpu_run_are_shown_and_those_that_failed_say_why(
     assert gpu_sections.engine_rate(content) == 1000
 
 
+def test_engines_of_every_gpu_have_a_source_and_a_number_or_are_unknown() -> None:
+    scaling = importlib.import_module("scaling")
+    rows = [line.strip("| ").split(" | ") for line in scaling.jpeg_engines([""] * 3)[4:]]
+    assert all("](https://" in row[-1] for row in rows)
+    shares = {row[0]: row[1:-1] for row in rows}
+    assert shares["A100"] == ["1", "5", "40", "200 images/s", "500 images/s", "1,000 images/s"]
+    assert shares["H200"][:3] == ["7", "7", "56"]
+    assert set(shares["B200"]) == {"unknown"}
+
+
 def curves(model: ModuleType, costs: tuple[float, ...], exponent: float) -> dict[str, Any]:
     """A scale result whose rates follow the model's law to the digit."""
     law = model.Model(costs, exponent)
