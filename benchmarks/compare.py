@@ -130,12 +130,13 @@ def compare(
     seconds: float = 3.0,
     mixes: tuple[str, ...] = MIXES,
     ffcv_python: str | None = None,
+    timeout_s: float = 900.0,
     on_round: OnRound | None = None,
 ) -> list[dict[str, Any]]:
     """Race loaders and stages; return rows of a results file.
 
-    A row has ``kind`` (``"loader"`` or ``"stage"``) beside what `Standing.row` has, and
-    ``install`` where a module was missing.
+    A contestant that is silent for ``timeout_s`` is out. A row has ``kind`` (``"loader"`` or
+    ``"stage"``) beside what `Standing.row` has, and ``install`` where a module was missing.
     """
     with tempfile.TemporaryDirectory() as folder:
         pairs = contestants_of(entrants, work, folder=folder, mixes=mixes, ffcv_python=ffcv_python)
@@ -144,6 +145,7 @@ def compare(
             repeats=repeats,
             warmup=WARMUP + 2 * work.threads,
             seconds=seconds,
+            timeout_s=timeout_s,
             on_round=on_round,
         )
     return [
@@ -161,8 +163,18 @@ def row_of(entrant: Entrant, standing: Standing) -> dict[str, Any]:
 
 
 def describe_data(root: Path) -> dict[str, Any]:
-    """Return number and mean bytes of the files, which reading brings into the page cache."""
-    sizes = [len(path.read_bytes()) for path in root.rglob("*") if path.is_file()]
+    """Return number and mean bytes of the files, which reading brings into the page cache.
+
+    Each file is read once, however many names link to it.
+    """
+    sizes, read = [], set()
+    for path in root.rglob("*"):
+        if path.is_file():
+            status = path.stat()
+            sizes.append(status.st_size)
+            if (status.st_dev, status.st_ino) not in read:
+                read.add((status.st_dev, status.st_ino))
+                path.read_bytes()
     if not sizes:
         raise SystemExit(f"{root}: no files. Make some with benchmarks/images.py.")
     return {"num_files": len(sizes), "mean_bytes": round(sum(sizes) / len(sizes))}

@@ -1,18 +1,23 @@
-"""Everything that has to be measured on a GPU, in one go: under ten minutes, nothing built.
+"""Measure everything that needs a GPU, within a given number of minutes; nothing is built.
 
     python benchmarks/gpu.py --out benchmarks/results/DATE_MACHINE_gpu.json
+    python benchmarks/gpu.py --out rates.json --data DIR --minutes 4.5 --repeats 3 --seconds 1.5 \\
+        --only engines loader training peers decode
     python benchmarks/gpu.py --out smoke.json --device cpu --smoke       # every part, tiny
 
 The data are made first (``images.py``), unless ``--data`` names an ImageFolder root. Each part runs
-in a process of its own, and the file is written after each part. So a crash or the end of the time
-loses one part.
+in a process of its own, and the file is written after each part. So a crash, a signal or the end of
+the time loses one part. Parts that the file holds from an earlier run stay in it. A part that would
+take longer than what is left is skipped, and the file says so. The seconds that a part takes are
+guesses until a GPU has run it.
 
-- ``decode``: decoding alone, over ``hw_decoder_load``;
+- ``engines``: how many JPEG engines the GPU has, and which decoders took the files;
 - ``loader``: this loader with CutMix, MixUp and without mixing, beside decoding alone;
 - ``training``: ResNet-50 on tensors in memory, fed by this loader, and by torch's: images per
   second, waiting share, CPU time per image;
-- ``peers``: the loaders of ``others/`` that are installed, mixing on and off;
-- the checks of ``gpu_behaviour.py``: engines, memory, recovery, decoding of regions and others.
+- ``peers``: the loaders of ``others/`` that are installed, with CutMix;
+- ``decode``: decoding alone, at three values of ``hw_decoder_load``;
+- the other checks of ``gpu_behaviour.py``: memory, recovery, decoding of regions and others.
 
 Each part holds the GPU's clocks and power while it ran.
 """
@@ -20,6 +25,7 @@ Each part holds the GPU's clocks and power while it ran.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -28,123 +34,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clocks import Clocks
-from compare import ENTRANTS, compare, describe_data
-from gpu_behaviour import CHECKS
+from compare import describe_data
+from gpu_parts import PARTS, Settings
 from images import write_images
-from training import train
 
 from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
-from dali_cutmix.tools.bench.race import Contestant, race
 from dali_cutmix.tools.bench.work import Work
 
-HERE = str(Path(__file__).parent)
-LOADS = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 0.99)
-#: Peers that run on a GPU; ``compare.py --device cuda`` runs the others.
-PEERS = (
-    "torch DataLoader, tensors",
-    "timm",
-    "DALI, mixed in torch",
-    "torchvision on CUDA",
-)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Hold how much is measured."""
-
-    work: Work
-    """Data, batch size, threads and device."""
-    repeats: int
-    """Timed turns of each contestant."""
-    seconds: float
-    """Of each turn, at least."""
-    smoke: bool
-    """Whether this is a trial run: one of each kind only."""
-
-
-def decode(settings: Settings) -> list[dict[str, Any]]:
-    """Measure decoding alone at each load of the engines; once on the CPU, which has no engines."""
-    work = replace(settings.work, mix="none")
-    loads = LOADS if work.device == "cuda" else (0.0,)
-    extras = {load: {"hw_decoder_load": load} for load in loads}
-    standings = race(
-        [
-            Contestant(
-                f"hw_decoder_load {load}",
-                "decoding:decode_at_load",
-                replace(work, extra=extra),
-                path=(HERE,),
-                checks="count",
-            )
-            for load, extra in extras.items()
-        ],
-        repeats=min(3, settings.repeats),
-        seconds=settings.seconds / 2,
-    )
-    return [standing.row() for standing in standings]
-
-
-def loader(settings: Settings) -> list[dict[str, Any]]:
-    """Measure this loader, mixing on and off, beside decoding alone with DALI's own settings."""
-    ours = "dali_cutmix.tools.bench.loaders:ours"
-    decoding = "dali_cutmix.tools.bench.loaders:decode_whole"
-    mixes = ("cutmix", "none") if settings.smoke else ("cutmix", "mixup", "none")
-    entries = [Contestant("dali_cutmix", ours, replace(settings.work, mix=mix)) for mix in mixes]
-    if not settings.smoke:
-        deep = replace(settings.work, extra={"prefetch": 4})
-        entries.append(Contestant("dali_cutmix, prefetch 4", ours, deep))
-    unmixed = replace(settings.work, mix="none")
-    entries.append(Contestant("decode only, whole", decoding, unmixed, checks="count"))
-    standings = race(entries, repeats=settings.repeats, seconds=settings.seconds)
-    return [standing.row() for standing in standings]
-
-
-def peers(settings: Settings) -> list[dict[str, Any]]:
-    """Measure the peers, mixing on and off; a missing peer is noted."""
-    names = ("torch DataLoader, tensors", "DALI, mixed in torch") if settings.smoke else PEERS
-    return compare(
-        tuple(entrant for entrant in ENTRANTS if entrant.name in names),
-        settings.work,
-        repeats=min(3, settings.repeats),
-        seconds=settings.seconds,
-        mixes=("cutmix",) if settings.smoke else ("cutmix", "none"),
-    )
-
-
-def training(settings: Settings) -> list[dict[str, Any]]:
-    """Measure the ceiling, and training fed by this loader and by torch's."""
-    names = ("dali_cutmix",) if settings.smoke else ("dali_cutmix", "torch DataLoader, tensors")
-    return train(settings.work, names=names, repeats=settings.repeats, seconds=settings.seconds)
-
-
-def check(name: str) -> Callable[[Settings], dict[str, Any]]:
-    """Return a check of `CHECKS` as a part."""
-
-    def run(settings: Settings) -> dict[str, Any]:
-        import torch
-
-        work = settings.work
-        device = torch.device("cuda:0" if work.device == "cuda" else "cpu")
-        return CHECKS[name](Path(work.data), device, work.batch_size, settings.smoke)
-
-    return run
-
-
-#: Parts by name, the most valuable first, and the seconds after which each part ends.
-PARTS: dict[str, tuple[Callable[[Settings], Any], float]] = {
-    "engines": (check("engines"), 60),
-    "loader": (loader, 150),
-    "training": (training, 150),
-    "peers": (peers, 240),
-    "decode": (decode, 150),
-    **{name: (check(name), 90) for name in CHECKS if name != "engines"},
-}
+#: Of the work, what a results file says.
+WORK = ("batch_size", "threads", "device", "check_values")
+#: Why a part has no results.
+ENDS = ("skipped", "failed")
 
 
 def run_part(name: str, settings: str, limit_s: float) -> dict[str, Any]:
@@ -167,9 +71,11 @@ def run_part(name: str, settings: str, limit_s: float) -> dict[str, Any]:
                 said = without_folders(said.strip()[-800:])
                 failed = f"ended with status {process.returncode}: {said}"
         except subprocess.TimeoutExpired:
-            _end(process)
             failed = f"not done after {limit_s:.0f} s"
-        result: dict[str, Any] = {"seconds": time.perf_counter() - begin, "gpu": clocks.end()}
+        finally:  # also after a signal, which would leave the GPU busy
+            _end(process)
+            used = clocks.end()
+        result: dict[str, Any] = {"seconds": time.perf_counter() - begin, "gpu": used}
         if out.exists():
             result["found"] = json.loads(without_folders(out.read_text()))
     return result if failed is None else result | {"failed": failed}
@@ -182,12 +88,28 @@ def without_folders(text: str) -> str:
 
 def _end(process: subprocess.Popen[str]) -> None:
     """End a part; processes in sessions of their own end with their input."""
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # no process of the part is left
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def main() -> None:
     """Run every part, or the part that the arguments name."""
+    args = parse()
+    if args.part is not None:
+        data = json.loads(args.settings)
+        settings = Settings(**data | {"work": Work(**data["work"])})
+        args.out.write_text(json.dumps(PARTS[args.part].run(settings)))
+        return
+    if args.device == "cuda":
+        refuse_without_a_gpu()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with tempfile.TemporaryDirectory() as folder:
+        run_all(args, Path(folder))
+
+
+def parse() -> argparse.Namespace:
+    """Return the arguments of the command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--data", type=Path, help="ImageFolder root; made where not given")
@@ -196,39 +118,63 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--minutes", type=float, default=9.5, help="that all may take")
-    parser.add_argument("--only", nargs="+", choices=tuple(PARTS), help="parts to run")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each contestant")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
+    parser.add_argument("--only", nargs="+", metavar="PART", choices=tuple(PARTS), help="to run")
+    parser.add_argument("--shapes-only", action="store_true", help="pixels may be noise")
     parser.add_argument("--smoke", action="store_true", help="everything once, on few files")
     parser.add_argument("--part", choices=tuple(PARTS), help=argparse.SUPPRESS)
     parser.add_argument("--settings", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.part is not None:
-        data = json.loads(args.settings)
-        settings = Settings(**data | {"work": Work(**data["work"])})
-        args.out.write_text(json.dumps(PARTS[args.part][0](settings)))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        run_all(args, Path(folder))
+    for name in ("num_files", "batch_size", "threads", "minutes", "repeats", "seconds"):
+        value = getattr(args, name)
+        if not value > 0:
+            parser.error(f"--{name.replace('_', '-')} must be above 0, got {value}")
+    if args.data is not None and not args.data.is_dir():
+        parser.error(f"--data {args.data}: not a folder. images.py makes one.")
+    if args.smoke:
+        args.num_files, args.batch_size, args.repeats, args.seconds = 160, 8, 1, 0.1
+    return args
+
+
+def refuse_without_a_gpu() -> None:
+    """End the process with a sentence where DALI or torch sees no GPU."""
+    dali, torch = num_gpus()
+    if not min(dali, torch):
+        sys.exit(
+            f"gpu.py needs a GPU: DALI sees {dali}, torch {torch}; "
+            "`--device cpu --smoke` tries the script without one."
+        )
+
+
+def num_gpus() -> tuple[int, int]:
+    """Return how many GPUs DALI and torch see."""
+    import torch
+    from nvidia.dali import backend
+
+    try:
+        return backend.GetCUDADeviceCount(), torch.cuda.device_count()
+    except RuntimeError:  # the driver is missing or too old
+        return 0, torch.cuda.device_count()
 
 
 def run_all(args: argparse.Namespace, folder: Path) -> None:
     """Make the data, then run part after part, and write the file after each."""
     begin = time.perf_counter()
-    if args.smoke:
-        args.num_files, args.batch_size = 160, 8
     root = args.data or folder / "images"
     if args.data is None:
         write_images(root, args.num_files)
-    num_classes = sum(path.is_dir() for path in root.iterdir())
     settings = {
         "work": {
             "data": str(root),
-            "num_classes": num_classes,
+            "num_classes": sum(path.is_dir() for path in root.iterdir()),
             "batch_size": args.batch_size,
             "threads": args.threads,
             "device": args.device,
+            "check_values": not args.shapes_only,
         },
-        "repeats": 1 if args.smoke else 5,
-        "seconds": 0.1 if args.smoke else 2.0,
+        "repeats": args.repeats,
+        "seconds": args.seconds,
         "smoke": args.smoke,
     }
     machine = describe_machine()
@@ -239,22 +185,68 @@ def run_all(args: argparse.Namespace, folder: Path) -> None:
         "method": {
             "data": describe_data(root),
             "made_in_s": time.perf_counter() - begin,
-            **{key: settings["work"][key] for key in ("batch_size", "threads", "device")},
+            "minutes": args.minutes,
+            **{key: settings["work"][key] for key in WORK},
             **{key: settings[key] for key in ("repeats", "seconds", "smoke")},
         },
         "parts": {},
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    for name in args.only or PARTS:
-        left = 60 * args.minutes - (time.perf_counter() - begin)
-        if left < 15:
-            results["parts"][name] = {"failed": f"not begun: {left:.0f} s were left"}
+    results["parts"] = parts_before(args.out, results)
+    write(args.out, results)
+    names = list(args.only or PARTS)
+    needs_s = [PARTS[name].needs_s(args.repeats, args.seconds) for name in names]
+    for number, name in enumerate(names):
+        left_s = 60 * args.minutes - (time.perf_counter() - begin)
+        limit_s = limit(needs_s[number], sum(needs_s[number + 1 :]), left_s)
+        if limit_s is None:
+            said = f"it takes some {needs_s[number]:.0f} s, and {max(0, left_s):.0f} s were left"
+            outcome: dict[str, Any] = {"skipped": said}
         else:
-            limit = min(left, PARTS[name][1])
-            results["parts"][name] = run_part(name, json.dumps(settings), limit)
-        args.out.write_text(json.dumps(results, indent=2) + "\n")
-        outcome = results["parts"][name]
-        print(name, outcome.get("failed", "done"), f"{outcome.get('seconds', 0):.0f} s", flush=True)
+            outcome = run_part(name, json.dumps(settings), limit_s)
+        results["parts"][name] = outcome
+        write(args.out, results)
+        said = next((f"{key}: {outcome[key]}" for key in ENDS if key in outcome), "done")
+        print(f"{name} {said}, {outcome.get('seconds', 0):.0f} s", flush=True)
+
+
+def limit(needs_s: float, later_s: float, left_s: float) -> float | None:
+    """Return the seconds after which a part is ended, or None where too few are left.
+
+    A part may take twice what it needs, or all the time that the later parts leave.
+    """
+    return None if needs_s > left_s else min(left_s, max(2 * needs_s, left_s - later_s))
+
+
+def parts_before(out: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts that the file holds; none where there is no file.
+
+    Ends the process where the file is not of the same GPU, data and settings.
+    """
+    if not out.exists():
+        return {}
+    try:
+        before = json.loads(out.read_text())
+        if _alike(before) == _alike(results):
+            return dict(before["parts"])
+    except (ValueError, TypeError, KeyError):  # not a result of this script
+        pass
+    sys.exit(f"gpu.py: {out} holds results of another GPU, data or settings: name another file.")
+
+
+def _alike(results: dict[str, Any]) -> list[Any]:
+    """Return what parts of one file have in common."""
+    machine, method = results["machine"], results["method"]
+    settings = {key: method[key] for key in method if key not in ("made_in_s", "minutes")}
+    gpus = [gpu["name"] for gpu in machine["gpus"]]
+    return [results["what"], machine["cpu"], gpus, machine["versions"], settings]
+
+
+def write(out: Path, results: dict[str, Any]) -> None:
+    """Write the results; a process that is killed meanwhile leaves the file of before."""
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    unfinished.write_text(json.dumps(results, indent=2) + "\n")
+    unfinished.replace(out)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def engines(root: Path, device: torch.device, *_: Any) -> dict[str, Any]:
         capture_output=True,
         text=True,
         env=os.environ | {"DALI_NVIMGCODEC_LOG_LEVEL": "3"},
-        timeout=120,
+        timeout=60,
     )
     names = re.findall(r"\b(\w+_decoder)\b", result.stderr)
     said = re.sub(r"\x1b\[[\d;]*m", "", result.stderr)  # without colours
@@ -218,7 +218,7 @@ print("all served")
         [sys.executable, "-c", code, str(root), device.type],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=60,
     )
     return {
         "exit_status": result.returncode,

@@ -15,6 +15,32 @@ TITLES = {
     "engines": "Engines",
 }
 ALONE = "decode only"
+GPU_COMMAND = "gpu.py --out benchmarks/results/DATE_MACHINE_gpu.json"
+#: What to do where a GPU is at hand for a short time.
+RECIPE = f"""\
+Some ten minutes on one GPU, the most valuable first. The tests need pytest-xdist, scipy,
+scikit-learn, matplotlib, hypothesis and timm beside this package. JPEG engines need the driver's
+video libraries; containers get them with `NVIDIA_DRIVER_CAPABILITIES=compute,utility,video`.
+
+1. **Is it right?** Two minutes. `-m gpu` imports only files that have tests for a GPU. A test that
+   fails may differ in pixels, or find a real fault: read it before anything is measured.
+2. **Is it fast?** Five minutes. 4,000 files get 80,000 names, since the start is a large part of a
+   short epoch. Parts that no longer fit into the minutes are skipped, and the file says so.
+3. **How does it behave?** Two minutes, into the same file. `roi_decode` can end its process, and
+   comes last.
+
+```sh
+python benchmarks/images.py photos --num-files 4000 --num-names 80000
+python -m pytest -m gpu -q -n 8
+python benchmarks/{GPU_COMMAND} --data photos \\
+    --repeats 3 --seconds 1.5 --minutes 4.5 --only engines loader training peers decode
+python benchmarks/{GPU_COMMAND} --data photos \\
+    --repeats 3 --seconds 1.5 --minutes 2 \\
+    --only empty_cuts recovery surviving replacement memory roi_decode
+python benchmarks/render.py
+```
+
+Without a GPU, `python benchmarks/gpu.py --out smoke.json --device cpu --smoke` tries the script."""
 
 
 def parts(result: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
@@ -45,7 +71,7 @@ def _part(result: dict[str, Any], name: str) -> list[str]:
     part = result["parts"].get(name)
     if part is None:
         return ["Not yet measured."]
-    failed = [f"Failed: {part['failed']}"] if "failed" in part else []
+    failed = [f"{why.capitalize()}: {part[why]}" for why in ("failed", "skipped") if why in part]
     if "found" not in part:
         return failed
     results = part["found"]

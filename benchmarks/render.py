@@ -35,7 +35,6 @@ BEGIN, END = "<!-- rendered by benchmarks/render.py -->", "<!-- end of what is r
 PICTURES = FOLDER / "pictures"
 COUNTS = FOLDER / "operation_counts.json"
 OUT = "--data DIR --out benchmarks/results/DATE_MACHINE"
-GPU_COMMAND = "gpu.py --out benchmarks/results/DATE_MACHINE_gpu.json"
 
 INTRODUCTION = """\
 # Benchmarks
@@ -188,17 +187,19 @@ class Page:
     def _add_gpu(self) -> None:
         result = self._results.get("gpu", on_gpu=True)
         if result is None:
-            self._section("On a GPU", or_not_yet(None, GPU_COMMAND, list))
+            self._section("On a GPU", or_not_yet(None, gpu_sections.GPU_COMMAND, list))
+            self._section("What to run", gpu_sections.RECIPE.splitlines(), 3)
             lines = ["Not yet measured."]
             for title in gpu_sections.TITLES.values():
                 self._section(title, lines, 3)
         else:
             said = [
-                f"All by `python benchmarks/{GPU_COMMAND}`.",
+                f"All by `python benchmarks/{gpu_sections.GPU_COMMAND}`.",
                 "",
                 f"<sub>{machine_of(result)}</sub>",
             ]
             self._section("On a GPU", said)
+            self._section("What to run", gpu_sections.RECIPE.splitlines(), 3)
             for title, lines in gpu_sections.parts(result):
                 self._section(title, lines, 3)
         for what, title in (("compare", "One race of all loaders"), ("training", "More training")):

@@ -17,6 +17,7 @@ from typing import Any
 from compare import (
     ENTRANTS,
     OTHERS,
+    WARMUP,
     Entrant,
     method_of,
     parser_of,
@@ -72,14 +73,20 @@ def train(
     names: tuple[str, ...] = FED,
     repeats: int = 5,
     seconds: float = 3.0,
+    timeout_s: float = 900.0,
     on_round: OnRound | None = None,
 ) -> list[dict[str, Any]]:
-    """Race; return rows. ``of_ceiling`` is the share of the ceiling's median rate."""
+    """Race; return rows. ``of_ceiling`` is the share of the ceiling's median rate.
+
+    A contestant that is silent for ``timeout_s`` is out.
+    """
     standings = race(
         contestants_of(work, names),
         repeats=repeats,
+        warmup=WARMUP + 2 * work.threads,
         seconds=seconds,
         at_once=1,
+        timeout_s=timeout_s,
         on_round=on_round,
     )
     ceiling = standings[0].median

@@ -19,6 +19,8 @@ from dali_cutmix.core.dali import num_gpus
 
 #: Folders and files of tests that train, race loaders or start many processes.
 SLOW = {"benchmarks", "pipelines", "trainers", "test_demo", "test_measuring"}
+#: What the text of a file holds that asks for a GPU: the mark, or a list of parameters with it.
+GPU_WORDS = ("mark.gpu", "BACK_ENDS")
 NUM_LEFT_OUT = pytest.StashKey[int]()
 
 
@@ -35,9 +37,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    if config.getoption("-m") == "not slow" and collection_path.stem in SLOW:
+    marks = config.getoption("-m")
+    if marks == "not slow" and collection_path.stem in SLOW:
         return True  # trainers take seconds to import
+    if marks == "gpu" and not asks_for_a_gpu(collection_path):
+        return True  # a machine with a GPU need not have what other tests import
     return None
+
+
+def asks_for_a_gpu(path: Path) -> bool:
+    """Return whether a file, or a file below a folder, has tests for a GPU."""
+    files = path.rglob("*.py") if path.is_dir() else [path]
+    return any(word in file.read_text() for file in files for word in GPU_WORDS)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
@@ -47,6 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow)
     # Slow files first: a worker that ends with one would work alone for minutes.
     items.sort(key=lambda item: not is_slow(item))
+    refuse_hidden_gpu_tests(items)
     skip_without_a_gpu(items)
     if "full" not in config.getoption("-m"):
         leave_out_full(config, items)
@@ -55,6 +67,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def is_slow(item: pytest.Item) -> bool:
     """Return whether all tests of a file are slow."""
     return bool(SLOW & {item.path.parent.name, item.path.stem})
+
+
+def refuse_hidden_gpu_tests(items: list[pytest.Item]) -> None:
+    """End the run where ``pytest -m gpu`` would not find a test for a GPU."""
+    files = {item.path for item in items if item.get_closest_marker("gpu")}
+    hidden = sorted(path.name for path in files if not asks_for_a_gpu(path))
+    if hidden:
+        raise pytest.UsageError(
+            f"`pytest -m gpu` passes over tests for a GPU in {', '.join(hidden)}: their text has "
+            f"none of {GPU_WORDS}. Name their list of parameters in GPU_WORDS."
+        )
 
 
 def skip_without_a_gpu(items: list[pytest.Item]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 #: Columns that hold texts, and those that hold fractions.
 TEXTS, FRACTIONS = {"path"}, {"weight", "lam"}
@@ -18,6 +17,8 @@ def rows_in(folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.iterdir()):
         if path.suffix == ".parquet":
+            import pyarrow.parquet as pq  # late: tests for a GPU do without pyarrow
+
             rows += pq.read_table(path).to_pylist()
         elif path.suffix == ".csv":
             with path.open(newline="") as file:

@@ -1,13 +1,13 @@
-"""The benchmarks' own parts: data, peers, comparison, and the script for a GPU."""
+"""The benchmarks' own parts: data, peers and comparison."""
 
 from __future__ import annotations
 
 import importlib
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "others")]
 import clocks  # noqa: E402
 import compare  # noqa: E402
 import encoded  # noqa: E402
-import gpu  # noqa: E402
 import training  # noqa: E402
 from images import link_names, paint, write_images  # noqa: E402
 
@@ -210,11 +209,30 @@ def test_the_ceiling_trains_on_different_real_batches_again_and_again(work: Work
     assert names == ["tensors in memory", "dali_cutmix", "torch DataLoader, tensors"]
 
 
-def test_a_part_that_crashes_or_takes_too_long_is_recorded() -> None:
-    crashed = gpu.run_part("recovery", "{}", 60)
-    assert crashed["failed"].startswith("ended with status 1: ")
-    assert "KeyError: 'work'" in crashed["failed"]
-    assert gpu.run_part("recovery", "{}", 0.05)["failed"] == "not done after 0 s"
+def test_training_is_timed_once_the_batches_that_workers_kept_ready_are_used_up(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def race(_: Any, **settings: Any) -> Any:
+        asked.update(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "race", race)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(replace(work, threads=16))
+    prefetch_factor = 2  # torch's, for each worker
+    assert asked["warmup"] > prefetch_factor * 16
+
+
+def test_a_file_of_many_names_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(bytes(10))
+    (tmp_path / "b").write_bytes(bytes(40))
+    link_names([tmp_path / "a", tmp_path / "b"], 6)
+    read: list[Path] = []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path))
+    assert compare.describe_data(tmp_path) == {"num_files": 6, "mean_bytes": 25}
+    assert len(read) == 2
 
 
 def test_clocks_and_power_are_those_of_the_whole_time(
@@ -236,16 +254,3 @@ def test_clocks_and_power_are_those_of_the_whole_time(
     }
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     assert clocks.Clocks().end() is None
-
-
-def test_the_script_for_a_gpu_writes_what_each_part_found(pictures: Path, tmp_path: Path) -> None:
-    out = tmp_path / "new" / "gpu.json"
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--out", str(out), "--smoke"]
-    command += ["--device", "cpu", "--data", str(pictures), "--only", "empty_cuts"]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    results = json.loads(out.read_text())
-    assert results["what"] == "gpu"
-    assert results["method"]["data"]["num_files"] == 36
-    empty_cuts = results["parts"]["empty_cuts"]
-    assert empty_cuts["found"] == {"extents_are_zero": True, "pixels_are_equal": True}
-    assert "failed" not in empty_cuts

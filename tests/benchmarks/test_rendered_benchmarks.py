@@ -300,6 +300,7 @@ def test_parts_of_a_gpu_run_are_shown_and_those_that_failed_say_why(
             "gpu": {"power.draw": [1, 2, 3]},
         },
         "training": {"failed": "not done after 150 s"},
+        "memory": {"skipped": "it takes some 15 s, and 3 s were left"},
     }
     content = result("gpu", []) | {"parts": found}
     content["method"] |= comparison()["method"] | {"device": "cuda"}
@@ -309,6 +310,7 @@ def test_parts_of_a_gpu_run_are_shown_and_those_that_failed_say_why(
     assert "| hw_decoder_load 0.99 | 7,000 (6,300 to 7,700) |" in text
     assert "power.draw 1.00 to 3.00, median 2.00" in text
     assert "### Training\n\nFailed: not done after 150 s" in text
+    assert "### Memory\n\nSkipped: it takes some 15 s, and 3 s were left" in text
     gpu_sections = importlib.import_module("gpu_sections")
     assert gpu_sections.engine_rate(content) == 1000
 

@@ -228,6 +228,14 @@ def test_batches_that_are_not_as_asked_for_are_refused(mix: str, spoil: Any, say
         check_batches(batches, work)
 
 
+def test_values_are_not_looked_at_where_a_stand_in_makes_them_but_shapes_are() -> None:
+    noise = replace(WORK, check_values=False)
+    image, target = good_batches(WORK)[0]
+    check_batches([(image * float("nan"), -target)], noise)
+    with pytest.raises(ValueError, match=r"shape of image: \(3, 3, 8, 8\)"):
+        check_batches([(image[:3], target[:3])], noise)
+
+
 def test_classes_that_are_all_the_same_need_not_look_mixed() -> None:
     image, _ = good_batches(WORK)[0]
     check_batches([(image, torch.eye(3)[[1, 1, 1, 1]])], WORK)

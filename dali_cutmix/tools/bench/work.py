@@ -39,6 +39,9 @@ class Work:
     """Device of the batches: ``"cpu"`` or ``"cuda"``."""
     seed: int = 0
     """Seed of order, crops and mixing."""
+    check_values: bool = True
+    """Whether pixels and weights are checked before a race; if not, only shapes, types and devices
+    are. For a stand-in of a GPU, which computes no pixels."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Settings of one contestant, such as ``{"prefetch": 4}``."""
 
