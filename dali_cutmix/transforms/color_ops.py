@@ -42,6 +42,10 @@ _INVERT = types.Constant(255, dtype=UINT8)
 _TO_LEVELS = 255.999 / 255
 
 
+#: Levels as `TRUNCATE`, where sums are rounded to a thousandth of a level.
+_TRUNCATE_HUE = -0.499
+
+
 def gray_level(image: DataNode) -> DataNode:
     """Return the gray level of each pixel, truncated: ``[height, width, 1]`` uint8."""
     return fn.coord_transform(image, M=list(_GRAY), T=[TRUNCATE], dtype=UINT8)
@@ -134,6 +138,84 @@ def adjust_hue(image: DataNode, turn: DataNode) -> DataNode:
     distance = math.abs(fn.coord_transform(sixth, M=[1.0, 1.0, 1.0], T=[0.0, -2.0, -4.0]))
     share = math.clamp(math.min(distance - 1.0, 5.0 - distance), 0.0, 1.0)
     return fn.cast((high * _TO_LEVELS + TRUNCATE) - (chroma * _TO_LEVELS) * share, dtype=UINT8)
+
+
+def saturate_by_matrix(image: DataNode, matrix: DataNode) -> DataNode:
+    """Do as `adjust_saturation`, by two operators, which are slower on the CPU.
+
+    Args:
+        image: ``[height, width, 3]`` uint8.
+        matrix: Of `saturation_matrix`.
+    """
+    beside_gray = fn.coord_transform(image, M=[*np.eye(3).ravel(), *_GRAY], T=TRUNCATE, dtype=UINT8)
+    return fn.coord_transform(beside_gray, M=matrix, T=TRUNCATE, dtype=UINT8)
+
+
+def saturation_matrix(factor: np.ndarray) -> np.ndarray:
+    """Return maps of (R, G, B, gray) to (R, G, B): ``[B, 3, 4]`` float32.
+
+    Args:
+        factor: As in `adjust_saturation`: ``[B]`` float32.
+    """
+    own = factor[:, None, None] * np.eye(3, dtype=np.float32)
+    gray = np.broadcast_to((1 - factor)[:, None, None], (len(factor), 3, 1))
+    return np.concatenate([own, gray], axis=2)
+
+
+def contrast_by_shift(image: DataNode, factor: DataNode, rest: DataNode) -> DataNode:
+    """Do as `adjust_contrast`, by six operators that read no number from a GPU.
+
+    Args:
+        image: ``[height, width, 3]`` uint8.
+        factor: As in `adjust_contrast`. Scalar float32.
+        rest: ``1 - factor``. Scalar float32.
+    """
+    mean = fn.reductions.mean(gray_level(image), axes=[0, 1], keep_dims=True, dtype=FLOAT)
+    own = fn.brightness_contrast(image, brightness=factor, brightness_shift=TRUNCATE, dtype=FLOAT)
+    return fn.cast(own + mean * rest, dtype=UINT8)
+
+
+def turn_hue_by_matrix(image: DataNode, matrix: DataNode) -> DataNode:
+    """Do as `adjust_hue`, by five operators, which are slower on the CPU.
+
+    A turned channel is a linear function of the channels, of the highest and of the lowest, as long
+    as the function lies between these two. `hue_matrix` holds that function.
+
+    Args:
+        image: ``[height, width, 3]`` uint8.
+        matrix: Of `hue_matrix`.
+    """
+    high = fn.reductions.max(image, axes=[2], keep_dims=True)
+    low = fn.reductions.min(image, axes=[2], keep_dims=True)
+    channels = fn.cat(image, high, low, axis=2)
+    turned = fn.coord_transform(channels, M=matrix, T=_TRUNCATE_HUE, dtype=UINT8)
+    return math.clamp(turned, low, high)
+
+
+def hue_matrix(turn: np.ndarray) -> np.ndarray:
+    """Return maps of (R, G, B, highest, lowest) to (R, G, B): ``[B, 3, 5]`` float32.
+
+    A turn by a third of the circle permutes the channels. The rest of a turn, by ``s`` sixths in
+    [0, 1], makes of red ``R - G - (1 - 2s) B + (1 - s) (highest + lowest)``, limited to between
+    lowest and highest, and so on round the circle. A turn back exchanges G and B.
+
+    Args:
+        turn: As in `adjust_hue`: ``[B]`` float32.
+    """
+    sixths = 6 * turn.astype(np.float64)
+    thirds = np.rint(sixths / 2)
+    rest = sixths - 2 * thirds
+    num = np.arange(len(turn))
+    matrix = np.zeros((len(turn), 3, 5))
+    for channel in range(3):
+        # Which channels the thirds of a turn have put here, and before and behind here.
+        here, after, before = ((channel + step - thirds.astype(int)) % 3 for step in (0, 1, 2))
+        is_back = rest < 0
+        matrix[num, channel, here] = 1
+        matrix[num, channel, np.where(is_back, before, after)] = -1
+        matrix[num, channel, np.where(is_back, after, before)] = 2 * np.abs(rest) - 1
+        matrix[:, channel, 3:] = 1 - np.abs(rest)[:, None]
+    return (_TO_LEVELS * matrix).astype(np.float32)
 
 
 def solarize_and_posterize(image: DataNode, threshold: DataNode, mask: DataNode) -> DataNode:

@@ -274,6 +274,18 @@ def test_equalize_is_right_for_small_and_for_uneven_images(back_end: str) -> Non
     assert difference(found, wanted)[0] <= 2
 
 
+FACTORS = [0.0, 0.31, 0.9, 1.0, 1.37, 2.0]
+TURNS = [-0.5, -0.3, -0.01, 0.0, 0.1, 1 / 3, 0.5]
+
+
+def saturate_by_matrix(image: Any, *, matrix: Any, **_: Any) -> Any:
+    return color_ops.saturate_by_matrix(image, matrix)
+
+
+def contrast_by_shift(image: Any, *, factor: Any, rest: Any, **_: Any) -> Any:
+    return color_ops.contrast_by_shift(image, factor, rest)
+
+
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @EACH_SIZE
 @pytest.mark.parametrize(
@@ -282,16 +294,22 @@ def test_equalize_is_right_for_small_and_for_uneven_images(back_end: str) -> Non
         (color_ops.adjust_brightness, F.adjust_brightness),
         (color_ops.adjust_saturation, F.adjust_saturation),
         (color_ops.adjust_contrast, F.adjust_contrast),
+        # What a GPU runs in their places.
+        (saturate_by_matrix, F.adjust_saturation),
+        (contrast_by_shift, F.adjust_contrast),
     ],
-    ids=["brightness", "saturation", "contrast"],
+    ids=["brightness", "saturation", "contrast", "saturation by matrix", "contrast by shift"],
 )
 def test_blends_are_within_a_level_of_torchvisions(
     ours: Any, theirs: Any, size: tuple[int, int], back_end: str, pictures: dict[Any, np.ndarray]
 ) -> None:
-    images, factors = pictures[size], [0.0, 0.31, 0.9, 1.0, 1.37, 2.0]
-    named = [{"factor": np.full(len(images), factor, np.float32)} for factor in factors]
+    images = pictures[size]
+    named = [{"factor": np.full(len(images), factor, np.float32)} for factor in FACTORS]
+    if ours in (saturate_by_matrix, contrast_by_shift):
+        for fed in named:
+            fed |= {"matrix": color_ops.saturation_matrix(fed["factor"]), "rest": 1 - fed["factor"]}
     found = by_graph(lambda image, fed: ours(image, **fed), images, named, back_end)
-    for factor, made in zip(factors, found, strict=True):
+    for factor, made in zip(FACTORS, found, strict=True):
         wanted = by_torch(theirs, images, factor)
         most, apart = difference(made, wanted)
         # A gray picture blended with its gray is whole but for rounding: torchvision may cut a
@@ -303,15 +321,20 @@ def test_blends_are_within_a_level_of_torchvisions(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("by_matrix", [False, True])
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @EACH_SIZE
 def test_hues_are_within_a_level_of_torchvisions(
-    size: tuple[int, int], back_end: str, pictures: dict[Any, np.ndarray]
+    size: tuple[int, int], back_end: str, by_matrix: bool, pictures: dict[Any, np.ndarray]
 ) -> None:
-    images, turns = pictures[size], [-0.5, -0.3, -0.01, 0.0, 0.1, 1 / 3, 0.5]
-    named = [{"turn": np.full(len(images), turn, np.float32)} for turn in turns]
-    found = by_graph(lambda image, fed: color_ops.adjust_hue(image, **fed), images, named, back_end)
-    for turn, made in zip(turns, found, strict=True):
+    images = pictures[size]
+    turns = [np.full(len(images), turn, np.float32) for turn in TURNS]
+    if by_matrix:
+        plans, function = list(map(color_ops.hue_matrix, turns)), color_ops.turn_hue_by_matrix
+    else:
+        plans, function = turns, color_ops.adjust_hue
+    found = by_graph(function, images, plans, back_end)
+    for turn, made in zip(TURNS, found, strict=True):
         wanted = by_torch(F.adjust_hue, images, turn)
         most, apart = difference(made, wanted)
         assert most <= 1, turn
@@ -400,14 +423,11 @@ def test_jitter_applies_all_that_was_drawn_in_the_order_drawn(
     for place, image in enumerate(images):
         wanted, order = image, []
         for step in drawn:
-            (name,) = (
-                name
-                for name, is_chosen in zip(jitter.ranges, step.is_chosen, strict=True)
-                if is_chosen[place]
-            )
-            order.append(name)
+            if not step.is_here[place]:
+                continue
+            order.append(step.name)
             number = float(step.number[place])
-            wanted = by_torch(getattr(F, f"adjust_{name}"), wanted[None], number)[0]
+            wanted = by_torch(getattr(F, f"adjust_{step.name}"), wanted[None], number)[0]
         assert sorted(order) == ["brightness", "contrast", "hue", "saturation"]
         orders.add(tuple(order))
         # A level of one is up to 1.4 squared levels of the last, and hue moves levels about.
@@ -438,20 +458,23 @@ def test_jitter_draws_factors_and_orders_as_torchvision_does() -> None:
         torch.manual_seed(0)
         reference = [theirs.make_params([]) for _ in range(3000)]
     taken: dict[str, np.ndarray] = {}
-    firsts = Counter()
-    for turn, step in enumerate(drawn):
-        is_of = dict(zip(settings, step.is_chosen, strict=True))
-        assert (sum(mask.astype(int) for mask in is_of.values()) == 1).all()
-        for name, mask in is_of.items():
-            taken[name] = np.concatenate([taken.get(name, np.zeros(0)), step.number[mask]])
-            if turn == 0:
-                firsts[name] = int(mask.sum())
+    orders = np.empty(num, object)
+    orders[:] = [()] * num
+    for step in drawn:
+        taken[step.name] = np.concatenate(
+            [taken.get(step.name, np.zeros(0)), step.number[step.is_here]]
+        )
+        for sample in np.flatnonzero(step.is_here):
+            orders[sample] += (step.name,)
+    assert all(sorted(order) == sorted(settings) for order in orders)
+    counts = Counter(orders)
     for name in settings:
         wanted = [one[f"{name}_factor"] for one in reference]
         assert len(taken[name]) == num
         assert ks_2samp(taken[name], wanted).pvalue > 0.001, name
-    # Each comes first with probability 1 / 4: five standard errors of a count.
-    assert all(abs(count - num / 4) < 5 * (num * 3 / 16) ** 0.5 for count in firsts.values())
+    # Each of 24 orders is equally likely: five standard errors of a count.
+    assert len(counts) == 24
+    assert all(abs(count - num / 24) < 5 * (num * 23) ** 0.5 / 24 for count in counts.values())
 
 
 def test_jitter_of_nothing_draws_and_changes_nothing() -> None:
