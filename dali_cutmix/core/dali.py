@@ -47,9 +47,14 @@ def constant(value: np.ndarray, beside: DataNode | None = None) -> DataNode:
     return types.Constant(value, device="cpu" if beside is None else beside.device)
 
 
+#: Images that a GPU resizes at once, by two kernels; DALI's default is 32. Between the kernels an
+#: image takes twelve bytes for each pixel of the result's width times the image's height, or less.
+_RESIZED_AT_ONCE = 256
+
+
 def resize(image: DataNode, **arguments: Any) -> DataNode:
     """Call ``fn.resize``, typed: by DALI's stubs it could return several nodes."""
-    return cast(DataNode, fn.resize(image, **arguments))
+    return cast(DataNode, fn.resize(image, minibatch_size=_RESIZED_AT_ONCE, **arguments))
 
 
 def python_pair(function: Callable[..., Any], *nodes: DataNode) -> tuple[DataNode, DataNode]:

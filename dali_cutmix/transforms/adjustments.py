@@ -24,12 +24,11 @@ from dali_cutmix.core.draws import Draws, normal
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.transforms.color_ops import (
     adjust_sharpness,
-    autocontrast,
-    equalize,
     gaussian_blur,
     ring_of_each,
     solarize_and_posterize,
 )
+from dali_cutmix.transforms.tables import autocontrast, equalize
 
 
 class _Adjustment:

@@ -232,6 +232,39 @@ def solarize_and_posterize(image: DataNode, threshold: DataNode, mask: DataNode)
     return (image ^ ((image >= threshold) * _INVERT)) & mask
 
 
+def blend_all(image: DataNode, other: DataNode, matrix: DataNode, rest: DataNode) -> DataNode:
+    """Blend each image with another one of its own, and with that one's mean level.
+
+    Args:
+        image: ``[height, width, 3]`` uint8.
+        other: As ``image``.
+        matrix: Map of ``image`` and ``other`` to levels: ``[3, 6]`` float32, CPU.
+        rest: Share of the mean level of ``other``. Scalar float32, CPU.
+    """
+    mean = fn.reductions.mean(other, axes=[0, 1, 2], keep_dims=True, dtype=FLOAT)
+    both = fn.cat(image, other, axis=2)
+    own = fn.coord_transform(both, M=matrix, T=TRUNCATE, dtype=FLOAT)
+    return fn.cast(own + mean * rest, dtype=UINT8)
+
+
+def gray_channels(image: DataNode) -> DataNode:
+    """Return the image without its colours, by one operator that is slower on the CPU."""
+    return fn.coord_transform(image, M=list(_GRAY * 3), T=TRUNCATE, dtype=UINT8)
+
+
+def smooth(image: DataNode, kernel: DataNode, corner: DataNode, size: tuple[int, int]) -> DataNode:
+    """Blur all but the outermost ring of pixels, as `adjust_sharpness` does.
+
+    Args:
+        image: ``[height, width, 3]`` uint8, of at least 3 x 3 pixels.
+        kernel: Weights of the blur, from `ring`.
+        corner: Where image and blurred pixels lie, (0, 0) and (1, 1): ``[2, 2]`` int32, CPU.
+        size: ``(height, width)`` of all images, in pixels.
+    """
+    blurred = fn.filter(image, kernel, mode="valid")
+    return fn.multi_paste(image, blurred, out_anchors=corner, output_size=list(size))
+
+
 def adjust_sharpness(
     image: DataNode, factor: DataNode, kernel: DataNode, inside: DataNode
 ) -> DataNode:
@@ -266,6 +299,17 @@ def ring(image: DataNode, frame: Frame) -> dict[str, DataNode]:
         "kernel": frame.constant(_SMOOTH, image),
         "inside": frame.constant(inside, image),
     }
+
+
+def inner(image: DataNode, frame: Frame) -> tuple[DataNode, DataNode]:
+    """Return the arguments of `smooth` that are equal for all images of a size: kernel, corner.
+
+    Args:
+        image: ``[height, width, 3]`` uint8, which has the device.
+        frame: Of these images.
+    """
+    corner = np.array([[0, 0], [1, 1]], np.int32)
+    return frame.constant(_SMOOTH, image), frame.constant(corner)
 
 
 def ring_of_each(image: DataNode, frame: Frame) -> dict[str, DataNode]:
@@ -310,38 +354,3 @@ def gaussian_blur(image: DataNode, sigma: DataNode, kernel_size: Sequence[int]) 
     """
     window = [kernel_size[1], kernel_size[0]]
     return fn.gaussian_blur(image, sigma=sigma, window_size=window)
-
-
-def autocontrast(image: DataNode) -> DataNode:
-    """Stretch each channel over all levels: torchvision's ``autocontrast``.
-
-    Bit-identical on the CPU. A channel of one level stays.
-    """
-    low = fn.cast(fn.reductions.min(image, axes=[0, 1], keep_dims=True), dtype=FLOAT)
-    high = fn.cast(fn.reductions.max(image, axes=[0, 1], keep_dims=True), dtype=FLOAT)
-    flat = high == low
-    low = low * (flat ^ True)
-    step = (high - low * (flat ^ True)) * np.float32(1 / 255) * (flat ^ True) + flat
-    # Not `TRUNCATE`: torchvision truncates a quotient that is whole but for its rounding as well.
-    return fn.cast(math.floor((image - low) / step), dtype=UINT8)
-
-
-def equalize(image: DataNode) -> DataNode:
-    """Use all levels equally often, per channel: torchvision's ``equalize``, within two levels.
-
-    torchvision maps a level to the number of pixels below, divided by a step of whole pixels. DALI
-    counts pixels at or below a level, and divides by a fractional step. So the image is inverted
-    before and after, and the count is truncated to torchvision's steps, which matters in small
-    images.
-    """
-    below = fn.equalize(image ^ _INVERT) ^ _INVERT
-    top = fn.reductions.max(image, axes=[0, 1], keep_dims=True)
-    others = fn.reductions.sum(fn.cast(image != top, dtype=INT32), axes=[0, 1], keep_dims=True)
-    step = others // 255
-    is_spread = step > 0
-    # Where a step is less than one pixel, the image stays.
-    step = fn.cast(math.max(step, 1), dtype=FLOAT)
-    count = below * (fn.cast(others, dtype=FLOAT) / 255.0)
-    half = math.floor(step / 2.0)
-    spread = fn.cast(math.floor((count + half) / step), dtype=UINT8)
-    return spread * is_spread + image * (is_spread ^ True)

@@ -32,12 +32,11 @@ from dali_cutmix.transforms.color_ops import (
     adjust_contrast,
     adjust_saturation,
     adjust_sharpness,
-    autocontrast,
-    equalize,
     ring_of_each,
     solarize_add,
     solarize_and_posterize,
 )
+from dali_cutmix.transforms.tables import autocontrast, equalize
 from dali_cutmix.transforms.warps import (
     WARP_KERNELS,
     WarpKernel,

@@ -37,11 +37,12 @@ from dali_cutmix.augmentations import (
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Sample
 from dali_cutmix.core.tree import Structure
-from dali_cutmix.transforms import color_ops
+from dali_cutmix.transforms import color_ops, tables
 from dali_cutmix.transforms.affine import WARPS
 from dali_cutmix.transforms.operations import (
     OPERATIONS,
     SIGNED,
+    blended,
     levels,
     operate,
     plan_operations,
@@ -241,6 +242,43 @@ def test_pixels_from_outside_have_the_color_of_torchvisions(
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("size", [*SIZES, (2, 40)], ids=repr)
+def test_one_chain_blends_as_torchvision_whatever_with(
+    size: tuple[int, int], back_end: str, pictures: dict[Any, np.ndarray]
+) -> None:
+    """A GPU runs the chain, in whose batches all four operations and others meet."""
+    height, width = size
+    images = np.repeat(pictures[SIZES[0]][:, :height, :width], 5, axis=0)
+    names = ["Brightness", "Color", "Contrast", "Sharpness", "Identity"]
+    chosen = np.arange(len(images)) % 5
+    strengths = strengths_of("Color", size, [(False, 17), (True, 30), (True, 1)])
+    plans = [
+        plan_operations(names, chosen, np.full(len(images), strength), size).blend
+        for strength in strengths
+    ]
+    results = by_graph(
+        lambda image, plan: blended(image, plan, Frame(size)), images, plans, back_end
+    )
+    theirs, mode = v2.TrivialAugmentWide(), v2.InterpolationMode("nearest")
+    for strength, result in zip(strengths, results, strict=True):
+        for number, name in enumerate(names):
+            wanted = by_torch(
+                theirs._apply_image_or_video_transform,
+                images[number::5],
+                name,
+                float(strength),
+                mode,
+                {},
+            )
+            found_most, found_share = difference(result[number::5], wanted)
+            most, share = TOLERANCES.get(name, (0, 0.0))
+            if min(size) < 3:  # of few pixels, many are whole but for rounding
+                share = max(share, 0.05)
+            assert found_most <= most, (name, strength)
+            assert found_share <= share, (name, strength)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
 def test_bilinear_warps_take_in_black_from_beyond_the_border(back_end: str) -> None:
     """As torchvision's tensors do; Pillow, and DALI without a fill, repeat the outermost pixel."""
     size = (40, 30)
@@ -269,7 +307,7 @@ def test_equalize_is_right_for_small_and_for_uneven_images(back_end: str) -> Non
             np.full((32, 32, 3), 0),
         ]
     ).astype(np.uint8)
-    (found,) = by_graph(lambda image, _: color_ops.equalize(image), images, [()], back_end)
+    (found,) = by_graph(lambda image, _: tables.equalize(image), images, [()], back_end)
     wanted = by_torch(F.equalize, images)
     assert difference(found, wanted)[0] <= 2
 
