@@ -1,12 +1,13 @@
 """What the host does for each batch of a GPU graph: CPU time, draws and kernel launches.
 
-    python benchmarks/gpu_host.py --before CHECKOUT --out benchmarks/results/DATE_MACHINE_gpu_host.json
+    python benchmarks/gpu_host.py --before CHECKOUT \
+        --out benchmarks/results/DATE_MACHINE_gpu_host.json
 
 Not a measurement of a GPU. It runs where a stand-in takes the place of the CUDA runtime: memory is
 the host's, copies are made, kernels do nothing. DALI's own code for GPUs runs on the host, and the
-stand-in counts. So ratios between graphs and counts say something, and no rate does. The stand-in is
-a module ``gpu_standin`` that is not part of this package; ``gpu_standin.trace.counts()`` returns its
-counts by name.
+stand-in counts. So ratios between graphs and counts say something, and no rate does. The stand-in
+is a module ``gpu_standin`` that is not part of this package; ``gpu_standin.trace.counts()`` returns
+its counts by name.
 
 Images of 16 px are fed, so that copies take no time, and are resized to 224 px on the "GPU". They
 are neither decoded nor handed to torch. CPU time is of all threads, which other processes change
@@ -67,7 +68,10 @@ def measure(name: str) -> dict[str, float]:
     from dali_cutmix.core.frame import Frame
     from dali_cutmix.serving.outputs import ToTorch
 
-    ToTorch.__call__ = lambda self, outputs, batch: (self.stream, None)  # type: ignore[assignment]
+    def without_tensors(self: ToTorch, *_: Any) -> tuple[Any, ...]:
+        return self.stream, None
+
+    ToTorch.__call__ = without_tensors  # type: ignore[method-assign]
     settings = settings_of(name)
     num = BATCH_SIZE * NUM_BATCHES
     source = dc.ImageArrays(np.zeros((num, 16, 16, 3), np.uint8), np.arange(num) % 10)

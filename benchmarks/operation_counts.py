@@ -8,6 +8,8 @@
 Counted per loader on 32 generated files, with equal results on every machine:
 
 - operators of the graph;
+- operators of the same loader's graph on a GPU that start a kernel or more each. The graph is
+  defined and not run, so that no GPU is needed;
 - calls from DALI into Python per batch;
 - bytes per image that operators write. Memory that is passed on without a copy does not count.
 
@@ -27,19 +29,23 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import nvidia.dali
 import torch
 from instructions import instructions_per_image
+from nvidia.dali import Pipeline
 from PIL import Image
-from recording import recording
+from recording import kinds_on_gpu, recording
 from rich.console import Console
 from rich.table import Table
 
 import dali_cutmix as dc
+from dali_cutmix.augmentations import AutoAugment, ColorJitter, RandAugment, TrivialAugment
 
 REFERENCE = Path(__file__).with_suffix(".json")
 SIZE = 224
@@ -55,10 +61,24 @@ LOADERS: dict[str, dict[str, Any]] = {
     "CutMix, channels_last": {"transform": TRAIN, "mix": dc.CutMix(), "channels_last": True},
     "MixUp": {"transform": TRAIN, "mix": dc.MixUp()},
     "Cutout": {"transform": TRAIN, "mix": dc.Cutout(side=112)},
+    **{
+        f"CutMix, {type(augmentation).__name__}": {
+            "transform": dc.TrainTransform(size=SIZE, augment=[augmentation]),
+            "mix": dc.CutMix(),
+        }
+        for augmentation in (
+            TrivialAugment(),
+            RandAugment(),
+            AutoAugment(),
+            ColorJitter(0.4, 0.4, 0.4, 0.1),
+        )
+    },
     "evaluation": {"transform": dc.EvalTransform(resize=256, size=SIZE)},
 }
 #: Counts that may not rise. Counts by kind of operator may change.
-GUARDED = ("operators", "python_calls_per_batch", "bytes_per_image")
+GUARDED = ("operators", "gpu_operators", "python_calls_per_batch", "bytes_per_image")
+#: Operators of a GPU that start no kernel.
+_WITHOUT_KERNEL = ("Split", "Merge", "Reinterpret", "Reshape", "ExpandDims", "Copy", "Constant")
 #: The loader whose instructions are compared, and the loader it is compared with.
 INSTRUCTIONS = ("CutMix", "without mixing")
 FILE_BYTES = 20_000
@@ -101,9 +121,10 @@ def count(name: str, data: Path, batch_size: int = 8, device: str = "cpu") -> di
     """Return the counts of one loader over one epoch; see the top of this file.
 
     Returns:
-        ``operators`` and ``python_calls_per_batch``; ``bytes_per_image``; ``kinds``, operators by
-        kind; ``bytes_by_kind``, bytes per image by the operator that writes them. Kinds that write
-        less than 1 KiB are left out: paths among them are as long as the folder's name.
+        ``operators``, ``gpu_operators`` and ``python_calls_per_batch``; ``bytes_per_image``;
+        ``kinds``, operators by kind; ``bytes_by_kind``, bytes per image by the operator that writes
+        them. Kinds that write less than 1 KiB are left out: paths among them are as long as the
+        folder's name.
     """
     with recording() as record, loader_of(name, data, batch_size, device=device) as loader:
         num_batches = sum(1 for _ in loader)
@@ -112,11 +133,39 @@ def count(name: str, data: Path, batch_size: int = 8, device: str = "cpu") -> di
     pixels = {kind: size for kind, size in sorted(by_kind.items()) if size >= SMALL}
     return {
         "operators": record.kinds.total(),
+        "gpu_operators": count_on_gpu(name, data, batch_size),
         "python_calls_per_batch": round(record.calls / num_batches, 2),
         "bytes_per_image": sum(pixels.values()),
         "kinds": dict(sorted(record.kinds.items())),
         "bytes_by_kind": pixels,
     }
+
+
+class DefinedError(Exception):
+    """Carry the outputs of a graph out of a loader that starts, before the graph is built."""
+
+
+def count_on_gpu(name: str, data: Path, batch_size: int) -> int:
+    """Count the operators of a loader's graph on a GPU that start kernels; no GPU is needed."""
+
+    def set_outputs(_pipeline: Pipeline, *nodes: Any) -> None:
+        raise DefinedError(nodes)
+
+    with ExitStack() as patches:
+        for owner, attribute, stub in (
+            (torch.cuda, "is_available", lambda: True),
+            (torch.cuda, "device_count", lambda: 1),
+            (torch.cuda, "current_device", lambda: 0),
+            (Pipeline, "set_outputs", set_outputs),
+        ):
+            patches.enter_context(patch.object(owner, attribute, stub))
+        patches.enter_context(patch("dali_cutmix.serving.settings.num_gpus", lambda: 1))
+        try:
+            with loader_of(name, data, batch_size, device="cuda") as loader:
+                next(iter(loader))
+        except DefinedError as defined:
+            kinds = kinds_on_gpu(defined.args[0])
+    return sum(count for kind, count in kinds.items() if kind not in _WITHOUT_KERNEL)
 
 
 def endless(loader: dc.DataLoader) -> Iterator[Any]:

@@ -45,7 +45,7 @@ class Recording:
         operators = _operators(outputs)
         self._kind_of = {operator.id: _kind(operator) for operator in operators}
         self._written = dict.fromkeys(self._kind_of, 0)
-        self.kinds = Counter(self._kind_of.values())
+        self.kinds = Counter(map(_kind, operators))
         self._own = len(outputs)
         self._nodes = [node for operator in operators for node in operator.outputs]
         real(pipeline, *outputs, *self._nodes)
@@ -103,15 +103,22 @@ def recording() -> Iterator[Recording]:
         fn.python_function, fn.external_source = real[2:]
 
 
+def kinds_on_gpu(outputs: Any) -> Counter[str]:
+    """Count by kind the operators of a GPU behind the outputs of a graph."""
+    on_gpu = (each for each in _operators(outputs) if each.outputs[0].device == "gpu")
+    return Counter(map(_kind, on_gpu))
+
+
 def _operators(outputs: Any) -> list[Any]:
     """Return the operators behind the outputs, each once, inputs first."""
     operators: dict[int, Any] = {}
 
     def visit(operator: Any) -> None:
-        if operator.id not in operators:
+        # Not by `operator.id`, which constants may share with other operators.
+        if id(operator) not in operators:
             for node in operator.inputs or []:
                 visit(node.source)
-            operators[operator.id] = operator
+            operators[id(operator)] = operator
 
     for node in outputs:
         visit(node.source)

@@ -317,8 +317,11 @@ def test_automatic_augmentations_do_the_same_where_sizes_vary(
         wanted = applied(step, resized, draw(step, len(images), frame), frame)
         for image, one, other in zip(images, found, wanted, strict=True):
             if image.shape[:2] == size:
-                num_equal += np.array_equal(one, other)
-                assert (np.abs(one.astype(int) - other) > 2).mean() < 0.03
+                apart = np.abs(one.astype(int) - other)
+                # Maps of the two differ in the last bit. So a bilinear value halfway between two
+                # levels may be rounded to either: one or two values of an image, if any.
+                num_equal += apart.max() <= 1 and (apart > 0).sum() <= 2
+                assert (apart > 2).mean() < 0.03
     # A product of float32 may fall below a whole pixel where another does not.
     assert num_equal > 0.97 * len(images)
 
