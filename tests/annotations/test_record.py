@@ -235,9 +235,17 @@ def expected(tmp_path: Path, format: Any) -> list[dict[str, Any]]:
     return rows_in(tmp_path / "through")
 
 
-@pytest.mark.parametrize("of_record", [True, False])
-@pytest.mark.parametrize("rows_per_file", [1, 17, 1 << 18])
-@pytest.mark.parametrize("num_served", [1, 5, 7, 12])
+def resumes() -> list[tuple[int, int, bool, str]]:
+    """Return cases in which any two values of different arguments meet."""
+    states = [(True, "parquet"), (False, "csv"), (True, "csv"), (False, "parquet")]
+    return [
+        (num_served, rows_per_file, *states[(i + j) % 4])
+        for i, num_served in enumerate([1, 5, 7, 12])
+        for j, rows_per_file in enumerate([1, 17, 1 << 18])
+    ]
+
+
+@pytest.mark.parametrize(("num_served", "rows_per_file", "of_record", "format"), resumes())
 def test_a_resumed_run_has_the_rows_of_a_run_without_a_stop(
     num_served: int,
     rows_per_file: int,
