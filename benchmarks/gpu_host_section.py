@@ -5,40 +5,44 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from measured import machine_of, table
+from measured import table
 
-#: Launches per batch and milliseconds of draws, at most, by graph.
+#: Launches per batch, at most, by graph.
 MOST_LAUNCHES = {
     "CutMix, TrivialAugment": 40,
     "CutMix, RandAugment": 60,
     "CutMix, ColorJitter": 40,
 }
+#: Host time, at most, over that of the first graph before. The aim is 10 and 14 ms where that graph
+#: takes 3.4 ms.
+MOST_HOST = {
+    "CutMix, TrivialAugment": 2.94,
+    "CutMix, RandAugment": 4.12,
+    "CutMix, ColorJitter": 2.94,
+}
+#: Milliseconds of a mix's draws, at most.
 MOST_DRAW_MS = 2
 
 
 def gpu_host(result: dict[str, Any]) -> list[str]:
     """Return host time, draws and launches of graphs of an earlier and a later commit."""
     method, (base, *_) = result["method"], result["rows"]
+    first = median(turn["host_ms"] for turn in base["before"])
     rows = []
     for row in result["rows"]:
-        host = {
-            side: median(
-                turn["host_ms"] / first["host_ms"]
-                for turn, first in zip(row[side], base["before"], strict=True)
-            )
-            for side in ("before", "after")
-        }
-        draws, launches = (
-            {side: median(turn[key] for turn in row[side]) for side in ("before", "after")}
-            for key in ("mix_draw_ms", "launches")
+        host, draws, launches = (
+            {side: [turn[key] for turn in row[side]] for side in ("before", "after")}
+            for key in ("host_ms", "mix_draw_ms", "launches")
         )
+        after = median(host["after"]) / first
         rows.append(
             [
                 row["name"],
-                *(f"{host[side]:.1f}" for side in host),
-                *(f"{draws[side]:.2f}" for side in draws),
-                *(f"{launches[side]:.0f}" for side in launches),
-                _verdict(row["name"], launches["after"]),
+                *(_spread(times, first) for times in host.values()),
+                _verdict(after, MOST_HOST.get(row["name"]), 2),
+                *(f"{median(draws[side]):.2f}" for side in draws),
+                *(f"{median(launches[side]):.0f}" for side in launches),
+                _verdict(median(launches["after"]), MOST_LAUNCHES.get(row["name"]), 0),
             ]
         )
     slowest = max(median(turn["mix_draw_ms"] for turn in row["after"]) for row in result["rows"])
@@ -47,6 +51,7 @@ def gpu_host(result: dict[str, Any]) -> list[str]:
         "graph",
         "host time, before",
         "after",
+        "target",
         "draws of the mix, ms, before",
         "after",
         "launches, before",
@@ -55,25 +60,32 @@ def gpu_host(result: dict[str, Any]) -> list[str]:
     ]
     return [
         "**No GPU ran.** A stand-in for the CUDA runtime did: memory is the host's, kernels do "
-        "nothing, and DALI's own code for GPUs does on the host what it would do for a GPU. Ratios "
-        "and counts can be read, rates cannot.",
+        "nothing, and DALI's own code for GPUs does on the host what it would do for a GPU. Counts "
+        "of launches hold for a GPU, and host times can be compared with each other. Copies from "
+        "one place of a GPU to another are part of the host time here, and not on a GPU. The table "
+        "tells nothing of pixels, of what kernels take, of decoding or of images per second.",
         "",
         f"Per batch of {method['batch_size']} at {method['size']} px, without decoding and without "
         f"the copy to torch, at commit {result['before']} and at commit {result['after']}. Host "
-        "time is CPU time of all threads, over that of the first graph before. Launches of kernels "
-        f"are counted. Medians of {method['repeats']} interleaved turns of "
-        f"{method['num_batches']} batches.",
+        "time is CPU time of all threads, over that of the first graph before. Medians of "
+        f"{method['repeats']} interleaved turns of {method['num_batches']} batches. Brackets hold "
+        "the least and the most. Other work on the machine makes turns differ.",
         "",
         *table(head, rows),
         "",
         f"Draws of a mix: at most {slowest:.2f} ms, target {MOST_DRAW_MS} ms, {met}.",
-        "",
-        f"<sub>{machine_of(result)}</sub>",
     ]
 
 
-def _verdict(name: str, launches: float) -> str:
-    most = MOST_LAUNCHES.get(name)
+def _spread(times: list[float], first: float) -> str:
+    """Return the median of times and, in brackets, the least and the most."""
+    low, middle, high = (time / first for time in (min(times), median(times), max(times)))
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _verdict(number: float, most: float | None, digits: int) -> str:
+    """Return the target, and whether the number meets the target as printed."""
     if most is None:
         return "-"
-    return f"at most {most}, {'met' if launches <= most else 'missed'}"
+    is_met = round(number, digits) <= most
+    return f"at most {most:.{digits}f}, {'met' if is_met else 'missed'}"

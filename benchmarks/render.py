@@ -96,10 +96,10 @@ class Page:
         self._add("Opening COCO", "coco_size", f"coco_size.py {OUT}_coco_size.json")
         self._add("Reading files", "reading", "reading.py --out benchmarks/results/...json")
         self._add("Shards of a bucket", "far_shards", f"far_shards.py {OUT}_far_shards.json")
-        windows_out = OUT.removeprefix("--data DIR ")
-        self._add("Windows of shards", "windows", f"windows.py {windows_out}_windows.json")
+        without_data = OUT.removeprefix("--data DIR ")
+        self._add("Windows of shards", "windows", f"windows.py {without_data}_windows.json")
         self._add_counts(counts)
-        command = f"gpu_host.py --before CHECKOUT {OUT}_gpu_host.json"
+        command = f"gpu_host.py --before CHECKOUT {without_data}_gpu_host.json"
         self._add("The host's part of a GPU's graph", "gpu_host", command)
         self._add_gpu()
 

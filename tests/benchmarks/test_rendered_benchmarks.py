@@ -501,3 +501,33 @@ def test_far_shards_are_judged_by_ratios_of_the_turns(render: ModuleType, tmp_pa
     text = text_of(render, tmp_path)
     assert "| read: first epoch over a request for each image | 9.99 | 10 | missed |" in text
     assert "| loader: second epoch over local shards | 0.90 | 0.9 | met |" in text
+
+
+def test_the_hosts_part_of_a_gpus_graph_says_that_no_gpu_ran(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    """Host times are told over the first graph's before, and judged as they are printed."""
+
+    def turns(*host_ms: float, launches: float) -> list[dict[str, float]]:
+        return [{"host_ms": ms, "mix_draw_ms": 0.5, "launches": launches} for ms in host_ms]
+
+    rows = [
+        {"name": name, "before": turns(*before, launches=90), "after": turns(*after, launches=num)}
+        for name, before, after, num in (
+            ("without mixing", (9, 10, 12), (9, 10, 12), 4),
+            ("CutMix, TrivialAugment", (60, 70, 80), (28, 29.44, 33), 41),
+            ("CutMix, ColorJitter", (60, 70, 80), (30, 30, 30), 40),
+        )
+    ]
+    measured = result(
+        "gpu_host", rows, device="stand-in", repeats=3, num_batches=36, batch_size=256, size=224
+    )
+    write(tmp_path, "gpu_host", {**measured, "before": "abc", "after": "def"})
+    page = text_of(render, tmp_path)
+    assert "**No GPU ran.**" in page
+    line = (
+        "| CutMix, TrivialAugment | 7.00 (6.00 to 8.00) | 2.94 (2.80 to 3.30) | at most 2.94, met "
+    )
+    assert f"{line}| 0.50 | 0.50 | 90 | 41 | at most 40, missed |" in page
+    line = "| 3.00 (3.00 to 3.00) | at most 2.94, missed "
+    assert f"{line}| 0.50 | 0.50 | 90 | 40 | at most 40, met |" in page
