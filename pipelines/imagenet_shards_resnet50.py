@@ -75,6 +75,17 @@ class Settings(RunSettings):
     """Folder of the shards' indexes, one file per shard. None looks beside each shard. A bucket has
     to hold its indexes already, as `pack` writes them."""
 
+    cache_dir: Path | None = None
+    """Local folder into which shards of a bucket are fetched whole, ahead of their use. All
+    processes of a machine share the folder. None reads image by image."""
+
+    cache_bytes: int | None = None
+    """Most bytes of the shards in `cache_dir`; None takes what the disk holds."""
+
+    window: int | None = None
+    """Shards whose images are permuted together: a process reads so many shards at a time. None
+    permutes all images, so that a cache should hold all shards."""
+
     mix: Literal["paper", "none"] = "paper"
     """CutMix with one cut per batch as the authors; or the baseline."""
 
@@ -127,7 +138,12 @@ def find_shards(settings: Settings, temporary: Path) -> tuple[TarShards, TarShar
             f"`train` and `val` must be tar shards, got {train} and {val}. Pass `--data DIR` with "
             "train/ and val/ in it, or `--train` and `--val`, or `--smoke` alone to see it work.",
         )
-    return tuple(TarShards(shards, index_dir=settings.index_dir) for shards in (train, val))
+    where = {
+        "index_dir": settings.index_dir,
+        "cache_dir": settings.cache_dir,
+        "cache_bytes": settings.cache_bytes,
+    }
+    return TarShards(train, **where), TarShards(val, **where)
 
 
 def make_train_loader(
@@ -137,7 +153,8 @@ def make_train_loader(
     return DataLoader(
         shards,
         split_batch(NAME, settings.batch_size, Shard.current().count, settings.accumulate),
-        shuffle=True,
+        shuffle=True if settings.window is None else "shards",
+        window=settings.window,
         transform=TrainTransform(size, augment=[ColorJitter(0.4, 0.4, 0.4), Lighting(0.1)]),
         mix=CutMix.paper() if settings.mix == "paper" else None,
         target="pair",  # two classes and weights per sample instead of rows of 1000 weights
@@ -197,7 +214,9 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
         loss=classified(mixed_cross_entropy),
         learning_rate=partial(schedule.stepped, settings.lr, milestones=settings.lr_milestones),
         size=lambda _: settings.size,
-        free_to_change=frozenset({"epochs", "train", "val", "index_dir"}),
+        free_to_change=frozenset(
+            {"epochs", "train", "val", "index_dir", "cache_dir", "cache_bytes"}
+        ),
     )
 
 

@@ -21,6 +21,7 @@ SEMI = ("semi_fixmatch", "semi_mixmatch")  # two loaders and another loop; see t
 CONTRASTIVE, CUTMIX_SEG = "contrastive_cutmix", "segmentation_cutmix_seg"
 AUDIO = "audio_spectrogram"  # a graph and a loop of its own; see test_audio_spectrogram.py
 PUBLISHING = "publish_runs"  # trains nothing either
+RAY = "ray_imagenet"  # starts two of the recipes
 LEVELS = ("plot_levels", "scenes_detection")  # of runs that others trained
 NO_RECIPES = {
     GRAPH_OF_ONES_OWN,
@@ -30,6 +31,7 @@ NO_RECIPES = {
     CONTRASTIVE,
     CUTMIX_SEG,
     PUBLISHING,
+    RAY,
     *LEVELS,
 }
 ALL = {path.stem: path.read_text() for path in PIPELINES.glob("*.py")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -27,7 +28,7 @@ NOTHING, SAVE, STOP = 0, 1, 2
 
 
 class Processes:
-    """Hold the processes that train together: a single process, or those that torchrun started.
+    """Hold the processes that train together: a single process, or those that an engine started.
 
     `joined` makes this object.
 
@@ -134,8 +135,12 @@ class Processes:
         """Note SIGTERM, SIGINT and SIGHUP instead of ending the process.
 
         A second SIGINT interrupts at once. Signals that were ignored before, such as SIGHUP under
-        nohup, stay ignored.
+        nohup, stay ignored. Outside the main thread, where Ray Train trains, Python lets nobody
+        note signals: there they do what they did before.
         """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.getsignal(number) for number in STOPPING}
         before = {number: old for number, old in before.items() if old != signal.SIG_IGN}
 
@@ -154,18 +159,29 @@ class Processes:
 
 
 @contextmanager
-def joined(name: str) -> Iterator[Processes]:
-    """Join the processes that torchrun started; without torchrun this process is alone."""
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+def joined(name: str, device: torch.device | None = None) -> Iterator[Processes]:
+    """Join the processes that torchrun started, or the process group that another engine made.
+
+    Without either this process is alone. A group that was there before stays there afterwards.
+
+    Args:
+        name: Name of the recipe.
+        device: Device of this process; None takes the GPU that torchrun's ``LOCAL_RANK`` names, or
+            the CPU where there is no GPU.
+    """
+    if device is None:
+        device = torch.device("cpu")
+        if torch.cuda.is_available():
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
-    if "RANK" in os.environ:
+    is_joined = dist.is_initialized()
+    if not is_joined and "RANK" in os.environ:
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", **_own_store(), **_own_device(device)
         )
-    elif Shard.current().count > 1:
+    elif not is_joined and Shard.current().count > 1:
         stop(
             name,
             f"this is one of {Shard.current().count} processes that Slurm or MPI started, which "
@@ -174,7 +190,7 @@ def joined(name: str) -> Iterator[Processes]:
     try:
         yield Processes(name, device)
     finally:
-        if dist.is_initialized():
+        if dist.is_initialized() and not is_joined:
             dist.destroy_process_group()
 
 

@@ -29,6 +29,8 @@ Target = torch.Tensor | MixedTarget
 #: What a loader yields: images, what belongs to them, and with ``with_plan=True`` the plan.
 Batch = tuple[Any, ...]
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
+#: What every process calls after each checkpoint, with numbers of the run so far.
+Saved = Callable[[dict[str, float]], None]
 Measure = Callable[[nn.Module, DataLoader, Processes, torch.autocast, int | None], dict[str, float]]
 
 
@@ -92,8 +94,10 @@ class Training:
 class Run:
     """Run a `Training` from its beginning or from a checkpoint."""
 
-    def __init__(self, training: Training, processes: Processes, out: Path) -> None:
-        self.training, self.processes, self.out = training, processes, out
+    def __init__(
+        self, training: Training, processes: Processes, out: Path, saved: Saved | None = None
+    ) -> None:
+        self.training, self.processes, self.out, self.saved = training, processes, out, saved
         self.settings = training.settings
         self.history: list[dict[str, float]] = []  # a row per validated epoch
         self.row: dict[str, float] | None = None  # of a trained epoch before its validation
@@ -347,6 +351,9 @@ class Run:
                 },
             )
         self.processes.wait()  # no process may end before the file exists
+        if self.saved is not None:
+            numbers = self.row or (self.history or [{}])[-1]
+            self.saved({"step": self.step, **numbers})
         self._saved_s = time.monotonic()
 
     def _resume(self) -> None:
@@ -433,7 +440,11 @@ def run(name: str, settings: RunSettings, make: Callable[[Processes, Path], Trai
 
 
 def train_once(
-    settings: RunSettings, processes: Processes, out: Path, make: Callable[[], Training]
+    settings: RunSettings,
+    processes: Processes,
+    out: Path,
+    make: Callable[[], Training],
+    saved: Saved | None = None,
 ) -> dict[str, Any]:
     """Seed torch, make a `Training`, and run it; return the content of its results.json.
 
@@ -442,9 +453,10 @@ def train_once(
         processes: Processes that train.
         out: Folder of what the run leaves.
         make: Function that returns what is trained.
+        saved: Function that every process calls after each checkpoint; None calls nothing.
     """
     torch.manual_seed(settings.seed)  # the initial weights, the same in every process
-    return Run(make(), processes, out).execute()
+    return Run(make(), processes, out, saved).execute()
 
 
 def fixed(loader: DataLoader) -> Callable[[int], DataLoader]:
