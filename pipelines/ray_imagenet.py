@@ -208,6 +208,8 @@ def start_ray(engine: Engine, folder: Path) -> None:
         logging.getLogger(of).setLevel(logging.ERROR)
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would give way to all other work of the machine: its processes have a niceness of 15.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
         num_cpus=-(-engine.processes[-1] * engine.cpus // 1),
         include_dashboard=False,
