@@ -45,6 +45,7 @@ import dataclasses
 import importlib
 import logging
 import os
+import pickle
 import shutil
 import sys
 import tempfile
@@ -160,7 +161,8 @@ def train_worker(asked: dict[str, Any]) -> dict[str, Any]:
     import ray.train.torch
     from ray.train import Checkpoint
 
-    recipe, settings = importlib.import_module(asked["recipe"]), asked["settings"]
+    recipe = importlib.import_module(asked["recipe"])
+    settings: RunSettings = pickle.loads(asked["settings"])
     # Where Ray set no GPU aside, it would name the first of the machine all the same.
     device = ray.train.torch.get_device() if asked["gpu"] else torch.device("cpu")
     with ExitStack() as stack:
@@ -227,9 +229,15 @@ def train(engine: Engine, settings: RunSettings, out: Path) -> dict[str, Any]:
 
     low, high = engine.processes[0], engine.processes[-1]
     resources = {"CPU": engine.cpus} | ({"GPU": 1} if engine.gpu else {})
+    # As bytes, so that Ray's controller need not import the recipe, which takes seconds.
+    asked = {
+        "recipe": engine.recipe,
+        "settings": pickle.dumps(settings),
+        "gpu": engine.gpu,
+    }
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"recipe": engine.recipe, "settings": settings, "gpu": engine.gpu},
+        train_loop_config=asked,
         scaling_config=ScalingConfig(
             num_workers=high if low == high else (low, high),
             use_gpu=engine.gpu,

@@ -251,7 +251,7 @@ class Driver:
 
 
 @pytest.mark.slow
-def test_processes_are_killed_replaced_and_become_more_and_each_image_trains_once_per_epoch(
+def test_processes_are_killed_replaced_and_become_fewer_and_each_image_trains_once_per_epoch(
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("ray.train", reason="Ray Train is not for this Python")
@@ -272,14 +272,14 @@ def test_processes_are_killed_replaced_and_become_more_and_each_image_trains_onc
     assert re.search(r"Resuming from .*, after 0 of 2 epochs and [123] steps\.", said), said
     assert killed not in {step.pid for step in steps_of(run.log) if step.number > 4}
 
-    with Driver(tmp_path, 3, *flags, "--resume", "auto") as run:
+    with Driver(tmp_path, 1, *flags, "--resume", "auto") as run:
         assert run.process.wait() == 0, run.said.read_text()
     said = run.said.read_text()
     assert re.search(r"Resuming from .*, after 1 of 2 epochs and (8|9|1\d) steps\.", said), said
 
     steps = lasting(steps_of(run.log))
     assert {step.count for step in steps if step.epoch == 1} == {2}
-    assert {step.count for step in steps if step.epoch == 2} >= {3}
+    assert {step.count for step in steps if step.epoch == 2} >= {1}
     for epoch in (1, 2):
         served = [index for step in steps if step.epoch == epoch for index in step.indices]
         assert sorted(served) == list(range(96))
@@ -290,7 +290,7 @@ def test_processes_are_killed_replaced_and_become_more_and_each_image_trains_onc
 
     results = json.loads((out / "results.json").read_text())
     assert [row["num_train"] for row in results["epochs"]] == [96, 96]
-    assert results["num_processes"] == 3
+    assert results["num_processes"] == 1
     assert {path.name for path in out.iterdir()} == {
         "checkpoint.pt",
         "first_batch.png",
