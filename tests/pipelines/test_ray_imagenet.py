@@ -28,7 +28,7 @@ from harness.settings import RunSettings
 from runs import PIPELINES, recipe
 
 COMMANDS = re.findall(
-    r"pipelines/ray_imagenet\.py([^`\n]*(?:\\\n[^`\n]*)?)",
+    r"pipelines/ray_imagenet\.py([^`\n\\]*(?:\\\n[^`\n]*)?)",
     (ray_imagenet.__doc__ or "") + (PIPELINES / "README.md").read_text(),
 )
 
