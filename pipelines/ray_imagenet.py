@@ -1,7 +1,7 @@
 r"""ImageNet under Ray Train: either ImageNet recipe, by processes that Ray starts and replaces.
 
 Expect: what the recipe expects; not yet run on ImageNet or on a GPU. Ray 2.60 has run this on the
-CPUs of one machine: processes killed, replaced, and more or fewer of them than before.
+CPUs of one machine: processes killed, replaced, and resumed with more or fewer than before.
 
 Run, with the flags of the recipe behind those of Ray. --out is on a disk that all machines see:
 
@@ -26,7 +26,8 @@ are. Rank and number of processes reach the loader through torch.distributed.
 - A process that dies ends the others too. Ray starts all of them anew, up to --max-failures times,
   and they resume in mid-epoch: each image that was left of the epoch comes once.
 - --processes 8 32 starts with what there is, at least 8. Ray looks each minute for more machines,
-  and restarts from the last checkpoint when some have come. --resume auto takes any number, too.
+  and restarts from the last checkpoint when some have come, says Ray; not yet tried here. Tried was
+  --resume auto with another number.
 - At the end OUT holds what the recipe leaves without Ray, and OUT/ray is removed.
 
 Differs:
