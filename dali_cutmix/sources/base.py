@@ -71,6 +71,7 @@ class StoredImages(ABC):
     Args:
         targets: Class index of every image, each at least 0.
         classes: Names of the classes, in the order of their indices.
+        largest: The largest class index, where all have been checked: they are then not read.
 
     Attributes:
         kind: What `stored` returns: the ``"path"`` of a file, which the graph reads; ``"encoded"``
@@ -85,9 +86,17 @@ class StoredImages(ABC):
 
     kind: Kind = "encoded"
 
-    def __init__(self, targets: Sequence[int] | np.ndarray, classes: Iterable[str]) -> None:
+    def __init__(
+        self,
+        targets: Sequence[int] | np.ndarray,
+        classes: Iterable[str],
+        *,
+        largest: int | None = None,
+    ) -> None:
         self.targets = np.asarray(targets, np.int64)
-        check_labels(type(self).__name__, self.targets)
+        self._largest = largest
+        if largest is None:
+            check_labels(type(self).__name__, self.targets)
         self.classes: Sequence[str] = classes if isinstance(classes, Numbers) else list(classes)
 
     @abstractmethod
@@ -152,11 +161,7 @@ class StoredImages(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the images' names, order or classes."""
-        digest = blake2b(digest_size=8)
-        digest.update(np.ascontiguousarray(self.targets, "<i8").tobytes())
-        for part in self._describe():
-            digest.update(part)
-        return digest.hexdigest()
+        return fingerprint_of(self.targets, self._describe())
 
     def take(self, indices: Sequence[int] | np.ndarray) -> StoredImages:
         """Return the images of these indices, in this order, with the same classes."""
@@ -164,7 +169,7 @@ class StoredImages(ABC):
 
     def count_classes(self, num_classes: int | None) -> int:
         """Return the number of columns of a dense target, ``num_classes`` or the classes' count."""
-        largest = int(self.targets.max())
+        largest = int(self.targets.max()) if self._largest is None else self._largest
         if num_classes is None:
             return max(len(self.classes), largest + 1)
         check_count(WHERE, "num_classes", num_classes, at_least=1)
@@ -185,6 +190,14 @@ class StoredImages(ABC):
     def samples(self) -> Sequence[tuple[str, int]]:
         """``(path, class index)`` of every image."""
         return _Samples(self)
+
+
+def fingerprint_of(targets: np.ndarray, parts: Iterable[bytes]) -> str:
+    """Return 16 hexadecimal digits of classes, ``[N]`` int64, and of what else is identified."""
+    digest = blake2b(np.ascontiguousarray(targets, "<i8").data, digest_size=8)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def check_labels(where: str, labels: np.ndarray, path: Callable[[int], str] | None = None) -> None:

@@ -19,7 +19,8 @@ from dali_cutmix.core.output import replacing
 from dali_cutmix.core.regular import open_regular, read_regular
 from dali_cutmix.sources.base import MAX_CLASSES
 from dali_cutmix.sources.bucket import Bucket, Timeouts, is_url, split_url
-from dali_cutmix.sources.shards import Index, PackedImages
+from dali_cutmix.sources.shard_indexes import Index
+from dali_cutmix.sources.shards import PackedImages
 
 WHERE = "MDSShards"
 INDEX = "index.json"

@@ -28,7 +28,8 @@ from dali_cutmix.sources.parquet_pages import (
     read_page,
 )
 from dali_cutmix.sources.shard_files import ShardFiles, find_shards
-from dali_cutmix.sources.shards import Index, PackedImages
+from dali_cutmix.sources.shard_indexes import Index
+from dali_cutmix.sources.shards import PackedImages
 
 WHERE = "ParquetShards"
 
@@ -113,7 +114,6 @@ class ParquetShards(PackedImages):
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
         )
-        self._within = _places_in_pages(self._shard, self._offset, self._head)
 
     def stored(self, index: int) -> np.ndarray:
         """Return the bytes of an image file: ``[size]`` uint8, not to be written to; maybe none.
@@ -122,18 +122,18 @@ class ParquetShards(PackedImages):
             FileNotFoundError: The shard no longer exists.
             OSError: The shard cannot be read, is damaged, or has changed since it was indexed.
         """
-        if self._head[index] == _DIRECT:
+        if self._span(index).head == _DIRECT:
             return super().stored(index)
         with self._damage_named(index):
             return self._from_page(range(len(self))[index])
 
     def _from_page(self, index: int) -> np.ndarray:
-        number, offset = int(self._shard[index]), int(self._offset[index])
+        number, offset, _, head = self._span(index)
         footer = self._footer(number)
         chunk = footer.chunk_at(offset)
-        page, content = self._page(number, offset - int(self._head[index]), chunk)
+        page, content = self._page(number, offset - head, chunk)
         is_there, start = present(page, content, footer.most_level)
-        within = int(self._within[index])
+        within = self._joined.num_before(index)
         if within >= page.num_values:
             raise DamagedError("a page holds fewer images than it did")
         if not is_there[within]:
@@ -196,7 +196,7 @@ class ParquetShards(PackedImages):
         return f", row {self._record(index)}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_footers": {}}
+        return super().__getstate__() | {"_footers": {}}
 
 
 class _Chunk(NamedTuple):
@@ -282,16 +282,6 @@ def _direct_rows(
             raise DamagedError("an image ends beyond its page")
         yield at + 4, size, _DIRECT
         at += 4 + size
-
-
-def _places_in_pages(shard: np.ndarray, offset: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """Return how many images of its page lie before each image: ``[N]`` int32, or ``[0]``."""
-    if (head == _DIRECT).all():
-        return np.zeros(0, np.int32)
-    numbers = np.arange(len(offset))
-    begins = np.ones(len(offset), bool)
-    begins[1:] = (np.diff(offset) != 0) | (np.diff(shard) != 0)
-    return (numbers - np.maximum.accumulate(np.where(begins, numbers, 0))).astype(np.int32)
 
 
 def _labels(table: Any, label: str, shard: str) -> np.ndarray:

@@ -23,7 +23,8 @@ from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.bucket import Bucket, is_url, split_url
 from dali_cutmix.sources.kinds import ENDINGS
 from dali_cutmix.sources.shard_files import find_shards
-from dali_cutmix.sources.shards import Index, PackedImages
+from dali_cutmix.sources.shard_indexes import Index
+from dali_cutmix.sources.shards import PackedImages
 
 WHERE = "TarShards"
 IMAGES = {ending.removeprefix(".") for ending in IMAGE_ENDINGS} | set(ENDINGS.values())
@@ -133,11 +134,9 @@ class TarShards(PackedImages):
         return Index(*np.ascontiguousarray(columns.T))
 
     def _member(self, index: int) -> str:
-        head = int(self._head[index])
+        shard, offset, _, head = self._span(index)
         try:
-            header = self._files.read(
-                int(self._shard[index]), int(self._offset[index]) - head, head
-            ).tobytes()
+            header = self._files.read(shard, offset - head, head).tobytes()
             with tarfile.open(fileobj=_Headers(io.BytesIO(header)), mode="r:") as tar:
                 info = tar.next()
         except Exception:  # the image of a message may be unreadable, in any way

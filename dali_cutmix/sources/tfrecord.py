@@ -13,7 +13,8 @@ import numpy as np
 from dali_cutmix.core.checks import check_count
 from dali_cutmix.core.errors import printable
 from dali_cutmix.sources.shard_files import find_shards
-from dali_cutmix.sources.shards import Index, PackedImages
+from dali_cutmix.sources.shard_indexes import Index
+from dali_cutmix.sources.shards import PackedImages
 
 WHERE = "TFRecords"
 IMAGE = "image/encoded"
