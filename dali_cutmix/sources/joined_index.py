@@ -126,18 +126,22 @@ class JoinedIndex:
         with file:
             length = os.fstat(file.fileno()).st_size
             if length < _END.size:
-                raise ValueError("ends too early")
+                raise ValueError("the file ends too early")
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         notes_end = length - _END.size
         size, mark = _END.unpack_from(content, notes_end)
         if mark != _MARK or size > notes_end:
-            raise ValueError("has no end")
+            raise ValueError("the end is missing")
         notes = _Notes(**json.loads(content[notes_end - size : notes_end]))
         if notes.key != key:
             return None
         if notes.num_images * _PER_IMAGE + notes.num_shards * _NUMBER.itemsize + size != notes_end:
-            raise ValueError("has another length")
-        return cls._in(content, notes)
+            raise ValueError("the length is wrong")
+        joined = cls._in(content, notes)
+        is_sound = int(joined.counts.sum()) == len(joined) > max(notes.extremes)
+        if not is_sound or min(notes.extremes) < 0 or not isinstance(notes.fingerprint, str):
+            raise ValueError("the numbers do not fit")
+        return joined
 
     @classmethod
     def _in(cls, content: mmap.mmap, notes: _Notes) -> JoinedIndex:
@@ -210,8 +214,7 @@ def join_indexes(
     if is_url(parent):
         return _in_memory(where, read, first_label, "a bucket is only read")
     path, key = _identify(files, parent, f"{layout} {INDEX_VERSION} {_VERSION} {first_label}")
-    joined = _mapped(where, path, key)
-    if joined is not None:
+    if (joined := _mapped(path, key)) is not None:
         return joined
     if not all(stat.tag or stat.changed for stat in files.stats):
         return _in_memory(where, read, first_label, "the bucket's server names no entity tags")
@@ -219,8 +222,7 @@ def join_indexes(
         reason = f"{printable(parent)} cannot be written"
         return _in_memory(where, read, first_label, reason)
     with _one_at_a_time(parent):
-        joined = JoinedIndex.mapped(path, key) if os.path.exists(path) else None
-        if joined is not None:  # of the process before
+        if (joined := _mapped(path, key, where)) is not None:  # of the process before
             return joined
         try:
             return _make(path, key, files.names, first_label, read)
@@ -244,17 +246,19 @@ def _identify(files: ShardFiles, parent: str, kind: str) -> tuple[str, str]:
     return path, digest.hexdigest()
 
 
-def _mapped(where: str, path: str, key: str) -> JoinedIndex | None:
+def _mapped(path: str, key: str, where: str | None = None) -> JoinedIndex | None:
+    """Return the index in a file; None where it has to be made. Warn of damage by ``where``."""
     try:
         return JoinedIndex.mapped(path, key)
     except OSError:
         return None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        warnings.warn(
-            f"{where}: {printable(path)} {error}: the file is damaged, and is made anew.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        if where is not None:
+            warnings.warn(
+                f"{where}: {printable(path)} is damaged, and is made anew: {error}.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return None
 
 

@@ -1,0 +1,343 @@
+"""The index of many images is a file that processes share. Here every index counts as such."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_irregular_files import IRREGULAR
+from test_tar import contents, expected, numbered, open_shards, sample, write_tar
+
+from dali_cutmix import MDSShards, ParquetShards, TarShards, TFRecords
+from dali_cutmix.sources import joined_index
+from dali_cutmix.sources.shard_indexes import ShardIndexes
+from dali_cutmix.sources.shards import PackedImages
+from records import write_records
+from stored import Sample, mds, of_the_hub, parquet
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(autouse=True)
+def every_index_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joined_index, "MOST_PRIVATE", 0)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Three shards of 7 samples, without indexes."""
+    for number in range(3):
+        numbered(tmp_path / f"tars/{number:04d}.tar", range(7 * number, 7 * (number + 1)))
+    return tmp_path / "tars"
+
+
+def joined_in(folder: Path) -> Path:
+    """Return the only file of a joined index in a folder."""
+    (path,) = folder.glob("joined.*")
+    assert re.fullmatch(r"joined\.[0-9a-f]{16}\.index", path.name)
+    return path
+
+
+def samples() -> list[Sample]:
+    return [Sample(f"{n}.jpg", f"image {n} ".encode() * (n + 1), n % 3) for n in range(20)]
+
+
+def tars(folder: Path) -> TarShards:
+    return TarShards([numbered(folder / f"{n}.tar", range(5 * n, 5 * n + 5)) for n in range(3)])
+
+
+def tfrecords(folder: Path) -> TFRecords:
+    records = [{"image/encoded": s.data, "image/class/label": s.label + 1} for s in samples()]
+    return TFRecords(write_records(folder / "a.tfrecord", records))
+
+
+SOURCES: dict[str, Callable[[Path], PackedImages]] = {
+    "tar": tars,
+    "TFRecords": tfrecords,
+    "MDS": lambda folder: MDSShards(mds(folder, samples())),
+    "Parquet": lambda folder: ParquetShards(of_the_hub(folder, samples())),
+    "Parquet of pages": lambda folder: ParquetShards(parquet(folder, samples())),
+}
+
+
+@contextmanager
+def only_mapped() -> Iterator[None]:
+    """Let every look at the index of a single shard fail."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShardIndexes, "read", None)
+        yield
+
+
+def described(images: PackedImages, root: Path) -> dict[str, Any]:
+    """Return all that a source says of its images."""
+    numbers = range(-len(images), len(images))
+    return {
+        "content": [images.stored(number).tobytes() for number in numbers],
+        "paths": [images.path(number).replace(str(root), "") for number in numbers],
+        "targets": images.targets.tolist(),
+        "classes": list(images.classes),
+        "num_classes": images.count_classes(None),
+        "fingerprint": images.fingerprint,
+        "shard_sizes": images.shard_sizes.tolist(),
+    }
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_mapped_index_says_what_one_in_memory_does(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(joined_index, "MOST_PRIVATE", 1 << 20)
+        in_memory = described(SOURCES[kind](tmp_path / "a"), tmp_path / "a")
+    assert not list(tmp_path.rglob("joined.*"))
+    images = SOURCES[kind](tmp_path / "b")
+    assert len(list(tmp_path.rglob("joined.*"))) == 1
+    with only_mapped():
+        for mapped in (images, pickle.loads(pickle.dumps(images))):
+            assert described(mapped, tmp_path / "b") == in_memory
+            assert not mapped.targets.flags.writeable
+
+
+def test_the_file_is_written_once_and_mapped_from_then_on(shards: Path) -> None:
+    open_shards(shards)
+    file = joined_in(shards)
+    written = file.stat()
+    for path in shards.glob("*.npz"):
+        path.unlink()
+    with only_mapped():
+        assert contents(open_shards(shards)) == expected(range(21))
+        moved = shards.rename(shards.with_name("elsewhere"))
+        assert contents(open_shards(moved)) == expected(range(21))
+    assert joined_in(moved).stat() == written
+
+
+def test_other_lists_of_shards_have_files_of_their_own(shards: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert contents(open_shards(shards)) == expected(range(21))
+        turned = open_shards(f"{shards}/{{0002..0001}}.tar")
+        assert contents(turned) == expected([*range(14, 21), *range(7, 14)])
+    assert len(list(shards.glob("joined.*"))) == 2
+    folder = tmp_path / "indexes"
+    assert contents(open_shards(shards, index_dir=folder)) == expected(range(21))
+    assert len(list(shards.glob("joined.*"))) == 2
+    joined_in(folder)
+
+
+def test_a_changed_shard_is_noticed(shards: Path) -> None:
+    open_shards(shards)
+    path = shards / "0001.tar"
+    replaced = [member for number in range(7, 14) for member in sample(number, 2)]
+    size = path.stat().st_size
+    write_tar(path, replaced)
+    assert path.stat().st_size == size
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images = open_shards(shards)
+    assert images.targets.tolist() == [n % 3 if n // 7 != 1 else 2 for n in range(21)]
+    joined_in(shards)
+
+
+def parts_of(content: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Return the numbers and the description of a file, by its documented layout."""
+    size = int.from_bytes(content[-16:-8], "little")
+    return content[: -16 - size], json.loads(content[-16 - size : -16])
+
+
+def with_notes(content: bytes, **notes: Any) -> bytes:
+    numbers, before = parts_of(content)
+    text = json.dumps(before | notes).encode()
+    return numbers + text + len(text).to_bytes(8, "little") + content[-8:]
+
+
+DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda _: b"", "the file ends too early"),
+    "garbage": (lambda _: b"garbage" * 99, "the end is missing"),
+    "truncated": (lambda content: content[:-1], "the end is missing"),
+    "cut in its numbers": (lambda content: content[:300] + content[-300:], "the length is wrong"),
+    "longer": (lambda content: content[:10] + content, "the length is wrong"),
+    "without counts": (
+        lambda c: parts_of(c)[0][:-24] + bytes(24) + c[len(parts_of(c)[0]) :],
+        "the numbers do not fit",
+    ),
+    "of text": (lambda content: with_notes(content, num_images="21"), ".*"),
+    "of a negative count": (lambda content: with_notes(content, num_images=-21), ".*"),
+    "with extremes outside": (
+        lambda content: with_notes(content, extremes=[0, 21]),
+        "the numbers do not fit",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_made_anew_with_a_warning(shards: Path, damage: str) -> None:
+    open_shards(shards)
+    path = joined_in(shards)
+    content = path.read_bytes()
+    change, reason = DAMAGE[damage]
+    path.write_bytes(change(content))
+    text = rf"TarShards: {path} is damaged, and is made anew: {reason}\."
+    with pytest.warns(RuntimeWarning, match=f"^{text}$"):
+        assert contents(open_shards(shards)) == expected(range(21))
+    assert path.read_bytes() == content
+
+
+def not_shared(reason: str) -> str:
+    return (
+        "^TarShards: every process holds 0 MB, the index of 21 images, instead of sharing them, "
+        rf"since {reason}\. Pass `index_dir=`, a local folder\.$"
+    )
+
+
+def test_where_no_file_can_be_written_the_index_is_in_memory(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # of root, all is true
+    with pytest.warns(RuntimeWarning, match=not_shared(f"{shards} cannot be written")):
+        images = open_shards(shards)
+    assert not list(shards.glob("joined.*"))
+    assert contents(pickle.loads(pickle.dumps(images))) == expected(range(21))
+
+
+def test_on_a_full_disk_the_index_is_in_memory(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", fail)
+    reason = rf"{shards}/joined\.\w+\.index cannot be written \(No space left on device\)"
+    with pytest.warns(RuntimeWarning, match=not_shared(reason)):
+        assert contents(open_shards(shards)) == expected(range(21))
+    assert sorted(path.suffix for path in shards.iterdir()) == [".npz"] * 3 + [".tar"] * 3
+
+
+@pytest.mark.parametrize("kind", IRREGULAR)
+def test_what_is_no_regular_file_is_left_alone(shards: Path, kind: str) -> None:
+    open_shards(shards)
+    path = joined_in(shards)
+    path.unlink()
+    IRREGULAR[kind](path)
+    before = path.lstat()
+    with pytest.warns(RuntimeWarning, match="instead of sharing them"):
+        assert contents(open_shards(shards)) == expected(range(21))
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+
+
+def test_labels_that_are_refused_are_refused_again_by_the_file(tmp_path: Path) -> None:
+    records = [{"image/encoded": b"image", "image/class/label": label} for label in (3, 0, 1)]
+    path = write_records(tmp_path / "a.tfrecord", records)
+    refused = (
+        rf"^TFRecords: `first_label` must be at most every label, and {path}, record 1 has 0, got "
+        r"1\. Pass `first_label=0`\.$"
+    )
+    tar = write_tar(tmp_path / "a.tar", [*sample(0), *sample(1, 999999999999)])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=refused):
+            TFRecords(path)
+        with pytest.raises(ValueError, match=r"0001\.jpg` must be a class index below 16777216"):
+            open_shards(tar)
+        with pytest.raises(ValueError, match="record 0 is of class 3, got 2 names"):
+            TFRecords(path, classes=["cat", "dog"], first_label=0)
+    assert TFRecords(path, first_label=0).targets.tolist() == [3, 0, 1]
+
+
+def test_a_pickle_holds_no_index_and_is_at_home_elsewhere(shards: Path) -> None:
+    images = open_shards(shards)
+    pickled = pickle.dumps(images)
+    assert images.targets.tobytes() not in pickled
+    with only_mapped(), multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(contents, [images]) == expected(range(21))
+    joined_in(shards).unlink()  # as on another machine
+    assert contents(pickle.loads(pickled)) == expected(range(21))
+    joined_in(shards)
+    assert contents(images) == expected(range(21))  # what is mapped stays
+
+
+def scan_and_tell(shards: Path, log: Path, start: Any) -> None:
+    scan = TarShards._scan
+
+    def told(self: TarShards, *arguments: Any) -> Any:
+        with log.open("a") as file:
+            file.write("scan\n")
+        return scan(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TarShards, "_scan", told)
+        start.wait()
+        assert contents(open_shards(shards)) == expected(range(21))
+
+
+def test_one_of_many_processes_scans_and_the_others_wait(shards: Path, tmp_path: Path) -> None:
+    start, log = FORK.Barrier(4), tmp_path / "log"
+    processes = [FORK.Process(target=scan_and_tell, args=(shards, log, start)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert log.read_text() == "scan\n" * 3
+    joined_in(shards)
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_nothing(shards: Path) -> None:
+    def write_and_die() -> None:
+        joined_index.fingerprint_of = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        open_shards(shards)
+
+    process = FORK.Process(target=write_and_die)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not list(shards.glob("joined.*"))
+    assert [path.suffix for path in shards.iterdir() if path.name.startswith(".")] == [".part"]
+    assert contents(open_shards(shards)) == expected(range(21))
+    assert not [path for path in shards.iterdir() if path.name.startswith(".")]
+
+
+MEASURE = r"""
+import re, sys
+from dali_cutmix import TarShards
+
+def private():
+    text = open("/proc/self/smaps_rollup").read()
+    return 1024 * int(re.search(r"Private_Dirty: +(\d+)", text)[1])
+
+before = private()
+images = TarShards(sys.argv[1], progress=False)
+assert len(images) == 1_200_000 and images.targets.sum() == 599_400_000
+images.expect(range(3)), images.fingerprint, images.shard_sizes
+print(private() - before)
+"""
+
+
+def test_a_process_holds_little_of_an_index_of_many_images(tmp_path: Path) -> None:
+    """The index of 1.2 million images has 38 MB. No shard is read: their indexes are generated."""
+    for number in range(120):
+        path = tmp_path / f"{number:04d}.tar"
+        path.touch()
+        os.truncate(path, 10_000 * 1024)
+        offset = 512 + 1024 * np.arange(10_000)
+        columns = {"offset": offset, "size": np.full(10_000, 500), "head": np.full(10_000, 512)}
+        columns |= {"label": np.arange(10_000) % 1000, "marks": np.zeros(10_001, np.int64)}
+        columns |= {"layout": "tar", "version": 4, "shard_size": 10_000 * 1024, "shard_tag": ""}
+        columns["shard_times"] = np.array([path.stat().st_mtime_ns, path.stat().st_ctime_ns])
+        np.savez(f"{path}.index.npz", **columns)
+    for _ in ("written", "mapped"):
+        command = [sys.executable, "-c", MEASURE, tmp_path]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert int(done.stdout) < 8e6
