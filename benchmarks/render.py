@@ -25,7 +25,7 @@ from measured import FOLDER, RESULTS, Results, machine_of, or_not_yet, table
 from peer_table import peer_table
 from plots import Picture, compare_bars, memory_plot, scale_plots
 from scaling import curve, eight_gpus, fitted
-from shard_sections import far_shards, windows
+from shard_sections import far_shards, shard_index, windows
 
 README = FOLDER / "README.md"
 FRONT = FOLDER.parent / "README.md"
@@ -98,6 +98,10 @@ class Page:
         self._add("Shards of a bucket", "far_shards", f"far_shards.py {OUT}_far_shards.json")
         without_data = OUT.removeprefix("--data DIR ")
         self._add("Windows of shards", "windows", f"windows.py {without_data}_windows.json")
+        index_out = without_data.replace("--out", "--folder DIR --out")
+        self._add(
+            "Indexes of shards", "shard_index", f"shard_index.py {index_out}_shard_index.json"
+        )
         self._add_counts(counts)
         command = f"gpu_host.py --before CHECKOUT {without_data}_gpu_host.json"
         self._add("The host's part of a GPU's graph", "gpu_host", command)
@@ -128,6 +132,7 @@ class Page:
             "far_shards": far_shards,
             "windows": windows,
             "gpu_host": gpu_host,
+            "shard_index": shard_index,
         }
         result = self._results.get(what, on_gpu)
         self._section(title, or_not_yet(result, command, writers[what]), 3 if on_gpu else 2)

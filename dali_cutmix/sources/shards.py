@@ -35,6 +35,14 @@ class PackedImages(StoredImages):
       four gaps between images. Labels that changed in other gaps only are not noticed: upload
       the new index with a new shard.
 
+    Of more than a million images, the indexes of all shards are joined in a file,
+    ``joined.<digest>.index`` in the folder of the indexes or of the first shard. One process writes
+    the file, and all of them map it. The file is used while size and times of all local shards, or
+    the entity tags of all objects, are as they were, and is else made anew. Its 32 bytes per image
+    are in memory once for all processes of a machine, and only as far as they are in use. Where no
+    file can be written, as in a bucket without ``index_dir``, each process holds them, with a
+    warning. ``targets`` of a mapped file cannot be written to.
+
     Args:
         shards: Paths or URLs of the shards, in order.
         classes: Names of the classes, in the order of their indices; None for the indices as text.

@@ -62,7 +62,7 @@ class TarShards(PackedImages):
     Other members are ignored, and nothing is ever extracted. See `PackedImages` for the indexes.
 
     Args:
-        shards: A path or an ``s3://`` URL, or several. Each may hold ``{0000..0127}`` and
+        shards: A path or the URL of a bucket, or several. Each may hold ``{0000..0127}`` and
             ``{a,b}``, or ``*`` and ``?``, or be a folder of ``*.tar``.
         classes: Names of the classes, in the order of their indices; None for the lines of
             ``classes.txt`` beside the first shard, or the indices as text where there is none.

@@ -33,7 +33,7 @@ class TFRecords(PackedImages):
     `PackedImages` for the indexes.
 
     Args:
-        shards: A path or an ``s3://`` URL, or several. Each may hold ``{00000..01023}`` and
+        shards: A path or the URL of a bucket, or several. Each may hold ``{00000..01023}`` and
             ``{a,b}``, or ``*`` and ``?``, or be a folder with names like
             ``train-00000-of-01024``, ``*.tfrecord`` or ``*.tfrecords``.
         classes: Names of the classes, in the order of their indices; None for the indices as text.

@@ -531,3 +531,19 @@ def test_the_hosts_part_of_a_gpus_graph_says_that_no_gpu_ran(
     assert f"{line}| 0.50 | 0.50 | 90 | 41 | at most 40, missed |" in page
     line = "| 3.00 (3.00 to 3.00) | at most 2.94, missed "
     assert f"{line}| 0.50 | 0.50 | 90 | 40 | at most 40, met |" in page
+
+
+def test_an_index_of_shards_is_judged_by_what_a_process_holds_alone(
+    render: ModuleType, tmp_path: Path
+) -> None:
+    row = {"num_shards": 40_000, "num_images": 20_000_000, "seconds": 1.5, "shared": 200 << 20}
+    rows = [
+        row | {"in_memory": False, "private": 16 << 20, "file": 640_000_000},
+        row | {"in_memory": True, "private": 700 << 20, "file": 0},
+    ]
+    method = {"processes": 4, "ranks": 1024, "window": 16}
+    write(tmp_path, "shard_index", result("shard_index", rows, **method))
+    text = text_of(render, tmp_path)
+    assert "| mapped | 20,000,000 | 40,000 | 1.50 | 16 | 200 | met |" in text
+    assert "| in memory | 20,000,000 | 40,000 | 1.50 | 700 | 200 | missed |" in text
+    assert "in 40,000 shards of 10,000 have a joined index of 12.8 GB" in text
