@@ -69,8 +69,8 @@ class Span(NamedTuple):
 class JoinedIndex:
     """Say where each image of all shards lies, and its class.
 
-    A file of the index, which is mapped and never written to again, holds ``spans``, ``labels`` and
-    ``counts``, a description in JSON, and `_END`.
+    The file of an index holds ``spans``, ``labels``, ``counts``, a description in JSON, and `_END`.
+    The file is mapped, and never written to again.
 
     Args:
         spans: Where images lie in their shards: ``[N]`` of `_SPAN`.
@@ -210,7 +210,7 @@ def join_indexes(
         first_label: Label of class 0.
         read: Yields the index of each shard, in order.
     """
-    parent = folder or files.names[0].rpartition("/")[0] or os.curdir
+    parent = folder or os.path.dirname(files.names[0]) or os.curdir
     if is_url(parent):
         return _in_memory(where, read, first_label, "a bucket is only read")
     path, key = _identify(files, parent, f"{layout} {INDEX_VERSION} {_VERSION} {first_label}")
