@@ -143,17 +143,7 @@ def main() -> None:
         device=options.device,
     )
     num_files = sum(1 for _ in options.data.rglob("*.jpg"))
-    rows = []
-    for batch_size in options.batch_sizes:
-        if batch_size > num_files:
-            Console().print(f"batch size {batch_size} left out: there are {num_files} files")
-            continue
-        for name in (OURS, RETURNING, TORCH):
-            row = measure_apart(name, replace(work, batch_size=batch_size))
-            rows.append(row)
-            outcome = row.get("error") or f"{row['peak_memory'] / 2**30:.2f} GiB"
-            Console().print(f"batch size {batch_size}: {name}: {outcome}", highlight=False)
-    results = {
+    results: dict[str, Any] = {
         "what": "memory",
         "date": datetime.date.today().isoformat(),
         "machine": describe_machine(),
@@ -164,10 +154,20 @@ def main() -> None:
             "threads": options.threads,
             "device": options.device,
         },
-        "rows": rows,
+        "rows": [],
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+    for batch_size in options.batch_sizes:
+        if batch_size > num_files:
+            Console().print(f"batch size {batch_size} left out: there are {num_files} files")
+            continue
+        for name in (OURS, RETURNING, TORCH):
+            row = measure_apart(name, replace(work, batch_size=batch_size))
+            results["rows"].append(row)
+            # After each point: the largest batches take minutes.
+            options.out.write_text(json.dumps(results, indent=1) + "\n")
+            outcome = row.get("error") or f"{row['peak_memory'] / 2**30:.2f} GiB"
+            Console().print(f"batch size {batch_size}: {name}: {outcome}", highlight=False)
 
 
 if __name__ == "__main__":

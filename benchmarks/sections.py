@@ -20,6 +20,8 @@ from measured import (
 
 OURS = "dali_cutmix"
 TORCH = "torch DataLoader"
+#: This loader where glibc returns large blocks to the system at once.
+RETURNING = "dali_cutmix, MALLOC_MMAP_THRESHOLD_"
 FFCV, HALF_RAW = "FFCV, JPEG", "FFCV, half raw"
 #: This loader on smaller images, packed before.
 PACKED = "dali_cutmix, packed to 256 px"
@@ -27,6 +29,8 @@ REGION = "decode only, region"
 RESIZE = "decode and resize"
 #: Targets on a CPU: the least ratio to each loader, and the highest cost of mixing.
 TARGETS = {"torch": 1.6, "ffcv": 1.3, "decode": 0.65, "mixing": 0.03}
+#: Highest memory of a process, over that of torch's.
+MEMORY_TARGET = 1.25
 #: Targets on a GPU, and of training: shares of the ceiling and of torch's CPU time per image.
 GPU_TARGETS = {"torch": 8.0, "decode": 0.95, "mixing": 0.01}
 OF_CEILING, OF_CPU = 0.97, 0.1
