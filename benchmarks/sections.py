@@ -347,9 +347,9 @@ def memory(result: dict[str, Any]) -> list[str]:
     lines = ["MiB.", "", *table([*head, "on the GPU"], rows), ""]
     if returning:
         lines += [
-            "Returning large blocks: with `MALLOC_MMAP_THRESHOLD_=4194304` in the environment of the "
-            "process, glibc returns blocks of 4 MiB and more to the system at once. Other work of "
-            "the process may become slower: its own large blocks are cleared anew each time.",
+            "Returning large blocks: with `MALLOC_MMAP_THRESHOLD_=4194304` in the environment of "
+            "the process, glibc returns blocks of 4 MiB and more to the system at once. Other work "
+            "of the process may become slower: its own large blocks are cleared anew each time.",
             "",
             *table(*_memory_ratios(ours, returning, torch)),
             "",

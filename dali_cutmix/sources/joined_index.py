@@ -10,7 +10,7 @@ import shutil
 import struct
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from hashlib import blake2b
 from itertools import chain
@@ -194,7 +194,7 @@ def join_indexes(
     layout: str,
     folder: str | None,
     first_label: int,
-    read: Callable[[], Iterator[Index]],
+    read: Callable[[], Generator[Index, None, None]],
 ) -> JoinedIndex:
     """Return the index of all shards, mapped from a file where there are many images.
 
@@ -267,7 +267,7 @@ def _make(
     key: str,
     names: Sequence[str],
     first_label: int,
-    read: Callable[[], Iterator[Index]],
+    read: Callable[[], Generator[Index, None, None]],
 ) -> JoinedIndex:
     """Return the index, mapped from a new file if there are more than `MOST_PRIVATE` images."""
     parts: list[Index] = []
@@ -310,7 +310,7 @@ def _write(
 
 
 def _in_memory(
-    where: str, read: Callable[[], Iterator[Index]], first_label: int, reason: str
+    where: str, read: Callable[[], Generator[Index, None, None]], first_label: int, reason: str
 ) -> JoinedIndex:
     joined = JoinedIndex.of(list(read()), first_label)
     if len(joined) > MOST_PRIVATE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 from typing import Any, BinaryIO, NamedTuple
@@ -74,7 +74,7 @@ class ShardIndexes:
         self._scan = scan
         self._folder = folder
 
-    def read(self, *, progress: bool) -> Iterator[Index]:
+    def read(self, *, progress: bool) -> Generator[Index, None, None]:
         """Yield the index of each shard, in order, with few of them in memory.
 
         Args:

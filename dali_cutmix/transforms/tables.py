@@ -59,7 +59,9 @@ def equalize(image: DataNode) -> DataNode:
     return spread + image * (others < 255)
 
 
-def _look_up(keys: DataNode, entries: np.ndarray, dtype: object, default: int = 0) -> DataNode:
+def _look_up(
+    keys: DataNode, entries: np.ndarray, dtype: types.DALIDataType, default: int = 0
+) -> DataNode:
     return fn.lookup_table(
         keys,
         keys=list(range(len(entries))),
