@@ -34,15 +34,15 @@ def gpu_host(result: dict[str, Any]) -> list[str]:
             {side: [turn[key] for turn in row[side]] for side in ("before", "after")}
             for key in ("host_ms", "mix_draw_ms", "launches")
         )
-        after = median(host["after"]) / first
+        times = [time / first for time in host["after"]]
         rows.append(
             [
                 row["name"],
-                *(_spread(times, first) for times in host.values()),
-                _verdict(after, MOST_HOST.get(row["name"]), 2),
+                *(_spread(side, first) for side in host.values()),
+                _verdict(times, MOST_HOST.get(row["name"]), 2),
                 *(f"{median(draws[side]):.2f}" for side in draws),
                 *(f"{median(launches[side]):.0f}" for side in launches),
-                _verdict(median(launches["after"]), MOST_LAUNCHES.get(row["name"]), 0),
+                _verdict(launches["after"], MOST_LAUNCHES.get(row["name"]), 0),
             ]
         )
     slowest = max(median(turn["mix_draw_ms"] for turn in row["after"]) for row in result["rows"])
@@ -63,7 +63,8 @@ def gpu_host(result: dict[str, Any]) -> list[str]:
         "nothing, and DALI's own code for GPUs does on the host what it would do for a GPU. Counts "
         "of launches hold for a GPU, and host times can be compared with each other. Copies from "
         "one place of a GPU to another are part of the host time here, and not on a GPU. The table "
-        "tells nothing of pixels, of what kernels take, of decoding or of images per second.",
+        "tells nothing of pixels, of what kernels take, of decoding or of images per second. The "
+        "stand-in is not part of this project.",
         "",
         f"Per batch of {method['batch_size']} at {method['size']} px, without decoding and without "
         f"the copy to torch, at commit {result['before']} and at commit {result['after']}. Host "
@@ -72,6 +73,12 @@ def gpu_host(result: dict[str, Any]) -> list[str]:
         "the least and the most. Other work on the machine makes turns differ.",
         "",
         *table(head, rows),
+        "",
+        "Targets of host time stand for 10 ms, and 14 ms with RandAugment, on a host where the "
+        "first graph takes 3.4 ms. Automatic augmentations miss theirs. They split the batch by "
+        "operation and merge again, which the host does sample by sample, and RandAugment does all "
+        "of that twice. What was tried: one warp for all geometric operations, one chain for all "
+        "blends, and tables for autocontrast and equalize.",
         "",
         f"Draws of a mix: at most {slowest:.2f} ms, target {MOST_DRAW_MS} ms, {met}.",
     ]
@@ -83,9 +90,14 @@ def _spread(times: list[float], first: float) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
-def _verdict(number: float, most: float | None, digits: int) -> str:
-    """Return the target, and whether the number meets the target as printed."""
+def _verdict(numbers: list[float], most: float | None, digits: int) -> str:
+    """Return the target, and whether the median meets the target as printed.
+
+    Where some turns meet the target and others do not, the verdict says so.
+    """
     if most is None:
         return "-"
-    is_met = round(number, digits) <= most
-    return f"at most {most:.{digits}f}, {'met' if is_met else 'missed'}"
+    is_met = round(median(numbers), digits) <= most
+    is_sure = min(numbers) > most or max(numbers) <= most
+    verdict = ("met" if is_met else "missed") + ("" if is_sure else " by the median")
+    return f"at most {most:.{digits}f}, {verdict}"

@@ -7,7 +7,7 @@ stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -221,18 +221,7 @@ def plan_operations(
     if "factor" in fields:
         is_blend = np.isin(kind, [_INDEX[name] for name in _BLENDS])
         numbers["factor"] = np.where(is_blend, 1 + level, 1.0).astype(np.float32)
-        is_color, is_contrast, is_sharpness = (
-            is_chosen.get(name, nowhere) for name in ("Color", "Contrast", "Sharpness")
-        )
-        own, rest = numbers["factor"], 1 - numbers["factor"]
-        shares = np.stack([own, np.where(is_color | is_sharpness, rest, 0)], axis=1)
-        blend = BlendPlan(
-            is_blend,
-            is_color | is_contrast,
-            is_sharpness,
-            np.einsum("bk,ij->bikj", shares, np.eye(3, dtype=np.float32)).reshape(-1, 3, 6),
-            np.where(is_contrast, rest, np.float32(0)),
-        )
+        blend = _plan_blends(numbers["factor"], is_blend, is_chosen)
     if "threshold" in fields:
         is_solarize, is_invert, is_posterize = (
             is_chosen.get(name, nowhere) for name in ("Solarize", "Invert", "Posterize")
@@ -242,6 +231,31 @@ def plan_operations(
         dropped = np.where(is_posterize, 8 - np.trunc(level), 0).astype(np.int32)
         numbers["mask"] = (255 >> dropped << dropped).astype(np.uint8)
     return OperationPlan(kind, **numbers, blend=blend)
+
+
+def _plan_blends(
+    factor: np.ndarray, is_blended: np.ndarray, is_chosen: Mapping[str, np.ndarray]
+) -> BlendPlan:
+    """Return how samples are blended.
+
+    Args:
+        factor: Share of the image itself: ``[B]`` float32.
+        is_blended: Whether a sample is blended at all: ``[B]`` bool.
+        is_chosen: Whether a sample takes an operation, by the operation's name: ``[B]`` bool each.
+    """
+    nowhere = np.zeros(len(factor), bool)
+    is_color, is_contrast, is_sharpness = (
+        is_chosen.get(name, nowhere) for name in ("Color", "Contrast", "Sharpness")
+    )
+    rest = 1 - factor
+    shares = np.stack([factor, np.where(is_color | is_sharpness, rest, 0)], axis=1)
+    return BlendPlan(
+        is_blended,
+        is_color | is_contrast,
+        is_sharpness,
+        np.einsum("bk,ij->bikj", shares, np.eye(3, dtype=np.float32)).reshape(-1, 3, 6),
+        np.where(is_contrast, rest, np.float32(0)),
+    )
 
 
 def operate(
