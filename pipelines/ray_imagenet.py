@@ -196,6 +196,28 @@ def train_worker(asked: dict[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------- all of them
 
 
+def starting(settings: Settings, out: Path) -> Settings:
+    """Return settings whose `resume` is the checkpoint to train from as long as Ray keeps none.
+
+    A run that is killed before its first checkpoint starts from the same checkpoint again. One of
+    another folder than ``out`` is noted in OUT/ray/start.
+    """
+    folder = out / "ray"
+    if folder.exists() and settings.resume != "auto":
+        stop(NAME, f"{out} holds a run. Pass `--resume auto` to resume, or another `--out`.")
+    if (folder / "start").exists():
+        return dataclasses.replace(settings, resume=(folder / "start").read_text())
+    start = find_checkpoint(NAME, settings, out)
+    resume = None if start is None else os.path.abspath(start)
+    if resume is not None and settings.resume != "auto":
+        partial_folder = folder.with_suffix(".partial")
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        partial_folder.mkdir(parents=True)
+        (partial_folder / "start").write_text(resume)
+        os.replace(partial_folder, folder)
+    return dataclasses.replace(settings, resume=resume)
+
+
 def start_ray(engine: Engine, folder: Path) -> None:
     """Join the cluster, or start Ray on this machine with its files in ``folder``."""
     import ray
@@ -259,7 +281,11 @@ def train(engine: Engine, settings: RunSettings, out: Path) -> dict[str, Any]:
     if result.return_value is None:
         stop(NAME, f"interrupted. Add `--resume auto` to resume from {out / 'ray'}.")
     result.checkpoint.to_directory(out)
-    shutil.rmtree(out / "ray")
+    # Renamed first: half of OUT/ray would pass for a run that Ray kept no checkpoint of.
+    over = out / "ray.over"
+    shutil.rmtree(over, ignore_errors=True)
+    os.replace(out / "ray", over)
+    shutil.rmtree(over)
     return result.return_value
 
 
@@ -281,11 +307,7 @@ def main(engine: Engine, settings: RunSettings) -> dict[str, Any]:
         assert settings.out is not None
         if settings.smoke:
             settings = shrink(recipe, settings, settings.out / "pictures")
-        if not (settings.out / "ray").exists():
-            start = find_checkpoint(NAME, settings, settings.out)
-            settings = dataclasses.replace(settings, resume=start and os.path.abspath(start))
-        elif settings.resume != "auto":
-            stop(NAME, f"{out} holds a run. Pass `--resume auto` to resume, or another `--out`.")
+        settings = starting(settings, settings.out)
         start_ray(engine, temporary / "ray")
         try:
             return train(engine, settings, settings.out)

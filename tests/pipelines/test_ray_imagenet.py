@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -68,15 +69,62 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.Monke
         ray_imagenet.main(ray_imagenet.Engine(), RunSettings())
 
 
-def test_a_run_that_is_there_is_neither_replaced_nor_resumed_unasked(tmp_path: Path) -> None:
-    pytest.importorskip("ray.train", reason="Ray Train is not for this Python")
+@pytest.mark.parametrize("resume", [None, "other.pt"])
+def test_a_run_that_is_there_is_neither_replaced_nor_resumed_unasked(
+    resume: str | None, tmp_path: Path
+) -> None:
     (tmp_path / "ray").mkdir()
-    _, settings = ray_imagenet.from_command_line(["--smoke", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as refused:
-        ray_imagenet.main(ray_imagenet.Engine(), settings)
+        ray_imagenet.starting(RunSettings(resume=resume), tmp_path)
     assert str(refused.value) == (
         f"ray_imagenet: {tmp_path} holds a run. Pass `--resume auto` to resume, or another `--out`."
     )
+
+
+def given_to_the_processes(
+    monkeypatch: pytest.MonkeyPatch, out: Path, resume: str | None
+) -> str | None:
+    """Run up to where Ray trains; return the checkpoint that its processes are told."""
+    told: list[str | None] = []
+
+    def train(_engine: ray_imagenet.Engine, settings: RunSettings, out: Path) -> dict[str, object]:
+        (out / "ray").mkdir(parents=True, exist_ok=True)  # as Ray does before any checkpoint
+        told.append(settings.resume)
+        return {}
+
+    modules = {name: ModuleType(name) for name in ("ray", "ray.train", "ray.train.torch")}
+    modules["ray"].shutdown = lambda: None  # type: ignore[attr-defined]
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(ray_imagenet, "start_ray", lambda *_: None)
+    monkeypatch.setattr(ray_imagenet, "train", train)
+    flags = ["--out", str(out), *(["--resume", resume] if resume else [])]
+    ray_imagenet.main(*ray_imagenet.from_command_line(flags))
+    return told[0]
+
+
+@pytest.mark.parametrize("first", ["auto", "own", "other"])
+def test_a_run_that_ends_before_its_first_checkpoint_starts_where_it_started(
+    first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OUT/ray is there then, and holds no checkpoint."""
+    out = tmp_path / "out"
+    out.mkdir()
+    own, other = out / "checkpoint.pt", tmp_path / "other.pt"
+    own.touch()
+    other.touch()
+    start = other if first == "other" else own
+    resume = "auto" if first == "auto" else str(start)
+    assert given_to_the_processes(monkeypatch, out, resume) == str(start)
+    for _ in range(2):
+        assert given_to_the_processes(monkeypatch, out, "auto") == str(start)
+
+
+def test_a_new_run_that_ends_before_its_first_checkpoint_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert given_to_the_processes(monkeypatch, tmp_path / "out", None) is None
+    assert given_to_the_processes(monkeypatch, tmp_path / "out", "auto") is None
 
 
 def test_paths_are_made_absolute_and_urls_stay(
