@@ -71,7 +71,7 @@ class StoredImages(ABC):
     Args:
         targets: Class index of every image, each at least 0.
         classes: Names of the classes, in the order of their indices.
-        largest: The largest class index, where all have been checked: they are then not read.
+        are_checked: All targets are known to be class indices: they are then not read.
 
     Attributes:
         kind: What `stored` returns: the ``"path"`` of a file, which the graph reads; ``"encoded"``
@@ -79,7 +79,8 @@ class StoredImages(ABC):
         classes: Names of the classes, in the order of their indices: a list; `Numbers` where more
             than 65,536 classes have no names.
         class_to_idx: Index of each class name.
-        targets: Class index of every image: ``[len(self)]`` int64.
+        targets: Class index of every image: ``[len(self)]`` int64. May be replaced by other class
+            indices, as ``source.targets = groups[source.targets]``, before a loader is made.
         samples: ``(path, class index)`` of every image, as in torchvision's ``ImageFolder``; a
             read-only sequence that makes its pairs when asked.
     """
@@ -91,13 +92,22 @@ class StoredImages(ABC):
         targets: Sequence[int] | np.ndarray,
         classes: Iterable[str],
         *,
-        largest: int | None = None,
+        are_checked: bool = False,
     ) -> None:
-        self.targets = np.asarray(targets, np.int64)
-        self._largest = largest
-        if largest is None:
+        self.targets = targets
+        if not are_checked:
             check_labels(type(self).__name__, self.targets)
         self.classes: Sequence[str] = classes if isinstance(classes, Numbers) else list(classes)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Class index of every image: ``[len(self)]`` int64."""
+        return self._targets
+
+    @targets.setter
+    def targets(self, targets: Sequence[int] | np.ndarray) -> None:
+        self._targets = np.asarray(targets, np.int64)
+        self.__dict__.pop("fingerprint", None)  # is of the targets before
 
     @abstractmethod
     def path(self, index: int) -> str:
@@ -169,7 +179,7 @@ class StoredImages(ABC):
 
     def count_classes(self, num_classes: int | None) -> int:
         """Return the number of columns of a dense target, ``num_classes`` or the classes' count."""
-        largest = int(self.targets.max()) if self._largest is None else self._largest
+        largest = self._largest()
         if num_classes is None:
             return max(len(self.classes), largest + 1)
         check_count(WHERE, "num_classes", num_classes, at_least=1)
@@ -179,6 +189,10 @@ class StoredImages(ABC):
             rule = f"be above every label, and {first} has {largest}"
             refuse(WHERE, "num_classes", rule, num_classes, way_out)
         return num_classes
+
+    def _largest(self) -> int:
+        """Return the largest class index."""
+        return int(self.targets.max())
 
     def __len__(self) -> int:
         return len(self.targets)

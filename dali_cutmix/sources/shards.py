@@ -41,7 +41,8 @@ class PackedImages(StoredImages):
     the entity tags of all objects, are as they were, and is else made anew. Its 32 bytes per image
     are in memory once for all processes of a machine, and only as far as they are in use. Where no
     file can be written, as in a bucket without ``index_dir``, each process holds them, with a
-    warning. ``targets`` of a mapped file cannot be written to.
+    warning. ``targets`` of a mapped file cannot be written to, and may be replaced: new ones are
+    held by each process, and pickled.
 
     Args:
         shards: Paths or URLs of the shards, in order.
@@ -94,7 +95,7 @@ class PackedImages(StoredImages):
             rule = f"name every class, and {self.path(self._joined.extremes[1])} is of class "
             refuse(where, "classes", f"{rule}{largest}", Told(f"{len(classes)} names"))
         names = numbered(largest + 1) if classes is None else classes
-        super().__init__(self._joined.labels, names, largest=largest)
+        super().__init__(self._joined.labels, names, are_checked=True)
 
     def _check_labels(self, where: str) -> int:
         """Refuse labels that are no classes, and return the largest one."""
@@ -167,7 +168,19 @@ class PackedImages(StoredImages):
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the images' names, order or classes."""
-        return self._joined.fingerprint or super().fingerprint
+        if self._are_labels_mapped and self._joined.fingerprint:
+            return self._joined.fingerprint
+        return super().fingerprint
+
+    @property
+    def _are_labels_mapped(self) -> bool:
+        """Whether the targets are those of the file, and not others that took their place."""
+        return self._joined.is_mapped and self.targets is self._joined.labels
+
+    def _largest(self) -> int:
+        if self._are_labels_mapped:  # no page of the file is read
+            return int(self.targets[self._joined.extremes[1]])
+        return super()._largest()
 
     def _describe(self) -> Iterable[bytes]:
         return self._joined.describe(self._files.names)
@@ -181,12 +194,15 @@ class PackedImages(StoredImages):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
+        if self._are_labels_mapped:
+            del state["_targets"]
         if self._joined.is_mapped:  # mapped again, or made where the file is not there
-            del state["_joined"], state["targets"]
+            del state["_joined"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         if "_joined" not in state:
             self._joined = self._join()
-            self.targets = self._joined.labels
+        if "_targets" not in state:
+            self._targets = self._joined.labels

@@ -268,6 +268,31 @@ def test_a_pickle_holds_no_index_and_is_at_home_elsewhere(shards: Path) -> None:
     assert contents(images) == expected(range(21))  # what is mapped stays
 
 
+@pytest.mark.parametrize("most_private", [0, 1 << 20], ids=["mapped", "in memory"])
+def test_targets_that_replace_the_labels_count_everywhere(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, most_private: int
+) -> None:
+    monkeypatch.setattr(joined_index, "MOST_PRIVATE", most_private)
+    images = open_shards(shards)
+    as_indexed = images.fingerprint
+    labels, groups = images.targets, np.array([4, 9, 0])
+    images.targets = groups[labels]
+    fingerprints = set()
+    for relabelled in (images, pickle.loads(pickle.dumps(images))):
+        assert relabelled.targets.tolist() == groups[np.arange(21) % 3].tolist()
+        assert relabelled.samples[1] == (images.path(1), 9)
+        assert contents(relabelled) == expected(range(21))
+        assert relabelled.count_classes(None) == 10
+        with pytest.raises(ValueError, match=r"c/0001\.jpg has 9, got 9\."):
+            relabelled.count_classes(9)
+        fingerprints.add(relabelled.fingerprint)
+    assert len(fingerprints - {as_indexed}) == 1
+    assert images.take(range(21)).targets.tolist() == images.targets.tolist()
+    images.targets = labels
+    assert (images.fingerprint, images.count_classes(None)) == (as_indexed, 3)
+    assert pickle.loads(pickle.dumps(images)).fingerprint == as_indexed
+
+
 def scan_and_tell(shards: Path, log: Path, start: Any) -> None:
     scan = TarShards._scan
 
