@@ -7,9 +7,10 @@
 
 The data are made first (``images.py``), unless ``--data`` names an ImageFolder root. Each part runs
 in a process of its own, and the file is written after each part. So a crash, a signal or the end of
-the time loses one part. Parts that the file holds from an earlier run stay in it. A part that would
-take longer than what is left is skipped, and the file says so. The seconds that a part takes are
-guesses until a GPU has run it.
+the time loses one part. Parts that the file holds from an earlier run stay in it; what a part has
+found is replaced only by what the same part finds later. A part that would take longer than what is
+left is skipped, and the file says so. The seconds that a part takes are guesses until a GPU has run
+it.
 
 - ``engines``: how many JPEG engines the GPU has, and which decoders took the files;
 - ``loader``: this loader with CutMix, MixUp and without mixing, beside decoding alone;
@@ -95,6 +96,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def main() -> None:
     """Run every part, or the part that the arguments name."""
+    begin = time.perf_counter()  # of --minutes, which imports take some of
     args = parse()
     if args.part is not None:
         data = json.loads(args.settings)
@@ -105,7 +107,7 @@ def main() -> None:
         refuse_without_a_gpu()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory() as folder:
-        run_all(args, Path(folder))
+        run_all(args, Path(folder), begin)
 
 
 def parse() -> argparse.Namespace:
@@ -158,39 +160,20 @@ def num_gpus() -> tuple[int, int]:
         return 0, torch.cuda.device_count()
 
 
-def run_all(args: argparse.Namespace, folder: Path) -> None:
-    """Make the data, then run part after part, and write the file after each."""
-    begin = time.perf_counter()
+def run_all(args: argparse.Namespace, folder: Path, begin: float) -> None:
+    """Make the data, then run part after part, and write the file after each.
+
+    Args:
+        args: Arguments of the command line.
+        folder: Where the data are made.
+        begin: Time of ``perf_counter`` from which ``args.minutes`` count.
+    """
+    making_s = time.perf_counter()
     root = args.data or folder / "images"
     if args.data is None:
         write_images(root, args.num_files)
-    settings = {
-        "work": {
-            "data": str(root),
-            "num_classes": sum(path.is_dir() for path in root.iterdir()),
-            "batch_size": args.batch_size,
-            "threads": args.threads,
-            "device": args.device,
-            "check_values": not args.shapes_only,
-        },
-        "repeats": args.repeats,
-        "seconds": args.seconds,
-        "smoke": args.smoke,
-    }
-    machine = describe_machine()
-    results: dict[str, Any] = {
-        "what": "gpu",
-        "date": machine["date"],
-        "machine": machine,
-        "method": {
-            "data": describe_data(root),
-            "made_in_s": time.perf_counter() - begin,
-            "minutes": args.minutes,
-            **{key: settings["work"][key] for key in WORK},
-            **{key: settings[key] for key in ("repeats", "seconds", "smoke")},
-        },
-        "parts": {},
-    }
+    settings = settings_of(args, root)
+    results = results_of(root, settings, time.perf_counter() - making_s)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     results["parts"] = parts_before(args.out, results)
     write(args.out, results)
@@ -204,10 +187,55 @@ def run_all(args: argparse.Namespace, folder: Path) -> None:
             outcome: dict[str, Any] = {"skipped": said}
         else:
             outcome = run_part(name, json.dumps(settings), limit_s)
-        results["parts"][name] = outcome
+        outcome["minutes"] = args.minutes
+        results["parts"][name] = kept(results["parts"].get(name, {}), outcome)
         write(args.out, results)
         said = next((f"{key}: {outcome[key]}" for key in ENDS if key in outcome), "done")
         print(f"{name} {said}, {outcome.get('seconds', 0):.0f} s", flush=True)
+
+
+def settings_of(args: argparse.Namespace, root: Path) -> dict[str, Any]:
+    """Return the settings of the parts, as ``Settings`` takes them."""
+    return {
+        "work": {
+            "data": str(root),
+            "num_classes": sum(path.is_dir() for path in root.iterdir()),
+            "batch_size": args.batch_size,
+            "threads": args.threads,
+            "device": args.device,
+            "check_values": not args.shapes_only,
+        },
+        "repeats": args.repeats,
+        "seconds": args.seconds,
+        "smoke": args.smoke,
+    }
+
+
+def results_of(root: Path, settings: dict[str, Any], made_in_s: float) -> dict[str, Any]:
+    """Return what a file holds beside its parts: machine, data and settings."""
+    machine = describe_machine()
+    return {
+        "what": "gpu",
+        "date": machine["date"],
+        "machine": machine,
+        "method": {
+            "data": describe_data(root),
+            "made_in_s": made_in_s,
+            **{key: settings["work"][key] for key in WORK},
+            **{key: settings[key] for key in ("repeats", "seconds", "smoke")},
+        },
+        "parts": {},
+    }
+
+
+def kept(before: dict[str, Any], outcome: dict[str, Any]) -> dict[str, Any]:
+    """Return what the file holds of a part: the last run of it that found something, if any has.
+
+    A later run that found nothing stands in ``rerun``.
+    """
+    if "found" not in before or "found" in outcome:
+        return outcome
+    return before | {"rerun": outcome}
 
 
 def limit(needs_s: float, later_s: float, left_s: float) -> float | None:
@@ -237,7 +265,7 @@ def parts_before(out: Path, results: dict[str, Any]) -> dict[str, Any]:
 def _alike(results: dict[str, Any]) -> list[Any]:
     """Return what parts of one file have in common."""
     machine, method = results["machine"], results["method"]
-    settings = {key: method[key] for key in method if key not in ("made_in_s", "minutes")}
+    settings = {key: method[key] for key in method if key != "made_in_s"}
     gpus = [gpu["name"] for gpu in machine["gpus"]]
     return [results["what"], machine["cpu"], gpus, machine["versions"], settings]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ PEERS = (
 )
 #: Loaders that feed the training.
 FED = ("dali_cutmix", "torch DataLoader, bytes mixed")
+#: Turns of each contestant that `peers` and `decode` run at most: they tell less than the others.
+MOST_TURNS = 3
+#: Part of the seconds of a turn that `decode` takes, since decoding alone is steady.
+DECODE_SHARE = 0.5
 #: Seconds that a process needs to import torch and DALI and to open a loader: a guess.
 OPEN_S = 6.0
 #: Seconds of silence after which a contestant is out, so that the others get their turns.
@@ -62,8 +67,8 @@ def decode(settings: Settings) -> list[dict[str, Any]]:
             )
             for load, extra in extras.items()
         ],
-        repeats=min(3, settings.repeats),
-        seconds=settings.seconds / 2,
+        repeats=min(MOST_TURNS, settings.repeats),
+        seconds=DECODE_SHARE * settings.seconds,
         timeout_s=SILENT_S,
     )
     return [standing.row() for standing in standings]
@@ -89,7 +94,7 @@ def peers(settings: Settings) -> list[dict[str, Any]]:
     return compare(
         tuple(entrant for entrant in ENTRANTS if entrant.name in names),
         settings.work,
-        repeats=min(3, settings.repeats),
+        repeats=min(MOST_TURNS, settings.repeats),
         seconds=settings.seconds,
         mixes=("cutmix",),
         timeout_s=SILENT_S,
@@ -131,6 +136,10 @@ class Part:
     """Processes that take turns; 0 for a check."""
     turn_s: float = 0.0
     """Of warming up and coming to rest, in each turn of a contestant."""
+    most_repeats: float = inf
+    """Turns of each contestant that are run at most."""
+    share: float = 1.0
+    """Part of the asked seconds that a turn takes."""
     check_s: float = 15.0
     """Of a part without contestants."""
 
@@ -138,7 +147,8 @@ class Part:
         """Return the seconds that the part is expected to take."""
         if not self.contestants:
             return self.check_s
-        return self.contestants * (OPEN_S + repeats * (seconds + self.turn_s))
+        turns = min(self.most_repeats, repeats)
+        return self.contestants * (OPEN_S + turns * (self.share * seconds + self.turn_s))
 
 
 #: Parts by name, the most valuable first.
@@ -146,8 +156,10 @@ PARTS: dict[str, Part] = {
     "engines": Part(check("engines")),
     "loader": Part(loader, contestants=4, turn_s=1.0),
     "training": Part(training, contestants=1 + len(FED), turn_s=3.5),
-    "peers": Part(peers, contestants=len(PEERS), turn_s=3.0),
-    "decode": Part(decode, contestants=len(LOADS), turn_s=1.0),
+    "peers": Part(peers, contestants=len(PEERS), turn_s=3.0, most_repeats=MOST_TURNS),
+    "decode": Part(
+        decode, contestants=len(LOADS), turn_s=1.0, most_repeats=MOST_TURNS, share=DECODE_SHARE
+    ),
     **{name: Part(check(name)) for name in CHECKS if name not in ("engines", "demo")},
     "demo": Part(check("demo"), check_s=60),
 }

@@ -15,6 +15,8 @@ TITLES = {
     "engines": "Engines",
 }
 ALONE = "decode only"
+#: Keys of a part that tell why nothing was found.
+WHY = ("failed", "skipped")
 GPU_COMMAND = "gpu.py --out benchmarks/results/DATE_MACHINE_gpu.json"
 #: What to do where a GPU is at hand for a short time.
 RECIPE = f"""\
@@ -71,7 +73,9 @@ def _part(result: dict[str, Any], name: str) -> list[str]:
     part = result["parts"].get(name)
     if part is None:
         return ["Not yet measured."]
-    failed = [f"{why.capitalize()}: {part[why]}" for why in ("failed", "skipped") if why in part]
+    failed = [f"{why.capitalize()}: {part[why]}" for why in WHY if why in part]
+    rerun = part.get("rerun", {})  # of a part whose earlier results stay
+    failed += [f"Run again, and {why}: {rerun[why]}" for why in WHY if why in rerun]
     if "found" not in part:
         return failed
     results = part["found"]

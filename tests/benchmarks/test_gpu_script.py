@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "others")]
 
 import gpu  # noqa: E402
-from gpu_parts import LOADS, PARTS, PEERS, Settings, peers  # noqa: E402
+from gpu_parts import LOADS, OPEN_S, PARTS, PEERS, Settings, peers  # noqa: E402
 from images import write_images  # noqa: E402
 
 from dali_cutmix.tools.bench.work import Work  # noqa: E402
@@ -57,13 +57,16 @@ def test_the_recommended_parts_fit_into_their_minutes(
 
 
 @pytest.mark.parametrize("name", RATES[1:])
-def test_what_a_part_needs_is_counted_for_as_many_contestants_as_it_races(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch, name: str
+@pytest.mark.parametrize("repeats", [2, 5])
+def test_what_a_part_needs_is_counted_for_the_contestants_and_turns_that_it_races(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, name: str, repeats: int
 ) -> None:
     raced: list[int] = []
+    turns_s: list[float] = []
 
     def race(contestants: Any, **settings: Any) -> Any:
         raced.append(len(contestants))
+        turns_s.append(settings["repeats"] * (settings["seconds"] + PARTS[name].turn_s))
         assert settings["timeout_s"] <= 60  # who hangs leaves time to the others
         raise KeyboardInterrupt
 
@@ -71,9 +74,10 @@ def test_what_a_part_needs_is_counted_for_as_many_contestants_as_it_races(
         monkeypatch.setattr(f"{module}.race", race)
     work = Work(data=str(pictures), num_classes=2, device="cuda")
     with pytest.raises(KeyboardInterrupt):
-        PARTS[name].run(Settings(work=work, repeats=3, seconds=1.5, smoke=False))
+        PARTS[name].run(Settings(work=work, repeats=repeats, seconds=1.5, smoke=False))
     assert raced == [PARTS[name].contestants]
     assert raced[0] <= 4
+    assert PARTS[name].needs_s(repeats, 1.5) == raced[0] * (OPEN_S + turns_s[0])
 
 
 def test_peers_and_loads_are_those_of_a_short_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,13 +126,13 @@ def test_parts_beyond_the_budget_are_skipped_and_the_file_grows_part_by_part(
     gpu.main()
     results = json.loads(out.read_text())
     said = "it takes some 272 s, and 36 s were left"
-    assert results["parts"]["loader"] == {"skipped": said}
+    assert results["parts"]["loader"] == {"skipped": said, "minutes": 0.6}
     assert f"loader skipped: {said}, 0 s" in capsys.readouterr().out
     assert [(name, before) for name, before, _ in seen] == [
         ("engines", []),
         ("empty_cuts", ["engines", "loader"]),
     ]
-    assert results["method"]["minutes"] == 0.6
+    assert {part["minutes"] for part in results["parts"].values()} == {0.6}
     assert not list(tmp_path.glob("*.unfinished"))
 
 
@@ -147,6 +151,54 @@ def test_a_second_run_adds_its_parts_and_leaves_other_results_alone(
     with pytest.raises(SystemExit, match=r"gpu\.json holds results of another GPU, data or settin"):
         gpu.main()
     assert out.read_text() == before
+
+
+def test_what_a_part_found_stays_where_it_is_skipped_or_fails_later(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "gpu.json"
+    outcomes: list[dict[str, Any]] = [
+        {"failed": "at first"},
+        {"found": 1},
+        {"failed": "later"},
+        {"found": 2},
+    ]
+
+    def measure(minutes: float) -> dict[str, Any]:
+        words = ("--device", "cpu", "--data", pictures, "--out", out, "--only", "engines")
+        arguments(monkeypatch, *words, "--minutes", minutes)
+        gpu.main()
+        part: dict[str, Any] = json.loads(out.read_text())["parts"]["engines"]
+        return part
+
+    monkeypatch.setattr(gpu, "run_part", lambda *_: outcomes.pop(0))
+    assert measure(1) == {"failed": "at first", "minutes": 1}
+    assert measure(2) == {"found": 1, "minutes": 2}
+    rerun = {"failed": "later", "minutes": 3}
+    assert measure(3) == {"found": 1, "minutes": 2, "rerun": rerun}
+    part = measure(0.01)
+    assert part.pop("rerun")["skipped"].startswith("it takes some 15 s, and ")
+    assert part == {"found": 1, "minutes": 2}
+    assert measure(4) == {"found": 2, "minutes": 4}
+
+
+def test_time_before_the_first_part_counts(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as that of asking for a GPU, which imports torch and DALI."""
+    now_s = [0.0]
+
+    def num_gpus() -> tuple[int, int]:
+        now_s[0] += 50
+        return 1, 1
+
+    monkeypatch.setattr("time.perf_counter", lambda: now_s[0])
+    monkeypatch.setattr(gpu, "num_gpus", num_gpus)
+    words = ("--data", pictures, "--out", tmp_path / "gpu.json", "--only", "engines")
+    arguments(monkeypatch, *words, "--minutes", 1)
+    gpu.main()
+    part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["engines"]
+    assert part["skipped"] == "it takes some 15 s, and 10 s were left"
 
 
 def test_without_a_gpu_the_script_ends_with_a_sentence(

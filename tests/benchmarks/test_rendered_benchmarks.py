@@ -320,6 +320,7 @@ def test_parts_of_a_gpu_run_are_shown_and_those_that_failed_say_why(
         "decode": {
             "found": [rates("hw_decoder_load 0.99", 7000)],
             "gpu": {"power.draw": [1, 2, 3]},
+            "rerun": {"failed": "not done after 60 s"},
         },
         "training": {"failed": "not done after 150 s"},
         "memory": {"skipped": "it takes some 15 s, and 3 s were left"},
@@ -333,6 +334,7 @@ def test_parts_of_a_gpu_run_are_shown_and_those_that_failed_say_why(
     assert "power.draw 1.00 to 3.00, median 2.00" in text
     assert "### Training\n\nFailed: not done after 150 s" in text
     assert "### Memory\n\nSkipped: it takes some 15 s, and 3 s were left" in text
+    assert "Run again, and failed: not done after 60 s" in text
     gpu_sections = importlib.import_module("gpu_sections")
     assert gpu_sections.engine_rate(content) == 1000
 
