@@ -74,6 +74,12 @@ class ShardIndexes:
         self._scan = scan
         self._folder = folder
 
+    def saved(self) -> Iterator[Index | None]:
+        """Yield the saved index of each shard, in order; None where the shard has to be scanned."""
+        numbers = range(len(self._files))
+        for first in numbers[::_AT_ONCE]:
+            yield from self._files.map(self._find, numbers[first : first + _AT_ONCE])
+
     def read(self, *, progress: bool) -> Generator[Index, None, None]:
         """Yield the index of each shard, in order, with few of them in memory.
 

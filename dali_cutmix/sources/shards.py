@@ -15,7 +15,8 @@ from dali_cutmix.sources.base import StoredImages, check_labels, numbered
 from dali_cutmix.sources.bucket import Timeouts
 from dali_cutmix.sources.cache import ShardCache
 from dali_cutmix.sources.downloads import Downloads
-from dali_cutmix.sources.joined_index import JoinedIndex, Span, join_indexes
+from dali_cutmix.sources.joined_file import JoinedIndex, Span
+from dali_cutmix.sources.joined_index import IndexJoiner
 from dali_cutmix.sources.shard_files import ShardFiles
 from dali_cutmix.sources.shard_indexes import Index, ShardIndexes
 
@@ -37,12 +38,12 @@ class PackedImages(StoredImages):
 
     Of more than a million images, the indexes of all shards are joined in a file,
     ``joined.<digest>.index`` in the folder of the indexes or of the first shard. One process writes
-    the file, and all of them map it. The file is used while size and times of all local shards, or
-    the entity tags of all objects, are as they were, and is else made anew. Its 32 bytes per image
-    are in memory once for all processes of a machine, and only as far as they are in use. Where no
-    file can be written, as in a bucket without ``index_dir``, each process holds them, with a
-    warning. ``targets`` of a mapped file cannot be written to, and may be replaced: new ones are
-    held by each process, and pickled.
+    the file, and all of them map it. Names, sizes and times of all local shards, or the entity tags
+    of all objects, are in the digest: shards that change have another file, and the old one stays.
+    Its 32 bytes per image are in memory once for all processes of a machine, and only as far as
+    they are in use. Where no file can be written, as in a bucket without ``index_dir``, each
+    process holds them, with a warning. ``targets`` of a mapped file cannot be written to, and may
+    be replaced: new ones are held by each process, and pickled.
 
     Args:
         shards: Paths or URLs of the shards, in order.
@@ -112,14 +113,9 @@ class PackedImages(StoredImages):
     def _join(self) -> JoinedIndex:
         where, files, folder = type(self).__name__, self._files, self._index_dir
         indexes = ShardIndexes(where, files, self.layout, self._scan, folder)
-        return join_indexes(
-            where,
-            files,
-            self.layout,
-            folder,
-            self._first_label,
-            lambda: indexes.read(progress=self._shows),
-        )
+        return IndexJoiner(
+            where, files, self.layout, folder, self._first_label, indexes, self._shows
+        ).join()
 
     @abstractmethod
     def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
@@ -146,6 +142,7 @@ class PackedImages(StoredImages):
         Raises:
             FileNotFoundError: The shard no longer exists.
             OSError: The shard cannot be read, is truncated, or has changed since it was indexed.
+            RuntimeError: The joined file is damaged at this image.
         """
         span = self._span(index)
         return self._files.read(span.shard, span.offset, span.size)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
-import json
 import multiprocessing
 import os
 import pickle
 import re
 import shutil
 import signal
+import stat
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,9 @@ import pytest
 from test_irregular_files import IRREGULAR
 from test_tar import contents, expected, numbered, open_shards, sample, write_tar
 
-from dali_cutmix import MDSShards, ParquetShards, TarShards, TFRecords
-from dali_cutmix.sources import joined_index
-from dali_cutmix.sources.shard_indexes import ShardIndexes
+from dali_cutmix import DataLoader, EvalTransform, MDSShards, ParquetShards, TarShards, TFRecords
+from dali_cutmix.sources import joined_file, joined_index
+from dali_cutmix.sources.shard_indexes import INDEX_VERSION, ShardIndexes
 from dali_cutmix.sources.shards import PackedImages
 from records import write_records
 from stored import Sample, mds, of_the_hub, parquet
@@ -79,6 +82,7 @@ def only_mapped() -> Iterator[None]:
     """Let every look at the index of a single shard fail."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ShardIndexes, "read", None)
+        patch.setattr(ShardIndexes, "saved", None)
         yield
 
 
@@ -137,8 +141,11 @@ def test_other_lists_of_shards_have_files_of_their_own(shards: Path, tmp_path: P
     joined_in(folder)
 
 
-def test_a_changed_shard_is_noticed(shards: Path) -> None:
-    open_shards(shards)
+def test_a_changed_shard_is_noticed_and_the_file_of_the_old_one_stays(shards: Path) -> None:
+    """A process of another machine may have mapped the file, and is killed where it goes."""
+    before = open_shards(shards)
+    file = joined_in(shards)
+    written = file.stat()
     path = shards / "0001.tar"
     replaced = [member for number in range(7, 14) for member in sample(number, 2)]
     size = path.stat().st_size
@@ -148,37 +155,44 @@ def test_a_changed_shard_is_noticed(shards: Path) -> None:
         warnings.simplefilter("error")
         images = open_shards(shards)
     assert images.targets.tolist() == [n % 3 if n // 7 != 1 else 2 for n in range(21)]
-    joined_in(shards)
+    assert before.targets.tolist() == [n % 3 for n in range(21)]
+    assert file.stat() == written
+    assert len(list(shards.glob("joined.*"))) == 2
 
 
-def parts_of(content: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Return the numbers and the description of a file, by its documented layout."""
-    size = int.from_bytes(content[-16:-8], "little")
-    return content[: -16 - size], json.loads(content[-16 - size : -16])
+def flipped(content: bytes, at: int) -> bytes:
+    """Return content with one bit of a byte changed."""
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
-def with_notes(content: bytes, **notes: Any) -> bytes:
-    numbers, before = parts_of(content)
-    text = json.dumps(before | notes).encode()
-    return numbers + text + len(text).to_bytes(8, "little") + content[-8:]
-
-
+#: Bytes of the spans of 21 images, of their labels, and of the counts of 3 shards.
+SPANS, LABELS, COUNTS = 21 * 24, 21 * 8, 3 * 8
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda _: b"", "the file ends too early"),
     "garbage": (lambda _: b"garbage" * 99, "the end is missing"),
     "of another format": (lambda content: content[:-1] + b"x", "the end is missing"),
     "truncated": (lambda content: content[:-1], "the end is missing"),
-    "cut in its numbers": (lambda content: content[:300] + content[-300:], "the length is wrong"),
+    "cut in its numbers": (lambda content: content[:300] + content[-350:], "the length is wrong"),
     "longer": (lambda content: content[:10] + content, "the length is wrong"),
-    "without counts": (
-        lambda c: parts_of(c)[0][:-24] + bytes(24) + c[len(parts_of(c)[0]) :],
-        "the numbers do not fit",
+    "of another description": (
+        lambda content: content.replace(b'"num_images": 21', b'"num_images": 99'),
+        "the description has another checksum",
     ),
-    "of text": (lambda content: with_notes(content, num_images="21"), ".*"),
-    "of a negative count": (lambda content: with_notes(content, num_images=-21), ".*"),
-    "with extremes outside": (
-        lambda content: with_notes(content, extremes=[0, 21]),
-        "the numbers do not fit",
+    "of another count": (
+        lambda content: flipped(content, SPANS + LABELS),
+        "the counts have another checksum",
+    ),
+    "of another checksum": (
+        lambda content: flipped(content, SPANS + LABELS + COUNTS),
+        "the counts have another checksum",
+    ),
+    "of another span": (
+        lambda content: flipped(content, 24),
+        "images from number 0 on have another checksum",
+    ),
+    "of another label": (
+        lambda content: flipped(content, SPANS),
+        "images from number 0 on have another checksum",
     ),
 }
 
@@ -196,10 +210,66 @@ def test_a_damaged_file_is_made_anew_with_a_warning(shards: Path, damage: str) -
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("kind", ["span", "label"])
+def test_damage_is_named_when_an_image_of_its_block_is_read(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """To check all of a large file takes too long, so that opening checks little."""
+    monkeypatch.setattr(joined_file, "BLOCK", 4)
+    open_shards(shards)
+    path = joined_in(shards)
+    at = 24 * 14 + 1 if kind == "span" else SPANS + 8 * 14
+    path.write_bytes(flipped(path.read_bytes(), at))
+    images = open_shards(shards)
+    intact = [*range(12), *range(16, 21)]
+    assert [images.stored(number).tobytes() for number in intact] == expected(intact)
+    refused = (
+        f"^{path} is damaged: images from number 12 on have another checksum. Delete the file, and "
+        "resume from the last state: the file is made anew.$"
+    )
+    for number in (14, 12, -6):
+        with pytest.raises(RuntimeError, match=refused):
+            images.stored(number)
+    path.unlink()
+    assert contents(open_shards(shards)) == expected(range(21))
+
+
+def test_a_loader_stops_at_damage_and_replaces_no_image(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joined_file, "BLOCK", 4)
+    open_shards(shards)
+    path = joined_in(shards)
+    path.write_bytes(flipped(path.read_bytes(), SPANS + 8 * 14))
+    images = open_shards(shards)
+    transform = EvalTransform(8, 8)
+    loader = DataLoader(
+        images, batch_size=21, transform=transform, device="cpu", on_error="replace"
+    )
+    with pytest.raises(RuntimeError, match="is damaged: images from number 12 on"):
+        next(iter(loader))
+
+
+def test_an_image_of_a_page_looks_at_the_images_near_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages of 6 images span blocks of 4, and are told from the page in front all the same."""
+    monkeypatch.setattr(joined_file, "BLOCK", 4)
+    many = [Sample(f"{n}.jpg", f"image {n}".encode(), n % 3) for n in range(60)]
+    file = parquet(tmp_path, many, rows=6)
+    images = ParquetShards(file)
+    data = [sample.data for sample in many]
+    assert [images.stored(number).tobytes() for number in range(60)] == data
+    path = joined_in(tmp_path)
+    path.write_bytes(flipped(path.read_bytes(), 24 * 13))
+    images = ParquetShards(file)
+    assert images.stored(59).tobytes() == data[59]
+
+
 def not_shared(reason: str) -> str:
     return (
-        "^TarShards: every process holds 0 MB, the index of 21 images, instead of sharing them, "
-        rf"since {reason}\. Pass `index_dir=`, a local folder\.$"
+        "^TarShards: every process holds 0 MB or more, the index of 21 images, instead of sharing "
+        rf"them, since {reason}\. Pass `index_dir=`, a local folder\.$"
     )
 
 
@@ -223,7 +293,29 @@ def test_on_a_full_disk_the_index_is_in_memory(
     reason = rf"{shards}/joined\.\w+\.index cannot be written \(No space left on device\)"
     with pytest.warns(RuntimeWarning, match=not_shared(reason)):
         assert contents(open_shards(shards)) == expected(range(21))
-    assert sorted(path.suffix for path in shards.iterdir()) == [".npz"] * 3 + [".tar"] * 3
+    assert sorted(path.suffix for path in shards.glob("[!.]*")) == [".npz"] * 3 + [".tar"] * 3
+    assert not list(shards.glob(".*.part"))
+
+
+def test_an_error_of_a_shard_is_raised_as_that(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is begun when the first shards are read. It could be written."""
+    scan, failing = TarShards._scan, ["0002.tar"]
+
+    def fail(self: TarShards, file: Any, size: int, shard: str) -> Any:
+        if failing and shard.endswith(failing[0]):
+            failing.clear()  # once, so that a second reading would go well
+            raise OSError(errno.EUCLEAN, "bad sector")
+        return scan(self, file, size, shard)
+
+    monkeypatch.setattr(TarShards, "_scan", fail)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(OSError, match=r"bad sector$") as raised:
+            open_shards(shards)
+    assert raised.value.filename is None
+    assert not list(shards.glob("joined.*"))
 
 
 @pytest.mark.parametrize("kind", IRREGULAR)
@@ -319,9 +411,91 @@ def test_one_of_many_processes_scans_and_the_others_wait(shards: Path, tmp_path:
     joined_in(shards)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, as a process that scans the shards there does."""
+    with (folder / ".dali-cutmix-index.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def test_few_saved_indexes_are_read_without_the_lock(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joined_index, "MOST_PRIVATE", 1 << 20)
+    open_shards(shards)
+    with locked(shards):
+        assert contents(open_shards(shards)) == expected(range(21))
+
+
+def test_a_process_that_waits_says_so_and_then_reads_without_the_lock(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joined_index, "MOST_PRIVATE", 1 << 20)
+    monkeypatch.setattr(joined_index, "SILENT_S", 0.0)
+    open_shards(shards)
+    index = shards / "0001.tar.index.npz"
+    away = index.rename(shards.parent / index.name)
+    text = f"TarShards: waiting for another process, which indexes shards in {shards}."
+    with ThreadPoolExecutor(1) as pool, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with locked(shards):
+            images = pool.submit(open_shards, shards)
+            for _ in range(1000):
+                if not told:
+                    time.sleep(0.01)
+            away.rename(index)  # as the other process makes it
+            monkeypatch.setattr(ShardIndexes, "read", None)
+        assert contents(images.result()) == expected(range(21))
+    assert [str(warning.message) for warning in told] == [text]
+
+
+def no_locks(*_: Any) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_the_lock_is_of_a_file_open_for_writing(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS locks nothing else for other machines: see flock(2)."""
+    flock, paths = fcntl.flock, []
+
+    def told(descriptor: int, operation: int) -> None:
+        is_writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+        if stat.S_ISREG(os.fstat(descriptor).st_mode) and is_writable:
+            paths.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", told)
+    open_shards(shards)
+    assert f"{shards}/.dali-cutmix-index.lock" in paths
+
+
+def test_a_file_that_another_process_wrote_meanwhile_is_kept(shards: Path) -> None:
+    """As where the file system has no locks: processes of other machines have mapped the file."""
+    write_index = joined_index.write_index
+    kept: list[Any] = []
+
+    def write_twice(*arguments: Any) -> Any:
+        index = write_index(*arguments)
+        if not kept:  # another process, which is faster
+            kept.append(None)
+            open_shards(shards)
+            kept[:] = [joined_in(shards).stat()]
+        return index
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joined_index, "write_index", write_twice)
+        patch.setattr(fcntl, "flock", no_locks)
+        images = open_shards(shards)
+    assert joined_in(shards).stat() == kept[0]
+    assert not list(shards.glob(".*.part"))
+    assert contents(images) == expected(range(21))
+
+
 def test_a_process_that_is_killed_while_it_writes_leaves_nothing(shards: Path) -> None:
     def write_and_die() -> None:
-        joined_index.fingerprint_of = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        joined_file.fingerprint_of = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         open_shards(shards)
 
     process = FORK.Process(target=write_and_die)
@@ -329,9 +503,9 @@ def test_a_process_that_is_killed_while_it_writes_leaves_nothing(shards: Path) -
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert not list(shards.glob("joined.*"))
-    assert [path.suffix for path in shards.iterdir() if path.name.startswith(".")] == [".part"]
+    assert len(list(shards.glob(".*.part"))) == 1
     assert contents(open_shards(shards)) == expected(range(21))
-    assert not [path for path in shards.iterdir() if path.name.startswith(".")]
+    assert not list(shards.glob(".*.part"))
 
 
 def private_bytes() -> int:
@@ -349,7 +523,12 @@ def test_a_process_holds_little_of_an_index_of_many_images(tmp_path: Path) -> No
         offset = 512 + 1024 * np.arange(10_000)
         columns = {"offset": offset, "size": np.full(10_000, 500), "head": np.full(10_000, 512)}
         columns |= {"label": np.arange(10_000) % 1000, "marks": np.zeros(10_001, np.int64)}
-        columns |= {"layout": "tar", "version": 4, "shard_size": 10_000 * 1024, "shard_tag": ""}
+        columns |= {
+            "layout": "tar",
+            "version": INDEX_VERSION,
+            "shard_size": 10_000 * 1024,
+            "shard_tag": "",
+        }
         columns["shard_times"] = np.array([path.stat().st_mtime_ns, path.stat().st_ctime_ns])
         np.savez(f"{path}.index.npz", **columns)
     before = private_bytes()
