@@ -33,7 +33,7 @@ are. Rank and number of processes reach the loader through torch.distributed.
 Differs:
 
 - with a number of processes that does not divide --batch-size, steps are smaller by the rest, and
-  the run says so;
+  the run says so; results.json has the size that was asked for;
 - signals are not noted: whatever ends or resizes a run, it loses the steps since the last of its
   --checkpoint-minutes;
 - an error that comes again in each attempt is met --max-failures times more;
@@ -99,7 +99,7 @@ class Engine:
 
 
 def refuse_odd(engine: Engine) -> None:
-    """Stop where the number of processes is none."""
+    """Stop where the numbers of processes make no sense."""
     low, high = engine.processes[0], engine.processes[-1]
     if len(engine.processes) > 2 or not 1 <= low <= high:
         stop(
@@ -157,6 +157,19 @@ def divisible(settings: RunSettings, processes: Processes) -> int:
     return settings.batch_size - rest
 
 
+def made_for(
+    recipe: ModuleType, settings: RunSettings, processes: Processes, temporary: Path
+) -> Training:
+    """Return what the recipe trains, with steps that divide by the processes.
+
+    Checkpoints and results hold the batch size that was asked for, so that another number of
+    processes may resume, and another batch size may not.
+    """
+    taken = dataclasses.replace(settings, batch_size=divisible(settings, processes))
+    training: Training = recipe.make_training(taken, processes, temporary)
+    return dataclasses.replace(training, settings=settings)
+
+
 def train_worker(asked: dict[str, Any]) -> dict[str, Any]:
     """Train in one of Ray's processes, from the last checkpoint on; return the run's results."""
     import ray.train.torch
@@ -176,17 +189,14 @@ def train_worker(asked: dict[str, Any]) -> dict[str, Any]:
             settings = dataclasses.replace(settings, resume=str(folder / "checkpoint.pt"))
             if processes.is_first:  # for TensorBoard's files, which go on
                 shutil.copytree(folder, out)
-        batch_size = divisible(settings, processes)
-        settings = dataclasses.replace(settings, out=out, batch_size=batch_size)
+        settings = dataclasses.replace(settings, out=out)
 
         def report(numbers: dict[str, float]) -> None:
             kept = Checkpoint.from_directory(out) if processes.is_first else None
             ray.train.report(numbers, checkpoint=kept)
 
         def make() -> Training:
-            training: Training = recipe.make_training(settings, processes, temporary)
-            free = training.free_to_change | {"batch_size"}
-            return dataclasses.replace(training, free_to_change=free)
+            return made_for(recipe, settings, processes, temporary)
 
         results = train_once(settings, processes, out, make, report)
         report({})  # once more, with results.json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -23,9 +24,11 @@ import torch.distributed as dist
 
 import ray_imagenet
 from dali_cutmix import EpochSampler, Shard
+from harness.checkpoints import refuse_other_settings
 from harness.pictures import make_shards
 from harness.processes import Processes, joined
-from harness.settings import RunSettings
+from harness.settings import RunSettings, as_plain
+from harness.training import Training
 from runs import PIPELINES, recipe
 
 COMMANDS = re.findall(
@@ -54,7 +57,7 @@ def test_there_are_commands_of_both_recipes_and_of_growing_runs() -> None:
 
 
 @pytest.mark.parametrize("processes", [(0,), (3, 2), (1, 2, 3)])
-def test_a_number_of_processes_that_is_none_is_refused(processes: tuple[int, ...]) -> None:
+def test_numbers_of_processes_that_make_no_sense_are_refused(processes: tuple[int, ...]) -> None:
     with pytest.raises(SystemExit) as refused:
         ray_imagenet.main(ray_imagenet.Engine(processes=processes), RunSettings())
     assert str(refused.value) == (
@@ -167,6 +170,46 @@ def test_steps_are_smaller_by_what_does_not_divide(
     assert ray_imagenet.divisible(settings, processes) == taken
 
 
+def test_a_resumed_run_may_have_other_processes_and_no_other_batch_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In mid-epoch: 10 samples per step are 5 for each of two processes, 3 for each of three."""
+    module = recipe("imagenet_shards_resnet50")
+    for part, count in (("train", 24), ("val", 8)):
+        make_shards(tmp_path / part, count)
+    asked = module.shrink(module.Settings(data=tmp_path, smoke=True, workers=1))
+    asked = dataclasses.replace(asked, batch_size=10)
+
+    def made(settings: RunSettings, count: int, rank: int) -> Training:
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", str(count))
+        processes = Processes("test", torch.device("cpu"))
+        return ray_imagenet.made_for(module, settings, processes, tmp_path)
+
+    before = made(asked, 2, 0)
+    served = []
+    with contextlib.closing(before.train(32)) as loader:
+        next(iter(loader))
+        state = loader.state_dict()
+    for rank in (0, 1):  # one step
+        order = EpochSampler(24, shuffle=True, seed=0, shard=Shard(rank, 2)).order(0)
+        served += order[:5].tolist()
+    for rank in (0, 1, 2):
+        after = made(asked, 3, rank)
+        refuse_other_settings("test", tmp_path, after.settings, as_plain(before.settings))
+        with contextlib.closing(after.train(32)) as loader:
+            loader.load_state_dict(state)
+            batches = [loader.batch_indices for _ in loader]
+        assert max(map(len, batches)) == 3
+        served += [index for batch in batches for index in batch]
+    assert set(served) == set(range(24))
+    other = made(dataclasses.replace(asked, batch_size=20), 2, 0)
+    with pytest.raises(SystemExit, match=r"`batch_size` must be 10 to resume from .*, got 20\."):
+        refuse_other_settings(
+            "test", tmp_path, other.settings, as_plain(before.settings), other.free_to_change
+        )
+
+
 # What the recipes and their harness do for other engines
 
 
@@ -227,6 +270,9 @@ def test_outside_the_main_thread_signals_keep_their_handlers() -> None:
 
 # Ray itself
 
+#: Seconds that the run's two programs may take together, and those in which one has to end.
+MOST_S, END_S = 280.0, 10.0
+
 
 @dataclass(frozen=True)
 class Step:
@@ -260,9 +306,13 @@ def lasting(steps: list[Step]) -> list[Step]:
 
 
 class Driver:
-    """A run, as a program of its own; what it prints goes to a file."""
+    """A run, as a program of its own; what it prints goes to a file.
 
-    def __init__(self, folder: Path, count: int, *flags: str) -> None:
+    Whoever waits for it fails with what it printed once ``until_s`` of the monotonic clock is over.
+    """
+
+    def __init__(self, folder: Path, count: int, until_s: float, *flags: str) -> None:
+        self.until_s = until_s
         self.log, self.said = folder / "log", folder / f"said by {count}"
         program = Path(__file__).with_name("ray_watched.py")
         words = ["--processes", str(count), "--smoke", "--checkpoint-minutes", "0.02", *flags]
@@ -283,22 +333,36 @@ class Driver:
 
     def wait_for(self, number: int) -> None:
         """Wait until each of the processes has made a step."""
-        while (
-            sum((s.count, s.number) == (self.count, number) for s in steps_of(self.log))
-            < self.count
+        while sum((s.count, s.number) == (self.count, number) for s in steps_of(self.log)) != (
+            self.count
         ):
             assert self.process.poll() is None, self.said.read_text()
+            assert time.monotonic() < self.until_s, self.so_far(f"made step {number}")
             time.sleep(0.05)
+
+    def end(self) -> int:
+        """Wait until the program ends; return its exit code."""
+        try:
+            return self.process.wait(max(0.0, self.until_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            pytest.fail(self.so_far("ended"))
+
+    def so_far(self, awaited: str) -> str:
+        return f"has not {awaited} in time:\n{self.said.read_text()}"
 
     def __enter__(self) -> Driver:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()  # `kill` would leave Ray's processes behind
-        self.process.wait()
+        try:
+            self.process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.full  # minutes, of which Ray takes most to start processes three times
 def test_processes_are_killed_replaced_and_become_fewer_and_each_image_trains_once_per_epoch(
     tmp_path: Path,
 ) -> None:
@@ -307,21 +371,22 @@ def test_processes_are_killed_replaced_and_become_fewer_and_each_image_trains_on
     make_shards(data / "train", 96)
     make_shards(data / "val", 9)
     flags = ["--data", str(data), "--out", str(out), "--epochs", "2"]
+    until_s = time.monotonic() + MOST_S
 
-    with Driver(tmp_path, 2, *flags) as run:
+    with Driver(tmp_path, 2, until_s, *flags) as run:
         run.wait_for(3)
         killed = next(step.pid for step in steps_of(run.log) if step.rank == 1)
         os.kill(killed, signal.SIGKILL)
         run.wait_for(11)
         run.process.send_signal(signal.SIGINT)  # interrupted; the next one resumes
-        assert run.process.wait() != 0
+        assert run.end() != 0
     said = run.said.read_text()
     assert "Worker unexpectedly exits" in said
     assert re.search(r"Resuming from .*, after 0 of 2 epochs and [123] steps\.", said), said
     assert killed not in {step.pid for step in steps_of(run.log) if step.number > 4}
 
-    with Driver(tmp_path, 1, *flags, "--resume", "auto") as run:
-        assert run.process.wait() == 0, run.said.read_text()
+    with Driver(tmp_path, 1, until_s, *flags, "--resume", "auto") as run:
+        assert run.end() == 0, run.said.read_text()
     said = run.said.read_text()
     assert re.search(r"Resuming from .*, after 1 of 2 epochs and (8|9|1\d) steps\.", said), said
 
