@@ -211,7 +211,10 @@ def test_torchvisions_example_runs(
 def test_ray_example_runs(
     photo_folder: Path, tmp_path: Path, run_example: Callable[..., dict[str, Any]]
 ) -> None:
-    """In this process, which Ray calls its local mode; the workers have a test of their own."""
+    """In this process, which Ray calls its local mode.
+
+    ``test_ray_imagenet.py`` has Ray's workers.
+    """
     pytest.importorskip("ray.train", reason="Ray Train is not for this Python")
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
