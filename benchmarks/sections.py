@@ -29,7 +29,7 @@ REGION = "decode only, region"
 RESIZE = "decode and resize"
 #: Targets on a CPU: the least ratio to each loader, and the highest cost of mixing.
 TARGETS = {"torch": 2.3, "ffcv": 1.9, "decode": 0.72, "mixing": 0.02}
-#: Highest memory of a process, over that of torch's.
+#: Memory of a process over that of a process with torch's loader, at most.
 MEMORY_TARGET = 1.25
 #: Targets on a GPU, and of training: shares of the ceiling and of torch's CPU time per image.
 GPU_TARGETS = {"torch": 8.0, "decode": 0.95, "mixing": 0.01}

@@ -291,12 +291,17 @@ def train(engine: Engine, settings: RunSettings, out: Path) -> dict[str, Any]:
     if result.return_value is None:
         stop(NAME, f"interrupted. Add `--resume auto` to resume from {out / 'ray'}.")
     result.checkpoint.to_directory(out)
-    # Renamed first: half of OUT/ray would pass for a run that Ray kept no checkpoint of.
+    remove_rays_folder(out)
+    return result.return_value
+
+
+def remove_rays_folder(out: Path) -> None:
+    """Remove ``out / "ray"``, of which a killed program leaves all or nothing."""
+    # Half of it would pass for a run that Ray kept no checkpoint of.
     over = out / "ray.over"
     shutil.rmtree(over, ignore_errors=True)
     os.replace(out / "ray", over)
     shutil.rmtree(over)
-    return result.return_value
 
 
 def main(engine: Engine, settings: RunSettings) -> dict[str, Any]:
