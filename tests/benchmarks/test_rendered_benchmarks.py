@@ -564,9 +564,9 @@ def test_an_index_of_shards_is_judged_by_what_a_process_holds_alone(
         row | {"in_memory": False, "private": 16 << 20, "file": 640_000_000},
         row | {"in_memory": True, "private": 700 << 20, "file": 0},
     ]
-    method = {"processes": 4, "ranks": 1024, "window": 16}
+    method = {"processes": 4, "ranks": 1024, "window": 16, "load": 0.5}
     write(tmp_path, "shard_index", result("shard_index", rows, **method))
     text = text_of(render, tmp_path)
     assert "| mapped | 20,000,000 | 40,000 | 1.50 | 16 | 200 | met |" in text
-    assert "| in memory | 20,000,000 | 40,000 | 1.50 | 700 | 200 | missed |" in text
+    assert "| in memory | 20,000,000 | 40,000 | 1.50 | 700 |  | missed |" in text
     assert "in 40,000 shards of 10,000 have a joined index of 12.8 GB" in text
