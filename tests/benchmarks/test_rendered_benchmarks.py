@@ -130,9 +130,10 @@ def test_mixes_are_listed_with_what_they_cost_next_to_the_first(
     assert "medians of 9 interleaved epochs, and of the ratios of each round. A note." in text
 
 
-def test_front_page_shows_what_the_results_say(render: ModuleType) -> None:
-    front = (BENCHMARKS.parent / "README.md").read_text()
-    assert render.front_of(render.page_of(), front) == front
+def test_pages_with_tables_show_what_the_results_say(render: ModuleType) -> None:
+    pages = render.pages_of(render.page_of())
+    assert {path.parent.name for path in pages} == {BENCHMARKS.parent.name, "annotations"}
+    assert {path: path.read_text() for path in pages} == pages
 
 
 def test_front_page_ranks_the_loaders_and_keeps_its_own_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,29 @@ def test_public_training_list_translates_or_shows_the_way_out(
 TRANSLATED = [entry for entry in TRAINING if entry.refusal is None]
 
 
+def parts_of(transform: Any) -> list[type]:
+    """Return the class of a transform, followed by those of its parts."""
+    parts = getattr(transform, "transforms", ())
+    return [type(transform), *(kind for part in parts for kind in parts_of(part))]
+
+
+def covered() -> list[Any]:
+    """Return ``TRANSLATED``; lists without a new pair of neighbouring parts are ``full``.
+
+    Tests of each part have what its settings change.
+    """
+    marked = []
+    seen: set[Any] = set()
+    for entry in TRANSLATED:
+        pairs = {*pairwise([entry.data, *parts_of(entry.transform()), None])}
+        marks = () if pairs - seen else pytest.mark.full
+        marked.append(pytest.param(entry, marks=marks, id=entry.repository))
+        seen |= pairs
+    return marked
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("entry", TRANSLATED, ids=names(TRANSLATED))
+@pytest.mark.parametrize("entry", covered())
 def test_public_training_list_serves_images_like_the_torch_loaders(
     photo_folder: Path, square_folder: Path, entry: PublicList
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -12,8 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -74,6 +76,17 @@ def after_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], N
     monkeypatch.setattr(Monitor, "step", noticed)
 
 
+def before_validation(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Do something in this process when the steps of an epoch are made."""
+    finish = Run._finish_epoch
+
+    def noticed(self: Run, *arguments: Any) -> None:
+        act()
+        finish(self, *arguments)
+
+    monkeypatch.setattr(Run, "_finish_epoch", noticed)
+
+
 def be_told(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
@@ -81,63 +94,75 @@ def be_told(number: int) -> Callable[[], None]:
 # One process
 
 
-RUNS = [*((name, "") for name in ON_HARNESS), (IMAGENET, "modern")]
+class Stop(NamedTuple):
+    """When a run is told to stop: after some steps, or as the validation behind them begins."""
+
+    number: signal.Signals
+    steps: int
+    in_validation: bool = False
 
 
-@pytest.fixture(scope="module", params=RUNS, ids=lambda run: "-".join(filter(None, run)))
-def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A recipe, settings of a smoke run, and the output of its uninterrupted run."""
-    name, preset = request.param
-    module, out = recipe(name), tmp_path_factory.mktemp("straight")
-    presets = module.PRESETS
-    settings = dataclasses.replace(presets[preset or next(iter(presets))], smoke=True)
-    module.main(dataclasses.replace(settings, out=out))
-    return module, settings, out
+RUNS = [(IMAGENET, ""), (IMAGENET, "modern"), *((n, "") for n in ON_HARNESS if n != IMAGENET)]
+# An epoch has three steps.
+STOPS = {
+    "SIGTERM": Stop(signal.SIGTERM, 2),
+    "SIGINT": Stop(signal.SIGINT, 5),
+    "validation": Stop(signal.SIGTERM, 3, in_validation=True),
+}
 
 
-@pytest.mark.parametrize(
-    ("number", "steps"), [(signal.SIGTERM, 2), (signal.SIGINT, 5)], ids=["SIGTERM", "SIGINT"]
-)
+def runs_and_stops() -> list[Any]:
+    """Return all pairs: all stops of the first run and one of each other run are not ``full``.
+
+    The loop of all runs is that of the harness.
+    """
+    pairs = []
+    for (number, run), (place, (name, stop)) in product(enumerate(RUNS), enumerate(STOPS.items())):
+        covered = number == 0 or number % len(STOPS) == place
+        marks = () if covered else pytest.mark.full
+        pairs.append(pytest.param(run, stop, marks=marks, id="-".join(filter(None, (*run, name)))))
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Any]:
+    """Return module, settings of a smoke run, and output of a recipe's uninterrupted run."""
+
+    @functools.cache
+    def run(name: str, preset: str) -> Any:
+        module, out = recipe(name), tmp_path_factory.mktemp("straight")
+        presets = module.PRESETS
+        settings = dataclasses.replace(presets[preset or next(iter(presets))], smoke=True)
+        module.main(dataclasses.replace(settings, out=out))
+        return module, settings, out
+
+    return run
+
+
+@pytest.mark.parametrize(("run", "stop"), runs_and_stops())
 def test_told_to_stop_saves_exits_with_the_signals_code_and_goes_on_as_if_nothing_had_been(
-    straight: Any, number: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    straight: Any, run: Any, stop: Stop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module, settings, expected = straight
+    module, settings, expected = straight(*run)
     settings = dataclasses.replace(settings, out=tmp_path)
     with monkeypatch.context() as patched:
-        after_step(patched, steps, be_told(number))
+        if stop.in_validation:
+            before_validation(patched, be_told(stop.number))
+        else:
+            after_step(patched, stop.steps, be_told(stop.number))
         with pytest.raises(SystemExit) as stopped:
             module.main(settings)
-    assert stopped.value.code == 128 + number
+    assert stopped.value.code == 128 + stop.number
     state = checkpoint_of(tmp_path)
-    assert (state["step"], state["step_in_epoch"]) == (steps, steps % 3)
+    assert (state["step"], len(state["history"])) == (stop.steps, (stop.steps - 1) // 3)
+    if stop.in_validation:
+        assert state["row"]["num_train"] > 0  # the epoch is validated on resuming
+    else:
+        assert state["step_in_epoch"] == stop.steps % 3
     assert not (tmp_path / "results.json").exists()
 
     module.main(dataclasses.replace(settings, resume="auto"))
     assert (tmp_path / "results.json").exists()
-    assert_same_run(tmp_path, expected)
-
-
-def test_told_to_stop_in_validation_the_epoch_is_validated_on_resuming(
-    straight: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module, settings, expected = straight
-    settings = dataclasses.replace(settings, out=tmp_path)
-    with monkeypatch.context() as patched:
-        finish = Run._finish_epoch
-
-        def told(self: Run, *arguments: Any) -> None:
-            os.kill(os.getpid(), signal.SIGTERM)
-            finish(self, *arguments)
-
-        patched.setattr(Run, "_finish_epoch", told)
-        with pytest.raises(SystemExit) as stopped:
-            module.main(settings)
-    assert stopped.value.code == 128 + signal.SIGTERM
-    state = checkpoint_of(tmp_path)
-    assert (state["step"], state["history"]) == (3, [])
-    assert state["row"]["num_train"] > 0
-
-    module.main(dataclasses.replace(settings, resume="auto"))
     assert_same_run(tmp_path, expected)
 
 

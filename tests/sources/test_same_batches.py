@@ -125,8 +125,21 @@ def test_a_check_leaves_out_the_bad_images(
     assert good == [sample.data for number, sample in enumerate(samples) if number != BAD]
 
 
-@pytest.mark.parametrize("format", ["tar", "parquet"])
-@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def packs() -> list[Any]:
+    """Return storages, processes and formats: two processes write one format of each storage.
+
+    Two processes read the storage, and know nothing of what a format makes of the bytes.
+    """
+    slow, full = pytest.mark.slow, (pytest.mark.slow, pytest.mark.full)
+    cases = []
+    for number, name in enumerate(STORAGES):
+        for place, format in enumerate(("tar", "parquet")):
+            marks = slow if number % 2 == place else full
+            cases += [(name, 1, format), pytest.param(name, 2, format, marks=marks)]
+    return cases
+
+
+@pytest.mark.parametrize(("write", "num_workers", "format"), packs(), indirect=["write"])
 def test_a_pack_holds_the_same_images_and_classes(
     write: Write, samples: list[Sample], tmp_path: Path, num_workers: int, format: str
 ) -> None:
