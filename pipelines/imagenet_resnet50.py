@@ -436,13 +436,13 @@ def make_val_loader(settings: Settings, data: Path, device: torch.device) -> Dat
 
 
 def make_model(settings: Settings, num_classes: int, device: torch.device) -> nn.Module:
-    """Return an untrained network on ``device``."""
+    """Return an untrained network on ``device``; a smoke run takes a narrow one."""
     regularization = Regularization(
         stochastic_depth=settings.stochastic_depth,
         dropblock=settings.dropblock,
         block=settings.block,
     )
-    model = imagenet_resnet(settings.arch, num_classes, regularization)
+    model = imagenet_resnet(settings.arch, num_classes, regularization, narrow=settings.smoke)
     return model.to(device=device, memory_format=torch.channels_last)
 
 

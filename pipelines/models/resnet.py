@@ -49,7 +49,10 @@ class Bottleneck(resnet.Bottleneck):
 
 
 def imagenet_resnet(
-    arch: str, num_classes: int, regularization: Regularization = UNDISTURBED
+    arch: str,
+    num_classes: int,
+    regularization: Regularization = UNDISTURBED,
+    narrow: bool = False,
 ) -> resnet.ResNet:
     """Return an untrained network of torchvision: ``"resnet50"`` or another of `ARCHS`.
 
@@ -57,12 +60,16 @@ def imagenet_resnet(
         arch: Name in `ARCHS`.
         num_classes: Number of logits.
         regularization: What disturbs the blocks.
+        narrow: Give the 3 x 3 convolutions a sixteenth of their channels, or a quarter where they
+            have groups: the same layers with a third of the parameters or fewer, for smoke runs.
 
     Source:
         He et al. 2015, arXiv:1512.03385; Xie et al. 2016, arXiv:1611.05431. torchvision has no
         ResNeXt-101 of 32 groups of 4 channels; the class is its own.
     """
     num_blocks, groups, width_per_group = ARCHS[arch]
+    if narrow:
+        width_per_group = max(1, width_per_group // 16)
     model = resnet.ResNet(
         Bottleneck,
         list(num_blocks),

@@ -25,8 +25,10 @@ def test_imagenet_networks_have_the_published_number_of_parameters(
     arch: str, published: int
 ) -> None:
     with torch.device("meta"):
-        model = imagenet_resnet(arch, 1000)
+        model, narrow = imagenet_resnet(arch, 1000), imagenet_resnet(arch, 1000, narrow=True)
     assert sum(p.numel() for p in model.parameters()) == published
+    assert sum(p.numel() for p in narrow.parameters()) < published / 3
+    assert [type(m) for m in narrow.modules()] == [type(m) for m in model.modules()]
 
 
 def test_networks_of_110_layers_have_as_many_parameters_as_the_paper_says() -> None:

@@ -275,7 +275,7 @@ def test_two_processes_count_every_validation_sample_exactly_once(
     running statistics.
     """
     module, cpu = recipe(IMAGENET), torch.device("cpu")
-    settings = module.shrink(module.Settings())
+    settings = module.shrink(module.Settings(smoke=True))
     make_pictures(tmp_path / "val", 9)
     val = module.make_val_loader(settings, tmp_path, cpu)
     model = module.make_model(settings, val.num_classes, cpu)
