@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchmetrics import MeanMetric, SumMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 from dali_cutmix import DataLoader
 from harness.processes import Processes
@@ -41,29 +38,20 @@ def validate(
     """
     was_training = model.training
     model.eval()
-    hits = {
-        f"top{k}": MulticlassAccuracy(
-            loader.num_classes,
-            top_k=min(k, loader.num_classes),
-            average="micro",
-            validate_args=False,  # validation of arguments waits for the GPU at each batch
-        ).to(processes.device)
-        for k in (1, 5)
-    }
-    mean, count = MeanMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
-    mean, count = mean.set_dtype(torch.float64), count.set_dtype(torch.float64)
-    mean, count = mean.to(processes.device), count.to(processes.device)
+    # Losses, labels that rank first, labels among the first five, and samples, each added up in
+    # float64. No batch waits for the GPU.
+    sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
     for image, label in islice(loader, max_batches):
         processes.leave_if_asked()
         with autocast:
             logits = model(image)
         logits = logits.float()
-        for metric in hits.values():
-            metric.update(logits, label)
-        mean.update(F.cross_entropy(logits, label, reduction="none").double())
-        count.update(len(label))
+        hits = logits.topk(min(5, loader.num_classes)).indices == label[:, None]
+        losses = F.cross_entropy(logits, label, reduction="none")
+        counted = [losses.double().sum(), hits[:, 0].sum(), hits.sum()]
+        sums[:3] += torch.stack([count.double() for count in counted])
+        sums[3] += len(label)
     model.train(was_training)
-    # `compute` adds up the sums of all processes.
-    row: dict[str, Any] = {"val_loss": mean.compute().item()}
-    row |= {name: 100 * metric.compute().item() for name, metric in hits.items()}
-    return {**row, "num_val": int(count.compute().item())}
+    sums = processes.gather(sums).sum(0)
+    loss, top1, top5, _ = (sums / sums[3]).tolist()
+    return {"val_loss": loss, "top1": 100 * top1, "top5": 100 * top5, "num_val": int(sums[3])}
