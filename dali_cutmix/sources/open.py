@@ -20,8 +20,11 @@ from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.hugging_face import SAVED, HuggingFaceImages, is_hugging_face
 from dali_cutmix.sources.mds import INDEX as MDS_INDEX
 from dali_cutmix.sources.mds import MDSShards
+from dali_cutmix.sources.parquet import NAMES as PARQUET_NAMES
 from dali_cutmix.sources.parquet import ParquetShards
 from dali_cutmix.sources.report import Report
+from dali_cutmix.sources.shard_names import folders_of_shards
+from dali_cutmix.sources.tar import NAMES as TAR_NAMES
 from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.sources.tfrecord import TFRecords
 
@@ -114,7 +117,7 @@ def _from_folder(path: str) -> StoredImages:
     """List an ImageFolder if the folder has subfolders, as torchvision does; else shards."""
     try:
         with os.scandir(path) as entries:
-            is_folder = {entry.name: entry.is_dir() for entry in entries}
+            is_folder = {entry.name: entry.is_dir() for entry in entries if entry.name[0] != "."}
     except OSError:  # `FileList` has a better message
         is_folder = {}
     if any(is_folder.keys() >= names for names in SAVED):
@@ -128,7 +131,13 @@ def _from_folder(path: str) -> StoredImages:
             return ParquetShards(path)
         if any(map(_TFRECORD.search, is_folder)):
             return TFRecords(path)
-    return FileList.from_folder(path)
+    try:
+        return FileList.from_folder(path)
+    except FileNotFoundError:
+        for names, shards in ((PARQUET_NAMES, ParquetShards), (TAR_NAMES, TarShards)):
+            if folders_of_shards(path, names):  # such as `data` in a clone from Hugging Face's hub
+                return shards(path)
+        raise
 
 
 def _from_bucket(url: str) -> StoredImages:

@@ -9,7 +9,8 @@ Source: https://parquet.apache.org/docs/file-format/, and ``parquet.thrift`` of 
 from __future__ import annotations
 
 import struct
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +26,8 @@ _ENCODINGS = {
 #: Types of pages.
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 
-#: Bytes of a page's header; statistics in it may hold values, which writers keep short.
-_MOST_HEADER = 1 << 16
+#: Bytes of a page's header as a rule, and at most.
+_HEADER, _MOST_HEADER = 256, 1 << 16
 
 _LENGTH = struct.Struct("<I")
 
@@ -70,7 +71,7 @@ class Page(NamedTuple):
         return self.kind == _DICTIONARY
 
 
-def read_header(data: bytes) -> Page:
+def read_header(data: memoryview) -> Page:
     """Read the header of a page.
 
     Args:
@@ -101,19 +102,19 @@ def read_header(data: bytes) -> Page:
     return page
 
 
-def read_page(file: BinaryIO, at: int) -> Page:
-    """Read the header of a page that begins at a byte of a file.
+def parse_header(read: Callable[[int], memoryview]) -> Page:
+    """Read the header of a page, which may be long: statistics hold values of up to 4 KB.
+
+    Args:
+        read: Returns the first bytes of the page, so many or fewer.
 
     Raises:
         DamagedError: The header is damaged.
     """
-    file.seek(at)
-    data = file.read(256)
     try:
-        return read_header(data)
-    except DamagedError:  # or longer, with statistics
-        file.seek(at)
-        return read_header(file.read(_MOST_HEADER))
+        return read_header(read(_HEADER))
+    except DamagedError:
+        return read_header(read(_MOST_HEADER))
 
 
 class _Thrift:
@@ -122,7 +123,7 @@ class _Thrift:
     Source: ``thrift-compact-protocol.md`` of Apache Thrift.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: memoryview) -> None:
         self.data, self.at = data, 0
 
     def struct(self, depth: int) -> dict[int, Any]:
@@ -245,22 +246,46 @@ def present(page: Page, content: memoryview, most_level: int) -> tuple[np.ndarra
     return levels == most_level, end
 
 
-def plain_value(content: memoryview, start: int, number: int) -> memoryview:
-    """Return a value among plainly encoded ones: each has its length in front.
+class Values:
+    """Find plainly encoded values, each of which has its length in front.
+
+    Args:
+        content: The decompressed content of a page.
+        start: Where values begin.
+        count: Number of values.
 
     Raises:
-        DamagedError: The page ends before.
+        DamagedError: The page ends before the last value does.
     """
-    try:
-        for _ in range(number):
-            start += 4 + _LENGTH.unpack_from(content, start)[0]
-        size = _LENGTH.unpack_from(content, start)[0]
-    except struct.error:
-        raise DamagedError("a page ends too early") from None
-    value = content[start + 4 : start + 4 + size]
-    if len(value) < size:
-        raise DamagedError("a page ends too early")
-    return value
+
+    def __init__(self, content: memoryview, start: int, count: int) -> None:
+        bounds = [start]
+        try:
+            for _ in range(count):
+                start += _LENGTH.size + _LENGTH.unpack_from(content, start)[0]
+                bounds.append(start)
+        except struct.error:
+            raise DamagedError("a page ends too early") from None
+        if start > len(content):
+            raise DamagedError("a page ends too early")
+        self._content = content
+        self._bounds = np.array(bounds, np.int64)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of memory."""
+        return self._content.nbytes + self._bounds.nbytes
+
+    def value(self, number: int) -> np.ndarray:
+        """Return a copy of a value, ``[size]`` uint8: a view would hold the page in memory.
+
+        Raises:
+            DamagedError: There is no such value.
+        """
+        if not 0 <= number < len(self._bounds) - 1:
+            raise DamagedError("a page refers to a value that is missing")
+        begin, end = self._bounds[number : number + 2].tolist()
+        return np.frombuffer(self._content[begin + _LENGTH.size : end], np.uint8).copy()
 
 
 def check_encoding(encoding: int) -> None:

@@ -1,20 +1,17 @@
-"""Shards, which are files of many images: listed by pattern, read by byte range."""
+"""Shards, which are files of many images, read by byte range."""
 
 from __future__ import annotations
 
 import errno
-import glob
 import io
 import os
-import re
 import resource
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
-from dali_cutmix.core.checks import local_path, refuse
 from dali_cutmix.core.regular import check_regular, open_regular
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.core.trouble import is_of_machine, patiently
@@ -26,118 +23,6 @@ from dali_cutmix.sources.fetching import Fetching
 SCAN_BYTES = 8 << 20
 
 T = TypeVar("T")
-
-#: What may follow the pattern of a shard's name where the shard is compressed.
-_COMPRESSED = r"\.(gz|bz2|xz|zst|lz4|Z)|[^.].*\.(tgz|tbz2?|txz|tzst)"
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
-
-
-def find_shards(
-    where: str, shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], names: str
-) -> list[str]:
-    """Return the paths and URLs of all shards that patterns name.
-
-    Args:
-        where: Name of the caller, for messages.
-        shards: A path or URL, or several; ``~`` is the home folder. Each may be a folder (in a
-            bucket: end with a slash), or hold brace ranges and lists as in WebDataset,
-            ``train-{0000..0127}.tar``, or the wildcards ``*`` and ``?``. Matches and the shards of
-            a folder are sorted.
-        names: Regular expression that the full names of shards in a folder match, in either case.
-            Where none does, compressed shards are returned, to be refused for what they are.
-
-    Raises:
-        FileNotFoundError: A pattern or a folder has no shards.
-        ValueError: No shard is named, a shard is named twice, a folder has several splits, or a
-            pattern holds a zero byte.
-    """
-    if not isinstance(shards, (str, os.PathLike)) and not isinstance(shards, Iterable):
-        refuse(where, "shards", "be a path or URL, or several", shards)
-    patterns = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
-    paths = [
-        path
-        for pattern in patterns
-        for plain in _expand_braces(local_path(where, "shards", pattern))
-        for path in _match(where, plain, names)
-    ]
-    if not paths:
-        refuse(where, "shards", "name at least one shard", shards)
-    files = [path if is_url(path) else os.path.realpath(path) for path in paths]
-    if len(set(files)) < len(files):
-        twice = next(path for path, file in zip(paths, files, strict=True) if files.count(file) > 1)
-        refuse(where, "shards", f"name each shard once, and {twice!r} comes twice", shards)
-    return paths
-
-
-def _expand_braces(pattern: str) -> list[str]:
-    braces = re.search(r"\{([^{}]*)\}", pattern)
-    if braces is None or (not is_url(pattern) and os.path.exists(pattern)):
-        return [pattern]
-    head, tails = pattern[: braces.start()], _expand_braces(pattern[braces.end() :])
-    return [head + item + tail for item in _items(braces[1]) for tail in tails]
-
-
-def _items(braced: str) -> list[str]:
-    ends = _RANGE.fullmatch(braced)
-    if ends is None:
-        return braced.split(",") if "," in braced else ["{" + braced + "}"]
-    first, last = int(ends[1]), int(ends[2])
-    padded = any(len(end) > 1 and end.startswith("0") for end in ends.groups())
-    width = max(map(len, ends.groups())) if padded else 0
-    step = 1 if first <= last else -1
-    return [f"{number:0{width}d}" for number in range(first, last + step, step)]
-
-
-def _match(where: str, plain: str, names: str) -> list[str]:
-    has_wildcard = "*" in plain or "?" in plain
-    is_folder = plain.endswith("/") if is_url(plain) else os.path.isdir(plain)
-    if not has_wildcard and not is_folder:
-        return [plain]
-    if is_url(plain):
-        matching, beside = _match_in_bucket(plain)
-    elif is_folder:
-        matching, beside = [os.path.join(plain, name) for name in os.listdir(plain)], []
-    else:
-        matching, beside = glob.glob(plain.replace("[", "[[]")), []
-    if is_folder:
-        matching = _named(names, matching) or _named(f"({names}){_COMPRESSED}", matching)
-        _refuse_several_splits(where, plain, matching)
-    if not matching:
-        what = "holds no shards" if is_folder else "matches no file"
-        way_out = f" Beside it lie {', '.join(sorted(beside)[:3])}." if beside else ""
-        raise FileNotFoundError(f"{where}: {plain!r} {what}.{way_out}")
-    return sorted(matching)
-
-
-def _named(names: str, paths: Sequence[str]) -> list[str]:
-    pattern = re.compile(names, re.IGNORECASE)
-    return [path for path in paths if pattern.fullmatch(path.rpartition("/")[2])]
-
-
-def _match_in_bucket(plain: str) -> tuple[list[str], list[str]]:
-    """Return ``(matching URLs, other names in the folder)``; only the name may have wildcards."""
-    name, key = split_url(plain)
-    bucket = Bucket(name)
-    folder, slash, last = key.rpartition("/")
-    _, keys = bucket.list_folder(folder + slash)
-    parts = ({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in last)
-    pattern = "".join(parts) or ".*"
-    matching: list[str] = []
-    beside: list[str] = []
-    for listed in keys:
-        base = listed.rpartition("/")[2]
-        (matching if re.fullmatch(pattern, base) else beside).append(base)
-    return [bucket.url(folder + slash + base) for base in matching], beside
-
-
-def _refuse_several_splits(where: str, folder: str, shards: Sequence[str]) -> None:
-    names = (_SPLIT.search(shard.rpartition("/")[2]) for shard in shards)
-    splits = {name[1].lower() for name in names if name}
-    if len(splits) > 1:
-        rule = f"be shards of one split, and this folder has {', '.join(sorted(splits))}"
-        pattern = os.path.join(folder, f"*{min(splits)}*")
-        refuse(where, "shards", rule, folder, f"Pass a pattern like {pattern!r}.")
 
 
 class Stat(NamedTuple):
@@ -258,8 +143,13 @@ class ShardFiles:
         """Close a shard until the next read, which looks again whether the shard has changed."""
         self._open.pop(number, None)
 
-    def scan(self, number: int) -> BinaryIO:
-        """Open a shard to read it from its beginning to its end."""
+    def scan(self, number: int, at_once: int = SCAN_BYTES) -> BinaryIO:
+        """Open a shard to read it from its beginning to its end.
+
+        Args:
+            number: Number of the shard, from 0.
+            at_once: Bytes that a request for a part of a shard in a bucket fetches.
+        """
         name = self.names[number]
         if not is_url(name):
             return open_regular(name)
@@ -267,7 +157,7 @@ class ShardFiles:
             return file
         bucket, key = split_url(name)
         stat = self.stats[number]
-        return io.BufferedReader(_Object(self.buckets[bucket], key, stat), SCAN_BYTES)
+        return io.BufferedReader(_Object(self.buckets[bucket], key, stat), at_once)
 
     def _stat(self, number: int) -> Stat:
         name = self.names[number]

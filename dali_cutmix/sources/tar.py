@@ -22,11 +22,14 @@ from dali_cutmix.core.regular import BYTE_ORDER_MARK, read_regular, read_text
 from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.bucket import Bucket, is_url, split_url
 from dali_cutmix.sources.kinds import ENDINGS
-from dali_cutmix.sources.shard_files import find_shards
 from dali_cutmix.sources.shard_indexes import Index
+from dali_cutmix.sources.shard_names import find_shards
 from dali_cutmix.sources.shards import PackedImages
 
 WHERE = "TarShards"
+
+#: Names of files in a folder of shards.
+NAMES = r"[^.].*\.tar"
 IMAGES = {ending.removeprefix(".") for ending in IMAGE_ENDINGS} | set(ENDINGS.values())
 LABEL = "cls"
 
@@ -103,7 +106,7 @@ class TarShards(PackedImages):
         cache_dir: str | os.PathLike[str] | None = None,
         cache_bytes: int | None = None,
     ) -> None:
-        paths = find_shards(WHERE, shards, r"[^.].*\.tar")
+        paths = find_shards(WHERE, shards, NAMES)
         if isinstance(shards, (str, os.PathLike)) and not is_url(os.fsdecode(shards)):
             _check_finished(local_path(WHERE, "shards", shards), len(paths))
         if classes is None:

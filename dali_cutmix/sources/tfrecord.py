@@ -12,8 +12,8 @@ import numpy as np
 
 from dali_cutmix.core.checks import check_count
 from dali_cutmix.core.errors import printable
-from dali_cutmix.sources.shard_files import find_shards
 from dali_cutmix.sources.shard_indexes import Index
+from dali_cutmix.sources.shard_names import find_shards
 from dali_cutmix.sources.shards import PackedImages
 
 WHERE = "TFRecords"

@@ -19,12 +19,15 @@ from dali_cutmix import (
     CutMix,
     DataLoader,
     FileList,
+    MDSShards,
     ParquetShards,
     TarShards,
+    TFRecords,
     TrainTransform,
 )
 from dali_cutmix.tools.pack import pack_images
-from stored import Sample, of_the_hub
+from records import write_records
+from stored import Sample, mds, of_the_hub, parquet
 
 DATE = "Mon, 02 Nov 2026 10:00:00 GMT"
 ACCOUNT = "devstoreaccount1"
@@ -131,6 +134,10 @@ def cloud(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         server.shutdown()
 
 
+def samples_of(files: FileList) -> list[Sample]:
+    return [Sample(Path(p).name, Path(p).read_bytes(), label) for p, label in files.samples]
+
+
 def put(objects: dict[str, bytes], root: Path, prefix: str) -> None:
     for path in sorted(root.rglob("*")):
         if path.is_file():
@@ -147,8 +154,13 @@ def test_every_source_reads_from_a_cloud_what_it_reads_from_a_disk(
     url, objects = cloud
     files = FileList.from_folder(photo_folder)
     pack_images(files, tmp_path / "tar", per_shard=8, num_workers=1)
-    samples = [Sample(p, Path(p).read_bytes(), label) for p, label in files.samples]
+    samples = samples_of(files)
     of_the_hub(tmp_path, samples)
+    parquet(tmp_path / "pages", samples)
+    mds(tmp_path, samples)
+    records = [{"image/encoded": s.data, "image/class/label": s.label + 1} for s in samples]
+    (tmp_path / "records").mkdir()
+    write_records(tmp_path / "records/train-00000-of-00001", records)
     for folder, prefix in ((photo_folder, "photos/"), (tmp_path, "")):
         put(objects, folder, prefix)
     local_tar = TarShards(tmp_path / "tar")
@@ -157,12 +169,50 @@ def test_every_source_reads_from_a_cloud_what_it_reads_from_a_disk(
         (TarShards(f"{url}/tar/"), local_tar),
         (TarShards(f"{url}/tar/{{000000..000002}}.tar"), local_tar),
         (ParquetShards(f"{url}/hub/"), ParquetShards(tmp_path / "hub")),
+        (ParquetShards(f"{url}/pages/a.parquet"), ParquetShards(tmp_path / "pages")),
+        (MDSShards(f"{url}/mds"), MDSShards(tmp_path / "mds")),
+        (TFRecords(f"{url}/records/train-*"), TFRecords(tmp_path / "records")),
     ):
         assert contents(images) == contents(local)
         assert images.targets.tolist() == local.targets.tolist()
         assert images.classes == local.classes
         assert images.fingerprint == local.fingerprint
         assert images.path(0).startswith(f"{url}/")
+
+
+def test_shards_of_every_kind_are_opened_fetched_ahead_and_served_as_from_a_disk(
+    cloud: Any, photo_folder: Path, tmp_path: Path
+) -> None:
+    url, objects = cloud
+    files = FileList.from_folder(photo_folder)
+    samples = samples_of(files)
+    pack_images(files, tmp_path / "data/tar", per_shard=8, num_workers=1)
+    of_the_hub(tmp_path / "data", samples)
+    mds(tmp_path / "data", samples)
+    (tmp_path / "data/records").mkdir()
+    for number, part in enumerate((samples[:9], samples[9:])):
+        records = [{"image/encoded": s.data, "image/class/label": s.label + 1} for s in part]
+        write_records(tmp_path / f"data/records/train-{number:05d}-of-00002", records)
+    put(objects, tmp_path / "data", "")
+    settings: dict[str, Any] = {"transform": TrainTransform((24, 32)), "mix": CutMix(), "seed": 1}
+    for kind, folder in (
+        (TarShards, "tar/"),
+        (ParquetShards, "hub/"),
+        (MDSShards, "mds"),
+        (TFRecords, "records/"),
+    ):
+        name = folder.rstrip("/")
+        images = kind(f"{url}/{folder}", cache_dir=tmp_path / f"cache-{name}")
+        here = DataLoader(tmp_path / "data" / name, 4, "shards", window=2, **settings)
+        expected = list(here)
+        for source in (f"{url}/{name}", images):  # as DataLoader opens them, and with a cache
+            with DataLoader(source, 4, "shards", window=2, **settings) as there:
+                batches = list(there)
+            for (image, target), (right, right_target) in zip(batches, expected, strict=True):
+                assert torch.equal(image, right)
+                assert torch.equal(target, right_target)
+        cached = [path for path in (tmp_path / f"cache-{name}").iterdir() if ".shard" in path.name]
+        assert len(cached) == len(images.shard_sizes)
 
 
 def test_a_loader_serves_from_a_cloud_what_it_serves_from_a_disk(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,9 +33,9 @@ def contents(images: Any) -> list[bytes]:
     return [images.stored(index).tobytes() for index in range(len(images))]
 
 
-def error_of(shards: Any, **arguments: Any) -> str:
+def error_of(shards: Any, opener: Any = open_shards, **arguments: Any) -> str:
     with pytest.raises((ValueError, OSError)) as caught:
-        open_shards(shards, **arguments)
+        opener(shards, **arguments)
     return str(caught.value)
 
 
@@ -160,6 +162,60 @@ def test_rows_and_classes_are_named(tmp_path: Path) -> None:
     assert "be shards of one split, and this folder has test, train" in error_of(folder)
 
 
+def clone(root: Path, names: list[str]) -> Path:
+    """A clone from Hugging Face's hub, whose files hold an image each."""
+    for folder in (".git/objects", ".cache/huggingface", "assets"):
+        (root / folder).mkdir(parents=True)
+    (root / "README.md").write_text("A dataset")
+    (root / ".cache/huggingface/train-00000-of-00001.parquet").touch()  # unfinished
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        written(root / name, [f"image {number}".encode()])
+    return root
+
+
+@pytest.mark.parametrize("folder", ["", "data/", "plain_text/", "default/train/"])
+def test_a_clone_of_one_split_is_served(tmp_path: Path, folder: str) -> None:
+    names = [f"{folder}train-{n:05d}-of-00002-ab{n}2.parquet" for n in range(2)]
+    root = clone(tmp_path, names)
+    for images in (open_source(root), open_source(str(root)), open_shards(root)):
+        assert contents(images) == [b"image 0", b"image 1"]
+        assert images.path(1) == f"{root}/{names[1]}, row 0"
+
+
+@pytest.mark.parametrize("other", ["validation", "test", "extra", "Unsupervised"])
+def test_splits_are_never_mixed_without_a_word(tmp_path: Path, other: str) -> None:
+    names = [f"data/{split}-00000-of-00001-ab12.parquet" for split in ("train", other)]
+    root = clone(tmp_path, names)
+    splits = ", ".join(sorted(["train", other.lower()]))
+    way_out = f"Pass a pattern like '{root}/data/train-*'. To mix splits, pass a list of patterns."
+    rule = "ParquetShards: `shards` must be shards of one split, and this"
+    for path in (root, root / "data"):
+        message = error_of(path, open_source)
+        assert message == f"{rule} folder has {splits}, got '{path}'. {way_out}"
+    for pattern in ("data/*", "data/*.parquet", "*/*.parquet"):
+        assert error_of(root / pattern) == (
+            f"{rule} pattern matches {splits}, got '{root}/{pattern}'. {way_out}"
+        )
+    assert contents(open_source(f"{root}/data/train-*.parquet")) == [b"image 0"]
+    assert contents(open_shards([root / "data/train-*", root / f"data/{other}-*"])) == [
+        b"image 0",
+        b"image 1",
+    ]
+
+
+def test_a_folder_for_each_split_is_asked_for(tmp_path: Path) -> None:
+    root = clone(tmp_path, ["x/test/0000.parquet", "x/train/0000.parquet"])
+    for opener in (open_source, open_shards):
+        assert error_of(root, opener) == (
+            "ParquetShards: `shards` must be a folder of shards, and shards lie in x/test, x/train,"
+            f" got '{root}'. Pass one of these folders, as in '{root}/x/train'."
+        )
+    refused = f"and this pattern matches test, train, got '{root}/x/*/*.parquet'. Pass a pattern "
+    assert refused + f"like '{root}/x/train/*'." in error_of(f"{root}/x/*/*.parquet")
+    assert contents(open_source(root / "x/train")) == [b"image 1"]
+
+
 def test_columns_are_found_or_named(tmp_path: Path) -> None:
     columns = {"image": [b"a"], "mask": [b"m"], "label": [0], "kind": [1]}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
@@ -177,8 +233,98 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
         "name a column of classes, got None. Columns: 'image', 'area'."
     )
     assert error_of(tmp_path / "b.parquet", label="area") == where.format("label") + (
-        f"be class indices in {tmp_path / 'b.parquet'}, got double. Datasets of other classes are "
-        "taken as `HuggingFaceImages`."
+        f"be class indices in {tmp_path / 'b.parquet'}, got double. Files of one source hold whole "
+        "numbers, or all of them texts."
+    )
+
+
+TEXTS = {
+    "texts": pa.string(),
+    "large texts": pa.large_string(),
+    "a dictionary": pa.dictionary(pa.int8(), pa.string()),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_texts_are_classes_in_the_order_of_their_names(tmp_path: Path, kind: str) -> None:
+    """As in a folder per class, and as `HuggingFaceImages` has them."""
+    names = [["tench", "Ärger", "zebra"], ["ant", "tench", "ant"]]
+    for number, labels in enumerate(names):
+        column = pa.array(labels, pa.string()).cast(TEXTS[kind])
+        written(tmp_path / f"{number}.parquet", [b"a", b"b", b"c"], column, row_group_size=2)
+    images = open_shards(tmp_path)
+    assert images.classes == ["ant", "tench", "zebra", "Ärger"]
+    assert images.targets.tolist() == [1, 3, 2, 0, 1, 0]
+    # A part of the shards has other classes, and does not take the index of these.
+    assert open_shards(tmp_path / "1.parquet").classes == ["ant", "tench"]
+    assert open_shards(tmp_path / "1.parquet").targets.tolist() == [0, 1, 0]
+    for again in (open_shards(tmp_path), pickle.loads(pickle.dumps(images))):
+        assert (again.classes, again.targets.tolist()) == (images.classes, [1, 3, 2, 0, 1, 0])
+    given = open_shards(tmp_path, classes=["zebra", "tench", "ant", "Ärger", "owl"])
+    assert given.targets.tolist() == [1, 3, 0, 2, 1, 2]
+    assert given.classes[4] == "owl"
+
+
+def test_texts_without_a_class_are_refused_by_row(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.parquet", [b"a", b"b", b"c"], ["ant", "bee", "bee"])
+    assert error_of(path, classes=["ant", "owl"]) == (
+        f"ParquetShards: `classes` must name every class, and row 1 of {path} is of 'bee', got 2 "
+        "names."
+    )
+    assert error_of(path, classes=["ant", "bee", "ant"]) == (
+        "ParquetShards: `classes` must name each class once, got 'ant' twice."
+    )
+    assert error_of(path, classes="ant") == (
+        "ParquetShards: `classes` must be a list of texts, a name for each class, got 'ant'."
+    )
+    assert error_of(written(tmp_path / "b.parquet", [b"a", b"b"], ["ant", None])) == (
+        f"ParquetShards: `label` must be known for every row of {tmp_path / 'b.parquet'}, got none "
+        "in row 1."
+    )
+    other = written(tmp_path / "c.parquet", [b"a"], [3])
+    way_out = "Files of one source hold whole numbers, or all of them texts."
+    assert error_of([path, other]) == (
+        f"ParquetShards: `label` must be texts, as in the first file, in {other}, got int64. "
+        + way_out
+    )
+    assert error_of([other, path]) == (
+        f"ParquetShards: `label` must be class indices in {path}, got string. {way_out}"
+    )
+
+
+def test_values_in_the_header_of_a_page_may_be_long(tmp_path: Path) -> None:
+    """pyarrow notes the smallest and the largest image there, of up to 4 KB."""
+    images = [np.random.default_rng(n).bytes(1500) for n in range(8)]
+    path = written(tmp_path / "a.parquet", images)
+    assert path.read_bytes().count(max(images)) >= 3
+    assert contents(open_shards(path)) == images
+
+
+def test_rows_that_only_name_their_images_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    """`Dataset.to_parquet` writes the path and no bytes, where the path is a file of this disk."""
+    (tmp_path / "a.jpg").write_bytes(b"an image")
+    dataset = datasets.Dataset.from_dict({"image": [str(tmp_path / "a.jpg")] * 2, "label": [0, 1]})
+    dataset = dataset.cast_column("image", datasets.Image())
+    path = tmp_path / "a.parquet"
+    dataset.to_parquet(path)
+    assert error_of(path) == (
+        f"ParquetShards: no row of {path} holds the bytes of an image in 'image'. Embed the images "
+        "before they are written: `dataset.with_format('arrow').map("
+        "datasets.table.embed_table_storage, batched=True).to_parquet(...)`."
+    )
+    embedded = dataset.with_format("arrow").map(
+        datasets.table.embed_table_storage, batched=True, keep_in_memory=True
+    )
+    embedded.with_format(None).to_parquet(path)
+    assert contents(open_shards(path)) == [b"an image"] * 2
+
+
+def test_a_pointer_of_git_lfs_is_told_from_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 99\n")
+    assert error_of(path) == (
+        f"ParquetShards: {path} is a pointer of Git LFS and not the file. Run `git lfs pull` in "
+        "the clone."
     )
 
 
@@ -260,7 +406,7 @@ def test_the_index_spares_the_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def fail(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("dali_cutmix.sources.parquet.read_page", fail)
+    monkeypatch.setattr("dali_cutmix.sources.parquet.find_rows", fail)
     again = open_shards(path)
     assert again.fingerprint == first.fingerprint
     assert contents(again) == [sample.data for sample in SAMPLES]

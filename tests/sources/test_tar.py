@@ -342,9 +342,14 @@ def test_folder_with_shards_of_several_splits_is_refused(tmp_path: Path) -> None
     numbered(tmp_path / "in-validation-0.tar", [1])
     assert error_of(tmp_path) == (
         "TarShards: `shards` must be shards of one split, and this folder has train, validation, "
-        f"got {str(tmp_path)!r}. Pass a pattern like '{tmp_path}/*train*'."
+        f"got {str(tmp_path)!r}. Pass a pattern like '{tmp_path}/*train*'. To mix splits, pass a "
+        "list of patterns."
     )
     assert contents(open_shards(f"{tmp_path}/*train*.tar")) == expected([0])
+    refused = f"and this pattern matches train, validation, got '{tmp_path}/*.tar'."
+    assert refused in error_of(f"{tmp_path}/*.tar")
+    both = [f"{tmp_path}/*train*.tar", f"{tmp_path}/*valid*.tar"]
+    assert contents(open_shards(both)) == expected([0, 1])
 
 
 def test_class_names_come_from_the_argument_or_a_file_beside_the_shards(shards: Path) -> None:

@@ -136,7 +136,8 @@ def test_folder_gives_the_shards_of_one_split(tmp_path: Path) -> None:
     numbered(tmp_path / "validation-00000-of-00001", [2])
     assert error_of(tmp_path) == (
         "TFRecords: `shards` must be shards of one split, and this folder has train, validation, "
-        f"got {str(tmp_path)!r}. Pass a pattern like '{tmp_path}/*train*'."
+        f"got {str(tmp_path)!r}. Pass a pattern like '{tmp_path}/train-*'. To mix splits, pass a "
+        "list of patterns."
     )
     train = open_shards(f"{tmp_path}/train-?????-of-00002")
     assert contents(train) == [image(0), image(1)]
