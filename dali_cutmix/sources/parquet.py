@@ -90,7 +90,7 @@ class ParquetShards(PackedImages):
         ImportError: pyarrow is missing.
         FileNotFoundError: A shard does not exist, or a pattern matches none.
         OSError: A shard cannot be read, or ``index_dir`` or ``cache_dir`` cannot be written.
-        ValueError: A shard is damaged or has no such columns; a label is missing, or a text has no
+        ValueError: A shard is damaged, has no such columns, or holds the bytes of no image; a label is missing, or a text has no
             name in ``classes``; images are encoded so that none can be read alone; or a folder
             holds several splits.
     """
