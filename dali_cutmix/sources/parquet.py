@@ -90,9 +90,9 @@ class ParquetShards(PackedImages):
         ImportError: pyarrow is missing.
         FileNotFoundError: A shard does not exist, or a pattern matches none.
         OSError: A shard cannot be read, or ``index_dir`` or ``cache_dir`` cannot be written.
-        ValueError: A shard is damaged, has no such columns, or holds the bytes of no image; a label is missing, or a text has no
-            name in ``classes``; images are encoded so that none can be read alone; or a folder
-            holds several splits.
+        ValueError: A shard is damaged, has no such columns, or holds the bytes of no image. A label
+            is missing, or a text has no name in ``classes``. Images are encoded so that none can be
+            read alone. A folder or a pattern has several splits.
     """
 
     def __init__(
