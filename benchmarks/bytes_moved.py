@@ -3,7 +3,8 @@
     python benchmarks/bytes_moved.py --data DIR --out benchmarks/results/DATE_MACHINE_bytes.json
 
 Counted and not timed: every operator's outputs over one epoch, as ``operation_counts.py`` counts
-them, on the folder's own files; what an operator holds only while it works is not seen. The fewest
+them, on the folder's own files; what an operator holds only while it works is not seen. What
+torch blends is known from the size of an image. The fewest
 are: each file once; of each image the pixels of its crop, three bytes each; the resized image; of
 mixing, the pixels that change; and the batch itself.
 """
@@ -47,6 +48,7 @@ def stages_of(name: str, data: Path, batch_size: int) -> dict[str, dict[str, flo
         batch_size: Samples per batch.
     """
     changed: list[float] = []
+    blends = False
     num_images = 0
     settings = {"with_plan": True, "drop_last": False, "num_workers": 2}
     with recording() as recorded, loader_of(name, data, batch_size, **settings) as loader:
@@ -64,6 +66,9 @@ def stages_of(name: str, data: Path, batch_size: int) -> dict[str, dict[str, flo
             stage = STAGE_OF.get(kind) or ("mix" if moved["resize"] else "resize")
         moved[stage] += size
     picture = SIZE * SIZE * 3
+    if changed and blends:
+        # In torch: float32 values of the partner, which stay in the cache, and the blended ones.
+        moved["mix"] += 2 * 4 * picture * num_images
     fewest = {
         "read": describe_files(data, most=10**9)["bytes"],
         "decode and crop": moved["decode and crop"] / num_images,

@@ -34,6 +34,8 @@ class Frame:
         depth: Frames of a clip, or slices of a volume, which are the samples of the graph; 0 where
             samples are images.
         stack: Which frames belong together, in the graph; None where samples are images.
+        blends_last: Whether the loader blends images after they are normalised. `MixUp` leaves
+            pixels as they are then.
     """
 
     size: tuple[int, int]
@@ -46,6 +48,7 @@ class Frame:
     ignored: tuple[tuple[int, ...], ...] = ()
     depth: int = 0
     stack: Stack | None = None
+    blends_last: bool = False
 
     def constant(self, value: np.ndarray, beside: DataNode | None = None) -> DataNode:
         """Return a node with one array for every sample that is here.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -129,9 +129,10 @@ class Chain:
         """Apply the plan, which is of this chain, to pixels; see `Mix`."""
         if not isinstance(plan, ChainPlan):
             refuse("Chain", "plan", "be drawn by Chain", type(plan).__name__)
-        for mix, part in zip(self.mixes, plan.plans, strict=True):
-            sample = mix.operate(sample, part, frame)
-        return sample
+        inner = replace(frame, blends_last=False)
+        for mix, part in zip(self.mixes[:-1], plan.plans, strict=False):
+            sample = mix.operate(sample, part, inner)
+        return self.mixes[-1].operate(sample, plan.plans[-1], frame)
 
 
 def _check_cells(mixes: Sequence[Mix], plans: Sequence[MixPlan]) -> None:

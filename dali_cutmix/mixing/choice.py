@@ -139,7 +139,8 @@ class RandomChoice:
         """Apply the plan, which is of this mix, to pixels; see `Mix`."""
         if not isinstance(plan, ChosenPlan):
             refuse("RandomChoice", "plan", "be drawn by RandomChoice", type(plan).__name__)
-        return self._operate_from(0, sample, plan.choice, plan.plans, plan.blends, frame)
+        to_float = plan.blends and not frame.blends_last
+        return self._operate_from(0, sample, plan.choice, plan.plans, to_float, frame)
 
     def _operate_from(
         self,

@@ -90,6 +90,8 @@ class MixUp:
             num_regions=2,
         )
 
-    def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:
+    def operate(self, sample: Sample, plan: MixPlan, frame: Frame) -> Sample:
         """Apply the plan to pixels; see `Mix`."""
-        return replace(sample, image=blend(sample.image, plan)) if self.prob > 0 else sample
+        if self.prob == 0 or frame.blends_last:
+            return sample
+        return replace(sample, image=blend(sample.image, plan))

@@ -193,6 +193,11 @@ class MixPlan:
             )
 
 
+def has_blends(plan: MixPlan) -> bool:
+    """Tell whether a plan, or a plan that is a part of it, blends images."""
+    return plan.blends or any(map(has_blends, getattr(plan, "plans", None) or ()))
+
+
 def at_position(plan: MixPlan, position: tuple[int, int] | None) -> MixPlan:
     """Return a copy of a plan with the position of its batch; see `MixPlan`."""
     return replace(plan, _position=None if position is None else _Position(*position))

@@ -20,9 +20,10 @@ from dali_cutmix.core.frame import Frame
 from dali_cutmix.core.tree import Structure, as_tensors
 from dali_cutmix.mixing.clipcutmix import plan_of_frames
 from dali_cutmix.mixing.labels import MixedTarget, pair_labels
+from dali_cutmix.mixing.last_blend import blends_last
 from dali_cutmix.mixing.mix import Mix, check_plan, is_weighted, looks, needs_labels
 from dali_cutmix.mixing.paste import without_empty
-from dali_cutmix.mixing.plan import MixPlan, at_position, finished
+from dali_cutmix.mixing.plan import MixPlan, at_position, finished, has_blends
 from dali_cutmix.order.position import Position
 from dali_cutmix.serving import stacks
 from dali_cutmix.serving.replacements import Replacements
@@ -75,6 +76,7 @@ class Batch:
         parts: What was read: the indices, or the frames of clips, or windows of volumes.
         position: Epoch of the batch, and its number in the epoch, each from 0.
         depth: As of `Batches`.
+        blends_last: As of `Batches`.
     """
 
     indices: list[int]
@@ -83,6 +85,7 @@ class Batch:
     parts: list[Any]
     position: tuple[int, int]
     depth: int = 0
+    blends_last: bool = False
 
     def plans_of_tensors(self) -> list[MixPlan | None]:
         """Return the plans with tensors in the place of arrays, and with their position."""
@@ -112,6 +115,7 @@ class Batches:
         structure: Of what a transform and a mix draw, as fed: the same in every batch.
         epoch: The part of an epoch that batches are counted in.
         depth: Frames of a clip or slices of a volume, which are samples of a graph; 0 for images.
+        blends_last: As of `Frame`.
     """
 
     def __init__(
@@ -127,6 +131,7 @@ class Batches:
         self.kind = images.kind
         self.mix: Mix | None = settings.mix if mixes else None
         self.frames = [view.frame for view in settings.views]
+        self.blends_last = False
         self.depth = 0
         if isinstance(images, Stacks):
             self.depth = images.depth(settings.transform)
@@ -147,10 +152,12 @@ class Batches:
         probe = HostDraws(size, 0, 0, 0, 0, 0.0, indices, **known)
         tree, plans = self._draw(probe)
         self.structure = Structure(tree)
-        if any(plan is not None and _blends(plan) for plan in plans):
-            self._check_blends()
-        if plans[0] is not None and settings.takes_volumes:
-            stacks.check_plan_of_volumes(self.mix, plans[0])
+        if (plan := plans[0]) is not None and self.mix is not None:
+            if has_blends(plan):
+                self._check_blends()
+                self.blends_last = not settings.takes_volumes and blends_last(self.mix, plan)
+            if settings.takes_volumes:
+                stacks.check_plan_of_volumes(self.mix, plan)
         self._complete = Structure(_finished(plans)) if self.looks else None
 
     @property
@@ -237,7 +244,7 @@ class Batches:
             are_paths = self._decodable.are_paths(parts)
             trusted = np.array([part in self._replacements.trusted for part in parts])
         labels, position = self._mixed_labels(indices, plans), self._position(number)
-        batch = Batch(indices, labels, plans, parts, position, self.depth)
+        batch = Batch(indices, labels, plans, parts, position, self.depth, self.blends_last)
         return [stored, are_paths, trusted, *masks, *leaves], batch
 
     def complete(self, outputs: Sequence[Any], batch: Batch) -> tuple[Sequence[Any], Batch]:
@@ -398,11 +405,6 @@ class Batches:
         """Return what weights of partners go by: arguments of `HostDraws`."""
         labels = self._images.targets[listed] if self._weighs_classes else None
         return {"labels": labels, "listed": listed}
-
-
-def _blends(plan: MixPlan) -> bool:
-    """Return whether a plan, or a plan that is a part of it, blends images."""
-    return plan.blends or any(map(_blends, getattr(plan, "plans", None) or ()))
 
 
 def _of_each(function: Callable[[MixPlan], T], plans: Sequence[MixPlan | None]) -> tuple[Any, ...]:

@@ -121,6 +121,7 @@ class Graph:
                 on_threads=on_threads,
                 ignored=ignored,
                 stack=stack,
+                blends_last=batches.blends_last,
             )
             sample = view.operate(all_stored, view_drawn, frame, resampler)
             _check_sample(view, sample, masks, settings.needs_matrix)

@@ -25,6 +25,7 @@ from dali_cutmix.annotations.base import Annotation, Shown
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.core.dali import FLOAT, FLOAT16, INT16, INT64, UINT8
 from dali_cutmix.mixing.labels import MixedTarget, dense_target, unmixed_target
+from dali_cutmix.mixing.last_blend import blend_last
 from dali_cutmix.serving.batches import Batch
 from dali_cutmix.serving.settings import ClassForm, LoaderSettings
 from dali_cutmix.serving.stacks import stacked
@@ -105,6 +106,8 @@ class ToTorch:
         for number, view in enumerate(settings.views):
             first, *others = outputs[number * num_outputs : (number + 1) * num_outputs]
             image = take(first)
+            if batch.blends_last and (plan := batch.plans[number]) is not None:
+                blend_last(image, plan, self._to_device)
             if settings.channels_last or settings.takes_volumes:
                 image = image.permute(0, 3, 1, 2)
             if batch.depth:
