@@ -36,6 +36,8 @@ GPU_TARGETS = {"torch": 8.0, "decode": 0.95, "mixing": 0.01}
 OF_CEILING, OF_CPU = 0.97, 0.1
 #: The row behind a comparison of rates. Other work on the machine changes CPU time less.
 BY_CPU = "the same by CPU time"
+#: The variant without a mix.
+UNMIXED = "nothing mixed"
 
 
 def compare(result: dict[str, Any]) -> list[str]:
@@ -165,11 +167,8 @@ def _reading(
         said = f"this loader with CutMix over {what}"
         if key in targets:
             rows += _compared(said, ours, other, targets[key], with_cpu=with_cpu)
-    cost, most = 100 * (1 - ours["median"] / plain[OURS]["median"]), 100 * targets["mixing"]
-    rows.append(_cost("what mixing costs this loader", cost, most))
-    if with_cpu:
-        spent = 100 * (1 - plain[OURS]["cpu_s_per_image"] / ours["cpu_s_per_image"])
-        rows.append(_cost(BY_CPU, spent, most))
+    costs = _costs("what mixing costs this loader", ours, plain[OURS], 100 * targets["mixing"])
+    rows += costs if with_cpu else costs[:1]
     if PACKED in mixed and HALF_RAW in mixed and "ffcv" in targets:
         said = "this loader, packed to 256 px, over FFCV, half raw at 500 px"
         for how, rates in (("with CutMix", mixed), ("without mixing", plain)):
@@ -220,8 +219,17 @@ def _compared(
     ]
 
 
-def _cost(what: str, cost: float, most: float) -> list[str]:
-    return [what, f"{judged(cost, le, most, 1)} %", f"at most {most:g} %", _verdict(cost <= most)]
+def _costs(what: str, mixed: dict[str, Any], plain: dict[str, Any], most: float) -> list[list[str]]:
+    """Return rows for what mixing costs in percent: of the rate, and of the CPU time."""
+    costs = {
+        what: 1 - mixed["median"] / plain["median"],
+        BY_CPU: 1 - plain["cpu_s_per_image"] / mixed["cpu_s_per_image"],
+    }
+    return [
+        [said, f"{judged(100 * cost, le, most, 1)} %", f"at most {most:g} %", verdict]
+        for said, cost in costs.items()
+        for verdict in [_verdict(100 * cost <= most)]
+    ]
 
 
 def _limit(result: dict[str, Any], mixed: dict[str, dict[str, Any]]) -> list[str]:
@@ -299,9 +307,25 @@ def variants(result: dict[str, Any]) -> list[str]:
             return "faster"
         return "slower" if row["max"] < first["min"] else ""
 
-    lines = [[row["name"], rate(row), _over(row, first), in_every_turn(row)] for row in ranked]
-    head = ["variant", "images per second", "ratio", "in every turn"]
-    return [*_method(result), "", *table(head, lines)]
+    lines = [
+        [
+            row["name"],
+            rate(row),
+            _over(row, first),
+            in_every_turn(row),
+            f"{1e3 * row['cpu_s_per_image']:.2f}",
+        ]
+        for row in ranked
+    ]
+    head = ["variant", "images per second", "ratio", "in every turn", "CPU ms per image"]
+    of_mix = by_name(rows)
+    costs = []
+    if (plain := of_mix.get(UNMIXED)) is not None and result["method"]["device"] == "cpu":
+        for name, mix, most in ((first["name"], "CutMix", 2), ("MixUp", "MixUp", 6)):
+            if (row := of_mix.get(name)) is not None:
+                costs += _costs(f"what {mix} costs", row, plain, most)
+    compared = ["", *table(["comparison", "ratio", "target", "verdict"], costs)] if costs else []
+    return [*_method(result), "", *table(head, lines), *compared]
 
 
 def before_after(result: dict[str, Any]) -> list[str]:

@@ -97,20 +97,28 @@ def test_packed_images_are_compared_with_half_raw_ones_and_not_with_this_loader_
 def test_a_variant_is_called_faster_only_where_every_turn_was(
     render: ModuleType, tmp_path: Path
 ) -> None:
-    def row(name: str, rates: list[float]) -> dict[str, Any]:
+    def row(name: str, rates: list[float], cpu: float = 0.002) -> dict[str, Any]:
         spread = {"median": rates[1], "min": rates[0], "max": rates[2]}
-        return {"name": name, "mix": "cutmix", "rates": rates, **spread}
+        return {"name": name, "mix": "cutmix", "rates": rates, "cpu_s_per_image": cpu, **spread}
 
     rows = [row("as it is", [90, 100, 110]), row("a", [105, 120, 130]), row("b", [111, 115, 120])]
     rows += [row("c", [50, 60, 89]), row("d", [50, 60, 91])]
+    rows += [row("nothing mixed", [90, 101, 120], 0.0019), row("MixUp", [80, 98, 99], 0.0025)]
     data = {"num_files": 10, "mean_bytes": 1000}
     method = {"data": data, "size": 224, "batch_size": 64, "threads": 2, "repeats": 3, "seconds": 1}
     write(tmp_path, "variants", result("variants", rows, **method))
     text = text_of(render, tmp_path)
-    assert "| a | 120 (105 to 130) | 1.20 |  |" in text
-    assert "| b | 115 (111 to 120) | 1.15 | faster |" in text
-    assert "| c | 60 (50 to 89) | 0.60 | slower |" in text
-    assert "| d | 60 (50 to 91) | 0.60 |  |" in text
+    assert "| a | 120 (105 to 130) | 1.20 |  | 2.00 |" in text
+    assert "| b | 115 (111 to 120) | 1.15 | faster | 2.00 |" in text
+    assert "| c | 60 (50 to 89) | 0.60 | slower | 2.00 |" in text
+    assert "| d | 60 (50 to 91) | 0.60 |  | 2.00 |" in text
+    start = text.index("| what CutMix costs")
+    assert text[start:].splitlines()[:4] == [
+        "| what CutMix costs | 1.0 % | at most 2 % | met |",
+        "| the same by CPU time | 5.0 % | at most 2 % | missed |",
+        "| what MixUp costs | 3.0 % | at most 6 % | met |",
+        "| the same by CPU time | 24.0 % | at most 6 % | missed |",
+    ]
 
 
 def test_mixes_are_listed_with_what_they_cost_next_to_the_first(
