@@ -63,7 +63,7 @@ def blend_last(
     partner, share = to_device(plan.source[:, 1]), to_device(plan.weight[:, 1:])
     values = images.view(len(partner), -1)
     num_values = len(values) * values.shape[1] if images.is_cuda else BLENDED_AT_ONCE
-    for part in values.split(max(1, num_values // len(values)), dim=1):
+    for part in torch.split(values, max(1, num_values // len(values)), dim=1):
         of_partner = part.index_select(0, partner)
         if part.dtype == torch.float32:
             part.lerp_(of_partner, share)
