@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -27,9 +28,10 @@ def run_program(command: list[object], num_ranks: int, out: Path) -> list[dict[s
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(num_ranks)]
 
 
-def run(command: list[object]) -> None:
+def run(command: list[object], **environment: str) -> None:
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -152,3 +154,27 @@ def test_accelerate_ranks_get_the_batches_of_their_shards_and_gather_each_sample
         assert found["first"]["synced"] == [False, True, True]
         assert found["straight"]["synced"] == found["first"]["synced"]
         assert torch.equal(found["resumed"]["weights"], found["straight"]["weights"])
+
+
+@pytest.mark.full  # minutes on a busy machine, of which Ray takes most
+def test_ray_workers_get_the_pixels_of_their_shards_and_equal_weights_also_after_an_error(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    """Workers that raise behind the fourth of six steps are replaced, and resume from there.
+
+    ``test_ray_imagenet.py`` has what becomes of workers that are killed.
+    """
+    pytest.importorskip("ray.train", reason="Ray Train is not for this Python")
+    ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+    run([TRAINERS / "ray_workers.py", photo_folder, tmp_path], **ray)
+    first, second = (
+        [torch.load(tmp_path / f"{attempt}-{rank}.pt", weights_only=True) for rank in (0, 1)]
+        for attempt in ("first", "second")
+    )
+    for rank in (0, 1):
+        expected = alone(photo_folder, 4, rank, 2)
+        assert_same(first[rank]["batches"], expected[:4])
+        # The last checkpoint may be one step behind the failure, which is not waited for.
+        assert len(second[rank]["batches"]) in (2, 3)
+        assert_same(second[rank]["batches"], expected[-len(second[rank]["batches"]) :])
+    assert torch.equal(second[0]["weights"], second[1]["weights"])

@@ -213,7 +213,7 @@ def test_ray_example_runs(
 ) -> None:
     """In this process, which Ray calls its local mode.
 
-    ``test_ray_imagenet.py`` has Ray's workers.
+    ``test_trainers_ranks.py`` and ``test_ray_imagenet.py`` have Ray's workers.
     """
     pytest.importorskip("ray.train", reason="Ray Train is not for this Python")
     from ray.train import ScalingConfig
