@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.checks import local_path
+from dali_cutmix.core.checks import local_path, refuse
 from dali_cutmix.core.dali import DataNode, fn, merge, split
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.trouble import is_of_machine, patiently
@@ -99,7 +99,12 @@ def _from_path(path: str) -> StoredImages:
         return _from_report(path)
     if path.lower().endswith(_LISTS):
         return FileList.from_file(path)
-    return _from_shards([path]) if _is_shard(path) else FileList.from_folder(path)
+    if _is_shard(path):
+        return _from_shards([path])
+    if "*" in path or "?" in path:
+        kinds = "'train-*.tar', 'train-*.parquet' or 'train-*-of-*'"
+        refuse(WHERE, "source", f"end as its shards do, as in {kinds}", path)
+    return FileList.from_folder(path)
 
 
 def _images_in(path: str) -> list[str]:

@@ -173,11 +173,16 @@ def _refuse_several_splits(where: str, plain: str, shards: Sequence[str]) -> Non
 
 
 def _split_of(shard: str) -> Iterator[tuple[str, str]]:
-    """Yield the split in a shard's name and a pattern for the split, or nothing."""
+    """Yield the split in a shard's name and a pattern for the split, or nothing.
+
+    The pattern ends as the shard does, so that `DataLoader` knows the kind of the shards.
+    """
     folder, slash, name = shard.rpartition("/")
-    if part := _PART.match(name):
-        yield part[1].lower(), f"{folder}{slash}{part[1]}-*"
+    part = _PART.match(name)
+    ending = os.path.splitext(name[part.end() :] if part else name)[1]
+    if part:
+        yield part[1].lower(), f"{folder}{slash}{part[1]}-*{ending or '-of-*'}"
     elif word := _SPLIT.search(name):
-        yield word[1].lower(), f"{folder}{slash}*{word[1]}*"
+        yield word[1].lower(), f"{folder}{slash}*{word[1]}*{ending}"
     elif word := _SPLIT.search(folder.rpartition("/")[2]):
-        yield word[1].lower(), f"{folder}{slash}*"
+        yield word[1].lower(), f"{folder}{slash}*{ending}"

@@ -189,7 +189,8 @@ def test_splits_are_never_mixed_without_a_word(tmp_path: Path, other: str) -> No
     names = [f"data/{split}-00000-of-00001-ab12.parquet" for split in ("train", other)]
     root = clone(tmp_path, names)
     splits = ", ".join(sorted(["train", other.lower()]))
-    way_out = f"Pass a pattern like '{root}/data/train-*'. To mix splits, pass a list of patterns."
+    pattern = f"'{root}/data/train-*.parquet'"
+    way_out = f"Pass a pattern like {pattern}. To mix splits, pass a list of patterns."
     rule = "ParquetShards: `shards` must be shards of one split, and this"
     for path in (root, root / "data"):
         message = error_of(path, open_source)
@@ -199,6 +200,10 @@ def test_splits_are_never_mixed_without_a_word(tmp_path: Path, other: str) -> No
             f"{rule} pattern matches {splits}, got '{root}/{pattern}'. {way_out}"
         )
     assert contents(open_source(f"{root}/data/train-*.parquet")) == [b"image 0"]
+    assert error_of(f"{root}/data/train-*", open_source) == (
+        "DataLoader: `source` must end as its shards do, as in 'train-*.tar', 'train-*.parquet' or "
+        f"'train-*-of-*', got '{root}/data/train-*'."
+    )
     assert contents(open_shards([root / "data/train-*", root / f"data/{other}-*"])) == [
         b"image 0",
         b"image 1",
@@ -213,7 +218,7 @@ def test_a_folder_for_each_split_is_asked_for(tmp_path: Path) -> None:
             f" got '{root}'. Pass one of these folders, as in '{root}/x/train'."
         )
     refused = f"and this pattern matches test, train, got '{root}/x/*/*.parquet'. Pass a pattern "
-    assert refused + f"like '{root}/x/train/*'." in error_of(f"{root}/x/*/*.parquet")
+    assert refused + f"like '{root}/x/train/*.parquet'." in error_of(f"{root}/x/*/*.parquet")
     assert contents(open_source(root / "x/train")) == [b"image 1"]
 
 

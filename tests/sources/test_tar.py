@@ -342,8 +342,8 @@ def test_folder_with_shards_of_several_splits_is_refused(tmp_path: Path) -> None
     numbered(tmp_path / "in-validation-0.tar", [1])
     assert error_of(tmp_path) == (
         "TarShards: `shards` must be shards of one split, and this folder has train, validation, "
-        f"got {str(tmp_path)!r}. Pass a pattern like '{tmp_path}/*train*'. To mix splits, pass a "
-        "list of patterns."
+        f"got {str(tmp_path)!r}. Pass a pattern like '{tmp_path}/*train*.tar'. To mix splits, pass "
+        "a list of patterns."
     )
     assert contents(open_shards(f"{tmp_path}/*train*.tar")) == expected([0])
     refused = f"and this pattern matches train, validation, got '{tmp_path}/*.tar'."

@@ -17,6 +17,7 @@ from nvidia.dali import tfrecord as dali_tfrecord
 
 from dali_cutmix.core.dali import Pipeline, fn
 from dali_cutmix.sources import tfrecord
+from dali_cutmix.sources.open import open_source
 from dali_cutmix.sources.tfrecord import TFRecords
 from records import example, framed, masked_crc, write_records
 
@@ -136,9 +137,10 @@ def test_folder_gives_the_shards_of_one_split(tmp_path: Path) -> None:
     numbered(tmp_path / "validation-00000-of-00001", [2])
     assert error_of(tmp_path) == (
         "TFRecords: `shards` must be shards of one split, and this folder has train, validation, "
-        f"got {str(tmp_path)!r}. Pass a pattern like '{tmp_path}/train-*'. To mix splits, pass a "
-        "list of patterns."
+        f"got {str(tmp_path)!r}. Pass a pattern like '{tmp_path}/train-*-of-*'. To mix splits, "
+        "pass a list of patterns."
     )
+    assert contents(open_source(f"{tmp_path}/train-*-of-*")) == [image(0), image(1)]
     train = open_shards(f"{tmp_path}/train-?????-of-00002")
     assert contents(train) == [image(0), image(1)]
 
