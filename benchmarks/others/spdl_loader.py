@@ -43,6 +43,8 @@ class _Spdl:
         self._mix = batch_mix(work)
         self._mean = torch.tensor(MEAN, device=work.device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(STD, device=work.device).view(1, 3, 1, 1) * 255
+        # Here an error says what is missing; a pipeline leaves out what fails.
+        self._decode(self._samples[:1])
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         import spdl.io
