@@ -165,6 +165,12 @@ def count_on_gpu(name: str, data: Path, batch_size: int) -> int:
                 next(iter(loader))
         except DefinedError as defined:
             kinds = kinds_on_gpu(defined.args[0])
+        else:
+            raise RuntimeError(
+                f"count_on_gpu: the loader {name!r} defined no graph before its first batch, so "
+                "that no operator was counted. The graph's outputs are taken from "
+                "`Pipeline.set_outputs`; look there after a change of DALI or of the loader."
+            )
     return sum(count for kind, count in kinds.items() if kind not in _WITHOUT_KERNEL)
 
 

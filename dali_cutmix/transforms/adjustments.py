@@ -26,9 +26,14 @@ from dali_cutmix.transforms.color_ops import (
     adjust_sharpness,
     gaussian_blur,
     ring_of_each,
-    solarize_and_posterize,
 )
-from dali_cutmix.transforms.tables import autocontrast, equalize
+from dali_cutmix.transforms.tables import (
+    autocontrast,
+    change_levels,
+    equalize,
+    posterize_code,
+    solarize_code,
+)
 
 
 class _Adjustment:
@@ -94,7 +99,7 @@ class RandomSolarize(_Adjustment):
             refuse("RandomSolarize", "threshold", "be a level in [0, 256]", self.threshold)
 
     def _change(self, image: DataNode, frame: Frame) -> DataNode:
-        return _with_levels(image, frame, threshold=ceil(self.threshold))
+        return change_levels(image, frame.constant(solarize_code(ceil(self.threshold))))
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class RandomPosterize(_Adjustment):
             refuse("RandomPosterize", "bits", "be a whole number from 0 to 8", self.bits)
 
     def _change(self, image: DataNode, frame: Frame) -> DataNode:
-        return _with_levels(image, frame, mask=255 >> (8 - self.bits) << (8 - self.bits))
+        return change_levels(image, frame.constant(posterize_code(self.bits)))
 
 
 @dataclass(frozen=True)
@@ -336,8 +341,3 @@ class Lighting:
         if image.device == "gpu":
             plan = plan.gpu()
         return replace(sample, image=fn.cast(image + plan, dtype=UINT8))
-
-
-def _with_levels(image: DataNode, frame: Frame, threshold: int = 256, mask: int = 255) -> DataNode:
-    levels = frame.constant(np.int32(threshold)), frame.constant(np.uint8(mask))
-    return solarize_and_posterize(image, *levels)

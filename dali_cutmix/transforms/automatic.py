@@ -18,6 +18,7 @@ from dali_cutmix.transforms.operations import (
     OperationPlan,
     levels,
     operate,
+    operate_in_turn,
     plan_operations,
 )
 from dali_cutmix.transforms.policies import POLICIES
@@ -108,9 +109,7 @@ class RandAugment:
 
     def operate(self, sample: Sample, plan: tuple[OperationPlan, ...], frame: Frame, /) -> Sample:
         """See `Augmentation`."""
-        for turn_plan in plan:
-            sample = operate(sample, OPERATIONS, turn_plan, frame, self.interpolation, self.fill)
-        return sample
+        return operate_in_turn(sample, OPERATIONS, plan, frame, self.interpolation, self.fill)
 
 
 @dataclass(frozen=True)

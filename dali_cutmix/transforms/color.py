@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf as INFINITY
 from typing import Any, ClassVar
@@ -60,13 +60,12 @@ class JitterStep:
     operand: Any = None
 
 
-def _step(name: str, is_here: np.ndarray, number: np.ndarray) -> JitterStep:
-    """Return a step of numbers that samples take where ``is_here``."""
-    number = np.where(is_here, number, np.float32(name != "hue"))
-    if name == "contrast":
-        return JitterStep(name, is_here, number, 1 - number)
-    matrix_of = {"saturation": saturation_matrix, "hue": hue_matrix}.get(name)
-    return JitterStep(name, is_here, number, None if matrix_of is None else matrix_of(number))
+#: By adjustment what makes `JitterStep.operand` of numbers.
+_OPERANDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "contrast": lambda factor: 1 - factor,
+    "saturation": saturation_matrix,
+    "hue": hue_matrix,
+}
 
 
 def _word(names: Sequence[str]) -> tuple[str, ...]:
@@ -142,13 +141,22 @@ class ColorJitter:
         order = draws.uniform("order", [num]).argsort(axis=1)
         low, high = np.array(list(self.ranges.values())).T
         numbers = (low + shares * (high - low)).astype(np.float32)
+        # The last row is of a sample that takes no step.
+        numbers = np.vstack([numbers, [np.float32(name != "hue") for name in names]])
+        operands = {
+            name: _OPERANDS[name](numbers[:, index])
+            for index, name in enumerate(names)
+            if name in _OPERANDS
+        }
         steps, num_taken = [], np.zeros(len(order), int)
         samples = np.arange(len(order))
         for name in _word([name for name in _BY_COST if name in names]):
             index = names.index(name)
             is_next = order[samples, np.minimum(num_taken, num - 1)] == index
             is_here = is_next & (num_taken < num)
-            steps.append(_step(name, is_here, numbers[:, index]))
+            row = np.where(is_here, samples, -1)
+            operand = operands[name][row] if name in operands else None
+            steps.append(JitterStep(name, is_here, numbers[row, index], operand))
             num_taken += is_here
         return tuple(steps)
 

@@ -35,9 +35,6 @@ TRUNCATE = -0.4999
 #: Weights of a 3 x 3 mean, five times as much for the centre. Source: Pillow's ``SMOOTH``.
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
-#: Bits that invert a level by exclusive or.
-_INVERT = types.Constant(255, dtype=UINT8)
-
 #: Factor of a level on its way through torchvision's [0, 1] and back to bytes, when hue turns.
 _TO_LEVELS = 255.999 / 255
 
@@ -218,30 +215,16 @@ def hue_matrix(turn: np.ndarray) -> np.ndarray:
     return (_TO_LEVELS * matrix).astype(np.float32)
 
 
-def solarize_and_posterize(image: DataNode, threshold: DataNode, mask: DataNode) -> DataNode:
-    """Invert levels from a threshold on, then keep some bits of each level.
-
-    Bit-identical to torchvision's ``solarize``, ``invert`` (with a threshold of 0) and
-    ``posterize`` (with a threshold of 256).
-
-    Args:
-        image: ``[height, width, 3]`` uint8.
-        threshold: Level in [0, 256] from which on levels are inverted. Scalar int32.
-        mask: Bits that are kept; 255 keeps all. Scalar uint8.
-    """
-    return (image ^ ((image >= threshold) * _INVERT)) & mask
-
-
 def blend_all(image: DataNode, other: DataNode, matrix: DataNode, rest: DataNode) -> DataNode:
-    """Blend each image with another one of its own, and with that one's mean level.
+    """Blend each image with another one of its own, and with that one's mean levels.
 
     Args:
         image: ``[height, width, 3]`` uint8.
         other: As ``image``.
         matrix: Map of ``image`` and ``other`` to levels: ``[3, 6]`` float32, CPU.
-        rest: Share of the mean level of ``other``. Scalar float32, CPU.
+        rest: Share of the mean levels of ``other``, one for each channel. Scalar float32, CPU.
     """
-    mean = fn.reductions.mean(other, axes=[0, 1, 2], keep_dims=True, dtype=FLOAT)
+    mean = fn.reductions.mean(other, axes=[0, 1], keep_dims=True, dtype=FLOAT)
     both = fn.cat(image, other, axis=2)
     own = fn.coord_transform(both, M=matrix, T=TRUNCATE, dtype=FLOAT)
     return fn.cast(own + mean * rest, dtype=UINT8)

@@ -3,11 +3,13 @@
 The host chooses. The graph splits the batch by kinds of operations, so that each operator sees only
 the samples that need the operator. Splitting moves no pixel, and a sample that takes no operation
 stays as it is.
+
+On a GPU, operations of few operators run on all samples instead: see `_operate_on_all`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,21 +20,23 @@ import torch
 from dali_cutmix.core.dali import FLOAT, DataNode, fn, math, merge, split
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.transforms.affine import WARPS, Interpolation, matrices, warp
+from dali_cutmix.transforms.blends import BlendPlan, blended, plan_blends
 from dali_cutmix.transforms.color_ops import (
     adjust_brightness,
     adjust_contrast,
     adjust_saturation,
     adjust_sharpness,
-    blend_all,
-    gray_channels,
-    inner,
     ring,
     ring_of_each,
-    smooth,
-    solarize_and_posterize,
 )
 from dali_cutmix.transforms.moves import follow_warp
-from dali_cutmix.transforms.tables import autocontrast, equalize
+from dali_cutmix.transforms.tables import (
+    autocontrast,
+    change_levels,
+    equalize,
+    posterize_code,
+    solarize_code,
+)
 from dali_cutmix.transforms.warps import colour_of
 
 
@@ -53,6 +57,9 @@ class Kind(NamedTuple):
 #: Type and place of torch's numbers, whatever the process's defaults are.
 _FLOATS: Any = {"dtype": torch.float32, "device": "cpu"}
 
+#: Operations that change a level by a fixed rule, whatever the other pixels are.
+_LEVELS = ("Posterize", "Solarize", "Invert")
+
 #: Every kind. `OperationPlan.kind` is an index of this list.
 _KINDS = (
     Kind(("Identity",), lambda image: image),
@@ -62,9 +69,10 @@ _KINDS = (
     Kind(("Color",), adjust_saturation, ("factor",)),
     Kind(("Contrast",), adjust_contrast, ("factor",)),
     Kind(("Sharpness",), adjust_sharpness, ("factor",)),
-    Kind(("Posterize", "Solarize", "Invert"), solarize_and_posterize, ("threshold", "mask")),
-    Kind(("AutoContrast",), autocontrast),
+    Kind(_LEVELS, change_levels, ("code",)),
     Kind(("Equalize",), equalize),
+    # Last, so that a turn can do the next one's too: see `operate_in_turn`.
+    Kind(("AutoContrast",), autocontrast),
 )
 _INDEX = {name: index for index, kind in enumerate(_KINDS) for name in kind.names}
 
@@ -101,8 +109,7 @@ class OperationPlan:
             per sample.
         share: Shift as a share of the sides, where sizes vary: ``[2]`` float32 (x, y) per sample.
         factor: Share of the image itself, at least 0: scalar float32 per sample.
-        threshold: Level in [0, 256] from which on levels are inverted: scalar int32 per sample.
-        mask: Bits of a level that are kept: scalar uint8 per sample.
+        code: What `change_levels` does to levels: scalar uint16 per sample.
         blend: What a GPU reads in the place of ``factor``; None where no operation has a factor.
     """
 
@@ -111,28 +118,8 @@ class OperationPlan:
     pivot: Any = None
     share: Any = None
     factor: Any = None
-    threshold: Any = None
-    mask: Any = None
+    code: Any = None
     blend: BlendPlan | None = None
-
-
-@dataclass(frozen=True)
-class BlendPlan:
-    """Say how each sample is blended with another image of its own, for `blend_all`.
-
-    Attributes:
-        is_blended: Whether a sample is blended at all: scalar bool per sample.
-        is_gray: Whether the other image is the gray one: scalar bool per sample.
-        is_smooth: Whether the other image is the smooth one: scalar bool per sample.
-        matrix: Map of both images to levels: ``[3, 6]`` float32 per sample.
-        rest: Share of the other image's mean level: scalar float32 per sample.
-    """
-
-    is_blended: Any
-    is_gray: Any
-    is_smooth: Any
-    matrix: Any
-    rest: Any
 
 
 def levels(num_bins: int, size: tuple[int, int], *, wide: bool) -> dict[str, np.ndarray]:
@@ -221,41 +208,16 @@ def plan_operations(
     if "factor" in fields:
         is_blend = np.isin(kind, [_INDEX[name] for name in _BLENDS])
         numbers["factor"] = np.where(is_blend, 1 + level, 1.0).astype(np.float32)
-        blend = _plan_blends(numbers["factor"], is_blend, is_chosen)
-    if "threshold" in fields:
+        blend = plan_blends(numbers["factor"], is_chosen)
+    if "code" in fields:
         is_solarize, is_invert, is_posterize = (
             is_chosen.get(name, nowhere) for name in ("Solarize", "Invert", "Posterize")
         )
         threshold = np.where(is_solarize, np.ceil((255 * level).astype(np.float32)), 256)
-        numbers["threshold"] = np.where(is_invert, 0, threshold).astype(np.int32)
-        dropped = np.where(is_posterize, 8 - np.trunc(level), 0).astype(np.int32)
-        numbers["mask"] = (255 >> dropped << dropped).astype(np.uint8)
+        threshold = np.where(is_invert, 0, threshold)
+        bits = np.where(is_posterize, np.trunc(level), 8)
+        numbers["code"] = np.where(is_posterize, posterize_code(bits), solarize_code(threshold))
     return OperationPlan(kind, **numbers, blend=blend)
-
-
-def _plan_blends(
-    factor: np.ndarray, is_blended: np.ndarray, is_chosen: Mapping[str, np.ndarray]
-) -> BlendPlan:
-    """Return how samples are blended.
-
-    Args:
-        factor: Share of the image itself: ``[B]`` float32.
-        is_blended: Whether a sample is blended at all: ``[B]`` bool.
-        is_chosen: Whether a sample takes an operation, by the operation's name: ``[B]`` bool each.
-    """
-    nowhere = np.zeros(len(factor), bool)
-    is_color, is_contrast, is_sharpness = (
-        is_chosen.get(name, nowhere) for name in ("Color", "Contrast", "Sharpness")
-    )
-    rest = 1 - factor
-    shares = np.stack([factor, np.where(is_color | is_sharpness, rest, 0)], axis=1)
-    return BlendPlan(
-        is_blended,
-        is_color | is_contrast,
-        is_sharpness,
-        np.einsum("bk,ij->bikj", shares, np.eye(3, dtype=np.float32)).reshape(-1, 3, 6),
-        np.where(is_contrast, rest, np.float32(0)),
-    )
 
 
 def operate(
@@ -265,6 +227,7 @@ def operate(
     frame: Frame,
     interpolation: Interpolation = "nearest",
     fill: float | Sequence[float] = 0,
+    is_stretched: DataNode | None = None,
 ) -> Sample:
     """Apply one operation to each sample.
 
@@ -275,22 +238,20 @@ def operate(
         frame: Of these samples.
         interpolation: How shears and turns make a pixel; see `warp`.
         fill: Level, or levels R, G, B, of pixels from outside.
+        is_stretched: Whether a sample takes ``"AutoContrast"`` behind its operation: scalar bool
+            per sample, CPU. None: no sample.
     """
     image = sample.image
-    on_gpu = image.device == "gpu"
     if plan.share is not None:
         plan = replace(plan, matrix=_matrix_of_each(image, plan))
-    kinds = {_INDEX[name] for name in names} - {0}
-    if on_gpu and plan.matrix is not None:
-        # All samples, those that do not move by a neutral map: to split a batch takes longer.
-        image = warp(image, plan.matrix, interpolation, colour_of(fill), frame)
-        kinds -= {_INDEX[name] for name in WARPS}
-    if on_gpu and plan.blend is not None and not frame.varies:
-        image = blended(image, plan.blend, frame)
-        kinds -= {_INDEX[name] for name in _BLENDS}
-    for index in sorted(kinds):
+    left = [name for name in names if name != "Identity"]
+    if image.device == "gpu":
+        image, left = _operate_on_all(image, left, plan, frame, interpolation, fill)
+    for index in sorted({_INDEX[name] for name in left}):
         kind = _KINDS[index]
         is_chosen = plan.kind == index
+        if kind.operate is autocontrast and is_stretched is not None:
+            is_chosen = is_chosen | is_stretched
         numbers = {field: getattr(plan, field) for field in kind.fields}
         function = kind.operate
         if function is adjust_sharpness:
@@ -309,26 +270,61 @@ def operate(
     return follow_warp(sample, image, plan.matrix, frame)
 
 
-def blended(image: DataNode, plan: BlendPlan, frame: Frame) -> DataNode:
-    """Blend the samples that take a factor, whatever with, by one chain of operators.
+def operate_in_turn(
+    sample: Sample,
+    names: Sequence[str],
+    plans: Sequence[OperationPlan],
+    frame: Frame,
+    interpolation: Interpolation = "nearest",
+    fill: float | Sequence[float] = 0,
+) -> Sample:
+    """Apply one operation of each plan, in turn.
 
-    A GPU runs this chain. The CPU runs an operator for each name, which takes less time there.
+    The last two turns share one autocontrast, behind the other operations of the first of both. No
+    pixel differs: what a sample takes stays in order, and to stretch levels again changes nothing.
 
     Args:
-        image: ``[height, width, 3]`` uint8 per sample.
-        plan: The plan of `plan_operations`.
-        frame: Of these images, which have one size.
+        sample, names, frame, interpolation, fill: As of `operate`.
+        plans: As of `operate`, for each turn.
     """
-    gray, others = split(image, plan.is_gray)
-    other = merge(gray_channels(gray), others, plan.is_gray)
-    if min(frame.size) > 2:  # else there is nothing inside of the outermost ring
-        sharp, others = split(image, plan.is_smooth)
-        kernel, corner = (split(node, plan.is_smooth)[0] for node in inner(image, frame))
-        others = split(other, plan.is_smooth)[1]
-        other = merge(smooth(sharp, kernel, corner, frame.size), others, plan.is_smooth)
-    part, others = split(image, plan.is_blended)
-    inputs = (split(node, plan.is_blended)[0] for node in (other, plan.matrix, plan.rest))
-    return merge(blend_all(part, *inputs), others, plan.is_blended)
+    settings = frame, interpolation, fill
+    is_stretched = None
+    for number, plan in enumerate(plans):
+        if number == len(plans) - 2:
+            is_stretched = plans[-1].kind == _INDEX["AutoContrast"]
+        elif is_stretched is not None:
+            names = [name for name in names if name != "AutoContrast"]
+        sample = operate(sample, names, plan, *settings, is_stretched)
+    return sample
+
+
+def _operate_on_all(
+    image: DataNode,
+    names: Sequence[str],
+    plan: OperationPlan,
+    frame: Frame,
+    interpolation: Interpolation,
+    fill: float | Sequence[float],
+) -> tuple[DataNode, list[str]]:
+    """Apply operations of few operators on a GPU, with neutral numbers for other samples.
+
+    To split a batch takes the host longer than to start an operator for all samples. The GPU does
+    more work instead. Autocontrast and equalize move more bytes than all others, and stay apart.
+
+    Returns:
+        The images, and the names of the operations that are left.
+    """
+    done: set[str] = set()
+    if plan.matrix is not None:
+        image = warp(image, plan.matrix, interpolation, colour_of(fill), frame)
+        done.update(WARPS)
+    if plan.blend is not None and not frame.varies:
+        image = blended(image, plan.blend, frame)
+        done.update(_BLENDS)
+    if plan.code is not None:
+        image = change_levels(image, plan.code)
+        done.update(_LEVELS)
+    return image, [name for name in names if name not in done]
 
 
 def _matrix_of_each(image: DataNode, plan: OperationPlan) -> DataNode:

@@ -2,7 +2,7 @@
 
 A table of DALI is fixed when a graph is made, has up to 65,536 entries, and is the same for all
 samples. So it holds many tables, one behind another, and the key of a pixel is its level plus where
-the table of its channel begins.
+the table of its channel begins. Where tables begin at multiples of 256, an exclusive or adds too.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from functools import cache
 
 import numpy as np
 
-from dali_cutmix.core.dali import INT32, UINT8, UINT16, DataNode, fn, types
+from dali_cutmix.core.dali import INT32, UINT8, UINT16, DataNode, fn, math, types
 
 #: Entries of a table of DALI.
 _MOST = 65_536
 
 #: Bits that invert a level by exclusive or.
 _INVERT = types.Constant(255, dtype=UINT8)
+
+#: Rows of `_level_tables` that solarize. Rows that posterize are behind.
+_NUM_SOLARIZED = 129
 
 #: Tables of `equalize` for steps of 1, 2 and 3 pixels, and of more.
 _PER_STEP = (104, 58, 36, 56)
@@ -55,8 +58,49 @@ def equalize(image: DataNode) -> DataNode:
     is_other = fn.reinterpret(image != top, dtype=UINT8)
     others = fn.reductions.sum(is_other, axes=[0, 1], keep_dims=True)
     begin = _look_up(others, begins, INT32, default=int(begins[-1]))
-    spread = _look_up(inverted + begin, tables.ravel(), UINT8)
-    return spread + image * (others < 255)
+    # The level itself is the larger number only where the image stays.
+    return _look_up(math.max(inverted + begin, image), tables.ravel(), UINT8)
+
+
+def change_levels(image: DataNode, code: DataNode) -> DataNode:
+    """Solarize, invert or posterize, as torchvision bit for bit.
+
+    Args:
+        image: ``[height, width, 3]`` uint8 per sample, CPU or GPU.
+        code: Of `solarize_code` or `posterize_code`. Scalar uint16, CPU.
+    """
+    return _look_up(image ^ code, _level_tables().ravel(), UINT8)
+
+
+def solarize_code(threshold: np.ndarray | int) -> np.ndarray:
+    """Say by a number for `change_levels` to invert levels from a threshold on.
+
+    The number is 256 times the row of a table, and 255 more where levels are inverted before they
+    are looked up. For inverted levels, a threshold ``t`` is what ``256 - t`` is for others. So 129
+    rows do for 257 thresholds, and leave space for `posterize_code`.
+
+    Args:
+        threshold: Level in [0, 256]; 0 inverts all, and 256 none: ``[...]`` whole numbers.
+
+    Returns:
+        ``[...]`` uint16.
+    """
+    is_inverted = threshold > 128
+    row = np.where(is_inverted, 256 - threshold, threshold)
+    return np.asarray(256 * row + 255 * is_inverted, np.uint16)
+
+
+def posterize_code(bits: np.ndarray | int) -> np.ndarray:
+    """Say by a number for `change_levels` how many bits of a level to keep.
+
+    Args:
+        bits: The highest bits, in [0, 8]; 0 makes black, and 8 changes nothing: ``[...]`` whole
+            numbers.
+
+    Returns:
+        ``[...]`` uint16.
+    """
+    return np.asarray(256 * (_NUM_SOLARIZED + bits), np.uint16)
 
 
 def _look_up(
@@ -94,19 +138,30 @@ def _stretches() -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
+def _level_tables() -> np.ndarray:
+    """Return the tables that solarize, and those that posterize: ``[138, 256]`` uint8."""
+    level = np.arange(256)
+    threshold, dropped = np.arange(_NUM_SOLARIZED)[:, None], 8 - np.arange(9)[:, None]
+    solarized = np.where(level < threshold, level, 255 - level)
+    return np.concatenate([solarized, level >> dropped << dropped]).astype(np.uint8)
+
+
+@cache
 def _steps() -> tuple[np.ndarray, np.ndarray]:
     """Return the tables that divide by steps of whole pixels.
 
     Returns:
         By the number of pixels below a channel's highest level, where the table begins: ``[65536]``
-        int64. And the tables, ``[256, 256]`` uint8, by 255 minus DALI's share of those pixels that
-        are below a level. The first table is of less than 255 pixels, and holds zeros.
+        int64; below zero for less than 255 pixels. And the tables, ``[256, 256]`` uint8, by 255
+        minus DALI's share of those pixels that are below a level. The first table changes nothing,
+        and is looked up by levels.
     """
     num = np.arange(255, _MOST)
     step = num // 255
     scale, half = num / (255 * step), (step // 2) / step
     share = 255 - np.arange(256)
     rows, tables = np.zeros(len(num), np.int64), np.zeros((256, 256), np.uint8)
+    tables[0] = np.arange(256)
     first = 1
     for index, count in enumerate(_PER_STEP, start=1):
         is_last = index == len(_PER_STEP)
@@ -122,4 +177,4 @@ def _steps() -> tuple[np.ndarray, np.ndarray]:
             scales, halves = scale[is_here], half[is_here]
             level = share * (scales.min() + scales.max()) / 2 + (halves.min() + halves.max()) / 2
             tables[row] = np.minimum(np.floor(level + 1e-3), 255)
-    return 256 * np.concatenate([np.zeros(255, np.int64), rows]), tables
+    return 256 * np.concatenate([np.full(255, -1), rows]), tables

@@ -34,9 +34,14 @@ from dali_cutmix.transforms.color_ops import (
     adjust_sharpness,
     ring_of_each,
     solarize_add,
-    solarize_and_posterize,
 )
-from dali_cutmix.transforms.tables import autocontrast, equalize
+from dali_cutmix.transforms.tables import (
+    autocontrast,
+    change_levels,
+    equalize,
+    posterize_code,
+    solarize_code,
+)
 from dali_cutmix.transforms.warps import (
     WARP_KERNELS,
     WarpKernel,
@@ -97,8 +102,7 @@ class TimmPlan:
         warp: Turn, shear or shift.
         is_bicubic: Whether to turn, shear or shift by ``"bicubic"``: scalar bool per sample.
         factor: Share of the image itself, at least 0: scalar float32 per sample.
-        threshold: Level in [0, 256] from which on levels are inverted: scalar int32 per sample.
-        mask: Bits of a level that are kept: scalar uint8 per sample.
+        code: What `change_levels` does to levels: scalar uint16 per sample.
         added: What is added to levels below 128: scalar int32 per sample.
         sigma: Standard deviation of a blur in pixels: scalar float32 per sample.
     """
@@ -107,8 +111,7 @@ class TimmPlan:
     warp: WarpPlan | None = None
     is_bicubic: Any = None
     factor: Any = None
-    threshold: Any = None
-    mask: Any = None
+    code: Any = None
     added: Any = None
     sigma: Any = None
 
@@ -133,8 +136,8 @@ _KINDS = (
     _Kind(_graded("Sharpness"), ("factor",)),
     _Kind(
         (*_graded("Posterize"), "PosterizeOriginal", *_graded("Solarize"), "Invert"),
-        ("threshold", "mask"),
-        solarize_and_posterize,
+        ("code",),
+        change_levels,
     ),
     _Kind(("SolarizeAdd",), ("added",), solarize_add),
     _Kind(("AutoContrast",), (), autocontrast),
@@ -228,17 +231,18 @@ class TimmSettings:
             )
             factor = np.where(name == "Desaturate", 1 - np.clip(0.5 + 0.5 * level, 0.5, 1), factor)
             numbers["factor"] = factor.astype(np.float32)
-        if "threshold" in needed:
+        if "code" in needed:
+            is_posterize, is_solarize = (
+                np.char.startswith(name, prefix) for prefix in ("Posterize", "Solarize")
+            )
             bits = np.trunc(level * 4)
             bits = np.where(name == "PosterizeIncreasing", 4 - bits, bits)
             bits = np.where(name == "PosterizeOriginal", bits + 4, bits)
-            dropped = np.where(np.char.startswith(name, "Posterize"), np.maximum(8 - bits, 0), 0)
-            dropped = np.minimum(dropped, 8).astype(np.int32)
-            numbers["mask"] = (255 >> dropped << dropped).astype(np.uint8)
+            bits = np.where(is_posterize, np.clip(bits, 0, 8), 8)
             threshold = np.minimum(256, np.trunc(level * 256))
             threshold = np.where(name == "SolarizeIncreasing", 256 - threshold, threshold)
-            threshold = np.where(np.char.startswith(name, "Solarize"), threshold, 256)
-            numbers["threshold"] = np.where(name == "Invert", 0, threshold).astype(np.int32)
+            threshold = np.where(is_solarize, threshold, np.where(name == "Invert", 0, 256))
+            numbers["code"] = np.where(is_posterize, posterize_code(bits), solarize_code(threshold))
         if "added" in needed:
             numbers["added"] = np.minimum(128, np.trunc(level * 110)).astype(np.int32)
         if "sigma" in needed:

@@ -6,6 +6,7 @@ import copy
 import importlib
 import io
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -158,3 +159,12 @@ def test_calls_into_python_are_counted(guard: ModuleType) -> None:
     calls = [record(guard, define, batches).calls for batches in (3, 5)]
     # The source is asked ahead; for each batch more, both are called once more.
     assert calls[1] - calls[0] == 4
+
+
+def test_a_loader_that_defines_no_graph_is_refused_by_name(
+    guard: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(guard, "loader_of", lambda *_, **__: nullcontext([()]))
+    said = r"count_on_gpu: the loader 'CutMix' defined no graph before its first batch"
+    with pytest.raises(RuntimeError, match=said):
+        guard.count_on_gpu("CutMix", tmp_path, 8)

@@ -39,12 +39,13 @@ from dali_cutmix.core.frame import Sample
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.transforms import color_ops, tables
 from dali_cutmix.transforms.affine import WARPS
+from dali_cutmix.transforms.blends import blended
 from dali_cutmix.transforms.operations import (
     OPERATIONS,
     SIGNED,
-    blended,
     levels,
     operate,
+    operate_in_turn,
     plan_operations,
 )
 from dali_cutmix.transforms.policies import POLICIES
@@ -412,6 +413,56 @@ def test_what_is_neutral_leaves_every_byte(
         "cpu",
     ):
         np.testing.assert_array_equal(made, images)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("num", [1, 2, 3])
+def test_turns_that_share_an_autocontrast_keep_each_samples_order(
+    num: int, back_end: str, pictures: dict[Any, np.ndarray]
+) -> None:
+    """torchvision's functions, one behind another, make the same bytes of every row of names."""
+    names = ("Identity", "TranslateX", "Posterize", "Solarize", "AutoContrast")
+    strength = dict(zip(names, (0.0, 7.0, 3.0, 0.5, 0.0), strict=True))
+    rows = list(itertools.product(range(len(names)), repeat=num))
+    # Of few levels, of which a stretch makes others.
+    images = np.repeat(pictures[SIZES[0]][:1] // 2 + 40, len(rows), axis=0)
+    plans = tuple(
+        plan_operations(names, chosen, np.array([*strength.values()])[chosen], SIZES[0])
+        for chosen in np.array(rows).T
+    )
+    (found,) = by_graph(
+        lambda image, plan: operate_in_turn(Sample(image), names, plan, Frame(SIZES[0])).image,
+        images,
+        [plans],
+        back_end,
+    )
+    theirs, mode = v2.TrivialAugmentWide(), v2.InterpolationMode("nearest")
+    for row, image, result in zip(rows, images, found, strict=True):
+        wanted = image[None]
+        for name in (names[index] for index in row):
+            wanted = by_torch(
+                theirs._apply_image_or_video_transform, wanted, name, strength[name], mode, {}
+            )
+        assert difference(result, wanted[0]) == (0, 0.0), row
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_every_threshold_and_number_of_bits_makes_torchvisions_levels(back_end: str) -> None:
+    """Of images in which each level is once in every channel."""
+    codes = [tables.solarize_code(threshold) for threshold in range(257)]
+    codes += [tables.posterize_code(bits) for bits in range(9)]
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    image = np.concatenate([image, image[::-1], image.transpose(1, 0, 2)], axis=2)
+    images = np.stack([image] * len(codes))
+    (found,) = by_graph(tables.change_levels, images, [np.array(codes)], back_end)
+    for threshold in range(256):
+        wanted = by_torch(F.solarize, images[:1], threshold)
+        np.testing.assert_array_equal(found[threshold], wanted[0], f"threshold {threshold}")
+    np.testing.assert_array_equal(found[256], image)
+    for bits in range(9):
+        wanted = by_torch(F.posterize, images[:1], bits)
+        np.testing.assert_array_equal(found[257 + bits], wanted[0], f"{bits} bits")
+    np.testing.assert_array_equal(found[0], by_torch(F.invert, images[:1])[0])
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)

@@ -26,6 +26,7 @@ from dali_cutmix.augmentations import (
     TimmAutoAugment,
     TimmRandAugment,
 )
+from dali_cutmix.transforms import tables
 from dali_cutmix.transforms.timm import INCREASING, OPERATIONS
 from steps import applied, draw, same_distribution
 
@@ -141,9 +142,11 @@ def number_of(plan: Any, sample: int) -> tuple[str, Any]:
     if kind in (2, 3, 4, 5):
         return ("Brightness", "Color", "Contrast", "Sharpness")[kind - 2], plan.factor[sample]
     if kind == 6:
-        if plan.mask[sample] != 255:
-            return "Posterize", 8 - (256 - int(plan.mask[sample])).bit_length() + 1
-        threshold = int(plan.threshold[sample])
+        code = plan.code[sample]
+        for bits in range(9):
+            if code == tables.posterize_code(bits):
+                return "Posterize", bits
+        (threshold,) = (t for t in range(257) if tables.solarize_code(t) == code)
         return ("Invert", 0) if threshold == 0 else ("Solarize", threshold)
     if kind == 7:
         return "SolarizeAdd", int(plan.added[sample])
