@@ -309,7 +309,7 @@ def _operate_on_all(
     """Apply operations of few operators on a GPU, with neutral numbers for other samples.
 
     To split a batch takes the host longer than to start an operator for all samples. The GPU does
-    more work instead. Autocontrast and equalize move more bytes than all others, and stay apart.
+    more work instead. Autocontrast and equalize are most of the launches, and stay apart.
 
     Returns:
         The images, and the names of the operations that are left.
