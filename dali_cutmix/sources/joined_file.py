@@ -111,11 +111,16 @@ class JoinedIndex:
         self._is_checked = bytearray(0 if checksums is None else len(checksums))
 
     @classmethod
-    def of(cls, indexes: Sequence[Index], first_label: int) -> JoinedIndex:
-        """Join the indexes of all shards in memory."""
-        spans = np.concatenate([_spans(index) for index in indexes])
-        labels = np.concatenate([index.label for index in indexes]) - first_label
-        return cls(spans, labels, np.array([len(index.offset) for index in indexes]))
+    def of(cls, indexes: Iterable[Index], first_label: int) -> JoinedIndex:
+        """Join the indexes of all shards in memory, with few of them there at a time."""
+        spans, labels = bytearray(), bytearray()  # which grow in place: arrays would be copied
+        counts = []
+        for index in indexes:
+            counts.append(len(index.offset))
+            spans += _spans(index).tobytes()
+            labels += (index.label - first_label).astype(_NUMBER).tobytes()
+        numbers = np.frombuffer(labels, _NUMBER)
+        return cls(np.frombuffer(spans, _SPAN), numbers, np.array(counts, _NUMBER))
 
     @classmethod
     def mapped(cls, path: str, key: str) -> JoinedIndex | None:

@@ -170,7 +170,7 @@ class IndexJoiner:
         return joined
 
     def _in_memory(self, reason: str) -> JoinedIndex:
-        joined = JoinedIndex.of(list(self.indexes.read(progress=self.shows)), self.first_label)
+        joined = JoinedIndex.of(self.indexes.read(progress=self.shows), self.first_label)
         if len(joined) > MOST_PRIVATE:
             megabytes = len(joined) * PER_IMAGE / 1e6
             warnings.warn(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 from typing import Any, BinaryIO, NamedTuple
@@ -29,7 +31,7 @@ _CHUNK = 8 << 20
 _REMOTE_MARKS = 4
 #: Threads. Scans hold the GIL except while they read, so that more threads help slow storage only.
 NUM_SCANS = 4
-#: Shards whose indexes are in memory at a time, to bound the memory.
+#: Shards that are looked at together. The indexes of twice as many are in memory at a time.
 _AT_ONCE = 128
 
 
@@ -94,17 +96,21 @@ class ShardIndexes:
         workers = NUM_REQUESTS if self._files.buckets else NUM_SCANS
         with ThreadPool(workers) as pool, ExitStack() as shown:
             advance: Callable[[int], None] | None = None
-            for first in numbers[::_AT_ONCE]:
+            begun: deque[Index | Future[Index]] = deque()
+            for first in [*numbers[::_AT_ONCE], len(numbers)]:
                 block = numbers[first : first + _AT_ONCE]
                 indexes = self._files.map(self._find, block)
                 missing = [n for n, index in zip(block, indexes, strict=True) if index is None]
                 if missing and advance is None:
                     self._tidy()
                     advance = shown.enter_context(_bar(len(numbers), progress))
-                    advance(first)
-                making = {n: pool.submit(self._make_patiently, n) for n in missing}
+                    advance(first - len(begun))
                 for number, index in zip(block, indexes, strict=True):
-                    yield making[number].result() if index is None else index
+                    begun.append(index or pool.submit(self._make_patiently, number))
+                # The scans of this block have begun, so that no slow shard in front holds them up.
+                while len(begun) > len(block):
+                    index = begun.popleft()
+                    yield index.result() if isinstance(index, Future) else index
                     if advance is not None:
                         advance(1)
 

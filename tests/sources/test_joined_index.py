@@ -12,7 +12,9 @@ import re
 import shutil
 import signal
 import stat
+import threading
 import time
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +28,9 @@ from test_irregular_files import IRREGULAR
 from test_tar import contents, expected, numbered, open_shards, sample, write_tar
 
 from dali_cutmix import DataLoader, EvalTransform, MDSShards, ParquetShards, TarShards, TFRecords
-from dali_cutmix.sources import joined_file, joined_index
-from dali_cutmix.sources.shard_indexes import INDEX_VERSION, ShardIndexes
+from dali_cutmix.sources import joined_file, joined_index, shard_indexes
+from dali_cutmix.sources.joined_file import JoinedIndex
+from dali_cutmix.sources.shard_indexes import INDEX_VERSION, Index, ShardIndexes
 from dali_cutmix.sources.shards import PackedImages
 from records import write_records
 from stored import Sample, mds, of_the_hub, parquet
@@ -316,6 +319,40 @@ def test_an_error_of_a_shard_is_raised_as_that(
             open_shards(shards)
     assert raised.value.filename is None
     assert not list(shards.glob("joined.*"))
+
+
+def test_an_index_in_memory_is_never_there_twice() -> None:
+    def indexes() -> Iterator[Index]:
+        for _ in range(200):
+            yield Index(*np.ones((4, 1000), np.int64))
+
+    tracemalloc.start()
+    try:
+        joined = JoinedIndex.of(indexes(), 0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(joined) == 200_000
+    assert peak < 1.3 * 200_000 * joined_file.PER_IMAGE
+
+
+def test_a_slow_shard_holds_up_no_scan_of_the_next_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards are looked at in blocks, here of two. All of the next block are scanned meanwhile."""
+    monkeypatch.setattr(shard_indexes, "_AT_ONCE", 2)
+    paths = [numbered(tmp_path / f"{n}.tar", [n]) for n in range(6)]
+    scan, scanned = TarShards._scan, threading.Semaphore(0)
+
+    def counted(self: TarShards, file: Any, size: int, shard: str) -> Any:
+        if shard.endswith("/0.tar"):
+            assert all(scanned.acquire(timeout=20) for _ in range(3))
+        else:
+            scanned.release()
+        return scan(self, file, size, shard)
+
+    monkeypatch.setattr(TarShards, "_scan", counted)
+    assert contents(open_shards(paths)) == expected(range(6))
 
 
 @pytest.mark.parametrize("kind", IRREGULAR)
