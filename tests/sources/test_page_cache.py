@@ -142,6 +142,8 @@ def test_a_cache_is_empty_after_a_pickle_and_in_a_fork() -> None:
         process = multiprocessing.get_context("fork").Process(target=use, args=[cache])
         process.start()
         process.join(20)
+        process.kill()
+        process.join()
         assert process.exitcode == 0
     assert cache.get("a", lambda: Blob(3)) == Blob(1)
 
