@@ -11,7 +11,8 @@ Counted per loader on 32 generated files, with equal results on every machine:
 - operators of the same loader's graph on a GPU that start a kernel or more each. The graph is
   defined and not run, so that no GPU is needed;
 - calls from DALI into Python per batch;
-- bytes per image that operators write. Memory that is passed on without a copy does not count.
+- bytes per image that operators write. Memory that is passed on without a copy does not count,
+  nor what torch blends behind the graph.
 
 With ``--instructions``: instructions per image of a loader with CutMix, relative to one without,
 counted by callgrind. This needs ``valgrind``, and depends a little on the processor.
