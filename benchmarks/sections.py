@@ -42,8 +42,9 @@ TRIED = (
     "graph of images that are normalised with deviations of their own; `coord_transform` of six "
     "channels; `resize` of two stacked images; `normalize` with a mean of the image's size; one "
     "arithmetic operator for the whole expression, which DALI 2.4.0 refuses. Each took as long as "
-    "three arithmetic operators, or longer, and these cost 18 to 22 % of the rate. For CutMix: five "
-    "rectangles that do not overlap, in place of an image below its cut, which made no difference."
+    "three arithmetic operators, or longer, and these cost 18 to 22 % of the rate. For CutMix: "
+    "five rectangles that do not overlap, in place of an image below its cut, which made no "
+    "difference."
 )
 #: The variant without a mix.
 UNMIXED = "nothing mixed"

@@ -48,7 +48,8 @@ class PageCache(Generic[P]):
             kept = self._kept = _Kept()
         with kept.lock:
             is_new = key not in kept.pages
-            page = kept.pages[key] = kept.pages.pop(key, None) or Future()  # to the end: used last
+            page = Future() if is_new else kept.pages.pop(key)
+            kept.pages[key] = page  # at the end: used last
         if not is_new:
             return page.result()
         try:

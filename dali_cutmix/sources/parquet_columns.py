@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -94,7 +95,7 @@ def find_rows(file: BinaryIO, chunk: Chunk, most_level: int) -> Iterator[tuple[i
     while left > 0:
         if at >= chunk.end:
             raise DamagedError("a column ends too early")
-        page = parse_header(lambda size, at=at: _read_at(file, at, size))
+        page = parse_header(partial(_read_at, file, at))
         begin = at + page.header_size
         at = begin + page.size
         if not page.has_data:

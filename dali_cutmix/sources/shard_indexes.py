@@ -109,8 +109,8 @@ class ShardIndexes:
                     begun.append(index or pool.submit(self._make_patiently, number))
                 # The scans of this block have begun, so that no slow shard in front holds them up.
                 while len(begun) > len(block):
-                    index = begun.popleft()
-                    yield index.result() if isinstance(index, Future) else index
+                    oldest = begun.popleft()
+                    yield oldest.result() if isinstance(oldest, Future) else oldest
                     if advance is not None:
                         advance(1)
 
