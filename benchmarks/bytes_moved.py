@@ -4,7 +4,7 @@
 
 Counted and not timed: every operator's outputs over one epoch, as ``operation_counts.py`` counts
 them, on the folder's own files; what an operator holds only while it works is not seen. What
-torch blends is known from the size of an image. The fewest
+torch blends is computed from the size of an image. The fewest
 are: each file once; of each image the pixels of its crop, three bytes each; the resized image; of
 mixing, the pixels that change; and the batch itself.
 """

@@ -191,7 +191,8 @@ class Page:
         lines = [
             "On 32 small generated files. `operation_counts.py --check` fails where a count rises. "
             "Operators of a GPU are those that start kernels; they are counted in a graph that is "
-            "defined and not run.",
+            "defined and not run. What torch does behind the graph, such as the blend of `MixUp`, "
+            "is not counted.",
             "",
             *table(head, rows),
         ]

@@ -43,7 +43,7 @@ class ChainPlan(MixPlan):
 
     @property
     def blends(self) -> bool:
-        """Whether one of the mixes blends, so that pixels of the result are float32."""
+        """Whether one of the mixes blends, so that operators of a graph make float32 pixels."""
         return any(plan.blends for plan in self.plans)
 
     def for_operators(self) -> ChainPlan:

@@ -49,7 +49,7 @@ class ChosenPlan(MixPlan):
 
     @property
     def blends(self) -> bool:
-        """Whether one of the mixes blends, so that pixels of all are float32."""
+        """Whether one of the mixes blends, so that operators of a graph make float32 of all."""
         return any(plan.blends for plan in self.plans)
 
     @cached_property
@@ -70,7 +70,8 @@ class RandomChoice:
 
     Args:
         mixes: At least one mix, of any kinds. ``CutMix(prob=0)`` is a mix that mixes nothing.
-            Pixels are float32 where one of them blends, else bytes.
+            Where one of them blends, a graph of your own makes float32 of all. A loader blends
+            behind its graph; see `MixUp`.
         weights: How likely each is, at least 0 and not all 0. Their sum does not matter. None makes
             all equally likely.
     """

@@ -28,7 +28,8 @@ class MixUp:
     """Blend each image with another one, and weigh the labels alike.
 
     The arguments are those of `mixup_plan`, and ``class_weights`` and ``sample_weights``, as in
-    `CutMix`.
+    `CutMix`. A loader blends images after they are normalised, in place, where this is a mix's only
+    blend and its last step.
 
     Source:
         Zhang et al. 2017, mixup, arXiv:1710.09412.

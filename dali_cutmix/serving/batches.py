@@ -76,7 +76,7 @@ class Batch:
         parts: What was read: the indices, or the frames of clips, or windows of volumes.
         position: Epoch of the batch, and its number in the epoch, each from 0.
         depth: As of `Batches`.
-        blends_last: As of `Batches`.
+        blends_last: Whether `ToTorch` blends its images.
     """
 
     indices: list[int]
@@ -115,7 +115,7 @@ class Batches:
         structure: Of what a transform and a mix draw, as fed: the same in every batch.
         epoch: The part of an epoch that batches are counted in.
         depth: Frames of a clip or slices of a volume, which are samples of a graph; 0 for images.
-        blends_last: As of `Frame`.
+        blends_last: Whether `ToTorch` blends images, and not the graph.
     """
 
     def __init__(

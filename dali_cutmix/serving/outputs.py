@@ -107,7 +107,7 @@ class ToTorch:
             first, *others = outputs[number * num_outputs : (number + 1) * num_outputs]
             image = take(first)
             if batch.blends_last and (plan := batch.plans[number]) is not None:
-                blend_last(image, plan, self._to_device)
+                blend_last(image, plan, self._to_device, settings.num_threads)
             if settings.channels_last or settings.takes_volumes:
                 image = image.permute(0, 3, 1, 2)
             if batch.depth:

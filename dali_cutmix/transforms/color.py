@@ -60,7 +60,7 @@ class JitterStep:
     operand: Any = None
 
 
-#: By adjustment what makes `JitterStep.operand` of numbers.
+#: For each adjustment, a function that makes `JitterStep.operand` of the numbers drawn.
 _OPERANDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "contrast": lambda factor: 1 - factor,
     "saturation": saturation_matrix,

@@ -71,7 +71,7 @@ _KINDS = (
     Kind(("Sharpness",), adjust_sharpness, ("factor",)),
     Kind(_LEVELS, change_levels, ("code",)),
     Kind(("Equalize",), equalize),
-    # Last, so that a turn can do the next one's too: see `operate_in_turn`.
+    # Last, so that one turn can do it for the next turn too: see `operate_in_turn`.
     Kind(("AutoContrast",), autocontrast),
 )
 _INDEX = {name: index for index, kind in enumerate(_KINDS) for name in kind.names}

@@ -63,6 +63,14 @@ class Shown(MixUp):
         return replace(sample, image=blend(sample.image, plan) + 1.0)
 
 
+class Bright(RandomChoice):
+    """A `RandomChoice` that does more: it makes the brighter half of all values white."""
+
+    def operate(self, sample: Any, plan: Any, frame: Any) -> Any:
+        mixed = super().operate(sample, plan, frame)
+        return replace(mixed, image=255.0 * (mixed.image > 127.0))
+
+
 @pytest.fixture(scope="module")
 def source() -> ImageArrays:
     images = np.random.default_rng(1).integers(0, 256, (14, *SIZE, 3)).astype(np.uint8)
@@ -134,6 +142,13 @@ def test_a_class_derived_from_mixup_does_what_it_says(source: ImageArrays) -> No
         torch.testing.assert_close(image - step, wanted, rtol=0, atol=1e-5)
 
 
+def test_what_a_class_derived_from_randomchoice_does_comes_after_the_blend(
+    source: ImageArrays,
+) -> None:
+    for image, *_ in batches(source, Bright([MixUp()]), dtype=torch.uint8):
+        assert set(image.unique().tolist()) == {0, 255}
+
+
 def test_frames_of_a_clip_are_blended_with_those_of_one_partner(tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     for clip in range(14):
@@ -160,3 +175,13 @@ def test_each_view_is_blended_by_its_plan(source: ImageArrays) -> None:
         ):
             wanted = normalised(mix_batch(other, plan)[0], mean, std)
             torch.testing.assert_close(image, wanted, rtol=0, atol=TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_threads_blend_alike_in_inference_mode_too(source: ImageArrays, num_workers: int) -> None:
+    alone = batches(source, MixUp(), num_workers=1)
+    with torch.inference_mode():
+        threaded = batches(source, MixUp(), num_workers=num_workers)
+    for (image, *_), (wanted, *_) in zip(threaded, alone, strict=True):
+        assert image.is_inference()
+        assert torch.equal(image, wanted)
