@@ -255,10 +255,10 @@ def _limit(result: dict[str, Any], mixed: dict[str, dict[str, Any]]) -> list[str
     if alone / all_of_it >= target:
         return []
     return [
-        f"""Of {all_of_it:.2f} ms of CPU per image, "{decode["name"]}" takes {alone:.2f}. With """
-        f"no core idle this loader would reach {alone / all_of_it:.2f} of it. A ratio of "
-        f"{target:g} leaves {alone / target - alone:.2f} ms for reading, resizing, mixing and normalising, "
-        f"which take {all_of_it - alone:.2f}.",
+        f'Of {all_of_it:.2f} ms of CPU per image, "{decode["name"]}" takes {alone:.2f}. '
+        f"With no core idle this loader would reach {alone / all_of_it:.2f} of it. "
+        f"A ratio of {target:g} leaves {alone / target - alone:.2f} ms for reading, resizing, "
+        f"mixing and normalising, which take {all_of_it - alone:.2f}.",
         "",
     ]
 
