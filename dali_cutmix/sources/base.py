@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Literal, overload
 
 import numpy as np
 
-from dali_cutmix.core.checks import check_count, refuse
+from dali_cutmix.core.checks import Told, check_count, refuse
 
 WHERE = "DataLoader"
 
@@ -25,7 +26,27 @@ MOST_LISTED = 2**16
 #: the time that this package does.
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
+#: Name of a shard as TensorFlow and Hugging Face's hub write it, which no image's note has.
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?\.(parquet|tar)$")
+
 Kind = Literal["path", "encoded", "pixels"]
+
+
+def refuse_shards(folder: str, names: Iterable[str]) -> None:
+    """Refuse a class folder with images if the folder holds shards too.
+
+    Args:
+        folder: Path or URL of the folder, for the message.
+        names: Names of the files in the folder.
+
+    Raises:
+        ValueError: A name is that of a shard, such as ``train-00000-of-00001.parquet``.
+    """
+    shard = next(filter(_SHARD.search, names), None)
+    if shard is not None:
+        rule = "be images in a folder per class, or shards"
+        way_out = "Pass a pattern or a list of the shards, or move the shards elsewhere."
+        refuse(WHERE, "source", rule, Told(f"images and {shard!r} in {folder!r}"), way_out)
 
 
 class Numbers(Sequence[str]):

@@ -18,7 +18,7 @@ from dali_cutmix.core.checks import is_number, refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.core.trouble import AwayError
-from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, Names, StoredImages
+from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, Names, StoredImages, refuse_shards
 
 #: obstore's class of a store, by the scheme of URLs.
 SCHEMES = {"s3://": "S3Store", "gs://": "GCSStore", "az://": "AzureStore"}
@@ -280,12 +280,15 @@ class BucketFiles(StoredImages):
         super().__init__(targets, [folder.removeprefix(prefix) for folder in folders])
 
     def _images_of(self, folder: str) -> list[str]:
-        keys = _images_among(self._bucket.list_below(f"{folder}/"))
+        listed = self._bucket.list_below(f"{folder}/")
+        keys = _images_among(listed)
         if not keys:
             raise FileNotFoundError(
                 f"{WHERE}: class folder {self._bucket.url(folder)!r} holds no images (names ending "
                 f"in {', '.join(IMAGE_ENDINGS)}). Add some, or remove the folder."
             )
+        if len(keys) < len(listed):
+            refuse_shards(self._bucket.url(folder), (key.rpartition("/")[2] for key in listed))
         return sorted(keys, key=lambda key: key.rpartition("/")[::2])  # by folder, as a disk is
 
     def __repr__(self) -> str:

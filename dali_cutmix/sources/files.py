@@ -21,6 +21,7 @@ from dali_cutmix.sources.base import (
     Names,
     StoredImages,
     numbered,
+    refuse_shards,
 )
 
 _INDEX = re.compile(r"[+-]?[0-9]{1,100}")
@@ -72,6 +73,7 @@ class FileList(StoredImages):
             FileNotFoundError: The folder does not exist or has no class folders, or a class folder
                 has no images.
             PermissionError: The folder or a class folder cannot be read.
+            ValueError: A folder holds images and shards such as ``train-00000-of-00001.tar``.
         """
         root = local_path(WHERE, "source", root)
         listing = f"{WHERE}: `source` must be a folder with one subfolder per class"
@@ -282,7 +284,10 @@ def _images_below(folder: str) -> list[bytes]:
     paths: list[str] = []
     for parent, names in sorted(parents):
         prefix = os.path.join(parent, "")
-        paths += [prefix + n for n in sorted(names) if n.lower().endswith(IMAGE_ENDINGS)]
+        images = [prefix + n for n in sorted(names) if n.lower().endswith(IMAGE_ENDINGS)]
+        if images and len(images) < len(names):
+            refuse_shards(parent, names)
+        paths += images
     # Encoding a single text is faster, and no path holds a zero byte.
     return os.fsencode("\0".join(paths)).split(b"\0") if paths else []
 

@@ -138,11 +138,25 @@ def _from_folder(path: str) -> StoredImages:
             return TFRecords(path)
     try:
         return FileList.from_folder(path)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         for names, shards in ((PARQUET_NAMES, ParquetShards), (TAR_NAMES, TarShards)):
-            if folders_of_shards(path, names):  # such as `data` in a clone from Hugging Face's hub
+            folders = folders_of_shards(path, names)
+            if folders and _holds_images(path):  # a broken ImageFolder, or pictures of a README
+                folder = os.path.normpath(os.path.join(path, folders[0]))
+                way_out = f"For the shards in {folder!r}, pass that folder or a pattern."
+                raise FileNotFoundError(f"{error} {way_out}") from None
+            if folders:  # such as `data` in a clone from Hugging Face's hub
                 return shards(path)
         raise
+
+
+def _holds_images(path: str) -> bool:
+    """Return whether a visible folder below holds an image, at any depth."""
+    for parent, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if parent != path and any(name.lower().endswith(IMAGE_ENDINGS) for name in names):
+            return True
+    return False
 
 
 def _from_bucket(url: str) -> StoredImages:

@@ -19,8 +19,8 @@ class Page(Protocol):
 
 P = TypeVar("P", bound=Page)
 
-#: Pages that are kept whatever their size: an image needs a page and the page's dictionary.
-_KEPT = 2
+#: Pages that stay whatever their size: an image needs a page and the page's dictionary.
+_FEWEST = 2
 
 
 class PageCache(Generic[P]):
@@ -30,57 +30,61 @@ class PageCache(Generic[P]):
     pickling, and in a forked process.
 
     Args:
-        most_bytes: Bytes of the pages that are kept. The two pages used last are kept in any case.
+        most_bytes: Bytes of the pages that stay. The two pages used last stay in any case. Pages
+            that are being made are not counted: each thread may make one.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
-        self._kept = _Kept()
+        self._pages = _Pages()
 
     def get(self, key: Hashable, make: Callable[[], P]) -> P:
-        """Return a page, and make the page where it is not kept.
+        """Return a page, and make the page where it is missing.
+
+        A thread that waits in vain for another thread's page makes the page itself: an interrupt of
+        one thread is none of the others.
 
         Raises:
-            Exception: Of ``make``, in all threads that wait for the page. Nothing is kept then.
+            Exception: Of this thread's ``make``. The cache stays without the page then.
         """
-        kept = self._kept
-        if kept.process != os.getpid():  # a fork, in which a thread may have left the lock locked
-            kept = self._kept = _Kept()
-        with kept.lock:
-            is_new = key not in kept.pages
-            page = Future() if is_new else kept.pages.pop(key)
-            kept.pages[key] = page  # at the end: used last
+        pages = self._pages
+        if pages.process != os.getpid():  # a fork, in which a thread may have left the lock locked
+            pages = self._pages = _Pages()
+        with pages.lock:
+            is_new = key not in pages.futures
+            future = Future() if is_new else pages.futures.pop(key)
+            pages.futures[key] = future  # at the end: used last
         if not is_new:
-            return page.result()
+            return future.result() if future.exception() is None else make()
         try:
-            page.set_result(make())
+            future.set_result(make())
         except BaseException as error:
-            with kept.lock:
-                kept.pages.pop(key, None)
-            page.set_exception(error)
+            with pages.lock:
+                pages.futures.pop(key, None)
+            future.set_exception(error)
             raise
-        with kept.lock:
-            kept.num_bytes += page.result().num_bytes
-            kept.drop(self.most_bytes)
-        return page.result()
+        with pages.lock:
+            pages.num_bytes += future.result().num_bytes
+            pages.drop(self.most_bytes)
+        return future.result()
 
     def __reduce__(self) -> tuple[type[PageCache[P]], tuple[int]]:
         return type(self), (self.most_bytes,)
 
 
-class _Kept:
+class _Pages:
     """Hold the pages of one process, the page used last at the end."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.lock = threading.Lock()
-        self.pages: dict[Hashable, Future[Any]] = {}
+        self.futures: dict[Hashable, Future[Any]] = {}
         self.num_bytes = 0
 
     def drop(self, most_bytes: int) -> None:
         """Drop the pages that were used longest ago, but none that is being made."""
-        made = [key for key, page in self.pages.items() if page.done()]
-        for key in made[:-_KEPT]:
+        finished = [key for key, future in self.futures.items() if future.done()]
+        for key in finished[:-_FEWEST]:
             if self.num_bytes <= most_bytes:
                 return
-            self.num_bytes -= self.pages.pop(key).result().num_bytes
+            self.num_bytes -= self.futures.pop(key).result().num_bytes

@@ -21,6 +21,7 @@ from dali_cutmix.sources.parquet_columns import (
     Footer,
     Rows,
     find_rows,
+    names_images,
     read_dictionary,
     read_rows,
 )
@@ -77,9 +78,12 @@ class ParquetShards(PackedImages):
         classes: Names of the classes, in the order of their indices. None takes the names in the
             first file, or the indices as text where names are missing. Where classes are texts,
             None takes all texts in the shards, sorted: each process reads that column of all shards
-            to find them.
+            to find them. Texts of another split may be fewer, and have other indices then: pass
+            ``classes=train.classes`` there. An index serves these classes in this order only.
         page_bytes: Most bytes of decompressed pages that each process keeps, at least 0. The two
-            pages used last are kept in any case. Without effect on images that are read alone.
+            pages used last are kept in any case. Each of up to 16 threads of a loader holds a page
+            that is being decompressed beside these, as stored and as decompressed. Without effect
+            on images that are read alone.
         index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
         cache_dir, cache_bytes: Of shards in a bucket; see `TarShards`.
         progress: Show a bar on stderr, if it is a terminal, while shards are scanned, and while a
@@ -90,9 +94,10 @@ class ParquetShards(PackedImages):
         ImportError: pyarrow is missing.
         FileNotFoundError: A shard does not exist, or a pattern matches none.
         OSError: A shard cannot be read, or ``index_dir`` or ``cache_dir`` cannot be written.
-        ValueError: A shard is damaged, has no such columns, or holds the bytes of no image. A label
-            is missing, or a text has no name in ``classes``. Images are encoded so that none can be
-            read alone. A folder or a pattern has several splits.
+        ValueError: A shard is damaged, has no such columns, or names images by path and holds the
+            bytes of none. No shard holds the bytes of an image. A label is missing, or a text has
+            no name in ``classes``. Images are encoded so that none can be read alone. A folder or a
+            pattern has several splits.
     """
 
     def __init__(
@@ -118,11 +123,11 @@ class ParquetShards(PackedImages):
         features = features_of(schema)
         kinds = {name: feature.get("_type", "") for name, feature in features.items()}
         self._image = find_image_column(WHERE, schema, kinds, image)
-        found = find_label_column(WHERE, schema, kinds, label)
-        if found is None:
+        label_column = find_label_column(WHERE, schema, kinds, label)
+        if label_column is None:
             listed = ", ".join(map(repr, schema.names))
             refuse(WHERE, "label", "name a column of classes", None, f"Columns: {listed}.")
-        self._label = found
+        self._label = label_column
         self.layout = f"parquet {self._image} {self._label}"
         self._texts: list[str] | None = None
         if is_text(schema.field(self._label).type):
@@ -144,6 +149,10 @@ class ParquetShards(PackedImages):
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
         )
+        if not any(self._span(index).size for index in range(len(self))):  # ends at the first image
+            rule = "name a column with the bytes of an image in some row"
+            way_out = f"Every row of the shards is empty, from {paths[0]} on."
+            refuse(WHERE, "image", rule, self._image, way_out)
 
     def stored(self, index: int) -> np.ndarray:
         """Return the bytes of an image file: ``[size]`` uint8, not to be written to; maybe none.
@@ -206,12 +215,14 @@ class ParquetShards(PackedImages):
             rows = [row for chunk in chunks for row in find_rows(file, chunk, footer.most_level)]
         if len(rows) != len(labels):
             refuse_damaged(shard, f"{len(rows)} images and {len(labels)} labels")
-        if rows and footer.num_missing == len(rows):
-            raise ValueError(
-                f"{WHERE}: no row of {shard} holds the bytes of an image in {self._image!r}. "
-                "Embed the images before they are written: `dataset.with_format('arrow').map("
-                "datasets.table.embed_table_storage, batched=True).to_parquet(...)`."
-            )
+        if rows and (footer.num_missing == len(rows) or not any(size for _, size, _ in rows)):
+            if names_images(table, self._image):
+                raise ValueError(
+                    f"{WHERE}: no row of {shard} holds the bytes of an image in {self._image!r}. "
+                    "Embed the images before they are written: `dataset.with_format('arrow').map("
+                    "datasets.table.embed_table_storage, batched=True).to_parquet(...)`."
+                )
+            rows = [(begin, 0, DIRECT) for begin, _, _ in rows]  # empty images, as of other shards
         offset, image_size, head = np.array(rows, np.int64).reshape(-1, 3).T
         if not len(rows) or (offset + image_size).max() > size:
             refuse_damaged(shard, "an image ends beyond the file" if rows else "there are no rows")

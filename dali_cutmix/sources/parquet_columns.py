@@ -111,6 +111,21 @@ def find_rows(file: BinaryIO, chunk: Chunk, most_level: int) -> Iterator[tuple[i
             yield from [(begin, page.size, page.header_size)] * page.num_values
 
 
+def names_images(table: Any, image: str) -> bool:
+    """Return whether a row names its image by ``path``; slow, as it reads that column.
+
+    Args:
+        table: The shard: a ``pyarrow.parquet.ParquetFile``.
+        image: Name of the column of images.
+    """
+    schema = table.metadata.schema
+    name = f"{image}.path"
+    if name not in {schema.column(n).path for n in range(table.metadata.num_columns)}:
+        return False
+    rows = table.read(columns=[name]).column(0).to_pylist()
+    return any(row and row["path"] for row in rows)
+
+
 def _read_at(file: BinaryIO, at: int, size: int) -> memoryview:
     file.seek(at)
     return memoryview(file.read(size))

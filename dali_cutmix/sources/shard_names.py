@@ -6,6 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 
 from dali_cutmix.core.checks import local_path, refuse
 from dali_cutmix.sources.bucket import Bucket, is_url, split_url
@@ -15,9 +16,11 @@ _INDEXES = (".index.npz", ".index")
 #: What may follow the pattern of a shard's name where the shard is compressed.
 _COMPRESSED = r"\.(gz|bz2|xz|zst|lz4|Z)|[^.].*\.(tgz|tbz2?|txz|tzst)"
 #: A name as TensorFlow and Hugging Face's hub have it: ``train-00000-of-00002-ab12cd.parquet``.
-_PART = re.compile(r"(.+?)-\d+-of-\d+(?!\d)")
+_PART = re.compile(r"(.+?)-(\d+)-of-\d+(?!\d)")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
+#: Shards of a split whose names a pattern is made of.
+_EXAMPLES = 8
 
 
 def find_shards(
@@ -150,8 +153,7 @@ def _match_in_bucket(plain: str) -> tuple[list[str], list[str]]:
     bucket = Bucket(name)
     folder, slash, last = key.rpartition("/")
     _, keys = bucket.list_folder(folder + slash)
-    parts = ({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in last)
-    pattern = "".join(parts) or ".*"
+    pattern = _regex_of(last) or ".*"
     matching: list[str] = []
     beside: list[str] = []
     for listed in keys:
@@ -161,28 +163,83 @@ def _match_in_bucket(plain: str) -> tuple[list[str], list[str]]:
 
 
 def _refuse_several_splits(where: str, plain: str, shards: Sequence[str]) -> None:
-    patterns = {split: pattern for shard in shards for split, pattern in _split_of(shard)}
-    if len(patterns) < 2:
+    levels = zip(*(shard.split("/")[:-1] for shard in shards), strict=False)
+    num_shared = len(list(takewhile(lambda names: len(set(names)) == 1, levels)))
+    splits: dict[str, list[str]] = {}
+    for shard in shards:
+        if split := _split_of(shard, num_shared):
+            splits.setdefault(split, []).append(shard)
+    if len(splits) < 2:
         return
-    splits = sorted(patterns)
-    chosen = next((split for split in splits if "train" in split), splits[0])
+    names = sorted(splits)
+    chosen = next((name for name in names if "train" in name), names[0])
+    others = [shard for name in names if name != chosen for shard in splits[name]]
+    pattern = _pattern_of(sorted(splits[chosen]), others)
     is_folder = "*" not in plain and "?" not in plain
     rule = f"be shards of one split, and this {'folder has' if is_folder else 'pattern matches'} "
-    way_out = f"Pass a pattern like {patterns[chosen]!r}. To mix splits, pass a list of patterns."
-    refuse(where, "shards", rule + ", ".join(splits), plain, way_out)
+    way_out = f"a pattern like {pattern!r}" if pattern else "a list of the shards of one split"
+    way_out = f"Pass {way_out}. To mix splits, pass a list of patterns."
+    refuse(where, "shards", rule + ", ".join(names), plain, way_out)
 
 
-def _split_of(shard: str) -> Iterator[tuple[str, str]]:
-    """Yield the split in a shard's name and a pattern for the split, or nothing.
+def _split_of(shard: str, num_shared: int) -> str | None:
+    """Return the split that the name of a shard or of its folders tells, or None.
 
-    The pattern ends as the shard does, so that `DataLoader` knows the kind of the shards.
+    Args:
+        shard: Path or URL of the shard.
+        num_shared: Number of folders that the shard shares with all others. They tell no splits
+            apart.
+    """
+    *folders, name = shard.split("/")
+    part = _PART.match(name)
+    if part is None:
+        return _word_in([name]) or _word_in(folders[num_shared:]) or _word_in(folders[-1:])
+    prefix = part[1].lower()
+    # Such as `train/data-00000-of-00001.parquet`, as `Dataset.save_to_disk` names Arrow files.
+    word = None if _SPLIT.search(prefix) else _word_in(folders[num_shared:])
+    return f"{word}/{prefix}" if word else prefix
+
+
+def _word_in(names: Sequence[str]) -> str | None:
+    """Return the split's word in the last of the names that have one."""
+    words = (_SPLIT.search(name) for name in reversed(names))
+    return next((word[1].lower() for word in words if word), None)
+
+
+def _pattern_of(shards: Sequence[str], others: Sequence[str]) -> str | None:
+    """Return a pattern that matches most of a split's shards and none of other splits, or None."""
+    best, most = None, 0
+    for pattern in dict.fromkeys(p for shard in shards[:_EXAMPLES] for p in _patterns_of(shard)):
+        folder, slash, last = pattern.rpartition("/")
+        match = re.compile(re.escape(folder + slash) + _regex_of(last)).fullmatch
+        count = sum(match(shard) is not None for shard in shards)
+        if count > most and not any(map(match, others)):
+            best, most = pattern, count
+    return best
+
+
+def _patterns_of(shard: str) -> Iterator[str]:
+    """Yield patterns for a shard's split, the shortest first.
+
+    A pattern ends as the shard does, so that `DataLoader` knows the kind of the shards.
     """
     folder, slash, name = shard.rpartition("/")
     part = _PART.match(name)
-    ending = os.path.splitext(name[part.end() :] if part else name)[1]
+    tail = name[part.end() :] if part else name
+    # Not `os.path.splitext`, for which `.parquet` is a name without an ending.
+    ending = "." + tail.rpartition(".")[2] if "." in tail else ""
     if part:
-        yield part[1].lower(), f"{folder}{slash}{part[1]}-*{ending or '-of-*'}"
+        digits = "?" * len(part[2])
+        yield f"{folder}{slash}{part[1]}-*{ending or '-of-*'}"
+        yield f"{folder}{slash}{part[1]}-{digits}-of-*{ending}"
     elif word := _SPLIT.search(name):
-        yield word[1].lower(), f"{folder}{slash}*{word[1]}*{ending}"
-    elif word := _SPLIT.search(folder.rpartition("/")[2]):
-        yield word[1].lower(), f"{folder}{slash}*{ending}"
+        yield f"{folder}{slash}*{word[1]}*{ending}"
+        yield f"{folder}{slash}{name[: word.end()]}*{ending}"
+    else:
+        yield f"{folder}{slash}*{ending}"
+
+
+def _regex_of(name: str) -> str:
+    """Return the regular expression of a name with wildcards."""
+    parts = ({"*": "[^/]*", "?": "[^/]"}.get(char, re.escape(char)) for char in name)
+    return "".join(parts)

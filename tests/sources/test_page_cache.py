@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import pickle
 import threading
+import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,11 +73,37 @@ def test_a_loader_with_windows_of_shards_decompresses_each_page_once(
 def test_few_bytes_are_kept_and_any_order_reads_the_same(tmp_path: Path) -> None:
     images = ParquetShards(written(tmp_path, SAMPLES, ROWS), progress=False, page_bytes=30_000)
     order = np.random.default_rng(0).permutation(240).tolist()
-    kept = images._pages._kept
-    for index in order:
-        assert images.stored(index).tobytes() == DATA[index]
-        assert kept.num_bytes == sum(page.result().num_bytes for page in kept.pages.values())
-        assert kept.num_bytes <= 30_000
+    with ThreadPoolExecutor(4) as pool:
+        read = pool.map(lambda index: images.stored(index).tobytes(), order)
+        assert list(read) == [DATA[index] for index in order]
+
+
+class Tracked:
+    """A page of so many bytes that tells how many bytes of pages are in memory."""
+
+    in_memory: weakref.WeakSet[Tracked]
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
+        self.in_memory.add(self)
+
+
+def test_threads_leave_no_more_than_the_bytes_of_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tracked, "in_memory", weakref.WeakSet(), raising=False)
+    cache = PageCache[Tracked](1000)
+    rng = np.random.default_rng(0)
+    draws = zip(
+        rng.integers(0, 60, 2000).tolist(), rng.integers(0, 100, 2000).tolist(), strict=True
+    )
+
+    def use_page(draw: tuple[int, int]) -> None:
+        key, size = draw
+        cache.get(key, lambda: Tracked(size))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(use_page, draws))
+    gc.collect()
+    assert 900 < sum(page.num_bytes for page in Tracked.in_memory) <= 1000
 
 
 def test_an_image_does_not_hold_its_page_in_memory(tmp_path: Path) -> None:
@@ -134,17 +163,68 @@ def test_a_page_that_cannot_be_made_is_an_error_and_is_made_anew() -> None:
     assert cache.get("a", lambda: Blob(7)) == Blob(7)
 
 
+class Interrupted(BaseException):
+    """As Python interrupts a thread, and no error that a thread expects."""
+
+
+@pytest.mark.parametrize("error", [Interrupted, OSError])
+def test_a_thread_that_waits_in_vain_makes_the_page_itself(error: type[BaseException]) -> None:
+    cache, waiting = PageCache[Blob](100), threading.Event()
+    begun, end = threading.Event(), threading.Event()
+
+    def fail() -> Blob:
+        begun.set()
+        assert end.wait(10)
+        raise error
+
+    def wait(make: Callable[[], Blob]) -> Blob:
+        waiting.set()
+        return cache.get("a", make)
+
+    def fail_too() -> Blob:
+        raise RuntimeError("an error of this thread")
+
+    with ThreadPoolExecutor(3) as pool:
+        failing = pool.submit(cache.get, "a", fail)
+        assert begun.wait(10)
+        good, bad = pool.submit(wait, lambda: Blob(5)), pool.submit(wait, fail_too)
+        assert waiting.wait(10)
+        end.set()
+        assert failing.exception(10).__class__ is error
+        assert good.result(10) == Blob(5)
+        # Or this thread came later, and has the page of the other one.
+        assert isinstance(bad.exception(10), RuntimeError) or bad.result() == Blob(5)
+    assert cache.get("a", lambda: Blob(7)) in (Blob(7), Blob(5))
+
+
+class Slow:
+    """A page whose size is asked for at length: a cache has its lock meanwhile."""
+
+    def __init__(self) -> None:
+        self.asked, self.told = threading.Event(), threading.Event()
+
+    @property
+    def num_bytes(self) -> int:
+        self.asked.set()
+        assert self.told.wait(60)
+        return 1
+
+
 def test_a_cache_is_empty_after_a_pickle_and_in_a_fork() -> None:
-    cache = PageCache[Blob](100)
+    cache, slow = PageCache[Any](100), Slow()
     cache.get("a", lambda: Blob(1))
     assert pickle.loads(pickle.dumps(cache)).get("a", lambda: Blob(2)) == Blob(2)
-    with cache._kept.lock:  # as a thread may hold it while the process forks
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(cache.get, "slow", lambda: slow)
+        assert slow.asked.wait(10)
         process = multiprocessing.get_context("fork").Process(target=use, args=[cache])
         process.start()
         process.join(20)
         process.kill()
         process.join()
+        slow.told.set()
         assert process.exitcode == 0
+        assert asking.result(10) is slow
     assert cache.get("a", lambda: Blob(3)) == Blob(1)
 
 
