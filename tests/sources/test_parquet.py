@@ -350,12 +350,22 @@ def test_a_shard_of_missing_images_beside_good_ones_is_served(
         )
 
 
-def test_a_split_with_fewer_texts_takes_the_classes_of_another(tmp_path: Path) -> None:
-    """An index serves these classes: no part of the shards is scanned again."""
+def test_a_split_with_fewer_texts_takes_the_classes_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = open_shards(written(tmp_path / "train.parquet", [b"a"] * 3, ["ant", "bee", "cat"]))
     path = written(tmp_path / "val.parquet", [b"a"] * 2, ["ant", "cat"])
     assert open_shards(path).targets.tolist() == [0, 1]
     assert open_shards(path, classes=train.classes).targets.tolist() == [0, 2]
+
+    def fail(*_: Any) -> None:
+        raise AssertionError
+
+    # An index serves one list of classes: any part of the shards with that list, and no other.
+    monkeypatch.setattr("dali_cutmix.sources.parquet.find_rows", fail)
+    assert len(open_shards([path, tmp_path / "train.parquet"], classes=train.classes)) == 5
+    with pytest.raises(AssertionError):
+        open_shards(path)
 
 
 def test_a_pointer_of_git_lfs_is_told_from_damage(tmp_path: Path) -> None:
