@@ -177,7 +177,7 @@ def test_each_view_is_blended_by_its_plan(source: ImageArrays) -> None:
             torch.testing.assert_close(image, wanted, rtol=0, atol=TOLERANCE[torch.float32])
 
 
-@pytest.mark.parametrize("num_workers", [1, 3])
+@pytest.mark.parametrize("num_workers", [1, 16])
 def test_threads_blend_alike_in_inference_mode_too(source: ImageArrays, num_workers: int) -> None:
     alone = batches(source, MixUp(), num_workers=1)
     with torch.inference_mode():
