@@ -130,7 +130,7 @@ class Chain:
         if not isinstance(plan, ChainPlan):
             refuse("Chain", "plan", "be drawn by Chain", type(plan).__name__)
         inner = replace(frame, blends_last=False)
-        for mix, part in zip(self.mixes[:-1], plan.plans, strict=False):
+        for mix, part in zip(self.mixes[:-1], plan.plans[:-1], strict=True):
             sample = mix.operate(sample, part, inner)
         return self.mixes[-1].operate(sample, plan.plans[-1], frame)
 

@@ -41,8 +41,8 @@ class PageCache(Generic[P]):
     def get(self, key: Hashable, make: Callable[[], P]) -> P:
         """Return a page, and make the page where it is missing.
 
-        A thread that waits in vain for another thread's page makes the page itself: an interrupt of
-        one thread is none of the others.
+        Where another thread fails to make the page, each thread that waited for it makes the page
+        itself. So an interrupt of one thread stops no other thread.
 
         Raises:
             Exception: Of this thread's ``make``. The cache stays without the page then.
