@@ -223,18 +223,22 @@ import sys, warnings
 from dali_cutmix import BadFileError, DataLoader, EvalTransform, TrainTransform
 
 warnings.simplefilter("ignore")
-pairs = [(path, 0) for path in sys.argv[1:]]
-for transform in (TrainTransform(24), EvalTransform(24, 24)):
-    for max_pixels in (None, 2**27):
-        settings = {"transform": transform, "max_pixels": max_pixels, "num_workers": 2}
-        for turn in range(5):
-            try:
-                list(DataLoader(pairs, 96, **settings))
-            except BadFileError as error:
-                assert error.path == pairs[50][0], error
-            loader = DataLoader(pairs, 96, on_error="replace", **settings)
-            assert [len(image) for image, _ in loader] == [96]
-            assert [path for path, _ in loader.bad_files] == [pairs[50][0]]
+num_bad = int(sys.argv[1])
+bad, good = sys.argv[2 : 2 + num_bad], sys.argv[2 + num_bad :]
+for path in bad:
+    print(path, flush=True)
+    pairs = [(path if position == 50 else other, 0) for position, other in enumerate(good)]
+    for transform in (TrainTransform(24), EvalTransform(24, 24)):
+        for max_pixels in (None, 2**27):
+            settings = {"transform": transform, "max_pixels": max_pixels, "num_workers": 2}
+            for turn in range(3):
+                try:
+                    list(DataLoader(pairs, 96, **settings))
+                except BadFileError as error:
+                    assert error.path == path, error
+                loader = DataLoader(pairs, 96, on_error="replace", **settings)
+                assert [len(image) for image, _ in loader] == [96]
+                assert [name for name, _ in loader.bad_files] == [path]
 """
 
 
@@ -244,24 +248,23 @@ def ppm_with_broken_header(_: bytes) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda jpeg: damage.gif(jpeg)[:12],
-        damage.text,
-        lambda jpeg: jpeg[:200],
-        ppm_with_broken_header,
-    ],
-)
-def test_header_that_cannot_be_read_in_a_large_batch_does_not_end_the_process(
-    pairs: list[tuple[str, int]], tmp_path: Path, make: Callable[[bytes], bytes]
+def test_headers_that_cannot_be_read_in_a_large_batch_do_not_end_the_process(
+    pairs: list[tuple[str, int]], tmp_path: Path
 ) -> None:
     """DALI's CPU decoders by themselves do so: at some in company of one, at others of 31."""
-    bad = tmp_path / "bad.jpg"
-    bad.write_bytes(make(Path(pairs[0][0]).read_bytes()))
-    paths = [path for path, _ in pairs] * 4
-    paths[50] = str(bad)
-    finish(start(LARGE_BATCH, tmp_path, *paths))
+    jpeg = Path(pairs[0][0]).read_bytes()
+    files = {
+        "gif": damage.gif(jpeg)[:12],
+        "text": damage.text(jpeg),
+        "cut": jpeg[:200],
+        "ppm": ppm_with_broken_header(jpeg),
+    }
+    for name, data in files.items():
+        (tmp_path / f"{name}.jpg").write_bytes(data)
+    bad = [str(tmp_path / f"{name}.jpg") for name in files]
+    good = [path for path, _ in pairs] * 4
+    said = finish(start(LARGE_BATCH, tmp_path, str(len(bad)), *bad, *good))
+    assert [path for path in bad if path in said] == bad
 
 
 class Flaky(ImageArrays):
@@ -406,7 +409,7 @@ def test_two_hundred_damaged_files_are_replaced_one_for_one(
 
     crop = TrainTransform(size=16)
     alone = set()
-    for path, number in pairs:
+    for path, number in pairs[1::2]:  # the others were not damaged
         try:
             list(DataLoader([(path, number)], transform=crop))
         except BadFileError:
