@@ -96,8 +96,15 @@ def mask_decoders(result: dict[str, Any]) -> list[str]:
     method = result["method"]
     ms = {(row["kind"], row["what"]): 1e3 * row["cpu_s"] for row in result["rows"]}
     names = dict.fromkeys(name for kind, name in ms if kind != "mask arrays")
+    kinds = "masks", "palette masks"
+    speeds = {row["what"]: row.get("two_threads") for row in result["rows"] if row["kind"] in kinds}
     lines = [
-        [name, *(f"{ms[kind, name]:.2f}" for kind in ("masks", "palette masks"))] for name in names
+        [
+            name,
+            *(f"{ms[kind, name]:.2f}" for kind in kinds),
+            f"{speeds[name]:.1f}" if speeds[name] else "-",
+        ]
+        for name in names
     ]
     complete = [name for name in names if "inflating" not in name]
     fastest = min(complete, key=lambda name: ms["masks", name])
@@ -109,13 +116,19 @@ def mask_decoders(result: dict[str, Any]) -> list[str]:
     return [
         said,
         "",
-        *table(["CPU ms per mask", "gray PNG", "palette PNG"], lines),
+        *table(["CPU ms per mask", "gray PNG", "palette PNG", "two threads"], lines),
+        "",
+        "Masks stay in memory until the last one is decoded, as those of a batch do. Two threads: "
+        "how many palette masks two Python threads decode while one decodes one. At 1.0 a decoder "
+        "keeps Python's lock, and with it the loader, or both threads wait for fresh memory.",
         "",
         "This loader takes DALI. Of the complete decoders the fastest with gray PNGs is "
         f"{fastest}: {ms['masks', fastest] - ms['masks', 'DALI']:+.2f} ms beside DALI. The rows "
         "that say inflating do no more. After that each pixel of a gray PNG still depends on the "
         "pixel before it, so that NumPy cannot finish the work. Inflated rows of a palette PNG are "
-        "the mask; but masks decoded outside would be a second kind of input of the graph.",
+        "the mask. Inflating them in the threads that read files was tried, with zlib and with "
+        "zlib-ng, and made the loader no faster. What the decoder saved went into fresh memory for "
+        "each mask, and into threads that wait for Python's lock.",
         "",
         "In the graph a decoded mask takes, each line with the lines above it:",
         "",

@@ -219,14 +219,13 @@ class DataLoader:
         self.mixup_enabled = mix is not None
         self.views = len(settings.views) if isinstance(transform, Views) else None
         own_order, user_order = settings.own_order(images), settings.user_order
+        self.sampler, order = own_order, user_order or own_order
         if user_order is not None:
-            user_order.num_samples = len(images)
-        self.sampler = own_order if user_order is None else user_order.sampler
+            user_order.num_samples, self.sampler = len(images), user_order.sampler
         sizes = settings.batch_size, settings.drop_last
         self.batch_sampler = (
             BatchSampler(self.sampler, *sizes) if batch_sampler is None else batch_sampler
         )
-        order = own_order if user_order is None else user_order
         data = "+".join([images.fingerprint, *(masks.fingerprint for masks in settings.masks)])
         progress = Progress.of(data, order, own_order, *sizes, transform=transform, mix=mix)
         self._session = Session(images, settings, progress, _length(self.batch_sampler))
