@@ -132,9 +132,10 @@ def eight_gpus(result: dict[str, Any], engine_rate: float | None = None) -> list
         rows.append([name, f"{point.pixels:,.0f}", f"{_per_core(model, point):,.0f}", *needed])
     heads = [f"{demand:,} images/s each" for demand in DEMANDS]
     lines = [
-        "Cores of the machine measured, decoding on the CPU alone, if more cores do as well:",
+        "By the model above, for cores as those of this machine, decoding on the CPU alone, if "
+        "more cores do as well:",
         "",
-        *table(["files", "pixels", "images/s per core", *heads], rows),
+        *table(["files", "pixels", "images/s per core, predicted", *heads], rows),
         "",
         packing(result, model),
         "",

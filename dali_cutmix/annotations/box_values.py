@@ -131,6 +131,8 @@ def _joined(name: str, column: Sequence[Any], counts: np.ndarray) -> np.ndarray:
 
 
 def _numbers(name: str, value: Any) -> np.ndarray:
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":  # NumPy has no such type
+        value = value.float()
     with suppress(ValueError):  # rows of different lengths
         array = np.asarray(value)
         if array.dtype.kind in "fiu" or array.size == 0:

@@ -82,8 +82,11 @@ def read_masks(
     image_names = _files_below(where, "images", image_root, image_suffix, IMAGE_ENDINGS)
     mask_names = _files_below(where, "masks", mask_root, mask_suffix, MASK_EXTENSIONS)
     if os.path.samefile(image_root, mask_root):
-        listed_masks = set(mask_names.values()) if mask_suffix else set()
-        image_names = {key: name for key, name in image_names.items() if name not in listed_masks}
+        # A suffix tells files of one kind from all others.
+        masks_alone = set(mask_names.values()) if mask_suffix else set()
+        images_alone = set(image_names.values()) if image_suffix else set()
+        image_names = {key: name for key, name in image_names.items() if name not in masks_alone}
+        mask_names = {key: name for key, name in mask_names.items() if name not in images_alone}
     alone = sorted(image_names.keys() - mask_names.keys())
     if unmatched == "refuse":
         way_out = "`unmatched='skip'` leaves them out."

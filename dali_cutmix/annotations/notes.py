@@ -21,7 +21,8 @@ class Notes(Generic[T]):
 
     Args:
         values: A note for each image of the source, in the source's order: a list, or another
-            sequence that is indexed by whole numbers. Notes are handed on as they are.
+            sequence that is indexed by whole numbers, or a pandas ``Series``, taken by position.
+            Notes are handed on as they are.
 
     Raises:
         ValueError: ``values`` are not a sequence, are text, or are empty.
@@ -37,7 +38,9 @@ class Notes(Generic[T]):
             refuse("Notes", "values", "be a list of notes", type(values).__name__, way_out)
         if not len(values):
             refuse("Notes", "values", "hold at least one note", values)
-        self.values = values
+        # pandas indexes a Series by its labels, which a filter or a shuffle leaves as they were.
+        by_place = getattr(values, "iloc", None)
+        self.values = values if by_place is None else [by_place[n] for n in range(len(values))]
 
     def __len__(self) -> int:
         return len(self.values)

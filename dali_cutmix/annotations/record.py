@@ -166,9 +166,9 @@ class Record:
         """Write the rows that wait in memory.
 
         Raises:
-            OSError: The file cannot be written.
+            OSError: The file cannot be written. The rows wait on.
         """
-        waiting, self._waiting, self._num_waiting = self._waiting, [], 0
+        waiting = self._waiting
         if not waiting:
             return
         rows = {name: np.concatenate([part[name] for part in waiting]) for name in waiting[0]}
@@ -176,6 +176,7 @@ class Record:
         part = Part(*first, int(self.loader.shard.index), self._format)
         samples = self.loader.dataset.samples
         write_part(self.path, part, rows, lambda index: os.fspath(samples[index][0]))
+        self._waiting, self._num_waiting = [], 0  # only now: they wait on where writing failed
 
     def state_dict(self) -> dict[str, Any]:
         """Write the rows that wait in memory, and return the loader's state.
@@ -206,7 +207,10 @@ class Record:
     def _open_folder(self) -> None:
         """Make the folder, or compare the record in the folder with the run."""
         state = self.loader.state_dict()
-        classes = getattr(self.loader.dataset, "classes", None) or None
+        dataset = self.loader.dataset
+        classes = getattr(dataset, "classes", None)
+        if classes is not None and not len(classes):
+            classes = None
         run = Description(
             format=self._format,
             data=state["data"],
@@ -217,7 +221,10 @@ class Record:
         if run.classes is None:
             self._targets = np.full(run.num_samples, UNKNOWN)
         else:
-            self._targets = np.asarray(self.loader.dataset.targets, np.int64)
+            targets = getattr(dataset, "targets", None)
+            if targets is None:  # a dataset that lists samples and no more
+                targets = [label for _, label, *_ in dataset.samples]
+            self._targets = np.asarray(targets, np.int64)
         _make_folder(self.path)
         if not os.path.exists(os.path.join(self.path, DESCRIPTION)):
             # Unfinished files and other ranks' first parts may be there.
@@ -261,8 +268,7 @@ class Record:
         cut_off(self.path, mine, epoch, batch)
         if batch == 0:
             return
-        parts = parts_in(self.path)
-        last = last_batch(self.path, parts, epoch)
+        last = last_batch(self.path, parts_in(self.path), epoch, batch)
         if last < batch - 1:
             warnings.warn(
                 f"Record: {self.path} lacks batches {last + 1} to {batch - 1} of epoch {epoch}: "

@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -197,11 +198,18 @@ def cut_off(folder: str, parts: Sequence[Part], epoch: int, batch: int) -> None:
                 write_part(folder, part, kept, names.__getitem__)
 
 
-def last_batch(folder: str, parts: Sequence[Part], epoch: int) -> int:
-    """Return the last batch of an epoch that has a row; -1 where no batch has."""
-    in_epoch = [part for part in parts if part.epoch == epoch]
-    batches = [read_part(folder, part, ["batch"])["batch"] for part in in_epoch]
-    return max((int(column.max()) for column in batches if len(column)), default=-1)
+def last_batch(folder: str, parts: Sequence[Part], epoch: int, before: int) -> int:
+    """Return the last batch of an epoch, below ``before``, that has a row; -1 where none has.
+
+    Other ranks may remove later parts meanwhile.
+    """
+    last = -1
+    for part in parts:
+        if part.epoch == epoch and part.batch < before:
+            with suppress(FileNotFoundError):
+                batches = read_part(folder, part, ["batch"])["batch"]
+                last = max(last, int(batches[batches < before].max(initial=-1)))
+    return last
 
 
 def import_pyarrow(where: str) -> Any:

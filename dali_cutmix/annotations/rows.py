@@ -81,7 +81,9 @@ class Rows:
 def _as_array(values: Any) -> np.ndarray:
     """Return values as an array of one or two axes."""
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        # NumPy has no bfloat16.
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     several = Told("rows of several lengths")
     way_out = "Each image needs as many numbers as the first."
     try:

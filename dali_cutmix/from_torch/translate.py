@@ -37,6 +37,7 @@ from dali_cutmix.from_torch.report import (
 )
 from dali_cutmix.from_torch.transforms import translate_transform
 from dali_cutmix.from_torch.views import translate_views
+from dali_cutmix.mixing.mixup import MixUp
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.transforms.views import Views
@@ -413,7 +414,8 @@ def _translate_collate(
     settings.setdefault("num_classes", collated.num_classes)
     part = f"{named(collate)}: {named(collated.torchvision_mix)}"
     translation.became("collate_fn", part, f"mix={written(collated.mix)}")
-    translation.note("Images are mixed before normalization, in levels of uint8.")
+    if not isinstance(collated.mix, MixUp):  # which blends normalized images
+        translation.note("Pixels are cut and pasted before normalization, in levels of uint8.")
 
 
 def _synthetic_batches(

@@ -73,9 +73,9 @@ def pair_labels(label: np.ndarray, plan: MixPlan) -> MixedTarget:
         plan: A plan of arrays.
 
     Returns:
-        ``label`` ``[B, k]`` int64 and ``weight`` ``[B, k]`` float32.
+        ``label`` ``[B, k]`` int64 and ``weight`` ``[B, k]`` float32, a copy.
     """
-    return MixedTarget(label[plan.source], plan.weight)
+    return MixedTarget(label[plan.source], plan.weight.copy())
 
 
 def unmixed_target(label: torch.Tensor, num_sources: int = 2) -> MixedTarget:

@@ -154,7 +154,8 @@ def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tenso
             rule = f"be [B, channels, {depth}, height, width], as the plan of ClipCutMix is"
             refuse("mix_batch", "x", rule, tuple(x.shape))
     scaled = _scaled(plan, size, x.device)
-    return _mixed(x, scaled), scaled.weight if size == plan.size else _weight(scaled)
+    mixed = _mixed(x, scaled, in_levels=not x.is_floating_point())
+    return mixed, scaled.weight if size == plan.size else _weight(scaled)
 
 
 def blend_batch(x: torch.Tensor, plan: MixPlan) -> torch.Tensor:
@@ -237,13 +238,14 @@ def _scaled(plan: MixPlan, size: tuple[int, int], device: torch.device) -> MixPl
     return replace(plan, **changes)
 
 
-def _mixed(x: torch.Tensor, plan: MixPlan) -> torch.Tensor:
+def _mixed(x: torch.Tensor, plan: MixPlan, *, in_levels: bool) -> torch.Tensor:
+    """Mix; ``in_levels`` says that `x` was whole numbers, also after it was blended to floats."""
     if isinstance(plan, ChainPlan):
         for part in plan.plans:
-            x = _mixed(x, part)
+            x = _mixed(x, part, in_levels=in_levels)
         return x
     if isinstance(plan, ChosenPlan):
-        return _of_choice(plan, [_mixed(x, part) for part in plan.plans])
+        return _of_choice(plan, [_mixed(x, part, in_levels=in_levels) for part in plan.plans])
     if isinstance(plan, ClipPlan):
         return torch.where(_inside_cuts(x, plan), x[plan.source[:, 1].long()], x)
     if plan.owner is not None:
@@ -251,7 +253,8 @@ def _mixed(x: torch.Tensor, plan: MixPlan) -> torch.Tensor:
     if plan.put is None:
         return _blended(x, plan)
     if plan.fill is not None:
-        return torch.where(_inside(x, plan.put, 0), _color(x, plan.fill), x)
+        color = _color(x, plan.fill) if in_levels else x.new_zeros(())
+        return torch.where(_inside(x, plan.put, 0), color, x)
     result = x
     for region in range(plan.source.shape[1]):
         if region == 0 and (plan.resizes or plan.taken is plan.put):
@@ -308,8 +311,6 @@ def _of_choice(plan: ChosenPlan, results: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _color(x: torch.Tensor, fill: tuple[float, float, float]) -> torch.Tensor:
-    if x.is_floating_point():
-        return x.new_zeros(())
     # By numbers of Python: a small tensor made on a GPU would make the host wait.
     levels = [x.new_full((), int(np.rint(np.float32(level)))) for level in fill]
     if x.shape[1] != 3:

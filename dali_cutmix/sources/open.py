@@ -232,7 +232,9 @@ def _from_dataset(dataset: Any) -> FileList:
         raise ValueError(f"{WHERE}: the {name} in `source` has no samples.")
     paths = [os.fspath(path) for path, *_ in dataset.samples]
     targets = np.array([int(target) for _, target, *_ in dataset.samples], np.int64)
-    classes = getattr(dataset, "classes", None) or range(int(targets.max()) + 1)
+    classes = getattr(dataset, "classes", None)
+    if classes is None or not len(classes):
+        classes = range(int(targets.max()) + 1)
     return FileList(paths, targets, [str(c) for c in classes], getattr(dataset, "root", None))
 
 

@@ -83,6 +83,14 @@ def test_masks_are_found_in_the_folder_of_the_images_by_suffix(tmp_path: Path) -
     check(*read_masks(tmp_path, tmp_path, mask_suffix="_mask"), [0, 1], wanted)
 
 
+def test_images_are_found_in_the_folder_of_the_masks_by_suffix(tmp_path: Path) -> None:
+    wanted = [indices(20, seed) for seed in range(2)]
+    for level, name in enumerate("ab"):
+        put(tmp_path / f"{name}_rgb.png", picture(level))
+        put(tmp_path / f"{name}.png", mask_kinds.png(wanted[level], 8))
+    check(*read_masks(tmp_path, tmp_path, image_suffix="_rgb"), [0, 1], wanted)
+
+
 def test_images_and_masks_without_each_other_are_named_or_left_out(tmp_path: Path) -> None:
     wanted = make_folders(tmp_path)
     (tmp_path / "masks" / "a.1.tif").unlink()

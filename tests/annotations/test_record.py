@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from dali_cutmix import (
     TrainTransform,
     Views,
 )
+from dali_cutmix.annotations.record_files import parts_in
 from record_rows import rows_in
 from stripes import Stripes
 
@@ -361,7 +363,65 @@ def test_a_state_behind_the_last_row_is_warned_of(tmp_path: Path) -> None:
     assert warned[0].filename == __file__
 
 
+def test_rows_that_could_not_be_written_are_written_with_the_next(tmp_path: Path) -> None:
+    folder, away = tmp_path / "mixed", tmp_path / "away"
+    record = Record(loader(CutMix()), folder)
+    batches = iter(record)
+    next(batches), next(batches)
+    folder.rename(away)
+    with pytest.raises(OSError, match="mixed"):
+        record.state_dict()
+    away.rename(folder)
+    next(batches)
+    record.state_dict()
+    assert {row["batch"] for row in rows_in(folder)} == {0, 1, 2}
+    batches.close()  # type: ignore[attr-defined]
+
+
+def test_a_dataset_that_lists_samples_and_no_more_is_recorded(
+    numbered_folder: Path, tmp_path: Path
+) -> None:
+    samples = [(str(path), n % 3) for n, path in enumerate(numbered_folder.rglob("*.png"))]
+    listing = SimpleNamespace(samples=samples, classes=np.array(["a", "b", "c"]))
+    data = DataLoader(listing, 5, transform=EvalTransform(8, 8), mix=CutMix(), device="cpu")
+    list(Record(data, tmp_path / "mixed"))
+    rows = rows_in(tmp_path / "mixed")
+    assert {row["sample"] for row in rows} == set(range(len(samples)))
+    assert all(row["class"] == row["sample"] % 3 for row in rows)
+
+
 # Ranks
+
+
+def test_a_rank_resumes_while_another_removes_its_later_rows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def rank(index: int) -> Record:
+        data = loader(CutMix(), shard=Shard(index, 2), batch_size=3)
+        return Record(data, tmp_path / "mixed", rows_per_file=1)
+
+    states = []
+    for index in range(2):
+        record = rank(index)
+        batches = iter(record)
+        next(batches), next(batches)
+        states.append(record.state_dict())
+        list(batches)
+
+    listed = []
+
+    def then_removed(folder: str) -> Any:
+        listed.append(parts_in(folder))
+        for path in (tmp_path / "mixed").glob("epoch-00000-batch-00000[23]-rank-0001.*"):
+            if len(listed) == 2:  # the first listing is of the rows that this rank removes
+                path.unlink()
+        return listed[-1]
+
+    monkeypatch.setattr("dali_cutmix.annotations.record.parts_in", then_removed)
+    record = rank(0)
+    record.load_state_dict(states[0])
+    assert len(list(record)) == 2  # and no warning, which would be an error
+    assert len(listed) == 2
 
 
 def test_ranks_share_a_folder_and_each_resumes_its_own_rows(format: Any, tmp_path: Path) -> None:

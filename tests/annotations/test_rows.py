@@ -125,6 +125,14 @@ def test_notes_name_every_image_that_shows_and_its_share(mix: Any) -> None:
                 assert share == pytest.approx(wanted[note], abs=1e-6)
 
 
+def test_notes_of_a_series_belong_to_images_by_position() -> None:
+    pandas = pytest.importorskip("pandas")
+    notes = pandas.Series(range(NUM), index=range(NUM)[::-1])
+    for image, target in batches(Notes(notes)):
+        for pixels, pairs in zip(image, target, strict=True):
+            assert [note for note, _ in pairs] == list(shares_by_level(pixels))
+
+
 @pytest.mark.parametrize("mix", BLENDING, ids=named)
 @pytest.mark.parametrize("combine", ["weigh", "union"])
 def test_blended_rows_follow_the_colours_of_the_pixels(mix: Any, combine: Any) -> None:
@@ -193,13 +201,16 @@ def test_one_number_for_each_image_makes_a_target_of_one_axis() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [np.float64, np.float16, np.int64, np.uint8, np.bool_, "list", torch.tensor]
+    "kind",
+    [np.float64, np.float16, np.int64, np.uint8, np.bool_, "list", torch.tensor, "bfloat16"],
 )
 def test_values_of_any_kind_make_the_same_rows(kind: Any) -> None:
     labels = np.random.default_rng(3).random((NUM, 3)) < 0.5
     expected = batches(Rows(labels.astype(np.float32)), mix=CutMix())
     if kind == "list":
         converted: Any = labels.astype(int).tolist()
+    elif kind == "bfloat16":
+        converted = torch.tensor(labels, dtype=torch.bfloat16)
     else:
         converted = kind(labels) if kind is torch.tensor else labels.astype(kind)
     for (_, target), (_, wanted) in zip(

@@ -236,6 +236,13 @@ def test_erased_pixels_are_the_colour_of_bytes_and_the_mean_of_normalised_images
         assert weight.tolist() == [[1]] * 6
 
 
+def test_pixels_erased_behind_a_blend_of_bytes_are_the_colour_of_bytes() -> None:
+    plan = plan_of(Chain([MixUp(), Cutout(side=6, fill=(1, 2, 3))]), 6)
+    mixed, _ = mix_batch(torch.full((6, 3, *SIZE), 9, dtype=torch.uint8), plan)
+    for channel, level in enumerate((1, 2, 3)):
+        assert mixed[:, channel].round().unique().tolist() == [level, 9]
+
+
 @pytest.mark.parametrize("mix", CUTTING + BLENDING, ids=named)
 def test_every_slice_of_a_volume_is_mixed_alike(mix: Any) -> None:
     x = torch.rand(6, 3, 4, *SIZE, generator=torch.Generator().manual_seed(0))
