@@ -176,6 +176,8 @@ def _method(method: dict[str, Any]) -> str:
         f"{method['repeats']} interleaved turns of {method['seconds']:g} s, least and most in "
         "brackets. This loader mixes by CutMix. torch's cannot: torchvision refuses masks and "
         "boxes. Of its two arrangements (normalised in the workers, or after the loader) the "
-        "faster is shown. Costs and ratios are medians over the turns. Programs that wanted a core "
+        "faster is shown. Costs and ratios are medians over the turns, and differ from ratios of "
+        "the medians. A cost is the part of the rate that is lost; by CPU time it is the part of "
+        "the larger time. Programs that wanted a core "
         f"meanwhile: {method['load']:g}; CPU time depends less on others than rates do."
     )
