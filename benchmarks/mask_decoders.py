@@ -64,7 +64,7 @@ def stored_of(encoded: bytes) -> np.ndarray:
 
 
 def decoders() -> dict[str, Callable[[bytes], Any]]:
-    """Return the decoders that are installed; those of \"inflating\" inflate and do no more."""
+    """Return the decoders that are installed; some inflate, as their names say, and do no more."""
     found: dict[str, Callable[[bytes], Any]] = {
         "zlib, inflating": lambda encoded: zlib.decompress(pixels_of_file(encoded))
     }

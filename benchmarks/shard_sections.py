@@ -54,14 +54,11 @@ def far_shards(result: dict[str, Any]) -> list[str]:
             verdict = "met" if ge(value, target) else "missed"
             targets.append([name, judged(value, ge, target, 2), f"{target:g}", verdict])
     lines += table(["comparison", "ratio", "target", "verdict"], targets)
-    return [*lines, "", RATIOS_OF_LOADERS]
-
-
-#: What the ratios of a loader that decodes mean.
-RATIOS_OF_LOADERS = (
-    "A loader that decodes is about as fast as with local shards, and cannot be ten times faster "
-    "than with requests. Its ratios above 1 over local shards are noise."
-)
+    said = (
+        "A loader that decodes is about as fast as with local shards, and cannot be ten times "
+        "faster than with requests. Its ratios above 1 over local shards are noise."
+    )
+    return [*lines, "", said]
 
 
 def windows(result: dict[str, Any]) -> list[str]:

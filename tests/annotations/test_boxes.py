@@ -246,6 +246,12 @@ def test_split_box_is_the_rectangle_around_its_pieces() -> None:
     assert target["visible"].tolist() == pytest.approx([4 / 6])
 
 
+def test_boxes_of_bfloat16_are_those_of_float32() -> None:
+    corners = [[1.0, 0.0, 7.0, 2.5]]
+    (target,) = Boxes([torch.tensor(corners, dtype=torch.bfloat16)], [[1]]).target(shown(1, (4, 8)))
+    assert target["boxes"].tolist() == corners
+
+
 def test_box_across_cells_of_one_partner_is_one_box() -> None:
     anchor = np.array([[[0, 0], [0, 0], [0, 4]]] * 2, np.int32)
     extent = np.array([[[4, 8], [4, 3], [4, 4]]] * 2, np.int32)

@@ -641,6 +641,13 @@ def test_loader_tells_position_and_plans_of_its_last_batch() -> None:
     assert (data.batch_position, data.batch_plans) == (None, [])
 
 
+def test_weights_of_a_target_may_be_changed_without_changing_the_plan() -> None:
+    data = loader(CutMix(), target="pair")
+    for _, target in data:
+        target.weight.zero_()
+        assert data.batch_plans[0].weight.sum() > 0
+
+
 def test_position_of_a_resumed_loader_continues() -> None:
     data = loader(CutMix())
     list(islice(data, 3))
