@@ -180,8 +180,11 @@ class _DrawnMasks(_CocoMasks):
                     return None
                 rle = coco.merge(coco.frPyObjects(polygons, height, width))
             inside = coco.decode(rle)
-            # pycocotools leaves memory as it was where an RLE ends early.
-            is_complete = coco.encode(inside)["counts"] == rle["counts"]
+            # pycocotools leaves memory as it was where an RLE ends early. Most RLEs are what
+            # pycocotools makes of the pixels again. Others may have runs of no pixel.
+            is_complete = coco.encode(inside)["counts"] == rle["counts"] or (
+                _are_runs_of(rle["counts"], height * width)
+            )
         except (TypeError, ValueError, KeyError, OverflowError, IndexError) as error:
             raise RefusedError("damaged", f"a segmentation is broken: {error}") from None
         if not is_complete:
@@ -196,9 +199,28 @@ def _checked_rle(coco: Any, rle: dict[str, Any], height: int, width: int) -> dic
     if isinstance(counts, list):
         if sum(counts) != height * width or min(counts) < 0:
             raise ValueError(f"an RLE of {sum(counts)} pixels in an image of {height * width}")
-        rle = coco.frPyObjects({"counts": counts, "size": size}, height, width)
-        return dict(coco.encode(coco.decode(rle)))  # some tools write runs of no pixel
+        return dict(coco.frPyObjects({"counts": counts, "size": size}, height, width))
     return {"counts": counts.encode() if isinstance(counts, str) else counts, "size": size}
+
+
+def _are_runs_of(counts: bytes, num_pixels: int) -> bool:
+    """Return whether a compressed RLE has runs of so many pixels, none of them negative.
+
+    Source:
+        ``rleToString`` in pycocotools' ``maskApi.c``: five bits per byte, the low ones first. From
+        the fourth run on the difference to the run before the last is stored.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for byte in counts:
+        bits = byte - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:  # the last byte of a number, whose fifth bit is the sign
+            value -= (bits & 16) << (shift - 4)
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return min(runs, default=0) >= 0 and sum(runs) == num_pixels
 
 
 def _checked_polygons(shape: Sequence[Any]) -> list[list[float]]:

@@ -327,11 +327,15 @@ def test_coco_is_read_in_steps_of_any_size(
 
 
 @pytest.mark.usefixtures("_pycocotools")
-def test_runs_of_no_pixel_are_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_runs_of_no_pixel_are_runs(tmp_path: Path, is_compressed: bool) -> None:
     inside = boxed(*SECOND)
     first, second, *others = runs(inside)
     counts = [first, second - 1, 0, 1, *others, 0]
-    rle = {"size": list(SIZE), "counts": counts}
+    rle: dict[str, Any] = {"size": list(SIZE), "counts": counts}
+    if is_compressed:
+        rle = pytest.importorskip("pycocotools.mask").frPyObjects(rle, *SIZE)
+        rle["counts"] = rle["counts"].decode()
     path = coco(tmp_path, [{"image_id": 41, "category_id": 3, "segmentation": rle}])
     images, masks = read_coco_masks(path, tmp_path / "images")
     nothing = np.zeros(SIZE, int)
@@ -340,6 +344,7 @@ def test_runs_of_no_pixel_are_runs(tmp_path: Path) -> None:
 
 BROKEN = {
     "an RLE that ends early": {"size": list(SIZE), "counts": "0"},
+    "an RLE of a negative run": {"size": list(SIZE), "counts": "4OWf0"},  # 4, -1 and the others
     "an RLE that goes on": {"size": list(SIZE), "counts": "ooooooooooo0"},
     "runs that end early": {"size": list(SIZE), "counts": [3, 4]},
     "negative runs": {"size": list(SIZE), "counts": [HEIGHT * WIDTH + 3, -3]},
