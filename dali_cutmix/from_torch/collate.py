@@ -147,15 +147,25 @@ def _compared(
         elif states == expected_states and all(map(are_equal, batch, expected_batch)):
             return [form], batch[0]
         elif mixes:
-            does_more = "the function does more than default_collate"
-            reasons.append(f"{does_more} and its {_names_of(mixes)}. {_WAY_OUT}")
+            other = "the function does something else than default_collate"
+            reasons.append(f"{other} and its {_names_of(mixes)}. {_WAY_OUT}")
         else:
-            reasons.append(
-                "the function does more than default_collate, and no v2.CutMix, v2.MixUp or "
-                "v2.RandomChoice of these was found in its closure, globals and attributes. "
-                f"{_WAY_OUT}"
-            )
+            reasons.append(f"{_why_no_mix(collate)} {_WAY_OUT}")
     raise NoCounterpartError(reasons[0])
+
+
+def _why_no_mix(collate: Callable[..., Any]) -> str:
+    """Return what speaks against a function that holds no mix that could be taken."""
+    inside = held(collate, lambda part: transform_name(part) in _PRESETS, in_sequences=True)
+    if inside:
+        return (
+            f"the function's {_names_of(inside)} is inside a list or another transform. Hold the "
+            "mix alone, or a v2.RandomChoice of mixes, behind default_collate."
+        )
+    return (
+        "the function does more than default_collate, and no v2.CutMix, v2.MixUp or "
+        "v2.RandomChoice of these was found in its closure, globals and attributes."
+    )
 
 
 def _names_of(mixes: Sequence[Any]) -> str:

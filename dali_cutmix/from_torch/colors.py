@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from PIL import Image
-
 from dali_cutmix.from_torch import timm
 from dali_cutmix.from_torch.levels import Levels
 from dali_cutmix.from_torch.report import (
@@ -172,9 +170,7 @@ def _automatic(part: Any, name: str | None, levels: Levels) -> Any:
 
 def _fill(part: Any, levels: Levels) -> Any:
     """Return the level, or levels, of pixels from outside the image."""
-    fill = part.fill
-    if isinstance(fill, dict):
-        fill = fill.get(levels.kind or Image.Image, fill.get("others"))
+    fill = levels.for_kind(part.fill)
     numbers = fill if isinstance(fill, (tuple, list)) else [fill or 0]
     color = tuple(round(float(number)) for number in numbers)
     if len(color) not in (1, 3) or not all(0 <= level <= 255 for level in color):

@@ -195,20 +195,25 @@ def _of_concatenation(dataset: Any, path: str) -> Data:
         lambda transform: ConcatDataset([part.having(transform) for part in parts]),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         kind=first.kind,
+        num_channels=first.num_channels,
         slots=first.slots,
     )
 
 
 def _have_one_transform(data: Data, other: Data) -> bool:
     """Return whether two datasets have the same transform, or two that translate to the same."""
-    if data.kind is not other.kind:
+    if (data.kind, data.num_channels) != (other.kind, other.num_channels):
         return False
     if data.transform is other.transform:
         return True
     translated = []
     for part in (data, other):
         translation = Translation()
-        translated.append(translate_transform(part.transform, part.size, translation, part.kind))
+        translated.append(
+            translate_transform(
+                part.transform, part.size, translation, part.kind, num_channels=part.num_channels
+            )
+        )
         if translation.refusals:
             return False
     return bool(translated[0] == translated[1])

@@ -68,6 +68,16 @@ class Levels:
         channels = zip(numbers, self.std, self.mean, strict=True)
         return [255 * (number * std + mean) for number, std, mean in channels]
 
+    def for_kind(self, values: Any) -> Any:
+        """Return what a dictionary of v2, by class of image, holds for the image; else the value.
+
+        Returns:
+            The value; None where the dictionary says nothing of the image.
+        """
+        if not isinstance(values, dict):
+            return values
+        return values.get(self.kind or Image.Image, values.get("others"))
+
     def image_of(self, pixels: np.ndarray) -> Any:
         """Return an image of pixels, ``[height, width, 3]`` uint8, as images are here."""
         pixels = pixels[..., : self.num_channels]
@@ -149,9 +159,7 @@ class Levels:
 
     def to_dtype(self, part: Any) -> str:
         """Apply ``ToDtype`` or ``ConvertImageDtype``."""
-        dtype: Any = part.dtype
-        if isinstance(dtype, dict):
-            dtype = dtype.get(self.kind, dtype.get("others"))
+        dtype: Any = self.for_kind(part.dtype)
         if dtype is None or dtype == self.dtype or not self.is_tensor:
             return NO_CHANGE
         if dtype not in _DTYPES:

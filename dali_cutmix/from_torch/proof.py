@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from dali_cutmix.from_torch.comparison import are_equal, call
 from dali_cutmix.from_torch.data import Calls, Data
-from dali_cutmix.from_torch.report import NoCounterpartError, named
+from dali_cutmix.from_torch.report import NoCounterpartError, named, transform_name
 from dali_cutmix.from_torch.trial import Probe, Sample, UnreadError, UnreadImage, sample_of
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.open import open_source
@@ -33,6 +33,19 @@ _GRAY = (
     "some images are gray, of one channel, and the graph makes three of each. Put Grayscale(3), or "
     "Grayscale(1), in front of its transform."
 )
+
+
+_ARRAYS = (
+    "samples are NumPy arrays [height, width, 3], and the graph's images are [3, height, width]. "
+    "Give the dataset a transform that begins with v2.ToImage."
+)
+_LEFT_ALONE = (
+    "images are NumPy arrays, which v2.{} leaves as they are, and the graph would change them. Put "
+    "v2.ToImage in front."
+)
+
+#: Names of v2's transforms that take NumPy arrays, and do something.
+_OF_ARRAYS = ("ToImage", "ToTensor", "ToPILImage", "Lambda")
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,9 @@ def compared(data: Data, way: Way) -> Data:
         transform, path = Calls(transforms, paths), " and ".join(dict.fromkeys(paths))
     elif way.slots:
         path, transform = way.slots[views[0]]
-    image = getattr(samples[0].views[0], "image", None)
+    image = getattr(samples[0].views[0], "image", samples[0].views[0])
+    if isinstance(image, np.ndarray):
+        _check_takes_arrays([way.slots[slot][1] for slot in views] if way.slots else [None])
     kind = type(image) if isinstance(image, torch.Tensor) else None
     notes = (*data.notes, note)
     return replace(
@@ -95,6 +110,25 @@ def compared(data: Data, way: Way) -> Data:
         num_channels=num_channels,
         slots=way.slots,
     )
+
+
+def _check_takes_arrays(transforms: Sequence[Any]) -> None:
+    """Refuse transforms that leave arrays as they are, where the graph would change images.
+
+    Raises:
+        NoCounterpartError: The first part of a list is such a transform, or there is no list.
+    """
+    for transform in transforms:
+        if transform is None:
+            raise NoCounterpartError(_ARRAYS)
+        first = transform
+        while transform_name(first) in ("Compose", "Sequential") and len(
+            inner := getattr(first, "transforms", first)
+        ):
+            first = inner[0]
+        is_of_v2 = type(first).__module__.startswith("torchvision.transforms.v2.")
+        if is_of_v2 and transform_name(first) not in _OF_ARRAYS:
+            raise NoCounterpartError(_LEFT_ALONE.format(transform_name(first)))
 
 
 def _compared_more(

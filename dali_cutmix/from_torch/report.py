@@ -56,6 +56,7 @@ class Translation:
         refusals: ``(path, part, reason)`` of each part without a counterpart.
         notes: Sentences about differences.
         num_parts: Parts met so far.
+        doubtful: Those of ``refusals`` that depend on which images there are.
         lacks_size: Whether a list was refused since images may have different sizes.
     """
 
@@ -63,6 +64,7 @@ class Translation:
     refusals: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     num_parts: int = 0
+    doubtful: list[tuple[str, str, str]] = field(default_factory=list)
     lacks_size: bool = False
 
     def became(self, path: str, part: Any, result: str) -> None:
@@ -73,7 +75,15 @@ class Translation:
     def refuse(self, path: str, part: Any, reason: object) -> None:
         """Record that a part has no counterpart; ``part`` may be the name to show."""
         self.num_parts += 1
-        self.refusals.append((path, part if isinstance(part, str) else named(part), str(reason)))
+        refusal = (path, part if isinstance(part, str) else named(part), str(reason))
+        self.refusals.append(refusal)
+        if isinstance(reason, (SizesVaryError, OutOfPlaceError)):
+            self.doubtful.append(refusal)
+
+    def drop_doubtful(self) -> None:
+        """Drop the refusals that another dataset would not bring."""
+        self.refusals = [each for each in self.refusals if each not in self.doubtful]
+        self.doubtful = []
 
     def take(self, inner: Translation, places: Mapping[str, str]) -> None:
         """Record a translation of a part.
@@ -205,6 +215,8 @@ def written(value: Any) -> str:
         return f"{value:.6g}" if value == float(f"{value:.6g}") else repr(value)
     if isinstance(value, torch.dtype):
         return str(value)
+    if isinstance(value, torch.device):
+        return repr(str(value))
     if not hasattr(value, "__dataclass_fields__"):
         return repr(value) if is_number(value) or isinstance(value, (str, bool)) else named(value)
     name = type(value).__name__

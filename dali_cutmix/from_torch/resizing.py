@@ -33,7 +33,7 @@ def kernel_of(part: Any, levels: Levels) -> str:
     if mode == "nearest":
         raise OutOfPlaceError(
             "the graph resizes to the nearest pixel as Pillow does, and torchvision's NEAREST of a "
-            f"tensor takes other pixels. Pass NEAREST_EXACT, or {before}"
+            f"tensor takes other pixels. {before.capitalize()}"
         )
     if mode == "lanczos":
         raise OutOfPlaceError(

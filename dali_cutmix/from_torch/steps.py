@@ -63,7 +63,7 @@ class Steps:
         self._handlers: dict[str, Callable[[Any], Augmentation]] = {
             **dict.fromkeys(COLORS, self._color),
             "Resize": self._resize,
-            "CenterCrop": lambda part: sizing.CenterCrop(_side(sides_of(part.size))),
+            "CenterCrop": self._center_crop,
             "Pad": self._pad,
             "RandomCrop": self._random_crop,
             "RandomResizedCrop": self._random_resized_crop,
@@ -227,6 +227,21 @@ class Steps:
         size, kernel = _side(sides_of(part.size)), self._kernel(part)
         return sizing.RandomResizedCrop(size, _floats(part.scale), _floats(part.ratio), kernel)
 
+    def _center_crop(self, part: Any) -> Augmentation:
+        size = sides_of(part.size)
+        is_plain = not any(self._levels.mean) or self._have_at_least(size)
+        # Beyond the border torchvision pads with the number 0, which is the mean behind Normalize.
+        return sizing.CenterCrop(_side(size), 0 if is_plain else self._level(0))
+
+    def _have_at_least(self, size: Size) -> bool:
+        """Return whether all images in front of the next part are known to be as large."""
+        last = self._steps[-1] if self._steps else None
+        if isinstance(last, sizing.Resize) and isinstance(last.size, int):
+            return last.max_size is None and last.size >= max(size)
+        first = Frame(self._source_size) if self._source_size else Frame((0, 0), varies=True)
+        frame = frames_of(self._steps, first)[-1]
+        return not frame.varies and frame.size[0] >= size[0] and frame.size[1] >= size[1]
+
     def _random_crop(self, part: Any) -> Augmentation:
         size, padding = _side(sides_of(part.size)), _padding(part.padding)
         return sizing.RandomCrop(size, padding, *self._border(part, part.padding))
@@ -321,15 +336,16 @@ class Steps:
 
     def _fill(self, part: Any) -> Any:
         """Return the level, or levels, of pixels from outside the image."""
-        fill = part.fill
-        if isinstance(fill, dict):
-            fill = fill.get(self._levels.kind, fill.get("others", 0))
+        return self._level(self._levels.for_kind(part.fill))
+
+    def _level(self, fill: Any) -> Any:
+        """Return the level, or levels, that show as a number, or numbers, here."""
         numbers = list(fill) if isinstance(fill, (tuple, list)) else [fill or 0]
         numbers = numbers * 3 if len(numbers) == 1 else numbers
         exact = self._levels.level_of([float(number) for number in numbers])
         color = tuple(round(level) for level in exact)
         if not all(0 <= level <= 255 for level in color):
-            raise NoCounterpartError(f"no uint8 color becomes fill={part.fill!r} here.")
+            raise NoCounterpartError(f"no uint8 color becomes fill={fill!r} here.")
         if any(abs(a - b) > 1e-6 for a, b in zip(color, exact, strict=True)):
             self.notes.note(f"Filled pixels become {color} of 255, which are {exact} rounded.")
         return color[0] if len(set(color)) == 1 else color

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision import transforms as v1  # type: ignore[import-untyped]
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from dali_cutmix.core.frame import Frame, frames_of
@@ -109,6 +110,7 @@ class _Walk:
         self._steps = Steps(size, levels)
         self._records: list[_Record] = []
         self._resizes_pillow = False
+        self._resizes_as_v2 = True  # or resizes no tensor of uint8
         self._notes: list[str] = []
         self._noise: list[tuple[Any, Any]] = []  # mean and std where noise is erased with
         self._conversions: dict[str, Callable[[Any], str]] = {
@@ -149,7 +151,10 @@ class _Walk:
             result = _attempt(lambda: convert(part))
             self._records.append(_Record(path, part, result, result))
             return
-        self._resizes_pillow |= name == "Resize" and not self.levels.is_tensor
+        if name == "Resize":
+            is_of_v2 = ".v2." in type(part).__module__
+            self._resizes_pillow |= not self.levels.is_tensor
+            self._resizes_as_v2 &= is_of_v2 and self.levels.are_uint8
         if makes_noise(part):
             self._noise.append((self.levels.mean, self.levels.std))
         fixed = _attempt(lambda: self._fixed.take(path, part))
@@ -193,7 +198,9 @@ class _Walk:
     ) -> Any:
         for record in self._records:
             translation.became(record.path, record.part, str(getattr(record, way)))
-        on_pixels = _notes_on_pixels(translated, self._size, of_pillow=self._resizes_pillow)
+        on_pixels = _notes_on_pixels(
+            translated, self._size, of_pillow=self._resizes_pillow, as_v2=self._resizes_as_v2
+        )
         for sentence in [*self._notes, *notes.notes, *on_pixels]:
             translation.note(sentence)
         return translated
@@ -236,13 +243,16 @@ class _Walk:
         return True
 
 
-def _notes_on_pixels(transform: Any, size: Size | None, *, of_pillow: bool) -> list[str]:
+def _notes_on_pixels(
+    transform: Any, size: Size | None, *, of_pillow: bool, as_v2: bool
+) -> list[str]:
     """Return the sentences on how pixels differ from the torch loader's.
 
     Args:
         transform: The translation.
         size: ``(height, width)`` of all stored images; None where sizes differ or are unknown.
         of_pillow: Whether the torch loader resizes Pillow images.
+        as_v2: Whether v2 resizes each tensor, of uint8. v1 and floats round otherwise.
     """
     steps = _fixed_steps(transform)
     if steps is None:
@@ -254,15 +264,31 @@ def _notes_on_pixels(transform: Any, size: Size | None, *, of_pillow: bool) -> l
         if isinstance(step, (Resize, ResizeKeepRatio)) and (before.varies or before != behind)
     ]
     if not of_pillow:
-        return ["On the CPU, pixels equal those of torchvision's tensors."] if resizes else []
+        return [_note_on_tensors(resizes, as_v2)] if resizes else []
     if "bicubic" in resizes:
         return [
-            "On the CPU, pixels differ from Pillow's by at most 2 of 255, and by up to 9 in a few "
+            "On the CPU, pixels differ from Pillow's by at most 2 of 255, and by up to 12 in a few "
             "pixels beside hard edges."
         ]
     if "bilinear" in resizes:
         return ["On the CPU, pixels differ from Pillow's by at most 2 of 255."]
     return ["On the CPU, pixels are Pillow's."]
+
+
+def _note_on_tensors(kernels: Sequence[str], as_v2: bool) -> str:
+    if "nearest" in kernels:
+        return (
+            "On the CPU, resized pixels are Pillow's nearest, of which torchvision's are the "
+            "neighbours in places."
+        )
+    if as_v2 and "bilinear-aliased" not in kernels:
+        return "On the CPU, pixels equal those of torchvision's tensors."
+    if "bicubic" in kernels:
+        return (
+            "On the CPU, pixels differ from those of torchvision's tensors by a few of 255, and by "
+            "up to 24 beside hard edges. Those of v2 are equal."
+        )
+    return "On the CPU, pixels differ from those of torchvision's tensors by at most 1 of 255."
 
 
 def _fixed_steps(transform: Any) -> list[Any] | None:
@@ -306,7 +332,7 @@ def _inner(path: str, part: Any) -> Iterator[tuple[str, Any]] | None:
     if name == "Sequential" or isinstance(part, (list, nn.ModuleList)):
         return ((f"{path}[{number}]", each) for number, each in enumerate(part))
     if name == "ImageClassification":  # a preset of weights
-        resize = v2.Resize(
+        resize = v1.Resize(  # which is what a preset calls
             part.resize_size, interpolation=part.interpolation, antialias=part.antialias
         )
         parts = [resize, v2.CenterCrop(part.crop_size), v2.PILToTensor()]

@@ -219,8 +219,15 @@ def _without_prefetching(loader: Any, arguments: Arguments) -> Any:
         for numbers in (loader.mean, loader.std)
     )
     arguments.behind += [v2.ToDtype(loader.img_dtype), v2.Normalize(mean, std)]
-    if loader.random_erasing is not None:
-        arguments.behind.append(loader.random_erasing)
+    if (erasing := loader.random_erasing) is not None:
+        arguments.behind.append(erasing)
+        if erasing.num_splits > 1:
+            arguments.translation.refuse(
+                "loader",
+                erasing,
+                f"of {erasing.num_splits} parts of a batch the first is not erased, and the graph "
+                "erases all images alike. Pass `re_split=False` to create_loader.",
+            )
     arguments.settings.setdefault("device", loader.device)
     return loader.loader
 
@@ -306,10 +313,12 @@ def _both_arguments(outer: Any) -> str:
     code, origin = "transform=TrainTransform(size=224)", ""
     if len(transforms) == 1:
         ((path, transform),) = transforms.items()
-        translated, _ = translate_views(transform, None, Translation())
-        code, origin = "transform=", f": parts of {path} have no counterpart"
+        translated, _ = translate_views(transform, None, translation := Translation())
+        translation.drop_doubtful()
         if translated is not None:
             code, origin = f"transform={written(translated)}", f", which {path} becomes"
+        elif translation.refusals:
+            code, origin = "transform=", f": parts of {path} have no counterpart"
     values = (value for _, part in parts_of(outer) for _, value in attributes(part))
     holds_arrays = any(getattr(value, "ndim", 0) >= 3 for value in values)
     source = "ImageArrays(images, classes)" if holds_arrays else "[(path, class), ...]"
@@ -345,6 +354,8 @@ def _translate_transform(data: Data, arguments: Arguments) -> tuple[Any, torch.d
     if inner.lacks_size and not translation.refusals and (size := common_size(data.source)):
         settings["transform"], dtype, inner = _attempted(data, size, arguments)
         inner.note(f"All images have {size[0]} x {size[1]} pixels, by their headers.")
+    if translation.refusals and data.source is None:  # the images are unknown
+        inner.drop_doubtful()
     translation.take(inner, {})
     if dtype != torch.float32:
         settings.setdefault("dtype", dtype)

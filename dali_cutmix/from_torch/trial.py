@@ -33,6 +33,11 @@ _BY_KEYWORD = (
     "`__getitem__` calls its transform with `{}=`, as albumentations' are called, and the graph "
     "has transforms of torchvision and timm."
 )
+_WITH_LABEL = (
+    "`__getitem__` hands image and label to its transform together, and the graph transforms "
+    "images. Call the transform with the image alone; give it to torchvision's datasets as "
+    "`transform=`, not as `transforms=`."
+)
 _KEEPS_RESULTS = (
     "`__getitem__` keeps transformed images, and the graph transforms an image anew in each epoch."
 )
@@ -108,14 +113,18 @@ class UnreadImage:
 class Probe:
     """Stand for the transforms of a dataset."""
 
-    def __call__(self, image: Any = None, /, *, slot: int = 0, **images: Any) -> TransformedImage:
+    def __call__(
+        self, image: Any = None, /, *others: Any, slot: int = 0, **images: Any
+    ) -> TransformedImage:
         """Return what stands for the transformed image.
 
         Raises:
-            NoCounterpartError: The image comes by keyword.
+            NoCounterpartError: The image comes by keyword, or with its label.
         """
         if images or image is None:
             raise NoCounterpartError(_BY_KEYWORD.format(next(iter(images), "image")))
+        if others or isinstance(image, (tuple, list)):
+            raise NoCounterpartError(_WITH_LABEL)
         return TransformedImage(image, slot)
 
 
@@ -289,10 +298,9 @@ def _loop_of(form: str) -> str:
     if not form:
         return ""
     parts = "images" if "images[" in form else "image"
-    loop = f"for {parts}, label in loader"
-    if "index" in form:
-        loop = f"for index, ({parts}, label) in zip(loader.batch_sampler, loader)"
-    return f"Make the batch in the loop: `{loop}: batch = {form}`."
+    index = "index = loader.batch_indices; " if "index" in form else ""
+    loop = f"for {parts}, label in loader: {index}batch = {form}"
+    return f"Make the batch in the loop: `{loop}`."
 
 
 def _kind_of(value: Any) -> str:

@@ -146,7 +146,25 @@ def test_number_of_means_is_the_number_of_channels() -> None:
 
 
 def test_note_on_pixels_speaks_of_what_differs(photo_folder: Path) -> None:
-    tensor = [v2.ToImage(), WHOLE, v2.ToDtype(torch.float32, scale=True)]
+    bicubic, nearest = v2.InterpolationMode.BICUBIC, v2.InterpolationMode.NEAREST_EXACT
+    scale = v2.ToDtype(torch.float32, scale=True)
+    tensor = [v2.ToImage(), v2.Resize((24, 32)), scale]
+    of_v1 = "On the CPU, pixels differ from those of torchvision's tensors by "
+    assert notes(over(photo_folder, [v2.ToImage(), WHOLE, scale]), "pixels") == [
+        f"{of_v1}at most 1 of 255."
+    ]
+    assert notes(over(photo_folder, [v1.ToTensor(), v2.Resize((24, 32))]), "pixels differ") == [
+        f"{of_v1}at most 1 of 255."
+    ]
+    parts = [v1.PILToTensor(), v1.Resize((24, 32), bicubic), scale]
+    assert notes(over(photo_folder, parts), "pixels") == [
+        f"{of_v1}a few of 255, and by up to 24 beside hard edges. Those of v2 are equal."
+    ]
+    parts = [v2.ToImage(), v2.Resize((24, 32), nearest), scale]
+    assert notes(over(photo_folder, parts), "pixels") == [
+        "On the CPU, resized pixels are Pillow's nearest, of which torchvision's are the "
+        "neighbours in places."
+    ]
     assert notes(over(photo_folder, [WHOLE, v1.ToTensor()]), "pixels") == [
         "On the CPU, pixels differ from Pillow's by at most 2 of 255."
     ]

@@ -436,13 +436,13 @@ class WeakAndStrong(Pairs):
         (
             Numbered,
             "(image, label, index)",
-            "for index, (image, label) in zip(loader.batch_sampler, loader): batch = "
+            "for image, label in loader: index = loader.batch_indices; batch = "
             "(image, label, index)",
         ),
         (
             NumberedFirst,
             "(index, image, label)",
-            "for index, (image, label) in zip(loader.batch_sampler, loader): batch = "
+            "for image, label in loader: index = loader.batch_indices; batch = "
             "(index, image, label)",
         ),
         (
@@ -469,12 +469,18 @@ def test_sample_of_another_form_is_refused_with_the_loop_that_makes_the_batch(
     ]
 
 
-def test_loop_of_a_refusal_gives_the_indices_of_a_shuffled_epoch(photo_folder: Path) -> None:
+@pytest.mark.parametrize("is_drawn_by_torch", [False, True])
+def test_loop_of_a_refusal_gives_the_indices_of_an_epoch_in_any_order(
+    photo_folder: Path, is_drawn_by_torch: bool
+) -> None:
     samples = [(path, number) for number, (path, _) in enumerate(ImageFolder(photo_folder).samples)]
-    loader = DataLoader(samples, 4, shuffle=True, transform=TrainTransform(16), device="cpu")
+    order: dict[str, Any] = {"shuffle": True}
+    if is_drawn_by_torch:
+        order = {"sampler": WeightedRandomSampler([1.0] * len(samples), 11)}
+    loader = DataLoader(samples, 4, **order, transform=TrainTransform(16), device="cpu")
     for _ in range(2):
-        for index, (_, label) in zip(loader.batch_sampler, loader, strict=True):
-            assert list(index) == label.tolist()
+        for _, label in loader:
+            assert loader.batch_indices == label.tolist()
 
 
 def test_dataset_that_makes_pairs_becomes_views(photo_folder: Path) -> None:
@@ -761,3 +767,117 @@ def test_dataset_without_a_length_or_of_hugging_face_is_refused_with_the_way_out
     message = refusal(TorchLoader(hugging_face(), sampler=sampler))
     assert "`Dataset` at dataset: its rows are dictionaries, and what `set_transform`" in message
     assert "Pass the dataset itself as the source of `DataLoader`, and the function of" in message
+
+
+def test_gray_datasets_joined_stay_gray() -> None:
+    parts = v1.Compose([v1.ToTensor(), v1.Normalize((0.1307,), (0.3081,))])
+    apart = [gray_digits(v1.Compose(list(parts.transforms))) for _ in range(2)]
+    for joined in (gray_digits(parts) + gray_digits(parts), ConcatDataset(apart)):
+        (image, _), (expected, _) = (next(iter(each)) for each in both(joined))
+        assert image.shape == expected.shape == (4, 1, 28, 28)
+        assert (image - expected).abs().max() < 1e-5
+    mixed = ConcatDataset([cifar(v1.ToTensor(), (28, 28)), gray_digits(v1.ToTensor())])
+    assert "all images have one transform in the graph" in refusal(TorchLoader(mixed))
+
+
+def both(dataset: Any) -> tuple[Any, Any]:
+    """Our loader and torch's over a dataset."""
+    reference = TorchLoader(dataset, batch_size=4)
+    return silently(reference, device="cpu"), reference
+
+
+class Arrays(Dataset[Any]):
+    """Arrays in memory, handed to the transform as they are."""
+
+    def __init__(self, transform: Any) -> None:
+        self.data = np.random.default_rng(0).integers(0, 256, (9, 24, 20, 3), np.uint8)
+        self.targets, self.transform = [0, 1, 2] * 3, transform
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        image = self.data[index]
+        return image if self.transform is None else self.transform(image), self.targets[index]
+
+
+SCALED_V2 = v2.ToDtype(torch.float32, scale=True)
+
+
+@pytest.mark.parametrize(
+    ("transform", "reason"),
+    [
+        (
+            v2.Compose([v2.RandomHorizontalFlip(1.0), v2.ToImage(), SCALED_V2]),
+            "images are NumPy arrays, which v2.RandomHorizontalFlip leaves as they are, and the "
+            "graph would change them. Put v2.ToImage in front.",
+        ),
+        (
+            v2.Compose([v2.Compose([v2.Resize(20)]), v2.ToImage(), SCALED_V2]),
+            "images are NumPy arrays, which v2.Resize leaves as they are, and the graph would "
+            "change them. Put v2.ToImage in front.",
+        ),
+    ],
+)
+def test_arrays_that_v2_would_leave_alone_are_refused(transform: Any, reason: str) -> None:
+    assert reason in refusal(TorchLoader(Arrays(transform)))
+    for first in ([v2.ToImage(), SCALED_V2], [v1.ToTensor()]):
+        ours, reference = both(Arrays(v2.Compose([*first, v2.RandomHorizontalFlip(1.0)])))
+        for (image, label), (expected, expected_label) in zip(ours, reference, strict=True):
+            assert torch.equal(label, expected_label)
+            assert (image - expected).abs().max() < 1e-6
+
+
+class WithLabel(Table):
+    """The transform gets image and label."""
+
+    def __getitem__(self, index: int) -> Any:
+        row = self.rows[index]
+        pair = opened(self.root + "/" + row["image_id"] + ".jpg"), self.codes[row["breed"]]
+        return self.transform(*pair) if self.unpacks else self.transform(pair)
+
+    unpacks = True
+
+
+class WithLabelInATuple(WithLabel):
+    unpacks = False
+
+
+@pytest.mark.parametrize("kind", [WithLabel, WithLabelInATuple])
+def test_transform_of_image_and_label_is_refused_with_the_way_out(
+    photo_folder: Path, kind: Any
+) -> None:
+    data = kind(photo_folder, v2.Compose([v2.Resize((24, 32)), v2.ToImage(), SCALED_V2]))
+    assert (
+        "`__getitem__` hands image and label to its transform together, and the graph transforms "
+        "images. Call the transform with the image alone; give it to torchvision's datasets as "
+        "`transform=`, not as `transforms=`."
+    ) in refusal(TorchLoader(data))
+
+
+def test_refused_dataset_brings_no_refusal_that_its_images_would_lift() -> None:
+    class Indexed(Arrays):
+        def __getitem__(self, index: int) -> Any:
+            return (*super().__getitem__(index), index)
+
+    parts = v2.Compose([v2.ToImage(), v2.RandomHorizontalFlip(), SCALED_V2])
+    message = refusal(TorchLoader(Indexed(parts)))
+    assert message.count("\n") == 1  # the dataset alone
+    assert "have no counterpart" not in message
+
+
+def test_tensors_without_a_transform_are_served_and_arrays_are_refused() -> None:
+    class Tensors(Arrays):
+        def __init__(self) -> None:
+            super().__init__(None)
+            self.data = torch.from_numpy(self.data).permute(0, 3, 1, 2)  # type: ignore[assignment]
+
+    ours, reference = both(Tensors())
+    for (image, label), (expected, expected_label) in zip(ours, reference, strict=True):
+        assert image.dtype == expected.dtype == torch.uint8
+        assert torch.equal(image, expected)
+        assert torch.equal(label, expected_label)
+    assert (
+        "samples are NumPy arrays [height, width, 3], and the graph's images are [3, height, "
+        "width]. Give the dataset a transform that begins with v2.ToImage."
+    ) in refusal(TorchLoader(Arrays(None)))

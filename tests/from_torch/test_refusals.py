@@ -126,8 +126,7 @@ REFUSED: list[tuple[int, list[Any], str]] = [
         1,
         [v2.ToImage(), v2.Resize((32, 32), interpolation=0)],
         "the graph resizes to the nearest pixel as Pillow does, and torchvision's NEAREST of a "
-        "tensor takes other pixels. Pass NEAREST_EXACT, or resize before the image becomes a "
-        "tensor.",
+        "tensor takes other pixels. Resize before the image becomes a tensor.",
     ),
     (
         1,

@@ -17,7 +17,7 @@ from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from dali_cutmix import Compose, EvalTransform, augmentations
+from dali_cutmix import Compose, DataLoader, EvalTransform, augmentations
 from public_lists import (
     EIGVAL,
     EIGVEC,
@@ -347,6 +347,16 @@ def test_prefetch_loader_of_timm_normalizes_behind_the_list(photo_folder: Path) 
     erasing = PrefetchLoader(inner, device=torch.device("cpu"), re_prob=0.5, re_mode="pixel")
     transform = silently(erasing).transform  # type: ignore[arg-type]
     assert transform.augment[-1].mode == "pixel"
+    lines: list[str] = []
+    DataLoader.from_torch(erasing, report=lines.append)  # type: ignore[arg-type]
+    assert "        device='cpu'," in lines
+    spared = PrefetchLoader(
+        inner, device=torch.device("cpu"), re_prob=0.5, re_mode="pixel", re_num_splits=2
+    )
+    assert (
+        "`RandomErasing` at loader: of 2 parts of a batch the first is not erased, and the graph "
+        "erases all images alike. Pass `re_split=False` to create_loader."
+    ) in refusal(spared)  # type: ignore[arg-type]
 
 
 def test_noise_is_refused_before_normalize_and_clipped_behind(photo_folder: Path) -> None:

@@ -332,3 +332,37 @@ def test_mixing_has_the_collate_functions_distribution(photo_folder: Path, mix: 
         assert torch.allclose(own, own[:, :1].expand(100, 3))
         kept.append(own[:, 0].numpy())
     assert ks_2samp(*kept).pvalue > 0.001
+
+
+FILL = {Image.Image: 127, tv_tensors.Image: 90, torch.Tensor: 60, "others": 0}
+
+
+@pytest.mark.parametrize(
+    ("first", "color"), [([], 127), ([v2.ToImage()], 90), ([v2.PILToTensor()], 60)]
+)
+@pytest.mark.parametrize(
+    "part",
+    [
+        v2.Pad(3, fill=FILL),
+        v2.RandomRotation((30, 30), fill=FILL),
+        v2.RandomCrop((30, 38), padding=3, fill=FILL),
+        v2.RandomAffine((20, 20), fill=FILL),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_colors_by_class_of_image_are_those_of_the_torch_loader(
+    first: Any, color: int, part: Any
+) -> None:
+    parts = [*first, part, v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    reference = TorchLoader(cifar(v2.Compose(parts), (24, 32)), batch_size=12)
+    for image in (next(iter(each))[0].cpu() for each in (silently(reference), reference)):
+        assert image.shape[2:] in ((24, 32), (30, 38))
+        assert ((image[..., 0, 0] * 255).round() == color).all()
+
+
+@pytest.mark.parametrize("size", [(24, 32), (40, 50)])
+def test_centre_beyond_the_border_behind_normalize_is_the_mean(size: Any) -> None:
+    parts = v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD), v1.CenterCrop(size)])
+    reference = TorchLoader(cifar(parts, (24, 32)), batch_size=12)
+    image, expected = (next(iter(each))[0] for each in (silently(reference), reference))
+    assert (image.cpu() - expected).abs().max() < 0.51 / 255 / min(STD)
