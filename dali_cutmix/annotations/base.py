@@ -27,6 +27,9 @@ class Shown:
             loader's device. Where every stored byte is a class index, the indices themselves:
             ``[B, height, width, 1]`` int64. None for other annotations.
         tensor: Makes a tensor on the loader's device of an array.
+        part: What the image before mixing can show of each stored image: upper left and lower right
+            corner ``[B, 2, 2]`` float32 (x, y), in pixels of the stored image. What a step cropped
+            away lies outside, though a later step has padded. None as of ``matrix``.
     """
 
     indices: np.ndarray
@@ -35,6 +38,7 @@ class Shown:
     matrix: np.ndarray | None = None
     pixels: torch.Tensor | None = None
     tensor: Callable[[np.ndarray], torch.Tensor] = torch.from_numpy
+    part: np.ndarray | None = None
 
 
 @runtime_checkable
@@ -43,7 +47,7 @@ class Annotation(Protocol):
 
     @property
     def needs_matrix(self) -> bool:
-        """Whether `target` reads ``shown.matrix``."""
+        """Whether `target` reads ``shown.matrix`` or ``shown.part``."""
 
     @property
     def takes_blends(self) -> bool:

@@ -19,6 +19,7 @@ from dali_cutmix.annotations.box_values import (
     of_images,
 )
 from dali_cutmix.core.checks import check_prob, checked_names
+from dali_cutmix.mixing.objects import clipped
 
 #: Share of a box's area. Affine maps are float32, so that a complete box may lose so much.
 _TOLERANCE = 1e-5
@@ -183,8 +184,11 @@ class Boxes:
         """
         rows, counts = self._rows_of(np.asarray(shown.indices))
         sample = np.repeat(np.arange(len(counts)), counts)
-        corners = _mapped(self._boxes[rows].T.astype(np.float64), shown.matrix, sample)
-        parts = visible.start(sample, corners, shown.size)
+        stored = self._boxes[rows].T.astype(np.float64)
+        complete = inside = _mapped(stored, shown.matrix, sample)
+        if shown.part is not None:
+            inside = _mapped(clipped(stored, shown.part[sample]), shown.matrix, sample)
+        parts = visible.start(sample, complete, inside, shown.size)
         if shown.plan is not None:
             parts = visible.follow(parts, shown.plan)
         corners, share = parts.summed()

@@ -74,12 +74,15 @@ class Parts:
         return np.concatenate([low, high]), np.minimum(area / self.showings.area, 1.0)
 
 
-def start(sample: np.ndarray, corners: np.ndarray, size: tuple[int, int]) -> Parts:
+def start(
+    sample: np.ndarray, corners: np.ndarray, inside: np.ndarray, size: tuple[int, int]
+) -> Parts:
     """Show boxes in their samples, clipped by the image, before any plan.
 
     Args:
         sample: Sample of every box, ascending: ``[M]`` int64.
         corners: The boxes: ``[4, M]`` float64 (x0, y0, x1, y1), in pixels of the image served.
+        inside: What is left of the boxes where steps have cropped, as ``corners``.
         size: ``(height, width)`` of the image served, in pixels.
 
     Returns:
@@ -87,7 +90,7 @@ def start(sample: np.ndarray, corners: np.ndarray, size: tuple[int, int]) -> Par
     """
     height, width = size
     border = np.array([[width], [height], [width], [height]], np.float64)
-    clipped = np.minimum(np.maximum(corners, 0.0), border)
+    clipped = np.minimum(np.maximum(inside, 0.0), border)
     row = np.flatnonzero((clipped[2] > clipped[0]) & (clipped[3] > clipped[1]))
     complete = corners.take(row, axis=1)
     area = (complete[2] - complete[0]) * (complete[3] - complete[1])

@@ -114,16 +114,20 @@ class Sample:
         matrix: Maps a point of the stored image, upright, to ``image`` as it was before mixing:
             ``[2, 3]`` float32 per sample, for columns (x, y, 1) in pixels, CPU. Pixel ``i`` spans
             ``[i, i + 1]``. None where no annotation asks.
+        part: What ``image`` can still show of the stored image, since a step that pads or turns
+            brings nothing back that was cropped away: upper left and lower right corner ``[2, 2]``
+            float32 (x, y) in pixels of the stored image, per sample, CPU. None without ``matrix``.
     """
 
     image: DataNode
     masks: tuple[DataNode, ...] = ()
     matrix: DataNode | None = None
+    part: DataNode | None = None
 
     def change(
         self, change_pixels: Callable[[DataNode], DataNode], change_mask: MaskChange | None = None
     ) -> Sample:
-        """Apply a function to the image and to each mask. The matrix stays.
+        """Apply a function to the image and to each mask. Matrix and part stay.
 
         Args:
             change_pixels: Changes the image; masks too without ``change_mask``.
@@ -147,7 +151,7 @@ class Augmentation(Protocol):
 
     - ``takes_any_size`` is True where sizes of images may vary.
     - ``takes_annotations`` is True where every pixel stays in its place, or where `operate` moves
-      ``masks`` and ``matrix`` of the sample too. A loader whose target has masks or boxes takes no
+      the sample's other fields too. A loader whose target has masks or boxes takes no
       other class.
     - ``size_behind(size)`` returns ``(height, width)`` of the results, or None where sizes vary.
       ``size`` is that of the images, or None. Without the method sizes stay.

@@ -70,6 +70,7 @@ class FMix:
         keep_weights("FMix", self, self.per)
         if self.resolution is not None:
             check_count("FMix", "resolution", self.resolution, 1, "None takes pixels.")
+            object.__setattr__(self, "resolution", int(self.resolution))
 
     @classmethod
     def paper(cls, alpha: float = 1.0, decay: float = 3.0) -> FMix:

@@ -115,21 +115,22 @@ class GuidedCutMix:
         pending = (index, *candidates)
         return unmixed_plan(sample, partner, frame.size, lam[:, 0, 0], pending=pending)
 
-    def look(self, sample: Sample, _frame: Frame) -> DataNode | None:
-        """Return where points of the stored images went; see `LookingMix`."""
-        return sample.matrix
+    def look(self, sample: Sample, _frame: Frame) -> tuple[DataNode | None, DataNode | None]:
+        """Return where points of the stored images went, and which; see `LookingMix`."""
+        return sample.matrix, sample.part
 
-    def complete(self, plan: MixPlan, seen: np.ndarray, frame: Frame) -> MixPlan:
+    def complete(self, plan: MixPlan, seen: tuple[np.ndarray, np.ndarray], frame: Frame) -> MixPlan:
         """Take the first candidate that fits; see `LookingMix`.
 
         Args:
             plan: As drawn.
-            seen: Maps of the samples: ``[B, 2, 3]`` float32; see `Sample`.
+            seen: Maps and parts of the samples: ``[B, 2, 3]`` and ``[B, 2, 2]`` float32; see
+                `Sample`.
             frame: What every image looks like.
         """
         sample, partner = plan.source.T
         index, *drawn = plan.pending
-        objects = self.boxes.shown(index, seen)
+        objects = self.boxes.shown(index, *seen)
         if self.target is None:
             lam, anchor, extent = drawn
             fits = (extent > 0).all(axis=2)

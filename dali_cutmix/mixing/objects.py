@@ -27,27 +27,28 @@ class Objects:
     Attributes:
         sample: Sample of the batch that each box belongs to, ascending: ``[n]`` int64.
         label: Class index: ``[n]`` int64.
-        low: Left and top, in pixels of the images served; may lie outside: ``[n, 2]`` float64
-            (x, y).
+        low: Left and top of what steps have left of the box, in pixels of the images served; may
+            lie outside: ``[n, 2]`` float64 (x, y).
         high: Right and bottom, exclusive: ``[n, 2]`` float64 (x, y).
+        area: Area of the complete box there, in pixels: ``[n]`` float64.
     """
 
     sample: np.ndarray
     label: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    area: np.ndarray
 
     def visible(self, label: int, min_visible: float, size: tuple[int, int]) -> Objects:
         """Return the boxes of a class of which enough lies in the image, clipped by the image."""
         border = np.array(size[::-1], np.float64)
         low, high = self.low.clip(0, border), self.high.clip(0, border)
-        area = (self.high - self.low).prod(axis=1)
         inside = (high - low).prod(axis=1)
         # A tolerance for a box that is exactly so visible: maps of crops are float32.
-        is_visible = (inside > 0) & (inside >= (min_visible - 1e-6) * area) & (self.label == label)
-        return Objects(
-            self.sample[is_visible], self.label[is_visible], low[is_visible], high[is_visible]
-        )
+        is_visible = (inside >= (min_visible - 1e-6) * self.area) & (inside > 0)
+        is_visible &= self.label == label
+        columns = (self.sample, self.label, low, high, self.area)
+        return Objects(*(column[is_visible] for column in columns))
 
 
 class ObjectTable:
@@ -90,22 +91,45 @@ class ObjectTable:
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 
-    def shown(self, index: np.ndarray, matrix: np.ndarray) -> Objects:
+    def shown(self, index: np.ndarray, matrix: np.ndarray, part: np.ndarray) -> Objects:
         """Return where the boxes of a batch are behind crop and flip.
 
         Args:
             index: Index of each sample in the source: ``[B]`` int64.
             matrix: Maps stored images to those served: ``[B, 2, 3]`` float32; see `Sample`.
+            part: What can be seen of stored images: ``[B, 2, 2]`` float32; see `Sample`.
         """
         first = self.starts[index]
         count = self.starts[index + 1] - first
         sample = np.repeat(np.arange(len(index)), count)
         row = np.arange(len(sample)) + np.repeat(first - np.cumsum(count) + count, count)
-        x0, y0, x1, y1 = self.corners[row].T
-        points = np.stack([[x0, y0], [x1, y0], [x0, y1], [x1, y1]])  # [4, 2, n]
         map_ = matrix.astype(np.float64)[sample]
-        moved = np.einsum("nij,pjn->pni", map_[:, :, :2], points) + map_[:, :, 2]
-        return Objects(sample, self.labels[row], moved.min(axis=0), moved.max(axis=0))
+
+        def moved(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            x0, y0, x1, y1 = corners
+            points = np.stack([[x0, y0], [x1, y0], [x0, y1], [x1, y1]])  # [4, 2, n]
+            ends = np.einsum("nij,pjn->pni", map_[:, :, :2], points) + map_[:, :, 2]
+            return ends.min(axis=0), ends.max(axis=0)
+
+        stored = self.corners[row].T
+        first, last = moved(stored)
+        inside = moved(clipped(stored, part[sample]))
+        return Objects(sample, self.labels[row], *inside, (last - first).prod(axis=1))
+
+
+def clipped(corners: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Clip boxes, each by a rectangle of its own.
+
+    Args:
+        corners: ``[4, n]`` (x0, y0, x1, y1).
+        part: Upper left and lower right corner: ``[n, 2, 2]`` (x, y).
+
+    Returns:
+        As ``corners``; a point for each box outside its rectangle.
+    """
+    low = np.maximum(corners[:2], part[:, 0].T)
+    high = np.minimum(corners[2:], part[:, 1].T)
+    return np.concatenate([low, np.where((high > low).all(axis=0), high, low)])
 
 
 def cuts_of(

@@ -84,7 +84,7 @@ class Graph:
 
         Returns:
             DALI's lists of tensors. For each view the images and the masks, on the settings'
-            device, and the matrix, where an annotation asks: see `Sample`.
+            device, and where an annotation asks matrix and part in five columns: see `Sample`.
 
         Raises:
             RuntimeError: The batch failed.
@@ -137,8 +137,8 @@ class Graph:
             else:
                 yield _normalize(sample.image, view.mean, view.std, settings.graph_dtype, layout)
             yield from _finished_masks(settings, sample.masks)
-            if sample.matrix is not None:
-                yield sample.matrix
+            if sample.matrix is not None and sample.part is not None:
+                yield fn.cat(sample.matrix, sample.part, axis=1)
         yield from Structure(completed).leaves(completed)
 
 
@@ -197,10 +197,11 @@ def _check_sample(maker: Any, sample: Any, masks: Sequence[Any], has_matrix: boo
     where = f"{type(maker).__name__}.operate"
     if not isinstance(sample, Sample):
         raise TypeError(f"{where}: must return a Sample, got {type(sample).__name__}.")
-    if len(sample.masks) != len(masks) or (sample.matrix is None) == has_matrix:
+    nodes = (sample.matrix, sample.part)
+    if len(sample.masks) != len(masks) or any((node is None) == has_matrix for node in nodes):
         raise TypeError(
-            f"{where}: must return a Sample with the masks and the matrix of the sample. Change "
-            "the sample by `dataclasses.replace` or `Sample.change`."
+            f"{where}: must return a Sample with the masks, the matrix and the part of the sample. "
+            "Change the sample by `dataclasses.replace` or `Sample.change`."
         )
 
 

@@ -117,10 +117,12 @@ class ToTorch:
             if settings.dtype is not None:
                 image = image.to(settings.dtype)
             images.append(image)
-            matrix = np.array(others.pop().as_array()) if settings.needs_matrix else None
+            matrix = part = None
+            if settings.needs_matrix:
+                matrix, part = np.split(np.array(others.pop().as_array()), [3], axis=2)
             indices = np.array(batch.indices, np.int64)
             plan, size = batch.plans[number], view.output_size
-            in_view = Shown(indices, size, plan, matrix, tensor=self._to_device)
+            in_view = Shown(indices, size, plan, matrix, tensor=self._to_device, part=part)
             shown.append((in_view, [take(masks) for masks in others]))
         if not isinstance(settings.target, Mapping):
             return images, self._part(settings.target, batch, shown)

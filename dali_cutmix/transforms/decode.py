@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix.core.dali import (
+    FLOAT,
     INT32,
     UINT8,
     UINT16,
@@ -204,7 +205,7 @@ class Stored:
     Attributes:
         image: The images.
         masks: The masks, each of the image's size.
-        has_matrix: Whether samples have a matrix; see `Sample`.
+        has_matrix: Whether samples have a matrix and a part; see `Sample`.
     """
 
     image: Encoded | Pixels
@@ -218,7 +219,9 @@ class Stored:
     def whole(self) -> Sample:
         """Return whole images, upright."""
         masks = tuple(mask.whole() for mask in self.masks)
-        return Sample(self.image.whole(), masks, _same() if self.has_matrix else None)
+        if not self.has_matrix:
+            return Sample(self.image.whole(), masks)
+        return Sample(self.image.whole(), masks, _same(), self._all())
 
     def window(self, anchor: DataNode, extent: DataNode) -> Sample:
         """Return one rectangle of each image, bit-identical to that part of the whole image.
@@ -228,10 +231,11 @@ class Stored:
             extent: Sides in pixels: ``[2]`` int32 (y, x) per sample, CPU.
         """
         masks = tuple(mask.window(anchor, extent) for mask in self.masks)
-        matrix = None
-        if self.has_matrix:
-            matrix = mapped(_same(), Area(anchor, extent), Area((0, 0), extent))
-        return Sample(self.image.window(anchor, extent), masks, matrix)
+        image = self.image.window(anchor, extent)
+        if not self.has_matrix:
+            return Sample(image, masks)
+        areas = Area(anchor, extent), Area((0, 0), extent)
+        return Sample(image, masks, *mapped(_same(), self._all(), *areas, extent))
 
     def resized_window(
         self,
@@ -257,10 +261,16 @@ class Stored:
         image = resampler.resize(self.image.window(anchor, extent), size, mirrored, kernel)
         window = anchor, extent
         masks = tuple(resized_mask(mask.whole(), size, mirrored, window) for mask in self.masks)
-        matrix = None
-        if self.has_matrix:
-            matrix = mapped(_same(), Area(anchor, extent), Area((0, 0), size, mirrored))
-        return Sample(image, masks, matrix)
+        if not self.has_matrix:
+            return Sample(image, masks)
+        areas = Area(anchor, extent), Area((0, 0), size, mirrored)
+        return Sample(image, masks, *mapped(_same(), self._all(), *areas, size))
+
+    def _all(self) -> DataNode:
+        """Return the corners of each stored image; see `Sample`."""
+        shape = self.shape()
+        sides = fn.cast(fn.stack(shape[1], shape[0]), dtype=FLOAT)
+        return fn.reshape(fn.stack(sides * 0.0, sides), layout="**")
 
 
 def shape(encoded: DataNode) -> DataNode:

@@ -18,7 +18,6 @@ from dali_cutmix.core.dali import (
     DataNode,
     constant,
     fn,
-    python_node,
     python_pair,
     resize,
     types,
@@ -28,6 +27,9 @@ from dali_cutmix.transforms.resample import Kernel, Resampler
 
 _NEAREST = types.DALIInterpType.INTERP_NN
 
+#: Share of the coordinates. Maps are float32: what an image shows shall lose nothing to rounding.
+_SLACK = 2**-20
+
 
 def moved(
     sample: Sample,
@@ -35,7 +37,7 @@ def moved(
     move_mask: MaskChange,
     areas: Callable[[], tuple[Area, Area]],
 ) -> Sample:
-    """Return a sample whose masks and matrix follow the image of a step.
+    """Return a sample whose other fields follow the image of a step.
 
     Args:
         sample: The sample in front of the step.
@@ -44,8 +46,10 @@ def moved(
         areas: Return a rectangle of the image in front, and where the image behind shows it.
     """
     masks = tuple(move_mask(mask, number) for number, mask in enumerate(sample.masks))
-    matrix = None if sample.matrix is None else mapped(sample.matrix, *areas())
-    return replace(sample, image=image, masks=masks, matrix=matrix)
+    matrix, part = sample.matrix, sample.part
+    if matrix is not None and part is not None:
+        matrix, part = mapped(matrix, part, *areas(), size_of(image))
+    return replace(sample, image=image, masks=masks, matrix=matrix, part=part)
 
 
 def followed(sample: Sample, image: DataNode) -> Sample:
@@ -163,10 +167,11 @@ def follow_warp(
         _warped_mask(mask, ignored, inverse, size)
         for mask, ignored in zip(sample.masks, frame.ignored, strict=True)
     )
-    matrix = sample.matrix
-    if matrix is not None:
-        matrix = fn.reshape(python_node(_behind, matrix, inverse), layout="**")
-    return replace(sample, image=image, masks=masks, matrix=matrix)
+    matrix, part = sample.matrix, sample.part
+    if matrix is not None and part is not None:
+        behind = python_pair(_behind, matrix, part, inverse, size_of(image))
+        matrix, part = (fn.reshape(node, layout="**") for node in behind)
+    return replace(sample, image=image, masks=masks, matrix=matrix, part=part)
 
 
 def _warped_mask(
@@ -187,13 +192,41 @@ def _warped_mask(
     return fn.cat(*channels, axis=2)
 
 
-def _behind(matrices: list[np.ndarray], inverses: list[np.ndarray]) -> list[np.ndarray]:
-    """Return the maps that apply each matrix first, and then undo each inverse."""
+def _behind(
+    matrices: list[np.ndarray],
+    parts: list[np.ndarray],
+    inverses: list[np.ndarray],
+    sizes: list[np.ndarray],
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the maps that apply each matrix first, and then undo each inverse; see `mapped`."""
     squares = np.zeros((2, len(matrices), 3, 3))
     squares[:, :, 2, 2] = 1
     squares[0, :, :2], squares[1, :, :2] = matrices, inverses
-    behind = np.linalg.solve(squares[1], squares[0])[:, :2]
-    return list(behind.astype(np.float32))
+    return _with_parts(np.linalg.solve(squares[1], squares[0])[:, :2], parts, np.stack(sizes))
+
+
+def _with_parts(
+    maps: np.ndarray, parts: list[np.ndarray], sizes: np.ndarray
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return maps with what images behind them can show: see `Sample`.
+
+    Args:
+        maps: ``[B, 2, 3]`` float64.
+        parts: What images in front could show, ``[2, 2]`` float32 each.
+        sizes: ``(height, width)`` of the images behind: ``[B, 2]`` or ``[1, 2]``.
+    """
+    linear, shift = maps[:, :, :2], maps[:, :, 2:]
+    # The image's corners in the stored image, and the rectangle around them.
+    ends = sizes[:, None, ::-1] * np.array([[0, 0], [1, 0], [0, 1], [1, 1]])  # [B, 4, 2] (x, y)
+    stored = np.linalg.solve(linear, ends.transpose(0, 2, 1) - shift)
+    seen = np.stack([stored.min(axis=2), stored.max(axis=2)], axis=1)
+    slack = _SLACK * np.abs(seen).max(axis=(1, 2), keepdims=True)
+    is_whole = np.abs(seen - seen.round()) <= slack  # as the corners of most crops are
+    seen = np.where(is_whole, seen.round(), seen + slack * np.array([[-1], [1]]))
+    before = np.stack(parts)
+    low, high = np.maximum(before[:, 0], seen[:, 0]), np.minimum(before[:, 1], seen[:, 1])
+    behind = np.stack([low, np.maximum(low, high)], axis=1)
+    return list(maps.astype(np.float32)), list(behind.astype(np.float32))
 
 
 class Area:
@@ -221,44 +254,61 @@ class Area:
         return self.first, self.extent, self.mirrored, self.flipped
 
 
-def mapped(matrix: DataNode, source: Area, target: Area) -> DataNode:
+def mapped(
+    matrix: DataNode,
+    part: DataNode,
+    source: Area,
+    target: Area,
+    size: DataNode | Sequence[int],
+) -> tuple[DataNode, DataNode]:
     """Return the map that applies ``matrix`` first, and then takes ``source`` to ``target``.
 
     Args:
         matrix: ``[2, 3]`` float32 per sample, CPU.
+        part: What images could show before, ``[2, 2]`` float32 per sample, CPU; see `Sample`.
         source: A rectangle.
         target: A rectangle.
+        size: ``(height, width)`` of the images behind: ``[2]`` of any number type per sample, CPU;
+            or two numbers.
+
+    Returns:
+        The map, and what images can show behind.
     """
-    parts = (*source.parts(), *target.parts())
+    parts = (*source.parts(), *target.parts(), size)
     numbers = tuple(None if isinstance(part, DataNode) else part for part in parts)
     nodes = {n: part for n, part in enumerate(parts) if isinstance(part, DataNode)}
     # One call for a batch: some thirty operators on scalars would take as long as the flip.
     function = partial(_mapped, numbers, tuple(nodes))
-    return fn.reshape(python_node(function, matrix, *nodes.values()), layout="**")
+    behind = python_pair(function, matrix, part, *nodes.values())
+    of_map, of_part = (fn.reshape(node, layout="**") for node in behind)
+    return of_map, of_part
 
 
 def _mapped(
     numbers: Sequence[Any],
     positions: Sequence[int],
     matrices: list[np.ndarray],
+    parts: list[np.ndarray],
     *nodes: list[np.ndarray],
-) -> list[np.ndarray]:
-    """Return maps of a batch; see `mapped`.
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return maps of a batch, and what images can show; see `mapped`.
 
     Args:
-        numbers: First corner, sides, mirrored and flipped of both rectangles; None for each node.
+        numbers: First corner, sides, mirrored and flipped of both rectangles, and the size; None
+            for each node.
         positions: Positions of ``nodes`` among the ``numbers``.
         matrices: A map for each sample.
+        parts: What each image could show before.
         nodes: For each node an array for each sample.
     """
-    parts = list(numbers)
+    values = list(numbers)
     for position, node in zip(positions, nodes, strict=True):
-        parts[position] = np.stack(node)
-    (from_start, from_end), (to_start, to_end) = _ends(*parts[:4]), _ends(*parts[4:])
+        values[position] = np.stack(node)
+    (from_start, from_end), (to_start, to_end) = _ends(*values[:4]), _ends(*values[4:8])
     scale = (to_end - to_start) / (from_end - from_start)
     maps = np.stack(matrices).astype(np.float64) * scale[..., None]
     maps[..., 2] += to_start - from_start * scale
-    return list(maps.astype(np.float32))
+    return _with_parts(maps, parts, np.asarray(values[8]).reshape(-1, 2))
 
 
 def _ends(first: Any, extent: Any, mirrored: Any, flipped: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -55,6 +55,7 @@ class TrimBorder:
 
     def __post_init__(self) -> None:
         check_count("TrimBorder", "border", self.border, at_least=0)
+        object.__setattr__(self, "border", int(self.border))
 
     def size_behind(self, size: Size | None) -> Size | None:
         """See `Augmentation`."""

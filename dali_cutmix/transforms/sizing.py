@@ -71,8 +71,7 @@ class Resize:
 
     def __post_init__(self) -> None:
         sides = check_size_or_side("Resize", self.size)
-        if not is_whole(self.size):
-            object.__setattr__(self, "size", sides)
+        object.__setattr__(self, "size", sides[0] if is_whole(self.size) else sides)
         if self.max_size is not None:
             if not is_whole(self.size):
                 refuse("Resize", "max_size", "be left out with (height, width)", self.max_size)
@@ -333,9 +332,10 @@ class Pad:
 
             - ``"constant"`` by a colour.
             - ``"edge"`` by the outermost pixels.
-            - ``"reflect"`` by the mirror image without the outermost pixels. The border must be
-              narrower than the image.
-            - ``"symmetric"`` by the mirror image. The border must not be wider than the image.
+            - ``"reflect"`` by the mirror image without the outermost pixels. On a GPU the border
+              must be narrower than the image.
+            - ``"symmetric"`` by the mirror image. On a GPU the border must not be wider than the
+              image.
 
     Source:
         torchvision ``v2.Pad``.
@@ -399,8 +399,8 @@ def _at_most(extent: DataNode, longest: int) -> DataNode:
 
 
 def _border(padding: int | Sequence[int]) -> Border:
-    widths = [*padding] if isinstance(padding, Sequence) else [padding]
-    left, top, right, bottom = widths * (4 // len(widths))
+    widths = padding if isinstance(padding, Sequence) else [padding]
+    left, top, right, bottom = [int(width) for width in widths] * (4 // len(widths))
     return left, top, right, bottom
 
 

@@ -465,6 +465,12 @@ class TimmAutoAugment:
         where = "TimmAutoAugment"
         if not self.policy:
             refuse(where, "policy", "hold at least one sequence", self.policy)
+        if not isinstance(self.policy, (tuple, list)) or not all(
+            isinstance(sequence, (tuple, list))
+            and all(isinstance(step, (tuple, list)) and len(step) == 3 for step in sequence)
+            for sequence in self.policy
+        ):
+            refuse(where, "policy", "be lists of (name, prob, magnitude)", self.policy)
         # As tuples: a list that changes later would change half of the loader.
         steps = tuple(
             tuple((name, prob, magnitude) for name, prob, magnitude in sequence)

@@ -434,6 +434,9 @@ def _wide(linear: np.ndarray, shape: Any) -> tuple[np.ndarray, np.ndarray]:
     """
     linear = linear.round(15)
     sides = np.array([shape[1], shape[0]])
+    if np.isin(linear, (-1, 0, 1)).all():  # quarter turns, which Pillow transposes
+        size = np.abs(linear) @ sides
+        return np.column_stack([linear, sides / 2 - linear @ (size / 2)]), size[::-1]
     offset = sides / 2 - linear @ (sides / 2)
     corners = linear @ (sides[:, None] * [[0, 1, 1, 0], [0, 0, 1, 1]]) + offset[:, None]
     wide = np.ceil(corners.max(axis=1)) - np.floor(corners.min(axis=1))
@@ -516,7 +519,8 @@ def _dali_kernel(kernel: str) -> Any:
 
 def colour_of(fill: float | Sequence[float]) -> tuple[int, int, int]:
     """Return the levels R, G, B of a ``fill``."""
-    red, green, blue = fill if isinstance(fill, Sequence) else (fill, fill, fill)
+    levels = [*fill] if isinstance(fill, Sequence) else [fill]
+    red, green, blue = levels if len(levels) == 3 else levels * 3
     return int(red), int(green), int(blue)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from dali_cutmix.transforms.resample import MAX_ELONGATION
 
 #: How a border continues an image, by torchvision's names.
 PADDING_MODES = ("constant", "edge", "reflect", "symmetric")
+
+#: Those of mirror images.
+MIRRORS = ("reflect", "symmetric")
 
 #: Widths left, top, right, bottom, in pixels.
 Border = tuple[int, int, int, int]
@@ -66,6 +70,12 @@ def cut(
     """Cut a rectangle out of each sample; see `window`. Outside, masks have their ignored index."""
 
     def cut_out(pixels: DataNode, levels: Sequence[int]) -> DataNode:
+        if mode in MIRRORS and frame.on_threads is not None:
+            ends = [
+                end if isinstance(end, DataNode) else frame.constant(np.array(end, np.int32))
+                for end in (start, size)
+            ]
+            return frame.on_threads(partial(_continued, mode), [pixels, *ends])
         return window(pixels, start, size, mode, levels, frame.constant)
 
     return moved(
@@ -124,6 +134,23 @@ def window(
     return image
 
 
+def _continued(mode: str, image: np.ndarray, start: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Cut a rectangle out of an image that its mirror images continue without end, as NumPy's pad.
+
+    Args:
+        mode: ``"reflect"`` or ``"symmetric"``.
+        image: ``[y, x, channels]`` uint8.
+        start: Corner in pixels, below 0 outside the image: ``[2]`` (y, x).
+        size: Sides in pixels: ``[2]`` (y, x).
+    """
+    for axis in (0, 1):
+        side, skipped = image.shape[axis], int(mode == "reflect")
+        position = np.arange(start[axis], start[axis] + size[axis])
+        position %= max(2 * (side - skipped), 1)
+        image = image.take(np.minimum(position, 2 * side - 1 - skipped - position), axis)
+    return image
+
+
 def _window_of_mirrors(image: DataNode, axis: int, start: Any, size: Any, skipped: int) -> DataNode:
     """Cut a part of an axis out of an image between its mirror images."""
     mirror = fn.flip(image, horizontal=int(axis == 1), vertical=int(axis == 0))
@@ -177,13 +204,18 @@ def padded(sample: Sample, border: Border, mode: str, fill: Sequence[int], frame
     Args:
         sample: The samples.
         border: Widths ``(left, top, right, bottom)`` of the border in pixels, each at least 0.
-        mode: A name of `PADDING_MODES`. ``"reflect"`` takes borders below, ``"symmetric"`` up to
-            the side of an image.
+        mode: A name of `PADDING_MODES`. On a GPU ``"reflect"`` takes borders below, ``"symmetric"``
+            up to the side of an image.
         fill: Level of the border, or levels R, G, B, with ``"constant"``.
         frame: Of these samples.
     """
     if not any(border):
         return sample
+    if mode in MIRRORS and frame.on_threads is not None:
+        left, top, right, bottom = border
+        sides = fn.cast(sample.image.shape()[:2], dtype=INT32)
+        size = fn.stack(sides[0] + (top + bottom), sides[1] + (left + right))
+        return cut(sample, [-top, -left], size, frame, mode, fill)
 
     def areas() -> tuple[Area, Area]:
         size = size_of(sample.image)

@@ -37,9 +37,11 @@ from dali_cutmix import (
 from dali_cutmix.augmentations import (
     CenterCrop,
     Pad,
+    RandomAffine,
     RandomCrop,
     RandomHorizontalFlip,
     RandomResizedCrop,
+    RandomRotation,
     RandomVerticalFlip,
     Resize,
     SquarePad,
@@ -150,6 +152,34 @@ def test_boxes_are_where_they_are_painted(mix: Any) -> None:
         scene, mix=mix, target=scene.boxes(min_visible=0), batch_size=5, drop_last=True
     )
     assert sum(assert_painted(scene, *batch) for batch in loader) > 10
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [RandomCrop((40, 50)), Pad(9)],
+        [RandomCrop((40, 50)), RandomHorizontalFlip(), RandomCrop(SIZE, padding=8)],
+        [CenterCrop((30, 60)), SquarePad(), RandomVerticalFlip(), CenterCrop((40, 80))],
+        [RandomCrop((40, 50)), RandomAffine(0, translate=(0.2, 0.2))],
+        [RandomCrop((40, 50)), RandomRotation((180, 180)), Pad(4)],
+    ],
+    ids=lambda steps: "-".join(type(step).__name__ for step in steps),
+)
+def test_what_one_step_crops_away_no_later_step_brings_back(steps: list[Any]) -> None:
+    scene = Scene()
+    target = scene.boxes(min_visible=0)
+    loader = loader_of(scene, Compose(steps), mix=CutMix(), target=target)
+    assert sum(assert_painted(scene, *batch) for batch in loader) > 10
+
+
+def test_boxes_end_where_the_stored_image_ends() -> None:
+    images = ImageArrays([np.full((40, 60, 3), 9, np.uint8)] * 2, [0, 0])
+    boxes = Boxes([[[-20, 10, 30, 90]]] * 2, [[0]] * 2, min_visible=0.2)
+    transform = TrainTransform((60, 80), pad=10, resize=(40, 60), flip=0.0)
+    (_, target), *_ = DataLoader(images, 2, transform=transform, target=boxes, device="cpu")
+    for of_image in target:
+        assert of_image["boxes"].tolist() == [[10, 20, 40, 50]]
+        assert of_image["visible"].tolist() == pytest.approx([30 * 30 / (50 * 80)])
 
 
 def test_boxes_of_a_short_last_batch_are_where_they_are_painted() -> None:

@@ -11,6 +11,7 @@ import torch
 from dali_cutmix import (
     Boxes,
     Chain,
+    Compose,
     CutMix,
     DataLoader,
     Deferred,
@@ -23,6 +24,7 @@ from dali_cutmix import (
     draw_plan,
     mix_batch,
 )
+from dali_cutmix.augmentations import CenterCrop, Pad
 
 STORED = (60, 90)
 SIZE = (48, 64)
@@ -124,6 +126,20 @@ def test_cut_is_a_box_of_the_class_in_the_partner(transform: Any, most: int, avo
                     assert is_visible or not plan.extent[sample].prod()
                     assert avoid or is_visible == bool(plan.extent[sample].prod())
     assert num_cut > (20 if avoid else 45)
+
+
+def test_object_that_was_cropped_away_is_no_cut_and_in_no_way_on_padding() -> None:
+    """The one box of each image is as large as the padding that a later step puts there."""
+    images = np.zeros((6, 40, 40, 3), np.uint8)
+    boxes = [{"boxes": np.array([[30, 30, 40, 40]]), "labels": np.array([7])}] * 6
+    transform = Compose([CenterCrop(20), Pad(10)])
+    mix = GuidedCutMix(boxes, target=7, avoid=False, min_visible=0.0)
+    with loader_of(images, mix, transform=transform) as loader:
+        for _, _, plan in loader:
+            assert not plan.extent.any()
+    with loader_of(images, GuidedCutMix(boxes), transform=transform) as loader:
+        ends = torch.cat([plan.anchor + plan.extent for _ in range(20) for *_, plan in loader])
+    assert (ends > 32).all(dim=1).any()  # a cut where the box would be
 
 
 @pytest.mark.parametrize(

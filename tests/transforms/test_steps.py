@@ -18,7 +18,16 @@ from scipy.stats import chi2_contingency, chisquare, ks_2samp
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from dali_cutmix import Compose, CutMix, DataLoader, ImageArrays, TrainTransform
+from dali_cutmix import (
+    Compose,
+    CutMix,
+    DataLoader,
+    EvalTransform,
+    FMix,
+    ImageArrays,
+    Masks,
+    TrainTransform,
+)
 from dali_cutmix.augmentations import (
     ADMCrop,
     AutoAugment,
@@ -142,6 +151,82 @@ def test_borders_that_mirror_the_image_are_torchvisions(
     step = Pad((5, 2, 0, 6), padding_mode=mode)
     wanted = [F.pad(as_tensor(image), [5, 2, 0, 6], padding_mode=mode) for image in images]
     assert_near(applied(step, images, ()), wanted)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "symmetric"])
+def test_mirrors_go_on_where_a_border_is_wider_than_the_image(mode: Any) -> None:
+    rng = np.random.default_rng(0)
+    shapes = [(20, 30), (7, 1), (1, 9), (31, 4), (48, 70)]
+    images = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+    theirs = v2.Pad([5, 32, 70, 6], padding_mode=mode)
+    found = applied(Pad((5, 32, 70, 6), padding_mode=mode), images, ())
+    assert_near(found, [as_tensor(np.array(theirs(Image.fromarray(i)))) for i in images])
+    small = images[0][:8, :2].copy()
+    centred = v2.Pad([29, 20, 29, 20], padding_mode=mode)(Image.fromarray(small))
+    found = applied(CenterCrop((48, 60), padding_mode=mode), [small], ())
+    assert_near(found, [as_tensor(np.array(centred))])
+    masks = [image[..., 0] for image in images]
+    transform = Compose([RandomCrop(48, padding_mode=mode)])
+    loader = DataLoader(
+        ImageArrays(images, [0] * 5),
+        5,
+        transform=transform,
+        target=Masks(masks, ignore=-100),
+        device="cpu",
+        dtype=torch.uint8,
+    )
+    for image, mask in loader:
+        assert (image[:, 0] == mask).all()
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270, -90])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_quarter_turns_that_keep_all_of_an_image_move_whole_pixels(
+    turn: int, interpolation: Any, images: list[np.ndarray]
+) -> None:
+    step = RandomRotation((turn, turn), interpolation, expand=True)
+    found = applied(step, images, draw(step, len(images)))
+    for image, turned in zip(images, found, strict=True):
+        assert np.array_equal(turned, np.rot90(image, turn // 90))
+
+
+def test_numbers_of_numpy_and_lists_of_one_level_are_taken() -> None:
+    images = ImageArrays([np.full((30, 20, 3), 200, np.uint8)] * 4, [0] * 4)
+    two, side = np.int64(2), np.int64(36)
+    steps: list[Any] = [
+        [Resize(side), CenterCrop(32)],
+        [Pad(two, fill=[5]), Pad([two] * 4), CenterCrop(32)],
+        [TrimBorder(two), CenterCrop(32), RandomRotation(10, fill=(5,)), TrivialAugment(fill=[5])],
+    ]
+    transforms: list[Any] = [
+        *map(Compose, steps),
+        TrainTransform(32, pad=two, resize=side),
+        EvalTransform(side, np.int64(32)),
+        TrainTransform(
+            32, mean=[0.5] * 3, std=[0.5] * 3, augment=[RandomErasing(1.0, mode="pixel")]
+        ),
+        Compose([CenterCrop(32), RandomErasing(1.0, mode="pixel")], mean=[0.5], std=[0.5]),
+    ]
+    for transform in transforms:
+        mix = FMix(resolution=np.int64(8))
+        loader = DataLoader(images, 4, transform=transform, mix=mix, device="cpu", num_classes=1)
+        assert [image.shape[2:] for image, _ in loader] == [(32, 32)]
+
+
+def test_masks_of_very_long_images_follow_the_middle() -> None:
+    rng = np.random.default_rng(0)
+    masks = [np.kron(rng.integers(0, 9, (2, 100)), np.ones((8, 8))).astype(np.uint8)] * 2
+    images = [np.repeat(mask[..., None], 3, axis=2) for mask in masks]
+    loader = DataLoader(
+        ImageArrays(images, [0, 0]),
+        2,
+        transform=EvalTransform(64, 48, interpolation="nearest"),
+        target=Masks(masks),
+        device="cpu",
+        dtype=torch.uint8,
+    )
+    for image, mask in loader:
+        assert (image[:, 0] == mask).all()
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "lanczos", "nearest"])

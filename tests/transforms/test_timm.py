@@ -223,6 +223,13 @@ def test_a_policy_refuses_magnitudes_below_0(magnitude: Any) -> None:
         TimmAutoAugment([[("Rotate", 0.5, magnitude)]])
 
 
+@pytest.mark.parametrize("policy", ["original", [[("Rotate", 1.0)]], ["Rotate"]])
+def test_policy_of_another_form_is_refused(policy: Any) -> None:
+    message = f"TimmAutoAugment: `policy` must be lists of (name, prob, magnitude), got {policy!r}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        TimmAutoAugment(policy)
+
+
 def test_timms_strings_are_read_and_unknown_parts_refused() -> None:
     assert TimmRandAugment.from_config("rand-m9-mstd0.5-inc1", fill=3) == TimmRandAugment(
         9.0, 0.5, operations=INCREASING, fill=3
