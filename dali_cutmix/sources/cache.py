@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 
 from dali_cutmix.core.checks import check_count, local_path, refuse
@@ -147,19 +147,25 @@ class ShardCache:
             OSError: ``fill`` raised, or the folder cannot be written.
         """
         path = self._path(url, tag, size)
+        shard = self.open(url, tag, size)
+        if shard is not None:
+            return shard
         while True:
-            shard = self.open(url, tag, size)
+            part = path.removesuffix(SHARD) + PART
+            with ExitStack() as until_open:
+                with _open(part, os.O_RDWR | os.O_CREAT) as descriptor:
+                    try:
+                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        on_room()
+                        fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits for who fetches the shard
+                    if _is_named(descriptor, part) and not os.path.exists(path):
+                        self._complete(descriptor, part, path, size, fill, on_room)
+                        # The lock on the shard ends with this block: nobody may evict it then.
+                        until_open.enter_context(self._counting())
+                shard = self.open(url, tag, size)
             if shard is not None:
                 return shard
-            part = path.removesuffix(SHARD) + PART
-            with _open(part, os.O_RDWR | os.O_CREAT) as descriptor:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    on_room()
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits for who fetches the shard
-                if _is_named(descriptor, part) and not os.path.exists(path):
-                    self._complete(descriptor, part, path, size, fill, on_room)
 
     def _complete(
         self,

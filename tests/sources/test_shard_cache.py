@@ -520,3 +520,33 @@ def test_a_cache_whose_disk_fails_leaves_images_to_the_bucket(
     monkeypatch.setattr(cache_module.CachedShard, "read", broken)
     assert [images.stored(index).tobytes() for index in order.tolist()] == expected
     assert expected == [local.stored(index).tobytes() for index in order.tolist()]
+
+
+def test_a_shard_that_was_fetched_stays_until_it_is_open(tmp_path: Path) -> None:
+    """Threads fetch shards for which there is hardly room, and let them go at once."""
+    cache = ShardCache("TarShards", tmp_path, max_bytes=200)
+    num_filled: list[int] = []
+
+    def fetch(thread: int) -> None:
+        for number in range(400):
+            fills: list[int] = []
+
+            def fill(descriptor: int, fills: list[int] = fills) -> None:
+                fills.append(os.pwrite(descriptor, bytes(100), 0))
+
+            with suppress(NoRoomError):
+                cache.fetch(f"s3://b/{thread}-{number}.tar", "tag", 100, fill)
+                num_filled.append(len(fills))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=fetch, args=(thread,)) for thread in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert num_filled
+    assert set(num_filled) == {1}
