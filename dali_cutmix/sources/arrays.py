@@ -80,12 +80,12 @@ class ImageArrays(StoredImages):
         for number, image in enumerate([self._images[0]] if is_uniform else self._images):
             pixels = np.asarray(image)
             is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-            if not is_image or pixels.dtype != np.uint8:
-                way_out = (
-                    "Channels come last: `images.permute(0, 2, 3, 1)`."
-                    if pixels.ndim == 3 and pixels.shape[0] in (1, 3)
-                    else ""
-                )
+            if not is_image or pixels.dtype != np.uint8 or not pixels.size:
+                way_out = ""
+                if not pixels.size:
+                    way_out = "Leave images without pixels out."
+                elif pixels.ndim == 3 and pixels.shape[0] in (1, 3):
+                    way_out = "Channels come last: `images.permute(0, 2, 3, 1)`."
                 rule = "be [height, width, 3] RGB or [height, width] gray, uint8"
                 got = Told(f"shape {pixels.shape} of {pixels.dtype}")
                 refuse("ImageArrays", f"images[{number}]", rule, got, way_out)

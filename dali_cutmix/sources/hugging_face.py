@@ -47,7 +47,7 @@ class HuggingFaceImages(StoredImages):
         FileNotFoundError: The folder does not exist.
         TypeError: ``dataset`` is another object, such as a dictionary of splits.
         ValueError: The dataset has no rows, no such column or a transform of its own; or a label is
-            missing or below 0.
+            missing or below 0. Or a file in the folder is damaged.
     """
 
     kind = "encoded"
@@ -168,7 +168,31 @@ def _load(folder: str) -> Any:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
         way_out = f"Pass the folder of a split, as in {os.path.join(folder, names[0])!r}."
         refuse(WHERE, "dataset", "be one split", Told(f"splits {', '.join(names)}"), way_out)
-    return datasets.load_from_disk(folder)
+    try:
+        return datasets.load_from_disk(folder)
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the system; pyarrow's have no number
+        problem = _damage_in(folder) or f"{folder} cannot be read: {error}"
+        raise ValueError(
+            f"{WHERE}: {printable(problem)}. Copy or save the dataset again."
+        ) from error
+
+
+def _damage_in(folder: str) -> str | None:
+    """Return the first file of tables that cannot be read, with the reason."""
+    import pyarrow as pa
+
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".arrow"))
+    for path in (os.path.join(folder, name) for name in names):
+        try:
+            with pa.memory_map(path) as file:
+                pa.ipc.open_stream(file).read_all()
+        except (pa.ArrowException, OSError) as error:
+            return f"{path} is damaged or truncated: {error}"
+    return None
 
 
 def _check_dataset(dataset: Any) -> None:

@@ -82,7 +82,7 @@ class IndexJoiner:
         while True:
             if (saved := self._few_saved()) is not None:
                 return JoinedIndex.of(saved, self.first_label)
-            with _one_at_a_time(self.where, parent) as waits:
+            with one_at_a_time(self.where, parent) as waits:
                 if (joined := self._mapped(path, key, warns=True)) is not None:
                     return joined
                 if has_waited or not waits:
@@ -184,8 +184,13 @@ class IndexJoiner:
 
 
 @contextmanager
-def _one_at_a_time(where: str, folder: str) -> Iterator[bool]:
+def one_at_a_time(where: str, folder: str, work: str = "indexes shards") -> Iterator[bool]:
     """Let one process at a time go on, as far as the folder takes a lock.
+
+    Args:
+        where: Name of the caller, for messages.
+        folder: Local folder in which the processes write.
+        work: Verb and object: the work of the other process, for messages.
 
     Yields:
         Whether another process had to end first.
@@ -200,7 +205,7 @@ def _one_at_a_time(where: str, folder: str) -> Iterator[bool]:
                 flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 descriptor = os.open(path, flags, 0o666)
                 opened.callback(os.close, descriptor)
-                has_waited |= _lock(descriptor, where, folder)
+                has_waited |= _lock(descriptor, where, f"{work} in {printable(folder)}")
                 is_named = _is_named(descriptor, path)
             opened.callback(_remove, path)  # before the lock ends
         yield has_waited
@@ -218,7 +223,7 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def _lock(descriptor: int, where: str, folder: str) -> bool:
+def _lock(descriptor: int, where: str, work: str) -> bool:
     """Lock a file, and return whether another process had to end first."""
     end = time.monotonic() + SILENT_S
     has_waited = False
@@ -229,7 +234,7 @@ def _lock(descriptor: int, where: str, folder: str) -> bool:
         has_waited = True
         time.sleep(0.1)
     warnings.warn(
-        f"{where}: waiting for another process, which indexes shards in {printable(folder)}.",
+        f"{where}: waiting for another process, which {work}.",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -54,6 +54,9 @@ _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 _LOSSLESS = 0xC3  # marker of a JPEG's frame
 
+# Bytes of fill in a row. A damaged file may hold millions, each of which is a step in Python.
+_MOST_FILL = 64
+
 # Bytes of an element, by TIFF's number of its type.
 _TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)
 
@@ -191,24 +194,28 @@ def _is_plain_jpeg(read_at: ReadAt) -> bool:
 def _segments(read_at: ReadAt) -> list[tuple[int, int, int]]:
     """Return marker, offset and size in bytes of the segments of a JPEG up to its first scan.
 
-    Segments after anything else than segments and fill bytes are left out.
+    Segments after anything else than segments and a few fill bytes are left out.
     """
     segments: list[tuple[int, int, int]] = []
     at = 2
-    while True:
+    num_fill = 0
+    while num_fill <= _MOST_FILL:
         head = read_at(at, 4)
         if len(head) < 4 or head[0] != 0xFF:
             return segments
         marker, size = head[1], int.from_bytes(head[2:4], "big")
         if marker == 0xFF:  # a fill byte
             at += 1
+            num_fill += 1
             continue
+        num_fill = 0
         if marker <= 0x01 or 0xD0 <= marker <= 0xD9 or size < 2:  # these have no length
             return segments
         segments.append((marker, at + 4, size - 2))
         if marker == 0xDA:
             return segments
         at += 2 + size
+    return segments
 
 
 def _is_frame(marker: int) -> bool:

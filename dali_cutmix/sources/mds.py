@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import shutil
 import struct
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,10 +13,9 @@ import numpy as np
 
 from dali_cutmix.core.checks import local_path, refuse
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.output import replacing
-from dali_cutmix.core.regular import open_regular, read_regular
 from dali_cutmix.sources.base import MAX_CLASSES
-from dali_cutmix.sources.bucket import Bucket, Timeouts, is_url, split_url
+from dali_cutmix.sources.bucket import Timeouts
+from dali_cutmix.sources.mds_unpacked import raw_path, read_object
 from dali_cutmix.sources.shard_indexes import Index
 from dali_cutmix.sources.shards import PackedImages
 
@@ -52,8 +49,9 @@ class MDSShards(PackedImages):
             named ``label``, ``labels``, ``class`` or ``y``.
         classes: Names of the classes, in the order of their indices; None for the indices as text.
         unpack_dir: Local folder where zstd-compressed shards are unpacked once, made if missing:
-            no image in a compressed shard can be read on its own. Needs pyarrow. None refuses
-            shards that are there only compressed.
+            no image in a compressed shard can be read on its own. Several splits may share the
+            folder. A shard that has changed is unpacked anew. Needs pyarrow. None refuses shards
+            that are there only compressed.
         index_dir: Local folder for the indexes, made if missing; None for the shards' folder.
         cache_dir, cache_bytes: Of shards in a bucket; see `TarShards`.
         progress: Show a bar on stderr, if it is a terminal, while shards are scanned, and while a
@@ -90,7 +88,7 @@ class MDSShards(PackedImages):
         if unpack_dir is not None:
             unpack_dir = local_path(WHERE, "unpack_dir", unpack_dir)
             os.makedirs(unpack_dir, exist_ok=True)
-        paths = [_raw(root, shard, unpack_dir, timeouts) for shard in shards]
+        paths = [raw_path(WHERE, root, shard, unpack_dir, timeouts) for shard in shards]
         super().__init__(
             paths,
             classes,
@@ -194,9 +192,11 @@ def _listed(root: str, timeouts: Timeouts) -> list[dict[str, Any]]:
     """Return the descriptions of all shards in ``index.json``."""
     path = f"{root}/{INDEX}"
     try:
-        content = json.loads(_read(path, timeouts).tobytes())
+        content = json.loads(read_object(path, timeouts).tobytes())
         shards = [dict(shard) for shard in content["shards"]]
-        names = [shard["raw_data"]["basename"] for shard in shards]
+        parts = [shard["raw_data"] for shard in shards]
+        parts += [shard["zip_data"] for shard in shards if shard.get("zip_data")]
+        names = [part["basename"] for part in parts]
         columns = [_Columns.of(shard) for shard in shards]
     except FileNotFoundError:
         raise FileNotFoundError(
@@ -208,8 +208,9 @@ def _listed(root: str, timeouts: Timeouts) -> list[dict[str, Any]]:
     if not columns:
         _refuse_index(path, "there are no shards")
     for name in names:
-        if not isinstance(name, str) or os.path.basename(name) != name or not name:
-            _refuse_index(path, f"{name!r} is no name of a file")
+        # Streaming's `merge_index` names shards in folders, as in `0/shard.00000.mds`.
+        if not isinstance(name, str) or not {"", ".", ".."}.isdisjoint(name.split("/")):
+            _refuse_index(path, f"{name!r} is no name of a file in the folder")
     return shards
 
 
@@ -235,50 +236,3 @@ def _find_columns(shard: dict[str, Any], image: str | None, label: str | None) -
         if value not in kinds and not (value is None and len(able) == 1):
             refuse(WHERE, argument, f"name a column of {what}", value, f"Columns: {listed}.")
     return image or images[0], label or numbers[0]
-
-
-def _raw(root: str, shard: dict[str, Any], unpack_dir: str | None, timeouts: Timeouts) -> str:
-    """Return the path of a shard, which is unpacked first where it is there only compressed."""
-    raw, packed = shard["raw_data"], shard.get("zip_data")
-    path = f"{root}/{raw['basename']}"
-    if not packed or (not is_url(path) and os.path.exists(path)):
-        return path
-    compression = str(shard.get("compression"))
-    if compression.partition(":")[0] != "zstd":
-        raise ValueError(
-            f"{WHERE}: {printable(path)} is compressed by {printable(compression)}, and zstd alone "
-            "is unpacked. Write the shards again without compression."
-        )
-    if unpack_dir is None:
-        raise ValueError(
-            f"{WHERE}: {printable(path)} is there only compressed, so that single images cannot be "
-            "read. Pass `unpack_dir=`, a local folder for the unpacked shards."
-        )
-    unpacked = os.path.join(unpack_dir, raw["basename"])
-    if os.path.exists(unpacked) and os.path.getsize(unpacked) == raw["bytes"]:
-        return unpacked
-    import pyarrow as pa  # type: ignore[import-untyped]
-
-    stored = f"{root}/{os.path.basename(packed['basename'])}"
-    file = io.BytesIO(_read(stored, timeouts).tobytes()) if is_url(stored) else open_regular(stored)
-    with file, replacing(unpacked) as out:
-        try:
-            with pa.CompressedInputStream(file, "zstd") as content:
-                shutil.copyfileobj(content, out, 1 << 20)
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # of the system; pyarrow's have no number
-            raise ValueError(f"{WHERE}: {printable(stored)} is damaged: {error}.") from error
-        if out.tell() != raw["bytes"]:
-            raise ValueError(
-                f"{WHERE}: {printable(stored)} is damaged: {out.tell()} bytes unpacked, and "
-                f"{raw['bytes']} expected."
-            )
-    return unpacked
-
-
-def _read(path: str, timeouts: Timeouts) -> np.ndarray:
-    if not is_url(path):
-        return read_regular(path)
-    bucket, key = split_url(path)
-    return Bucket(bucket, timeouts).read(key)

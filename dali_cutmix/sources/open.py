@@ -15,7 +15,7 @@ from dali_cutmix.core.errors import printable
 from dali_cutmix.core.trouble import is_of_machine, patiently
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, StoredImages
-from dali_cutmix.sources.bucket import SCHEMES, Bucket, BucketFiles, split_url
+from dali_cutmix.sources.bucket import SCHEMES, Bucket, BucketFiles, is_url, split_url
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.hugging_face import SAVED, HuggingFaceImages, is_hugging_face
 from dali_cutmix.sources.mds import INDEX as MDS_INDEX
@@ -23,9 +23,10 @@ from dali_cutmix.sources.mds import MDSShards
 from dali_cutmix.sources.parquet import NAMES as PARQUET_NAMES
 from dali_cutmix.sources.parquet import ParquetShards
 from dali_cutmix.sources.report import Report
-from dali_cutmix.sources.shard_names import folders_of_shards
+from dali_cutmix.sources.shard_names import folders_of_shards, visible_below
 from dali_cutmix.sources.tar import NAMES as TAR_NAMES
 from dali_cutmix.sources.tar import TarShards
+from dali_cutmix.sources.tfrecord import NAMES as TFRECORD_NAMES
 from dali_cutmix.sources.tfrecord import TFRecords
 
 _LISTS = (".txt", ".tsv", ".lst")  # endings of list files
@@ -34,6 +35,13 @@ _TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 _MDS = re.compile(r"\.mds(\.\w+)?$")
 _PARQUET = re.compile(r"\.parquet$", re.IGNORECASE)
 _TFRECORD = re.compile(r"\.tfrecords?(\.\w+)?$|-of-[\d*?{}.,]+$", re.IGNORECASE)
+_MDS_NAMES = r"[^.].*\.mds(\.\w+)?"
+#: Shards that a folder may hold beside other folders, or in a folder below.
+_SHARDS = (
+    (PARQUET_NAMES, ParquetShards),
+    (TAR_NAMES, TarShards),
+    (TFRECORD_NAMES, TFRecords),
+)
 
 
 def open_source(
@@ -111,7 +119,7 @@ def _images_in(path: str) -> list[str]:
     """Return the sorted names of the images in a folder without subfolders; else none."""
     try:
         with os.scandir(path) as entries:
-            is_folder = {entry.name: entry.is_dir() for entry in entries}
+            is_folder = {entry.name: entry.is_dir() for entry in entries if entry.name[0] != "."}
     except OSError:  # not a folder, or `FileList` has a better message
         return []
     images = [name for name in is_folder if name.lower().endswith(IMAGE_ENDINGS)]
@@ -139,19 +147,38 @@ def _from_folder(path: str) -> StoredImages:
     try:
         return FileList.from_folder(path)
     except FileNotFoundError as error:
-        for names, shards in ((PARQUET_NAMES, ParquetShards), (TAR_NAMES, TarShards)):
-            folders = folders_of_shards(path, names)
-            if folders and _holds_images(path):  # a broken ImageFolder, or pictures of a README
-                folder = os.path.normpath(os.path.join(path, folders[0]))
-                way_out = f"For the shards in {folder!r}, pass that folder or a pattern."
-                raise FileNotFoundError(f"{error} {way_out}") from None
-            if folders:  # such as `data` in a clone from Hugging Face's hub
-                return shards(path)
-        raise
+        return _shards_below(path, MDS_INDEX in is_folder, error)
+
+
+def _shards_below(path: str, has_index: bool, error: FileNotFoundError) -> StoredImages:
+    """List the shards of a folder that is no ImageFolder.
+
+    Args:
+        path: The folder, or the URL of one in a bucket.
+        has_index: Whether the folder holds a file named as the index of MDS shards.
+        error: What is raised where there are no shards.
+    """
+    all_names = "|".join(f"({names})" for names in (*dict(_SHARDS), _MDS_NAMES))
+    if not folders_of_shards(path, all_names):
+        raise error
+    if has_index and folders_of_shards(path, _MDS_NAMES):  # in folders, by Streaming's merge_index
+        return MDSShards(path)
+    for names, shards in _SHARDS:
+        folders = folders_of_shards(path, names)
+        if folders and _holds_images(path):  # a broken ImageFolder, or pictures of a README
+            folder = os.path.join(path, folders[0]) if folders[0] != "." else path
+            way_out = f"For the shards in {folder!r}, pass that folder or a pattern."
+            raise FileNotFoundError(f"{error} {way_out}") from None
+        if folders:  # such as `data` in a clone from Hugging Face's hub
+            return shards(path)
+    raise error
 
 
 def _holds_images(path: str) -> bool:
     """Return whether a visible folder below holds an image, at any depth."""
+    if is_url(path):
+        names = visible_below(path)
+        return any("/" in name and name.lower().endswith(IMAGE_ENDINGS) for name in names)
     for parent, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
         if parent != path and any(name.lower().endswith(IMAGE_ENDINGS) for name in names):
@@ -163,16 +190,20 @@ def _from_bucket(url: str) -> StoredImages:
     name, key = split_url(url)
     prefix = key.rstrip("/") + "/" if key.rstrip("/") else ""
     folders, keys = Bucket(name).list_folder(prefix)
+    folder = f"{url.rstrip('/')}/"
     if not folders:
         if prefix + MDS_INDEX in keys and any(map(_MDS.search, keys)):
             return MDSShards(url)
         if any(map(_TAR.search, keys)):
-            return TarShards(f"{url.rstrip('/')}/")
+            return TarShards(folder)
         if any(map(_PARQUET.search, keys)):
-            return ParquetShards(f"{url.rstrip('/')}/")
+            return ParquetShards(folder)
         if any(map(_TFRECORD.search, keys)):
-            return TFRecords(f"{url.rstrip('/')}/")
-    return BucketFiles(url)
+            return TFRecords(folder)
+    try:
+        return BucketFiles(url)
+    except FileNotFoundError as error:
+        return _shards_below(folder, prefix + MDS_INDEX in keys, error)
 
 
 def _is_shard(path: str) -> bool:

@@ -58,8 +58,12 @@ class Footer:
 
     def __init__(self, metadata: Any, image: str) -> None:
         schema = metadata.schema
-        columns = {schema.column(n).path: n for n in range(metadata.num_columns)}
-        number = columns.get(f"{image}.bytes", columns.get(image))
+        # By the name too: `image.bytes` is the path of a field, and may be the name of a column.
+        columns = {
+            (column.path, column.name): number
+            for number, column in enumerate(map(schema.column, range(metadata.num_columns)))
+        }
+        number = columns.get((image, image), columns.get((f"{image}.bytes", "bytes")))
         if number is None:
             raise DamagedError(f"there is no column {image!r}")
         if schema.column(number).max_repetition_level:
@@ -118,9 +122,9 @@ def names_images(table: Any, image: str) -> bool:
         table: The shard: a ``pyarrow.parquet.ParquetFile``.
         image: Name of the column of images.
     """
-    schema = table.metadata.schema
     name = f"{image}.path"
-    if name not in {schema.column(n).path for n in range(table.metadata.num_columns)}:
+    columns = map(table.metadata.schema.column, range(table.metadata.num_columns))
+    if (name, "path") not in {(column.path, column.name) for column in columns}:
         return False
     rows = table.read(columns=[name]).column(0).to_pylist()
     return any(row and row["path"] for row in rows)

@@ -5,22 +5,17 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Iterable, Sequence
 
 from dali_cutmix.core.checks import local_path, refuse
 from dali_cutmix.sources.bucket import Bucket, is_url, split_url
+from dali_cutmix.sources.shard_splits import check_totals, refuse_several_splits, regex_of
 
 #: Endings of the indexes that this package writes beside shards.
 _INDEXES = (".index.npz", ".index")
 #: What may follow the pattern of a shard's name where the shard is compressed.
 _COMPRESSED = r"\.(gz|bz2|xz|zst|lz4|Z)|[^.].*\.(tgz|tbz2?|txz|tzst)"
-#: A name as TensorFlow and Hugging Face's hub have it: ``train-00000-of-00002-ab12cd.parquet``.
-_PART = re.compile(r"(.+?)-(\d+)-of-\d+(?!\d)")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
-#: Shards of a split whose names a pattern is made of.
-_EXAMPLES = 8
 
 
 def find_shards(
@@ -33,14 +28,18 @@ def find_shards(
         shards: A path or URL, or several; ``~`` is the home folder. Each may be a folder (in a
             bucket: end with a slash), or hold brace ranges and lists as in WebDataset,
             ``train-{0000..0127}.tar``, or the wildcards ``*`` and ``?``. Matches and the shards of
-            a folder are sorted. A local folder without shards may hold a single folder with some.
+            a folder are sorted. A folder without shards may hold a single folder with some.
         names: Regular expression that the full names of shards in a folder match, in either case.
             Where none does, compressed shards are returned, to be refused for what they are.
 
     Raises:
         FileNotFoundError: A pattern or a folder has no shards.
         ValueError: No shard is named, a shard is named twice, a folder or the matches of wildcards
-            have several splits, or a pattern holds a zero byte.
+            have several splits or several totals as in ``train-00000-of-00002``, or a pattern holds
+            a zero byte.
+
+    Warns:
+        RuntimeWarning: A folder lacks shards of the total that names tell.
     """
     if not isinstance(shards, (str, os.PathLike)) and not isinstance(shards, Iterable):
         refuse(where, "shards", "be a path or URL, or several", shards)
@@ -85,11 +84,10 @@ def _match(where: str, plain: str, names: str) -> list[str]:
     if not has_wildcard and not is_folder:
         return [plain]
     beside: list[str] = []
-    if is_url(plain):
-        matching, beside = _match_in_bucket(plain)
-        matching = _shards_of(names, matching) if is_folder else matching
-    elif is_folder:
+    if is_folder:
         matching = _shards_in(where, plain, names)
+    elif is_url(plain):
+        matching, beside = _match_in_bucket(plain)
     else:
         matching = glob.glob(plain.replace("[", "[[]"))
     matching = [path for path in matching if not path.endswith(_INDEXES)]
@@ -97,7 +95,8 @@ def _match(where: str, plain: str, names: str) -> list[str]:
         what = "holds no shards" if is_folder else "matches no file"
         way_out = f" Beside it lie {', '.join(sorted(beside)[:3])}." if beside else ""
         raise FileNotFoundError(f"{where}: {plain!r} {what}.{way_out}")
-    _refuse_several_splits(where, plain, matching)
+    refuse_several_splits(where, plain, matching)
+    check_totals(where, plain, matching, is_folder=is_folder)
     return sorted(matching)
 
 
@@ -110,19 +109,25 @@ def _shards_in(where: str, folder: str, names: str) -> list[str]:
     if len(below) > 1:
         rule = f"be a folder of shards, and shards lie in {', '.join(below)}"
         chosen = os.path.join(folder, next((name for name in below if "train" in name), below[0]))
+        chosen += "/" if is_url(folder) else ""
         refuse(where, "shards", rule, folder, f"Pass one of these folders, as in {chosen!r}.")
-    return [path for name in below for path in _shards_of(names, _paths_in(f"{folder}/{name}"))]
+    paths = [path for name in below for path in _paths_in(os.path.join(folder, name))]
+    return _shards_of(names, paths)
 
 
 def folders_of_shards(folder: str, names: str) -> list[str]:
-    """Return the folders that hold shards, at most two levels below a local folder, sorted.
+    """Return the folders that hold shards, at most two levels below a folder, sorted.
 
     Hidden folders are left out, such as those of ``git`` and of Hugging Face's downloads.
 
     Args:
-        folder: The folder.
+        folder: The folder, or the URL of one in a bucket.
         names: Regular expression that the full names of shards match, in either case.
     """
+    if is_url(folder):
+        shards = _named(names, visible_below(folder))
+        parents = {os.path.dirname(shard) or "." for shard in shards}
+        return sorted(parent for parent in parents if parent.count("/") < 2)
     holding = []
     for parent, folders, files in os.walk(folder):
         inside = os.path.relpath(parent, folder)
@@ -134,7 +139,17 @@ def folders_of_shards(folder: str, names: str) -> list[str]:
     return sorted(holding)
 
 
+def visible_below(url: str) -> list[str]:
+    """Return the keys below a folder in a bucket, without the folder's; none of hidden folders."""
+    bucket, key = split_url(url)
+    prefix = key.rstrip("/") + "/" if key.rstrip("/") else ""
+    keys = (listed.removeprefix(prefix) for listed in Bucket(bucket).list_below(prefix))
+    return [key for key in keys if "/." not in f"/{os.path.dirname(key)}"]
+
+
 def _paths_in(folder: str) -> list[str]:
+    if is_url(folder):
+        return _match_in_bucket(folder.rstrip("/") + "/")[0]
     return [os.path.join(folder, name) for name in os.listdir(folder)]
 
 
@@ -153,93 +168,11 @@ def _match_in_bucket(plain: str) -> tuple[list[str], list[str]]:
     bucket = Bucket(name)
     folder, slash, last = key.rpartition("/")
     _, keys = bucket.list_folder(folder + slash)
-    pattern = _regex_of(last) or ".*"
+    # Wildcards leave out hidden names, as those of local files do.
+    pattern = ("(?!\\.)" if last.startswith(("*", "?")) else "") + regex_of(last) or ".*"
     matching: list[str] = []
     beside: list[str] = []
     for listed in keys:
         base = listed.rpartition("/")[2]
         (matching if re.fullmatch(pattern, base) else beside).append(base)
     return [bucket.url(folder + slash + base) for base in matching], beside
-
-
-def _refuse_several_splits(where: str, plain: str, shards: Sequence[str]) -> None:
-    levels = zip(*(shard.split("/")[:-1] for shard in shards), strict=False)
-    num_shared = len(list(takewhile(lambda names: len(set(names)) == 1, levels)))
-    splits: dict[str, list[str]] = {}
-    for shard in shards:
-        if split := _split_of(shard, num_shared):
-            splits.setdefault(split, []).append(shard)
-    if len(splits) < 2:
-        return
-    names = sorted(splits)
-    chosen = next((name for name in names if "train" in name), names[0])
-    others = [shard for name in names if name != chosen for shard in splits[name]]
-    pattern = _pattern_of(sorted(splits[chosen]), others)
-    is_folder = "*" not in plain and "?" not in plain
-    rule = f"be shards of one split, and this {'folder has' if is_folder else 'pattern matches'} "
-    way_out = f"a pattern like {pattern!r}" if pattern else "a list of the shards of one split"
-    way_out = f"Pass {way_out}. To mix splits, pass a list of patterns."
-    refuse(where, "shards", rule + ", ".join(names), plain, way_out)
-
-
-def _split_of(shard: str, num_shared: int) -> str | None:
-    """Return the split that the name of a shard or of its folders tells, or None.
-
-    Args:
-        shard: Path or URL of the shard.
-        num_shared: Number of folders that the shard shares with all others. They tell no splits
-            apart.
-    """
-    *folders, name = shard.split("/")
-    part = _PART.match(name)
-    if part is None:
-        return _word_in([name]) or _word_in(folders[num_shared:]) or _word_in(folders[-1:])
-    prefix = part[1].lower()
-    # Such as `train/data-00000-of-00001.parquet`, as `Dataset.save_to_disk` names Arrow files.
-    word = None if _SPLIT.search(prefix) else _word_in(folders[num_shared:])
-    return f"{word}/{prefix}" if word else prefix
-
-
-def _word_in(names: Sequence[str]) -> str | None:
-    """Return the split's word in the last of the names that have one."""
-    words = (_SPLIT.search(name) for name in reversed(names))
-    return next((word[1].lower() for word in words if word), None)
-
-
-def _pattern_of(shards: Sequence[str], others: Sequence[str]) -> str | None:
-    """Return a pattern that matches most of a split's shards and none of other splits, or None."""
-    best, most = None, 0
-    for pattern in dict.fromkeys(p for shard in shards[:_EXAMPLES] for p in _patterns_of(shard)):
-        folder, slash, last = pattern.rpartition("/")
-        match = re.compile(re.escape(folder + slash) + _regex_of(last)).fullmatch
-        count = sum(match(shard) is not None for shard in shards)
-        if count > most and not any(map(match, others)):
-            best, most = pattern, count
-    return best
-
-
-def _patterns_of(shard: str) -> Iterator[str]:
-    """Yield patterns for a shard's split, the shortest first.
-
-    A pattern ends as the shard does, so that `DataLoader` knows the kind of the shards.
-    """
-    folder, slash, name = shard.rpartition("/")
-    part = _PART.match(name)
-    tail = name[part.end() :] if part else name
-    # Not `os.path.splitext`, for which `.parquet` is a name without an ending.
-    ending = "." + tail.rpartition(".")[2] if "." in tail else ""
-    if part:
-        digits = "?" * len(part[2])
-        yield f"{folder}{slash}{part[1]}-*{ending or '-of-*'}"
-        yield f"{folder}{slash}{part[1]}-{digits}-of-*{ending}"
-    elif word := _SPLIT.search(name):
-        yield f"{folder}{slash}*{word[1]}*{ending}"
-        yield f"{folder}{slash}{name[: word.end()]}*{ending}"
-    else:
-        yield f"{folder}{slash}*{ending}"
-
-
-def _regex_of(name: str) -> str:
-    """Return the regular expression of a name with wildcards."""
-    parts = ({"*": "[^/]*", "?": "[^/]"}.get(char, re.escape(char)) for char in name)
-    return "".join(parts)

@@ -125,13 +125,23 @@ class TarShards(PackedImages):
     def _scan(self, file: BinaryIO, size: int, shard: str) -> Index:
         members = _members(file, size, shard)
         runs = (list(run) for _, run in groupby(members, _key))
-        parts = (part for run in runs for part in _parts(run, shard))
+        left_out: list[tuple[str, str]] = []
+        parts = (part for run in runs for part in _parts(run, left_out))
         samples = [_sample(part[0].key, part, shard) for part in parts]
         if not samples:
             raise ValueError(
                 f"{WHERE}: {shard} holds no samples: no member has a name before its first dot "
                 f"and is an image or ends in .{LABEL}. A sample is an image, as in 0001.jpg, and "
                 f"its class in 0001.{LABEL}."
+            )
+        if left_out:
+            name, key = map(printable, left_out[0])
+            warnings.warn(
+                f"{WHERE}: {len(left_out)} images such as {name} in {shard} belong to samples such "
+                f"as {key}, since a key ends at the first dot, and are left out. Rename them "
+                "without dots to have them served.",
+                RuntimeWarning,
+                stacklevel=2,
             )
         columns = np.array(samples, np.int64).reshape(-1, len(Index._fields))
         return Index(*np.ascontiguousarray(columns.T))
@@ -305,8 +315,13 @@ def _check_end(file: BinaryIO, end: int, shard: str) -> None:
         block = file.read(1 << 20)
 
 
-def _parts(run: Sequence[_Member], shard: str) -> list[Sequence[_Member]]:
-    """Return the samples of a run of members: none of, say, a README.md in the tar."""
+def _parts(run: Sequence[_Member], left_out: list[tuple[str, str]]) -> list[Sequence[_Member]]:
+    """Return the samples of a run of members: none of, say, a README.md in the tar.
+
+    Args:
+        run: Members with the same key.
+        left_out: Takes image and sample, for each image that belongs to the sample of another.
+    """
     by_stem: dict[str, list[_Member]] = {}
     for member in run:
         stem, dot, last = member.ending.rpartition(".")
@@ -317,14 +332,7 @@ def _parts(run: Sequence[_Member], shard: str) -> list[Sequence[_Member]]:
     if key not in parts:
         return list(parts.values())
     pairs = [name for name, part in parts.items() if name != key and _is_pair(part)]
-    if pairs:
-        warnings.warn(
-            f"{WHERE}: {len(pairs)} images such as {printable(pairs[0])} in {shard} belong to the "
-            f"sample {printable(key)}, since a key ends at the first dot, and are left out. Rename "
-            "them without dots to have them served.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    left_out += [(name, key) for name in pairs]
     return [run]
 
 

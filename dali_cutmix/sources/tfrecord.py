@@ -20,6 +20,9 @@ WHERE = "TFRecords"
 IMAGE = "image/encoded"
 LABEL = "image/class/label"
 
+#: Names of files in a folder of shards.
+NAMES = r"[^.].*-\d{5}-of-\d{5}|[^.].*\.tfrecords?"
+
 _HEADER = struct.Struct("<QI")  # length of the data, masked checksum of the length
 _FOOTER = 4  # bytes of the data's checksum
 
@@ -70,7 +73,7 @@ class TFRecords(PackedImages):
     ) -> None:
         check_count(WHERE, "first_label", first_label, at_least=0)
         _example_class()
-        paths = find_shards(WHERE, shards, r".+-\d{5}-of-\d{5}|.+\.tfrecords?")
+        paths = find_shards(WHERE, shards, NAMES)
         super().__init__(
             paths,
             classes,

@@ -98,6 +98,7 @@ class _NpyFile:
     def __init__(self, where: str, argument: str, path: str) -> None:
         self.name = path
         with open_regular(path) as file:
+            self._opened = _mark(os.fstat(file.fileno()))
             try:
                 version = np.lib.format.read_magic(file)
                 read = np.lib.format.read_array_header_1_0
@@ -129,6 +130,8 @@ class _NpyFile:
                     raise OSError(errno.EIO, "the file is truncated", self.name)
                 slab = np.frombuffer(data, self._stored).reshape(size[1], columns, channels)
                 window[z] = slab[:, anchor[2] : anchor[2] + size[2]]
+            # After reading, since another program may write to the file meanwhile.
+            _check_unchanged(os.fstat(file.fileno()), self._opened, self.name)
         return window
 
 
@@ -138,8 +141,8 @@ class _NiftiFile:
     def __init__(self, where: str, argument: str, path: str) -> None:
         self.name = path
         self._where, self._argument = where, argument
-        with open_regular(path):
-            pass
+        with open_regular(path) as file:
+            self._opened = _mark(os.fstat(file.fileno()))
         proxy = self._proxy
         shape = tuple(proxy.shape)
         # Channels come last on both sides.
@@ -170,7 +173,20 @@ class _NiftiFile:
             raise OSError(
                 errno.EIO, f"the file is truncated or damaged ({error})", self.name
             ) from None
+        _check_unchanged(os.stat(self.name), self._opened, self.name)
         return window.transpose(2, 1, 0, *range(3, window.ndim)).reshape(*size, -1)
+
+
+def _mark(stat: os.stat_result) -> tuple[int, int]:
+    """Return a file's bytes and nanoseconds of its last modification."""
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _check_unchanged(stat: os.stat_result, opened: tuple[int, int], name: str) -> None:
+    """Refuse a file that was written anew: shape and type are those of the file before."""
+    if _mark(stat) != opened:
+        reason = "the file has changed since it was opened. Make new Volumes or VolumeMasks"
+        raise OSError(errno.EIO, reason, name)
 
 
 def _slices(anchor: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:

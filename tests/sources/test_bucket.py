@@ -14,6 +14,7 @@ import sys
 import tarfile
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -21,6 +22,7 @@ from typing import Any
 
 import boto3
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from moto.server import ThreadedMotoServer
@@ -28,13 +30,15 @@ from test_tar import numbered as write_tar_shard
 from test_tfrecord import numbered as write_records
 from typer.testing import CliRunner
 
-from dali_cutmix import CutMix, DataLoader, FileList, TrainTransform
+from dali_cutmix import CutMix, DataLoader, FileList, MDSShards, TrainTransform
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.bucket import BucketFiles
+from dali_cutmix.sources.open import open_source
 from dali_cutmix.sources.tar import TarShards
 from dali_cutmix.sources.tfrecord import TFRecords
 from dali_cutmix.tools.cli import app
 from dali_cutmix.tools.pack import pack_images
+from stored import Sample, mds
 
 pytestmark = pytest.mark.slow  # an S3 server
 
@@ -325,6 +329,82 @@ def test_shards_in_a_bucket_hold_what_they_hold_on_a_disk(
         assert images.fingerprint == local.fingerprint
         here = [path.replace(str(tmp_path), f"s3://{BUCKET}") for path, _ in local.samples]
         assert [path for path, _ in images.samples] == here
+
+
+def test_shards_beside_other_folders_of_a_bucket_are_served_as_on_a_disk(
+    s3: Any, tmp_path: Path
+) -> None:
+    write_tar_shard(tmp_path / "tars/0000.tar", range(7))
+    write_tar_shard(tmp_path / "clone/data/0000.tar", range(7))
+    write_records(tmp_path / "records/train-00000-of-00001", range(7))
+    for name in ("tars/logs/run.txt", "clone/README.md", "clone/.cache/a.tar", "records/a/b.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a text")
+    put(s3, tmp_path)
+    for folder in ("tars", "clone", "records"):
+        local = open_source(tmp_path / folder)
+        for slash in ("", "/"):
+            images = open_source(f"s3://{BUCKET}/{folder}{slash}")
+            assert type(images) is type(local)
+            assert contents(images) == contents(local)
+            assert images.fingerprint == local.fingerprint
+    assert len(TarShards(f"s3://{BUCKET}/clone/")) == 7
+
+
+def test_shards_beside_images_of_a_bucket_are_refused_as_on_a_disk(s3: Any, tmp_path: Path) -> None:
+    write_tar_shard(tmp_path / "all/old/0000.tar", range(7))
+    (tmp_path / "all/cat").mkdir()
+    (tmp_path / "all/cat/0.jpg").write_bytes(b"an image")
+    put(s3, tmp_path)
+    messages = []
+    for source in (f"{tmp_path}/all", f"s3://{BUCKET}/all"):
+        with pytest.raises(FileNotFoundError) as caught:
+            open_source(source)
+        messages.append(str(caught.value).replace(source, "all"))
+    message = (
+        "DataLoader: class folder 'all/old' holds no images (names ending in .jpg, .jpeg, .png, "
+        ".ppm, .bmp, .pgm, .tif, .tiff, .webp). Add some, or remove the folder. For the shards "
+        "in 'all/old', pass that folder or a pattern."
+    )
+    assert messages == [message] * 2
+    assert len(open_source(f"s3://{BUCKET}/all/old")) == 7
+
+
+def test_folders_of_shards_in_a_bucket_are_refused_with_a_folder_that_is_served(
+    s3: Any, tmp_path: Path
+) -> None:
+    for split in ("train", "val"):
+        write_tar_shard(tmp_path / f"{split}/0000.tar", range(7))
+    put(s3, tmp_path)
+    with pytest.raises(ValueError, match=r"^TarShards: ") as caught:
+        open_source(f"s3://{BUCKET}")
+    assert str(caught.value) == (
+        "TarShards: `shards` must be a folder of shards, and shards lie in train, val, got "
+        f"'s3://{BUCKET}/'. Pass one of these folders, as in 's3://{BUCKET}/train/'."
+    )
+    assert len(TarShards(f"s3://{BUCKET}/train/")) == 7
+
+
+def test_a_compressed_mds_shard_of_a_bucket_that_changed_is_unpacked_anew(
+    s3: Any, tmp_path: Path
+) -> None:
+    samples = [Sample(f"{number}.jpg", b"an image", number) for number in range(3)]
+    for version, labels in enumerate(([0, 1, 2], [2, 1, 0])):
+        relabeled = [
+            sample._replace(label=label) for sample, label in zip(samples, labels, strict=True)
+        ]
+        compress = partial(pa.Codec("zstd").compress, asbytes=True)
+        put(s3, mds(tmp_path / str(version), relabeled, compress=compress))
+        images = MDSShards(f"s3://{BUCKET}", unpack_dir=tmp_path / "out", progress=False)
+        assert images.targets.tolist() == labels
+
+
+def test_hidden_objects_beside_shards_are_left_out(s3: Any, tmp_path: Path) -> None:
+    write_tar_shard(tmp_path / "0000.tar", range(7))
+    (tmp_path / "._0000.tar").write_bytes(b"a note of macOS")
+    put(s3, tmp_path)
+    for pattern in ("", "*.tar", "?000*"):
+        assert len(TarShards(f"s3://{BUCKET}/{pattern}")) == 7
 
 
 def test_wildcard_that_matches_nothing_says_what_lies_there(s3: Any, tmp_path: Path) -> None:

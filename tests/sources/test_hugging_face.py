@@ -60,6 +60,33 @@ def test_rows_are_those_of_the_dataset_after_any_selection(tmp_path: Path, in_me
         assert images.reads != in_memory
 
 
+@pytest.mark.parametrize("size", [0, 4, 100, 0.5])
+def test_a_damaged_file_of_a_folder_is_named(tmp_path: Path, size: float) -> None:
+    folder = tmp_path / "saved"
+    hugging_face(SAMPLES).save_to_disk(folder, num_shards=3)
+    path = sorted(folder.glob("*.arrow"))[1]
+    content = path.read_bytes()
+    path.write_bytes(content[: int(size if size != 0.5 else len(content) // 2)])
+    for opener in (HuggingFaceImages, open_source):
+        with pytest.raises(ValueError, match=r"^HuggingFaceImages: ") as caught:
+            opener(folder)
+        begin, reason, end = str(caught.value).partition(str(caught.value.__cause__))
+        assert (begin, end) == (
+            f"HuggingFaceImages: {path} is damaged or truncated: ",
+            ". Copy or save the dataset again.",
+        )
+        assert reason
+    path.write_bytes(content)
+    (folder / "state.json").write_text("{")
+    assert error_of(folder) == (
+        f"HuggingFaceImages: {folder} cannot be read: Expecting property name enclosed in double "
+        "quotes: line 1 column 2 (char 1). Copy or save the dataset again."
+    )
+    (folder / "state.json").unlink()
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{folder} is neither a `Dataset`")):
+        HuggingFaceImages(folder)
+
+
 def test_a_subset_of_a_dataset_serves_its_rows() -> None:
     dataset = hugging_face(SAMPLES).shuffle(seed=4)
     images = open_source(Subset(dataset, [4, 1]))

@@ -359,6 +359,21 @@ def test_jpeg_with_stray_bytes_between_its_segments_has_pillows_pixels() -> None
     assert differences(ImageArrays(files, range(3)), named, TALL) == []
 
 
+def test_jpeg_with_fill_bytes_before_its_segments_has_pillows_pixels() -> None:
+    turned = ORIENTED["JPEG EXIF after JFIF 6"]
+    files = [turned[:20] + b"\xff" * num_fill + turned[20:] for num_fill in (1, 64, 65, 1000)]
+    named = {str(number): data for number, data in enumerate(files)}
+    assert refused(named, TALL) == {}
+    assert differences(ImageArrays(files, range(4)), named, TALL) == []
+
+
+def test_millions_of_fill_bytes_do_not_hold_up_the_loader() -> None:
+    endless = PLAIN["JPEG RGB"][:20] + b"\xff" * (2 << 20)
+    begin = time.process_time()  # of this process: Pillow has another one
+    assert refused({"endless": endless}) == {"endless": "JPEG with a broken header"}
+    assert time.process_time() - begin < 1  # 2.7 s where each byte is looked at, else 0.05 s
+
+
 def test_lossless_jpegs_have_pillows_pixels_whether_gray_or_not() -> None:
     assert (
         differences(ImageArrays([damage.LOSSLESS_GRAY], [0]), {"gray": damage.LOSSLESS_GRAY}, WIDE)

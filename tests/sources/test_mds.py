@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
+import shutil
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +82,9 @@ def test_compressed_shards_are_unpacked_once(
     )
     images = open_shards(folder, unpack_dir=unpacked)
     assert contents(images) == [sample.data for sample in SAMPLES]
-    assert images.path(8) == f"{unpacked}/shard.00001.mds, sample 0"
-    (unpacked / "shard.00001.mds").write_bytes(b"a copy that was cut short")
+    (second,) = unpacked.glob("*/shard.00001.mds")
+    assert images.path(8) == f"{second}, sample 0"
+    second.write_bytes(b"a copy that was cut short")
     again = open_shards(folder, unpack_dir=unpacked)
     assert contents(again) == [sample.data for sample in SAMPLES]
     with monkeypatch.context() as patch:
@@ -93,10 +99,93 @@ def test_a_damaged_compressed_shard_leaves_no_file(tmp_path: Path) -> None:
     for content in (good[:-20], good[:9] + bytes(30) + good[39:], zstd(b"other")):
         shard.write_bytes(content)
         assert f"{shard} is damaged: " in error_of(folder, unpack_dir=unpacked)
-        assert [path.name for path in sorted(unpacked.iterdir())] == [
+        assert sorted(path.name for path in unpacked.rglob("*") if path.is_file()) == [
             "shard.00000.mds",
             "shard.00001.mds",
         ]
+
+
+def relabeled(by: int) -> list[Sample]:
+    """Return the samples with other labels, in shards of the same size."""
+    return [sample._replace(label=(sample.label + by) % 3) for sample in SAMPLES]
+
+
+def test_each_split_and_each_version_of_a_shard_is_unpacked_for_itself(tmp_path: Path) -> None:
+    unpacked = tmp_path / "unpacked"
+    train = mds(tmp_path / "train", SAMPLES, compress=zstd)
+    val = mds(tmp_path / "val", relabeled(1), compress=zstd)
+    images = {split: open_shards(split, unpack_dir=unpacked) for split in (train, val)}
+    assert images[train].targets.tolist() == [sample.label for sample in SAMPLES]
+    assert images[val].targets.tolist() == [sample.label for sample in relabeled(1)]
+    assert contents(images[train]) == [sample.data for sample in SAMPLES]
+    shutil.rmtree(train)
+    mds(tmp_path / "train", relabeled(2), compress=zstd)
+    again = open_shards(train, unpack_dir=unpacked)
+    assert again.targets.tolist() == [sample.label for sample in relabeled(2)]
+    assert contents(images[train]) == [sample.data for sample in SAMPLES]  # whose files stay
+
+
+def test_where_a_shard_is_unpacked_changes_no_fingerprint(tmp_path: Path) -> None:
+    here, there = (mds(tmp_path / name, SAMPLES, compress=zstd) for name in ("here", "there"))
+    unpacked = [open_shards(folder, unpack_dir=tmp_path / "out") for folder in (here, there)]
+    assert unpacked[0].fingerprint == unpacked[1].fingerprint
+
+
+def test_processes_that_start_together_unpack_each_shard_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = mds(tmp_path, SAMPLES, compress=zstd)
+    num_unpacked, unpack = [], pa.CompressedInputStream
+
+    def unpack_slowly(*args: Any) -> Any:
+        num_unpacked.append(1)
+        time.sleep(0.1)
+        return unpack(*args)
+
+    monkeypatch.setattr("pyarrow.CompressedInputStream", unpack_slowly)
+    # Threads, which lock files of their own as processes do.
+    with ThreadPoolExecutor(4) as pool:
+        ranks = pool.map(lambda _: open_shards(folder, unpack_dir=tmp_path / "out"), range(4))
+        served = [contents(images) for images in ranks]
+    assert served == [[sample.data for sample in SAMPLES]] * 4
+    assert len(num_unpacked) == 3
+
+
+def test_a_process_that_waits_for_unpacked_shards_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dali_cutmix.sources.joined_index.SILENT_S", 0.0)
+    folder, unpacked = mds(tmp_path, SAMPLES, compress=zstd), tmp_path / "out"
+    unpacked.mkdir()
+    with ThreadPoolExecutor(1) as pool, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with (unpacked / ".dali-cutmix-index.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            images = pool.submit(open_shards, folder, unpack_dir=unpacked)
+            end = time.monotonic() + 20
+            while not told and time.monotonic() < end:
+                time.sleep(0.01)
+        assert contents(images.result()) == [sample.data for sample in SAMPLES]
+    assert [str(warning.message) for warning in told] == [
+        f"MDSShards: waiting for another process, which unpacks shards in {unpacked}."
+    ]
+
+
+@pytest.mark.parametrize("compress", [None, zstd])
+def test_shards_in_folders_of_a_merged_index_are_read(tmp_path: Path, compress: Any) -> None:
+    """As Streaming's `merge_index` names them."""
+    shards = []
+    for part in range(2):
+        folder = mds(tmp_path / str(part), SAMPLES[10 * part : 10 * part + 10], 10, compress)
+        folder.rename(tmp_path / f"all_{part}")
+        (shard,) = json.loads((tmp_path / f"all_{part}/index.json").read_text())["shards"]
+        for kind in filter(None, (shard["raw_data"], shard["zip_data"])):
+            kind["basename"] = f"all_{part}/{kind['basename']}"
+        shards.append(shard)
+    (tmp_path / "index.json").write_text(json.dumps({"version": 2, "shards": shards}))
+    images = open_shards(tmp_path, unpack_dir=tmp_path / "unpacked")
+    assert contents(images) == [sample.data for sample in SAMPLES]
+    assert images.targets.tolist() == [sample.label for sample in SAMPLES]
 
 
 def test_other_compressions_are_refused_by_name(tmp_path: Path) -> None:
@@ -155,8 +244,12 @@ def test_files_outside_of_the_folder_and_missing_ones_are_refused(tmp_path: Path
     folder = mds(tmp_path, SAMPLES)
     index = folder / "index.json"
     good = index.read_text()
-    index.write_text(good.replace("shard.00001.mds", "../shard.00001.mds"))
-    assert "'../shard.00001.mds' is no name of a file" in error_of(folder)
+    for name in ("../a.mds", "/a.mds", "0/../../a.mds", "./a.mds", "0//a.mds", "0/", ""):
+        index.write_text(good.replace("shard.00001.mds", name))
+        assert error_of(folder) == (
+            f"MDSShards: {index} is damaged or no index of MDS shards: {name!r} is no name of a "
+            "file in the folder."
+        )
     index.write_text(good)
     (folder / "shard.00001.mds").unlink()
     assert error_of(folder) == (f"MDSShards: the shard '{folder}/shard.00001.mds' does not exist.")

@@ -40,6 +40,10 @@ def tar_of(path: Path, *names: str) -> Path:
     return write(path, *map(member, names, contents))
 
 
+def pair(key: str) -> list[str]:
+    return [f"{key}.jpg", f"{key}.cls"]
+
+
 def open_shard(path: Path) -> TarShards:
     return TarShards(path, progress=False)
 
@@ -108,12 +112,19 @@ def test_half_a_sample_with_dots_in_its_name_is_refused_by_name(
     assert told.format(path) in refusal(path)
 
 
-def test_samples_that_webdataset_takes_for_parts_of_another_are_warned_of_by_name(
+def test_samples_that_webdataset_takes_for_parts_of_others_are_warned_of_once_for_each_shard(
     tmp_path: Path,
 ) -> None:
-    path = tar_of(tmp_path / "a.tar", "p.jpg", "p.cls", "p.1.jpg", "p.1.cls")
-    with pytest.warns(RuntimeWarning, match=r"1 images such as p\.1 in .* belong to the sample p,"):
-        assert served(path) == ["p.jpg"]
+    names = [name for key in "pq" for n in ("", ".1", ".2") for name in pair(f"{key}{n}")]
+    paths = [tar_of(tmp_path / f"{number}.tar", *names) for number in range(2)]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert [served(path) for path in paths] == [["p.jpg", "q.jpg"]] * 2
+    assert [str(warning.message) for warning in told] == [
+        f"TarShards: 4 images such as p.1 in {path} belong to samples such as p, since a key ends "
+        "at the first dot, and are left out. Rename them without dots to have them served."
+        for path in paths
+    ]
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])

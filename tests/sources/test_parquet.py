@@ -438,6 +438,25 @@ def test_truncated_and_other_files_are_refused_by_name(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("is_struct", [False, True])
+@pytest.mark.parametrize("compression", ["NONE", "SNAPPY"])
+def test_columns_named_as_the_fields_of_structs_are_not_read_instead(
+    tmp_path: Path, is_struct: bool, compression: str
+) -> None:
+    images = [sample.data for sample in SAMPLES]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    structs = pa.array([{"bytes": image, "path": None} for image in images], kind)
+    others = [b"a thumbnail"] * len(images)
+    columns: dict[str, Any] = {"image.path": ["a"] * len(images), "image.bytes": others}
+    columns["image"] = structs if is_struct else images
+    for number, names in enumerate((list(columns), list(columns)[::-1])):
+        table = pa.table({name: columns[name] for name in names} | {"label": [0] * len(images)})
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(table, path, compression=compression)
+        assert contents(open_shards(path, image="image")) == images
+        assert contents(open_shards(path, image="image.bytes")) == others
+
+
 def test_a_file_that_changes_is_an_error_and_not_other_bytes(tmp_path: Path) -> None:
     path = parquet(tmp_path, SAMPLES)
     images = open_shards(path)

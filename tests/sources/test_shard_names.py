@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dali_cutmix.sources.open import open_source
+from records import write_records
+from stored import Sample, mds
 
 
 def contents(images: Any) -> list[bytes]:
@@ -90,11 +93,124 @@ def test_tars_of_several_splits_are_refused_with_a_pattern_that_is_served(
     assert is_refused(pattern)
 
 
+def shards_of(total: int, ending: str = "", prefix: str = "data/train") -> list[str]:
+    return [f"{prefix}-{number:05d}-of-{total:05d}{ending}.parquet" for number in range(total)]
+
+
+@pytest.mark.parametrize("ending", ["", "-ab12"])
+def test_shards_of_two_totals_are_refused_with_a_pattern_that_is_served(
+    tmp_path: Path, ending: str
+) -> None:
+    root = parquet_files(tmp_path, shards_of(2, ending) + shards_of(3, ending)[:2])
+    complete = f"{root}/data/train-?????-of-00002{ending and '*'}.parquet"
+    rule = "ParquetShards: `shards` must be shards of one total, and this"
+    way_out = f"Pass a pattern like {complete!r}. To read all, pass a list of patterns."
+    for source, kind in (
+        (f"{root}/data", "folder has"),
+        (f"{root}/data/*.parquet", "pattern matches"),
+    ):
+        assert error_of(source) == (
+            f"{rule} {kind} 'train' of 2 and of 3 shards, got {source!r}. {way_out}"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert contents(open_source(complete)) == [b"image 0", b"image 1"]
+        both = [f"{root}/data/*-of-00002*.parquet", f"{root}/data/*-of-00003*.parquet"]
+        assert len(open_source(both)) == 4
+        braces = f"{root}/data/train-0000{{0,1}}-of-0000{{2,3}}{ending}.parquet"
+        assert len(open_source(braces)) == 4
+
+
+def test_totals_of_shards_in_several_folders_may_differ(tmp_path: Path) -> None:
+    names = shards_of(1, prefix="en/train") + shards_of(2, prefix="fr/train")
+    root = parquet_files(tmp_path, names)
+    assert len(open_source(f"{root}/*/train-*.parquet")) == 3
+    parquet_files(tmp_path, shards_of(2, prefix="en/train"))
+    assert error_of(f"{root}/*/train-*.parquet") == (
+        "ParquetShards: `shards` must be shards of one total, and this pattern matches 'train' of "
+        f"1 and of 2 shards, got '{root}/*/train-*.parquet'. Pass a list of the shards of one "
+        "total. To read all, pass a list of patterns."
+    )
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_folder_that_lacks_shards_of_its_total_is_served_with_a_warning(
+    tmp_path: Path, first: int
+) -> None:
+    names = [f"data/train-{first + n:05d}-of-00003.parquet" for n in range(3)]
+    root = parquet_files(tmp_path, names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(open_source(root)) == 3
+        (root / names[1]).unlink()
+        assert len(open_source(f"{root}/data/train-*.parquet")) == 2
+    with pytest.warns(RuntimeWarning) as told:
+        assert len(open_source(f"{root}/data")) == 2
+    assert [str(warning.message) for warning in told] == [
+        f"ParquetShards: {root}/data holds 2 of the 3 shards of 'train', and lacks number "
+        f"{first + 1}. Copy the missing shards, or pass a pattern like "
+        f"'{root}/data/train-*.parquet' to take what is there."
+    ]
+
+
 def test_one_split_in_several_folders_is_served(tmp_path: Path) -> None:
     names = ["train/en/data-00000-of-00001.parquet", "train/fr/data-00000-of-00001.parquet"]
     root = parquet_files(tmp_path, names)
     assert len(open_source(f"{root}/*/*/*.parquet")) == 2
     assert len(open_source(f"{root}/train/*/data-*.parquet")) == 2
+
+
+def shard_of(kind: str, folder: Path) -> Path:
+    """Write a shard of a kind, with one image."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind == "tar":
+        tar_file(path := folder / "0.tar")
+    elif kind == "parquet":
+        parquet_files(folder, ["0.parquet"])
+        path = folder / "0.parquet"
+    elif kind == "mds":
+        (path,) = mds(folder, [Sample("a", b"an image", 0)]).glob("*.mds")
+    else:
+        record = {"image/encoded": b"an image", "image/class/label": 1}
+        path = write_records(folder / f"train-00000-of-00001{kind}", [record])
+    return path
+
+
+KINDS = ["tar", "parquet", "mds", "", ".tfrecord"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_files_beside_shards_are_left_out(tmp_path: Path, kind: str) -> None:
+    """Such as macOS's notes on files, which ``tar`` and network disks keep."""
+    path = shard_of(kind, tmp_path)
+    (path.parent / f"._{path.name}").write_bytes(b"\0\5\x16\7 a note of macOS")
+    assert len(open_source(path.parent)) == 1
+    if kind != "mds":
+        assert len(open_source(f"{path.parent}/*{path.name[1:]}")) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_beside_a_folder_without_images_are_served(tmp_path: Path, kind: str) -> None:
+    folder = shard_of(kind, tmp_path).parent
+    (folder / "logs").mkdir()
+    (folder / "logs/run.txt").write_text("a text")
+    assert len(open_source(folder)) == 1
+
+
+def test_shards_in_folders_of_a_merged_index_are_served(tmp_path: Path) -> None:
+    """As Streaming's `merge_index` writes the index of the folder above."""
+    path = shard_of("mds", tmp_path)
+    index = (path.parent / "index.json").read_text()
+    (tmp_path / "index.json").write_text(index.replace(path.name, f"mds/{path.name}"))
+    assert contents(open_source(tmp_path)) == [b"an image"]
+
+
+def test_hidden_files_in_a_flat_folder_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"an image")
+    (tmp_path / "._0.png").write_bytes(b"a note of macOS")
+    (tmp_path / ".cache").mkdir()
+    images = open_source(tmp_path, needs_classes=False)
+    assert [path for path, _ in images.samples] == [str(tmp_path / "0.png")]
 
 
 def image_folder(root: Path, names: list[str]) -> Path:

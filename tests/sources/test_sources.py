@@ -337,6 +337,18 @@ def as_objects(*images: np.ndarray) -> np.ndarray:
             "(8, 9, 3) of float32.",
         ),
         (
+            [np.zeros((8, 8, 3), np.uint8), np.zeros((0, 5, 3), np.uint8)],
+            [0, 1],
+            "`images[1]` must be [height, width, 3] RGB or [height, width] gray, uint8, got shape "
+            "(0, 5, 3) of uint8. Leave images without pixels out.",
+        ),
+        (
+            np.zeros((2, 8, 0), np.uint8),
+            [0, 1],
+            "`images[0]` must be [height, width, 3] RGB or [height, width] gray, uint8, got shape "
+            "(8, 0) of uint8. Leave images without pixels out.",
+        ),
+        (
             np.zeros((2, 8, 8, 3), np.uint8),
             [0],
             "`labels` must be as many as `images`, got 1 labels for 2 images.",
