@@ -11,7 +11,8 @@ Run, where DIR holds val/, or one folder of images per class:
     python pipelines/evaluate.py --compare BASELINE CUTMIX --data DIR
 
 BASELINE and CUTMIX are each a checkpoint, the folder of an evaluation, or a folder of such folders:
-training runs that differ by their seeds. To try every part on generated pictures, in seconds:
+training runs that differ by their seeds. Leave --data out where both sides are evaluations. To try
+every part on generated pictures, in seconds:
 
     python pipelines/evaluate.py --smoke
 """
@@ -23,10 +24,10 @@ import tempfile
 from pathlib import Path
 
 import tyro
-from rich.table import Table
+from rich.table import Column, Table
 
 from evaluation.compare import Difference, check_alike, compare
-from evaluation.flags import MEASURES, Settings, check_flags
+from evaluation.flags import MEASURES, Settings, check_flags, refuse_unread
 from evaluation.prepared import Prepared, prepare
 from evaluation.report import headlines, write_report
 from evaluation.result import Result
@@ -80,6 +81,8 @@ def evaluate(prepared: Prepared, out: Path) -> Evaluation:
 def _run_both(settings: Settings, specs: tuple[str, str]) -> list[Evaluation]:
     """Compare two sides; what can be refused is refused before a checkpoint is evaluated."""
     finished = [None if settings.smoke else _finished(spec) for spec in specs]
+    if None not in finished:
+        refuse_unread(settings)
     pairs = list(zip(specs, finished, strict=True))
     prepared = iter(prepare(settings, [spec for spec, runs in pairs if runs is None]))
     planned = [next(prepared) if runs is None else runs for runs in finished]
@@ -143,8 +146,11 @@ def _finish(out: Path, evaluations: list[Evaluation], differences: list[Differen
 
 def _table(evaluations: list[Evaluation], differences: list[Difference]) -> Table:
     """Return the main differences, for a terminal."""
-    table = Table("number", *(side.name for side in evaluations), "difference", "interval, images")
     main = {f"{r.name}/{name}" for r in evaluations[0].results for name in headlines(r)}
+    width = max((len(row.name) for row in differences if row.name in main), default=0)
+    # On a narrow screen Rich would shorten the names, whose ends tell rows apart.
+    names = Column("number", min_width=width)
+    table = Table(names, *(side.name for side in evaluations), "difference", "interval, images")
     for row in differences:
         if row.name in main:
             ends = row.over_images

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
@@ -143,13 +143,14 @@ def exposure(
     with errors_as_one_sentence():
         description = read_record(record)
         exposures = sum_up(record, description, groups)
+        picture = None if image is None else draw_heat_maps(_heat_maps(exposures))
         for path in filter(None, (image, out)):
             make_folder(path.parent)
         if out is not None:
             write_text(out, _as_csv(exposures))
-        if image is not None:
+        if image is not None and picture is not None:
             with replacing(image) as file:
-                draw_heat_maps(_heat_maps(exposures)).save(file, "PNG")
+                picture.save(file, "PNG")
     console = Console()
     for what, summed in exposures.items():
         _print(console, what, summed)
@@ -283,7 +284,9 @@ def _print(console: Console, what: str, summed: Exposure) -> None:
             beside[own] = max(beside.get(own, (0.0, -1)), (total, other))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in (what, "samples", "shown", "in others", "covered", "mostly by"):
-        table.add_column(heading, justify="left" if heading in (what, "mostly by") else "right")
+        # Names are folded: on a narrow screen Rich would shorten them, and their ends may differ.
+        justify: Literal["left", "right"] = "left" if heading in (what, "mostly by") else "right"
+        table.add_column(heading, justify=justify, overflow="fold")
     for number in listed.tolist():
         _, other = beside.get(number, (0.0, -1))
         table.add_row(

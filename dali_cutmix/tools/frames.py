@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from math import floor
 from pathlib import Path
@@ -23,6 +23,7 @@ from dali_cutmix.core.output import replacing
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.video_files import ENDINGS, Converter, import_av, opened
 from dali_cutmix.sources.video_times import tolerance_of
+from dali_cutmix.tools.claim import locked, rewrite
 from dali_cutmix.tools.console import (
     errors_as_one_sentence,
     expanded,
@@ -37,6 +38,12 @@ WHERE = "frames"
 
 #: The file in the output folder that holds the settings.
 SETTINGS = "frames.json"
+
+#: The file in the output folder that holds the video of each folder of frames.
+SOURCES = "sources.json"
+
+#: Name of a clip's first frame. A folder that holds this file is complete.
+_FIRST = "000001.jpg"
 
 #: Front of the name of a clip's folder that is not complete.
 _UNFINISHED = ".unfinished-"
@@ -111,7 +118,7 @@ def list_clips(videos: Sequence[Path], out: Path) -> dict[Path, Path]:
 
     Raises:
         FileNotFoundError: A path that does not exist, or a folder without videos.
-        ValueError: Two videos would have one folder.
+        ValueError: Two videos would have one folder, or folders of which one holds the other.
     """
     clips: dict[Path, Path] = {}
     for video in videos:
@@ -133,6 +140,12 @@ def list_clips(videos: Sequence[Path], out: Path) -> dict[Path, Path]:
             way_out = "Rename one of them, or extract them into different folders."
             rule = f"have names of their own without the ending, as {other} has the name of"
             refuse(WHERE, "VIDEO", rule, str(path), way_out)
+    for folder, path in owners.items():
+        for parent in folder.parents:
+            if parent in owners:
+                rule = "lie in no folder that has the name of a video without the ending"
+                way_out = f"Rename the folder, or {owners[parent]}."
+                refuse(WHERE, "VIDEO", rule, str(path), way_out)
     return clips
 
 
@@ -141,11 +154,11 @@ def extract(
 ) -> dict[Path, str]:
     """Extract the frames of all videos whose folders are missing.
 
-    A folder gets its name when all frames are written, so that a folder that exists is complete.
+    A folder gets its name when all frames are written, so that a folder with frames is complete.
 
     Args:
         clips: Folder of frames for each video, below ``out``.
-        out: Folder that keeps the settings.
+        out: Folder that keeps the settings, and notes which video each folder is of.
         settings: Which frames, and how.
         num_workers: Videos at a time, at least 1.
 
@@ -154,23 +167,28 @@ def extract(
 
     Raises:
         ImportError: PyAV is missing.
-        ValueError: The folder holds frames of other settings.
+        OSError: Another process extracts into the folder.
+        ValueError: The folder holds frames of other settings, or of another video with the name of
+            a video.
     """
     import_av(WHERE)
     make_folder(out)
-    _keep_settings(out, settings)
-    missing = [(video, folder) for video, folder in clips.items() if not folder.exists()]
     bad: dict[Path, str] = {}
-    with (
-        image_progress("Extracting", len(missing)) as on_progress,
-        ThreadPool(num_workers) as pool,
-    ):
-        futures = [pool.submit(lambda clip: _extract(*clip, settings), clip) for clip in missing]
-        for number, ((video, _), future) in enumerate(zip(missing, futures, strict=True), 1):
-            reason = future.result()
-            if reason:
-                bad[video] = reason
-            on_progress(number)
+    with _claimed(out, settings):
+        missing = [clip for clip in clips.items() if not Path(clip[1], _FIRST).exists()]
+        _keep_sources(clips, out)
+        with (
+            image_progress("Extracting", len(missing)) as on_progress,
+            ThreadPool(num_workers) as pool,
+        ):
+            futures = [
+                pool.submit(lambda clip: _extract(*clip, settings), clip) for clip in missing
+            ]
+            for number, ((video, _), future) in enumerate(zip(missing, futures, strict=True), 1):
+                reason = future.result()
+                if reason:
+                    bad[video] = reason
+                on_progress(number)
     return bad
 
 
@@ -246,21 +264,68 @@ def _count(seconds: float, rate: float) -> int:
     return floor(seconds * rate) + 1
 
 
-def _keep_settings(out: Path, settings: FrameSettings) -> None:
-    """Write the settings into the folder; refuse others than those of the frames there."""
-    path = out / SETTINGS
+@contextmanager
+def _claimed(out: Path, settings: FrameSettings) -> Iterator[None]:
+    """Hold the folder against other processes; refuse other settings than those of its frames."""
     wanted = asdict(settings)
-    if path.exists():
-        try:
-            kept = json.loads(path.read_text())
-        except ValueError:
+    text = json.dumps(wanted, indent=2) + "\n"
+    with locked(out / SETTINGS, WHERE, "extracts into") as file:
+        former_text = file.read()
+        if text.startswith(former_text):  # a run that was killed leaves the beginning
+            rewrite(file, text)
+        else:
             kept = None
-        if kept != wanted:
-            way_out = "Extract into another folder, or remove this folder."
-            refuse(WHERE, "OUT", f"be a folder of frames with {wanted}", kept, way_out)
-        return
-    with replacing(path) as file:
-        file.write(json.dumps(wanted, indent=2).encode() + b"\n")
+            with suppress(ValueError):
+                kept = json.loads(former_text)
+            if kept != wanted:
+                way_out = "Extract into another folder, or remove this folder."
+                refuse(WHERE, "OUT", f"be a folder of frames with {wanted}", kept, way_out)
+        yield
+
+
+def _keep_sources(clips: dict[Path, Path], out: Path) -> None:
+    """Note the video of each folder that is due; refuse folders that hold anything else.
+
+    Folders of versions that noted nothing are taken for those of the videos.
+    """
+    path = out / SOURCES
+    try:
+        noted = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        way_out = "Remove the file if all frames are of these videos."
+        refuse(WHERE, "OUT", f"hold a {SOURCES} that can be read", str(path), way_out)
+    due = {}
+    for video, folder in clips.items():
+        name = folder.relative_to(out).as_posix()
+        source = {"path": os.path.realpath(video), "size": video.stat().st_size}
+        if Path(folder, _FIRST).exists():
+            if name in noted and _are_different(noted[name], source):
+                rule = f"be {noted[name]['path']}, the video of the frames in {folder}"
+                way_out = "Extract into another folder, or remove the folder of these frames."
+                refuse(WHERE, "VIDEO", rule, str(video), way_out)
+        else:
+            _refuse_taken(video, folder, out)
+            due[name] = source
+    if due:
+        with replacing(path) as file:
+            file.write(json.dumps(noted | due, indent=2).encode() + b"\n")
+
+
+def _refuse_taken(video: Path, folder: Path, out: Path) -> None:
+    """Refuse a folder without frames that holds files, or lies in the folder of another clip."""
+    taken = [p for p in folder.parents if p.is_relative_to(out) and Path(p, _FIRST).exists()]
+    if folder.is_dir() and any(folder.iterdir()):
+        taken.append(folder)
+    if taken:
+        rule = f"have a folder of its own, and {taken[0]} holds other files"
+        refuse(WHERE, "VIDEO", rule, str(video), "Rename the video, or extract elsewhere.")
+
+
+def _are_different(noted: dict[str, Any], source: dict[str, Any]) -> bool:
+    """Return whether two videos differ. A video that was moved is the same."""
+    if noted["size"] != source["size"]:
+        return True
+    return noted["path"] != source["path"] and os.path.exists(noted["path"])
 
 
 def _videos_below(folder: Path) -> list[Path]:

@@ -6,7 +6,6 @@ shard is the business of `pack_shard`.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -29,12 +28,12 @@ from dali_cutmix.core.checks import check_choice, check_count, is_whole, refuse,
 from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.output import replacing
-from dali_cutmix.core.regular import check_regular, regular_or_closed
 from dali_cutmix.order.sampler import EpochSampler, Shard
 from dali_cutmix.sources.base import Numbers, StoredImages
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.sources.parquet import ParquetShards
 from dali_cutmix.sources.tar import TarShards
+from dali_cutmix.tools.claim import locked, rewrite
 from dali_cutmix.tools.console import (
     FirstLabel,
     errors_as_one_sentence,
@@ -279,36 +278,14 @@ def _claimed(folder: Path, manifest: dict[str, Any]) -> Iterator[None]:
         rule = "be a new or empty folder, or the beginning of the same pack"
         refuse("pack", "out", rule, str(folder), f"It holds {names[0]!r}: choose another folder.")
     text = json.dumps(manifest, indent=1) + "\n"
-    # Written in place and never replaced, since the lock is held on this very file.
-    with open(path, "r+", -1, "utf-8", "surrogateescape", opener=_open_manifest) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OSError(
-                f"pack: another process packs into {folder}. Wait for its end, or choose another "
-                "folder."
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+    with locked(path, "pack", "packs into") as file:
         former_text = file.read()
         if not text.startswith(former_text):  # a run that was killed leaves the beginning
             _refuse_other_pack(folder, manifest, former_text)
         if former_text != text:
             with writing(path):
-                file.seek(0)
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+                rewrite(file, text)
         yield
-
-
-def _open_manifest(path: str, flags: int) -> int:
-    """Open a new or old file, and nothing else: through a link, another file would be written."""
-    with suppress(FileNotFoundError):
-        check_regular(os.lstat(path).st_mode, path)
-    # Looked at again: another process may have put a link or a FIFO there.
-    flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    return regular_or_closed(os.open(path, flags, 0o666), path)
 
 
 def _refuse_other_pack(folder: Path, manifest: dict[str, Any], former_text: str) -> None:
@@ -350,8 +327,9 @@ def _pack_in_processes(
     context.set_forkserver_preload([__name__])  # imported once, instead of by each worker
     num_done, stop = context.Value("q", 0), context.Event()
     with ProcessPoolExecutor(num_workers, context, _begin, (packer, num_done, stop)) as pool:
-        futures = [pool.submit(_pack_shard, number) for number in range(num_shards)]
         try:
+            with _undisturbed_start():
+                futures = [pool.submit(_pack_shard, number) for number in range(num_shards)]
             pending = set(futures)
             while pending:
                 ended, pending = wait(pending, _POLL_S, FIRST_EXCEPTION)
@@ -367,6 +345,33 @@ def _pack_in_processes(
             stop.set()
             pool.shutdown(cancel_futures=True)
     return [future.result() for future in futures]
+
+
+@contextmanager
+def _undisturbed_start() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back while worker processes start.
+
+    The pool does not wait for workers whose start was interrupted: they would outlive this process,
+    and end with a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
+        yield
+        return
+    held: list[int] = []
+    former = {
+        number: signal.signal(number, lambda number, _: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    # Workers inherit this, and ignore Ctrl-C before they have a handler.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in former.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if held:
+        signal.raise_signal(held[0])
 
 
 class _StoppedError(Exception):
@@ -388,6 +393,7 @@ def _begin(packer: Packer, num_done: Any, stop: Any) -> None:
             num_done.value += 1
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and stops the workers
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _packer, _on_image = packer, on_image
 

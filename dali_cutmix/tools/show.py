@@ -212,7 +212,7 @@ def _open(
         return _Opened(images, transform, target, ())
     if boxes is not None:
         images, objects = _with_boxes(*open_boxes(expanded(boxes), data, where="show"))
-        return _Opened(images, transform, objects, objects.names or ())
+        return _Opened(images, transform, objects, objects.names or _numbers(objects))
     if rows is not None:
         table = expanded(rows)
         images, numbers = read_rows(data, table)
@@ -228,6 +228,12 @@ def _with_boxes(images: FileList, boxes: Boxes) -> tuple[FileList, Boxes]:
         rule = "hold a box of an image in DATA"
         refuse("show", "--boxes", rule, Told(f"no box of {len(images)} images"))
     return images.take(indices), boxes.take(indices)
+
+
+def _numbers(boxes: Boxes) -> list[str]:
+    """Return the numbers of YOLO's classes, which lie behind the background, as their names."""
+    largest = max(boxes[index]["labels"].max() for index in range(len(boxes)))
+    return ["background", *map(str, range(largest))]
 
 
 def _open_clips(data: str, size: int) -> _Opened:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -143,6 +143,20 @@ def check_flags(settings: Settings) -> None:
     _check_numbers(settings)
     _check_out(settings.folder)
     device_of(settings)
+
+
+def refuse_unread(settings: Settings) -> None:
+    """Refuse flags of measuring where two finished evaluations are compared."""
+    default = Settings()
+    for flag in (field.name for field in fields(Settings)):
+        value = getattr(settings, flag)
+        if flag not in ("compare", "out", "seed", "smoke") and value != getattr(default, flag):
+            stop(
+                NAME,
+                f"`{flag}` must be left out where both sides of `--compare` are evaluations, got "
+                f"{value}: nothing is measured anew. Compare checkpoints, or leave "
+                f"`--{flag.replace('_', '-')}` out.",
+            )
 
 
 def _check_measures(settings: Settings) -> None:

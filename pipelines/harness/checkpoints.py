@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 from collections.abc import Mapping, Set
@@ -12,6 +13,12 @@ import torch
 
 from harness.processes import stop
 from harness.settings import FREE_TO_CHANGE, RunSettings, as_plain
+
+#: Entries of a loader's state that say which samples an epoch has, and in which order.
+_SAMPLES = ("data", "num_samples", "seed")
+
+#: Entries of every recipe's checkpoint that are read before a model is filled.
+_NEEDED = {"settings", "classes", "history"}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -35,17 +42,20 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
 
 
 def find_checkpoint(name: str, settings: RunSettings, out: Path) -> Path | None:
-    """Return the checkpoint to resume from, or None for a new run."""
+    """Return the checkpoint to resume from, or None for a new run.
+
+    A checkpoint in ``out`` is never replaced by a run that does not resume from it or from a copy.
+    """
     checkpoint = out / "checkpoint.pt"
     if settings.resume == "auto":
         return checkpoint if checkpoint.exists() else None
-    if settings.resume is not None:
-        if not Path(settings.resume).is_file():
-            stop(name, f"`resume` must be a checkpoint or 'auto', got {settings.resume!r}.")
-        return Path(settings.resume)
-    if checkpoint.exists():
+    start = None if settings.resume is None else Path(settings.resume)
+    if start is not None and not start.is_file():
+        stop(name, f"`resume` must be a checkpoint or 'auto', got {settings.resume!r}.")
+    # Ray's processes resume from a checkpoint of which ``out`` holds a copy.
+    if checkpoint.exists() and (start is None or not filecmp.cmp(start, checkpoint)):
         stop(name, f"{out} holds a checkpoint. Pass `--resume auto` to resume, or another `--out`.")
-    return None
+    return start
 
 
 def load_checkpoint(
@@ -60,11 +70,57 @@ def load_checkpoint(
         classes: Class names of the run's data, in order.
         free: Settings that may differ, beside `FREE_TO_CHANGE`.
     """
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state = _read(name, path)
     refuse_other_settings(name, path, settings, state["settings"], free)
     if state["classes"] != classes:
         stop(name, f"{path} was trained on other classes than those of `data`.")
     return state
+
+
+def _read(name: str, path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint that the recipe wrote; stop at any other file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the bytes of another file can raise anything
+        problem = str(error).strip().split("\n")[0] or type(error).__name__
+    else:
+        entries = state if isinstance(state, dict) else {}
+        if not entries.keys() >= _NEEDED:
+            problem = f"the file lacks {', '.join(sorted(_NEEDED - entries.keys()))}."
+        elif entries.get("recipe", name) != name:
+            problem = f"{entries['recipe']} wrote the file."
+        else:
+            return entries
+    stop(name, f"`resume` must be a checkpoint of {name}, got {path}: {problem}")
+
+
+def samples_of(loader_state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a loader's state says of the samples of an epoch and their order."""
+    return {entry: loader_state[entry] for entry in _SAMPLES}
+
+
+def refuse_other_samples(
+    name: str, path: Path, loader_state: Mapping[str, Any], saved: Mapping[str, Any]
+) -> None:
+    """Stop a run that would resume from a file of other training data.
+
+    Args:
+        name: Name of the recipe.
+        path: File that holds what `samples_of` returned.
+        loader_state: State of the resumed run's training loader.
+        saved: What the file holds, and perhaps more.
+    """
+    differences = [
+        f"{entry} was {saved.get(entry)!r} and is now {value!r}"
+        for entry, value in samples_of(loader_state).items()
+        if saved.get(entry) != value
+    ]
+    if differences:
+        stop(
+            name,
+            f"{path} is of other training data: {', '.join(differences)}. Pass the data of that "
+            "run, or start anew with another `--out`.",
+        )
 
 
 def refuse_other_settings(

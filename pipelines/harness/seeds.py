@@ -6,12 +6,13 @@ import dataclasses
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.checkpoints import refuse_other_settings
+from harness.checkpoints import refuse_other_samples, refuse_other_settings
 from harness.processes import Processes, joined
 from harness.results import RESULTS, finish, refuse_results
 from harness.settings import RunSettings
@@ -71,13 +72,12 @@ def run_seeds(
         runs = []
         for seed in range(settings.seed, settings.seed + settings.seeds):
             of_seed = dataclasses.replace(settings, seed=seed, out=out / str(seed))
-            results = finished(name, of_seed)
+            make_seed = partial(make, of_seed, data, processes)
+            results = finished(name, of_seed, make_seed)
             if results is None:
                 if settings.seeds > 1:
                     processes.say(f"seed {seed}")
-                results = train_once(
-                    of_seed, processes, out / str(seed), lambda s=of_seed: make(s, data, processes)
-                )
+                results = train_once(of_seed, processes, out / str(seed), make_seed)
             runs.append(results)
         last = [run["epochs"][-1] for run in runs]
         values = {number: [row[number] for row in last] for number in numbers}
@@ -90,12 +90,32 @@ def run_seeds(
         return finish(name, settings, out, values, [{"epochs": run["epochs"]} for run in runs])
 
 
-def finished(name: str, settings: SeedSettings) -> dict[str, Any] | None:
-    """Return what a training left at its end, or None where the training has to run."""
+def finished(
+    name: str, settings: SeedSettings, make: Callable[[], Training]
+) -> dict[str, Any] | None:
+    """Return what a training left at its end, or None where the training has to run.
+
+    Args:
+        name: Name of the recipe.
+        settings: Settings of the training.
+        make: Function that returns what would be trained. The data are compared with those of the
+            results.
+    """
     assert settings.out is not None
     path = settings.out / RESULTS
     if settings.resume is None or not path.exists():
         return None
     results: dict[str, Any] = json.loads(path.read_text())
     refuse_other_settings(name, path, settings, results["settings"])
+    if "samples" in results:  # older results do not tell
+        _refuse_other_data(name, path, results["samples"], make())
     return results
+
+
+def _refuse_other_data(
+    name: str, path: Path, samples: Mapping[str, Any], training: Training
+) -> None:
+    loader = training.train(0 if training.size is None else training.size(0))
+    refuse_other_samples(name, path, loader.state_dict(), samples)
+    for opened in (loader, training.val, *training.tests):
+        opened.close()

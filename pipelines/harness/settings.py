@@ -44,7 +44,7 @@ class RunSettings(DataSettings):
 
     resume: str | None = None
     """Checkpoint to resume from: a path, or "auto" for the output folder's if it exists. None
-    starts a new run, and refuses an output folder that holds a checkpoint."""
+    starts a new run. A path or None refuses an output folder that holds another checkpoint."""
 
     epochs: int = 90
     """Passes over the training data."""

@@ -18,7 +18,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from dali_cutmix import DataLoader, MixedTarget, Shard, Waits, mix_batch
-from harness.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, write_json
+from harness.checkpoints import (
+    find_checkpoint,
+    load_checkpoint,
+    refuse_other_samples,
+    samples_of,
+    save_checkpoint,
+    write_json,
+)
 from harness.evaluation import validate
 from harness.monitor import Monitor
 from harness.processes import NOTHING, SAVE, STOP, Processes, joined
@@ -377,8 +384,10 @@ class Run:
         elif processes.is_first:  # another number of processes: the first takes all sums
             self.sums.copy_(sums.sum(0))
         epoch = len(self.history)
+        loader = self._loader_of(epoch)
+        refuse_other_samples(training.name, path, loader.state_dict(), state["loader"])
         if epoch < self.settings.epochs:
-            self._restore_position(self._loader_of(epoch), state)
+            self._restore_position(loader, state)
         processes.say(
             f"Resuming from {path}, after {epoch} of {self.settings.epochs} epochs and "
             f"{self.step} steps."
@@ -395,10 +404,15 @@ class Run:
             )
 
     def _restore_position(self, loader: DataLoader, state: dict[str, Any]) -> None:
+        """Go to the position of a state. Between epochs, other processes need no position."""
+        saved, present = state["loader"], loader.state_dict()
         try:
             # `load_checkpoint` compared settings. The state may belong to another image size.
-            loader.load_state_dict(state["loader"], allow=("transform",))
+            loader.load_state_dict(saved, allow=("transform",))
         except ValueError as error:
+            are_same = all(saved.get(n) == present[n] for n in ("num_shards", "sampler"))
+            if are_same:
+                self.processes.stop(f"this run cannot resume: {error}")
             if state["step_in_epoch"]:
                 self.processes.stop(
                     f"this run cannot resume in mid-epoch: {error} Start as many processes as "
@@ -407,6 +421,7 @@ class Run:
 
     def _describe(self) -> dict[str, Any]:
         """Return what results.json holds: enough for a table, and to tell a smoke run."""
+        assert self._loader is not None
         name = self.training.headline
         headline = name if self.training.average is None else f"average_{name}"
         return {
@@ -418,6 +433,7 @@ class Run:
             ),
             f"last_{name}": self.history[-1][headline] if self.history else None,
             "bad_files": self.bad_files,
+            "samples": samples_of(self._loader.state_dict()),
             "epochs": self.history,
         }
 

@@ -311,6 +311,25 @@ def test_show_draws_boxes_of_each_format_and_no_image_without_boxes(
     assert is_frame.sum() == 4 * frame.sum()
 
 
+def test_show_names_yolos_classes_by_the_numbers_in_their_files(
+    with_folders_of_boxes: Path,
+) -> None:
+    path = with_folders_of_boxes / "boxes.json"
+    named = json.loads(path.read_text())
+    named["categories"] = [{"id": 7, "name": "0"}, {"id": 9, "name": "1"}]
+    path.write_text(json.dumps(named))
+    (with_folders_of_boxes / "images" / "4.png").unlink()  # the categories' file has no such image
+    sheets = [
+        shown_by_command(
+            with_folders_of_boxes / "images",
+            with_folders_of_boxes / "s.png",
+            *("--boxes", str(with_folders_of_boxes / boxes)),
+        )
+        for boxes in ("boxes.json", "yolo")
+    ]
+    assert np.array_equal(np.asarray(sheets[0]), np.asarray(sheets[1]))
+
+
 @pytest.mark.parametrize("boxes", ["voc", "yolo"])
 def test_show_refuses_boxes_of_none_of_the_images(boxes: str, with_folders_of_boxes: Path) -> None:
     for path in (with_folders_of_boxes / boxes).iterdir():

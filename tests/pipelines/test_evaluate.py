@@ -172,6 +172,39 @@ def test_folders_of_evaluations_are_compared_without_data(
         assert cell in said
 
 
+def test_names_of_numbers_are_whole_on_a_narrow_screen(
+    module: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        saved(tmp_path / name, f"{name}_resnet18_trained_for_many_epochs", [0, 1])
+    module.run(flags(module, f"--compare {tmp_path}/a {tmp_path}/b --out {tmp_path}/out"))
+    assert "│ classification/top1 │" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "got"),
+    [
+        ("data", "here", "here"),
+        ("measures", "occlusion", "('occlusion',)"),
+        ("max-images", "3", "3"),
+    ],
+)
+def test_flags_of_measuring_are_refused_beside_two_finished_evaluations(
+    flag: str, value: str, got: str, module: ModuleType, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        saved(tmp_path / name, name, [0, 1])
+    text = f"--compare {tmp_path}/a {tmp_path}/b --out {tmp_path}/out --{flag} {value}"
+    with pytest.raises(SystemExit) as refused:
+        module.run(flags(module, text))
+    assert str(refused.value) == (
+        f"evaluate: `{flag.replace('-', '_')}` must be left out where both sides of `--compare` "
+        f"are evaluations, got {got}: nothing is measured anew. Compare checkpoints, or leave "
+        f"`--{flag}` out."
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_sides_of_different_images_are_refused(module: ModuleType, tmp_path: Path) -> None:
     saved(tmp_path / "a", "a", [0, 1])
     saved(tmp_path / "b", "b", [0, 1], images="y")

@@ -40,7 +40,7 @@ from dali_cutmix import (
     mixed_cross_entropy,
 )
 from harness import schedule
-from harness.checkpoints import load_checkpoint, save_checkpoint, write_json
+from harness.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, write_json
 from harness.evaluation import validate
 from harness.monitor import Monitor
 from harness.pictures import make_pictures, make_shards
@@ -164,6 +164,45 @@ def test_images_grow_without_a_restart_and_a_resumed_run_knows_their_size(
     _, results = run_small(data, longer, **changes)
     assert [row["size"] for row in results["epochs"]] == [8, 12, 16]
     assert [row["num_train"] for row in results["epochs"]] == [22, 22, 22]
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_run_resumes_on_no_other_images_also_between_epochs(
+    epochs: int, data: Path, tmp_path: Path
+) -> None:
+    settings = RunSettings(out=tmp_path / "out", epochs=1, batch_size=8)
+    run_small(data, settings)
+    make_pictures(tmp_path / "train", 23)
+    make_pictures(tmp_path / "val", 9)
+    path = tmp_path / "out" / "checkpoint.pt"
+    written = path.stat().st_mtime_ns
+    longer = dataclasses.replace(settings, epochs=epochs, resume="auto")
+    with pytest.raises(SystemExit) as refused:
+        run_small(tmp_path, longer, free_to_change=frozenset({"epochs"}))
+    fingerprints = [
+        small_training(folder, settings).train(16).state_dict()["data"]
+        for folder in (data, tmp_path)
+    ]
+    assert str(refused.value) == (
+        f"small: {path} is of other training data: data was {fingerprints[0]!r} and is now "
+        f"{fingerprints[1]!r}, num_samples was 22 and is now 23. Pass the data of that run, or "
+        "start anew with another `--out`."
+    )
+    assert path.stat().st_mtime_ns == written
+
+
+def test_run_resumes_with_no_other_mix_between_epochs(data: Path, tmp_path: Path) -> None:
+    def mixed(alpha: float) -> Any:
+        mix = CutMix(alpha)
+        return lambda _: DataLoader(
+            data / "train", 8, True, transform=EvalTransform(16, 16), mix=mix, device="cpu"
+        )
+
+    settings = RunSettings(out=tmp_path, epochs=1, batch_size=8)
+    run_small(data, settings, train=mixed(1.0))
+    longer = dataclasses.replace(settings, epochs=2, resume="auto")
+    with pytest.raises(SystemExit, match=r"^small: this run cannot resume: .*mix.alpha is 0\.5 "):
+        run_small(data, longer, train=mixed(0.5), free_to_change=frozenset({"epochs"}))
 
 
 @pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
@@ -627,6 +666,43 @@ def test_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Path) -> None
         with pytest.raises(SystemExit) as refused:
             load_checkpoint("small", path, wrong, classes)
         assert str(refused.value) == f"small: {why}"
+
+
+def test_file_that_is_no_checkpoint_of_the_recipe_is_refused_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    path, settings = tmp_path / "checkpoint.pt", Flags()
+    whole = {"settings": as_plain(settings), "classes": [], "history": []}
+    for content, why in (
+        ({"model": {}}, "the file lacks classes, history, settings."),
+        (torch.zeros(3), "the file lacks classes, history, settings."),
+        (whole | {"recipe": "large"}, "large wrote the file."),
+    ):
+        torch.save(content, path)
+        with pytest.raises(SystemExit) as refused:
+            load_checkpoint("small", path, settings, [])
+        assert str(refused.value) == (
+            f"small: `resume` must be a checkpoint of small, got {path}: {why}"
+        )
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(SystemExit, match=f"^small: .* checkpoint of small, got {path}: .+$"):
+        load_checkpoint("small", path, settings, [])
+
+
+def test_checkpoint_of_another_run_is_not_replaced(tmp_path: Path) -> None:
+    start, out = tmp_path / "start.pt", tmp_path / "out"
+    save_checkpoint(start, {"step": 1})
+    settings = RunSettings(resume=str(start))
+    assert find_checkpoint("small", settings, out) == start
+    shutil.copytree(tmp_path, out, ignore=shutil.ignore_patterns("out"))
+    (out / "start.pt").rename(out / "checkpoint.pt")
+    assert find_checkpoint("small", settings, out) == start  # nothing is lost with a copy
+    save_checkpoint(out / "checkpoint.pt", {"step": 2})
+    with pytest.raises(SystemExit) as refused:
+        find_checkpoint("small", settings, out)
+    assert str(refused.value) == (
+        f"small: {out} holds a checkpoint. Pass `--resume auto` to resume, or another `--out`."
+    )
 
 
 def test_checkpoint_holds_nothing_that_would_be_run_on_loading(data: Path, tmp_path: Path) -> None:

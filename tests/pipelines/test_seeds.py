@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,6 +162,23 @@ def test_finished_run_of_other_settings_is_refused_by_name(tiles: Path, tmp_path
     assert str(refused.value) == (
         f"small: `lr` must be 0.1 to resume from {path}, got 0.2. Pass that value, or start anew "
         "with another `--out`."
+    )
+
+
+def test_finished_run_of_other_images_is_refused(tiles: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "tiles"
+    shutil.copytree(tiles, other)
+    for folder in ("images", "masks"):
+        (other / folder / "11.png").rename(other / folder / "99.png")
+    train(tiles, flags(out, seeds=1, epochs=1))
+    path = out / "5" / "results.json"
+    samples = json.loads(path.read_text())["samples"]
+    with pytest.raises(SystemExit) as refused:
+        train(other, flags(out, seeds=1, epochs=1, resume="auto"))
+    now = loader_of(other, True, 5).state_dict()["data"]
+    assert str(refused.value) == (
+        f"small: {path} is of other training data: data was {samples['data']!r} and is now "
+        f"{now!r}. Pass the data of that run, or start anew with another `--out`."
     )
 
 

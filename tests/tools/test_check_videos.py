@@ -108,3 +108,9 @@ def test_the_function_tells_the_index_of_each_video(root: Path) -> None:
     assert list(report.short) == [0]
     assert done == [1, 2, 3]
     assert not check_videos(clips, num_threads=1, has_length=False).is_bad
+
+
+def test_a_largest_size_of_video_files_is_a_usage_error(root: Path) -> None:
+    code, output = run(root, "--clips", "--max-pixels", 1)
+    assert code == 2
+    assert "--max-pixels: goes without video files: their frames may have any size." in output

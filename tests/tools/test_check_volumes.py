@@ -245,3 +245,11 @@ def test_reports_and_boxes_of_volumes_are_usage_errors(root: Path) -> None:
         code, output = run(root, "--volumes", *options)
         assert code == 2
         assert "goes without --out, --first-label and --boxes: a report holds no volumes" in output
+
+
+@pytest.mark.parametrize("options", [("--max-pixels", "0"), ("--num-workers", "3")])
+def test_what_images_alone_obey_is_a_usage_error(root: Path, options: tuple[str, ...]) -> None:
+    code, output = run(root, "--volumes", *options)
+    assert code == 2
+    rule = "goes without --max-pixels and --num-workers: volumes of any size are read one by one."
+    assert rule in output

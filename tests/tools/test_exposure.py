@@ -168,6 +168,19 @@ def test_many_classes_are_shortened_to_those_with_least_and_most(tmp_path: Path)
     assert "20 more classes lie between: `--out FILE.csv` lists all pairs." in result.stdout
 
 
+def test_names_are_told_apart_on_a_narrow_screen(tmp_path: Path) -> None:
+    names = [f"a_class_whose_name_is_long_and_differs_at_its_end_{end}" for end in ("one", "two")]
+    source = ImageArrays(np.zeros((12, 8, 8, 3), np.uint8), [0, 1] * 6, names)
+    loader = DataLoader(
+        source, 6, True, transform=EvalTransform(8, 8), mix=CutMix(), device="cpu", seed=1
+    )
+    list(Record(loader, tmp_path / "mixed"))
+    said = call(tmp_path / "mixed", width=80).stdout
+    assert "…" not in said
+    cells = "".join(line[:20] for line in said.splitlines())
+    assert all(end in cells for end in ("one", "two"))
+
+
 # The heat map
 
 
@@ -209,10 +222,11 @@ def test_heat_map_of_any_number_of_names_has_a_cell_for_each(count: int) -> None
 
 def test_heat_map_of_nothing_mixed_is_refused(tmp_path: Path) -> None:
     folder = recorded(tmp_path / "mixed", None)
-    out = tmp_path / "map.png"
-    said = sentence(call(folder, "--image", out))
+    out, pairs = tmp_path / "map.png", tmp_path / "pairs.csv"
+    said = sentence(call(folder, "--image", out, "--out", pairs))
     assert said == "exposure: no sample of the record shows another image."
     assert not out.exists()
+    assert not pairs.exists()
     assert call(folder).stdout.splitlines()[1].split()[3:] == ["0.0", "0.0%"]
 
 

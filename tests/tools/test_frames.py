@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import struct
 from pathlib import Path
@@ -136,7 +137,68 @@ def test_second_run_extracts_only_what_is_missing(tmp_path: Path) -> None:
     assert call(*videos, out).exit_code == 0
     assert (out / "a" / "000002.jpg").read_bytes() == b"kept"
     assert shown(out / "b") == [0, 1, 2]
-    assert sorted(path.name for path in out.iterdir()) == ["a", "b", "frames.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["a", "b", "frames.json", "sources.json"]
+
+
+def test_frames_of_another_video_are_not_taken_for_those_of_a_video(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for folder in ("one", "two"):
+        write_video(tmp_path / folder / "a.mp4", 10, 3)
+    one, two = (tmp_path / folder / "a.mp4" for folder in ("one", "two"))
+    (out / "a").mkdir(parents=True)  # empty, as somebody may leave it
+    assert call(one, out).exit_code == 0
+    assert shown(out / "a") == [0, 1, 2]
+    result = call(two, out)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"frames: `VIDEO` must be {one}, the video of the frames in {out / 'a'}, got {str(two)!r}. "
+        "Extract into another folder, or remove the folder of these frames.\n"
+    )
+    one.unlink()
+    assert call(two, out).exit_code == 0  # the video was moved
+    write_video(two, 10, 4)
+    assert call(two, out).exit_code == 1
+    (out / "sources.json").unlink()  # as of a version that notes nothing
+    assert call(two, out).exit_code == 0
+
+
+def test_folder_that_another_run_fills_is_refused(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", 10, 3)
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / "frames.json").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = call(tmp_path / "a.mp4", out)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"frames: another process extracts into {out}. Wait for its end, or choose another "
+        "folder.\n"
+    )
+    assert call(tmp_path / "a.mp4", out).exit_code == 0
+
+
+def test_folder_of_a_clip_holds_no_other_clip(tmp_path: Path) -> None:
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    for name in ("a.mp4", "a/b/c.mp4"):
+        write_video(videos / name, 10, 3)
+    inner = videos / "a" / "b" / "c.mp4"
+    result = call(videos, out)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "frames: `VIDEO` must lie in no folder that has the name of a video without the ending, "
+        f"got {str(inner)!r}. Rename the folder, or {videos / 'a.mp4'}.\n"
+    )
+    assert not out.exists()
+    inner.rename(tmp_path / "c.mp4")
+    assert call(videos, out).exit_code == 0
+    (tmp_path / "c.mp4").rename(inner)
+    (videos / "a.mp4").rename(tmp_path / "a.mp4")
+    result = call(videos, out)  # in two runs
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"frames: `VIDEO` must have a folder of its own, and {out / 'a'} holds other files, got "
+        f"{str(inner)!r}. Rename the video, or extract elsewhere.\n"
+    )
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
@@ -158,7 +220,11 @@ def test_bad_video_is_named_and_all_others_are_extracted(tmp_path: Path) -> None
     assert result.exit_code == 1
     for name in ("a.mp4", "b.mkv"):
         assert f"dali-cutmix: cannot extract {tmp_path / name}: " in result.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["c", "frames.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "c",
+        "frames.json",
+        "sources.json",
+    ]
 
 
 def test_what_cannot_be_extracted_is_refused_in_one_sentence(tmp_path: Path) -> None:

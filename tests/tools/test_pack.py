@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -935,6 +936,34 @@ def test_command_that_is_stopped_keeps_finished_shards_and_leaves_no_part(
     assert signal.getsignal(signal.SIGTERM) == handler
     assert sorted(contents(out)) == ["000000.tar", "classes.txt", "pack.json"]
     assert ", 1 of them there already.\n" in call(*arguments).stdout
+
+
+@pytest.mark.slow
+def test_command_that_is_stopped_while_its_workers_start_says_one_sentence(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    main = "from dali_cutmix.tools.cli import app; app()"
+    command = [sys.executable, "-c", main, "pack", photo_folder, out]
+    process = subprocess.Popen(
+        [*map(str, command), "--per-shard", "3", "--num-workers", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while not (out / "pack.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.2)  # starting them takes a second or more
+        os.killpg(process.pid, signal.SIGINT)  # all, as a terminal does
+        said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    told = "Interrupted: finished shards are kept. Run the same command again to continue.\n"
+    assert (process.returncode, *said) == (130, "", told)
 
 
 def test_command_packs_records_whose_labels_start_at_0(photo_folder: Path, tmp_path: Path) -> None:

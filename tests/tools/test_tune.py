@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,20 @@ def test_tune_writes_settings_that_were_measured_and_says_how_to_use_them(
     assert kept[-1] in ("1", "2", "defaults", "tuned")
     assert said.endswith(f'Wrote {out}\nUse it: DataLoader(..., tuning="{out}")\n')
     assert str(photo_folder) not in json.dumps(found.machine)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "run_tune", lambda *_: tune.Tuning(num_threads=3))
+    options = ("tune", photo_folder, "--batch-size", "4", "--device", "cpu", "--out")
+    assert call(*options, tmp_path / "tuning.json").exit_code == 0
+    assert tune.Tuning.read(tmp_path / "tuning.json") == tune.Tuning(num_threads=3)
+    out = tmp_path / "fifo.json"
+    os.mkfifo(out)
+    result = call(*options, out)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"dali-cutmix: cannot use {out}: not a regular file, but a FIFO.\n"
 
 
 def test_tune_refuses_up_front_what_it_cannot_write_or_measure(

@@ -6,9 +6,10 @@ Longer than other commands, since the sweep and its choices belong together: `ch
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dali_cutmix.core.errors import printable
+from dali_cutmix.core.output import replacing
 from dali_cutmix.serving.settings import num_cpus
 from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
@@ -95,6 +97,7 @@ def tune(
         limit = None if max_memory is None else int(max_memory * 1e9)
         settings = TuneSettings(size, repeats, seconds, name, limit)
         with (
+            replacing(out) as file,  # opened at once: measuring takes minutes
             native_messages_aside() as screen,
             steps_shown(screen) as on_step,
             chosen_photos(data, name, batch_size, on_step) as photos,
@@ -114,7 +117,7 @@ def tune(
                 print_text(console, sentence)
 
             tuning = run_tune(photos, settings, on_step, show, note)
-        tuning.write(out)
+            file.write(json.dumps(asdict(tuning), indent=2).encode() + b"\n")
         print_path(console, out)
         print_text(console, f'Use it: DataLoader(..., tuning="{printable(str(out))}")')
 

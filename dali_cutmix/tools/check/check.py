@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from dali_cutmix.core.output import replacing
-from dali_cutmix.tools.check.options import Asked, check_options
+from dali_cutmix.tools.check.options import MAX_PIXELS, Asked, check_options
 from dali_cutmix.tools.check.printing import print_part, print_report
 from dali_cutmix.tools.check.work import check_data
 from dali_cutmix.tools.console import (
@@ -41,7 +41,12 @@ Out = Annotated[
     ),
 ]
 MaxPixels = Annotated[
-    int, typer.Option(min=0, help="Largest image accepted, in pixels; 0 accepts all.")
+    int | None,
+    typer.Option(
+        min=0,
+        help="Largest image accepted, in pixels; 0 accepts all.",
+        show_default=str(MAX_PIXELS),
+    ),
 ]
 NumWorkers = Annotated[
     int | None,
@@ -100,7 +105,7 @@ Window = Annotated[
 def check(
     data: Data,
     out: Out = None,
-    max_pixels: MaxPixels = 2**27,
+    max_pixels: MaxPixels = None,
     num_workers: NumWorkers = None,
     first_label: FirstLabel = None,
     boxes: BoxFiles = None,
@@ -126,7 +131,7 @@ def check(
     asked = Asked(
         data=absolute(data),
         out=expanded(out),
-        max_pixels=max_pixels or None,
+        max_pixels=max_pixels,
         num_workers=num_workers,
         first_label=first_label,
         boxes=boxes,

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 
 from dali_cutmix.tools.console import check_ending
+
+#: Pixels of the largest image that is accepted unless the command is told another number.
+MAX_PIXELS = 2**27
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Asked:
     Attributes:
         data: Absolute path, or URL, of the data.
         out: Report to write.
-        max_pixels: Largest image accepted, in pixels. None accepts all.
+        max_pixels: Largest image accepted, in pixels. 0 accepts all, None takes `MAX_PIXELS`.
         num_workers: CPU threads. None takes the CPUs of this process, at most 8.
         first_label: Label of class 0 in TFRecords.
         boxes: COCO's JSON, or a folder of Pascal VOC's or YOLO's files.
@@ -71,6 +75,7 @@ _EXCLUDES = (
     ("masks", ("out", "first_label", "boxes"), "a report holds no masks"),
     ("clips", ("out", "first_label", "boxes", "masks", "volumes"), "a report holds no clips"),
     ("volumes", ("out", "first_label", "boxes"), "a report holds no volumes"),
+    ("volumes", ("max_pixels", "num_workers"), "volumes of any size are read one by one"),
     ("num_classes", ("names",), "names say how many classes there are"),
 )
 
@@ -83,24 +88,27 @@ def check_options(asked: Asked) -> None:
     """
 
     def is_there(name: str) -> bool:
-        return getattr(asked, name) not in (None, False, "")
+        value = getattr(asked, name)
+        return value is not None and value is not False and value != ""  # 0 is there
 
     for name, excluded, reason in _EXCLUDES:
         if is_there(name) and any(map(is_there, excluded)):
-            _refuse(name, f"goes without {_listed(excluded, 'and')}: {reason}.")
+            refuse_option(name, f"goes without {_listed(excluded, 'and')}: {reason}.")
     for name, needed in _NEEDS:
         if is_there(name) and not any(map(is_there, needed)):
-            _refuse(name, f"goes with {_listed(needed, 'or')}.")
+            refuse_option(name, f"goes with {_listed(needed, 'or')}.")
     check_ending("--out", asked.out, ".json")
     if asked.out is None:
         return
     if os.path.realpath(asked.out) == os.path.realpath(asked.data):
-        _refuse(
+        refuse_option(
             "out",
             f"must be another file than DATA, got {str(asked.out)!r}: a report names its source.",
         )
     if asked.boxes is not None:
-        _refuse("out", "must be left out with --boxes: a report lists images by their classes.")
+        refuse_option(
+            "out", "must be left out with --boxes: a report lists images by their classes."
+        )
 
 
 def _option(name: str) -> str:
@@ -112,5 +120,6 @@ def _listed(names: tuple[str, ...], word: str) -> str:
     return f"{', '.join(first)} {word} {last}" if first else last
 
 
-def _refuse(name: str, rule: str) -> None:
+def refuse_option(name: str, rule: str) -> NoReturn:
+    """Refuse an option by the name of its attribute, as in "goes with --clips."."""
     raise typer.BadParameter(rule, param_hint=_option(name))

@@ -15,7 +15,7 @@ from dali_cutmix.tools.check.clips import check_clips
 from dali_cutmix.tools.check.images import check_images
 from dali_cutmix.tools.check.masks import check_masks
 from dali_cutmix.tools.check.names import read_names
-from dali_cutmix.tools.check.options import Asked
+from dali_cutmix.tools.check.options import MAX_PIXELS, Asked, refuse_option
 from dali_cutmix.tools.check.parts import Part, Progress
 from dali_cutmix.tools.check.videos import check_videos
 from dali_cutmix.tools.check.volume_masks import check_volume_masks, masks_of
@@ -74,7 +74,7 @@ def _report(images: StoredImages, asked: Asked, progress: Progress) -> Report:
         return check_images(
             images,
             num_threads=asked.num_workers,
-            max_pixels=asked.max_pixels,
+            max_pixels=(MAX_PIXELS if asked.max_pixels is None else asked.max_pixels) or None,
             on_progress=on_progress,
             source=asked.data,
             first_label=asked.first_label,
@@ -115,6 +115,8 @@ def _clips(asked: Asked, progress: Progress) -> Result:
     # Short folders are all listed; `Clips` would refuse the first.
     clips = Clips(asked.data, short="loop", **settings)
     if clips.frame_files is None:
+        if asked.max_pixels is not None:
+            refuse_option("max_pixels", "goes without video files: their frames may have any size.")
         videos = Clips(asked.data, short="refuse", **settings)
         with progress("Checking", len(videos), "clips") as on_progress:
             part = check_videos(
