@@ -336,6 +336,12 @@ def train(settings: Settings, sounds: Sounds, val: Sounds, out: Path) -> list[di
     path = find_checkpoint(NAME, settings, out)
     if path is not None:
         state = load_checkpoint(NAME, path, settings, sounds.classes)
+        if state.get("sounds", sounds.fingerprint) != sounds.fingerprint:
+            stop(
+                NAME,
+                f"{path} is of other sounds to train on. Pass the data of that run, or start anew "
+                "with another `--out`.",
+            )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         history = state["history"]
@@ -352,7 +358,8 @@ def train(settings: Settings, sounds: Sounds, val: Sounds, out: Path) -> list[di
         history.append(row)
         content = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         content |= {"history": history, "settings": as_plain(settings), "recipe": NAME}
-        save_checkpoint(out / "checkpoint.pt", content | {"classes": sounds.classes})
+        content |= {"classes": sounds.classes, "sounds": sounds.fingerprint}
+        save_checkpoint(out / "checkpoint.pt", content)
     draw_predictions(settings, val, model).save(out / "predictions.png")
     return history
 

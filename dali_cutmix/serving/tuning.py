@@ -118,13 +118,17 @@ class Tuning:
         except ValueError as error:
             raise ValueError(f"{error} The file is {name}.") from None
 
+    def as_json(self) -> str:
+        """Return the text of a file that `read` takes."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file that `read` and ``DataLoader(tuning=path)`` take.
 
         Raises:
             OSError: The file cannot be written. An old file stays as it was.
         """
-        write_text(os.path.expanduser(path), json.dumps(asdict(self), indent=2) + "\n")
+        write_text(os.path.expanduser(path), self.as_json())
 
 
 #: Leaves every setting as it would be without a tuning.

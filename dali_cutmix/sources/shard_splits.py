@@ -45,7 +45,9 @@ def refuse_several_splits(where: str, plain: str, shards: Sequence[str]) -> None
 
 
 def check_totals(where: str, plain: str, shards: Sequence[str], *, is_folder: bool) -> None:
-    """Refuse shards of two totals, which hold images twice; warn where a folder lacks shards.
+    """Refuse shards of two totals, or two of one number, which hold images twice.
+
+    A folder that lacks shards is warned of.
 
     Args:
         where: Name of the caller, for messages.
@@ -58,7 +60,11 @@ def check_totals(where: str, plain: str, shards: Sequence[str], *, is_folder: bo
         folder, slash, name = shard.rpartition("/")
         if part := _PART.match(name):
             totals = by_prefix.setdefault(folder + slash + part[1], {})
-            totals.setdefault(int(part[3]), {})[int(part[2])] = shard
+            numbered = totals.setdefault(int(part[3]), {})
+            if (other := numbered.setdefault(int(part[2]), shard)) != shard:
+                rule = f"be shards of numbers of their own, and two are {other!r} and {shard!r}"
+                way_out = "Pass a list of the shards of one export."
+                refuse(where, "shards", rule, plain, way_out)
     for prefix, totals in by_prefix.items():
         name = prefix.rpartition("/")[2]
         # The shards that are complete, else those of the larger total.

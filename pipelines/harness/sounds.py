@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,13 @@ class Sounds:
     files: list[str]
     labels: list[int]
     classes: list[str]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with the files' names, their order or classes."""
+        names = [os.path.basename(file) for file in self.files]
+        listed = json.dumps([names, self.labels, self.classes])
+        return hashlib.blake2b(listed.encode(), digest_size=8).hexdigest()
 
 
 def find_sounds(name: str, data: Path | None, fold: int | None) -> tuple[Sounds, Sounds]:

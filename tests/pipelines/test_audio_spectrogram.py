@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import wave
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,15 @@ def test_a_resumed_training_ends_bit_identically(
         lambda: audio.main(interrupted),
         f"audio_spectrogram: {tmp_path}/interrupted/0 holds a checkpoint. Pass `--resume auto` to "
         "resume, or another `--out`.",
+    )
+    others = tmp_path / "others"
+    shutil.copytree(folder, others)
+    first = min((others / "train").rglob("*.wav"))
+    first.rename(first.with_name("other.wav"))
+    refused(
+        lambda: audio.main(dataclasses.replace(interrupted, resume="auto", data=others)),
+        f"audio_spectrogram: {tmp_path}/interrupted/0/checkpoint.pt is of other sounds to train "
+        "on. Pass the data of that run, or start anew with another `--out`.",
     )
     results = audio.main(dataclasses.replace(interrupted, resume="auto"))
     assert len(calls) == 5

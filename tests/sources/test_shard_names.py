@@ -121,6 +121,18 @@ def test_shards_of_two_totals_are_refused_with_a_pattern_that_is_served(
         assert len(open_source(braces)) == 4
 
 
+def test_shards_of_one_number_are_refused(tmp_path: Path) -> None:
+    root = parquet_files(tmp_path, shards_of(2, "-ab12") + shards_of(2, "-cd34"))
+    one, two = (f"{root}/data/train-00000-of-00002-{digest}.parquet" for digest in ("ab12", "cd34"))
+    for source in (f"{root}/data", f"{root}/data/*.parquet"):
+        assert error_of(source) == (
+            "ParquetShards: `shards` must be shards of numbers of their own, and two are "
+            f"{one!r} and {two!r}, got {source!r}. Pass a list of the shards of one export."
+        )
+    listed = [one, two, *(str(path) for path in sorted((root / "data").glob("*-00001-*")))]
+    assert len(open_source(listed)) == 4
+
+
 def test_totals_of_shards_in_several_folders_may_differ(tmp_path: Path) -> None:
     names = shards_of(1, prefix="en/train") + shards_of(2, prefix="fr/train")
     root = parquet_files(tmp_path, names)

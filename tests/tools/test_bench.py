@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -276,3 +277,18 @@ def test_bench_says_what_to_install_for_a_plot(
     assert result.stderr == (
         "dali-cutmix: `--plot` needs matplotlib: `pip install -e '.[demo]'` in the checkout.\n"
     )
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_a_file_that_bench_cannot_write_is_refused_before_anything_is_measured(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    def measured(*_: Any) -> Any:
+        raise AssertionError("measured first")
+
+    monkeypatch.setattr("dali_cutmix.tools.bench.bench.run_bench", measured)
+    path = tmp_path / {"--out": "fifo.json", "--plot": "fifo.png"}[option]
+    os.mkfifo(path)
+    result = call("bench", photo_folder, "--device", "cpu", "--batch-size", "4", option, path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"dali-cutmix: cannot use {path}: not a regular file, but a FIFO.\n"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from dali_cutmix.core.output import replacing, write_text
+from dali_cutmix.core.output import replacing
 from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.options import (
     BatchSize,
@@ -96,26 +98,34 @@ def bench(
         num_threads = min(16, usable_cpus()) if threads is None else threads
         settings = BenchSettings(size, num_threads, repeats, seconds, name)
         with (
+            _opened(out, plot) as (file_of_results, file_of_plot),
             native_messages_aside() as screen,
             steps_shown(screen) as on_step,
             chosen_photos(data, name, batch_size, on_step) as chosen,
         ):
             results, standings = run_bench(chosen, settings, on_step)
+            if file_of_results is not None:
+                file_of_results.write(json.dumps(results, indent=2).encode() + b"\n")
+            if file_of_plot is not None:
+                draw_bench(results).save(file_of_plot, "PNG")
         console = Console()
         for sentence in chosen.sentences():
             print_text(console, sentence)
         print_bench(console, results)
         _print_failures(console, standings)
         print_text(console, f"\n{results['reading']}")
-        if out is not None:
-            write_text(out, json.dumps(results, indent=2) + "\n")
-            print_path(console, out)
-        if plot is not None:
-            with replacing(plot) as file:
-                draw_bench(results).save(file, "PNG")
-            print_path(console, plot)
+        for path in (out, plot):
+            if path is not None:
+                print_path(console, path)
     if any(standing.error is not None for standing in standings):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _opened(*paths: Path | None) -> Iterator[list[BinaryIO | None]]:
+    """Open the files to write before anything is measured, which takes minutes."""
+    with ExitStack() as files:
+        yield [None if path is None else files.enter_context(replacing(path)) for path in paths]
 
 
 def require_matplotlib() -> None:

@@ -6,10 +6,9 @@ Longer than other commands, since the sweep and its choices belong together: `ch
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -117,7 +116,7 @@ def tune(
                 print_text(console, sentence)
 
             tuning = run_tune(photos, settings, on_step, show, note)
-            file.write(json.dumps(asdict(tuning), indent=2).encode() + b"\n")
+            file.write(tuning.as_json().encode())
         print_path(console, out)
         print_text(console, f'Use it: DataLoader(..., tuning="{printable(str(out))}")')
 
