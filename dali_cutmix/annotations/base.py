@@ -27,9 +27,10 @@ class Shown:
             loader's device. Where every stored byte is a class index, the indices themselves:
             ``[B, height, width, 1]`` int64. None for other annotations.
         tensor: Makes a tensor on the loader's device of an array.
-        part: What the image before mixing can show of each stored image: upper left and lower right
-            corner ``[B, 2, 2]`` float32 (x, y), in pixels of the stored image. What a step cropped
-            away lies outside, though a later step has padded. None as of ``matrix``.
+        part: Rectangle of each stored image that the image before mixing can still show: upper left
+            and lower right corner, ``[B, 2, 2]`` float32 (x, y), in pixels of the stored image.
+            What a step has cropped away lies outside, also where a later step pads. None where
+            ``matrix`` is None.
     """
 
     indices: np.ndarray

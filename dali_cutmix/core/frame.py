@@ -114,9 +114,10 @@ class Sample:
         matrix: Maps a point of the stored image, upright, to ``image`` as it was before mixing:
             ``[2, 3]`` float32 per sample, for columns (x, y, 1) in pixels, CPU. Pixel ``i`` spans
             ``[i, i + 1]``. None where no annotation asks.
-        part: What ``image`` can still show of the stored image, since a step that pads or turns
-            brings nothing back that was cropped away: upper left and lower right corner ``[2, 2]``
-            float32 (x, y) in pixels of the stored image, per sample, CPU. None without ``matrix``.
+        part: Rectangle of the stored image that ``image`` can still show: upper left and lower
+            right corner, ``[2, 2]`` float32 (x, y) per sample, in pixels of the stored image, CPU.
+            A step that pads or turns brings nothing back that a step before has cropped away.
+            None without ``matrix``.
     """
 
     image: DataNode

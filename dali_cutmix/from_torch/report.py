@@ -95,6 +95,7 @@ class Translation:
         for records, inner_records in (
             (self.lines, inner.lines),
             (self.refusals, inner.refusals),
+            (self.doubtful, inner.doubtful),
         ):
             for path, part, text in inner_records:
                 place = next((place for place in places if path.startswith(place)), "")

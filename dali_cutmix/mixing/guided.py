@@ -116,7 +116,7 @@ class GuidedCutMix:
         return unmixed_plan(sample, partner, frame.size, lam[:, 0, 0], pending=pending)
 
     def look(self, sample: Sample, _frame: Frame) -> tuple[DataNode | None, DataNode | None]:
-        """Return where points of the stored images went, and which; see `LookingMix`."""
+        """Return the maps and the parts of the samples; see `LookingMix` and `Sample`."""
         return sample.matrix, sample.part
 
     def complete(self, plan: MixPlan, seen: tuple[np.ndarray, np.ndarray], frame: Frame) -> MixPlan:

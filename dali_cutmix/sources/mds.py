@@ -210,7 +210,7 @@ def _listed(root: str, timeouts: Timeouts) -> list[dict[str, Any]]:
     for name in names:
         # Streaming's `merge_index` names shards in folders, as in `0/shard.00000.mds`.
         if not isinstance(name, str) or not {"", ".", ".."}.isdisjoint(name.split("/")):
-            _refuse_index(path, f"{name!r} is no name of a file in the folder")
+            _refuse_index(path, f"{name!r} is not the name of a file in the folder")
     return shards
 
 

@@ -151,7 +151,7 @@ def _from_folder(path: str) -> StoredImages:
 
 
 def _shards_below(path: str, has_index: bool, error: FileNotFoundError) -> StoredImages:
-    """List the shards of a folder that is no ImageFolder.
+    """List the shards of a folder that is not an ImageFolder.
 
     Args:
         path: The folder, or the URL of one in a bucket.

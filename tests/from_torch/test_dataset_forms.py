@@ -855,15 +855,26 @@ def test_transform_of_image_and_label_is_refused_with_the_way_out(
     ) in refusal(TorchLoader(data))
 
 
+class TwoViews:
+    """MoCo's ``TwoCropsTransform``."""
+
+    def __init__(self, base: Any) -> None:
+        self.base = base
+
+    def __call__(self, image: Any) -> Any:
+        return [self.base(image), self.base(image)]
+
+
 def test_refused_dataset_brings_no_refusal_that_its_images_would_lift() -> None:
     class Indexed(Arrays):
         def __getitem__(self, index: int) -> Any:
             return (*super().__getitem__(index), index)
 
     parts = v2.Compose([v2.ToImage(), v2.RandomHorizontalFlip(), SCALED_V2])
-    message = refusal(TorchLoader(Indexed(parts)))
-    assert message.count("\n") == 1  # the dataset alone
-    assert "have no counterpart" not in message
+    for transform in (parts, TwoViews(parts)):
+        message = refusal(TorchLoader(Indexed(transform)))
+        assert message.count("\n") == 1  # the dataset alone
+        assert "have no counterpart" not in message
 
 
 def test_tensors_without_a_transform_are_served_and_arrays_are_refused() -> None:

@@ -247,8 +247,8 @@ def test_files_outside_of_the_folder_and_missing_ones_are_refused(tmp_path: Path
     for name in ("../a.mds", "/a.mds", "0/../../a.mds", "./a.mds", "0//a.mds", "0/", ""):
         index.write_text(good.replace("shard.00001.mds", name))
         assert error_of(folder) == (
-            f"MDSShards: {index} is damaged or no index of MDS shards: {name!r} is no name of a "
-            "file in the folder."
+            f"MDSShards: {index} is damaged or no index of MDS shards: {name!r} is not the name "
+            "of a file in the folder."
         )
     index.write_text(good)
     (folder / "shard.00001.mds").unlink()
