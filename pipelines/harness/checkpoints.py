@@ -45,6 +45,7 @@ def find_checkpoint(name: str, settings: RunSettings, out: Path) -> Path | None:
     """Return the checkpoint to resume from, or None for a new run.
 
     A checkpoint in ``out`` is never replaced by a run that does not resume from it or from a copy.
+    Processes that torchrun restarts resume from what they saved themselves.
     """
     checkpoint = out / "checkpoint.pt"
     if settings.resume == "auto":
@@ -54,8 +55,17 @@ def find_checkpoint(name: str, settings: RunSettings, out: Path) -> Path | None:
         stop(name, f"`resume` must be a checkpoint or 'auto', got {settings.resume!r}.")
     # Ray's processes resume from a checkpoint of which ``out`` holds a copy.
     if checkpoint.exists() and (start is None or not filecmp.cmp(start, checkpoint)):
+        if start is not None and _saved_before_restart(name, settings, checkpoint):
+            return checkpoint
         stop(name, f"{out} holds a checkpoint. Pass `--resume auto` to resume, or another `--out`.")
     return start
+
+
+def _saved_before_restart(name: str, settings: RunSettings, checkpoint: Path) -> bool:
+    """Return whether torchrun restarted a run that resumed from ``resume`` and saved since."""
+    was_restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    # A run that was refused is restarted too, beside the checkpoint of another.
+    return was_restarted and _read(name, checkpoint)["settings"].get("resume") == settings.resume
 
 
 def load_checkpoint(

@@ -705,6 +705,31 @@ def test_checkpoint_of_another_run_is_not_replaced(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("restarts", "resumed_from", "is_resumed"),
+    [("1", "start.pt", True), ("0", "start.pt", False), ("1", "other.pt", False)],
+)
+def test_restarted_processes_resume_from_what_they_saved(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    restarts: str,
+    resumed_from: str,
+    *,
+    is_resumed: bool,
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+    start, checkpoint = tmp_path / "start.pt", tmp_path / "out" / "checkpoint.pt"
+    save_checkpoint(start, {"step": 1})
+    saved_by = RunSettings(resume=str(tmp_path / resumed_from))
+    save_checkpoint(checkpoint, {"settings": as_plain(saved_by), "classes": [], "history": []})
+    settings = RunSettings(resume=str(start))
+    if is_resumed:
+        assert find_checkpoint("small", settings, checkpoint.parent) == checkpoint
+    else:
+        with pytest.raises(SystemExit, match="holds a checkpoint"):
+            find_checkpoint("small", settings, checkpoint.parent)
+
+
 def test_checkpoint_holds_nothing_that_would_be_run_on_loading(data: Path, tmp_path: Path) -> None:
     run_small(data, RunSettings(out=tmp_path, epochs=1, batch_size=8))
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
