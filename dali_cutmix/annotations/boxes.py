@@ -18,7 +18,7 @@ from dali_cutmix.annotations.box_values import (
     of_flat,
     of_images,
 )
-from dali_cutmix.core.checks import check_prob, checked_names
+from dali_cutmix.core.checks import check_prob, checked_indices, checked_names
 from dali_cutmix.mixing.objects import clipped
 
 #: Share of a box's area. Affine maps are float32, so that a complete box may lose so much.
@@ -161,9 +161,9 @@ class Boxes:
         """Return the boxes of the images of these indices, in this order.
 
         Args:
-            indices: As of a source's ``take``: ``[n]``, each in [0, N).
+            indices: As of a source's ``take``: ``[n]``, each in [-N, N).
         """
-        rows, counts = self._rows_of(np.asarray(indices, np.int64).reshape(-1))
+        rows, counts = self._rows_of(checked_indices("Boxes", indices, len(self)))
         return Boxes.from_flat(
             self._boxes[rows],
             self._labels[rows],

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dali_cutmix.core.checks import Told, local_path, refuse
+from dali_cutmix.core.checks import Told, checked_indices, local_path, refuse
 from dali_cutmix.core.regular import read_regular
 from dali_cutmix.sources.base import Names
 
@@ -145,7 +145,7 @@ class _Selection(StoredMasks):
     def __init__(self, masks: StoredMasks, indices: Sequence[int] | np.ndarray) -> None:
         self.kind, self.waits = masks.kind, masks.waits
         self._masks = masks
-        self._indices = np.asarray(indices, np.int64).reshape(-1)
+        self._indices = checked_indices(WHERE, indices, len(masks))
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -15,7 +15,7 @@ import torch
 
 from dali_cutmix.annotations.base import Shown
 from dali_cutmix.annotations.masks import Masks
-from dali_cutmix.core.checks import Told, refuse
+from dali_cutmix.core.checks import Told, checked_indices, refuse
 from dali_cutmix.sources.volume_files import open_volume
 from dali_cutmix.sources.volumes import Window, mirrored
 
@@ -107,7 +107,8 @@ class VolumeMasks(Masks):
         """Return the masks of these indices, in this order."""
         part = copy.copy(self)
         part.__dict__.pop("fingerprint", None)
-        part._volumes = [self._volumes[index] for index in indices]
+        chosen = checked_indices(WHERE, indices, len(self))
+        part._volumes = [self._volumes[index] for index in chosen]
         return part
 
     def close(self) -> None:

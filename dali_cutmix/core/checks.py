@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral, Real
 from typing import Any, NoReturn, TypeGuard
 
+import numpy as np
+
 from dali_cutmix.core.errors import printable
 
 #: Characters of a value in a message: a file may hold a value of a million.
@@ -113,6 +115,33 @@ def checked_names(where: str, name: str, names: object) -> list[str]:
         if not isinstance(text, str):
             refuse(where, f"{name}[{number}]", "be a text, the name of a class", text)
     return listed
+
+
+def checked_indices(where: str, indices: object, count: int) -> np.ndarray:
+    """Return the indices of samples as ``[n]`` int64 in [0, count), at least one.
+
+    Args:
+        where: Public class or function, for messages.
+        indices: Whole numbers in [-count, count). Negative ones count from the end.
+        count: Number of samples.
+
+    Raises:
+        ValueError: Bools, such as a mask of the samples; other numbers; an index out of range; or
+            no index.
+    """
+    array = np.asarray(indices).reshape(-1)
+    if not array.size:
+        refuse(where, "indices", "hold at least one index", [])
+    if array.dtype.kind not in "iu":
+        got = Told(f"{array[:3].tolist()} of {array.dtype}")
+        # As numbers, the bools of a mask would be the indices 0 and 1.
+        way_out = "`numpy.flatnonzero(mask)` makes indices of a mask of bools."
+        refuse(where, "indices", "be whole numbers", got, way_out)
+    is_inside = (array >= -count) & (array < count)
+    if not is_inside.all():
+        got = Told(f"{array[is_inside.argmin()]} for {count} samples")
+        refuse(where, "indices", f"be below {count} and at least {-count}", got)
+    return array.astype(np.int64) % count
 
 
 def check_range(where: str, name: str, value: object, low: float, high: float) -> None:

@@ -171,8 +171,13 @@ class UserOrder:
 
     def _check(self, indices: Iterable[Any]) -> np.ndarray:
         most = self._most_indices()
+        indices = iter(indices)
+        first = list(islice(indices, 1))
+        if first and "bool" in str(getattr(first[0], "dtype", type(first[0]))):
+            way_out = "`numpy.flatnonzero(mask)` makes indices of a mask of bools."
+            refuse(WHERE, self._name, "yield indices", first[0], way_out)
         try:
-            order = np.fromiter(map(index_of, islice(indices, most)), np.int64)
+            order = np.fromiter(map(index_of, islice(chain(first, indices), most)), np.int64)
         except TypeError as error:
             raise TypeError(f"DataLoader: `{self._name}` must yield indices: {error}.") from None
         if len(order) == most:

@@ -12,7 +12,7 @@ from typing import Literal, overload
 
 import numpy as np
 
-from dali_cutmix.core.checks import Told, check_count, refuse
+from dali_cutmix.core.checks import Told, check_count, checked_indices, refuse
 
 WHERE = "DataLoader"
 
@@ -127,7 +127,12 @@ class StoredImages(ABC):
 
     @targets.setter
     def targets(self, targets: Sequence[int] | np.ndarray) -> None:
-        self._targets = np.asarray(targets, np.int64)
+        array = np.asarray(targets)
+        if array.size and array.dtype.kind not in "iub":  # a cast would cut 0.7 to class 0
+            got = Told(f"{array.reshape(-1)[:3].tolist()} of {array.dtype}")
+            way_out = "Other values go into `target=Rows(values)`."
+            refuse(type(self).__name__, "targets", "be class indices", got, way_out)
+        self._targets = array.astype(np.int64, copy=False)
         self.__dict__.pop("fingerprint", None)  # is of the targets before
 
     @abstractmethod
@@ -195,7 +200,15 @@ class StoredImages(ABC):
         return fingerprint_of(self.targets, self._describe())
 
     def take(self, indices: Sequence[int] | np.ndarray) -> StoredImages:
-        """Return the images of these indices, in this order, with the same classes."""
+        """Return the images of these indices, in this order, with the same classes.
+
+        Args:
+            indices: Whole numbers in [-len(self), len(self)), at least one: ``[n]``. Negative ones
+                count from the end.
+
+        Raises:
+            ValueError: An index is out of range; or bools, which `numpy.flatnonzero` makes indices.
+        """
         return Selection(self, indices)
 
     def count_classes(self, num_classes: int | None) -> int:
@@ -261,7 +274,7 @@ class Selection(StoredImages):
 
     def __init__(self, images: StoredImages, indices: Sequence[int] | np.ndarray) -> None:
         self._images = images
-        self._indices = np.asarray(indices, np.int64).reshape(-1)
+        self._indices = checked_indices(type(images).__name__, indices, len(images))
         self.kind = images.kind
         super().__init__(images.targets[self._indices], images.classes)
 

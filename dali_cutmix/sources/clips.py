@@ -11,7 +11,15 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 
-from dali_cutmix.core.checks import Told, check_choice, check_count, is_number, local_path, refuse
+from dali_cutmix.core.checks import (
+    Told,
+    check_choice,
+    check_count,
+    checked_indices,
+    is_number,
+    local_path,
+    refuse,
+)
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.sources.base import Kind, StoredImages
 from dali_cutmix.sources.clip_listing import Folder, are_videos, checked_paths, frames_in, list_root
@@ -214,7 +222,7 @@ class Clips(Stacks):
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Clips:
         """Return the clips of these indices, in this order, with the same classes."""
-        chosen = np.asarray(indices, np.int64).reshape(-1)
+        chosen = checked_indices(WHERE, indices, len(self))
         part = copy.copy(self)
         part.__dict__.pop("fingerprint", None)
         part.targets = self.targets[chosen]

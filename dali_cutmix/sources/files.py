@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from dali_cutmix.core.checks import is_whole, local_path, refuse
+from dali_cutmix.core.checks import checked_indices, is_whole, local_path, refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import BYTE_ORDER_MARK, read_regular, read_text
 from dali_cutmix.sources.base import (
@@ -179,7 +179,7 @@ class FileList(StoredImages):
 
     def take(self, indices: Sequence[int] | np.ndarray) -> FileList:
         """Return the files of these indices, in this order, with the same classes."""
-        chosen = np.asarray(indices, np.int64).reshape(-1)
+        chosen = checked_indices("FileList", indices, len(self))
         paths = [self._paths.bytes_of(int(index)).tobytes() for index in chosen]
         return FileList(paths, self.targets[chosen], self.classes, self.root)
 

@@ -262,7 +262,11 @@ def _from_dataset(dataset: Any) -> FileList:
     if not len(dataset.samples):
         raise ValueError(f"{WHERE}: the {name} in `source` has no samples.")
     paths = [os.fspath(path) for path, *_ in dataset.samples]
-    targets = np.array([int(target) for _, target, *_ in dataset.samples], np.int64)
+    targets = np.array([target for _, target, *_ in dataset.samples])
+    if targets.ndim != 1 or targets.dtype.kind not in "iub":  # a cast would cut 0.7 to class 0
+        way_out = "For other values pass the paths as `source`, and `target=Rows(values)`."
+        rule = "have class indices as targets"
+        refuse(WHERE, f"samples of the {name}", rule, dataset.samples[0][1], way_out)
     classes = getattr(dataset, "classes", None)
     if classes is None or not len(classes):
         classes = range(int(targets.max()) + 1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dali_cutmix.core.checks import Told, refuse
+from dali_cutmix.core.checks import Told, checked_indices, refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.sources.stacks import Stacks, class_indices
 from dali_cutmix.sources.volume_files import open_volume
@@ -155,7 +155,7 @@ class Volumes(Stacks):
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Volumes:
         """Return the volumes of these indices, in this order, with the same classes."""
-        chosen = np.asarray(indices, np.int64).reshape(-1)
+        chosen = checked_indices(WHERE, indices, len(self))
         part = copy.copy(self)
         part.__dict__.pop("fingerprint", None)
         part.targets, part.shapes = self.targets[chosen], self.shapes[chosen]

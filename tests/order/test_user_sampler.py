@@ -407,6 +407,18 @@ def test_an_iterator_that_can_be_used_once_is_refused(numbered_folder: Path) -> 
             "`sampler` must yield indices: 'float' object cannot be interpreted as an integer.",
         ),
         (
+            {"sampler": [False, True] * 11},
+            ValueError,
+            "`sampler` must yield indices, got False. `numpy.flatnonzero(mask)` makes indices of a "
+            "mask of bools.",
+        ),
+        (
+            {"batch_sampler": [torch.tensor([True, False])]},
+            ValueError,
+            "`batch_sampler` must yield indices, got tensor(True). `numpy.flatnonzero(mask)` makes "
+            "indices of a mask of bools.",
+        ),
+        (
             {"batch_sampler": [[1, 2], [3], [4, 5]]},
             ValueError,
             "`batch_sampler` must yield batches of one size, here 2, except for the last, got '1 "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,16 @@ import torch
 import torchvision
 from torchvision.transforms import v2
 
-from dali_cutmix import DataLoader, EvalTransform, FileList
+from dali_cutmix import (
+    Boxes,
+    DataLoader,
+    EvalTransform,
+    FileList,
+    ImageArrays,
+    Masks,
+    VolumeMasks,
+    Volumes,
+)
 
 TINY = EvalTransform(resize=8, size=8)
 
@@ -167,6 +177,81 @@ def test_subset_of_a_dataset_is_served_with_the_classes_of_the_whole(
     assert str(error_of(torch.utils.data.Subset(folder, []))) == (
         "DataLoader: the Subset in `source` has no samples."
     )
+
+
+HAS = np.array([False, True, False, True, False])
+
+
+def of_five() -> dict[str, Any]:
+    """What has a `take`, each of five samples."""
+    pixels, voxels = np.zeros((5, 8, 8), np.uint8), np.zeros((5, 4, 4, 4), np.uint8)
+    return {
+        "FileList": FileList(["a", "b", "c", "d", "e"], range(5), list("abcde")),
+        "ImageArrays": ImageArrays(pixels, range(5)),
+        "Volumes": Volumes(voxels, range(5)),
+        "Boxes": Boxes([[[0, 0, n + 1, 1]] for n in range(5)], [[0]] * 5),
+        "Masks": Masks(pixels),
+        "VolumeMasks": VolumeMasks(voxels),
+    }
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (HAS, "be whole numbers, got [False, True, False] of bool. `numpy.flatnonzero"),
+        (HAS.tolist(), "be whole numbers, got [False, True, False] of bool. `numpy.flatnonzero"),
+        (torch.tensor(HAS), "be whole numbers, got [False, True, False] of bool."),
+        ([1.7], "be whole numbers, got [1.7] of float64."),
+        (["1"], "be whole numbers, got ['1'] of <U1."),
+        ([0, 5], "be below 5 and at least -5, got 5 for 5 samples."),
+        ([0, -6], "be below 5 and at least -5, got -6 for 5 samples."),
+        (np.array([2**64 - 1], np.uint64), "be below 5 and at least -5, got 18446744073709551615"),
+        ([], "hold at least one index, got []."),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("name", of_five())
+def test_what_is_no_index_is_taken_from_nothing(name: str, indices: Any, message: str) -> None:
+    """As numbers, the bools of a mask would be the samples 0 and 1."""
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{name}: `indices` must {message}')}"):
+        of_five()[name].take(indices)
+
+
+@pytest.mark.parametrize("name", of_five())
+def test_negative_indices_count_from_the_end_in_every_take(name: str) -> None:
+    of_all = of_five()[name]
+    taken, expected = of_all.take(np.array([-1, 1, -5], np.int8)), of_all.take([4, 1, 0])
+    if name == "Boxes":
+        assert [taken[n]["boxes"].tolist() for n in range(3)] == [
+            expected[n]["boxes"].tolist() for n in range(3)
+        ]
+    else:
+        assert [taken.path(n) for n in range(3)] == [expected.path(n) for n in range(3)]
+
+
+def test_a_mask_of_a_subset_is_refused(numbered_folder: Path) -> None:
+    folder = torchvision.datasets.ImageFolder(str(numbered_folder))
+    subset = torch.utils.data.Subset(folder, np.arange(23) > 3)  # type: ignore[arg-type]
+    assert "`numpy.flatnonzero(mask)` makes indices" in str(error_of(subset))
+
+
+def test_targets_that_are_no_class_indices_are_refused_and_not_cut(numbered_folder: Path) -> None:
+    folder = torchvision.datasets.ImageFolder(str(numbered_folder))
+    folder.samples = [(path, 0.7) for path, _ in folder.samples]
+    assert str(error_of(folder)) == (
+        "DataLoader: `samples of the ImageFolder` must have class indices as targets, got 0.7. For "
+        "other values pass the paths as `source`, and `target=Rows(values)`."
+    )
+    message = (
+        "FileList: `targets` must be class indices, got [0.7, 1.2] of float64. Other values go "
+        "into `target=Rows(values)`."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        FileList(["a", "b"], [0.7, 1.2], ["x", "y"])  # type: ignore[list-item]
+    files = FileList(["a", "b"], [0, 1], ["x", "y"])
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        files.targets = np.array([0.7, 1.2])
+    assert files.targets.tolist() == [0, 1]
 
 
 def test_dataset_with_a_loader_of_its_own_is_refused(numbered_folder: Path) -> None:
