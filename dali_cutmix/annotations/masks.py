@@ -59,7 +59,8 @@ class Masks:
             - paths of files;
             - ``[N, height, width]`` integers or bool: an array, memory-mapped or not, or a CPU
               tensor, which is not copied;
-            - N such arrays of any sizes, each ``[height, width]``.
+            - N such arrays of any sizes, each ``[height, width]``. A pandas ``Series`` counts by
+              position, and not by its labels.
         ignore: Class index of pixels without a class. ``-100`` is the default of torch's cross
             entropy.
             With an index that masks cannot store, as -100, the largest index that files of 16 bits

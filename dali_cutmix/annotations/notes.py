@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from dali_cutmix.annotations.base import Shown
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import by_position, refuse
 
 T = TypeVar("T")
 
@@ -38,9 +38,7 @@ class Notes(Generic[T]):
             refuse("Notes", "values", "be a list of notes", type(values).__name__, way_out)
         if not len(values):
             refuse("Notes", "values", "hold at least one note", values)
-        # pandas indexes a Series by its labels, which a filter or a shuffle leaves as they were.
-        by_place = getattr(values, "iloc", None)
-        self.values = values if by_place is None else [by_place[n] for n in range(len(values))]
+        self.values = by_position(values)
 
     def __len__(self) -> int:
         return len(self.values)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dali_cutmix.core.checks import Told, checked_indices, local_path, refuse
+from dali_cutmix.core.checks import Told, by_position, checked_indices, local_path, refuse
 from dali_cutmix.core.regular import read_regular
 from dali_cutmix.sources.base import Names
 
@@ -108,7 +108,7 @@ class MaskArrays(StoredMasks):
     kind = "pixels"
 
     def __init__(self, arrays: Any) -> None:
-        self._arrays = arrays.numpy() if hasattr(arrays, "numpy") else arrays
+        self._arrays = arrays.numpy() if hasattr(arrays, "numpy") else by_position(arrays)
         self.waits = isinstance(self._arrays, np.memmap)
         stacked = getattr(self._arrays, "dtype", np.dtype(object)).kind != "O"
         if stacked and self._arrays.ndim != 3:

@@ -117,6 +117,15 @@ def checked_names(where: str, name: str, names: object) -> list[str]:
     return listed
 
 
+def by_position(values: Any) -> Any:
+    """Return a pandas ``Series`` as a list in its order; other values as they are.
+
+    pandas indexes a Series by its labels, which a filter or a shuffle leaves as they were.
+    """
+    positions = getattr(values, "iloc", None)
+    return values if positions is None else [positions[n] for n in range(len(values))]
+
+
 def checked_indices(where: str, indices: object, count: int) -> np.ndarray:
     """Return the indices of samples as ``[n]`` int64 in [0, count), at least one.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.checks import refuse
+from dali_cutmix.core.checks import by_position, refuse
 from dali_cutmix.mixing.cut import NUM_CANDIDATES
 
 #: Pixels. A cut and a box that overlap by less only touch: maps of crops are float32.
@@ -67,6 +67,7 @@ class ObjectTable:
     def __init__(self, boxes: Sequence[Mapping[str, Any]]) -> None:
         if not hasattr(boxes, "__len__") or not hasattr(boxes, "__getitem__") or not len(boxes):
             refuse_boxes("boxes", "hold a dictionary of boxes for each image", boxes)
+        boxes = by_position(boxes)
         corners, labels = zip(
             *(_of_image(boxes, image) for image in range(len(boxes))), strict=True
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.checks import Told, refuse
+from dali_cutmix.core.checks import Told, by_position, refuse
 from dali_cutmix.sources.base import StoredImages, check_labels, numbered
 
 #: Images that the fingerprint reads. All images of a large array would take seconds.
@@ -21,7 +21,8 @@ class ImageArrays(StoredImages):
     Args:
         images: ``[N, height, width, 3]`` RGB or ``[N, height, width]`` gray uint8, an array or a
             CPU tensor, which is not copied; or N images of any sizes, each ``[height, width, 3]``
-            or ``[height, width]`` uint8; or N image files, each ``bytes`` or ``[size]`` uint8.
+            or ``[height, width]`` uint8; or N image files, each ``bytes`` or ``[size]`` uint8. A
+            pandas ``Series`` counts by position.
         labels: Class index of every image, each at least 0: ``[N]``.
         classes: Names of the classes, in the order of their indices. None numbers the classes.
 
@@ -37,6 +38,7 @@ class ImageArrays(StoredImages):
         if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
             rule = "be a list or an array of images"
             refuse("ImageArrays", "images", rule, type(images).__name__)
+        images = by_position(images)
         self._images: Any = images
         self.kind = "encoded" if len(images) and _is_encoded(images[0]) else "pixels"
         targets = np.asarray(labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from dali_cutmix import (
     RICAP,
+    Boxes,
     Chain,
     CutMix,
     Cutout,
@@ -22,7 +23,9 @@ from dali_cutmix import (
     EvalTransform,
     FMix,
     GridMix,
+    GuidedCutMix,
     ImageArrays,
+    Masks,
     MixUp,
     Notes,
     RandomChoice,
@@ -30,8 +33,11 @@ from dali_cutmix import (
     Rows,
     SaliencyMix,
     Scheduled,
+    VolumeMasks,
+    Volumes,
     dense_target,
 )
+from dali_cutmix.sources.volumes import Window
 from stripes import Stripes
 
 SIZE = (12, 20)
@@ -131,6 +137,34 @@ def test_notes_of_a_series_belong_to_images_by_position() -> None:
     for image, target in batches(Notes(notes)):
         for pixels, pairs in zip(image, target, strict=True):
             assert [note for note, _ in pairs] == list(shares_by_level(pixels))
+
+
+@pytest.mark.parametrize("labels", [[2, 0, 1], [7, 5, 3]], ids=["shuffled", "filtered"])
+def test_what_belongs_to_images_is_taken_from_a_series_by_position(labels: list[int]) -> None:
+    """pandas indexes a Series by its labels, which a filter or a shuffle leaves as they were."""
+    pandas = pytest.importorskip("pandas")
+
+    def column(values: Iterable[Any]) -> Any:
+        return pandas.Series(list(values), index=labels)
+
+    images = ImageArrays(
+        column(np.full((4, 4, 3), n, np.uint8) for n in range(3)), column(range(3))
+    )
+    assert [int(images.stored(n)[0, 0, 0]) for n in range(3)] == [0, 1, 2]
+    assert images.targets.tolist() == [0, 1, 2]
+    masks = Masks(column(np.full((4, 4), n, np.uint8) for n in range(3)))
+    assert [int(masks.classes_in(n)[0, 0]) for n in range(3)] == [0, 1, 2]
+    assert Masks(column("abc")).path(2) == "c"
+    corners, of_image = [[[0, 0, n + 1, 1]] for n in range(3)], column([n] for n in range(3))
+    boxes = Boxes(column(corners), of_image, fields={"n": of_image})
+    assert [int(boxes[n]["n"][0]) for n in range(3)] == [0, 1, 2]
+    assert [int(boxes[n]["boxes"][0, 2]) for n in range(3)] == [1, 2, 3]
+    dicts = ({"boxes": boxes[n]["boxes"], "labels": boxes[n]["labels"]} for n in range(3))
+    assert GuidedCutMix(column(dicts)) == GuidedCutMix(boxes)
+    voxels = column(np.full((2, 2, 2), n, np.uint8) for n in range(3))
+    window = Window(2, (0, 0, 0), (1, 1, 1), (False, False, False))
+    assert Volumes(voxels, column("cab")).targets.tolist() == [2, 0, 1]
+    assert Volumes(voxels).stored(window).item() == VolumeMasks(voxels).stored(window).item() == 2
 
 
 @pytest.mark.parametrize("mix", BLENDING, ids=named)
