@@ -29,7 +29,7 @@ class Frame:
             arrays, to an image ``[y, x, 3]`` uint8. None where DALI's operators are to do all
             work, as on a GPU.
         part: Takes a node of the whole batch, and returns the samples that are here: inside
-            `RandomApply` not all are. None where all are.
+            `RandomApply`, and inside a `RandomChoice` of mixes, not all are. None where all are.
         ignored: For each mask of a sample the bytes that mark pixels of no class, such as padding.
         depth: Frames of a clip, or slices of a volume, which are the samples of the graph; 0 where
             samples are images.

@@ -161,9 +161,10 @@ class RandomChoice:
             return _as_float(mix.operate(sample, plan, frame), to_float)
         is_chosen = choice == first
         part, others = _split(sample, is_chosen)
-        mixed = _as_float(mix.operate(part, _split(plan, is_chosen)[0], frame), to_float)
+        inside, outside = frame.within(is_chosen), frame.within(choice != first)
+        mixed = _as_float(mix.operate(part, _split(plan, is_chosen)[0], inside), to_float)
         choice, plans = split(choice, is_chosen)[1], _split(plans[1:], is_chosen)[1]
-        rest = self._operate_from(first + 1, others, choice, plans, to_float, frame)
+        rest = self._operate_from(first + 1, others, choice, plans, to_float, outside)
         structure = Structure(mixed)
         pairs = zip(structure.leaves(mixed), structure.leaves(rest), strict=True)
         merged: Sample = structure.build([merge(*pair, is_chosen) for pair in pairs])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix.core.checks import check_alpha, check_prob, check_size, refuse
-from dali_cutmix.core.dali import INT32, DataNode, constant, fn, math, python_nodes
+from dali_cutmix.core.dali import DataNode, fn, python_nodes
 from dali_cutmix.core.draws import GraphDraws, HostDraws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.tree import Structure
@@ -16,7 +16,7 @@ from dali_cutmix.mixing.cutmix import Axes, CutMix, PlacementName, check_cutmix
 from dali_cutmix.mixing.cutout import Cutout, check_cutout
 from dali_cutmix.mixing.mix import Mix, check_plan, is_mix, looks
 from dali_cutmix.mixing.mixup import MixUp
-from dali_cutmix.mixing.paste import without_empty
+from dali_cutmix.mixing.paste import of_size, without_empty
 from dali_cutmix.mixing.plan import MixPlan, Partner, Per, check_nodes, check_partner
 
 #: Mixes whose arithmetic is written for nodes as well as for arrays.
@@ -248,10 +248,7 @@ def mix_images(mix: Mix, image: DataNode, plan: MixPlan) -> DataNode:
         RuntimeError: In the first batch, by DALI: an image is not of the plan's size.
     """
     check_nodes("mix_images", plan)
-    # Above the size it would start before the image, below it would end behind it: DALI fails.
-    excess = constant(np.array(plan.size, np.int32)) - image.shape(dtype=INT32)[:2]
-    image = fn.slice(image, start=math.min(excess, 0), shape=list(plan.size), axes=[0, 1])
-    sample = Sample(fn.reshape(image, layout="HWC"))
+    sample = Sample(fn.reshape(of_size(image, plan.size), layout="HWC"))
     return mix.operate(sample, without_empty(plan), Frame(plan.size)).image
 
 

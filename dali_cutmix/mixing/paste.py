@@ -15,7 +15,6 @@ from dali_cutmix.core.dali import (
     INT32,
     UINT8,
     DataNode,
-    constant,
     fn,
     math,
     python_nodes,
@@ -27,17 +26,18 @@ from dali_cutmix.mixing.cells import runs
 from dali_cutmix.mixing.plan import MixPlan, Rect, check_nodes
 
 
-def paste(image: DataNode, plan: MixPlan) -> DataNode:
+def paste(image: DataNode, plan: MixPlan, *, nearest: bool = False) -> DataNode:
     """Fill each region of each sample from the region's source.
 
     The sources are as they were before mixing. Bytes are copied and never blended: every pixel of
-    the result is bit for bit a pixel of its source, unless the plan resizes. Works on masks of
-    class indices as well.
+    the result is bit for bit a pixel of its source, unless the plan resizes.
 
     Args:
         image: ``[height, width, channels]`` uint8 (or int16, int32, float32) per sample, of the
             plan's size, CPU or GPU.
         plan: A plan of nodes with rectangles or cells, from `cutmix_plan` or `mix_plan`.
+        nearest: Take the nearest pixel where the plan resizes. Masks of class indices need it: else
+            pixels are interpolated, and a class between two classes is wrong.
 
     Returns:
         Shape, type and device of ``image``.
@@ -48,18 +48,43 @@ def paste(image: DataNode, plan: MixPlan) -> DataNode:
     """
     check_nodes("paste", plan)
     if plan.owner is not None:
-        return paste_cells(Sample(image), plan).image
+        return paste_cells(Sample(of_size(image, plan.size)), plan).image
     if plan.put is None:
         _refuse_kind("paste", "have rectangles", "one that blends", "blend(image, plan)")
     if plan.taken is None:
         _refuse_kind("paste", "read pixels", "one that erases", "erase(image, plan)")
+    if plan.resizes:
+        resize_each = resize_nearest if nearest else None
+        return paste_regions(of_size(image, plan.size), plan, resize_each)
     # An image of another size than the plan's has to fail: a region that is longer by the
-    # difference reaches beyond the image or beyond the result.
-    difference = math.abs(image.shape(dtype=INT32)[:2] - constant(np.array(plan.size, np.int32)))
+    # difference reaches beyond the image or beyond the result. `of_size` would copy the image.
+    difference = fn.stack(*map(math.abs, _missing(image, plan.size)))
     taken = Rect(plan.taken.anchor, plan.taken.extent + difference)
     is_same = plan.taken is plan.put
     plan = replace(plan, taken=taken, put=taken if is_same else plan.put)
     return paste_regions(image, without_empty(plan))
+
+
+def of_size(image: DataNode, size: tuple[int, int]) -> DataNode:
+    """Return an image as it is. In the first batch DALI fails where the image has another size.
+
+    Args:
+        image: ``[height, width, channels]`` of any number type per sample, CPU or GPU.
+        size: ``(height, width)`` that it should have, in pixels.
+    """
+    # Above the size the slice starts before the image, below it the slice ends behind the image.
+    start = fn.stack(*[math.min(missing, 0) for missing in _missing(image, size)])
+    return fn.slice(image, start=start, shape=list(size), axes=[0, 1])
+
+
+def _missing(image: DataNode, size: tuple[int, int]) -> list[DataNode]:
+    """Return the pixels that each side of an image lacks: two scalars int32 (y, x), CPU.
+
+    By numbers of Python: a constant node has the samples of a complete batch, and a mix in
+    `RandomChoice` gets all of them or none.
+    """
+    sides = image.shape(dtype=INT32)
+    return [side - sides[axis] for axis, side in enumerate(size)]
 
 
 def paste_regions(

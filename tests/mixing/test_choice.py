@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,19 @@ from dali_cutmix import (
     DataLoader,
     Deferred,
     EvalTransform,
+    GridMix,
     ImageArrays,
     MixUp,
     RandomChoice,
+    ResizeMix,
     TrainTransform,
+    blend,
     contact_sheet,
     draw_plan,
+    erase,
     mix_images,
     mix_plan,
+    paste,
 )
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame
@@ -114,6 +120,46 @@ def test_chosen_mix_makes_the_pixels_that_it_makes_alone(back_end: str) -> None:
         wanted = operated(alone, plan.plans[which], images, back_end)
         np.testing.assert_array_equal(pixels, wanted)
     assert seen == {0, 1, 2, 3}
+
+
+class Own:
+    """Draw as another mix, and change pixels by what mixes of users call."""
+
+    def __init__(self, mix: Any, change: Callable[[Any, Any, Frame], Any]) -> None:
+        self.mix, self.num_sources, self.change = mix, mix.num_sources, change
+
+    def draw(self, draws: Any, frame: Frame) -> Any:
+        return self.mix.draw(draws, frame)
+
+    def operate(self, sample: Any, plan: Any, frame: Frame) -> Any:
+        return sample.change(lambda pixels: self.change(pixels, plan, frame))
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(
+    ("inner", "change"),
+    [
+        (CutMix(), lambda pixels, plan, _: paste(pixels, plan)),
+        (GridMix((2, 3)), lambda pixels, plan, _: paste(pixels, plan)),
+        (ResizeMix(), lambda pixels, plan, _: paste(pixels, plan)),
+        (CutMix(), lambda pixels, plan, _: mix_images(CutMix(), pixels, plan)),
+        (MixUp(), lambda pixels, plan, _: blend(pixels, plan)),
+        (Cutout(side=6), lambda pixels, plan, _: erase(pixels, plan)),
+        (CutMix(), lambda pixels, _, frame: pixels ^ frame.constant(np.uint8(255))),
+    ],
+    ids=["rectangles", "cells", "resized", "mix_images", "blend", "erase", "constant"],
+)
+def test_own_mix_makes_the_pixels_that_it_makes_alone(
+    inner: Any, change: Any, is_first: bool
+) -> None:
+    own = Own(inner, change)
+    mix = RandomChoice([own, RICAP()] if is_first else [RICAP(), own])
+    images = np.random.default_rng(0).integers(0, 256, (5, *SIZE, 3)).astype(np.uint8)
+    by_choice = {int(plan.choice[0]): plan for plan in plans(mix, 16, batch_size=5)}
+    for which, plan in by_choice.items():
+        wanted = operated(mix.mixes[which], plan.plans[which], images)
+        np.testing.assert_array_equal(operated(mix, plan, images), wanted)
+    assert set(by_choice) == {0, 1}
 
 
 def test_bytes_stay_bytes_where_no_mix_blends() -> None:
