@@ -18,6 +18,8 @@ from dali_cutmix import (
     CutMix,
     Cutout,
     Deferred,
+    FMix,
+    GridMix,
     MixPlan,
     MixUp,
     ResizeMix,
@@ -26,6 +28,7 @@ from dali_cutmix import (
     cutout_plan,
     draw_plan,
     erase,
+    mix_plan,
     mixup_plan,
     paste,
 )
@@ -253,15 +256,16 @@ def test_an_empty_cut_names_the_sample_itself_as_its_source(
     assert (in_ids[~empty, 1] == partner[~empty]).all()
 
 
-@pytest.mark.parametrize("height", [15, 17])
-def test_paste_refuses_images_of_another_size_than_the_plans(height: int) -> None:
-    pipeline = Pipeline(batch_size=2, num_threads=1, device_id=None, seed=3)
-    with pipeline:
-        pixels = np.zeros((2, height, 24, 3), np.uint8)
-        image = fn.external_source(source=lambda _: pixels, batch=True, layout="HWC")
-        pipeline.set_outputs(paste(image, cutmix_plan((16, 24))))
-    with pytest.raises(RuntimeError, match="region must be within"):
-        pipeline.run()
+@pytest.mark.parametrize("size", [(15, 24), (17, 24), (16, 25), (17, 25), (15, 23)], ids=repr)
+@pytest.mark.parametrize("mix", [CutMix(), RICAP(), ResizeMix(), FMix(), GridMix((2, 3))], ids=repr)
+def test_paste_refuses_images_of_another_size_than_the_plans(
+    mix: Any, size: tuple[int, int]
+) -> None:
+    def define(image: Any) -> Any:
+        return [paste(image, mix_plan(mix, (16, 24)))]
+
+    with pytest.raises(RuntimeError, match=r"region must be within|\bslice\b"):
+        run(define, [(np.zeros((4, *size, 3), np.uint8),)])
 
 
 def test_erase_fills_channels_also_without_a_layout() -> None:

@@ -10,8 +10,16 @@ import torch
 from scipy import stats
 from torch.nn.functional import interpolate
 
-from dali_cutmix import DataLoader, ImageArrays, ResizeMix, TrainTransform, draw_plan
-from graphs import BACK_ENDS, operated
+from dali_cutmix import (
+    DataLoader,
+    ImageArrays,
+    ResizeMix,
+    TrainTransform,
+    draw_plan,
+    mix_plan,
+    paste,
+)
+from graphs import BACK_ENDS, on, operated, run
 
 SIZE = (24, 40)
 LEAST_P = 1e-4  # below this p-value a law counts as broken; seeds are fixed
@@ -79,6 +87,29 @@ def test_graph_of_ones_own_resizes_as_torch_does_but_for_rounding(back_end: str)
         assert mixed.dtype == np.uint8
         # DALI's antialiasing is a triangle as torch's; its filter's table is coarser.
         assert_partner_is_resized(mixed, images, plan, torch.float32, 2)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_paste_by_the_nearest_pixel_makes_no_class_between_two(back_end: str) -> None:
+    size = (23, 39)  # of odd sides no two pixels are equally near
+    masks = np.random.default_rng(0).choice(np.uint8([0, 20, 255]), (6, *size, 1))
+
+    def define(mask: Any) -> Any:
+        plan = mix_plan(ResizeMix(scale=(0.2, 1)), size)
+        pasted = paste(on(back_end, mask), plan, nearest=True)
+        return pasted, plan.source, plan.put.anchor, plan.put.extent
+
+    ((mixed, source, anchor, extent),) = run(define, [(masks,)], back_end)
+    wanted = masks.copy()
+    for sample in range(6):
+        (y, x), sides = anchor[sample, 1], extent[sample, 1]
+        rows, columns = (
+            (2 * np.arange(side) + 1) * full // (2 * side)
+            for side, full in zip(sides, size, strict=True)
+        )
+        partner = masks[source[sample, 1]]
+        wanted[sample, y : y + sides[0], x : x + sides[1]] = partner[rows[:, None], columns]
+    np.testing.assert_array_equal(mixed, wanted)
 
 
 @pytest.mark.parametrize("scale", [(0.1, 0.8), (0.5, 0.5), (0.9, 1)], ids=repr)
