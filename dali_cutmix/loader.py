@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import BatchSampler
 from torch.utils.data import DataLoader as TorchLoader
 
-from dali_cutmix.core.checks import Told, refuse
+from dali_cutmix.core.checks import Told, checked_flag, refuse
 from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.from_torch.keywords import check_torch_keywords
 from dali_cutmix.mixing.mix import Mix, check_num_weights, inner_mixes, needs_labels
@@ -393,6 +393,8 @@ class DataLoader:
                 f"DataLoader: `{name}` cannot be changed after the loader is made. Make another "
                 "DataLoader; `mixup_enabled` and `set_epoch` are what can be changed."
             )
+        if name == "mixup_enabled":
+            value = checked_flag("DataLoader", name, value)
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -418,19 +420,33 @@ class _Iteration(Iterator[tuple[Any, ...]]):
         return len(self._loader)
 
     def __next__(self) -> tuple[Any, ...]:
-        session, to_torch = self._loader._session, self._loader._to_torch
+        session = self._loader._session
         with session.at_work():
             if self._ended_by is not None:
                 raise copy.copy(self._ended_by)
             try:
-                if self._number is None:
-                    self._number = session.start(self._loader.mixup_enabled)
-                batch = to_torch(*session.next(self._number, to_torch.stream))
+                batch = self._next_batch()
+                if batch is None:
+                    raise StopIteration
             except BaseException as error:
                 self._ended_by = _again(error)
                 raise
             session.progress.advance()  # not before: what failed to arrive is not delivered
             return batch
+
+    def _next_batch(self) -> tuple[Any, ...] | None:
+        """Return the next batch; None at the end of the epoch."""
+        session, to_torch = self._loader._session, self._loader._to_torch
+        try:
+            if self._number is None:
+                self._number = session.start(self._loader.mixup_enabled)
+            images_and_batch = session.next(self._number, to_torch.stream)
+            return None if images_and_batch is None else to_torch(*images_and_batch)
+        except StopIteration as error:
+            raise RuntimeError(
+                "DataLoader: the code of a mix, a transform, a sampler or an annotation raised "
+                "StopIteration, which would have ended the epoch here."
+            ) from error
 
 
 def _check_samples(settings: LoaderSettings, images: StoredImages) -> None:

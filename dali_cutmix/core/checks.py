@@ -78,6 +78,13 @@ def is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def checked_flag(where: str, name: str, value: object) -> bool:
+    """Return a flag as a bool. Refuse all but True, False, 1 and 0, Python's or NumPy's."""
+    if not isinstance(value, (bool, np.bool_)) and not (is_whole(value) and value in (0, 1)):
+        refuse(where, name, "be True or False", value)
+    return bool(value)
+
+
 def are_numbers(value: object, count: int) -> TypeGuard[Sequence[float]]:
     """Return whether a value is a tuple or list of ``count`` real numbers."""
     return (

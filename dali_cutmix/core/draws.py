@@ -250,7 +250,9 @@ class HostDraws:
 
     def beta(self, name: str, alpha: float, shape: Sequence[int]) -> np.ndarray:
         """See `Draws`."""
-        return self._generator(name).beta(alpha, alpha, self._shape(shape)).astype(np.float32)
+        drawn = self._generator(name).beta(alpha, alpha, self._shape(shape))
+        with np.errstate(under="ignore"):  # which a user may have made an error
+            return drawn.astype(np.float32)
 
     def chance(self, name: str, prob: float) -> np.ndarray:
         """See `Draws`."""

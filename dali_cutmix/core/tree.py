@@ -18,6 +18,8 @@ from dali_cutmix.core.dali import DataNode
 
 T = TypeVar("T")
 
+#: What an entry says of a leaf.
+_LEAF = "an array"
 _LEAVES = (np.ndarray, torch.Tensor, DataNode)
 
 
@@ -49,6 +51,11 @@ class Structure:
         if entries != self._entries:
             _refuse_difference(entries, self._entries)
         return leaves
+
+    def path(self, number: int) -> str:
+        """Return where a leaf stands in the tree, as messages name the leaf."""
+        paths = [path for path, kind in self._entries if kind == _LEAF]
+        return paths[number] or "the tree"
 
     def build(self, leaves: Sequence[Any]) -> Any:
         """Put leaves, in the order of `leaves`, into a tree of this structure."""
@@ -100,7 +107,7 @@ def _flatten(tree: Any) -> tuple[list[Any], list[tuple[str, Any]]]:
     def visit(path: str, value: Any) -> None:
         if isinstance(value, _LEAVES):
             leaves.append(value)
-            entries.append((path, "an array"))
+            entries.append((path, _LEAF))
         elif isinstance(value, np.generic):
             raise TypeError(
                 f"draw: {path or 'the tree'} must be an array with a batch axis in front, got the "
@@ -123,7 +130,8 @@ def _flatten(tree: Any) -> tuple[list[Any], list[tuple[str, Any]]]:
             for name, item in value.items():
                 visit(f"{path}[{name!r}]", item)
         else:
-            entries.append((path, value))
+            is_nan = isinstance(value, float) and value != value
+            entries.append((path, "nan" if is_nan else value))  # NaN equals nothing
 
     visit("", tree)
     return leaves, entries

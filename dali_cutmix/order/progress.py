@@ -179,8 +179,8 @@ class Run:
 
 
 def _check_allow(allow: Collection[str]) -> None:
-    unknown = [allow] if isinstance(allow, str) else [n for n in allow if n not in CHANGEABLE]
-    if unknown:
+    is_list = isinstance(allow, Collection) and not isinstance(allow, str)
+    if not is_list or any(name not in CHANGEABLE for name in allow):
         _refuse(
             f"`allow` must hold names among {', '.join(map(repr, CHANGEABLE))}, got {allow!r}. "
             "Another batch size or number of ranks needs no leave; anything else changes the order "
@@ -333,7 +333,11 @@ class Progress:
 
     def position_of(self, state: Mapping[str, Any], allow: Collection[str] = ()) -> Position:
         """Return the position of a state in this run; see `DataLoader.load_state_dict`."""
-        return self._run.position_of(state, allow)
+        position = self._run.position_of(state, allow)
+        # In mid-epoch `UserOrder.mark` compares orders.
+        if isinstance(self.order, UserOrder) and position.epoch and position.order is None:
+            self.order.warn_of_generator(stacklevel=4)  # at the call of `load_state_dict`
+        return position
 
     def resume(self, position: Position) -> None:
         """Go to the position of a state."""
@@ -393,7 +397,7 @@ class Progress:
 
     def begun(self, position: Position) -> None:
         """Note that an iteration serves the epoch from this position on."""
-        self.order.epoch = position.epoch + 1
+        self.order.follow(position.epoch + 1)
         self._resume, self._running = None, position
 
     def advance(self) -> None:
@@ -406,8 +410,8 @@ class Progress:
         self._running = None
 
     def _position(self) -> Position:
-        # Trainers choose another epoch on the sampler, since they know nothing else.
-        if self._running is not None and self.order.epoch == self._running.epoch + 1:
+        # Trainers choose an epoch on the sampler, since they know nothing else.
+        if self._running is not None and not self.order.is_chosen:
             return self._running
         return self._next_position()
 

@@ -51,6 +51,9 @@ class Shard:
         check_count("Shard", "index", self.index, at_least=0)
         if self.index >= self.count:
             refuse("Shard", "index", f"be below count={self.count}", self.index)
+        # Sums of NumPy's narrow numbers overflow.
+        object.__setattr__(self, "index", int(self.index))
+        object.__setattr__(self, "count", int(self.count))
 
     @classmethod
     def current(cls) -> Shard:
@@ -155,6 +158,7 @@ class EpochSampler(Sampler[int]):
 
     Attributes:
         epoch: The epoch that the next iteration serves.
+        is_chosen: Whether `set_epoch` chose the epoch, since an epoch began.
     """
 
     def __init__(
@@ -177,14 +181,18 @@ class EpochSampler(Sampler[int]):
         self.shard = shard
         self.remainder: Remainder = remainder or ("pad" if shuffle else "exact")
         self.window: int | None = None
-        self.epoch = 0
+        self.epoch, self.is_chosen = 0, False
         if shuffle == "shards":
             self._take_shards(shard_sizes, window)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration serves, from 0."""
         check_epoch(epoch)
-        self.epoch = int(epoch)
+        self.epoch, self.is_chosen = int(epoch), True
+
+    def follow(self, epoch: int) -> None:
+        """Let this epoch come next, unless `set_epoch` chooses another."""
+        self.epoch, self.is_chosen = epoch, False
 
     def __len__(self) -> int:
         index, count = self.shard.index, self.shard.count

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain, islice
 from operator import index as index_of
@@ -31,8 +33,9 @@ class UserOrder:
     drawn at its start, so that a sampler must have an end.
 
     A sampler that would draw from torch's global generator (``RandomSampler`` or
-    ``WeightedRandomSampler`` without ``generator=``) draws from a generator seeded by ``seed`` and
-    epoch, so that its order can be repeated.
+    ``WeightedRandomSampler`` without ``generator=``, or the user's own that calls
+    ``torch.randperm``) draws from a generator seeded by ``seed`` and epoch, so that its order can
+    be repeated. The global generator stays as it was.
 
     Args:
         sampler: Indices, or lists of indices if ``batches`` is true.
@@ -42,7 +45,7 @@ class UserOrder:
     Attributes:
         argument: The ``sampler`` or ``batch_sampler`` that the user passed.
         num_samples: Number of samples in the data, above every index; to be set.
-        epoch: The epoch that the next iteration serves.
+        epoch: The epoch that the next iteration serves. It begins with the sampler's own.
         batch_size: Size of the batches that the sampler yields; None if it yields indices.
         drops_last: Whether a short batch at the end is left out of what `order` returns.
     """
@@ -58,7 +61,7 @@ class UserOrder:
         self._seed = seed
         self._batches = batches
         self._set_last = self._epoch_on_sampler()
-        self._epoch = 0
+        self._epoch = max(0, self._set_last or 0)
         self.batch_size: Any = self._find_batch_size() if batches else None
         # torch's own only tells which indices its last, short batch leaves out.
         self._is_plain = batches and type(sampler) is BatchSampler
@@ -92,6 +95,15 @@ class UserOrder:
         self._epoch = epoch
         self._set_last = self._epoch_on_sampler()
 
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the sampler's own ``set_epoch`` chose the epoch, since an epoch began."""
+        return self._epoch_on_sampler() not in (None, self._set_last)
+
+    def follow(self, epoch: int) -> None:
+        """Let this epoch come next, unless another is chosen."""
+        self.epoch = epoch
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration serves, from 0."""
         check_epoch(epoch)
@@ -108,14 +120,30 @@ class UserOrder:
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
         self._set_last = self._epoch_on_sampler()
-        generator = torch.Generator("cpu").manual_seed(derive_seed(self._seed, f"sampler/{epoch}"))
-        drawn = _with_generator(self.argument, generator)
-        with torch.device("cpu"):  # where the generator is, whatever the default device
+        drawn = self.argument
+        with _seeded(drawn, derive_seed(self._seed, f"sampler/{epoch}")):
             if self._is_plain:
                 drawn = drawn.sampler
             elif self._batches:
                 drawn = chain.from_iterable(self._batches_of(drawn))
             return self._check(drawn)
+
+    def warn_of_generator(self, stacklevel: int) -> None:
+        """Warn where epochs after a resume differ from those of an uninterrupted run.
+
+        Args:
+            stacklevel: As of ``warnings.warn``, for the caller.
+        """
+        samplers = list(_chain(self.argument))
+        draws = any(isinstance(getattr(s, "generator", None), torch.Generator) for s in samplers)
+        if draws and not any(hasattr(sampler, "set_epoch") for sampler in samplers):
+            warnings.warn(
+                f"load_state_dict: `{self._name}` ({self.name}) draws from a generator of its own, "
+                "whose state is not in the loader's. Epochs differ from those of an uninterrupted "
+                "run, unless you set the generator's state. Make the sampler without `generator=`.",
+                RuntimeWarning,
+                stacklevel=stacklevel + 1,
+            )
 
     def mark(self, order: np.ndarray, position: Position) -> Position:
         """Return the position with a checksum of the order that it belongs to.
@@ -176,10 +204,7 @@ class UserOrder:
         if first and "bool" in str(getattr(first[0], "dtype", type(first[0]))):
             way_out = "`numpy.flatnonzero(mask)` makes indices of a mask of bools."
             refuse(WHERE, self._name, "yield indices", first[0], way_out)
-        try:
-            order = np.fromiter(map(index_of, islice(chain(first, indices), most)), np.int64)
-        except TypeError as error:
-            raise TypeError(f"DataLoader: `{self._name}` must yield indices: {error}.") from None
+        order = np.fromiter(map(self._index, islice(chain(first, indices), most)), np.int64)
         if len(order) == most:
             rule = "have an end"
             got = f"{self.name} with {most} indices and more"
@@ -189,6 +214,12 @@ class UserOrder:
         if outside.size:
             self._refuse_index(int(outside[0]), int(order[outside[0]]))
         return order
+
+    def _index(self, value: Any) -> int:
+        try:
+            return index_of(value)
+        except TypeError as error:
+            raise TypeError(f"DataLoader: `{self._name}` must yield indices: {error}.") from None
 
     def _most_indices(self) -> int:
         """Return a count that an epoch's indices reach only if they have no end."""
@@ -206,8 +237,9 @@ class UserOrder:
         size = getattr(self.argument, "batch_size", None)
         if is_whole(size) and size >= 1:
             return int(size)
-        with torch.device("cpu"):
-            first = next(iter(_with_generator(self.argument, torch.Generator("cpu"))), None)
+        probe = copy.copy(self.argument)  # which may count how often it was iterated
+        with _seeded(probe, 0):
+            first = next(iter(probe), None)
         if not isinstance(first, Sized) or not len(first):
             refuse(WHERE, "batch_sampler", "yield lists of indices", first)
         return len(first)
@@ -217,15 +249,24 @@ def _checksum(order: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(order, "<i8").tobytes())
 
 
-def _with_generator(sampler: Any, generator: torch.Generator) -> Any:
-    """Return a copy that draws from this generator instead of torch's global generator."""
-    inner = getattr(sampler, "sampler", None)
-    is_global = getattr(sampler, "generator", generator) is None
-    if inner is None and not is_global:
-        return sampler
-    twin = copy.copy(sampler)
-    if is_global:
-        twin.generator = generator
-    if inner is not None:
-        twin.sampler = _with_generator(inner, generator)
-    return twin
+@contextmanager
+def _seeded(sampler: Any, seed: int) -> Iterator[None]:
+    """Seed what a sampler, and those inside, draw from, but for generators of their own."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    with ExitStack() as put_back:
+        # The device is where the generator is, whatever the default device.
+        put_back.enter_context(torch.device("cpu"))
+        put_back.enter_context(torch.random.fork_rng(devices=[]))
+        torch.default_generator.manual_seed(seed)
+        for part in _chain(sampler):
+            if getattr(part, "generator", generator) is None:
+                part.generator = generator
+                put_back.callback(setattr, part, "generator", None)
+        yield
+
+
+def _chain(sampler: Any) -> Iterator[Any]:
+    """Yield a sampler, the sampler inside, and so on."""
+    while sampler is not None:
+        yield sampler
+        sampler = getattr(sampler, "sampler", None)

@@ -152,6 +152,7 @@ class Batches:
         probe = HostDraws(size, 0, 0, 0, 0, 0.0, indices, **known)
         tree, plans = self._draw(probe)
         self.structure = Structure(tree)
+        self._leaves(tree, size)
         if (plan := plans[0]) is not None and self.mix is not None:
             if has_blends(plan):
                 self._check_blends()
@@ -236,7 +237,7 @@ class Batches:
         indices = self.indices(number)
         tree, plans = self._draw(self._draws(number, indices))
         # DALI takes no strided arrays, such as partners by flipping.
-        leaves = map(np.ascontiguousarray, self.structure.leaves(tree))
+        leaves = map(np.ascontiguousarray, self._leaves(tree, len(indices)))
         if self.depth and self.kind == "pixels":
             stored = stacks.slices_of(stored)
             are_paths = trusted = np.zeros(len(stored), bool)
@@ -371,6 +372,21 @@ class Batches:
         drawn, stack = stacks.of_frames(drawn, draws.num_samples, self.depth)
         fed = _of_each(partial(plan_of_frames, depth=self.depth), fed)
         return (drawn, fed, stack), plans
+
+    def _leaves(self, tree: Any, num_samples: int) -> list[Any]:
+        """List the arrays of what was drawn for a batch, which have its samples in front.
+
+        Raises:
+            ValueError: An array has another number of samples.
+        """
+        leaves, count = self.structure.leaves(tree), num_samples * max(1, self.depth)
+        for number, leaf in enumerate(leaves):
+            if leaf.shape[:1] != (count,):
+                raise ValueError(
+                    f"draw: {self.structure.path(number)} must be an array with a batch axis of "
+                    f"{count} in front, got shape {list(leaf.shape)}."
+                )
+        return leaves
 
     def _plan(self, draws: HostDraws, frame: Frame) -> MixPlan:
         """Draw a plan."""

@@ -163,7 +163,7 @@ class ToTorch:
         if isinstance(label, MixedTarget):
             target: Any = MixedTarget(*map(self._to_device, label))
         else:
-            target = self._to_device(label)
+            target = self._to_device(label.copy())  # another part may be of the same classes
             if form != "label":
                 target = unmixed_target(target, max(2, self._settings.num_sources))
         return dense_target(target, self._num_classes) if form == "dense" else target

@@ -179,11 +179,11 @@ class Session:
             self._fill(pipelines)
         self.progress.begun(position)
         if self._iteration == 0:
-            self._warn_of_ranks(stacklevel=3)  # where the loader is iterated
+            self._warn_of_ranks(stacklevel=4)  # where the loader is iterated
         self._iteration += 1
         return self._iteration
 
-    def next(self, iteration: int, cuda_stream: Any = None) -> tuple[Sequence[Any], Batch]:
+    def next(self, iteration: int, cuda_stream: Any = None) -> tuple[Sequence[Any], Batch] | None:
         """Wait for the next batch of an iteration.
 
         Args:
@@ -191,10 +191,10 @@ class Session:
             cuda_stream: A stream that is made to wait for the images. None waits here.
 
         Returns:
-            Images, as `Graph.images` returns them, and what the host kept of the batch.
+            Images, as `Graph.images` returns them, and what the host kept of the batch. None where
+            the epoch is over.
 
         Raises:
-            StopIteration: The epoch is over.
             BadFileError: A file could not be read or decoded.
             RuntimeError: Another iteration was started, the loader was closed, or this process is a
                 fork of the one that started the iteration.
@@ -206,14 +206,14 @@ class Session:
             raise RuntimeError(FORKED)
         if self._num_taken == self._batches.epoch.num_batches:
             self.progress.end()
-            raise StopIteration
+            return None
         with self._closing_on_errors():
             images, batch = self._batches.complete(*self._take(pipelines, cuda_stream))
             self._num_taken += 1
             self._num_retries = self._num_rounds = 0
             self.last_batch = batch
             if self.replacements.not_warned:
-                self.replacements.warn(stacklevel=3)  # where the loader is iterated
+                self.replacements.warn(stacklevel=4)  # where the loader is iterated
             self._fill(self._pipelines or pipelines)
         return images, batch
 
@@ -372,6 +372,7 @@ class Session:
         self._pipelines = pipelines = patiently(self._open, WHERE, f"starting again at {what}")
         self._batches.begin(self._batches.epoch, self._num_taken)
         self._kept.clear()
+        self._failure = None  # of a later batch, which is drawn anew
         self._num_started = self._num_taken
         self._fill(pipelines)
         return pipelines
@@ -409,7 +410,7 @@ class Session:
         Raises:
             BadFileError: There are such images, and bad images are not replaced.
             TroubleError: No image stops the graph on its own, and DALI's error is trouble.
-            RuntimeError: No image stops the graph on its own.
+            RuntimeError: No image stops the graph on its own, or each of several does.
         """
         batches, num_tries = self._make_batches(mixes=False), 0
 
@@ -423,6 +424,12 @@ class Session:
 
         try:
             bad = patiently(failing, WHERE, f"looking for the bad files of {what}")
+            if len(bad) > 1 and bad.keys() == set(self._kept[self._num_taken].indices):
+                raise RuntimeError(
+                    f"{WHERE}: the graph stopped in {what} at each of its {len(bad)} images alone, "
+                    "though all of them decode: a step of the transform fails. DALI says: "
+                    f"{reason_of(error)}"
+                ) from error
             self.replacements.note(bad, set())
         except BadFileError as bad_file:
             raise bad_file from error

@@ -13,7 +13,7 @@ import torch
 
 from dali_cutmix.annotations.base import Annotation
 from dali_cutmix.annotations.masks import Masks
-from dali_cutmix.core.checks import check_choice, check_count, refuse
+from dali_cutmix.core.checks import check_choice, check_count, checked_flag, refuse
 from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.dali import num_gpus
 from dali_cutmix.mixing.deferred import Deferred
@@ -103,10 +103,7 @@ class LoaderSettings:
         self._check_order()
         self._check_numbers()
         check_choice(WHERE, "on_error", self.on_error, ("raise", "replace"))
-        self._set(user_order=None, batch_size=int(self.batch_size))
-        if self.shuffle != "shards":
-            self._set(shuffle=bool(self.shuffle))
-        self._set(drop_last=bool(self.drop_last))
+        self._set(user_order=None, batch_size=int(self.batch_size), seed=int(self.seed))
         if self.sampler is not None or self.batch_sampler is not None:
             self._take_user_order()
         self._check_mix()
@@ -244,6 +241,8 @@ class LoaderSettings:
 
     def _check_order(self) -> None:
         """Refuse ways to order the samples that contradict each other."""
+        for name in ("drop_last", "with_plan", "channels_last"):
+            self._set(**{name: checked_flag(WHERE, name, getattr(self, name))})
         if self.shard is not None and not isinstance(self.shard, Shard):
             refuse(WHERE, "shard", "be a Shard", self.shard, "Pass `Shard(index, count)`.")
         if self.remainder is not None:
@@ -253,6 +252,8 @@ class LoaderSettings:
                 refuse(WHERE, "remainder", "go with drop_last=True", self.remainder, way_out)
         if isinstance(self.shuffle, str):
             check_choice(WHERE, "shuffle", self.shuffle, (True, False, "shards"))
+        else:  # None as in torch
+            self._set(shuffle=checked_flag(WHERE, "shuffle", self.shuffle or False))
         if self.window is not None:
             check_count(WHERE, "window", self.window, at_least=1)
             if self.shuffle != "shards":
@@ -289,7 +290,7 @@ class LoaderSettings:
             check_count(WHERE, "max_pixels", self.max_pixels, 1, "None takes all.")
         if self.dtype is None and not self.takes_volumes:
             self._set(dtype=torch.float32)
-        if self.dtype is not None and self.dtype not in GRAPH_DTYPES:
+        if self.dtype is not None and self.dtype not in tuple(GRAPH_DTYPES):
             refuse(WHERE, "dtype", f"be one of {', '.join(map(str, GRAPH_DTYPES))}", self.dtype)
 
     def _check_mix(self) -> None:
@@ -309,6 +310,7 @@ class LoaderSettings:
             _refuse_torchvisions(mix)
         if not is_mix(mix):
             refuse(WHERE, "mix", _IS_MIX, mix, "Pass a mix of dali_cutmix, such as `CutMix()`.")
+        check_count(type(mix).__name__, "num_sources", mix.num_sources, at_least=1)
         if isinstance(transform, Views) and transform.plan == "shared":
             self._check_shared_plan()
         if self.batch_size < (smallest := min_batch_size(mix)):
@@ -450,7 +452,7 @@ def choose_device(device: str | torch.device | int | None) -> torch.device:
     """
     try:
         chosen = None if device is None else torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         refuse(WHERE, "device", "be 'cuda', 'cuda:<index>' or 'cpu'", device)
     if chosen is not None and chosen.type == "cpu":
         return torch.device("cpu")  # before a call that would initialise CUDA

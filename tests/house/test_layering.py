@@ -116,9 +116,13 @@ def test_random_numbers_are_drawn_in_their_rooms_only() -> None:
         if room_of(path) != "tools" and any(map(drawing.match, names_in(tree_of(path))))
     }
     # The crop, whose image's size is known in the graph only, and all else that a batch draws; and
-    # what tries a user's function, or replays its draws, and puts generators back as they were.
+    # what calls a user's sampler, tries a user's function or replays its draws, and puts generators
+    # back as they were.
     of_functions = {"from_torch/comparison", "from_torch/policies", "from_torch/published"}
-    assert drawers == {"transforms/crop", "order/sampler", "core/draws", *of_functions}
+    assert drawers == {
+        *("transforms/crop", "order/sampler", "order/user_sampler", "core/draws"),
+        *of_functions,
+    }
 
 
 def test_every_random_operator_of_a_graph_has_a_seed_or_a_state() -> None:

@@ -106,6 +106,123 @@ def test_samplers_epoch_is_set_by_the_loader_and_may_be_set_on_it(numbered_folde
     assert served(loader)[0] == 12
 
 
+class Growing(Sampler[int]):
+    """A sampler around another, which serves more of it in each iteration, as curricula do."""
+
+    def __init__(self, sampler: Sampler[int]) -> None:
+        self.sampler = sampler
+        self.num_iterations = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.num_iterations += 1
+        indices = list(self.sampler)
+        return iter(indices[: 6 * self.num_iterations])
+
+
+class Permuted(Sampler[int]):
+    """A sampler that draws from torch's global generator without an attribute for another."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.randperm(23).tolist())
+
+
+class CountedBatches:
+    """A batch sampler without the attribute `batch_size`, which counts its iterations."""
+
+    num_iterations = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.num_iterations += 1
+        return iter([[self.num_iterations] * 2, [self.num_iterations] * 2])
+
+
+def test_what_a_sampler_keeps_from_epoch_to_epoch_stays(numbered_folder: Path) -> None:
+    growing = Growing(RandomSampler(range(23)))
+    loader = numbered(numbered_folder, sampler=growing, batch_size=4)
+    assert [len(served(loader)) for _ in range(4)] == [6, 12, 18, 23]
+    assert growing.sampler.generator is None  # as it was
+    counted = CountedBatches()
+    assert served(numbered(numbered_folder, batch_sampler=counted)) == [1, 1, 1, 1]
+
+
+def test_sampler_that_draws_from_the_global_generator_follows_the_loaders_seed(
+    numbered_folder: Path,
+) -> None:
+    loader, other = (
+        numbered(numbered_folder, sampler=Permuted(), batch_size=5, seed=3) for _ in range(2)
+    )
+    before = torch.get_rng_state()
+    epochs = [served(loader) for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert epochs[0] != epochs[1]
+    torch.rand(7)
+    assert served(other) == epochs[0]
+    resumed = numbered(numbered_folder, sampler=Permuted(), batch_size=5, seed=3)
+    resumed.load_state_dict(other.state_dict())
+    assert served(resumed) == epochs[1]
+
+
+def test_resume_between_epochs_tells_of_a_generator_that_starts_anew(numbered_folder: Path) -> None:
+    def made() -> DataLoader:
+        generator = torch.Generator().manual_seed(1)
+        sampler = RandomSampler(range(23), generator=generator)
+        return numbered(numbered_folder, sampler=sampler, batch_size=5)
+
+    loader = made()
+    loader.load_state_dict(loader.state_dict())  # nothing was drawn yet
+    served(loader)
+    with pytest.warns(RuntimeWarning) as told:
+        made().load_state_dict(loader.state_dict())
+    assert str(told[0].message) == (
+        "load_state_dict: `sampler` (RandomSampler) draws from a generator of its own, whose state "
+        "is not in the loader's. Epochs differ from those of an uninterrupted run, unless you set "
+        "the generator's state. Make the sampler without `generator=`."
+    )
+    assert told[0].filename == __file__
+
+
+def test_epoch_that_a_sampler_has_before_the_loader_is_made_is_served(
+    numbered_folder: Path,
+) -> None:
+    sampler = DistributedSampler(range(23), num_replicas=2, rank=1, seed=4)
+    sampler.set_epoch(5)
+    expected = list(sampler)
+    assert served(numbered(numbered_folder, sampler=sampler, batch_size=4)) == expected
+
+
+@pytest.mark.parametrize("with_sampler", [False, True])
+def test_next_epoch_set_on_the_sampler_after_a_break_is_in_the_state(
+    numbered_folder: Path, *, with_sampler: bool
+) -> None:
+    def made() -> DataLoader:
+        settings: dict[str, Any] = {"shuffle": True}
+        if with_sampler:
+            settings = {"sampler": DistributedSampler(range(23), num_replicas=1, rank=0)}
+        return numbered(numbered_folder, batch_size=4, **settings)
+
+    loader = made()
+    for number, _ in enumerate(loader):
+        if number == 1:
+            break
+    loader.sampler.set_epoch(1)
+    resumed = made()
+    resumed.load_state_dict(loader.state_dict())
+    expected = served(loader)
+    assert len(expected) == 23
+    assert served(resumed) == expected
+
+
+def test_type_errors_of_a_sampler_are_its_own(numbered_folder: Path) -> None:
+    class Broken(Sampler[int]):
+        def __iter__(self) -> Iterator[int]:
+            yield 1
+            raise TypeError("no index of mine")
+
+    loader = numbered(numbered_folder, sampler=Broken(), batch_size=4)
+    with pytest.raises(TypeError, match=r"^no index of mine$"):
+        next(iter(loader))
+
+
 def test_distributed_sampler_of_torchs_is_served_as_it_is(numbered_folder: Path) -> None:
     reference = DistributedSampler(range(23), 4, 1, shuffle=True, seed=3)
     loader = numbered(numbered_folder, sampler=DistributedSampler(range(23), 4, 1, seed=3))
