@@ -90,8 +90,9 @@ class _Detections(CocoFile):
             self._boxes.extend((x, y, width, height))
         except (KeyError, TypeError, ValueError, OverflowError):
             self._id(annotation, "category_id", "annotations")
-            if annotation.get("iscrowd", 0) not in (0, 1):
-                self._refuse_value("iscrowd", "0 or 1", annotation["iscrowd"])
+            is_crowd = annotation.get("iscrowd", 0)
+            if isinstance(is_crowd, float) or is_crowd not in (0, 1):
+                self._refuse_value("iscrowd", "whole numbers, 0 or 1,", is_crowd)
             self._refuse_value("bbox", "numbers x, y, width, height", annotation.get("bbox"))
 
     def columns(self, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -109,7 +110,7 @@ class _Detections(CocoFile):
         for name, rule, values, is_fine in (
             ("bbox", "finite numbers", boxes, np.isfinite(boxes).all(axis=1)),
             ("bbox", "sides of at least 0", boxes, (boxes[:, 2:] >= 0).all(axis=1)),
-            ("iscrowd", "0 or 1", is_crowd, (is_crowd == 0) | (is_crowd == 1)),
+            ("iscrowd", "whole numbers, 0 or 1,", is_crowd, (is_crowd == 0) | (is_crowd == 1)),
         ):
             if not is_fine.all():
                 index = int(is_fine.argmin())

@@ -7,6 +7,7 @@ import os
 import re
 from array import array
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Any, NoReturn
 
 import numpy as np
@@ -26,6 +27,9 @@ _MOST = 1 << 28
 #: Characters. An error farther before the end of the text read is not due to a cut element.
 _FAR = 1 << 10
 
+#: Lists that COCO has.
+_LISTS = ("images", "annotations", "categories")
+
 _BEGINNING = re.compile(r"(?:\xef\xbb\xbf)?[ \t\r\n]*")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _COMMA = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
@@ -40,6 +44,7 @@ class CocoFile:
 
     Attributes:
         path: The file.
+        digest: Of the bytes of the file.
         images: File name, height and width in pixels of each image, in the file's order.
         categories: Name by id, in the order of ids.
 
@@ -55,7 +60,8 @@ class CocoFile:
         categories: dict[int, str] = {}
         ids: dict[int, int] = {}
         image_ids, spans = array("q"), array("q")
-        for key, element, start, end in _elements(self.path, self._refuse):
+        window = _Window(self.path)
+        for key, element, start, end in _elements(window, self._refuse):
             if not isinstance(element, dict):
                 self._refuse(f"hold objects in {key!r}, got {shown(element, 80)}")
             if key == "annotations":
@@ -75,6 +81,7 @@ class CocoFile:
                 categories[number] = _utf8(str(element.get("name", "")))
         if not self.images or not categories:
             self._refuse("have 'images', 'annotations' and 'categories'")
+        self.digest = window.digest.digest()
         self.categories = dict(sorted(categories.items()))
         known = (ids.get(image_id, -1) for image_id in image_ids)
         owners = np.fromiter(known, np.int64, len(image_ids))
@@ -106,9 +113,10 @@ class CocoFile:
 
     def _image(self, element: dict[str, Any]) -> tuple[str, int, int]:
         name, height, width = (element.get(key) for key in ("file_name", "height", "width"))
-        if not isinstance(name, str) or not is_whole(height) or not is_whole(width):
+        is_named = isinstance(name, str) and name.strip()
+        if not is_named or not is_whole(height) or not is_whole(width):
             self._refuse(f"give file_name, height and width of images, got {shown(element, 200)}")
-        return _utf8(name), int(height), int(width)
+        return _utf8(str(name)), int(height), int(width)
 
     def _id(self, element: dict[str, Any], key: str, of: str) -> int:
         value = element.get(key)
@@ -116,8 +124,9 @@ class CocoFile:
             self._refuse(f"have whole numbers as {key!r} in {of!r}, got {shown(value, 80)}")
         return int(value)
 
-    def _refuse(self, rule: str) -> NoReturn:
-        raise ValueError(printable(f"{self._where}: the JSON {self.path} must {rule}."))
+    def _refuse(self, rule: str, way_out: str = "") -> NoReturn:
+        message = f"{self._where}: the JSON {self.path} must {rule}. {way_out}"
+        raise ValueError(printable(message.rstrip()))
 
 
 class _Window:
@@ -128,11 +137,13 @@ class _Window:
         self.text = ""
         self.at = 0  # position in `text`
         self.before = 0  # bytes of the file in front of `text`
+        self.digest = blake2b(digest_size=16)  # of the bytes that were read
 
     def more(self) -> bool:
         """Read on, at least as much as is left; return whether there was more."""
         left = self.text[self.at :]
         step = self._file.read(max(_STEP, len(left)))
+        self.digest.update(step)
         self.before += self.at
         self.text, self.at = left + step.decode("latin-1"), 0
         return bool(step) and len(self.text) < _MOST
@@ -172,25 +183,39 @@ class _Window:
 _DECODER = json.JSONDecoder()
 
 
-def _elements(path: str, refuse: Any) -> Iterator[tuple[str, Any, int, int]]:
+def _elements(window: _Window, refuse: Any) -> Iterator[tuple[str, Any, int, int]]:
     """Yield key, element, first byte and end of each element of the lists that COCO has."""
-    window = _Window(path)
+    missing = set(_LISTS)
     try:
         if window.skip(_BEGINNING) != "{":
             refuse("be an object with 'images', 'annotations' and 'categories'")
         window.at += 1
-        while window.skip(_COMMA) not in ("}", ""):
+        while window.skip(_COMMA) != "}":
             key, _, _ = window.element()
             if window.skip(_SPACE) != ":":
                 refuse(f"have a value behind {shown(key, 80)}")
             window.at += 1
-            if window.skip(_SPACE) != "[" or key not in ("images", "annotations", "categories"):
+            if key not in _LISTS:
+                window.skip(_SPACE)
                 window.element()
                 continue
+            if window.skip(_SPACE) != "[":
+                refuse(f"have a list as {key!r}, got {shown(window.element()[0], 80)}")
+            missing.discard(key)
             window.at += 1
             while window.skip(_COMMA) != "]":
                 yield key, *window.element()
             window.at += 1
+        window.at += 1
+        if window.skip(_SPACE):
+            rest = window.text[window.at : window.at + 20]
+            refuse(f"end behind its last }}, got {rest!r} behind it")
+        if missing == {"annotations"}:
+            way_out = (
+                "Files such as image_info_test-dev2017.json only list images: a loader takes the "
+                "folder of the images. Where no image shows an object, add 'annotations': []."
+            )
+            refuse("have a list as 'annotations', got none", way_out)
     except (json.JSONDecodeError, RecursionError) as error:
         refuse(f"be complete JSON: {error}")
     finally:

@@ -13,7 +13,7 @@ from dali_cutmix.annotations.coco_file import CocoFile
 from dali_cutmix.annotations.listing import existing_folder, without_classes
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.stored import StoredMasks
-from dali_cutmix.core.checks import check_choice, is_whole, shown
+from dali_cutmix.core.checks import check_choice, is_whole, refuse, shown
 from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.regular import read_regular
 from dali_cutmix.sources.files import FileList
@@ -23,7 +23,7 @@ from dali_cutmix.sources.upright import RefusedError
 #: Pixels. A polygon that leaves its image farther is broken: pycocotools would draw for minutes.
 _FAR = 1 << 16
 
-#: Pixels. A panoptic PNG has at most so many, by its header.
+#: Pixels. A mask has at most so many: a panoptic PNG by its header, others by the JSON.
 _MAX_PIXELS = 2**27
 
 Overlap = Literal["ignore", "later"]
@@ -50,7 +50,8 @@ def read_coco_masks(
             for segmentation; or let the ``"later"`` object of the file cover the earlier.
         background: Class 0 is what no object covers, and categories begin at 1. False ignores
             such pixels, and categories begin at 0.
-        ignore: Class index of pixels without a class.
+        ignore: Class index of pixels without a class, and of no category. 255 is a category where
+            the file has many; -100, the default of torch's cross entropy, is none.
 
     Returns:
         The images in the file's order, also those without objects, and a mask for each.
@@ -58,11 +59,12 @@ def read_coco_masks(
     Raises:
         ImportError: pycocotools is missing.
         OSError: The file cannot be read.
-        ValueError: The file is not COCO's JSON. The message names the fault.
+        ValueError: The file is not COCO's JSON, or no annotation has a segmentation. The message
+            names the fault. Or ``ignore`` is the class index of a category.
     """
     where = "read_coco_masks"
     check_choice(where, "overlap", overlap, ("ignore", "later"))
-    file = CocoFile(where, annotations)
+    file = _Shapes(where, annotations)
     first = 1 if background else 0
     empty = 0 if background else ignore
     drawn = _DrawnMasks(where, file, first, empty, overlap, ignore)
@@ -87,14 +89,15 @@ def read_coco_panoptic(
         annotations: The JSON file, such as ``panoptic_train2017.json``.
         images: Folder of the images.
         masks: Folder of the panoptic PNGs.
-        ignore: Class index of pixels without a class.
+        ignore: As of `read_coco_masks`.
 
     Returns:
         The images in the file's order, and a mask for each. ``masks.names`` lists the classes.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is not COCO's JSON. The message names the fault.
+        ValueError: The file is not COCO's JSON. The message names the fault. Or ``ignore`` is the
+            class index of a category.
     """
     where = "read_coco_panoptic"
     file = CocoFile(where, annotations)
@@ -109,6 +112,21 @@ def _listed(where: str, file: CocoFile, images: str | os.PathLike[str]) -> FileL
     return without_classes(paths, folder)
 
 
+class _Shapes(CocoFile):
+    """Refuse a file of boxes: every mask would be background."""
+
+    def __init__(self, where: str, path: str | os.PathLike[str]) -> None:
+        self._num_annotations, self._has_shapes = 0, False
+        super().__init__(where, path)
+        if self._num_annotations and not self._has_shapes:
+            way_out = "`read_coco_boxes` reads boxes."
+            self._refuse("have a segmentation in an annotation, got none", way_out)
+
+    def _keep(self, annotation: dict[str, Any]) -> None:
+        self._num_annotations += 1
+        self._has_shapes |= bool(annotation.get("segmentation"))
+
+
 class _CocoMasks(StoredMasks):
     """Hold masks that a COCO file describes."""
 
@@ -117,6 +135,10 @@ class _CocoMasks(StoredMasks):
     def __init__(self, where: str, file: CocoFile, first: int, ignore: int) -> None:
         self._where, self._file = where, file
         self._class_of = {id_: first + index for index, id_ in enumerate(file.categories)}
+        if ignore in self._class_of.values():
+            name = list(file.categories.values())[ignore - first]
+            way_out = "`ignore=-100`, the default of torch's cross entropy, is no class."
+            refuse(where, "ignore", f"be no class, and class {ignore} is {name!r}", ignore, way_out)
         self._ignore = ignore
         largest = max(len(self._class_of) + first - 1, ignore)
         self._dtype = np.dtype(np.uint8 if ignore >= 0 and largest < 256 else np.int32)
@@ -129,9 +151,9 @@ class _CocoMasks(StoredMasks):
         return f"{self._file.path}[{self._file.images[index][0]}]"
 
     def describe(self) -> Iterable[bytes]:
-        """Yield the names of the images."""
-        for name, height, width in self._file.images:
-            yield f"{name}\0{height}\0{width}\0".encode("utf-8", "surrogateescape")
+        """Yield a digest of the JSON, and the class index of each category."""
+        yield self._file.digest
+        yield repr(self._class_of).encode()
 
     def _class(self, annotation: dict[str, Any]) -> int:
         category = annotation.get("category_id")
@@ -151,9 +173,17 @@ class _DrawnMasks(_CocoMasks):
         _coco(where)  # refuses a missing package before the first batch
         self._empty, self._overlap = empty, overlap
 
+    def describe(self) -> Iterable[bytes]:
+        """Yield what else changes a mask, too."""
+        yield from super().describe()
+        yield repr((self._empty, self._overlap)).encode()
+
     def read(self, index: int) -> np.ndarray:
         """Draw a mask: ``[height, width]``."""
         _, height, width = self._file.images[index]
+        if height < 1 or width < 1 or height * width > _MAX_PIXELS:
+            reason = f"the JSON gives the image {height} x {width} pixels"
+            raise RefusedError("damaged", reason)
         mask = np.full((height, width), self._empty, self._dtype)
         covered = np.zeros((height, width), bool)
         for annotation in self._file.annotations(index):

@@ -22,6 +22,7 @@ from dali_cutmix import (
     read_voc_boxes,
     read_yolo_boxes,
 )
+from dali_cutmix.core.errors import printable
 
 SIZE = (30, 40)  # height, width of every image, upright
 
@@ -67,7 +68,10 @@ def annotation(**changes: Any) -> dict[str, Any]:
 
 
 def coco(folder: Path, **changes: Any) -> Path:
-    """Three images, the second without annotations, and categories with gaps, in any order."""
+    """Three images, the second without annotations, and categories with gaps, in any order.
+
+    A change to ``...`` leaves a key out.
+    """
     content = {
         "info": {"description": "é, 写真"},
         "annotations": [
@@ -84,7 +88,7 @@ def coco(folder: Path, **changes: Any) -> Path:
         **changes,
     }
     path = folder / "instances.json"
-    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
     return path
 
 
@@ -104,6 +108,11 @@ def test_coco_lists_images_boxes_crowds_and_names_of_classes(tmp_path: Path) -> 
     assert first["boxes"].tolist() == [[1, 2, 4.5, 6]]
     assert second["boxes"].shape == (0, 4)
     assert third["iscrowd"].tolist() == [1]
+
+
+def test_coco_with_an_empty_list_of_annotations_has_no_boxes(tmp_path: Path) -> None:
+    images = save_images(tmp_path / "images", "a.jpg")
+    assert read_coco_boxes(coco(tmp_path, annotations=[]), images)[1].counts.tolist() == [0, 0, 0]
 
 
 def test_coco_without_background_and_without_empty_images(tmp_path: Path) -> None:
@@ -140,13 +149,12 @@ def test_coco_without_background_and_without_empty_images(tmp_path: Path) -> Non
             {"annotations": [annotation(), annotation(bbox=[1, 2, 3, -4])]},
             "have sides of at least 0 as annotations[1].bbox, got [1.0, 2.0, 3.0, -4.0].",
         ),
-        (
-            {"annotations": [annotation(iscrowd=2)]},
-            "have 0 or 1 as annotations[0].iscrowd, got 2.",
-        ),
-        (
-            {"annotations": [annotation(iscrowd="no")]},
-            "have 0 or 1 as annotations[0].iscrowd, got 'no'.",
+        *(
+            (
+                {"annotations": [annotation(iscrowd=is_crowd)]},
+                f"have whole numbers, 0 or 1, as annotations[0].iscrowd, got {is_crowd!r}.",
+            )
+            for is_crowd in (2, 300, "no", 0.0, None, [0])
         ),
         (
             {"annotations": [annotation(category_id=4)]},
@@ -168,7 +176,22 @@ def test_coco_without_background_and_without_empty_images(tmp_path: Path) -> Non
             {"categories": [{"id": 3, "name": "dog"}, {"id": 3, "name": "cat"}]},
             "have one category of each id, and 3 comes twice.",
         ),
-        ({"categories": None}, "have 'images', 'annotations' and 'categories'."),
+        ({"categories": []}, "have 'images', 'annotations' and 'categories'."),
+        ({"categories": ...}, "have 'images', 'annotations' and 'categories'."),
+        ({"categories": None}, "have a list as 'categories', got None."),
+        ({"annotations": None}, "have a list as 'annotations', got None."),
+        ({"annotations": {"1": 2}}, "have a list as 'annotations', got {'1': 2}."),
+        (
+            {"annotations": ...},
+            "have a list as 'annotations', got none. Files such as image_info_test-dev2017.json "
+            "only list images: a loader takes the folder of the images. Where no image shows an "
+            "object, add 'annotations': [].",
+        ),
+        (
+            {"images": [{"id": 1, "file_name": "", "height": 2, "width": 2}]},
+            "give file_name, height and width of images, got {'id': 1, 'file_name': '', 'height': "
+            "2, 'width': 2}.",
+        ),
     ],
     ids=str,
 )
@@ -177,6 +200,24 @@ def test_odd_coco_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], me
     with pytest.raises(
         ValueError, match=f"^{re.escape(f'read_coco_boxes: the JSON {path} must {message}')}$"
     ):
+        read_coco_boxes(path, images)
+
+
+@pytest.mark.parametrize("rest", ["x", "{}", "\0" * 30, ' "annotations": []}', "\n]"], ids=repr)
+def test_coco_with_something_behind_its_end_is_refused(tmp_path: Path, rest: str) -> None:
+    images, path = save_images(tmp_path / "images", "a.jpg"), coco(tmp_path)
+    path.write_text(path.read_text() + " \n" + rest)
+    got = f"got {rest.strip()[:20]!r} behind it."
+    message = f"read_coco_boxes: the JSON {path} must end behind its last }}, {got}"
+    with pytest.raises(ValueError, match=f"^{re.escape(printable(message))}$"):
+        read_coco_boxes(path, images)
+
+
+def test_coco_that_ends_before_its_brace_is_refused(tmp_path: Path) -> None:
+    images, path = save_images(tmp_path / "images", "a.jpg"), coco(tmp_path)
+    path.write_text(path.read_text().removesuffix("}"))
+    message = f"read_coco_boxes: the JSON {path} must be complete JSON: "
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         read_coco_boxes(path, images)
 
 

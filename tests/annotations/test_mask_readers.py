@@ -379,6 +379,15 @@ def test_broken_segmentations_are_bad_samples(tmp_path: Path, name: str) -> None
         ({"annotations": [{"id": 3}]}, "have whole numbers as 'image_id' in 'annotations'"),
         ({"annotations": [{"image_id": 5}]}, "have an image for each annotation, and none has"),
         ({"categories": [{"id": "a"}]}, "have whole numbers as 'id' in 'categories', got 'a'."),
+        ({"annotations": None}, "have a list as 'annotations', got None."),
+        (
+            {
+                "annotations": [
+                    {"image_id": 41, "category_id": 3, "segmentation": [], "bbox": [0] * 4}
+                ]
+            },
+            "have a segmentation in an annotation, got none. `read_coco_boxes` reads boxes.",
+        ),
     ],
 )
 def test_odd_json_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -397,6 +406,63 @@ def test_broken_json_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ValueError, match=f"^read_coco_masks: the JSON {re.escape(str(path))} must"):
         read_coco_masks(path, tmp_path / "images")
+
+
+@pytest.mark.usefixtures("_pycocotools")
+@pytest.mark.parametrize("size", [(-1, WIDTH), (0, 0), (10**10, 10**10), (2**14, 2**14)], ids=str)
+def test_image_of_a_size_that_cannot_be_is_a_bad_sample(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    image = {"id": 40, "file_name": "0.png", "height": size[0], "width": size[1]}
+    images, masks = read_coco_masks(coco(tmp_path, [], images=[image]), tmp_path / "images")
+    reason = f"{tmp_path}/coco.json[0.png]: the JSON gives the image {size[0]} x {size[1]} pixels"
+    with pytest.raises(BadFileError, match=f"{re.escape(reason)}$"):
+        served(images, masks)
+
+
+@pytest.mark.usefixtures("_pycocotools")
+@pytest.mark.parametrize(
+    ("count", "background", "ignore"),
+    [(255, True, 255), (256, False, 255), (2, False, 0), (2, True, 2)],
+)
+def test_ignore_is_no_category(tmp_path: Path, count: int, background: bool, ignore: int) -> None:
+    """LVIS has 1203 categories: pixels of one of them were ignored."""
+    path = coco(tmp_path, [], categories=[{"id": n, "name": f"n{n}"} for n in range(count)])
+    name = f"n{ignore - background}"
+    message = (
+        f": `ignore` must be no class, and class {ignore} is {name!r}, got {ignore}. "
+        "`ignore=-100`, the default of torch's cross entropy, is no class."
+    )
+    images = tmp_path / "images"
+    with pytest.raises(ValueError, match=f"^read_coco_masks{re.escape(message)}$"):
+        read_coco_masks(path, images, background=background, ignore=ignore)
+    read_coco_masks(path, images, background=background, ignore=-100)
+    read_coco_masks(path, images, background=background, ignore=count + 1)
+    if not background:
+        with pytest.raises(ValueError, match=f"^read_coco_panoptic{re.escape(message)}$"):
+            read_coco_panoptic(path, images, images, ignore=ignore)
+
+
+@pytest.mark.usefixtures("_pycocotools")
+def test_masks_of_coco_are_told_apart_by_their_fingerprints(tmp_path: Path) -> None:
+    """A run is not resumed on other masks of the same images."""
+    first, second = two_objects()
+    changes: list[tuple[Any, dict[str, Any]]] = [
+        ([first, second], {}),
+        ([first, second], {"background": False}),
+        ([first, second], {"overlap": "later"}),
+        ([first, second], {"ignore": 254}),
+        ([first], {}),
+        ([first, {**second, "category_id": 7}], {}),
+    ]
+    fingerprints = [
+        read_coco_masks(coco(tmp_path, objects), tmp_path / "images", **settings)[1].fingerprint
+        for objects, settings in [*changes, *changes]
+    ]
+    assert len(set(fingerprints)) == len(changes)
+    assert fingerprints[: len(changes)] == fingerprints[len(changes) :]
+    several = [read_coco_panoptic(coco(tmp_path, o), tmp_path, tmp_path)[1] for o in ([], [first])]
+    assert several[0].fingerprint != several[1].fingerprint
 
 
 @pytest.mark.usefixtures("_pycocotools")
