@@ -17,13 +17,17 @@ from dali_cutmix.annotations.base import Shown
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.core.checks import Told, checked_indices, refuse
 from dali_cutmix.sources.volume_files import open_volume
-from dali_cutmix.sources.volumes import Window, mirrored
+from dali_cutmix.sources.volumes import Window, digests, mirrored
 
 WHERE = "VolumeMasks"
 
 #: Type that the graph is fed, by the type of the masks.
 _FED_AS = {name: name for name in ("uint8", "int8", "uint16", "int16", "int32")}
 _FED_AS |= {"bool": "uint8"} | dict.fromkeys(("uint32", "int64", "uint64"), "int32")
+
+#: Voxels of a mask that the fingerprint reads, (z, y, x): more than of a volume, as most voxels of
+#: most masks are of one class.
+_SAMPLED_SIZE = (1, 256, 256)
 
 #: Type as which torch reads what the graph was fed. torch computes little in uint16.
 _VIEWED_AS = {
@@ -97,10 +101,15 @@ class VolumeMasks(Masks):
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with the names, sizes or type of the masks."""
+        """16 hexadecimal digits that change with the names, sizes, type or voxels of the masks.
+
+        Of voxels the middle slices of some masks are read.
+        """
         digest = blake2b(str(self._dtype).encode(), digest_size=8)
         for volume in self._volumes:
             digest.update(f"{os.path.basename(volume.name)}{volume.shape}".encode())
+        for part in digests(self._volumes, self._volumes[0].dtype, _SAMPLED_SIZE):
+            digest.update(part)
         return digest.hexdigest()
 
     def take(self, indices: Sequence[int] | np.ndarray) -> VolumeMasks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -12,15 +12,15 @@ import numpy as np
 from dali_cutmix.core.checks import Told, checked_indices, refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.sources.stacks import Stacks, class_indices
-from dali_cutmix.sources.volume_files import open_volume
+from dali_cutmix.sources.volume_files import Volume, open_volume
 
 WHERE = "Volumes"
 
 #: Types of voxels that DALI pastes.
 DTYPES = ("uint8", "int16", "float32")
 
-#: Voxels along each axis of a volume that the fingerprint reads, and volumes.
-_SAMPLED_SIDE, _SAMPLED = 4, 64
+#: Volumes that the fingerprint reads, and voxels of each, (z, y, x).
+_SAMPLED, _SAMPLED_SIZE = 64, (4, 4, 4)
 
 
 class Window(NamedTuple):
@@ -168,15 +168,27 @@ class Volumes(Stacks):
     def _describe(self) -> Iterable[bytes]:
         yield np.ascontiguousarray(self.shapes, "<i8").tobytes()
         yield str(self.dtype).encode()
-        for index in np.linspace(0, len(self) - 1, min(len(self), _SAMPLED)).astype(int):
-            size = np.minimum(self.shapes[index], _SAMPLED_SIDE)
-            anchor = (self.shapes[index] - size) // 2
-            window = Window(int(index), tuple(anchor.tolist()), tuple(size.tolist()), (False,) * 3)
-            try:
-                voxels = self.stored(window)
-            except OSError:  # a file that is bad is told when it is its turn
-                continue
-            yield blake2b(voxels.tobytes()).digest()
+        yield from digests(self._volumes, self.dtype, _SAMPLED_SIZE)
+
+
+def digests(
+    volumes: Sequence[Volume], dtype: np.dtype[Any], most: tuple[int, int, int]
+) -> Iterator[bytes]:
+    """Yield digests of the middle of some volumes, without reading all voxels.
+
+    Args:
+        volumes: The volumes.
+        dtype: Type of the voxels.
+        most: Voxels that are read along each axis at most, (z, y, x).
+    """
+    for index in np.linspace(0, len(volumes) - 1, min(len(volumes), _SAMPLED)).astype(int):
+        shape = np.array(volumes[index].shape[:3])
+        size = np.minimum(shape, most)
+        try:
+            voxels = volumes[index].read(((shape - size) // 2).tolist(), size.tolist())
+        except OSError:  # a file that is bad is told when it is its turn
+            continue
+        yield blake2b(np.ascontiguousarray(voxels, dtype).tobytes()).digest()
 
 
 def mirrored(voxels: np.ndarray, flips: tuple[bool, bool, bool]) -> np.ndarray:

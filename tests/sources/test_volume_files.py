@@ -64,3 +64,22 @@ def test_a_mask_that_was_saved_anew_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(dc.BadFileError) as raised:
         list(loader_of(source, target={"class": "label", "mask": masks}))
     assert raised.value.reason == f"its mask {path}: {REASON}"
+
+
+@pytest.mark.parametrize("kind", ["files of one name", "arrays"])
+def test_a_run_is_not_resumed_on_other_masks_of_the_same_sizes(tmp_path: Path, kind: str) -> None:
+    arrays = [np.zeros((8, 16, 16), np.uint8) for _ in range(2)]
+    arrays[1][3, 15, 15] = 1  # a single voxel of the middle slice
+    masks: list[Any] = arrays
+    if kind != "arrays":
+        masks = [tmp_path / case / "mask.npy" for case in "ab"]
+        for path, array in zip(masks, arrays, strict=True):
+            path.parent.mkdir()
+            np.save(path, array)
+    source = dc.Volumes([VOXELS.astype(np.int16)] * 2)
+    state = loader_of(source, target=dc.VolumeMasks(masks)).state_dict()
+    with pytest.raises(ValueError, match="the state belongs to another run: data is "):
+        loader_of(source, target=dc.VolumeMasks(masks[::-1])).load_state_dict(state)
+    loader_of(source, target=dc.VolumeMasks(masks)).load_state_dict(state)
+    one_by_one = [dc.VolumeMasks(masks).take([n]) for n in range(2)]
+    assert one_by_one[0].fingerprint != one_by_one[1].fingerprint
