@@ -49,7 +49,9 @@ def existing_file(where: str, name: str, path: str | bytes | os.PathLike[Any]) -
 def names_below(
     where: str, name: str, folder: str, endings: Sequence[str], suffix: str = ""
 ) -> dict[str, str]:
-    """List files at any depth of a folder, sorted. Links are followed, hidden files left out.
+    """List files at any depth of a folder, sorted.
+
+    Links are followed. Hidden files and folders, whose names begin with a dot, are left out.
 
     Args:
         where: Name of the caller, for messages.
@@ -62,10 +64,11 @@ def names_below(
         Path below the folder by the same path without suffix and ending.
 
     Raises:
+        PermissionError: A folder cannot be read.
         ValueError: Two files differ by their endings alone.
     """
     names: dict[str, str] = {}
-    for path in sorted(walk(folder)):
+    for path in sorted(walk(where, name, folder)):
         stem, ending = os.path.splitext(path)
         if ending.lower() not in endings or not stem.endswith(suffix):
             continue
@@ -77,17 +80,29 @@ def names_below(
     return names
 
 
-def walk(root: str) -> Iterator[str]:
-    """Yield paths of files below a folder, relative to the folder."""
+def walk(where: str, name: str, root: str) -> Iterator[str]:
+    """Yield paths of files below a folder, relative to the folder; see `names_below`."""
+
+    def refuse_unreadable(error: OSError) -> None:
+        """Refuse a folder whose files would be missing without a word."""
+        if isinstance(error, PermissionError):
+            raise PermissionError(
+                f"{where}: `{name}` must be readable, but {error.filename!r} is not: "
+                f"{error.strerror}. Change its permissions, or move it elsewhere."
+            ) from None
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
     listed: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=refuse_unreadable, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in listed:  # a link leads round
             folders.clear()
             continue
         listed.add((status.st_dev, status.st_ino))
-        folders.sort()  # so that of two links the same one counts everywhere
+        # Sorted, so that of two links the same one counts everywhere.
+        folders[:] = sorted(subfolder for subfolder in folders if subfolder[0] != ".")
         below = os.path.relpath(folder, root)
-        for name in names:
-            if not name.startswith("."):
-                yield name if below == os.curdir else os.path.join(below, name)
+        for file in names:
+            if not file.startswith("."):
+                yield file if below == os.curdir else os.path.join(below, file)

@@ -53,7 +53,8 @@ def read_masks(
     """List a folder of images and the folder of their masks.
 
     An image and a mask belong together when their paths below the folders are equal, without
-    suffix and ending: ``images/a/1.jpg`` and ``masks/a/1.png``.
+    suffix and ending: ``images/a/1.jpg`` and ``masks/a/1.png``. Files and folders whose names begin
+    with a dot are left out.
 
     Args:
         images: Folder of images, at any depth.
@@ -72,6 +73,7 @@ def read_masks(
 
     Raises:
         FileNotFoundError: A folder does not exist, or holds no images or masks.
+        PermissionError: A folder, at any depth, cannot be read.
         ValueError: An image has no mask, or two; or a mask has no image.
     """
     where = "read_masks"

@@ -224,10 +224,25 @@ def _grouped(read: Table, images: Any, file: str, suffix: str) -> tuple[Any, lis
         by_name.setdefault(os.path.normpath(name + suffix), []).append(line)
     if isinstance(images, (str, bytes, os.PathLike)):
         folder = existing_folder(read.where, "images", images)
-        paths = [os.path.join(folder, name) for name in by_name]
-        _check_present(read, paths)
-        return paths, list(by_name.values())
+        groups = _by_file(folder, by_name)
+        _check_present(read, list(groups))
+        return list(groups), list(groups.values())
     return images, _lines_of(read, images, by_name)
+
+
+def _by_file(folder: str, by_name: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """Return the lines of each path. Paths that lead to one file, as ``../a/1.png``, are one."""
+    parents: dict[str, str] = {}
+    first: dict[tuple[str, str], str] = {}
+    groups: dict[str, list[int]] = {}
+    for name, lines in by_name.items():
+        path = os.path.join(folder, name)
+        parent, base = os.path.split(path)
+        if parent not in parents:
+            parents[parent] = os.path.realpath(parent)
+        path = first.setdefault((parents[parent], base), path)
+        groups[path] = sorted([*groups.get(path, []), *lines])
+    return groups
 
 
 def _check_present(read: Table, paths: Sequence[str]) -> None:
@@ -235,7 +250,8 @@ def _check_present(read: Table, paths: Sequence[str]) -> None:
     entries: dict[str, set[str]] = {}
     for parent in {os.path.dirname(path) for path in paths}:
         try:
-            entries[parent] = set(os.listdir(parent))
+            with os.scandir(parent) as listed:
+                entries[parent] = {entry.name for entry in listed if not entry.is_dir()}
         except (FileNotFoundError, NotADirectoryError):
             entries[parent] = set()
     missing = [p for p in paths if os.path.basename(p) not in entries[os.path.dirname(p)]]

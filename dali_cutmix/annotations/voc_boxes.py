@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NoReturn
 from xml.etree import ElementTree
@@ -19,7 +20,7 @@ from dali_cutmix.annotations.listing import (
 )
 from dali_cutmix.core.checks import check_choice, check_prob, checked_names, refuse, shown
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import open_regular, read_text
+from dali_cutmix.core.regular import read_regular, read_text
 from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.files import FileList
 
@@ -32,6 +33,9 @@ VOC_CLASSES = (
 
 _WHERE = "read_voc_boxes"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+#: The encoding that an XML file says.
+_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)""")
 
 #: Class and corners of an object, and whether it is difficult.
 _Object = tuple[str, tuple[float, ...], int]
@@ -53,7 +57,8 @@ def read_voc_boxes(
 
     Args:
         annotations: Folder of XML files, at any depth, as ``"VOC2012/Annotations"``. A file without
-            objects is an image without boxes.
+            objects is an image without boxes. Files and folders whose names begin with a dot are
+            left out.
         images: Folder of the images, as ``"VOC2012/JPEGImages"``. An image has the name that its
             XML file says, or else the name of the XML file.
         image_set: A text with the name of an XML file on each line, without ``.xml``, as
@@ -73,8 +78,8 @@ def read_voc_boxes(
 
     Raises:
         OSError: A folder or a file does not exist, or cannot be read.
-        ValueError: A file is not XML of Pascal VOC, or has a class that is not listed: the file and
-            the value are named.
+        ValueError: A file is not XML of Pascal VOC, has a class that is not listed, or names the
+            image of another file: the file and the value are named.
     """
     check_prob(_WHERE, min_visible, "min_visible")
     check_choice(_WHERE, "first_pixel", first_pixel, (0, 1))
@@ -85,11 +90,13 @@ def read_voc_boxes(
     every_name = set(images_below.values())
     paths: list[str] = []
     objects: list[_Object] = []
+    listed_by: dict[str, str] = {}
     counts: list[int] = []
     for path in files:
         file = _File(path)
         stem = os.path.splitext(os.path.relpath(path, folder))[0]
         name = file.image_name(stem, images_below, every_name)
+        file.check_other(name, listed_by.setdefault(name, path))
         paths.append(os.path.join(image_folder, name))
         of_image = [file.object_of(number, first_pixel) for number in range(len(file.objects))]
         objects += of_image
@@ -151,11 +158,7 @@ class _File:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        with open_regular(path) as file:
-            try:
-                self._root = ElementTree.parse(file).getroot()
-            except ElementTree.ParseError as error:
-                self._refuse("", "be XML", str(error))
+        self._root = self._parsed(read_regular(path).tobytes())
         if self._root.tag != "annotation":
             self._refuse("", "begin with <annotation>", f"<{self._root.tag}>")
         self.objects = self._root.findall("object")
@@ -175,6 +178,11 @@ class _File:
             self._refuse("filename", rule, named)
         return name
 
+    def check_other(self, image: str, listed_by: str) -> None:
+        """Refuse an image that an XML file before lists: copies of a file often name its image."""
+        if listed_by != self._path:
+            self._refuse("filename", f"name another image than {listed_by}", image)
+
     def object_of(self, number: int, first_pixel: int) -> _Object:
         """Return class, corners and difficulty of an object."""
         node, where = self.objects[number], f"object[{number}]"
@@ -191,6 +199,24 @@ class _File:
             self._refuse(f"{where}.bndbox", rule, corners)
         difficult = self._number(f"{where}.difficult", node.findtext("difficult") or "0")
         return name, (x0 - first_pixel, y0 - first_pixel, x1, y1), int(difficult != 0)
+
+    def _parsed(self, data: bytes) -> ElementTree.Element:
+        rule = "be XML"
+        try:
+            return ElementTree.fromstring(data)
+        except ElementTree.ParseError as error:
+            self._refuse("", rule, str(error))
+        except (ValueError, LookupError) as error:  # expat knows UTF and encodings of one byte
+            declared = _ENCODING.match(data)
+            if declared is None:
+                self._refuse("", rule, str(error))
+        encoding = declared[1].decode()
+        try:
+            return ElementTree.fromstring(data.decode(encoding))
+        except (ElementTree.ParseError, ValueError, LookupError) as error:
+            self._refuse(
+                "", f"{rule} in the encoding {encoding}, as its first line says", str(error)
+            )
 
     def _number(self, name: str, text: str | None) -> float:
         try:

@@ -51,7 +51,8 @@ def read_yolo_boxes(
     Args:
         labels: Folder of texts. ``labels/a/1.txt`` belongs to ``images/a/1.jpg``. An image without
             a text, or with an empty text, has no boxes.
-        images: Folder of images, at any depth.
+        images: Folder of images, at any depth. Files and folders whose names begin with a dot are
+            left out.
         classes: Names of the classes, in the order of their indices. None where they are unknown.
         background: Class 0 is the background, as torchvision's detection models have it, and the
             texts' classes begin at 1. False keeps the texts' numbers.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +114,37 @@ def test_missing_files_and_folders_are_named_by_the_argument(
     message = f"{read.__name__}: `{name}` must be a {kind}, but {path} {problem}."
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         read(**{**arguments, name: str(path)})
+
+
+@pytest.mark.parametrize("name", ["masks", "images", "xml", "labels"])
+def test_a_folder_that_cannot_be_read_is_refused_and_not_taken_for_empty(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endings = {"masks": "png", "images": "png", "xml": "xml", "labels": "txt"}
+    for folder, ending in endings.items():
+        for path in (tmp_path / folder / f"1.{ending}", tmp_path / folder / "b" / f"2.{ending}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("<annotation/>" if ending == "xml" else "")
+    scandir = os.scandir
+
+    def deny(path: Any) -> Any:  # also for root, who reads everything
+        if Path(path) == tmp_path / name / "b":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    message = (
+        f"must be readable, but {str(tmp_path / name / 'b')!r} is not: Permission denied. Change "
+        "its permissions, or move it elsewhere."
+    )
+    readers: dict[str, Callable[..., Any]] = {
+        "masks": lambda: read_masks(tmp_path / "images", tmp_path / "masks"),
+        "xml": lambda: read_voc_boxes(tmp_path / "xml", tmp_path / "images"),
+        "labels": lambda: read_yolo_boxes(tmp_path / "labels", tmp_path / "images"),
+    }
+    for read in readers.values() if name == "images" else [readers[name]]:
+        with pytest.raises(PermissionError, match=f"{re.escape(message)}$"):
+            read()
 
 
 @pytest.mark.parametrize("value", [None, 5, 0.5])

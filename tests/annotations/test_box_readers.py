@@ -350,6 +350,51 @@ def test_odd_voc_is_refused_by_name(tmp_path: Path, text: str, message: str) -> 
         read_voc_boxes(tmp_path, images)
 
 
+@pytest.mark.parametrize("encoding", ["GBK", "gb2312", "Shift_JIS", "big5", "euc-kr", "utf-16"])
+def test_voc_is_read_in_the_encoding_that_its_first_line_says(
+    tmp_path: Path, encoding: str
+) -> None:
+    images = save_images(tmp_path / "images", "a.jpg")
+    name = "한글" if encoding == "euc-kr" else "人口"
+    path = voc(tmp_path / "xml", "a", voc_object(name, (1, 1, 5, 5)))
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n{path.read_text()}'
+    path.write_bytes(text.encode(encoding))
+    assert read_voc_boxes(tmp_path / "xml", images)[1].names == ["background", name]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "reason"),
+    [
+        ("foo", "unknown encoding: foo"),
+        ("GBK", "'gbk' codec can't decode byte 0xff in position 37: incomplete multibyte sequence"),
+    ],
+)
+def test_voc_in_no_encoding_is_refused_by_name(tmp_path: Path, encoding: str, reason: str) -> None:
+    images = save_images(tmp_path / "images", "a.jpg")
+    first_line = f'<?xml version="1.0" encoding="{encoding}"?>\n'
+    (tmp_path / "a.xml").write_bytes(first_line.encode() + b"\xff")
+    message = (
+        f"read_voc_boxes: {tmp_path / 'a.xml'} must be XML in the encoding {encoding}, as its "
+        f"first line says, got {reason!r}. Mend the file, or leave it out by `image_set`."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read_voc_boxes(tmp_path, images)
+
+
+def test_two_files_of_voc_with_one_image_are_refused_by_both_names(tmp_path: Path) -> None:
+    images = save_images(tmp_path / "images", "a.jpg", "b.jpg")
+    first = voc(tmp_path / "xml", "a", filename="b.jpg")
+    second = voc(tmp_path / "xml", "b", filename="b.jpg")
+    message = (
+        f"read_voc_boxes: `filename` in {second} must name another image than {first}, got "
+        "'b.jpg'. Mend the file, or leave it out by `image_set`."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read_voc_boxes(tmp_path / "xml", images)
+    (tmp_path / "list.txt").write_text("b\n")
+    assert len(read_voc_boxes(tmp_path / "xml", images, image_set=tmp_path / "list.txt")[0]) == 1
+
+
 def test_voc_of_no_image_is_refused(tmp_path: Path) -> None:
     path = voc(tmp_path / "xml", "a")
     images = save_images(tmp_path / "images", "b.jpg")
@@ -455,7 +500,8 @@ def test_yolo_of_other_images_or_classes_is_refused(tmp_path: Path) -> None:
 
 
 def test_readers_follow_links_and_leave_hidden_files_out(tmp_path: Path) -> None:
-    images = save_images(tmp_path / "images", "a.jpg", ".hidden.jpg")
+    hidden = (".hidden.jpg", ".ipynb_checkpoints/a-checkpoint.jpg")
+    images = save_images(tmp_path / "images", "a.jpg", *hidden)
     save_images(tmp_path / "elsewhere", "b.jpg")
     (images / "link").symlink_to(tmp_path / "elsewhere")
     (images / "round").symlink_to(images)

@@ -100,6 +100,13 @@ def test_several_captions_of_a_file_become_a_list(folder: Path) -> None:
     assert list(notes.values) == [["a", "c"], ["b"]]
 
 
+def test_captions_of_a_file_of_two_spellings_are_in_the_order_of_the_table(folder: Path) -> None:
+    text = "file,text\nx/1.png,a\n../data/x/1.png,b\ny/3.png,c\nx/1.png,d\n"
+    source, notes = read_notes(folder, table(folder, text), several="list")
+    assert names(source, folder) == ["x/1.png", "y/3.png"]
+    assert list(notes.values) == [["a", "b", "d"], ["c"]]
+
+
 def test_a_loader_takes_what_is_read(numbered_folder: Path, tmp_path: Path) -> None:
     files = sorted(numbered_folder.glob("*/*.png"))
     lines = [f"{path.name},{int(path.stem)},note {path.stem}" for path in files]
@@ -154,10 +161,19 @@ def test_a_loader_takes_what_is_read(numbered_folder: Path, tmp_path: Path) -> N
             "file,a\nx/1.png,1\nx/2.png,2\n./x/1.png,3\n",
             r"`line 4 of .*` must name another file than line 2, got './x/1\.png'\. Leave one of ",
         ),
+        (
+            "file,a\nx/1.png,1\nx/2.png,2\n../data/x/1.png,3\n",
+            r"`line 4 of .*` must name another file than line 2, got '\.\./data/x/1\.png'\. Leave ",
+        ),
+        (
+            "file,a\ny/../x/1.png,1\nlink/1.png,2\n",
+            r"`line 3 of .*` must name another file than line 2, got 'link/1\.png'\. Leave one of ",
+        ),
         ('file,a\nx/1.png,"1\n', r"read_rows: cannot read the table .*table\.csv: "),
     ],
 )
 def test_a_table_with_a_fault_is_refused_by_its_line(text: str, message: str, folder: Path) -> None:
+    (folder / "link").symlink_to(folder / "x")
     with pytest.raises(ValueError, match=message):
         read_rows(folder, table(folder, text))
 
@@ -182,6 +198,8 @@ def test_files_that_are_missing_are_counted_and_named(folder: Path) -> None:
         read_rows(folder, table(folder, "file,a\n" + lines))
     with pytest.raises(FileNotFoundError, match=r"2 of 2 files of .* are missing"):
         read_rows(folder, table(folder, "file,a\nz/1.png,1\nx/1.png/2.png,1\n"))
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 files of .* are missing: .*/data/x\. "):
+        read_rows(folder, table(folder, "file,a\nx,1\nx/1.png,1\n"))
     with pytest.raises(FileNotFoundError, match=r"`images` must be a folder, but .*/z does not"):
         read_rows(folder / "z", table(folder, GOOD))
 

@@ -79,7 +79,7 @@ def list_volumes(path: str, option: str = "DATA", suffix: str = "") -> dict[str,
     if os.path.isfile(path):
         return {"": path}
     volumes: dict[str, str] = {}
-    for name in sorted(walk(path)):
+    for name in sorted(walk(WHERE, option, path)):
         ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
         stem = name[: -len(ending)] if ending else ""
         if ending is None or not stem.endswith(suffix):
