@@ -275,7 +275,14 @@ class Masks:
             refuse(WHERE, "bits", f"be one of {', '.join(map(str, choices))}, or None", bits)
 
     def _pixels(self, indices: np.ndarray) -> np.ndarray:
-        return pixels_of(indices, self.bits, self.ignore, self.fill)
+        return pixels_of(
+            indices,
+            self.bits,
+            self.ignore,
+            self.fill,
+            most=16 if self.kind == "encoded" else 32,
+            listed=self._class_of,
+        )
 
     def _depth(self) -> int:
         """Return the bits of the first mask that can be read; 8 without one."""

@@ -12,6 +12,7 @@ import io
 import math
 import struct
 import zlib
+from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -148,7 +149,15 @@ def array_in(encoded: np.ndarray) -> np.ndarray | None:
     return values.reshape(shape, order="F" if is_fortran else "C")
 
 
-def pixels_of(indices: np.ndarray, bits: int, ignore: int, fill: int) -> np.ndarray:
+def pixels_of(
+    indices: np.ndarray,
+    bits: int,
+    ignore: int,
+    fill: int,
+    *,
+    most: int,
+    listed: Collection[int] | None = None,
+) -> np.ndarray:
     """Return class indices as bytes, the low byte first: ``[height, width, bits // 8]`` uint8.
 
     Args:
@@ -156,6 +165,8 @@ def pixels_of(indices: np.ndarray, bits: int, ignore: int, fill: int) -> np.ndar
         bits: 8, 16 or 32.
         ignore: The index of pixels of no class; may be negative.
         fill: What is stored for such pixels.
+        most: Most bits that `Masks` takes of this kind of mask, for messages.
+        listed: Indices that have a class; others are of no class. None: all indices are classes.
 
     Raises:
         RefusedError: The array has another shape or type, or an index is out of range.
@@ -167,6 +178,11 @@ def pixels_of(indices: np.ndarray, bits: int, ignore: int, fill: int) -> np.ndar
         raise RefusedError("unsupported", reason)
     if indices.dtype.itemsize * 8 > bits or indices.dtype.kind == "i":
         low, high = int(indices.min()), int(indices.max())
+        if listed is not None and (low < 0 or high >= 2**bits):
+            is_outside = (indices < 0) | (indices >= 2**bits)
+            is_outside &= ~np.isin(indices, list(listed))
+            indices = np.where(is_outside, fill, indices.astype(np.int64))
+            low, high = int(indices.min()), int(indices.max())
         if low < 0 and ignore < 0:
             is_ignored = indices == ignore
             low = int(indices.min(initial=0, where=~is_ignored))
@@ -174,7 +190,10 @@ def pixels_of(indices: np.ndarray, bits: int, ignore: int, fill: int) -> np.ndar
         if low < 0:
             raise RefusedError("unsupported", f"a class index of {low} is negative")
         if high >= 2**bits:
-            way_out = f". Pass `bits={16 if high < 2**16 else 32}`" if high < 2**32 else ""
+            needed = 16 if high < 2**16 else 32
+            way_out = f". Pass `bits={needed}`" if high < 2**32 else ""
+            if needed > most and way_out:
+                way_out = ". Masks in files have at most 16: pass arrays, with `bits=32`"
             raise RefusedError(
                 "unsupported", f"a class index of {high} has over {bits} bits{way_out}"
             )

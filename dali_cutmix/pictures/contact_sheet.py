@@ -115,8 +115,16 @@ def _check_image(image: Any) -> None:
     )
     if not is_shown or not len(image):
         got = Told(f"{image.dtype} {list(image.shape)}")
-        way_out = "Make the loader with `dtype=torch.uint8`."
-        refuse(where, "image", "be uint8 [B, 3, height, width]", got, way_out)
+        rule, way_out = (
+            "be uint8 [B, 3, height, width]",
+            "Make the loader with `dtype=torch.uint8`.",
+        )
+        if image.ndim == 5:
+            rule = (
+                "be uint8 [B, 3, T, height, width] of clips, or [B, 1, D, height, width] of volumes"
+            )
+            way_out += " Of volumes pick a channel: `image[:, :1]`."
+        refuse(where, "image", rule, got, way_out)
 
 
 def _classes(

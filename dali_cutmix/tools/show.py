@@ -161,7 +161,7 @@ def show(
     """Draw a batch of your own images, with cuts outlined and class weights below.
 
     With --masks pixels are tinted by class, with --boxes objects are framed, and with --rows
-    numbers are bars. Clips are strips of frames, and volumes are three slices.
+    numbers are bars. Clips are strips of frames, and volumes three slices of the first channel.
 
     Images are resized and cropped at the centre, so that you recognise them. A training run would
     crop at random.
@@ -275,6 +275,8 @@ def _sheet(opened: _Opened, mix: ShownMix | None, batch_size: int, seed: int) ->
     )
     with loader:
         image, target, plan = next(iter(loader))
+    if are_volumes:
+        image = image[:, :1]  # a picture has a single channel of a volume
     classes = loader.dataset.classes if opened.names is None else opened.names
     return contact_sheet(image, target, plan, classes=classes, title=_title(mix, seed))
 

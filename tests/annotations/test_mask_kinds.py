@@ -129,6 +129,39 @@ def test_arrays_of_up_to_32_bits_are_served_where_asked_for(tmp_path: Path) -> N
     assert torch.equal(served(tmp_path, Masks([array], bits=32))[0], torch.from_numpy(array))
 
 
+def test_files_of_over_16_bits_are_bad_with_a_way_out_that_works(tmp_path: Path) -> None:
+    array = indices(9)
+    array[3, 4] = 70_000
+    np.save(tmp_path / "mask.npy", array)
+    message = (
+        "a class index of 70000 has over 16 bits. Masks in files have at most 16: pass arrays, "
+    )
+    with pytest.raises(BadFileError, match=f"{re.escape(message)}with `bits=32`$"):
+        served(tmp_path, Masks([tmp_path / "mask.npy"]))
+    masks = Masks([np.load(tmp_path / "mask.npy")], bits=32)
+    assert torch.equal(served(tmp_path, masks)[0], torch.from_numpy(array))
+
+
+@pytest.mark.parametrize("strange", [-1, 300, 65_535, 70_000, 2**40])
+@pytest.mark.parametrize("ignore", [255, -100])
+def test_all_ids_that_are_not_listed_are_ignored(tmp_path: Path, strange: int, ignore: int) -> None:
+    array = indices(2)
+    array[3, 4] = strange
+    want = np.full(SIZE, ignore)
+    want[array == 1] = 0
+    np.save(tmp_path / "mask.npy", array)
+    for masks in (array[None], [array], [tmp_path / "mask.npy"]):
+        target = served(tmp_path, Masks(masks, ignore, classes={1: 0}))
+        assert np.array_equal(target[0].numpy(), want)
+    small = Masks([np.ones(SIZE, np.uint8), array], ignore, classes={1: 0})  # of 8 bits
+    assert np.array_equal(small.classes_in(1), want)
+
+
+def test_listed_ids_of_more_bits_than_the_first_mask_are_bad_and_not_ignored() -> None:
+    masks = Masks([np.ones(SIZE, np.uint8), np.full(SIZE, 300)], classes={1: 0, 300: 1})
+    assert masks.fault(1) == "a class index of 300 has over 8 bits. Pass `bits=16`"
+
+
 def test_memory_mapped_arrays_are_served(tmp_path: Path) -> None:
     stacked = np.stack([indices(20, seed) for seed in range(4)]).astype(np.uint8)
     np.save(tmp_path / "masks.npy", stacked)

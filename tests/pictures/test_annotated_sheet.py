@@ -235,12 +235,16 @@ def test_show_draws_clips_as_strips(tmp_path: Path) -> None:
     assert levels == [[0], [40], [80], [120], [160], [200]]
 
 
-def test_show_draws_volumes_as_three_slices_of_one_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_channels", [1, 2, 3])
+def test_show_draws_volumes_as_three_slices_of_one_size(tmp_path: Path, num_channels: int) -> None:
     volumes = tmp_path / "volumes"
     (volumes / "more").mkdir(parents=True)
     for number in range(4):
         volume = np.zeros((60 + number, 80 + 2 * number, 100), np.int16)
         volume[len(volume) // 2] = 1000  # the middle slice across depth
+        if num_channels > 1:  # the first is drawn
+            others = np.full((*volume.shape, num_channels - 1), 2000, np.int16)
+            volume = np.concatenate([volume[..., None], others], axis=3)
         np.save(volumes / ("more" if number % 2 else "") / f"{number}.npy", volume)
     tile = first_tile(
         shown_by_command(volumes, tmp_path / "s.png", "--volumes"), (80, 100 + 100 + 80 + 8)

@@ -347,6 +347,19 @@ def test_images_of_another_type_or_shape_are_refused(image: torch.Tensor, got: s
         contact_sheet(image, torch.zeros(len(image), dtype=torch.int64), classes=NAMES)
 
 
+def test_volumes_of_several_channels_are_refused_with_the_way_out() -> None:
+    volumes = torch.zeros(2, 2, 8, 8, 8)
+    label = torch.zeros(2, dtype=torch.int64)
+    message = (
+        "contact_sheet: `image` must be uint8 [B, 3, T, height, width] of clips, or [B, 1, D, "
+        "height, width] of volumes, got torch.float32 [2, 2, 8, 8, 8]. Make the loader with "
+        "`dtype=torch.uint8`. Of volumes pick a channel: `image[:, :1]`."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        contact_sheet(volumes, label, classes=NAMES)
+    contact_sheet(volumes[:, :1], label, classes=NAMES)
+
+
 def test_class_without_a_name_is_refused() -> None:
     message = "contact_sheet: `classes` must name every class, and class 3 occurs, got 3 names."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
