@@ -10,6 +10,7 @@ from dali_cutmix.annotations.listing import existing_folder, names_below, withou
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.stored import MaskFiles
 from dali_cutmix.core.checks import check_choice, refuse
+from dali_cutmix.core.errors import printable
 from dali_cutmix.core.regular import read_text
 from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.files import FileList
@@ -149,7 +150,8 @@ def read_voc_masks(
                 f"VOCdevkit/VOC2012, but {path!r} does not exist."
             )
     # Lists of objects have a number behind each name.
-    keys = [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
+    lines = read_text(listed, "surrogateescape").splitlines()  # names of files need not be UTF-8
+    keys = [line.split()[0] for line in lines if line.strip()]
     if not keys:
         raise ValueError(f"{where}: the list {listed!r} is empty.")
     image_names, mask_names = ([f"{key}.{e}" for key in keys] for e in ("jpg", "png"))
@@ -224,7 +226,6 @@ def _check_there(where: str, root: str, names: Iterable[str]) -> None:
     missing = [name for name in names if name not in there]
     if missing:
         more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
-        raise FileNotFoundError(
-            f"{where}: {root!r} must hold every file of the list, but "
-            f"{', '.join(missing[:_MOST_NAMED])}{more} are missing."
-        )
+        message = f"{where}: {root!r} must hold every file of the list, but "
+        message += f"{', '.join(missing[:_MOST_NAMED])}{more} are missing."
+        raise FileNotFoundError(printable(message))

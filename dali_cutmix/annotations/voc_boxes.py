@@ -129,7 +129,8 @@ def _names(folder: str, image_set: str | os.PathLike[str] | None) -> list[str]:
             )
         return names
     path = existing_file(_WHERE, "image_set", image_set)
-    names = [f"{line.split()[0]}.xml" for line in read_text(path).splitlines() if line.strip()]
+    lines = read_text(path, "surrogateescape").splitlines()  # names of files need not be UTF-8
+    names = [f"{line.split()[0]}.xml" for line in lines if line.strip()]
     if not names:
         refuse(_WHERE, "image_set", "name at least one file", f"an empty list, {path}")
     return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -289,6 +290,15 @@ def test_voc_counts_pixels_from_1_and_keeps_what_is_difficult(tmp_path: Path) ->
     _, from_0 = read_voc_boxes(folder, images, first_pixel=0, background=False)
     assert listed(from_0)[0]["boxes"] == [[1, 1, 1, 1], [11, 5.5, 40, 30]]
     assert listed(from_0)[0]["labels"] == [label - 1 for label in labels]
+
+
+def test_names_in_a_list_of_voc_need_not_be_utf8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xc3\xa8\xe9")
+    images = save_images(tmp_path / "images", f"{name}.jpg", "b.jpg")
+    voc(tmp_path / "xml", name, filename="")
+    (tmp_path / "train.txt").write_bytes(os.fsencode(name) + b"  1\n")
+    source, _ = read_voc_boxes(tmp_path / "xml", images, image_set=tmp_path / "train.txt")
+    assert [path for path, _ in source.samples] == [str(images / f"{name}.jpg")]
 
 
 def test_voc_of_a_list_and_of_other_classes(tmp_path: Path) -> None:

@@ -189,6 +189,9 @@ def test_what_pascal_voc_lacks_is_named(tmp_path: Path) -> None:
     put(tmp_path / "ImageSets" / "Segmentation" / "train.txt", b"\n")
     with pytest.raises(ValueError, match=r"train\.txt' is empty"):
         read_voc_masks(tmp_path)
+    put(tmp_path / "ImageSets" / "Segmentation" / "train.txt", b"\xe9\n")
+    with pytest.raises(FileNotFoundError, match=r"but \\udce9\.jpg are missing\.$"):
+        read_voc_masks(tmp_path)
 
 
 def test_cityscapes_label_ids_become_the_19_classes(tmp_path: Path) -> None:
