@@ -202,6 +202,9 @@ def test_part_of_the_clips_shows_the_same_clips(tmp_path: Path) -> None:
     assert part.targets.tolist() == [2, 0]
     assert part.fingerprint != source.fingerprint
     assert shown(part) == [[2, 3], [1, 2]]
+    assert source.take([-1, 0]).fingerprint == part.fingerprint
+    with pytest.raises(ValueError, match=r"^Clips: `indices` must be whole numbers, got \[True, F"):
+        source.take([True, False, True])
     subset = torch.utils.data.Subset(source, [2, 0])
     with loaded(subset) as loader:
         ((image, label),) = loader
