@@ -15,7 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dali_cutmix.core.checks import check_choice, check_prob, is_whole, refuse
+from dali_cutmix.core.checks import (
+    Told,
+    check_choice,
+    check_count,
+    check_prob,
+    is_whole,
+    refuse,
+)
 from dali_cutmix.core.dali import DataNode, python_node
 from dali_cutmix.mixing.plan import MixPlan, check_nodes
 
@@ -104,10 +111,23 @@ def dense_target(target: MixedTarget, num_classes: int) -> torch.Tensor:
 
     Returns:
         ``[B, num_classes]`` float32, rows summing to 1.
+
+    Raises:
+        ValueError: ``target`` is not a `MixedTarget` of such shapes, or on a CPU holds a label
+            outside ``[0, num_classes)``. On a GPU torch stops at such a label.
     """
+    where = "dense_target"
     if not isinstance(target, MixedTarget):
         way_out = "Class indices become rows by `torch.nn.functional.one_hot`."
-        refuse("dense_target", "target", "be a MixedTarget", type(target).__name__, way_out)
+        refuse(where, "target", "be a MixedTarget", type(target).__name__, way_out)
+    check_count(where, "num_classes", num_classes, at_least=1)
+    _check_pair(where, target)
+    # Not on a GPU, where the host would wait, nor by a compiler, which knows no values.
+    if target.label.device.type == "cpu" and not torch.compiler.is_compiling():
+        is_outside = (target.label < 0) | (target.label >= num_classes)
+        if is_outside.any():
+            label = int(target.label[is_outside][0])
+            refuse(where, "target", f"hold labels in [0, {num_classes})", Told(f"a label {label}"))
     rows = target.weight.new_zeros((target.weight.shape[0], num_classes))
     return rows.scatter_add_(1, target.label, target.weight)
 
@@ -140,7 +160,8 @@ def mixed_cross_entropy(
     Args:
         logits: Unnormalised scores: ``[B, num_classes]`` float.
         target: Class weights ``[B, num_classes]`` float, class indices ``[B]`` int64, or a
-            `MixedTarget` of ``k`` classes, on the device of ``logits``.
+            `MixedTarget` of ``k`` classes, ``label`` and ``weight`` ``[B, k]``. On the device of
+            ``logits``.
         label_smoothing: Share of each target spread evenly over all classes, in [0, 1].
         weight: Factor of each class, ``[num_classes]`` float, on the device of ``logits``; None
             stands for 1.
@@ -152,7 +173,8 @@ def mixed_cross_entropy(
         Scalar; ``[B]`` with ``"none"``.
 
     Raises:
-        ValueError: An argument outside its range, named with its value.
+        ValueError: An argument outside its range, named with its value; or a target of another
+            batch than ``logits``.
     """
     where, num_classes = "mixed_cross_entropy", logits.shape[:2][-1]
     check_prob(where, label_smoothing, "label_smoothing")
@@ -167,6 +189,10 @@ def mixed_cross_entropy(
             refuse(where, "weight", f"be a tensor of the shape {(num_classes,)}", shape)
         weight = weight.to(logits.dtype)
     if not isinstance(target, MixedTarget):
+        if not isinstance(target, torch.Tensor):
+            way_out = "A label and a weight of your own go into `MixedTarget(label, weight)`."
+            got = type(target).__name__
+            refuse(where, "target", "be a tensor or a MixedTarget", got, way_out)
         if target.is_floating_point():
             target = target.to(logits.dtype)
             if ignore_index >= 0:
@@ -197,6 +223,11 @@ def _pair_losses(
     ignore_index: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the loss of each class of each sample, and the class weight: ``[B, k]`` float each."""
+    # `gather` would take the first rows of a larger batch, and broadcasting fewer weights.
+    _check_pair("mixed_cross_entropy", target)
+    if logits.ndim != 2 or len(logits) != len(target.label):
+        rule = f"be [{len(target.label)}, num_classes], as the target's samples are"
+        refuse("mixed_cross_entropy", "logits", rule, list(logits.shape))
     counts = target.label != ignore_index
     label = target.label.where(counts, 0)
     factor = counts.to(logits.dtype) if weight is None else weight[label] * counts
@@ -207,3 +238,10 @@ def _pair_losses(
         share = label_smoothing / logits.shape[1]
         losses = (1 - label_smoothing) * losses - share * spread[:, None] * counts
     return losses * target.weight, factor
+
+
+def _check_pair(where: str, target: MixedTarget) -> None:
+    """Refuse all but a label and a weight ``[B, k]``."""
+    label, weight = (list(getattr(part, "shape", ())) for part in target)
+    if len(label) != 2 or label != weight:
+        refuse(where, "target", "hold `label` and `weight` [B, k]", Told(f"{label} and {weight}"))

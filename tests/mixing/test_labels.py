@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
@@ -131,6 +132,28 @@ def test_dense_rows_sum_to_one_for_every_count_of_pixels() -> None:
     sums = dense(label, weight, 3).sum(axis=1)
     np.testing.assert_allclose(sums, 1, rtol=0, atol=2**-23)
     assert (dense(label * 0, weight, 3)[:, 0] == sums).all()
+
+
+@pytest.mark.parametrize(
+    ("label", "weight", "num_classes", "problem"),
+    [
+        ([[1, 7]], [[0.5, 0.5]], 5, "`target` must hold labels in [0, 5), got a label 7."),
+        ([[1, -100]], [[0.5, 0.5]], 5, "`target` must hold labels in [0, 5), got a label -100."),
+        (
+            [[1, 2]],
+            [[0.5, 0.3, 0.2]],
+            5,
+            "`target` must hold `label` and `weight` [B, k], got [1, 2] and [1, 3].",
+        ),
+        ([[1, 2]], [[0.5, 0.5]], 0, "`num_classes` must be a whole number of at least 1, got 0."),
+    ],
+    ids=["above", "ignored", "weights", "no class"],
+)
+def test_dense_rows_of_other_classes_or_shapes_are_refused(
+    label: Any, weight: Any, num_classes: int, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(f'dense_target: {problem}')}$"):
+        dense_target(MixedTarget(torch.tensor(label), torch.tensor(weight)), num_classes)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

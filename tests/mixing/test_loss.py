@@ -253,6 +253,66 @@ def test_settings_of_the_loss_that_have_no_meaning_are_refused(
         mixed_cross_entropy(torch.zeros(2, 3), torch.full((2, 3), 1 / 3), **settings)
 
 
+PAIR = MixedTarget(torch.zeros(4, 2).long(), torch.full((4, 2), 0.5))
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1, "weight": torch.ones(3)}])
+@pytest.mark.parametrize(
+    ("logits", "target", "problem"),
+    [
+        (
+            torch.zeros(8, 3),
+            PAIR,
+            "`logits` must be [4, num_classes], as the target's samples are, got [8, 3].",
+        ),
+        (
+            torch.zeros(4, 3, 2),
+            PAIR,
+            "`logits` must be [4, num_classes], as the target's samples are, got [4, 3, 2].",
+        ),
+        (
+            torch.zeros(4, 3),
+            PAIR._replace(weight=torch.ones(2)),
+            "`target` must hold `label` and `weight` [B, k], got [4, 2] and [2].",
+        ),
+        (
+            torch.zeros(4, 3),
+            PAIR._replace(weight=torch.ones(4, 1)),
+            "`target` must hold `label` and `weight` [B, k], got [4, 2] and [4, 1].",
+        ),
+        (
+            torch.zeros(4, 3),
+            tuple(PAIR),
+            "`target` must be a tensor or a MixedTarget, got 'tuple'. A label and a weight of your "
+            "own go into `MixedTarget(label, weight)`.",
+        ),
+        (
+            torch.zeros(4, 3),
+            None,
+            "`target` must be a tensor or a MixedTarget, got 'NoneType'. A label and a weight of "
+            "your own go into `MixedTarget(label, weight)`.",
+        ),
+    ],
+    ids=["another batch", "pixels", "a weight", "a column", "a tuple", "none"],
+)
+def test_targets_that_are_not_of_the_logits_are_refused(
+    logits: torch.Tensor, target: Any, problem: str, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(f'mixed_cross_entropy: {problem}')}$"):
+        mixed_cross_entropy(logits, target, **settings)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_pair_loss_and_dense_rows_are_compiled_in_one_graph(dynamic: bool) -> None:
+    def losses(logits: torch.Tensor, target: MixedTarget) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = dense_target(target, 3)
+        return mixed_cross_entropy(logits, target, 0.1), mixed_cross_entropy(logits, rows, 0.1)
+
+    compiled = torch.compile(losses, backend="eager", fullgraph=True, dynamic=dynamic)
+    pair, dense = compiled(torch.randn(4, 3), PAIR)
+    torch.testing.assert_close(pair, dense)
+
+
 def test_a_mean_over_no_weight_is_that_of_torch() -> None:
     logits, label, weight = torch.randn(4, 3), torch.zeros(4, 1).long(), torch.tensor([0.0, 1, 1])
     pair = MixedTarget(label, torch.ones(4, 1))
