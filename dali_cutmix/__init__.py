@@ -47,7 +47,7 @@ from dali_cutmix.mixing.resizemix import ResizeMix
 from dali_cutmix.mixing.ricap import RICAP
 from dali_cutmix.mixing.saliencymix import SaliencyMix
 from dali_cutmix.mixing.schedule import Scheduled
-from dali_cutmix.mixing.torch import draw_plan, mix_batch
+from dali_cutmix.mixing.torch import draw_plan, mix_batch, mix_masks
 from dali_cutmix.order.sampler import EpochSampler, Shard
 from dali_cutmix.pictures.contact_sheet import contact_sheet
 from dali_cutmix.serving.tuning import Tuning
@@ -129,6 +129,7 @@ __all__ = [
     "erase",
     "mix_batch",
     "mix_images",
+    "mix_masks",
     "mix_plan",
     "mixed_cross_entropy",
     "mixed_target",

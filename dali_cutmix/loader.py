@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from dali_cutmix.core.checks import Told, checked_flag, refuse
 from dali_cutmix.core.errors import BadFileError
 from dali_cutmix.from_torch.keywords import check_torch_keywords
+from dali_cutmix.mixing.guided import GuidedCutMix
 from dali_cutmix.mixing.mix import Mix, check_num_weights, inner_mixes, needs_labels
 from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.order.progress import Progress
@@ -458,8 +459,7 @@ def _check_samples(settings: LoaderSettings, images: StoredImages) -> None:
             way_out = "An annotation holds an item for each image, in the order of the source."
             refuse("DataLoader", name, rule, got, way_out)
     for part in () if settings.mix is None else inner_mixes(settings.mix):
-        num_images = getattr(part, "num_images", len(images))
-        if num_images != len(images):
+        if isinstance(part, GuidedCutMix) and len(part.boxes) != len(images):
             rule = f"have boxes of the {len(images)} images of the source"
             refuse("DataLoader", "mix", rule, part.boxes)
     if settings.needs_classes and not len(images.classes):

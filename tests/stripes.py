@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,4 +29,4 @@ class Stripes:
         return MixPlan(source, weight, frame.size, taken=rect, put=rect)
 
     def operate(self, sample: Any, plan: MixPlan, _frame: Any) -> Any:
-        return replace(sample, image=paste(sample.image, plan))
+        return sample.change(lambda pixels: paste(pixels, plan))

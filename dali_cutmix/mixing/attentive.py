@@ -19,6 +19,9 @@ from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.mixing.plan import MixPlan, Partner, Rect, keep_weights, partners_of
 
+#: Name of what is pending in plans of `AttentiveCutMix`: whether a sample is mixed, int32.
+_MARK = "attentivecutmix"
+
 
 @dataclass(frozen=True)
 class AttentiveCutMix:
@@ -83,7 +86,7 @@ class AttentiveCutMix:
             size=frame.size,
             taken=rect,
             put=rect,
-            pending=(partner != sample)[:, 0].astype(np.int32),
+            pending={_MARK: (partner != sample)[:, 0].astype(np.int32)},
         )
 
     def operate(self, sample: Sample, _plan: MixPlan, _frame: Frame) -> Sample:
@@ -111,8 +114,11 @@ def attentive_plan(plan: MixPlan, attention: torch.Tensor) -> MixPlan:
             too few or too many cells.
     """
     where = "attentive_plan"
-    if not isinstance(plan, MixPlan) or not isinstance(plan.pending, torch.Tensor):
-        got = "a complete plan" if isinstance(plan, MixPlan) else type(plan).__name__
+    pending = plan.pending if isinstance(plan, MixPlan) else None
+    if not isinstance(plan, MixPlan) or not isinstance(pending, dict) or _MARK not in pending:
+        got = type(plan).__name__
+        if isinstance(plan, MixPlan):
+            got = "a complete plan" if pending is None else "a plan of another mix"
         way_out = "Take that of `DataLoader(mix=Deferred(AttentiveCutMix()), with_plan=True)`."
         refuse(where, "plan", "be drawn by AttentiveCutMix", got, way_out)
     num_samples, num_cells = len(plan.source), plan.num_regions - 1
@@ -136,7 +142,7 @@ def attentive_plan(plan: MixPlan, attention: torch.Tensor) -> MixPlan:
         )
     ]
     low, high = (torch.stack(ends, dim=2) for ends in zip(*edges, strict=True))
-    extent = (high - low) * plan.pending[:, None, None]
+    extent = (high - low) * plan.pending[_MARK][:, None, None]
     area, num_pixels = extent.prod(dim=2), plan.size[0] * plan.size[1]
     rect = Rect(
         torch.cat([plan.taken.anchor[:, :1], low.int()], dim=1),  # type: ignore[union-attr]

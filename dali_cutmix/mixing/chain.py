@@ -24,6 +24,7 @@ from dali_cutmix.mixing.mix import (
     inner_mixes,
     looks,
     min_batch_size,
+    operated,
 )
 from dali_cutmix.mixing.plan import MixPlan
 
@@ -131,8 +132,8 @@ class Chain:
             refuse("Chain", "plan", "be drawn by Chain", type(plan).__name__)
         inner = replace(frame, blends_last=False)
         for mix, part in zip(self.mixes[:-1], plan.plans[:-1], strict=True):
-            sample = mix.operate(sample, part, inner)
-        return self.mixes[-1].operate(sample, plan.plans[-1], frame)
+            sample = operated(mix, sample, part, inner)
+        return operated(self.mixes[-1], sample, plan.plans[-1], frame)
 
 
 def _check_cells(mixes: Sequence[Mix], plans: Sequence[MixPlan]) -> None:

@@ -25,6 +25,7 @@ from dali_cutmix.mixing.mix import (
     is_mix,
     looks,
     min_batch_size,
+    operated,
 )
 from dali_cutmix.mixing.plan import MixPlan, Rect, finished
 
@@ -34,8 +35,9 @@ class ChosenPlan(MixPlan):
     """The plan of the mix that was chosen for the batch, and the plans of all mixes.
 
     ``source``, ``weight``, ``put``, ``lam`` and `kept` are those of the chosen mix. Where that mix
-    has fewer regions than another, regions of weight 0 follow that show the sample itself. Where
-    the chosen mix blends and another cuts, ``put`` is 0.
+    has fewer regions than another, regions of weight 0 and of no area follow that show the sample
+    itself. Of two regions the square of a mix that erases is the second. Where the chosen mix
+    blends and another cuts, ``put`` is 0.
 
     Attributes:
         choice: Which mix was chosen, equal for all samples of a batch: scalar int32.
@@ -158,11 +160,11 @@ class RandomChoice:
         """
         mix, plan = self.mixes[first], plans[0]
         if first == len(self.mixes) - 1:
-            return _as_float(mix.operate(sample, plan, frame), to_float)
+            return _as_float(operated(mix, sample, plan, frame), to_float)
         is_chosen = choice == first
         part, others = _split(sample, is_chosen)
         inside, outside = frame.within(is_chosen), frame.within(choice != first)
-        mixed = _as_float(mix.operate(part, _split(plan, is_chosen)[0], inside), to_float)
+        mixed = _as_float(operated(mix, part, _split(plan, is_chosen)[0], inside), to_float)
         choice, plans = split(choice, is_chosen)[1], _split(plans[1:], is_chosen)[1]
         rest = self._operate_from(first + 1, others, choice, plans, to_float, outside)
         structure = Structure(mixed)
@@ -199,8 +201,8 @@ def _fields_of(chosen: MixPlan, plans: Sequence[MixPlan], num_regions: int) -> d
             shape = (len(zeros), num_regions, 2)
             put = Rect(np.zeros(shape, np.int32), np.zeros(shape, np.int32))
         else:
-            # In front, so that the cut stays the last region.
-            pad = [(0, 0), (missing, 0), (0, 0)]
+            # A square that is erased has to be the last of two, as a cut is; see `MixPlan.anchor`.
+            pad = [(0, 0), (missing, 0) if num_regions == 2 else (0, missing), (0, 0)]
             put = Rect(np.pad(chosen.put.anchor, pad), np.pad(chosen.put.extent, pad))
     has_lam = any(plan.lam is not None for plan in plans)
     return {

@@ -17,7 +17,7 @@ class Deferred:
     """Draw the plan of a mix and weigh the labels, but leave the pixels as they are.
 
     ``DataLoader(mix=Deferred(CutMix()), with_plan=True)`` gives unmixed images and their plan, for
-    `mix_batch` to apply to the images or to features inside a model.
+    `mix_batch` to apply to the images or to features inside a model, and `mix_masks` to masks.
 
     Args:
         mix: Any mix.

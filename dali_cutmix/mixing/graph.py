@@ -19,8 +19,8 @@ from dali_cutmix.mixing.mixup import MixUp
 from dali_cutmix.mixing.paste import of_size, without_empty
 from dali_cutmix.mixing.plan import MixPlan, Partner, Per, check_nodes, check_partner
 
-#: Mixes whose arithmetic is written for nodes as well as for arrays.
-_DRAWN_BY_OPERATORS = (CutMix, MixUp, Cutout)
+#: Draws whose arithmetic is written for nodes as well as for arrays. A derived class may draw more.
+_BY_OPERATORS = (CutMix.draw, MixUp.draw, Cutout.draw)
 
 
 def cutmix_plan(
@@ -188,7 +188,7 @@ def mix_plan(mix: Mix, size: tuple[int, int], *, seed: int | None = None) -> Mix
         refuse("mix_plan", "mix", "be a mix", mix, "Pass one such as `CutMix()`.")
     frame = Frame(check_size("mix_plan", size))
     draws = GraphDraws.of("mix_plan", seed)
-    if isinstance(mix, _DRAWN_BY_OPERATORS):
+    if type(mix).draw in _BY_OPERATORS:
         return mix.draw(draws, frame)
     # Drawn once for nothing, so that a mix that cannot be drawn here is refused here.
     probe = mix.draw(_Unscheduled(2, 0, 0, 0, 0), frame)

@@ -90,11 +90,6 @@ class GuidedCutMix:
         if self.alpha != 1:
             refuse(WHERE, "alpha", "be left out with `target`, whose boxes are cut", self.alpha)
 
-    @property
-    def num_images(self) -> int:
-        """Images that the boxes belong to: those of the source."""
-        return len(self.boxes)
-
     def draw(self, draws: Draws, frame: Frame) -> MixPlan:
         """Draw partners and candidates, on the host; see `Mix`."""
         index = getattr(draws, "indices", None)

@@ -47,7 +47,7 @@ def blends_last(mix: Mix, plan: MixPlan) -> bool:
         parts = list(zip(mix.mixes, plan.plans, strict=True))
         blended = [blends_last(*part) for part in parts if has_blends(part[1])]
         return operate is RandomChoice.operate and bool(blended) and all(blended)
-    return operate is MixUp.operate
+    return operate is MixUp.operate and plan.num_regions == 2
 
 
 def blend_last(

@@ -40,6 +40,8 @@ class Mix(Protocol):
     def operate(self, sample: Sample, plan: MixPlan, frame: Frame, /) -> Sample:
         """Apply a plan to the samples of a batch. DALI operators only.
 
+        Masks change as the image does: see `Sample.change`.
+
         Args:
             sample: The batch before this mix.
             plan: What `draw` returned, with CPU nodes in the place of arrays. In a loader a plan
@@ -81,11 +83,28 @@ class LookingMix(Mix, Protocol):
         """
 
 
+def operated(mix: Mix, sample: Sample, plan: MixPlan, frame: Frame) -> Sample:
+    """Apply a mix's plan to the samples of a batch.
+
+    Raises:
+        TypeError: The mix moves pixels of the image and leaves a mask as it was.
+    """
+    result = mix.operate(sample, plan, frame)
+    moves = plan.taken is not None or plan.owner is not None
+    if not moves or not isinstance(result, Sample) or result.image is sample.image:
+        return result
+    if any(mask is before for mask, before in zip(result.masks, sample.masks, strict=False)):
+        raise TypeError(
+            f"{type(mix).__name__}.operate: must mix masks as it mixes the image. Write "
+            "`sample.change(lambda pixels: paste(pixels, plan))`."
+        )
+    return result
+
+
 def looks(mix: Any) -> bool:
     """Tell whether a mix, or one that it is made of, completes its plan by looking at images."""
-    inner = getattr(mix, "mixes", None) or (getattr(mix, "mix", None),)
-    inner = [part for part in inner if part is not None and is_mix(part)]
-    return any(map(looks, inner)) if inner else hasattr(mix, "look")
+    inner = _inside(mix)
+    return hasattr(mix, "look") and (not inner or any(map(looks, inner)))
 
 
 def in_torch(mix: Any) -> bool:
@@ -107,22 +126,27 @@ def min_batch_size(mix: Mix) -> int:
 def inner_mixes(mix: Any) -> Iterator[Any]:
     """Yield a mix and the mixes that it is made of, at any depth."""
     yield mix
-    inner = getattr(mix, "mixes", None) or (getattr(mix, "mix", None),)
-    for part in inner:
-        if part is not None and is_mix(part):
-            yield from inner_mixes(part)
+    for part in _inside(mix):
+        yield from inner_mixes(part)
+
+
+def _inside(mix: Any) -> list[Any]:
+    """Return the mixes that a mix is made of: those in its `mixes` or `mix`."""
+    mixes = getattr(mix, "mixes", None)
+    parts = mixes if isinstance(mixes, (tuple, list)) else [getattr(mix, "mix", None)]
+    return [part for part in parts if is_mix(part)]
 
 
 def is_weighted(mix: Any) -> bool:
-    """Return whether a mix, or a mix inside, draws partners by weights."""
-    return any(getattr(part, "partner", None) == "weighted" for part in inner_mixes(mix))
+    """Return whether a mix draws partners by weights."""
+    partner = getattr(mix, "partner", None)
+    return isinstance(partner, str) and partner == "weighted"
 
 
 def needs_labels(mix: Any) -> bool:
     """Return whether a mix, or a mix inside, draws partners by the weights of their classes."""
     return any(
-        getattr(part, "partner", None) == "weighted"
-        and getattr(part, "sample_weights", None) is None
+        is_weighted(part) and getattr(part, "sample_weights", None) is None
         for part in inner_mixes(mix)
     )
 
@@ -131,7 +155,7 @@ def check_num_weights(mix: Any, num_classes: int, num_samples: int) -> None:
     """Refuse a mix whose weights are not as many as there are classes, or samples."""
     for part in inner_mixes(mix):
         for of, num in (("class", num_classes), ("sample", num_samples)):
-            weights = getattr(part, f"{of}_weights", None)
+            weights = getattr(part, f"{of}_weights", None) if is_weighted(part) else None
             if weights is not None and len(weights) != num:
                 rule = f"hold {num} weights, one for each {of} of the source"
                 refuse(type(part).__name__, f"{of}_weights", rule, Told(f"{len(weights)} weights"))
@@ -170,6 +194,34 @@ def check_plan(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:
         if rect.anchor.min() < 0 or rect.extent.min() < 0 or (end > frame.size).any():
             rule = f"lie inside the image of {frame.size}"
             refuse(where, name, rule, f"corners to {end.reshape(-1, 2).max(axis=0).tolist()}")
+    _check_sides(where, plan)
+    if not plan.is_complete and not looks(mix) and not any(map(in_torch, inner_mixes(mix))):
+        rule = "be None where a mix has no `look` and `complete`, or the mix inside has none"
+        refuse(where, "pending", rule, Told("a plan that nothing would complete"))
+
+
+def _check_sides(where: str, plan: MixPlan) -> None:
+    """Refuse rectangles of which operators would read or fill others than the plan says."""
+    taken, put = plan.taken, plan.put
+    if taken is None or put is None or taken is put:
+        return
+    if not plan.resizes:
+        if not np.array_equal(taken.extent, put.extent):
+            way_out = "To make a whole partner smaller, set `resizes`."
+            rule = "have the sides of `put`, since pixels are copied"
+            refuse(where, "taken", rule, Told("other sides"), way_out)
+        return
+    num_regions, size = plan.source.shape[1], np.array(plan.size)
+    if num_regions != 2:
+        way_out = "One partner of each sample is resized. `Chain` puts several mixes in a row."
+        refuse(where, "resizes", f"be False in a plan of {num_regions} regions", True, way_out)
+    if taken.anchor.any() or (taken.extent != size).any() or (put.extent[:, 0] != size).any():
+        way_out = "Parts are copied by a plan without `resizes`."
+        rule = "be the whole image in both regions of a plan that resizes, the first put whole"
+        refuse(where, "taken", rule, Told("a part of it"), way_out)
+    if not put.extent.all():
+        rule, way_out = "have no side of 0 where a plan resizes", "Put an unmixed sample on itself."
+        refuse(where, "put", rule, Told("one"), way_out)
 
 
 def _check_owner(where: str, plan: MixPlan) -> None:

@@ -73,7 +73,8 @@ class MixPlan:
         lam: Kept fraction as drawn, in [0, 1]: scalar float32. None where nothing like it is drawn.
         fill: Colour R, G, B, in [0, 255], that the rectangles of ``put`` are filled with where
             ``taken`` is None.
-        resizes: Whether ``taken`` and ``put`` differ in size, so that pixels are resized.
+        resizes: Whether the second of two regions reads its whole source, and resizes what it reads
+            to the sides of ``put``. In other plans ``taken`` and ``put`` have equal sides.
         num_regions: Regions, ``k``. Counted where ``source`` is an array or a tensor.
         owner: Region that owns each cell of a grid over the image, below ``k``: ``[rows, columns]``
             uint8. The region shows its source there, at the same place. ``put`` and ``taken`` are
@@ -104,9 +105,8 @@ class MixPlan:
     _position: _Position | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.num_regions and hasattr(self.source, "shape"):
-            is_node = isinstance(self.source, DataNode)
-            object.__setattr__(self, "num_regions", 0 if is_node else self.source.shape[-1])
+        if isinstance(self.source, (np.ndarray, torch.Tensor)):  # anew in a changed copy
+            object.__setattr__(self, "num_regions", self.source.shape[-1])
 
     @property
     def position(self) -> tuple[int, int] | None:

@@ -48,7 +48,11 @@ class RICAP:
 
     @classmethod
     def paper(cls, beta: float = 0.3) -> RICAP:
-        """Mix as the authors' code: one point and one set of places per batch."""
+        """Mix as the authors' code: one point and one set of places per batch.
+
+        The authors draw four independent permutations, which may show an image twice. Here the four
+        images differ, in a batch of at least four.
+        """
         return cls(beta=beta, per="batch")
 
     def draw(self, draws: Draws, frame: Frame) -> MixPlan:

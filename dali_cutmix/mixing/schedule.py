@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from dali_cutmix.core.checks import check_count, refuse
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.mixing.mix import Mix, is_mix, min_batch_size
+from dali_cutmix.mixing.guided import GuidedCutMix
+from dali_cutmix.mixing.mix import Mix, is_mix, is_weighted, looks, min_batch_size, operated
 from dali_cutmix.mixing.plan import MixPlan
 
 Schedule = Callable[[float], Any]
@@ -34,6 +37,10 @@ class Scheduled:
     batch size or other ranks, ``t`` counts the samples served. Epochs after ``num_epochs`` repeat
     the last one.
 
+    `Mix.draw` and `LookingMix.complete` get the settings of their batch. `Mix.operate` and
+    `LookingMix.look` get those of ``mix``, since a graph is made once: a setting that they read
+    does not change. Give what varies to the plan.
+
     Args:
         mix: A mix with the settings that are scheduled, such as `CutMix`.
         num_epochs: Epochs of the run, at least 1.
@@ -41,8 +48,10 @@ class Scheduled:
             function must give the same value for the same ``t`` whenever it is called.
 
     Raises:
-        ValueError: A setting that the mix has not, or a function that gives a value which the mix
-            does not take: named with ``t``.
+        ValueError: A setting that the mix has not; or, named with ``t``, a value that the mix does
+            not take, or that changes what stays for a run: the number of regions, whether partners
+            are weighted and by how many weights, how many images have boxes, and whether
+            `GuidedCutMix` has a ``target``.
     """
 
     mix: Mix
@@ -102,16 +111,22 @@ class Scheduled:
                 f"{WHERE}: the schedules must give settings that {type(mix).__name__} takes, got "
                 f"{values} at t={t:g}. {error}"
             ) from None
-        if scheduled.num_sources != mix.num_sources:
-            raise ValueError(
-                f"{WHERE}: the schedules must keep the {mix.num_sources} regions of "
-                f"{type(mix).__name__}, got {scheduled.num_sources} with {values} at t={t:g}."
-            )
+        for kept, now in zip(_kept(mix), _kept(scheduled), strict=True):
+            if kept != now:
+                raise ValueError(
+                    f"{WHERE}: the schedules must keep {kept}, as {type(mix).__name__} has, got "
+                    f"{now} with {values} at t={t:g}."
+                )
         return scheduled
 
     def draw(self, draws: Draws, frame: Frame) -> MixPlan:
         """Draw the plan with the settings of this batch; see `Mix`."""
-        return self.at(draws.progress(self.num_epochs)).draw(draws, frame)
+        t = draws.progress(self.num_epochs)
+        plan = self.at(t).draw(draws, frame)
+        if plan.is_complete or not looks(self.mix):
+            return plan
+        # `complete` gets no draws, and so is told of the place in the run.
+        return replace(plan, pending=(np.full(len(plan.source), t), plan.pending))
 
     def look(self, sample: Sample, frame: Frame) -> Any:
         """Look as the mix does; see `LookingMix`."""
@@ -119,13 +134,27 @@ class Scheduled:
         return mix.look(sample, frame)
 
     def complete(self, plan: MixPlan, seen: Any, frame: Frame) -> MixPlan:
-        """Complete the plan of the mix; see `LookingMix`."""
-        mix: Any = self.mix
-        return mix.complete(plan, seen, frame)
+        """Complete the plan with the settings of its batch; see `LookingMix`."""
+        t, pending = plan.pending
+        mix: Any = self.at(float(t[0]))
+        return mix.complete(replace(plan, pending=pending), seen, frame)
 
     def operate(self, sample: Sample, plan: MixPlan, frame: Frame) -> Sample:
         """Apply the plan to pixels; see `Mix`."""
         mix: Any = self.mix
         # Its operators have to be in the graph also where the first batches mix nothing.
         is_scheduled = any(name == "prob" for name, _ in self.schedules)
-        return (replace(mix, prob=1.0) if is_scheduled else mix).operate(sample, plan, frame)
+        return operated(replace(mix, prob=1.0) if is_scheduled else mix, sample, plan, frame)
+
+
+def _kept(mix: Any) -> list[str]:
+    """Say what a loader asks of a mix once, so that schedules have to keep it."""
+    kept = [f"{mix.num_sources} regions"]
+    kept.append("partners by weights" if is_weighted(mix) else "partners without weights")
+    for name in ("class_weights", "sample_weights"):
+        weights = getattr(mix, name, None) if is_weighted(mix) else None
+        kept.append(f"no `{name}`" if weights is None else f"{len(weights)} `{name}`")
+    if isinstance(mix, GuidedCutMix):
+        kept.append(f"boxes of {len(mix.boxes)} images")
+        kept.append("no `target`" if mix.target is None else "a `target`")
+    return kept

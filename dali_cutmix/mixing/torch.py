@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,8 +22,12 @@ from dali_cutmix.mixing.chain import ChainPlan, owners_of
 from dali_cutmix.mixing.choice import ChosenPlan
 from dali_cutmix.mixing.clipcutmix import ClipPlan
 from dali_cutmix.mixing.mix import Mix, check_plan, is_mix
-from dali_cutmix.mixing.plan import MixPlan, Rect, at_position
-from dali_cutmix.mixing.resized import resized
+from dali_cutmix.mixing.plan import MixPlan, Rect, at_position, has_blends
+from dali_cutmix.mixing.resized import nearest, resized
+
+#: What a tensor holds. ``"levels"`` are whole numbers, or were before a blend. ``"values"`` are
+#: floating point numbers. ``"classes"`` are copied, and never interpolated or erased.
+Content = Literal["levels", "values", "classes"]
 
 
 def draw_plan(
@@ -118,6 +122,9 @@ def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tenso
     Of more than two spatial axes the last two are cut. A plan of `ClipCutMix` cuts the third last
     too, whose length has to be that of the plan. Works under ``torch.compile`` and autograd.
 
+    Whole numbers are taken for the levels of images. Where a plan resizes they are interpolated,
+    and erased ones become a colour: `mix_masks` mixes class indices.
+
     Args:
         x: ``[B, channels, *spatial]`` of any number type, any device, with at least two spatial
             axes, the last two being height and width.
@@ -133,29 +140,74 @@ def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tenso
     Raises:
         ValueError: The batch sizes differ, or ``x`` has no two spatial axes.
     """
+    _check("mix_batch", "x", x, plan, "B, channels, ")
+    size = (int(x.shape[-2]), int(x.shape[-1]))
+    scaled = _scaled(plan, size, x.device)
+    mixed = _mixed(x, scaled, "values" if x.is_floating_point() else "levels")
+    return mixed, scaled.weight if size == plan.size else _weight(scaled)
+
+
+def mix_masks(mask: torch.Tensor, plan: MixPlan) -> torch.Tensor:
+    """Apply a plan to masks of class indices, as a loader that mixes in its graph does.
+
+    Every class of the result is that of a pixel: resizing takes the nearest pixel, and erased
+    pixels keep their class. `mix_batch` would interpolate, and fill with a colour. At another
+    resolution than the plan's, places are those of `mix_batch`. Works under ``torch.compile``.
+
+    On the CPU the result equals the loader's bit for bit. On a GPU a resizing plan may take the
+    other one of two pixels that are equally near.
+
+    Args:
+        mask: ``[B, *spatial]`` of any number type, any device, with at least two spatial axes, the
+            last two being height and width: as a loader with `Masks` or `VolumeMasks` yields.
+        plan: As `mix_batch` takes it, of a mix that cuts or erases.
+
+    Returns:
+        Of the shape, type and device of ``mask``.
+
+    Raises:
+        ValueError: The plan blends, the batch sizes differ, or ``mask`` has no two spatial axes.
+    """
+    _check("mix_masks", "mask", mask, plan, "B, ")
+    if has_blends(plan):
+        way_out = "A blended pixel has no class: mix by `CutMix()` or another mix that cuts."
+        refuse("mix_masks", "plan", "copy pixels", Told("one that blends"), way_out)
+    scaled = _scaled(plan, (int(mask.shape[-2]), int(mask.shape[-1])), mask.device)
+    return _mixed(mask[:, None], scaled, "classes")[:, 0]
+
+
+def _check(where: str, name: str, x: torch.Tensor, plan: MixPlan, in_front: str) -> None:
+    """Refuse a plan that is not complete, or not of the tensor ``x`` of an argument.
+
+    Args:
+        where: Public function, for messages.
+        name: Argument that ``x`` is.
+        x: Any tensor.
+        plan: Any value.
+        in_front: The axes of ``x`` before its spatial axes, each followed by a comma.
+    """
     if not isinstance(plan, MixPlan):
-        way_out = "Call mix_batch(x, plan). An epoch that mixes nothing has no plan: keep x."
-        refuse("mix_batch", "plan", "be a MixPlan", type(plan).__name__, way_out)
+        way_out = (
+            f"Call {where}({name}, plan). An epoch that mixes nothing has no plan: keep {name}."
+        )
+        refuse(where, "plan", "be a MixPlan", type(plan).__name__, way_out)
     if not plan.is_complete:
         way_out = "`attentive_plan` completes those of AttentiveCutMix, and a loader all others."
-        refuse("mix_batch", "plan", "be complete", "one that depends on images", way_out)
-    check_float32("mix_batch", plan)
-    if x.ndim < 4:
-        rule = "be [B, channels, *spatial] with at least two spatial axes"
-        refuse("mix_batch", "x", rule, tuple(x.shape))
+        refuse(where, "plan", "be complete", "one that depends on images", way_out)
+    check_float32(where, plan)
+    num_spatial = x.ndim - in_front.count(",")
+    if num_spatial < 2:
+        rule = f"be [{in_front}*spatial] with at least two spatial axes"
+        refuse(where, name, rule, tuple(x.shape))
     if len(plan.source) != len(x):
-        rule = f"be of a batch of {len(x)} samples, as `x` is"
-        way_out = "Draw one with `draw_plan(mix, len(x), ...)`."
-        refuse("mix_batch", "plan", rule, len(plan.source), way_out)
-    size = (int(x.shape[-2]), int(x.shape[-1]))
+        rule = f"be of a batch of {len(x)} samples, as `{name}` is"
+        way_out = f"Draw one with `draw_plan(mix, len({name}), ...)`."
+        refuse(where, "plan", rule, len(plan.source), way_out)
     for part in _clip_plans(plan):
         depth = part.anchors.shape[1]
-        if x.ndim < 5 or x.shape[-3] != depth:
-            rule = f"be [B, channels, {depth}, height, width], as the plan of ClipCutMix is"
-            refuse("mix_batch", "x", rule, tuple(x.shape))
-    scaled = _scaled(plan, size, x.device)
-    mixed = _mixed(x, scaled, in_levels=not x.is_floating_point())
-    return mixed, scaled.weight if size == plan.size else _weight(scaled)
+        if num_spatial < 3 or x.shape[-3] != depth:
+            rule = f"be [{in_front}{depth}, height, width], as the plan of ClipCutMix is"
+            refuse(where, name, rule, tuple(x.shape))
 
 
 def blend_batch(x: torch.Tensor, plan: MixPlan) -> torch.Tensor:
@@ -238,29 +290,31 @@ def _scaled(plan: MixPlan, size: tuple[int, int], device: torch.device) -> MixPl
     return replace(plan, **changes)
 
 
-def _mixed(x: torch.Tensor, plan: MixPlan, *, in_levels: bool) -> torch.Tensor:
-    """Mix; ``in_levels`` says that `x` was whole numbers, also after it was blended to floats."""
+def _mixed(x: torch.Tensor, plan: MixPlan, content: Content) -> torch.Tensor:
     if isinstance(plan, ChainPlan):
         for part in plan.plans:
-            x = _mixed(x, part, in_levels=in_levels)
+            x = _mixed(x, part, content)
         return x
     if isinstance(plan, ChosenPlan):
-        return _of_choice(plan, [_mixed(x, part, in_levels=in_levels) for part in plan.plans])
+        return _of_choice(plan, [_mixed(x, part, content) for part in plan.plans])
     if isinstance(plan, ClipPlan):
         return torch.where(_inside_cuts(x, plan), x[plan.source[:, 1].long()], x)
     if plan.owner is not None:
         return _selected(x, plan)
     if plan.put is None:
         return _blended(x, plan)
+    if plan.fill is not None and content == "classes":
+        return x
     if plan.fill is not None:
-        color = _color(x, plan.fill) if in_levels else x.new_zeros(())
+        color = _color(x, plan.fill) if content == "levels" else x.new_zeros(())
         return torch.where(_inside(x, plan.put, 0), color, x)
     result = x
     for region in range(plan.source.shape[1]):
         if region == 0 and (plan.resizes or plan.taken is plan.put):
             continue  # the sample itself, where it was
-        shown = _shown(x[plan.source[:, region].long()], plan, region)
-        result = torch.where(_inside(x, plan.put, region), shown, result)
+        shown = _shown(x[plan.source[:, region].long()], plan, region, content)
+        # The result in front, whose memory format `where` keeps: that of `x`.
+        result = torch.where(~_inside(x, plan.put, region), result, shown)
     return result
 
 
@@ -274,21 +328,24 @@ def _selected(x: torch.Tensor, plan: MixPlan) -> torch.Tensor:
     return result
 
 
-def _shown(source: torch.Tensor, plan: MixPlan, region: int) -> torch.Tensor:
+def _shown(source: torch.Tensor, plan: MixPlan, region: int, content: Content) -> torch.Tensor:
     """Move the pixels that a region reads to where the region puts them."""
     taken, put = plan.taken, plan.put
     assert taken is not None
     assert put is not None
-    if plan.resizes:
+    if plan.resizes and content != "classes":
         return resized(source, put.anchor[:, region], put.extent[:, region])
     if taken is put:
         return source
     for axis, name in ((0, -2), (1, -1)):
         length = source.shape[name]
-        first = taken.anchor[:, region, axis] - put.anchor[:, region, axis]
-        index = torch.arange(length, device=source.device) + first[:, None]
-        index = _along(source, index.clamp(0, length - 1).long(), name)
-        source = source.gather(name, index.expand(source.shape))
+        index = torch.arange(length, device=source.device) - put.anchor[:, region, axis, None]
+        if plan.resizes:
+            of_part = nearest(put.extent[:, region, axis], length, axis == 0)
+            index = of_part.gather(1, index.clamp(0, length - 1).long())
+        else:
+            index = (index + taken.anchor[:, region, axis, None]).clamp(0, length - 1).long()
+        source = source.gather(name, _along(source, index, name).expand(source.shape))
     return source
 
 

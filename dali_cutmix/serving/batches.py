@@ -21,7 +21,7 @@ from dali_cutmix.core.tree import Structure, as_tensors
 from dali_cutmix.mixing.clipcutmix import plan_of_frames
 from dali_cutmix.mixing.labels import MixedTarget, pair_labels
 from dali_cutmix.mixing.last_blend import blends_last
-from dali_cutmix.mixing.mix import Mix, check_plan, is_weighted, looks, needs_labels
+from dali_cutmix.mixing.mix import Mix, check_plan, looks
 from dali_cutmix.mixing.paste import without_empty
 from dali_cutmix.mixing.plan import MixPlan, at_position, finished, has_blends
 from dali_cutmix.order.position import Position
@@ -144,11 +144,9 @@ class Batches:
         if self.looks and self.depth:
             rule = "draw without a look at images with clips and volumes"
             refuse(WHERE, "mix", rule, self.mix, "`ClipCutMix()` mixes clips and volumes.")
-        self._weighs = self.mix is not None and is_weighted(self.mix)
-        self._weighs_classes = self.mix is not None and needs_labels(self.mix)
         # Drawn for nothing, so that a mix refuses before the first batch what it has to refuse.
         size, indices = settings.batch_size, np.zeros(settings.batch_size, np.int64)
-        known = self._weighed(np.arange(size) % len(images)) if self._weighs else {}
+        known = self._known(np.arange(size) % len(images))
         probe = HostDraws(size, 0, 0, 0, 0, 0.0, indices, **known)
         tree, plans = self._draw(probe)
         self.structure = Structure(tree)
@@ -407,7 +405,7 @@ class Batches:
         epoch, batch = self._position(number)
         shard, in_source = settings.shard.index, np.array(indices, np.int64)
         in_epoch = self.epoch.share_before(number)
-        known = self._weighed(self._listed(number)) if self._weighs else {}
+        known = self._known(self._listed(number))
         return HostDraws(
             len(indices), settings.seed, epoch, batch, shard, in_epoch, in_source, **known
         )
@@ -417,9 +415,9 @@ class Batches:
         position = self.epoch.position
         return position.epoch, position.batch + number
 
-    def _weighed(self, listed: np.ndarray) -> dict[str, Any]:
-        """Return what weights of partners go by: arguments of `HostDraws`."""
-        labels = self._images.targets[listed] if self._weighs_classes else None
+    def _known(self, listed: np.ndarray) -> dict[str, Any]:
+        """Return what is known of a batch's samples: arguments of `HostDraws`."""
+        labels = self._images.targets[listed] if len(self._images.classes) else None
         return {"labels": labels, "listed": listed}
 
 

@@ -29,6 +29,7 @@ from dali_cutmix.core.dali import (
 from dali_cutmix.core.frame import Sample, Stack
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.completion import complete
+from dali_cutmix.mixing.mix import operated
 from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.serving.batches import Batches
 from dali_cutmix.serving.settings import LoaderSettings
@@ -130,7 +131,7 @@ class Graph:
                     if not completed or settings.plan_of_each_view:
                         completed.append(complete(batches.mix, sample, plan, frame))
                     plan = completed[-1].for_operators()
-                sample = batches.mix.operate(sample, plan, frame)
+                sample = operated(batches.mix, sample, plan, frame)
                 _check_sample(batches.mix, sample, masks, settings.needs_matrix)
             if settings.takes_volumes:
                 yield sample.image  # voxels, which `ToTorch` normalizes

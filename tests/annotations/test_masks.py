@@ -10,6 +10,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from dali_cutmix import (
     Cutout,
     DataLoader,
     EvalTransform,
+    FMix,
     ImageArrays,
     Masks,
     RandomChoice,
@@ -36,6 +38,7 @@ from dali_cutmix import (
     Shard,
     TrainTransform,
     Views,
+    paste,
 )
 from dali_cutmix.augmentations import (
     CenterCrop,
@@ -194,6 +197,47 @@ def test_mask_keeps_its_classes_under_erased_pixels(
     if isinstance(mix, Cutout):
         _, unmixed = epoch(make(files, 5))
         assert torch.equal(mask, unmixed)
+
+
+class ImageAlone:
+    """A mix of a user that forgets the masks."""
+
+    num_sources, min_batch_size = 2, 2
+
+    def __init__(self, mix: Any) -> None:
+        self._mix = mix
+
+    def draw(self, draws: Any, frame: Any) -> Any:
+        return self._mix.draw(draws, frame)
+
+    def operate(self, sample: Any, plan: Any, _frame: Any) -> Any:
+        return replace(sample, image=paste(sample.image, plan))
+
+
+@pytest.mark.parametrize("inner", [CutMix(), FMix()], ids=["rectangles", "cells"])
+@pytest.mark.parametrize(
+    "inside",
+    [
+        lambda mix: mix,
+        lambda mix: RandomChoice([mix, CutMix()]),
+        lambda mix: RandomChoice([CutMix(), mix]),
+        lambda mix: Chain([CutMix(), mix]),
+        lambda mix: Chain([mix, Cutout(side=2)]),
+    ],
+    ids=["alone", "chosen first", "chosen last", "chained last", "chained first"],
+)
+def test_mix_that_leaves_masks_where_they_were_is_refused(
+    files: tuple[list[str], list[str]], inside: Any, inner: Any
+) -> None:
+    message = (
+        "ImageAlone.operate: must mix masks as it mixes the image. Write "
+        "`sample.change(lambda pixels: paste(pixels, plan))`."
+    )
+    with (
+        make(files, mix=inside(ImageAlone(inner))) as loader,
+        pytest.raises(TypeError, match=f"^{re.escape(message)}$"),
+    ):
+        next(iter(loader))
 
 
 def test_resized_partner_is_resized_by_the_nearest_pixel(

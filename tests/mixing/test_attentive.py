@@ -22,11 +22,13 @@ from dali_cutmix import (
     Notes,
     RandomChoice,
     Rows,
+    SaliencyMix,
     Scheduled,
     TrainTransform,
     attentive_plan,
     draw_plan,
     mix_batch,
+    mix_masks,
     mixed_cross_entropy,
 )
 
@@ -190,6 +192,11 @@ def test_schedule_may_change_how_often_cells_are_pasted() -> None:
             "that of `DataLoader(mix=Deferred(AttentiveCutMix()), with_plan=True)`.",
         ),
         (
+            lambda: attentive_plan(plan_of(SaliencyMix()), torch.zeros(4, 7, 7)),
+            "attentive_plan: `plan` must be drawn by AttentiveCutMix, got 'a plan of another mix'. "
+            "Take that of `DataLoader(mix=Deferred(AttentiveCutMix()), with_plan=True)`.",
+        ),
+        (
             lambda: attentive_plan(None, torch.zeros(4, 7, 7)),  # type: ignore[arg-type]
             "attentive_plan: `plan` must be drawn by AttentiveCutMix, got 'NoneType'. Take "
             "that of `DataLoader(mix=Deferred(AttentiveCutMix()), with_plan=True)`.",
@@ -241,8 +248,8 @@ def test_masks_are_mixed_as_images_by_a_completed_plan() -> None:
         for image, mask, plan in loader:
             assert torch.equal(mask, image[:, 0].to(torch.int64))
             complete = attentive_plan(plan, torch.rand(len(image), 7, 7))
-            mixed, mixed_mask = (mix_batch(x, complete)[0] for x in (image, mask[:, None]))
-            assert torch.equal(mixed_mask[:, 0], mixed[:, 0].to(torch.int64))
+            mixed, _ = mix_batch(image, complete)
+            assert torch.equal(mix_masks(mask, complete), mixed[:, 0].to(torch.int64))
 
 
 def plan_of(mix: Any) -> Any:

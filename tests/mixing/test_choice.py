@@ -101,6 +101,15 @@ def test_all_samples_of_a_batch_take_the_same_mix_and_its_plan() -> None:
     assert plans(RandomChoice([MixUp(), MixUp(0.2)]), 1)[0].extent is None
 
 
+def test_regions_of_the_chosen_plan_line_up() -> None:
+    for plan in plans(RandomChoice([CutMix(), RICAP()]), 8):
+        area = plan.put.extent.prod(axis=2) / (SIZE[0] * SIZE[1])
+        if plan.choice[0] == 0:
+            area[:, 0] -= area[:, 1]  # which the cut covers
+        owned = np.where(plan.weight > 0, area, 0)  # empty regions of RICAP repeat another one
+        np.testing.assert_allclose(owned, plan.weight, rtol=0, atol=1e-6)
+
+
 def test_two_mixes_of_one_kind_draw_apart() -> None:
     (one,) = plans(RandomChoice([CutMix(), CutMix()]), 1)
     assert (one.plans[0].lam != one.plans[1].lam).all()

@@ -169,6 +169,41 @@ def test_weights_are_shares_of_pixels(mix: Any) -> None:
     assert foreign > 10
 
 
+@pytest.mark.parametrize(
+    ("before", "during"),
+    [
+        ({"target": 7}, {"target": 2}),
+        ({"target": 7}, {"target": 7, "avoid": False}),
+        ({"target": 7, "min_visible": 0.0}, {"target": 7, "min_visible": 0.95}),
+        ({"target": 7}, {"target": 7, "boxes": 1}),
+    ],
+    ids=["target", "avoid", "min_visible", "boxes"],
+)
+@pytest.mark.parametrize(
+    "inside",
+    [lambda mix: mix, lambda mix: RandomChoice([mix]), lambda mix: Chain([mix]), Deferred],
+    ids=["alone", "in a choice", "in a chain", "deferred"],
+)
+def test_schedule_changes_what_completes_the_plan(before: Any, during: Any, inside: Any) -> None:
+    images, annotations = painted(28)
+    if "boxes" in during:
+        during = during | {"boxes": painted(28, during["boxes"])[1]}
+    mix = GuidedCutMix(annotations, **before)
+    scheduled = Scheduled(
+        mix, 2, **{name: lambda _, value=value: value for name, value in during.items()}
+    )
+    plans = []
+    for each in (mix, scheduled, GuidedCutMix(**{"boxes": annotations, **during})):
+        with loader_of(images, inside(each)) as loader:
+            plans.append([plan for _, _, plan in loader])
+    extents = [
+        torch.cat([(plan.plans[0] if hasattr(plan, "plans") else plan).extent for plan in of_mix])
+        for of_mix in plans
+    ]
+    assert torch.equal(extents[1], extents[2])
+    assert not torch.equal(extents[0], extents[1])
+
+
 def test_every_box_of_the_class_is_cut_out_as_often() -> None:
     boxes = [[10.0 * n, 5.0, 10.0 * n + 8.2, 30.7] for n in range(5)]
     annotations = [{"boxes": boxes, "labels": [1, 1, 0, 1, 1]}] * 200

@@ -63,6 +63,28 @@ class Shown(MixUp):
         return replace(sample, image=blend(sample.image, plan) + 1.0)
 
 
+class Three(MixUp):
+    """A `MixUp` of three samples."""
+
+    num_sources = 3
+
+    def draw(self, draws: Any, frame: Any) -> Any:
+        plan = super().draw(draws, frame)
+        third = draws.permutation("third", cycle=True)
+        weight = np.concatenate([plan.weight * 2, np.ones_like(plan.weight[:, :1])], axis=1) / 3
+        source = np.concatenate([plan.source, third], axis=1)
+        return replace(plan, source=source, weight=weight.astype(np.float32))
+
+
+class WrappedThree(Wrapped):
+    """The same without a base class of the package."""
+
+    num_sources = 3
+
+    def draw(self, draws: Any, frame: Any) -> Any:
+        return Three().draw(draws, frame)
+
+
 class Bright(RandomChoice):
     """A `RandomChoice` that does more: it makes the brighter half of all values white."""
 
@@ -140,6 +162,13 @@ def test_a_class_derived_from_mixup_does_what_it_says(source: ImageArrays) -> No
         batches(source, Shown()), batches(source, MixUp()), strict=True
     ):
         torch.testing.assert_close(image - step, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "mix", [Three(), WrappedThree(), RandomChoice([Three(), MixUp()]), Chain([Cutout(8), Three()])]
+)
+def test_blends_of_three_samples_are_those_of_their_plan(source: ImageArrays, mix: Any) -> None:
+    assert_as_if_blended_first(source, mix, torch.float32)
 
 
 def test_what_a_class_derived_from_randomchoice_does_comes_after_the_blend(

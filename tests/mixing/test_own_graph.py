@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,29 @@ def test_checkpoint_of_a_pipeline_resumes_the_plans(mix: Any) -> None:
     wanted = batches(pipeline, 3)
     resumed = pipeline_of(mix, enable_checkpointing=True, checkpoint=checkpoint)
     assert are_equal(batches(resumed, 3), wanted)
+
+
+class Rarely(CutMix):
+    """A `CutMix` whose own arithmetic is of arrays: every second sample keeps to itself."""
+
+    def draw(self, draws: Any, frame: Any) -> Any:
+        plan = super().draw(draws, frame)
+        source, weight = plan.source.copy(), plan.weight.copy()
+        source[::2, 1], weight[::2] = source[::2, 0], (1, 0)
+        return replace(plan, source=source, weight=weight)
+
+
+def test_plan_of_a_derived_class_is_what_it_draws() -> None:
+    images = np.zeros((6, *SIZE, 3), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None, None]
+
+    def define(image: Any) -> Any:
+        plan = mix_plan(Rarely(), SIZE)
+        return mix_images(Rarely(), image, plan), plan.source, plan.weight
+
+    ((mixed, source, weight),) = run(define, [(images,)])
+    assert (source[::2, 1] == [0, 2, 4]).all()
+    assert (source[1::2, 1] != [1, 3, 5]).all()
+    np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), (source * weight).sum(1), rtol=1e-6)
 
 
 def test_two_plans_of_one_graph_draw_apart() -> None:

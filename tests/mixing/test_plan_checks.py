@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,14 @@ from dali_cutmix import (
     Chain,
     CutMix,
     Cutout,
+    DataLoader,
     Deferred,
+    EvalTransform,
+    ImageArrays,
     MixUp,
     RandomChoice,
+    ResizeMix,
+    SaliencyMix,
     Scheduled,
     blend,
     draw_plan,
@@ -120,6 +126,129 @@ def test_plan_with_a_fault_is_refused_with_the_mix_and_the_field(
     with pytest.raises((TypeError, ValueError)) as caught:
         draw_plan(Altered(alter), 4, SIZE, seed=0, epoch=0, batch=0)
     assert str(caught.value).startswith(message)
+
+
+def resized_to(extent: tuple[int, int]) -> Callable[[Any], Any]:
+    def change(put: Any) -> Any:
+        sides = put.extent.copy()
+        sides[:, 1] = extent
+        return dataclasses.replace(put, extent=sides)
+
+    return change
+
+
+def smaller(rect: Any) -> Any:
+    return dataclasses.replace(rect, extent=rect.extent // np.int32(2))
+
+
+@pytest.mark.parametrize(
+    ("mix", "alter", "message"),
+    [
+        (
+            RICAP(),
+            replaced(taken=smaller),
+            "RICAP.draw: `taken` must have the sides of `put`, since pixels are copied, got other "
+            "sides. To make a whole partner smaller, set `resizes`.",
+        ),
+        (
+            ResizeMix(),
+            replaced(resizes=lambda _: False),
+            "ResizeMix.draw: `taken` must have the sides of `put`, since pixels are copied, got "
+            "other sides. To make a whole partner smaller, set `resizes`.",
+        ),
+        (
+            ResizeMix(),
+            replaced(taken=smaller),
+            "ResizeMix.draw: `taken` must be the whole image in both regions of a plan that "
+            "resizes, the first put whole, got a part of it. Parts are copied by a plan without "
+            "`resizes`.",
+        ),
+        (
+            ResizeMix(),
+            replaced(put=smaller),
+            "ResizeMix.draw: `taken` must be the whole image in both regions of a plan that "
+            "resizes, the first put whole, got a part of it. Parts are copied by a plan without "
+            "`resizes`.",
+        ),
+        (
+            ResizeMix(),
+            replaced(put=resized_to((2, 0))),
+            "ResizeMix.draw: `put` must have no side of 0 where a plan resizes, got one. Put an "
+            "unmixed sample on itself.",
+        ),
+        (
+            RICAP(),
+            replaced(resizes=lambda _: True),
+            "RICAP.draw: `resizes` must be False in a plan of 4 regions, got True. One partner of "
+            "each sample is resized. `Chain` puts several mixes in a row.",
+        ),
+    ],
+    ids=["taken", "copied", "a part", "put apart", "empty", "four regions"],
+)
+def test_plan_whose_pixels_would_be_others_than_it_says_is_refused(
+    mix: Any, alter: Callable[[Any], Any], message: str
+) -> None:
+    kind = type(type(mix).__name__, (type(mix),), {})
+    kind.draw = lambda self, draws, frame: alter(type(mix).draw(self, draws, frame))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        draw_plan(kind(), 4, SIZE, seed=0, epoch=0, batch=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Waiting(HasMix):
+    """A mix whose plan waits for what it cannot look at, or what the loader asks of its `mix`."""
+
+    def draw(self, draws: Any, frame: Any) -> Any:
+        plan = self.mix.draw(draws, frame)
+        return dataclasses.replace(plan, pending=np.zeros(len(plan.source)))
+
+
+class LookingBeside(Waiting):
+    def look(self, sample: Any, _frame: Any) -> Any:
+        return sample.image
+
+    def complete(self, plan: Any, _seen: Any, _frame: Any) -> Any:
+        return dataclasses.replace(plan, pending=None)
+
+
+@pytest.mark.parametrize("mix", [Waiting(CutMix()), LookingBeside(CutMix()), HasMix(SaliencyMix())])
+def test_plan_that_nothing_would_complete_is_refused(mix: Any) -> None:
+    message = (
+        f"{type(mix).__name__}.draw: `pending` must be None where a mix has no `look` and "
+        "`complete`, or the mix inside has none, got a plan that nothing would complete."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        draw_plan(mix, 4, SIZE, seed=0, epoch=0, batch=0)
+
+
+def test_regions_of_a_changed_plan_are_counted_anew() -> None:
+    plan = draw_plan(CutMix(), 4, SIZE, seed=0, epoch=0, batch=0)
+    for source in (plan.source, plan.source.numpy()):
+        more = dataclasses.replace(plan, source=source[:, [0, 1, 1]])
+        assert (plan.num_regions, more.num_regions) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_images", 7),
+        ("boxes", None),
+        ("mixes", 3),
+        ("mix", "cutmix"),
+        ("partner", np.arange(3)),
+        ("class_weights", 0.5),
+        ("sample_weights", [1.0]),
+        ("prob", None),
+        ("plans", ()),
+    ],
+)
+def test_attributes_of_an_own_mix_may_have_any_name(name: str, value: Any) -> None:
+    mix = Stripes()
+    setattr(mix, name, value)
+    source = ImageArrays(np.zeros((4, *SIZE, 3), np.uint8), range(4))
+    for kind in (mix, Chain([mix]), RandomChoice([mix])):
+        with DataLoader(source, 4, transform=EvalTransform(SIZE, SIZE), mix=kind) as loader:
+            assert len(list(loader)) == 1
 
 
 def test_plan_of_other_regions_than_the_mix_says_is_refused() -> None:

@@ -15,6 +15,7 @@ from dali_cutmix import (
     CutMix,
     Cutout,
     DataLoader,
+    GuidedCutMix,
     ImageArrays,
     MixUp,
     Scheduled,
@@ -129,6 +130,8 @@ def identity(t: float) -> float:
     return t
 
 
+BOXES = [{"boxes": [[0, 0, 4, 4]], "labels": [1]}]
+WEIGHTED = CutMix(partner="weighted", class_weights=[1, 1])
 SETTINGS = (
     "alpha, prob, per, partner, placement, min_kept, max_kept, sides, lam, axes, class_weights, "
     "sample_weights"
@@ -181,6 +184,42 @@ SETTINGS = (
             lambda: Scheduled(CutMix(), 5, min_kept=lambda t: t, max_kept=lambda t: 1 - t),
             "Scheduled: the schedules must give settings that CutMix takes, got min_kept=0.5, "
             "max_kept=0.5 at t=0.5. CutMix: `min_kept` must be below max_kept=0.5, got 0.5.",
+        ),
+        (
+            lambda: Scheduled(
+                GuidedCutMix(BOXES, target=1), 5, target=lambda t: 1 if t < 0.5 else None
+            ),
+            "Scheduled: the schedules must keep a `target`, as GuidedCutMix has, got no `target` "
+            "with target=None at t=0.5.",
+        ),
+        (
+            lambda: Scheduled(GuidedCutMix(BOXES), 5, target=lambda t: None if t < 0.5 else 1),
+            "Scheduled: the schedules must keep no `target`, as GuidedCutMix has, got a `target` "
+            "with target=1 at t=0.5.",
+        ),
+        (
+            lambda: Scheduled(WEIGHTED, 5, class_weights=lambda t: [1, t, 1]),
+            "Scheduled: the schedules must keep 2 `class_weights`, as CutMix has, got 3 "
+            "`class_weights` with class_weights=[1, 0.0, 1] at t=0.",
+        ),
+        (
+            lambda: Scheduled(
+                WEIGHTED, 5, class_weights=lambda _: None, sample_weights=lambda _: [1, 2]
+            ),
+            "Scheduled: the schedules must keep 2 `class_weights`, as CutMix has, got no "
+            "`class_weights` with class_weights=None, sample_weights=[1, 2] at t=0.",
+        ),
+        (
+            lambda: Scheduled(
+                CutMix(), 5, partner=lambda _: "weighted", class_weights=lambda _: [1, 2]
+            ),
+            "Scheduled: the schedules must keep partners without weights, as CutMix has, got "
+            "partners by weights with partner='weighted', class_weights=[1, 2] at t=0.",
+        ),
+        (
+            lambda: Scheduled(GuidedCutMix(BOXES), 5, boxes=lambda _: BOXES * 2),
+            "Scheduled: the schedules must keep boxes of 1 images, as GuidedCutMix has, got boxes "
+            f"of 2 images with boxes={BOXES * 2} at t=0.",
         ),
     ],
 )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.nn.functional import interpolate
 
 import reference
 from dali_cutmix import (
@@ -18,15 +19,20 @@ from dali_cutmix import (
     Cutout,
     DataLoader,
     Deferred,
+    FMix,
+    GridMix,
     ImageArrays,
+    Masks,
     MixUp,
     RandomChoice,
     ResizeMix,
+    SaliencyMix,
     Scheduled,
     Shard,
     TrainTransform,
     draw_plan,
     mix_batch,
+    mix_masks,
 )
 from dali_cutmix.core.tree import Structure
 from graphs import full, steps
@@ -130,6 +136,26 @@ def test_bytes_mixed_in_torch_equal_those_mixed_in_the_graph(mix: Any) -> None:
     assert has_mixed
 
 
+MASKED = [*CUTTING, FMix(), GridMix((2, 3)), SaliencyMix(), Chain([ResizeMix(), ResizeMix()])]
+
+
+@pytest.mark.parametrize("mix", MASKED, ids=named)
+def test_masks_mixed_in_torch_equal_those_mixed_in_the_graph(mix: Any) -> None:
+    classes = np.random.default_rng(1).integers(0, 256, (13, *SIZE)).astype(np.uint8)
+    target = Masks(classes)
+    pairs = zip(
+        batches_of(mix, target=target), batches_of(Deferred(mix), target=target), strict=True
+    )
+    has_mixed = False
+    for (_, (_, mask, _)), (_, (_, later, plan)) in pairs:
+        mixed = mix_masks(later, plan)
+        assert mixed.dtype == torch.int64
+        assert torch.equal(mixed, mask)
+        assert torch.equal(mix_masks(later[:, None], plan)[:, 0], mask)
+        has_mixed |= not torch.equal(mixed, later)
+    assert has_mixed == (not isinstance(mix, Cutout))  # whose pixels keep their class
+
+
 @pytest.mark.parametrize("mix", BLENDING, ids=named)
 def test_numbers_blended_in_torch_are_those_blended_in_the_graph_but_for_rounding(
     mix: Any,
@@ -223,6 +249,29 @@ def test_resized_whole_numbers_are_rounded_to_the_nearest() -> None:
     )
 
 
+def test_resized_double_numbers_are_as_precise_as_torchs() -> None:
+    x = torch.rand(6, 3, *SIZE, generator=torch.Generator().manual_seed(0)).double()
+    plan = plan_of(ResizeMix(), 6)
+    mixed, _ = mix_batch(x, plan)
+    for sample, (y, x0), sides in zip(
+        range(6), plan.anchor.tolist(), plan.extent.tolist(), strict=True
+    ):
+        partner = x[plan.partner[sample]][None]
+        wanted = interpolate(partner, size=sides, mode="bilinear", antialias=True)[0]
+        found = mixed[sample, :, y : y + sides[0], x0 : x0 + sides[1]]
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("mix", CUTTING + BLENDING, ids=named)
+@pytest.mark.parametrize("frames", [(), (2,)])
+def test_the_memory_format_stays(mix: Any, frames: tuple[int, ...]) -> None:
+    memory_format = torch.channels_last_3d if frames else torch.channels_last
+    x = torch.rand(6, 3, *frames, *SIZE, generator=torch.Generator().manual_seed(0))
+    mixed, _ = mix_batch(x.contiguous(memory_format=memory_format), plan_of(mix, 6))
+    assert mixed.is_contiguous(memory_format=memory_format)
+    assert torch.equal(mixed, mix_batch(x, plan_of(mix, 6))[0])
+
+
 def test_erased_pixels_are_the_colour_of_bytes_and_the_mean_of_normalised_images() -> None:
     plan = plan_of(Cutout(side=6, fill=(1, 2, 3)), 6)
     (step,) = steps(plan)
@@ -298,6 +347,17 @@ def test_compiled_mixing_has_one_graph_for_every_plan(mix: Any, size: tuple[int,
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("mix", [CutMix(), ResizeMix()], ids=named)
+def test_compiled_masks_are_those_of_eager_torch(mix: Any) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(mix_masks, fullgraph=True, backend="eager")
+    mask = torch.randint(0, 256, (6, *SIZE))
+    for batch in range(2):
+        plan = plan_of(mix, 6, batch=batch)
+        assert torch.equal(compiled(mask, plan), mix_masks(mask, plan))
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 def test_resizing_of_bytes_is_one_operator_of_a_compiled_graph() -> None:
     torch._dynamo.reset()
@@ -325,6 +385,33 @@ DRAWN = {"seed": 0, "epoch": 0, "batch": 0}
             lambda: mix_batch(torch.zeros(4, 3, 12), plan_of(CutMix(), 4)),
             "mix_batch: `x` must be [B, channels, *spatial] with at least two spatial axes, got "
             "(4, 3, 12).",
+        ),
+        (
+            lambda: mix_masks(torch.zeros(5, *SIZE), plan_of(CutMix(), 4)),
+            "mix_masks: `plan` must be of a batch of 5 samples, as `mask` is, got 4. Draw one with "
+            "`draw_plan(mix, len(mask), ...)`.",
+        ),
+        (
+            lambda: mix_masks(torch.zeros(4, 12), plan_of(CutMix(), 4)),
+            "mix_masks: `mask` must be [B, *spatial] with at least two spatial axes, got (4, 12).",
+        ),
+        *(
+            (
+                lambda mix=mix: mix_masks(torch.zeros(4, *SIZE), plan_of(mix, 4)),
+                "mix_masks: `plan` must copy pixels, got one that blends. A blended pixel has no "
+                "class: mix by `CutMix()` or another mix that cuts.",
+            )
+            for mix in (MixUp(), Chain([CutMix(), MixUp()]), RandomChoice([CutMix(), MixUp()]))
+        ),
+        (
+            lambda: mix_masks(torch.zeros(4, *SIZE), plan_of(SaliencyMix(), 4)),
+            "mix_masks: `plan` must be complete, got 'one that depends on images'. "
+            "`attentive_plan` completes those of AttentiveCutMix, and a loader all others.",
+        ),
+        (
+            lambda: mix_masks(torch.zeros(4, *SIZE), None),  # type: ignore[arg-type]
+            "mix_masks: `plan` must be a MixPlan, got 'NoneType'. Call mix_masks(mask, plan). An "
+            "epoch that mixes nothing has no plan: keep mask.",
         ),
         (
             lambda: draw_plan("CutMix", 4, SIZE, **DRAWN),  # type: ignore[arg-type]

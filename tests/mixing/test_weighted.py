@@ -266,6 +266,33 @@ def test_weights_of_other_classes_than_the_sources_are_refused() -> None:
         draw_plan(weighted(CutMix, [1, 2]), 10, SIZE, seed=0, epoch=0, batch=0, labels=LABELS)
 
 
+class Noting:
+    """A mix of a user, which notes what it is told of a batch."""
+
+    num_sources = 2
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def draw(self, draws: Any, frame: Any) -> Any:
+        self.told.append((draws.labels, draws.listed))
+        return CutMix().draw(draws, frame)
+
+    def operate(self, sample: Any, plan: Any, frame: Any) -> Any:
+        return CutMix().operate(sample, plan, frame)
+
+
+def test_a_mix_of_ones_own_is_told_classes_and_indices() -> None:
+    mix = Noting()
+    with loader_of(mix) as loader:
+        targets, served = loader.dataset.targets, list(loader)
+    told = mix.told[-3:]
+    for (labels, listed), (image, target, _) in zip(told, served, strict=True):
+        assert labels.tolist() == target.label[:, 0].tolist() == targets[listed].tolist()
+        assert len(listed) == len(image)
+    assert sorted(np.concatenate([listed for _, listed in told])) == list(range(13))
+
+
 def test_images_without_classes_have_no_weights(tmp_path: Path) -> None:
     paths = [str(tmp_path / f"{number}.png") for number in range(4)]
     for path in paths:

@@ -20,6 +20,7 @@ from dali_cutmix import (
     CutMix,
     Cutout,
     DataLoader,
+    Deferred,
     EvalTransform,
     ImageArrays,
     MixUp,
@@ -30,6 +31,7 @@ from dali_cutmix import (
     VolumeMasks,
     Volumes,
     VolumeTransform,
+    mix_masks,
 )
 from dali_cutmix.annotations.base import Shown
 
@@ -171,6 +173,20 @@ def test_mixed_voxels_and_masks_are_copies_and_labels_count_them(
                     assert (image[sample, 0][is_its] == before[source_at, 0][is_its]).all()
                 foreign += int((owners[sample] != classes_here[0].item()).sum())
     assert foreign
+
+
+@pytest.mark.parametrize("mix", [ClipCutMix("moving"), CutMix()], ids=["moving", "tube"])
+def test_masks_of_volumes_are_mixed_later_as_in_the_graph(mix: Any) -> None:
+    volumes = volumes_of(np.int16)
+    source, settings = Volumes(volumes, range_of(5)), {"target": VolumeMasks(volumes)}
+    deferred = {"mix": Deferred(mix), "with_plan": True}
+    with (
+        loaded(source, mix=mix, **settings) as mixing,
+        loaded(source, **settings, **deferred) as later,
+    ):
+        for (_, mask), (_, unmixed, plan) in zip(mixing, later, strict=True):
+            assert torch.equal(mix_masks(unmixed, plan), mask)
+            assert not torch.equal(unmixed, mask)
 
 
 def test_blended_voxels_are_floating_point_numbers() -> None:
