@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from math import floor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from PIL import Image
@@ -329,8 +329,17 @@ def _are_different(noted: dict[str, Any], source: dict[str, Any]) -> bool:
 
 
 def _videos_below(folder: Path) -> list[Path]:
+    def refuse_unreadable(error: OSError) -> NoReturn:
+        raise OSError(
+            f"{WHERE}: VIDEO must be readable, but {error.filename!r} is not: {error.strerror}. "
+            "Change its permissions, or name videos and folders without it."
+        ) from None
+
     return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, onerror=refuse_unreadable)
+        for name in names
+        if Path(name).suffix.lower() in ENDINGS
+        and not name.startswith(".")
+        and Path(parent, name).is_file()
     )

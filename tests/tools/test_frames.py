@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -225,6 +227,26 @@ def test_bad_video_is_named_and_all_others_are_extracted(tmp_path: Path) -> None
         "frames.json",
         "sources.json",
     ]
+
+
+def test_folder_of_videos_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "videos/a/1.mp4", 4, 4)
+    denied = tmp_path / "videos/b"
+    denied.mkdir()
+    scandir = os.scandir
+
+    def deny(path: Any) -> Any:  # also for root, who reads everything
+        if Path(path) == denied:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    result = call(tmp_path / "videos", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "VIDEO must be readable, but" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_extracted_is_refused_in_one_sentence(tmp_path: Path) -> None:
