@@ -72,8 +72,8 @@ from dali_cutmix import (
     paste,
 )
 from data.generate_sounds import CLASSES, write_sounds
-from harness.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
-from harness.processes import CONSOLE, stop
+from harness.checkpoints import check_out, find_checkpoint, load_checkpoint, save_checkpoint
+from harness.processes import CONSOLE, refuse_several, stop
 from harness.results import finish, refuse_results
 from harness.schedule import cosine
 from harness.settings import DataSettings, as_plain, from_flags, named
@@ -430,6 +430,7 @@ def draw_predictions(settings: Settings, val: Sounds, model: nn.Module) -> Image
 
 def main(settings: Settings) -> dict[str, Any]:
     """Train with each seed, and write the means; return what results.json holds."""
+    refuse_several(NAME)
     unused = (
         (settings.mix == "none", "--mix none", ("alpha",)),
         (settings.network != "small", f"--network {settings.network}", ("width",)),
@@ -440,6 +441,10 @@ def main(settings: Settings) -> dict[str, Any]:
             settings = replace(
                 settings, epochs=min(settings.epochs, 2), seeds=min(settings.seeds, 2), batch_size=4
             )
+        out = settings.out or Path(f"{temporary}/out" if settings.smoke else f"runs/{NAME}")
+        check_out(NAME, out)
+        if settings.resume is None:
+            refuse_results(NAME, out)
         sounds, val = find_data(settings, Path(temporary))
         if settings.batch_size > len(sounds.files):
             stop(
@@ -449,9 +454,6 @@ def main(settings: Settings) -> dict[str, Any]:
             )
         check_files(NAME, sounds)
         check_files(NAME, val)
-        out = settings.out or Path(f"{temporary}/out" if settings.smoke else f"runs/{NAME}")
-        if settings.resume is None:
-            refuse_results(NAME, out)
         runs = []
         for seed in range(settings.seed, settings.seed + settings.seeds):
             of_seed = replace(settings, seed=seed, out=out / str(seed))

@@ -94,7 +94,6 @@ from dali_cutmix import (
     DataLoader,
     Deferred,
     EvalTransform,
-    FileList,
     MixUp,
     Scheduled,
     Shard,
@@ -103,7 +102,7 @@ from dali_cutmix import (
 )
 from harness import schedule
 from harness.labels import relabelled
-from harness.pictures import find_data
+from harness.pictures import find_data, read_parts
 from harness.processes import Processes, split_batch, stop
 from harness.settings import RunSettings, from_flags, named
 from harness.training import Loss, Target, Training, classified, run, shrunk
@@ -369,12 +368,8 @@ def make_loss(settings: Settings) -> Loss:
 def make_training(settings: Settings, processes: Processes, temporary: Path) -> Training:
     """Return what the harness trains."""
     data, device = find_data(NAME, settings, temporary, SIDE), processes.device
-    val = make_val_loader(settings, data, device)
-    classes = FileList.from_folder(data / "train").classes
-    if val.dataset.classes != classes:
-        odd = sorted(set(val.dataset.classes) ^ set(classes))[:5]
-        stop(NAME, f"train/ and val/ in {data} must hold the same class folders; odd are {odd}.")
-    model = make_model(settings, len(classes), device)
+    train, _ = read_parts(NAME, data)
+    model = make_model(settings, len(train.classes), device)
     trained = None
     if settings.mix != "none":
         trained = mixing_inside(NAME, model, model.layers, settings.layers, settings.seed)
@@ -382,7 +377,7 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
         name=NAME,
         settings=settings,
         train=partial(make_train_loader, settings, data, device),
-        val=val,
+        val=make_val_loader(settings, data, device),
         model=model,
         optimizer=torch.optim.SGD(
             model.parameters(),

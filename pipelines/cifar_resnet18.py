@@ -44,7 +44,14 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from dali_cutmix import CutMix, DataLoader, EvalTransform, TrainTransform, mixed_cross_entropy
+from dali_cutmix import (
+    CutMix,
+    DataLoader,
+    EvalTransform,
+    Shard,
+    TrainTransform,
+    mixed_cross_entropy,
+)
 
 # Mean and deviation of CIFAR's training pixels, in [0, 1]; the authors' train.py.
 MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
@@ -93,6 +100,12 @@ class Settings:
 
     seed: int = 0
     """Seed of initial weights, order, crops and mixing."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "max_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                stop(f"`{name}` must be at least 1, got {value}.")
 
 
 def make_loaders(settings: Settings, data: Path) -> tuple[DataLoader, DataLoader]:
@@ -188,8 +201,7 @@ def train_epochs(
         state["history"].append(row)
         state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         # evaluate.py reads what to build, and what its input looks like.
-        state |= {"recipe": "cifar_resnet18", "classes": val.dataset.classes}
-        state |= {"transform": dataclasses.asdict(val.transform)}
+        state |= {"recipe": "cifar_resnet18", "transform": dataclasses.asdict(val.transform)}
         save(path, state)
         CONSOLE.print(
             f"epoch {epoch + 1}/{settings.epochs}  loss {row['train_loss']:.4f}  "
@@ -199,18 +211,29 @@ def train_epochs(
 
 def run(settings: Settings) -> dict[str, Any]:
     """Train, validate and save each epoch; return what results.json holds."""
+    if Shard.current().count > 1:
+        stop("this recipe trains in one process. Start it without torchrun, srun or mpirun.")
     if settings.mix == "none" and settings.prob != Settings.prob:
         stop(f"`prob` must be left out with `--mix none`, got {settings.prob}. Nothing is mixed.")
     settings = shrink(settings) if settings.smoke else settings
     with tempfile.TemporaryDirectory() as temporary:
-        data = find_data(settings, Path(temporary))
         out = settings.out or Path(temporary if settings.smoke else "runs/cifar_resnet18")
+        check_out(out)
+        data = find_data(settings, Path(temporary))
         # Paths do not change results.
         fixed = {k: v for k, v in vars(settings).items() if k not in ("data", "out", "resume")}
         state = load(out / "checkpoint.pt", fixed, settings.resume)
-        train, val = make_loaders(settings, data)
+        try:
+            train, val = make_loaders(settings, data)
+        except (OSError, ValueError) as error:
+            stop(str(error))
         if val.dataset.classes != train.dataset.classes:
             stop(f"train/ and val/ in {data} must hold the same class folders.")
+        samples = {"classes": train.dataset.classes, "data": train.state_dict()["data"]}
+        # Checkpoints of older versions lack the data.
+        if any(state.get(name, now) != now for name, now in samples.items()):
+            stop(f"{out / 'checkpoint.pt'} is of other images. Pass those, or another `--out`.")
+        state |= samples
         train_epochs(settings, train, val, state, out / "checkpoint.pt")
         results = {"recipe": "cifar_resnet18", "smoke": settings.smoke, "settings": fixed}
         results |= {"epochs": state["history"]}
@@ -246,6 +269,13 @@ def find_data(settings: Settings, temporary: Path) -> Path:
             "Pass `--data DIR`, or `--smoke` alone to try the recipe on generated pictures."
         )
     return data
+
+
+def check_out(out: Path) -> None:
+    """Stop where a folder cannot be written, before anything is read; the folder is not made."""
+    existing = next(path for path in (out, *out.absolute().parents) if os.path.exists(path))
+    if not (os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)):
+        stop(f"`out` must be a folder that can be written, got {out}. Pass another `--out`.")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -57,7 +57,6 @@ from dali_cutmix import (
     DataLoader,
     Deferred,
     EvalTransform,
-    FileList,
     MixedTarget,
     MixPlan,
     MixUp,
@@ -67,10 +66,10 @@ from dali_cutmix import (
     mixed_cross_entropy,
 )
 from dali_cutmix.augmentations import ColorJitter, Grayscale, RandomApply
-from harness.checkpoints import save_checkpoint
-from harness.pictures import find_data
+from harness.checkpoints import check_out, save_checkpoint
+from harness.pictures import find_data, read_parts
 from harness.probe import features_of, fit_probe, top1_of
-from harness.processes import CONSOLE, stop
+from harness.processes import CONSOLE, refuse_several, stop
 from harness.results import finish, refuse_results
 from harness.schedule import cosine
 from harness.settings import DataSettings, as_plain, from_flags, named
@@ -398,14 +397,16 @@ def save(settings: Settings, model: nn.Module, data: Path, path: Path) -> None:
 
 def main(settings: Settings) -> dict[str, Any]:
     """Train with each seed; return what results.json holds."""
+    refuse_several(NAME)
     if settings.smoke:
         changes = {"seeds": 2, "epochs": 2, "batch_size": 4, "width": 4, "dim": 8, "queue": 16}
         changes = {name: min(most, getattr(settings, name)) for name, most in changes.items()}
         settings = replace(settings, **changes)
     with tempfile.TemporaryDirectory() as temporary:
-        data = find_data(NAME, settings, Path(temporary), side=settings.size)
         out = settings.out or (Path(temporary, "out") if settings.smoke else Path(f"runs/{NAME}"))
+        check_out(NAME, out)
         refuse_results(NAME, out)
+        data = find_data(NAME, settings, Path(temporary), side=settings.size)
         check_data(settings, data)
         runs = [train(settings, data, out, seed) for seed in range(settings.seeds)]
         numbers = {name: [run[name] for run in runs] for name in ("top1", "untrained_top1")}
@@ -416,9 +417,7 @@ def main(settings: Settings) -> dict[str, Any]:
 
 def check_data(settings: Settings, data: Path) -> None:
     """End the run with a sentence where images are too few, or classes of the parts differ."""
-    train, val = (FileList.from_folder(data / part) for part in ("train", "val"))
-    if train.classes != val.classes:
-        stop(NAME, f"train/ and val/ in {data} must hold the same class folders.")
+    train, _ = read_parts(NAME, data)
     if len(train) < settings.batch_size:
         least = f"{settings.batch_size} images in train/, as many as `batch_size`"
         stop(NAME, f"`data` must hold at least {least}, got {len(train)}.")

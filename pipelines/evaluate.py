@@ -35,7 +35,7 @@ from evaluation.saved import NUMBERS, Evaluation, load, save
 from evaluation.smoke import shrunk
 from evaluation.subject import NAME
 from harness.checkpoints import write_json
-from harness.processes import CONSOLE, stop
+from harness.processes import CONSOLE, refuse_several, stop
 
 #: Beginnings of names that are no files, but models of libraries.
 LIBRARIES = ("torchvision:", "timm:")
@@ -48,6 +48,7 @@ def run(settings: Settings) -> list[Evaluation]:
 
     Of a side of several training runs the first is returned.
     """
+    refuse_several(NAME)
     with tempfile.TemporaryDirectory() as temporary:
         if settings.smoke:
             settings = shrunk(settings, Path(temporary))

@@ -110,7 +110,7 @@ from dali_cutmix.augmentations import (
     TrivialAugment,
 )
 from harness import schedule
-from harness.pictures import find_data
+from harness.pictures import find_data, read_parts
 from harness.processes import Processes, split_batch, stop
 from harness.sampling import RepeatedAugmentation
 from harness.settings import RunSettings, from_flags, named
@@ -475,12 +475,8 @@ def make_average(settings: Settings, model: nn.Module) -> AveragedModel | None:
 def make_training(settings: Settings, processes: Processes, temporary: Path) -> Training:
     """Return what the harness trains."""
     data, device = find_data(NAME, settings, temporary), processes.device
-    val = make_val_loader(settings, data, device)
-    classes = FileList.from_folder(data / "train").classes
-    if val.dataset.classes != classes:
-        odd = sorted(set(val.dataset.classes) ^ set(classes))[:5]
-        stop(NAME, f"train/ and val/ in {data} must hold the same class folders; odd are {odd}.")
-    model = make_model(settings, len(classes), device)
+    train, _ = read_parts(NAME, data)
+    model = make_model(settings, len(train.classes), device)
     average = make_average(settings, model)  # a copy, made before the model has hooks
     trained = None
     if settings.mix != "none":
@@ -489,7 +485,7 @@ def make_training(settings: Settings, processes: Processes, temporary: Path) -> 
         name=NAME,
         settings=settings,
         train=partial(make_train_loader, settings, data, device),
-        val=val,
+        val=make_val_loader(settings, data, device),
         model=model,
         optimizer=make_optimizer(settings, model),
         loss=classified(partial(mixed_cross_entropy, label_smoothing=settings.label_smoothing)),

@@ -143,7 +143,10 @@ def find_shards(settings: Settings, temporary: Path) -> tuple[TarShards, TarShar
         "cache_dir": settings.cache_dir,
         "cache_bytes": settings.cache_bytes,
     }
-    return TarShards(train, **where), TarShards(val, **where)
+    try:
+        return TarShards(train, **where), TarShards(val, **where)
+    except (OSError, ValueError) as error:
+        stop(NAME, f"the shards cannot be read. {error}")
 
 
 def make_train_loader(

@@ -59,9 +59,9 @@ from typing import Any, Literal, TypeVar
 import torch
 import tyro
 
-from harness.checkpoints import find_checkpoint
+from harness.checkpoints import check_out, find_checkpoint
 from harness.pictures import make_pictures, make_shards
-from harness.processes import Processes, joined, stop
+from harness.processes import Processes, joined, refuse_several, stop
 from harness.settings import RunSettings, parse
 from harness.training import Training, train_once
 
@@ -306,6 +306,7 @@ def remove_rays_folder(out: Path) -> None:
 
 def main(engine: Engine, settings: RunSettings) -> dict[str, Any]:
     """Train, validate and save; return what results.json holds."""
+    refuse_several(NAME)
     refuse_odd(engine)
     try:
         import ray.train.torch
@@ -320,6 +321,7 @@ def main(engine: Engine, settings: RunSettings) -> dict[str, Any]:
         out = settings.out or (temporary / "out" if settings.smoke else Path("runs", NAME))
         settings = absolute(dataclasses.replace(settings, out=out))
         assert settings.out is not None
+        check_out(NAME, settings.out)
         if settings.smoke:
             settings = shrink(recipe, settings, settings.out / "pictures")
         settings = starting(settings, settings.out)

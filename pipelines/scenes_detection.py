@@ -57,7 +57,7 @@ from dali_cutmix import DataLoader, EvalTransform, read_coco_boxes
 from evaluation.weights import load_weights, read_state
 from harness.average_precision import measure
 from harness.box_folders import need_pycocotools
-from harness.checkpoints import write_json
+from harness.checkpoints import check_out, write_json
 from harness.detection import load_backbone, make_stages
 from harness.processes import Processes, joined, stop
 from harness.results import RESULTS, finish, refuse_results
@@ -206,6 +206,7 @@ def main(settings: Settings) -> dict[str, Any]:
     paths = checkpoints_of(folder)
     trained = json.loads((folder / RESULTS).read_text())
     out = settings.out or Path(f"runs/{NAME}")
+    check_out(NAME, out)
     refuse_results(NAME, out)
     with joined(NAME) as processes:
         rows = [measure_detector(settings, data, path, out, processes) for path in paths]

@@ -58,14 +58,17 @@ from dali_cutmix import (
     DataLoader,
     Deferred,
     EvalTransform,
+    FileList,
+    Masks,
     MixPlan,
     Notes,
     TrainTransform,
     mix_batch,
     read_masks,
 )
+from harness.checkpoints import check_out
 from harness.pictures import make_ellipses
-from harness.processes import CONSOLE, stop
+from harness.processes import CONSOLE, refuse_several, stop
 from harness.results import finish, refuse_results
 from harness.schedule import cosine
 from harness.settings import DataSettings, from_flags, named
@@ -154,9 +157,17 @@ class Loaders:
                 loader.close()
 
 
+def read(data: Path, part: str) -> tuple[FileList, Masks]:
+    """Return the images of a part, ``"train"`` or ``"val"``, and their masks."""
+    try:
+        return read_masks(data / part / "images", data / part / "masks")
+    except (OSError, ValueError) as error:
+        stop(NAME, f"`data` cannot be read. {error}")
+
+
 def make_loaders(settings: Settings, data: Path, seed: int) -> Loaders:
     """Return the loaders of a training, whose labelled tiles are chosen by the seed."""
-    images, masks = read_masks(data / "train/images", data / "train/masks")
+    images, masks = read(data, "train")
     for name in ("num_labelled", "batch_size"):
         value = getattr(settings, name)
         if value > len(images):
@@ -191,7 +202,7 @@ def make_loaders(settings: Settings, data: Path, seed: int) -> Loaders:
             channels_last=True,
             seed=2 * seed + 1,
         )
-    images, masks = read_masks(data / "val/images", data / "val/masks")
+    images, masks = read(data, "val")
     transform = EvalTransform(TILE, TILE, mean=MEAN, std=STD)
     val = DataLoader(images, 4, transform=transform, target=masks, channels_last=True)
     return Loaders(labelled, unlabelled, val)
@@ -304,15 +315,17 @@ def train(settings: Settings, data: Path, seed: int) -> list[dict[str, float]]:
 
 def main(settings: Settings) -> dict[str, Any]:
     """Train with each seed; return what results.json holds."""
+    refuse_several(NAME)
     if settings.smoke:
         changes = {"num_labelled": 1, "seeds": 2, "epochs": 2, "batch_size": 2, "size": 32}
         settings = replace(
             settings, **{k: min(v, getattr(settings, k)) for k, v in changes.items()}
         )
     with tempfile.TemporaryDirectory() as temporary:
-        data = find_nuclei(settings, Path(temporary))
         out = settings.out or Path(temporary if settings.smoke else f"runs/{NAME}")
+        check_out(NAME, out)
         refuse_results(NAME, out)
+        data = find_nuclei(settings, Path(temporary))
         runs = [train(settings, data, seed) for seed in range(settings.seeds)]
         numbers = {name: [run[-1][name] for run in runs] for name in ("iou", "student_iou")}
         mean = statistics.mean(numbers["iou"])

@@ -73,10 +73,11 @@ from evaluation.predictions import Images
 from evaluation.result import Result
 from evaluation.saved import NUMBERS, Evaluation, load, save
 from evaluation.subject import Subject
-from harness.checkpoints import write_json
+from harness.checkpoints import check_out, write_json
 from harness.labels import relabelled
 from harness.methods import HEADLINE, METHODS, Method
-from harness.processes import CONSOLE, stop
+from harness.pictures import read_parts
+from harness.processes import CONSOLE, refuse_several, stop
 from models.small import Net
 
 NAME = "study"
@@ -274,10 +275,7 @@ def study(settings: Settings, data: Path, out: Path) -> dict[str, Any]:
 
 def described(settings: Settings, data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what trainings depend on, and what their measures depend on besides."""
-    train, val = (FileList.from_folder(data / part) for part in ("train", "val"))
-    if train.classes != val.classes:
-        odd = sorted(set(train.classes) ^ set(val.classes))[:5]
-        stop(NAME, f"train/ and val/ in {data} must hold the same class folders; odd are {odd}.")
+    train, val = read_parts(NAME, data)
     trained = {name: getattr(settings, name) for name in TRAINED} | {"train": digest(train)}
     measured = {name: getattr(settings, name) for name in MEASURED} | {"val": digest(val)}
     if (data / "val.json").exists():
@@ -371,6 +369,7 @@ def runs_of(folder: Path) -> list[Evaluation]:
 
 def main(settings: Settings) -> dict[str, Any]:
     """Run a study, or the smoke run of one."""
+    refuse_several(NAME)
     with tempfile.TemporaryDirectory() as temporary:
         data, out = settings.data, settings.out
         if settings.smoke:
@@ -381,6 +380,7 @@ def main(settings: Settings) -> dict[str, Any]:
             stop(NAME, f"`data` must be a folder with train/ and val/ in it, got {data}.")
         if out is None:
             stop(NAME, "`out` must be a folder for the results. Pass `--out OUT`.")
+        check_out(NAME, out)
         return study(settings, data, out)
 
 

@@ -39,13 +39,13 @@ import tyro
 
 import semi_fixmatch
 import semi_mixmatch
-from dali_cutmix import FileList
 from dali_cutmix.tools.bench.machine import processor_name
 from evaluation.image_lists import digest
-from harness.checkpoints import write_json
+from harness.checkpoints import check_out, write_json
 from harness.few_labels import FewLabelsSettings
 from harness.few_labels_training import RESULTS, as_plain
-from harness.processes import CONSOLE, stop
+from harness.pictures import read_parts
+from harness.processes import CONSOLE, refuse_several, stop
 
 NAME = "study_few_labels"
 #: File of the digests of the images that all trainings of a folder are of.
@@ -113,7 +113,7 @@ def trained(settings: Settings, out: Path, method: str, labels: int, seed: int) 
 
 def check_images(data: Path, out: Path) -> None:
     """Refuse a folder that holds trainings of other images; note the images in a new one."""
-    images = {part: digest(FileList.from_folder(data / part)) for part in ("train", "val")}
+    images = dict(zip(("train", "val"), map(digest, read_parts(NAME, data)), strict=True))
     path = out / IMAGES
     if not path.exists():
         write_json(path, images)
@@ -185,6 +185,7 @@ def summary(
 
 def main(settings: Settings) -> dict[str, Any]:
     """Run a study, or the smoke run of one."""
+    refuse_several(NAME)
     if unknown := sorted(set(settings.methods) - set(METHODS)):
         stop(NAME, f"`methods` must be names among {', '.join(METHODS)}, got {unknown}.")
     if not settings.methods or not settings.labels or settings.seeds < 1:
@@ -196,6 +197,7 @@ def main(settings: Settings) -> dict[str, Any]:
             out = out or Path(temporary)
         if out is None:
             stop(NAME, "`out` must be a folder for the results. Pass `--out OUT`.")
+        check_out(NAME, out)
         return study(settings, out)
 
 

@@ -83,7 +83,7 @@ from dali_cutmix import (
 )
 from harness.evaluation import validate
 from harness.monitor import as_pixels
-from harness.pictures import find_data
+from harness.pictures import find_data, read_parts
 from harness.probe import features_of, fit_probe, scale_of, top1_of
 from harness.processes import Processes, split_batch, stop
 from harness.schedule import cosine
@@ -220,10 +220,8 @@ def tasks_of(settings: Settings, data: Path) -> tuple[Task | None, Task]:
 
     The first is None where nothing is pretrained here.
     """
-    parts = [FileList.from_folder(data / part) for part in ("train", "val")]
-    names = parts[0].classes
-    if parts[1].classes != names:
-        stop(NAME, f"train/ and val/ in {data} must hold the same class folders.")
+    train, val = read_parts(NAME, data)
+    names = train.classes
     if unknown := sorted(set(settings.targets) - set(names)):
         stop(NAME, f"`targets` must be among the classes {', '.join(names)}, got {unknown}.")
     half = names if settings.backbone is not None else names[len(names) // 2 :]
@@ -235,7 +233,6 @@ def tasks_of(settings: Settings, data: Path) -> tuple[Task | None, Task]:
             f"`targets` must leave two classes at least on either side, got {len(targets)} of the "
             f"{len(names)} classes of {data}.",
         )
-    train, val = parts
     counts = np.bincount(train.targets, minlength=len(names))
     fewest = min((int(counts[names.index(name)]), name) for name in targets)
     most = max([*settings.shots, settings.tune_images or 1])

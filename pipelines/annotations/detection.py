@@ -27,7 +27,14 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou
 
-from dali_cutmix import CutMix, DataLoader, EvalTransform, TrainTransform, read_coco_boxes
+from dali_cutmix import (
+    CutMix,
+    DataLoader,
+    EvalTransform,
+    Shard,
+    TrainTransform,
+    read_coco_boxes,
+)
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
 #: Mean and deviation of the training pixels, in [0, 1].
@@ -142,6 +149,8 @@ def validate(model: nn.Module, loader: DataLoader) -> float:
 
 def run(settings: Settings) -> list[dict[str, float]]:
     """Train and validate; return loss and F1 of each epoch."""
+    if Shard.current().count > 1:
+        raise SystemExit("This example trains in one process: start it without a launcher.")
     torch.manual_seed(settings.seed)
     train, val = make_loaders(settings)
     model = make_model().to(train.device)

@@ -25,7 +25,7 @@ import tyro
 from rich.console import Console
 from torch import Tensor, nn
 
-from dali_cutmix import CutMix, DataLoader, EvalTransform, TrainTransform, read_masks
+from dali_cutmix import CutMix, DataLoader, EvalTransform, Shard, TrainTransform, read_masks
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
 #: Mean and deviation of the training pixels, in [0, 1].
@@ -136,6 +136,8 @@ def validate(model: nn.Module, loader: DataLoader) -> float:
 
 def run(settings: Settings) -> list[dict[str, float]]:
     """Train and validate; return loss and intersection over union of each epoch."""
+    if Shard.current().count > 1:
+        raise SystemExit("This example trains in one process: start it without a launcher.")
     torch.manual_seed(settings.seed)
     train, val = make_loaders(settings)
     model = UNet().to(train.device)

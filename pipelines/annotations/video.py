@@ -33,6 +33,7 @@ from dali_cutmix import (
     Clips,
     DataLoader,
     EvalTransform,
+    Shard,
     TrainTransform,
     mixed_cross_entropy,
 )
@@ -142,6 +143,8 @@ def validate(model: nn.Module, loader: DataLoader) -> float:
 
 def run(settings: Settings) -> list[dict[str, float]]:
     """Generate clips, train and validate; return loss and top-1 of each epoch."""
+    if Shard.current().count > 1:
+        raise SystemExit("This example trains in one process: start it without a launcher.")
     torch.manual_seed(settings.seed)
     history = []
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
@@ -10,6 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from evaluation.subject import NAME
+from harness.checkpoints import check_out
 from harness.processes import stop
 
 Measure = Literal[
@@ -141,7 +141,7 @@ def check_flags(settings: Settings) -> None:
         )
     _check_measures(settings)
     _check_numbers(settings)
-    _check_out(settings.folder)
+    check_out(NAME, settings.folder)
     device_of(settings)
 
 
@@ -203,13 +203,6 @@ def _check_numbers(settings: Settings) -> None:
             f"`std` must be in (0, 1], where 1 is the full range, got {settings.std}. Divide a "
             "deviation of pixels of 0 to 255 by 255. 1 1 1 divides by nothing.",
         )
-
-
-def _check_out(out: Path) -> None:
-    """Refuse a folder that cannot be written, without making the folder."""
-    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        stop(NAME, f"`out` must be a folder that can be written, got {out}. Pass another `--out`.")
 
 
 def device_of(settings: Settings) -> torch.device:

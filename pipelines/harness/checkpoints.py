@@ -41,6 +41,13 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
+def check_out(name: str, out: Path) -> None:
+    """Stop where a folder cannot be written, before anything is read; the folder is not made."""
+    existing = next(path for path in (out, *out.absolute().parents) if os.path.exists(path))
+    if not (os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)):
+        stop(name, f"`out` must be a folder that can be written, got {out}. Pass another `--out`.")
+
+
 def find_checkpoint(name: str, settings: RunSettings, out: Path) -> Path | None:
     """Return the checkpoint to resume from, or None for a new run.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dali_cutmix import FileList
-from harness.pictures import find_data
+from harness.pictures import find_data, read_parts
 from harness.processes import stop
 
 
@@ -101,9 +101,7 @@ def read(name: str, settings: FewLabelsSettings, temporary: Path) -> FewLabels:
         temporary: Folder for the pictures of a smoke run.
     """
     data = find_data(name, settings, temporary, settings.size)
-    train, val = FileList.from_folder(data / "train"), FileList.from_folder(data / "val")
-    if val.classes != train.classes:
-        stop(name, f"train/ and val/ in {data} must hold the same class folders.")
+    train, val = read_parts(name, data)
     labelled = choose(name, train, settings.labels_per_class, settings.seed)
     return FewLabels(labelled, without_classes(train), val)
 

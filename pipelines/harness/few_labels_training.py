@@ -25,10 +25,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dali_cutmix import DataLoader
 from dali_cutmix.tools.bench.machine import processor_name
-from harness.checkpoints import save_checkpoint, write_json
+from harness.checkpoints import check_out, save_checkpoint, write_json
 from harness.evaluation import validate
 from harness.few_labels import FewLabelsSettings
-from harness.processes import Processes, joined
+from harness.processes import Processes, joined, refuse_several
 from harness.schedule import cosine
 
 CHECKPOINT, RESULTS = "checkpoint.pt", "results.json"
@@ -91,12 +91,12 @@ def run(
     Returns:
         The content of results.json.
     """
+    refuse_several(name)
     with ExitStack() as stack:
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         processes = stack.enter_context(joined(name))
-        if processes.count > 1:
-            processes.stop("this recipe trains in one process. Start it without torchrun.")
         out = settings.out or (temporary if settings.smoke else Path("runs", name))
+        check_out(name, out)
         if (out / CHECKPOINT).exists():
             processes.stop(f"{out} holds a checkpoint. Pass another `--out`.")
         learning = make(processes, temporary)

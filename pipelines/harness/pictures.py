@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from dali_cutmix import Shard
+from dali_cutmix import FileList, Shard
 from harness.processes import stop
 
 
@@ -43,6 +43,23 @@ def find_data(name: str, settings: Where, temporary: Path, side: int = 100) -> P
             "Pass `--data DIR`, or `--smoke` alone to try the recipe on generated pictures.",
         )
     return data
+
+
+def read_parts(name: str, data: Path) -> tuple[FileList, FileList]:
+    """Return the images of train/ and val/ by class, or end the run with one sentence.
+
+    Args:
+        name: Name of the recipe.
+        data: Folder with train/ and val/, each with the same class folders.
+    """
+    try:
+        train, val = (FileList.from_folder(data / part) for part in ("train", "val"))
+    except (OSError, ValueError) as error:
+        stop(name, f"`data` cannot be read. {error}")
+    if train.classes != val.classes:
+        odd = sorted(set(train.classes) ^ set(val.classes))[:5]
+        stop(name, f"train/ and val/ in {data} must hold the same class folders; odd are {odd}.")
+    return train, val
 
 
 def num_pictures() -> int:

@@ -220,6 +220,17 @@ def stop(name: str, problem: str) -> NoReturn:
     raise SystemExit(f"{name}: {problem}")
 
 
+def refuse_several(name: str) -> None:
+    """Stop where a launcher started several processes: each would see a part of the data."""
+    count = Shard.current().count
+    if count > 1:
+        stop(
+            name,
+            f"this is one of {count} processes, each of which would see a part of the data and "
+            "write the same files. Start it as one process, without torchrun, srun or mpirun.",
+        )
+
+
 def split_batch(name: str, batch_size: int, num_processes: int, accumulate: int) -> int:
     """Return the number of samples that each process's loader yields per batch."""
     parts = num_processes * accumulate

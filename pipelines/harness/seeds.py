@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.checkpoints import refuse_other_samples, refuse_other_settings
+from harness.checkpoints import check_out, refuse_other_samples, refuse_other_settings
 from harness.processes import Processes, joined
 from harness.results import RESULTS, finish, refuse_results
 from harness.settings import RunSettings
@@ -65,10 +65,11 @@ def run_seeds(
         The content of results.json.
     """
     with tempfile.TemporaryDirectory() as temporary, joined(name) as processes:
-        data = find(settings, Path(temporary))
         out = settings.out or (Path(temporary, "out") if settings.smoke else Path(f"runs/{name}"))
+        check_out(name, out)
         if settings.resume is None:
             refuse_results(name, out)
+        data = find(settings, Path(temporary))
         runs = []
         for seed in range(settings.seed, settings.seed + settings.seeds):
             of_seed = dataclasses.replace(settings, seed=seed, out=out / str(seed))

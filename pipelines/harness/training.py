@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dali_cutmix import DataLoader, MixedTarget, Shard, Waits, mix_batch
 from harness.checkpoints import (
+    check_out,
     find_checkpoint,
     load_checkpoint,
     refuse_other_samples,
@@ -452,6 +453,7 @@ def run(name: str, settings: RunSettings, make: Callable[[Processes, Path], Trai
     # Each process generates its own pictures; a smoke run without `out` discards its output.
     with tempfile.TemporaryDirectory() as temporary, joined(name) as processes:
         out = settings.out or Path(temporary if settings.smoke else f"runs/{name}")
+        check_out(name, out)
         return train_once(settings, processes, out, lambda: make(processes, Path(temporary)))
 
 

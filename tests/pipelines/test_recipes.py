@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -19,9 +20,34 @@ import dali_cutmix
 from evaluation.subject import load_subject
 from harness.pictures import make_pictures
 from harness.settings import parse
-from runs import ON_HARNESS, PIPELINES, RECIPES, STANDALONE, TASKS, assert_same_run, recipe, start
+from runs import (
+    AUDIO,
+    CONTRASTIVE,
+    CUTMIX_SEG,
+    EVALUATION,
+    ON_HARNESS,
+    PIPELINES,
+    RAY,
+    RECIPES,
+    SEMI,
+    STANDALONE,
+    TASKS,
+    assert_same_run,
+    recipe,
+    start,
+)
 
 IMAGENET = "imagenet_resnet50"
+#: Train on images in class folders.
+BY_CLASS = [
+    *(name for name in RECIPES if "shards" not in name),
+    *(*SEMI, CONTRASTIVE, "transfer", "study", "study_few_labels"),
+]
+TRAINING = sorted({*RECIPES, *TASKS, *BY_CLASS, CUTMIX_SEG})
+#: Train or evaluate in one process.
+ALONE = {STANDALONE, *SEMI, CONTRASTIVE, CUTMIX_SEG, AUDIO, EVALUATION, RAY}
+EXAMPLES = [f"annotations.{name}" for name in ("detection", "segmentation", "video")]
+ALONE |= {"study", "study_few_labels", *EXAMPLES}
 
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 also_of_tasks = pytest.mark.parametrize("name", [*RECIPES, *TASKS])
@@ -30,7 +56,7 @@ on_harness = pytest.mark.parametrize("name", ON_HARNESS)
 
 def run(module: ModuleType, **settings: Any) -> Any:
     """A recipe's smoke run in this process."""
-    main = module.run if module.__name__.endswith(STANDALONE) else module.main
+    main = getattr(module, "main", None) or module.run
     return main(module.Settings(smoke=True, **settings))
 
 
@@ -149,6 +175,42 @@ def test_standalone_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Pa
     assert str(refused.value) == f"{STANDALONE}: `seed` must be 0 to resume from {path}, got 1."
 
 
+@pytest.mark.usefixtures("on_the_cpu")
+def test_standalone_run_resumes_on_no_other_images(tmp_path: Path) -> None:
+    module, out, data = recipe(STANDALONE), tmp_path / "out", tmp_path / "moved"
+    for part in ("train", "val"):
+        make_pictures(tmp_path / "data" / part, 9, 32, num_classes=4)
+    run(module, data=tmp_path / "data", out=out, epochs=1)
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    (tmp_path / "data").rename(data)
+    run(module, data=data, out=out, epochs=1, resume=True)
+
+    def refuses() -> bool:
+        with pytest.raises(SystemExit) as refused:
+            run(module, data=data, out=out, epochs=1, resume=True)
+        return str(refused.value) == (
+            f"{STANDALONE}: {out}/checkpoint.pt is of other images. Pass those, or another `--out`."
+        )
+
+    (data / "train/class_0/0000.png").rename(data / "train/class_0/9999.png")
+    assert refuses()
+    del state["data"]  # checkpoints of older versions tell the classes alone
+    torch.save(state, out / "checkpoint.pt")
+    for part in ("train", "val"):
+        (data / part / "class_0").rename(data / part / "disc")
+    assert refuses()
+    for part in ("train", "val"):
+        (data / part / "disc").rename(data / part / "class_0")
+    run(module, data=data, out=out, epochs=1, resume=True)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "max_steps"])
+def test_counts_below_one_of_a_standalone_run_are_refused(name: str) -> None:
+    with pytest.raises(SystemExit) as refused:
+        recipe(STANDALONE).Settings(**{name: 0})
+    assert str(refused.value) == f"{STANDALONE}: `{name}` must be at least 1, got 0."
+
+
 @every_recipe
 def test_run_without_resume_never_replaces_a_checkpoint(name: str, tmp_path: Path) -> None:
     module = recipe(name)
@@ -183,6 +245,73 @@ def test_missing_shards_are_one_clear_sentence() -> None:
         "s3://bucket/{00..99}.tar and None. Pass `--data DIR` with train/ and val/ in it, or "
         "`--train` and `--val`, or `--smoke` alone to see it work."
     )
+
+
+@pytest.mark.parametrize("name", BY_CLASS)
+def test_images_outside_class_folders_are_one_clear_sentence(name: str, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        make_pictures(tmp_path / part, 1, side=32, num_classes=1)
+        (tmp_path / part / "class_0/0000.png").rename(tmp_path / part / "0000.png")
+        (tmp_path / part / "class_0").rmdir()
+    with pytest.raises(SystemExit) as refused:
+        run(recipe(name), data=tmp_path, out=tmp_path / "out")
+    start = f"DataLoader: `source` must be a folder with one subfolder per class, but '{tmp_path}"
+    assert start in str(refused.value)
+    assert "holds images (1) and no subfolder." in str(refused.value)
+
+
+def test_folder_without_shards_is_one_clear_sentence(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    with pytest.raises(SystemExit, match=f"cannot be read. TarShards: '{tmp_path}/train' holds no"):
+        run(recipe("imagenet_shards_resnet50"), data=tmp_path)
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_folder_that_cannot_be_written_is_refused_before_the_data_are_read(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+    out = tmp_path / "file" / "out"
+    with pytest.raises(SystemExit) as refused:
+        run(recipe(name), data=tmp_path, out=out)
+    assert str(refused.value) == (
+        f"{name}: `out` must be a folder that can be written, got {out}. Pass another `--out`."
+    )
+
+
+def begin(name: str, folder: Path) -> None:
+    """Start a recipe or an example as a smoke run, or on the data of a folder."""
+    if name in EXAMPLES:
+        module = importlib.import_module(name)
+        where = {} if name.endswith("video") else {"data": folder}
+        module.run(module.Settings(**where))
+    elif name == RAY:
+        module = recipe(name)
+        module.main(module.Engine(), recipe(IMAGENET).Settings(smoke=True))
+    else:
+        run(recipe(name))
+
+
+@pytest.mark.parametrize("name", [*TRAINING, EVALUATION, RAY, "scenes_detection", *EXAMPLES])
+def test_one_of_several_processes_joins_the_others_or_refuses_to_see_a_part_of_the_data(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def join(*_: Any, **__: Any) -> None:
+        raise SystemExit("joins the others")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", join)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.chdir(tmp_path)
+    if name in (STANDALONE, *EXAMPLES):
+        said = "trains in one process"
+    else:
+        said = "one of 2 processes" if name in ALONE else "joins the others"
+    with pytest.raises(SystemExit, match=said):
+        begin(name, tmp_path)
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if "shards" not in name])

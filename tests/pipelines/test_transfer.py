@@ -365,7 +365,8 @@ def test_folders_with_other_classes_and_broken_images_are_named(
     (data / "val/class_4").rename(data / "val/class_5")
     with pytest.raises(SystemExit) as refusal:
         module.main(tiny(module, data, tmp_path / "out"))
-    problem = f"transfer: train/ and val/ in {data} must hold the same class folders."
+    odd = "odd are ['class_4', 'class_5']."
+    problem = f"transfer: train/ and val/ in {data} must hold the same class folders; {odd}"
     assert str(refusal.value) == problem
     (data / "val/class_5").rename(data / "val/class_4")
     broken = sorted((data / "train/class_0").iterdir())[0]
