@@ -76,7 +76,8 @@ def levels_of(content: Mapping[str, Any], number: str) -> dict[int, tuple[float,
     for name, value in content.items():
         match = re.fullmatch(rf"{re.escape(number)}_(\d\d)", name)
         # Only a number with a level 00 is a curve; map_50 has an IoU of 0.5.
-        if match is not None and isinstance(value, dict) and f"{number}_00" in content:
+        is_curve = match is not None and isinstance(value, dict) and f"{number}_00" in content
+        if is_curve and value["mean"] is not None:
             levels[int(match[1])] = (value["mean"], value["deviation"] or 0.0)
     return dict(sorted(levels.items()))
 

@@ -47,7 +47,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import SubsetRandomSampler
@@ -67,6 +66,7 @@ from dali_cutmix import (
     read_masks,
 )
 from harness.checkpoints import check_out
+from harness.overlap import mask_loss
 from harness.pictures import make_ellipses
 from harness.processes import CONSOLE, refuse_several, stop
 from harness.results import finish, refuse_results
@@ -78,8 +78,6 @@ NAME = "segmentation_cutmix_seg"
 TILE = 128
 #: Shares of the image's sides, between which those of a cut lie: half of the area on average.
 SIDES = (0.5, 0.9)
-#: A mask's pixel that has no class.
-IGNORED = 255
 
 
 @dataclass(frozen=True)
@@ -251,7 +249,7 @@ def train_epoch(
     if others is None:
         others = repeat(None, len(loaders.labelled))
     for (image, mask), other in zip(loaders.labelled, others, strict=True):
-        loss = F.cross_entropy(student(image), mask, ignore_index=IGNORED)
+        loss = mask_loss(student(image), mask)
         apart = sure = torch.zeros((), device=loss.device)
         if other is not None:
             unlabelled, _, plan = other

@@ -55,7 +55,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torchvision.models import segmentation as torchvision_models
 
@@ -72,7 +71,7 @@ from dali_cutmix import (
     read_masks,
     read_voc_masks,
 )
-from harness.overlap import IGNORED, count_classes, draw_masks, mean_of, measure_overlap
+from harness.overlap import count_classes, draw_masks, mask_loss, mean_of, measure_overlap
 from harness.pictures import make_ellipses
 from harness.processes import Processes, split_mixed_batch, stop
 from harness.sampling import choose_training
@@ -329,11 +328,9 @@ def make(settings: Settings, data: Path, processes: Processes) -> Training:
     def loss(network: nn.Module, batch: Batch) -> torch.Tensor:
         image, mask = batch
         logits = network(image)
-        total = F.cross_entropy(logits["out"], mask, ignore_index=IGNORED)
+        total = mask_loss(logits["out"], mask)
         if "aux" in logits:
-            total = total + settings.aux * F.cross_entropy(
-                logits["aux"], mask, ignore_index=IGNORED
-            )
+            total = total + settings.aux * mask_loss(logits["aux"], mask)
         return total
 
     def measure(*arguments: Any) -> dict[str, float]:

@@ -188,16 +188,16 @@ def paired_intervals(
 
 
 def welch_interval(
-    first: Sequence[float], second: Sequence[float], level: float = LEVEL
+    first: Sequence[float | None], second: Sequence[float | None], level: float = LEVEL
 ) -> Interval | None:
-    """Return Welch's interval of the difference of two means.
+    """Return Welch's interval of the difference of two means, or None where runs tell too little.
 
     Args:
-        first: A number of each run of the side that is subtracted.
+        first: A number of each run of the side that is subtracted; None where a run has none.
         second: The same of the other side.
         level: Share of intervals that hold the true difference, in (0, 1).
     """
-    if min(len(first), len(second)) < 2:
+    if min(len(first), len(second)) < 2 or None in (*first, *second):
         return None
     parts = [float(np.var(side, ddof=1)) / len(side) for side in (first, second)]
     middle, spread = float(np.mean(second) - np.mean(first)), math.sqrt(sum(parts))

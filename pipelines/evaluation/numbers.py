@@ -65,14 +65,16 @@ def spread(values: Sequence[float | None] | None, scale: float) -> str:
     return text if len(array) < 2 else f"{text} ± {array.std(ddof=1):.{digits}f}"
 
 
-def difference(baseline: Sequence[float] | None, values: Sequence[float] | None) -> str:
+def difference(
+    baseline: Sequence[float | None] | None, values: Sequence[float | None] | None
+) -> str:
     """Return a difference of means in points with its interval, bold where that leaves out 0.
 
-    The interval is judged as it is printed. None stands for a number that a row lacks.
+    The interval is judged as it is printed. None stands for a number that a row or a run lacks.
     """
-    if baseline is None or values is None:
+    if baseline is None or values is None or None in (*baseline, *values):
         return "-"
-    points = 100 * (np.mean(values) - np.mean(baseline))
+    points = 100 * (np.mean(np.array(values, float)) - np.mean(np.array(baseline, float)))
     interval = welch_interval(baseline, values)
     if interval is None:
         return f"{points:+.1f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -36,7 +37,7 @@ def measure(
     names: list[str],
     picture: Path | None,
 ) -> dict[str, float]:
-    """Return `NUMBERS` of the validation images of all processes, each in [0, 1].
+    """Return `NUMBERS` of the validation images of all processes, as `mean_average_precision` does.
 
     Args:
         model: Detector on the processes' device.
@@ -79,13 +80,18 @@ def measure(
 
 
 def mean_average_precision(rows: list[tuple[Objects, Objects]]) -> dict[str, float]:
-    """Return `NUMBERS` of images, given what was detected and what is true of each."""
+    """Return `NUMBERS` of images, given what was detected and what is true of each.
+
+    Numbers are in [0, 1], and NaN where the images have no object to find.
+    """
     from torchmetrics.detection import MeanAveragePrecision  # needs pycocotools
 
     metric = MeanAveragePrecision(backend="pycocotools", sync_on_compute=False)
     metric.update([said for said, _ in rows], [true for _, true in rows])
     numbers = metric.compute()
-    return {name: float(numbers[name]) for name in NUMBERS}
+    found = {name: float(numbers[name]) for name in NUMBERS}
+    # Without an object to find, torchmetrics returns -1.
+    return {name: value if value >= 0 else math.nan for name, value in found.items()}
 
 
 def _on_cpu(objects: Objects) -> Objects:

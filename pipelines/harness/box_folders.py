@@ -121,6 +121,8 @@ def read_box_folders(recipe: str, data: Path, kind: Format, min_visible: float) 
             f"same order; odd are {odd}. Mend the files.",
         )
     learned, validated = _to_learn(train_boxes, names[0]), _to_validate(val_boxes, names[0])
+    if not validated.counts.any():
+        stop(recipe, f"the validation images in {data} must have boxes, got none. Add boxes.")
     return BoxFolders((train, learned), (val, validated), names[0])
 
 

@@ -37,7 +37,7 @@ class Overlap:
         confusion: Pixels by their class (row) and the predicted class (column): ``[C, C]`` int64.
         boundary: Pixels that the boundaries of a class's true and predicted regions share, and
             pixels of either boundary: ``[C, 2]`` int64. None where boundaries were not compared.
-        loss: Mean cross entropy of a pixel.
+        loss: Mean cross entropy of a pixel that has a class; NaN where none has one.
         shown: Some images of this process's first batch, their masks, and the predicted ones, on
             the CPU. None where this process has no images.
     """
@@ -123,6 +123,17 @@ def measure_overlap(
     )
     loss = float(losses[0] / losses[1])
     return Overlap(confusion, boundary if with_boundary else None, loss, shown)
+
+
+def mask_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean cross entropy of the pixels that have a class; 0 where none has one.
+
+    Args:
+        logits: ``[B, C, ...]`` float.
+        mask: Classes in [0, C) or `IGNORED`: ``[B, ...]`` int64.
+    """
+    loss = F.cross_entropy(logits, mask, ignore_index=IGNORED)
+    return torch.where((mask != IGNORED).any(), loss, 0.0)  # the mean over no pixel is NaN
 
 
 def confusion_of(predicted: Tensor, mask: Tensor, num_classes: int) -> Tensor:

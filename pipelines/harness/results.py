@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -75,9 +76,10 @@ def finish(
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Return a number of each training as a mean, a standard deviation and the values.
 
-    The deviation is that of a sample, and None of a single training.
+    The deviation is that of a sample, and None of a single training or where a value is NaN.
     """
-    deviation = statistics.stdev(values) if len(values) > 1 else None
+    is_known = len(values) > 1 and all(map(math.isfinite, values))
+    deviation = statistics.stdev(values) if is_known else None
     return {"mean": statistics.mean(values), "deviation": deviation, "values": list(values)}
 
 

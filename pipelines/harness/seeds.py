@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -81,7 +82,11 @@ def run_seeds(
                 results = train_once(of_seed, processes, out / str(seed), make_seed)
             runs.append(results)
         last = [run["epochs"][-1] for run in runs]
-        values = {number: [row[number] for row in last] for number in numbers}
+        # Files hold None for NaN.
+        values = {
+            number: [math.nan if row[number] is None else row[number] for row in last]
+            for number in numbers
+        }
         processes.say(
             f"{numbers[0]} {statistics.mean(values[numbers[0]]):.4g}, mean of {settings.seeds} "
             f"{'seeds' if settings.seeds > 1 else 'seed'}"

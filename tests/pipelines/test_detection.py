@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -20,12 +22,14 @@ from torch import nn
 
 import detection_fasterrcnn
 import detection_ssd
+import plot_levels
 from dali_cutmix import BadFileError, EvalTransform
 from evaluation.subject import load_subject
 from harness.average_precision import NUMBERS, Objects, mean_average_precision
 from harness.box_folders import BoxFolders, make_shapes, read_box_folders
 from harness.monitor import Monitor
 from harness.processes import Processes
+from harness.results import over_seeds
 from models.small import Net
 from models.stages import Stages, freeze_norms, maps_of
 from runs import assert_same_run, checkpoint_of
@@ -250,6 +254,15 @@ def test_classes_of_yolo_come_from_a_file_or_are_numbered_over_both_parts(tmp_pa
     )
 
 
+def test_validation_without_boxes_is_refused(shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(shapes, tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "val/labels").iterdir():
+        path.write_text("")
+    assert refused(lambda: read(tmp_path, kind="auto")) == (
+        f"test: the validation images in {tmp_path} must have boxes, got none. Add boxes."
+    )
+
+
 # mAP
 
 
@@ -330,6 +343,20 @@ def test_map_of_perfect_detections_is_1_and_crowds_count_neither_way() -> None:
     said["boxes"] = torch.cat([inside, said["boxes"]])
     said |= {"labels": torch.ones(2).long(), "scores": torch.tensor([0.9, 0.5])}
     assert mean_average_precision([(said, true)])["map"] == pytest.approx(1)
+
+
+def test_numbers_of_images_without_an_object_to_find_are_nan() -> None:
+    """And in files null: see the deviation over seeds, tables and plots."""
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()}
+    said = {"boxes": torch.tensor([[0.0, 0, 9, 9]]), "labels": torch.ones(1).long()}
+    said["scores"] = torch.tensor([0.9])
+    numbers = mean_average_precision([(said, nothing)])
+    assert all(map(math.isnan, numbers.values()))
+    over = over_seeds([numbers["map"], 0.5])
+    assert math.isnan(over["mean"])
+    assert over["deviation"] is None
+    content = {"map_covered_00": over | {"mean": None}, "map_covered_25": over_seeds([0.5, 0.5])}
+    assert plot_levels.levels_of(content, "map_covered") == {25: (0.5, 0.0)}
 
 
 # Below a detector

@@ -212,6 +212,10 @@ def test_loss_is_cross_entropy_without_ignored_pixels_and_a_part_of_the_auxiliar
     }
     expected = by_head["out"] + 0.25 * by_head["aux"]
     torch.testing.assert_close(training.loss(model, (image, mask)), expected)
+    nothing = training.loss(model, (image, torch.full_like(mask, 255)))
+    assert nothing == 0
+    nothing.backward()
+    assert all((p.grad == 0).all() for p in model.parameters() if p.grad is not None)
 
 
 def test_learning_rate_falls_by_the_power_of_the_references(

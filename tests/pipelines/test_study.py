@@ -316,6 +316,7 @@ def test_differences_to_the_baseline_have_welchs_interval_and_are_bold_where_cle
         {"method": "untrained", "iou": [0.0, 0.0, 0.0], "top1": [0.5, 0.5, 0.5]},
         {"method": "none", "iou": [0.50, 0.51, 0.52], "top1": [0.5, 0.5, 0.5], "map": [0.5]},
         {"method": "cutmix", "iou": [0.60, 0.61, 0.62], "top1": [0.4, 0.5, 0.6]},
+        {"method": "ricap", "iou": [0.60, 0.61, None], "top1": [0.4, 0.5, 0.6]},
     ]
     content = {"what": "detection_ssd", "date": "d", "machine": "m", "data": "nuclei"}
     text = "\n".join(render.page({"b": content | {"rows": rows, "minutes": 1.25}}))
@@ -326,6 +327,7 @@ def test_differences_to_the_baseline_have_welchs_interval_and_are_bold_where_cle
     # A number that only some rows have is shown, and not compared with what lacks it.
     assert "| cutmix | **+10.0 (+7.7 to +12.3)** | +0.0 (-24.8 to +24.8) | - |" in text
     assert "| 3 | none | 51.0 ± 1.0 | 50.0 ± 0.0 | 50.0 |" in text
+    assert "| ricap | - | +0.0 (-24.8 to +24.8) | - |" in text  # a run without the number
     assert "| 3 | untrained | 0.0 ± 0.0 | 50.0 ± 0.0 | - |" in text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -138,6 +139,19 @@ def test_masks_are_used_of_the_labelled_tiles_alone_which_the_seed_chooses(
             loaders.close()
         assert chosen[seed, "cutmix"] == chosen[seed, "none"]
     assert len({tuple(sorted(tiles)) for tiles in chosen.values()}) > 1
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+def test_masks_of_no_class_count_as_a_loss_of_0(
+    modules: dict[str, ModuleType], ellipses: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(ellipses, tmp_path / "data")
+    for path in (tmp_path / "data/train/masks").iterdir():
+        with Image.open(path) as mask:
+            Image.new("L", mask.size, 255).save(path)
+    module = modules[CUTMIX_SEG]
+    settings = module.Settings(smoke=True, seeds=1, data=tmp_path / "data", out=tmp_path / "out")
+    assert [row["loss"] for row in module.main(settings)["runs"][0]] == [0, 0]
 
 
 def test_cuts_of_images_without_masks_cover_half_of_the_image_on_average(
