@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import tyro
@@ -39,6 +41,8 @@ from harness.processes import CONSOLE, refuse_several, stop
 
 #: Beginnings of names that are no files, but models of libraries.
 LIBRARIES = ("torchvision:", "timm:")
+#: File of a comparison, and folders of the checkpoints that a comparison evaluates.
+COMPARISON, PARTS = "comparison.json", ("first", "second")
 
 __all__ = ["MEASURES", "Settings", "run"]
 
@@ -55,8 +59,11 @@ def run(settings: Settings) -> list[Evaluation]:
         check_flags(settings)
         if settings.compare is None:
             assert settings.checkpoint is not None  # check_flags refuses
+            _refuse_overwriting([settings.folder], [settings.baseline])
             (prepared,) = prepare(settings, [settings.checkpoint])
             evaluations = [evaluate(prepared, settings.folder)]
+            # Of an earlier comparison, whose report is replaced.
+            (settings.folder / COMPARISON).unlink(missing_ok=True)
             _finish(settings.folder, evaluations, [])
         else:
             evaluations = _run_both(settings, settings.compare)
@@ -81,7 +88,15 @@ def evaluate(prepared: Prepared, out: Path) -> Evaluation:
 
 def _run_both(settings: Settings, specs: tuple[str, str]) -> list[Evaluation]:
     """Compare two sides; what can be refused is refused before a checkpoint is evaluated."""
-    finished = [None if settings.smoke else _finished(spec) for spec in specs]
+    out = settings.folder
+    folders = [None if settings.smoke else _folders(spec) for spec in specs]
+    written = [out, *(out / name for name, of in zip(PARTS, folders, strict=True) if of is None)]
+    there = [out] if (out / NUMBERS).exists() else []
+    _refuse_overwriting(written, [settings.baseline, *there, *chain(*filter(None, folders))])
+    finished = [
+        None if of_side is None else [load(folder, "compare") for folder in of_side]
+        for of_side in folders
+    ]
     if None not in finished:
         refuse_unread(settings)
     pairs = list(zip(specs, finished, strict=True))
@@ -90,22 +105,34 @@ def _run_both(settings: Settings, specs: tuple[str, str]) -> list[Evaluation]:
     runs = [[side.expected()] if isinstance(side, Prepared) else side for side in planned]
     check_alike([*runs[0], *runs[1]])
     sides = [
-        [evaluate(side, settings.folder / name)] if isinstance(side, Prepared) else side
-        for side, name in zip(planned, ("first", "second"), strict=True)
+        [evaluate(side, out / name)] if isinstance(side, Prepared) else side
+        for side, name in zip(planned, PARTS, strict=True)
     ]
     differences = compare(*sides, seed=settings.seed)
     evaluations = _told_apart([side[0] for side in sides])
-    _finish(settings.folder, evaluations, differences)
+    _finish(out, evaluations, differences)
     return evaluations
 
 
-def _finished(spec: str) -> list[Evaluation] | None:
-    """Return the evaluations of a folder, or None where a checkpoint has to be evaluated."""
+def _refuse_overwriting(written: Sequence[Path], read: Sequence[Path | None]) -> None:
+    """Refuse to write an evaluation or a comparison over an evaluation that is read or kept."""
+    kept = {folder.resolve() for folder in read if folder is not None}
+    for folder in written:
+        if folder.resolve() in kept:
+            stop(
+                NAME,
+                f"`out` must leave evaluations as they are, and {folder} holds one that would be "
+                "overwritten. Pass another `--out`.",
+            )
+
+
+def _folders(spec: str) -> list[Path] | None:
+    """Return the folders of a side's evaluations, or None where a checkpoint is to be evaluated."""
     path = Path(spec)
     if path.is_file() or spec.startswith(LIBRARIES):
         return None
     if (path / NUMBERS).is_file():
-        return [load(path, "compare")]
+        return [path]
     folders = sorted(file.parent for file in path.glob(f"*/{NUMBERS}"))
     if not folders:
         problem = f"a folder without {NUMBERS}" if path.is_dir() else "which does not exist"
@@ -114,7 +141,7 @@ def _finished(spec: str) -> list[Evaluation] | None:
             f"`compare` must have checkpoints or evaluations, got {path}, {problem}. Pass the file "
             "of a checkpoint, or the folder of an evaluation.",
         )
-    return [load(folder, "compare") for folder in folders]
+    return folders
 
 
 def _told_apart(evaluations: list[Evaluation]) -> list[Evaluation]:
@@ -140,7 +167,7 @@ def _finish(out: Path, evaluations: list[Evaluation], differences: list[Differen
     if differences:
         write_report(out / "report.html", evaluations, differences)
         rows = [dataclasses.asdict(row) | {"difference": row.difference} for row in differences]
-        write_json(out / "comparison.json", {"sides": [e.name for e in evaluations], "rows": rows})
+        write_json(out / COMPARISON, {"sides": [e.name for e in evaluations], "rows": rows})
         CONSOLE.print(_table(evaluations, differences))
     CONSOLE.print(f"Report: {out / 'report.html'}", markup=False)
 

@@ -31,7 +31,7 @@ WHAT = {"contrastive_cutmix": "contrastive", "segmentation_cutmix_seg": "cutmix_
 #: Numbers that results.json holds in percent, by recipe.
 IN_PERCENT = {"contrastive_cutmix": ("top1", "untrained_top1")}
 #: Settings that change no number of a run.
-WITHOUT_EFFECT = ("preset", "out", "resume", "workers", "tuning", "checkpoint_minutes", "seed")
+WITHOUT_EFFECT = ("preset", "out", "resume", "workers", "tuning", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)

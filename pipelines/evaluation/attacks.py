@@ -63,7 +63,13 @@ def measure_attacks(
             f"Largest change of a pixel {255 * eps:g}/255. PGD makes {num_steps} steps of "
             f"{255 * step:g}/255 from a random start.",
         ),
-        settings={"eps": eps, "num_steps": num_steps, "step": step, "seed": seed},
+        settings={
+            "eps": eps,
+            "num_steps": num_steps,
+            "step": step,
+            "seed": seed,
+            "batch_size": images.batch_size,  # which the random starts depend on
+        },
     )
 
 

@@ -75,7 +75,8 @@ def measure_corruptions(
         and ``make_cifar_c.py``, github.com/hendrycks/robustness.
     """
     published, strengths = strengths_of(subject)
-    settings = {"strengths": published, "seed": seed}
+    # The noise is a function of seed and batch.
+    settings = {"strengths": published, "seed": seed, "batch_size": images.batch_size}
     if baseline is not None:
         check_baseline(baseline)
         settings["baseline"] = fingerprint([baseline[name] for name in strengths])

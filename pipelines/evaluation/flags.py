@@ -95,7 +95,8 @@ class Settings:
     """Standard deviation per channel, as `mean`."""
 
     batch_size: int = 64
-    """Images that the model sees at a time."""
+    """Images that the model sees at a time. Draws of attacks, corruptions and outliers depend on
+    this number."""
 
     max_images: int | None = None
     """Most images, evenly spread over those listed, so that all classes occur. None takes all."""

@@ -63,6 +63,7 @@ def measure_outliers(
         numbers,
         curves=(_histogram({"own images": accepted, **scores}),),
         notes=("The score is the largest softmax probability.",),
+        settings={"seed": seed, "batch_size": images.batch_size},  # of noise and crops
     )
 
 

@@ -109,16 +109,17 @@ class Prepared:
     def _settings_of(self, name: str) -> dict[str, Any]:
         """Return what flags set of a measure, as `Result` keeps settings."""
         settings, data = self.settings, self.data
+        drawn = {"seed": settings.seed, "batch_size": settings.batch_size}
         if name == "classification" and data.groups is not None:
             return {"groups": fingerprint(data.groups)}
         if name == "attacks":
             eps, steps = settings.attack_eps, settings.attack_steps
-            return {"eps": eps, "num_steps": steps, "seed": settings.seed}
+            return {"eps": eps, "num_steps": steps, **drawn}
         if name == "corruptions":
-            return {"strengths": strengths_of(self.subject)[0], "seed": settings.seed}
+            return {"strengths": strengths_of(self.subject)[0], **drawn}
         if name == "outliers":
             other = None if data.other is None else digest(data.other.source)
-            return {"other": other, "seed": settings.seed}
+            return {"other": other, **drawn}
         if name == "localisation" and data.boxed is not None:
             return {"boxes": digest_of_boxes(data.boxed[1])}
         return {"seed": settings.seed} if name == "in_between" else {}

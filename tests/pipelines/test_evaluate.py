@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -172,6 +173,42 @@ def test_folders_of_evaluations_are_compared_without_data(
         assert cell in said
 
 
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [
+        ("--compare {tmp}/a {tmp}/b --out {tmp}/b", "b"),
+        ("--compare {tmp}/a {tmp}/runs --out {tmp}/runs/0", "runs/0"),
+        ("--compare {tmp}/b {tmp}/runs --out {tmp}/a", "a"),
+        ("--compare {weights} {tmp}/o/first --data {data} --out {tmp}/o", "o/first"),
+        ("--checkpoint {weights} --data {data} --baseline {tmp}/b --out {tmp}/b", "b"),
+    ],
+)
+def test_no_evaluation_is_overwritten_by_what_is_made_of_it(
+    text: str, folder: str, module: ModuleType, data: Path, weights: str, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "runs/0", "o/first"):
+        saved(tmp_path / name, name, [0, 1])
+    kept = (tmp_path / folder / "report.json").read_bytes()
+    with pytest.raises(SystemExit) as refused:
+        module.run(flags(module, text.format(tmp=tmp_path, data=data, weights=weights)))
+    assert str(refused.value) == (
+        f"evaluate: `out` must leave evaluations as they are, and {tmp_path / folder} holds one "
+        "that would be overwritten. Pass another `--out`."
+    )
+    assert (tmp_path / folder / "report.json").read_bytes() == kept
+
+
+def test_an_evaluation_replaces_the_comparison_of_its_folder(
+    module: ModuleType, data: Path, weights: str, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        saved(tmp_path / name, name, [0, 1])
+    module.run(flags(module, f"--compare {tmp_path}/a {tmp_path}/b --out {tmp_path}/out"))
+    text = f"--checkpoint {weights} --data {data} --out {tmp_path}/out --size 48 "
+    module.run(flags(module, text + "--measures classification"))
+    assert sorted(os.listdir(tmp_path / "out")) == ["report.html", "report.json", "samples.npz"]
+
+
 def test_names_of_numbers_are_whole_on_a_narrow_screen(
     module: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,10 +261,14 @@ def test_the_same_images_have_one_digest_wherever_they_lie(
     assert digests[0] == digests[1] != digests[2]
 
 
-def with_corruptions(folder: Path, images: str, strengths: str = "CIFAR-10-C") -> Path:
+def with_corruptions(
+    folder: Path, images: str, strengths: str = "CIFAR-10-C", **settings: int
+) -> Path:
     """An evaluation of corrupted images, of which one half is classified wrongly."""
     numbers = dict.fromkeys(CIFAR, 0.5)
-    result = Result("corruptions", "Corruptions", numbers, settings={"strengths": strengths})
+    result = Result(
+        "corruptions", "Corruptions", numbers, settings={"strengths": strengths, **settings}
+    )
     save(folder, Evaluation("unit", (result,), {}, images))
     return folder
 
@@ -443,6 +484,11 @@ def test_flags_that_cannot_be_meant_are_refused_before_anything_is_read(
             "`compare` must have evaluations of equal settings, and `strengths` of corruptions is "
             "CIFAR-10-C for unit and ImageNet-C for torchvision:squeezenet1_1:weights. ",
         ),
+        (
+            "--compare {tmp}/batches {weights} --data {data} {told}",
+            "`compare` must have evaluations of equal settings, and `batch_size` of corruptions is "
+            "8 for unit and 64 for torchvision:squeezenet1_1:weights. ",
+        ),
     ],
 )
 def test_bad_input_is_refused_with_the_way_out_before_anything_is_measured(
@@ -458,6 +504,7 @@ def test_bad_input_is_refused_with_the_way_out_before_anything_is_measured(
     saved(tmp_path / "a", "a", [0, 1])
     with_corruptions(tmp_path / "of_others", "other images")
     with_corruptions(tmp_path / "small", digest(listed("data", data / "val")))
+    with_corruptions(tmp_path / "batches", digest(listed("data", data / "val")), batch_size=8)
     if "vit" in text:
         torch.save(timm.create_model("test_vit", num_classes=4).state_dict(), tmp_path / "vit.pt")
     if "of_5" in text:
@@ -506,7 +553,7 @@ def test_a_report_tells_which_images_were_seen_and_how(
     assert (result.settings["seed"], result.settings["lams"][:2]) == (3, [0.0, 0.1])
     (evaluation,) = module.run(flags(module, f"{text}--measures outliers {TOLD}"))
     assert "normalization" not in evaluation.about
-    assert evaluation.results[0].settings == {"other": None, "seed": 0}
+    assert evaluation.results[0].settings == {"other": None, "seed": 0, "batch_size": 64}
 
 
 def test_first_lines_say_what_to_expect_and_how_to_run(module: ModuleType) -> None:

@@ -403,6 +403,7 @@ def left(folder: Path, mix: str, top1: list[float], **changes: Any) -> Path:
     """A folder as a run of the contrastive recipe leaves it."""
     settings = {"data": "/somewhere/pictures", "out": str(folder), "preset": "small", "mix": mix}
     settings |= {"smoke": False, "epochs": changes.pop("epochs", 3), "batch_size": 5, "seeds": 3}
+    settings |= changes.pop("settings", {})
     content = {
         "recipe": CONTRASTIVE,
         "smoke": False,
@@ -451,6 +452,10 @@ def test_runs_side_by_side_are_rows_of_numbers_by_seed(
     ("changes", "sentence"),
     [
         ({"epochs": 4}, "must differ in `mix` alone, and {b} has another epochs than {a}."),
+        (
+            {"settings": {"seed": 3}},
+            "must differ in `mix` alone, and {b} has another seed than {a}.",
+        ),
         ({"machine": "b"}, "must differ in `mix` alone, and {b} has another machine than {a}."),
         ({"smoke": True}, "{b}/results.json is of a smoke run, whose numbers mean nothing."),
         ({"recipe": "b"}, "must differ in `mix` alone, and {b} has another recipe than {a}."),
