@@ -103,6 +103,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
     args = parser.parse_args()
+    if not (args.before / "dali_cutmix/__init__.py").is_file():
+        parser.error(f"--before must be a checkout with dali_cutmix/ in it, got {args.before}")
+    if not any(path.is_dir() for path in args.data.glob("*")):
+        parser.error(f"--data must be a folder with a folder per class, got {args.data}")
     rows = []
     for mix in MIXES:
         row = compare(args, mix)

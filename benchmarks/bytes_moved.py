@@ -23,7 +23,7 @@ from recording import recording
 from rich.console import Console
 
 from dali_cutmix.tools.bench.machine import describe_machine
-from sources import describe_files
+from sources import describe_files, jpeg_folder
 
 LOADERS = ("without mixing", "CutMix", "MixUp")
 STAGES = ("read", "decode and crop", "resize", "mix", "normalise", "draws and labels")
@@ -85,7 +85,7 @@ def stages_of(name: str, data: Path, batch_size: int) -> dict[str, dict[str, flo
 def main() -> None:
     """Count and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="ImageFolder root of JPEGs")
+    parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--batch-size", type=int, default=64)
     options = parser.parse_args()

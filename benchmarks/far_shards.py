@@ -38,6 +38,7 @@ from rich.console import Console
 
 import dali_cutmix as dc
 from dali_cutmix.tools.bench.machine import describe_machine
+from sources import jpeg_folder
 
 NUM_SHARDS, PER_SHARD, WINDOW, SHORT_SIDE, CHUNK = 16, 125, 4, 256, 4 << 20
 DELAY_S, NUM_READERS, BATCH_SIZE, THREADS, REPEATS = 0.03, 16, 64, 2, 3
@@ -162,7 +163,7 @@ def measure(
 def main() -> None:
     """Measure and write one JSON file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="ImageFolder root of JPEGs")
+    parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args()
     rows = []

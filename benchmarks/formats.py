@@ -26,6 +26,7 @@ from rich.console import Console
 from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.race import Contestant, race
 from dali_cutmix.tools.bench.work import Work
+from sources import jpeg_folder
 
 LOADERS = "dali_cutmix.tools.bench.loaders:"
 OURS, AS_PNG, TORCH = "dali_cutmix", "dali_cutmix, as PNG", "torch DataLoader, Pillow"
@@ -91,7 +92,7 @@ def race_kind(
 def main() -> None:
     """Measure every kind and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="ImageFolder root of JPEGs")
+    parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--batch-size", type=int, default=64)

@@ -9,6 +9,7 @@ they can. Wants the extra ``[demo]``.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import matplotlib.cbook
@@ -87,4 +88,5 @@ def _row(source: ImageArrays, mix: CutMix | ResizeMix | RICAP) -> Image.Image:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()

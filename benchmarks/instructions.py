@@ -7,6 +7,7 @@ Run by ``operation_counts.py --instructions``. This file is also the program tha
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -74,4 +75,8 @@ def _switch(state: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", metavar="NAME", help="of operation_counts.LOADERS")
+    parser.add_argument("data", metavar="DIR", type=Path, help="ImageFolder root")
+    options = parser.parse_args()
+    _serve(options.name, options.data)

@@ -36,6 +36,7 @@ from torchvision.io import ImageReadMode, decode_image
 
 from dali_cutmix.annotations.planes import plane_of
 from dali_cutmix.tools.bench.machine import describe_machine
+from sources import jpeg_folder
 
 #: Masks, and turns of each contestant, whose median counts.
 NUM_MASKS, REPEATS = 128, 11
@@ -214,7 +215,7 @@ def measured(folder: Path) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measure and write one JSON file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="ImageFolder root of JPEGs")
+    parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args()
     paths = sorted(options.data.rglob("*.jpg"))[:NUM_MASKS]

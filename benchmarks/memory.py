@@ -31,6 +31,7 @@ from dali_cutmix.tools.bench.contestant import memory_bytes
 from dali_cutmix.tools.bench.loaders import ours, torch_tensor
 from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.work import Work
+from sources import jpeg_folder
 
 OURS, TORCH = "dali_cutmix", "torch DataLoader"
 #: This loader where the allocator returns blocks of 4 MiB and more to the system at once.
@@ -128,7 +129,7 @@ def measure_apart(name: str, work: Work) -> dict[str, Any]:
 def main() -> None:
     """Measure every batch size with both loaders and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="ImageFolder root of JPEGs")
+    parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES)
     parser.add_argument("--threads", type=int, default=usable_cpus())

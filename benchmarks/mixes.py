@@ -27,6 +27,7 @@ from rich.console import Console
 
 import dali_cutmix as dc
 from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
+from sources import jpeg_folder
 
 SIZE = 224
 #: Name of the mix that the others are compared with.
@@ -182,7 +183,7 @@ def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
 def main() -> None:
     """Measure the mixes and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="ImageFolder root of JPEGs")
+    parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--batch-size", type=int, default=64)
@@ -190,8 +191,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=13)
     parser.add_argument("--note", default="", help="sentence about the circumstances")
     options = parser.parse_args()
-    paths = sorted(options.data.rglob("*.jpg"))[:: max(1, 2000 // options.num_files)]
-    paths = paths[: options.num_files]
+    paths = sorted(options.data.rglob("*.jpg"))
+    paths = paths[:: max(1, len(paths) // options.num_files)][: options.num_files]
+    if len(paths) < options.batch_size:
+        parser.error(f"--data must hold {options.batch_size} .jpg files, a batch, got {len(paths)}")
     files = [(str(path), number % 10) for number, path in enumerate(paths)]
     console = Console()
     rows = measure(

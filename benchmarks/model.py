@@ -235,7 +235,13 @@ def main() -> None:
     """Print costs, predictions, and the cores that eight GPUs need."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("result", type=Path, help="JSON file of scale.py")
-    result = json.loads(parser.parse_args().result.read_text())
+    path = parser.parse_args().result
+    try:
+        result = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        parser.error(f"{path} must be a JSON file of scale.py: {error}")
+    if not isinstance(result, dict) or result.get("what") != "scale":
+        parser.error(f"{path} must be a JSON file of scale.py, and another program wrote it")
     model, predictions = model_of(result)
     console = Console()
     for term, cost in zip(TERMS, model.costs, strict=True):

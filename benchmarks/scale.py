@@ -25,7 +25,7 @@ from rich.console import Console
 from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.race import Contestant, race
 from dali_cutmix.tools.bench.work import Work
-from sources import STORED, describe_files, write_sources
+from sources import STORED, describe_files, jpeg_folder, write_sources
 
 LOADERS = "dali_cutmix.tools.bench.loaders:"
 OURS, TORCH = "dali_cutmix", "torch DataLoader"
@@ -123,7 +123,7 @@ def run_curve(
 def main() -> None:
     """Measure the curves and write one JSON file after each curve."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="ImageFolder root of JPEGs")
+    parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--curves", nargs="+", choices=CURVES, default=CURVES)
     parser.add_argument("--threads", type=int, default=usable_cpus())

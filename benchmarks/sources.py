@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -19,6 +20,18 @@ TILE = (375, 500)  # (height, width) in pixels
 MOSAICS = {"500 x 375": (1, 512), "1,000 x 750": (2, 256), "2,000 x 1,500": (4, 128)}
 SHORT_SIDE = 256
 STORED, SHRUNK = "as stored", f"{SHORT_SIDE} px short side"
+
+
+def jpeg_folder(text: str) -> Path:
+    """Return a folder of JPEGs, as the ``type`` of an argument of a command line.
+
+    Raises:
+        ArgumentTypeError: There is no JPEG.
+    """
+    root = Path(text)
+    if next(root.rglob("*.jpg"), None) is None:
+        raise argparse.ArgumentTypeError(f"{root} has no .jpg file. images.py writes some.")
+    return root
 
 
 def write_sources(data: Path, out: Path) -> dict[str, Path]:

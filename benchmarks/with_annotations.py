@@ -27,6 +27,7 @@ from rich.console import Console
 from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.race import Contestant, race
 from dali_cutmix.tools.bench.work import Work
+from sources import jpeg_folder
 
 FOLDER = Path(__file__).parent
 OURS, TORCH = "dali_cutmix", "torch DataLoader, tv_tensors"
@@ -58,7 +59,7 @@ def contestants_of(work: Work, annotations: Path) -> list[tuple[dict[str, str], 
 def main() -> None:
     """Measure and write one JSON file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="ImageFolder root of JPEGs")
+    parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--batch-size", type=int, default=64)

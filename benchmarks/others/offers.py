@@ -8,6 +8,7 @@ the truth without knowing how the library cuts.
 # Read by peers' own interpreters, which may not have this library: no import of it.
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.metadata
 import json
@@ -178,6 +179,7 @@ def report(
         attempts: By row of ``ROWS``.
         note: How the library was made to run, where that is not by an import alone.
     """
+    argparse.ArgumentParser(description="Print what a library offers as JSON.").parse_args()
     modules = list(modules)
     rows = {
         row: attempt(attempts[row]) if row in attempts else search(words, modules)

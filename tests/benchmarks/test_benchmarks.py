@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import runpy
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "others")]
 import clocks  # noqa: E402
 import compare  # noqa: E402
 import encoded  # noqa: E402
+import mixes  # noqa: E402
 import training  # noqa: E402
 from images import link_names, paint, write_images  # noqa: E402
 
@@ -254,3 +256,83 @@ def test_clocks_and_power_are_those_of_the_whole_time(
     }
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     assert clocks.Clocks().end() is None
+
+
+def run_program(script: Path, *flags: str | Path) -> None:
+    """Run a benchmark in this process, as from its command line."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", [str(script), *map(str, flags)])
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except ModuleNotFoundError as error:
+            pytest.skip(str(error))
+
+
+PROGRAMS = [path for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text()]
+
+
+@pytest.mark.parametrize(
+    "script", sorted([*PROGRAMS, BENCHMARKS / "others/offers_torchvision.py"]), ids=lambda p: p.stem
+)
+def test_help_is_shown_and_nothing_runs(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_program(script, "--help")
+    assert ended.value.code == 0
+    assert f"usage: {script.name} [-h]" in capsys.readouterr().out
+
+
+#: Programs that read JPEGs, and their flags.
+OF_JPEGS = ["bytes_moved", "far_shards", "formats", "mask_decoders", "memory", "mixes", "scale"]
+OF_JPEGS += ["with_annotations"]
+DATA_AND_OUT = "--data {tmp} --out {tmp}/out.json"
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        *((f"{name} {DATA_AND_OUT}", "{tmp} has no .jpg file. images.py") for name in OF_JPEGS),
+        (
+            "mixes --data {pictures} --out {tmp}/out.json",
+            "--data must hold 64 .jpg files, a batch, got 36",
+        ),
+        (
+            "before_after --before {tmp} --data {pictures} --out {tmp}/out.json",
+            "--before must be a checkout with dali_cutmix/ in it, got {tmp}",
+        ),
+        (
+            "before_after --before {root} --data {tmp} --out {tmp}/out.json",
+            "--data must be a folder with a folder per class, got {tmp}",
+        ),
+        ("model {tmp}/none.json", "{tmp}/none.json must be a JSON file of scale.py: [Errno 2] "),
+        (
+            "model {root}/benchmarks/operation_counts.json",
+            "must be a JSON file of scale.py, and another program wrote it",
+        ),
+    ],
+)
+def test_data_that_nothing_can_be_measured_of_are_one_clear_sentence(
+    command: str,
+    problem: str,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    where = {"tmp": tmp_path, "pictures": pictures, "root": BENCHMARKS.parent}
+    name, *flags = command.format(**where).split()
+    with pytest.raises(SystemExit) as ended:
+        run_program(BENCHMARKS / f"{name}.py", *flags)
+    assert ended.value.code == 2
+    assert problem.format(**where) in capsys.readouterr().err
+
+
+def test_mixes_are_measured_on_files_from_all_over_the_folder(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    monkeypatch.setattr(
+        mixes, "measure", lambda files, *_: measured.extend(p for p, _ in files) or []
+    )
+    flags = ["--data", pictures, "--out", tmp_path / "out.json", "--num-files", 3]
+    monkeypatch.setattr(sys, "argv", ["mixes.py", *map(str, flags), "--batch-size", "3"])
+    mixes.main()
+    assert measured == [str(path) for path in sorted(pictures.rglob("*.jpg"))[::12]]
