@@ -446,7 +446,7 @@ class _Iteration(Iterator[tuple[Any, ...]]):
         except StopIteration as error:
             raise RuntimeError(
                 "DataLoader: the code of a mix, a transform, a sampler or an annotation raised "
-                "StopIteration, which would have ended the epoch here."
+                "StopIteration, which would have ended the epoch here. Raise another error there."
             ) from error
 
 

@@ -12,6 +12,9 @@ from dali_cutmix.core.checks import local_path, refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.sources.files import FileList
 
+#: Folders that a system puts at the root of a disk, and lets nobody read.
+_OF_SYSTEM = {"lost+found", "System Volume Information"}
+
 
 def without_classes(paths: Sequence[str], root: str) -> FileList:
     """List files below a folder: annotations say what the files show."""
@@ -101,7 +104,8 @@ def walk(where: str, name: str, root: str) -> Iterator[str]:
             continue
         listed.add((status.st_dev, status.st_ino))
         # Sorted, so that of two links the same one counts everywhere.
-        folders[:] = sorted(subfolder for subfolder in folders if subfolder[0] != ".")
+        visible = (sub for sub in folders if sub[0] != "." and sub not in _OF_SYSTEM)
+        folders[:] = sorted(visible)
         below = os.path.relpath(folder, root)
         for file in names:
             if not file.startswith("."):

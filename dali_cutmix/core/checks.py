@@ -79,8 +79,9 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def checked_flag(where: str, name: str, value: object) -> bool:
-    """Return a flag as a bool. Refuse all but True, False, 1 and 0, Python's or NumPy's."""
-    if not isinstance(value, (bool, np.bool_)) and not (is_whole(value) and value in (0, 1)):
+    """Return a flag as a bool; refuse all but True, False, None, 1 and 0, Python's or NumPy's."""
+    is_flag = value is None or isinstance(value, (bool, np.bool_))
+    if not is_flag and not (is_whole(value) and value in (0, 1)):
         refuse(where, name, "be True or False", value)
     return bool(value)
 
@@ -129,8 +130,10 @@ def by_position(values: Any) -> Any:
 
     pandas indexes a Series by its labels, which a filter or a shuffle leaves as they were.
     """
-    positions = getattr(values, "iloc", None)
-    return values if positions is None else [positions[n] for n in range(len(values))]
+    if not hasattr(values, "iloc"):
+        return values
+    # Not by `iloc` where another way leads there: a million values take ten seconds.
+    return list(values) if values.ndim == 1 else [values.iloc[n] for n in range(len(values))]
 
 
 def checked_indices(where: str, indices: object, count: int) -> np.ndarray:
@@ -148,10 +151,13 @@ def checked_indices(where: str, indices: object, count: int) -> np.ndarray:
     array = np.asarray(indices).reshape(-1)
     if not array.size:
         refuse(where, "indices", "hold at least one index", [])
+    if array.dtype == object and all(map(is_whole, array)):
+        array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         got = Told(f"{array[:3].tolist()} of {array.dtype}")
         # As numbers, the bools of a mask would be the indices 0 and 1.
-        way_out = "`numpy.flatnonzero(mask)` makes indices of a mask of bools."
+        is_mask = array.dtype == np.bool_
+        way_out = "`numpy.flatnonzero(mask)` makes indices of a mask." if is_mask else ""
         refuse(where, "indices", "be whole numbers", got, way_out)
     is_inside = (array >= -count) & (array < count)
     if not is_inside.all():

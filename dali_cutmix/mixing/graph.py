@@ -188,7 +188,7 @@ def mix_plan(mix: Mix, size: tuple[int, int], *, seed: int | None = None) -> Mix
         refuse("mix_plan", "mix", "be a mix", mix, "Pass one such as `CutMix()`.")
     frame = Frame(check_size("mix_plan", size))
     draws = GraphDraws.of("mix_plan", seed)
-    if type(mix).draw in _BY_OPERATORS:
+    if getattr(type(mix), "draw", None) in _BY_OPERATORS:  # an instance may have its own
         return mix.draw(draws, frame)
     # Drawn once for nothing, so that a mix that cannot be drawn here is refused here.
     probe = mix.draw(_Unscheduled(2, 0, 0, 0, 0), frame)

@@ -122,14 +122,16 @@ def dense_target(target: MixedTarget, num_classes: int) -> torch.Tensor:
         refuse(where, "target", "be a MixedTarget", type(target).__name__, way_out)
     check_count(where, "num_classes", num_classes, at_least=1)
     _check_pair(where, target)
-    # Not on a GPU, where the host would wait, nor by a compiler, which knows no values.
-    if target.label.device.type == "cpu" and not torch.compiler.is_compiling():
-        is_outside = (target.label < 0) | (target.label >= num_classes)
-        if is_outside.any():
-            label = int(target.label[is_outside][0])
-            refuse(where, "target", f"hold labels in [0, {num_classes})", Told(f"a label {label}"))
     rows = target.weight.new_zeros((target.weight.shape[0], num_classes))
-    return rows.scatter_add_(1, target.label, target.weight)
+    try:
+        return rows.scatter_add_(1, target.label, target.weight)
+    except RuntimeError:
+        # Looked for now alone: on a GPU the host would wait, and a compiler knows no values.
+        is_outside = (target.label < 0) | (target.label >= num_classes)
+        if not is_outside.any():
+            raise
+    label = int(target.label[is_outside][0])
+    refuse(where, "target", f"hold labels in [0, {num_classes})", Told(f"a label {label}"))
 
 
 def mixed_cross_entropy(

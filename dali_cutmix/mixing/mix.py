@@ -95,8 +95,8 @@ def operated(mix: Mix, sample: Sample, plan: MixPlan, frame: Frame) -> Sample:
         return result
     if any(mask is before for mask, before in zip(result.masks, sample.masks, strict=False)):
         raise TypeError(
-            f"{type(mix).__name__}.operate: must mix masks as it mixes the image. Write "
-            "`sample.change(lambda pixels: paste(pixels, plan))`."
+            f"{type(mix).__name__}.operate: must mix masks as it mixes the image, since its plan "
+            "has rectangles or cells. Write `sample.change(lambda pixels: paste(pixels, plan))`."
         )
     return result
 

@@ -237,7 +237,7 @@ class UserOrder:
         size = getattr(self.argument, "batch_size", None)
         if is_whole(size) and size >= 1:
             return int(size)
-        probe = copy.copy(self.argument)  # which may count how often it was iterated
+        probe = _copied(self.argument)  # samplers may count how often they were iterated
         with _seeded(probe, 0):
             first = next(iter(probe), None)
         if not isinstance(first, Sized) or not len(first):
@@ -263,6 +263,15 @@ def _seeded(sampler: Any, seed: int) -> Iterator[None]:
                 part.generator = generator
                 put_back.callback(setattr, part, "generator", None)
         yield
+
+
+def _copied(sampler: Any) -> Any:
+    """Copy a sampler and the samplers inside, but none of their data."""
+    twin = copy.copy(sampler)
+    inner = vars(twin).get("sampler") if hasattr(twin, "__dict__") else None
+    if inner is not None:
+        twin.sampler = _copied(inner)
+    return twin
 
 
 def _chain(sampler: Any) -> Iterator[Any]:

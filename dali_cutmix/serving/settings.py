@@ -252,8 +252,8 @@ class LoaderSettings:
                 refuse(WHERE, "remainder", "go with drop_last=True", self.remainder, way_out)
         if isinstance(self.shuffle, str):
             check_choice(WHERE, "shuffle", self.shuffle, (True, False, "shards"))
-        else:  # None as in torch
-            self._set(shuffle=checked_flag(WHERE, "shuffle", self.shuffle or False))
+        else:
+            self._set(shuffle=checked_flag(WHERE, "shuffle", self.shuffle))
         if self.window is not None:
             check_count(WHERE, "window", self.window, at_least=1)
             if self.shuffle != "shards":

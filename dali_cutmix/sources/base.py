@@ -128,10 +128,12 @@ class StoredImages(ABC):
     @targets.setter
     def targets(self, targets: Sequence[int] | np.ndarray) -> None:
         array = np.asarray(targets)
-        if array.size and array.dtype.kind not in "iub":  # a cast would cut 0.7 to class 0
-            got = Told(f"{array.reshape(-1)[:3].tolist()} of {array.dtype}")
-            way_out = "Other values go into `target=Rows(values)`."
-            refuse(type(self).__name__, "targets", "be class indices", got, way_out)
+        if array.size and array.dtype.kind not in "iub":
+            whole = array.astype(np.int64) if array.dtype.kind == "f" else None
+            if whole is None or (whole != array).any():  # the cast makes class 0 of 0.7
+                got = Told(f"{array.reshape(-1)[:3].tolist()} of {array.dtype}")
+                way_out = "Other values go into `target=Rows(values)`."
+                refuse(type(self).__name__, "targets", "be class indices", got, way_out)
         self._targets = array.astype(np.int64, copy=False)
         self.__dict__.pop("fingerprint", None)  # is of the targets before
 

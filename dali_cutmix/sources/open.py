@@ -262,15 +262,24 @@ def _from_dataset(dataset: Any) -> FileList:
     if not len(dataset.samples):
         raise ValueError(f"{WHERE}: the {name} in `source` has no samples.")
     paths = [os.fspath(path) for path, *_ in dataset.samples]
-    targets = np.array([target for _, target, *_ in dataset.samples])
-    if targets.ndim != 1 or targets.dtype.kind not in "iub":  # a cast would cut 0.7 to class 0
-        way_out = "For other values pass the paths as `source`, and `target=Rows(values)`."
-        rule = "have class indices as targets"
-        refuse(WHERE, f"samples of the {name}", rule, dataset.samples[0][1], way_out)
+    targets = np.array([_class_index(path, target) for path, target, *_ in dataset.samples])
     classes = getattr(dataset, "classes", None)
     if classes is None or not len(classes):
         classes = range(int(targets.max()) + 1)
     return FileList(paths, targets, [str(c) for c in classes], getattr(dataset, "root", None))
+
+
+def _class_index(path: Any, target: Any) -> int:
+    """Return a target of a dataset's list as a whole number. A cast would make class 0 of 0.7."""
+    try:
+        index = int(target)
+        is_whole = isinstance(target, str) or bool(index == target)
+    except (TypeError, ValueError, OverflowError):
+        is_whole = False
+    if not is_whole:
+        way_out = "For other values pass the paths as `source`, and `target=Rows(values)`."
+        refuse(WHERE, "source", f"have a class index for {os.fspath(path)}", target, way_out)
+    return index
 
 
 def _refuse_own_transforms(dataset: Any) -> None:

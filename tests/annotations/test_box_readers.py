@@ -510,7 +510,7 @@ def test_yolo_of_other_images_or_classes_is_refused(tmp_path: Path) -> None:
 
 
 def test_readers_follow_links_and_leave_hidden_files_out(tmp_path: Path) -> None:
-    hidden = (".hidden.jpg", ".ipynb_checkpoints/a-checkpoint.jpg")
+    hidden = (".hidden.jpg", ".ipynb_checkpoints/a-checkpoint.jpg", "lost+found/x.jpg")
     images = save_images(tmp_path / "images", "a.jpg", *hidden)
     save_images(tmp_path / "elsewhere", "b.jpg")
     (images / "link").symlink_to(tmp_path / "elsewhere")

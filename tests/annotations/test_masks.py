@@ -10,9 +10,9 @@ import pickle
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -199,16 +199,18 @@ def test_mask_keeps_its_classes_under_erased_pixels(
         assert torch.equal(mask, unmixed)
 
 
+@dataclass(frozen=True)
 class ImageAlone:
     """A mix of a user that forgets the masks."""
 
-    num_sources, min_batch_size = 2, 2
+    num_sources: ClassVar[int] = 2
+    min_batch_size: ClassVar[int] = 2
 
-    def __init__(self, mix: Any) -> None:
-        self._mix = mix
+    inner: Any
+    unused: float = 0.0
 
     def draw(self, draws: Any, frame: Any) -> Any:
-        return self._mix.draw(draws, frame)
+        return self.inner.draw(draws, frame)
 
     def operate(self, sample: Any, plan: Any, _frame: Any) -> Any:
         return replace(sample, image=paste(sample.image, plan))
@@ -223,15 +225,16 @@ class ImageAlone:
         lambda mix: RandomChoice([CutMix(), mix]),
         lambda mix: Chain([CutMix(), mix]),
         lambda mix: Chain([mix, Cutout(side=2)]),
+        lambda mix: Scheduled(mix, 2, unused=lambda t: t),
     ],
-    ids=["alone", "chosen first", "chosen last", "chained last", "chained first"],
+    ids=["alone", "chosen first", "chosen last", "chained last", "chained first", "scheduled"],
 )
 def test_mix_that_leaves_masks_where_they_were_is_refused(
     files: tuple[list[str], list[str]], inside: Any, inner: Any
 ) -> None:
     message = (
-        "ImageAlone.operate: must mix masks as it mixes the image. Write "
-        "`sample.change(lambda pixels: paste(pixels, plan))`."
+        "ImageAlone.operate: must mix masks as it mixes the image, since its plan has rectangles "
+        "or cells. Write `sample.change(lambda pixels: paste(pixels, plan))`."
     )
     with (
         make(files, mix=inside(ImageAlone(inner))) as loader,

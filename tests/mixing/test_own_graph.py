@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,13 @@ class Rarely(CutMix):
         source, weight = plan.source.copy(), plan.weight.copy()
         source[::2, 1], weight[::2] = source[::2, 0], (1, 0)
         return replace(plan, source=source, weight=weight)
+
+
+def test_plan_of_an_object_with_the_members_of_a_mix_is_what_it_draws() -> None:
+    rarely = Rarely()
+    mix: Any = SimpleNamespace(num_sources=2, draw=rarely.draw, operate=rarely.operate)
+    ((source,),) = run(lambda _: [mix_plan(mix, SIZE).source], [(np.zeros((6, 1), np.uint8),)])
+    assert (source[::2, 1] == [0, 2, 4]).all()
 
 
 def test_plan_of_a_derived_class_is_what_it_draws() -> None:

@@ -136,6 +136,17 @@ class CountedBatches:
         return iter([[self.num_iterations] * 2, [self.num_iterations] * 2])
 
 
+class BatchesOf:
+    """A batch sampler without the attribute `batch_size`, around a sampler."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[list[int]]:
+        indices = list(self.sampler)
+        return (indices[first : first + 3] for first in range(0, len(indices), 3))
+
+
 def test_what_a_sampler_keeps_from_epoch_to_epoch_stays(numbered_folder: Path) -> None:
     growing = Growing(RandomSampler(range(23)))
     loader = numbered(numbered_folder, sampler=growing, batch_size=4)
@@ -143,6 +154,8 @@ def test_what_a_sampler_keeps_from_epoch_to_epoch_stays(numbered_folder: Path) -
     assert growing.sampler.generator is None  # as it was
     counted = CountedBatches()
     assert served(numbered(numbered_folder, batch_sampler=counted)) == [1, 1, 1, 1]
+    around = BatchesOf(Growing(list(range(23))))
+    assert len(served(numbered(numbered_folder, batch_sampler=around))) == 6
 
 
 def test_sampler_that_draws_from_the_global_generator_follows_the_loaders_seed(

@@ -235,13 +235,26 @@ def test_a_mask_of_a_subset_is_refused(numbered_folder: Path) -> None:
     assert "`numpy.flatnonzero(mask)` makes indices" in str(error_of(subset))
 
 
+def test_whole_numbers_of_any_type_are_class_indices(numbered_folder: Path) -> None:
+    folder = torchvision.datasets.ImageFolder(str(numbered_folder))
+    expected = [target for _, target in folder.samples]
+    for kind in (float, str, np.uint8, torch.tensor):
+        folder.samples = [
+            (path, kind(target)) for (path, _), target in zip(folder.samples, expected, strict=True)
+        ]
+        assert list(DataLoader(folder, transform=TINY).dataset.targets) == expected
+    assert FileList(["a", "b"], np.array([0.0, 1.0]), ["x", "y"]).targets.tolist() == [0, 1]
+
+
 def test_targets_that_are_no_class_indices_are_refused_and_not_cut(numbered_folder: Path) -> None:
     folder = torchvision.datasets.ImageFolder(str(numbered_folder))
-    folder.samples = [(path, 0.7) for path, _ in folder.samples]
-    assert str(error_of(folder)) == (
-        "DataLoader: `samples of the ImageFolder` must have class indices as targets, got 0.7. For "
-        "other values pass the paths as `source`, and `target=Rows(values)`."
-    )
+    for bad in (0.7, float("nan"), [1], "cat"):
+        path = folder.samples[3][0]
+        folder.samples[3] = path, bad  # type: ignore[assignment]
+        assert str(error_of(folder)) == (
+            f"DataLoader: `source` must have a class index for {path}, got {bad!r}. "
+            "For other values pass the paths as `source`, and `target=Rows(values)`."
+        )
     message = (
         "FileList: `targets` must be class indices, got [0.7, 1.2] of float64. Other values go "
         "into `target=Rows(values)`."
