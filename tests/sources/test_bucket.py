@@ -14,6 +14,7 @@ import sys
 import tarfile
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -510,8 +511,8 @@ def test_pickled_source_reads_on_and_forked_one_says_why_it_cannot(s3: Any, tmp_
     assert b"secret" not in pickled
     assert b"S3Store" not in pickled
     assert contents(pickle.loads(pickled)) == content
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.apply(read_all, [images]) == [
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        assert pool.submit(read_all, images).result() == [
             b"a bucket was read before this process was forked, and the fork left obstore's "
             b"threads behind. Start processes with the method 'spawn' or 'forkserver'"
         ]

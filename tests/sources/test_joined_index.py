@@ -17,7 +17,7 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -389,8 +389,8 @@ def test_a_pickle_holds_no_index_and_is_at_home_elsewhere(shards: Path) -> None:
     images = open_shards(shards)
     pickled = pickle.dumps(images)
     assert images.targets.tobytes() not in pickled
-    with only_mapped(), FORK.Pool(1) as pool:
-        assert pool.apply(contents, [images]) == expected(range(21))
+    with only_mapped(), ProcessPoolExecutor(1, FORK) as pool:
+        assert pool.submit(contents, images).result() == expected(range(21))
     joined_in(shards).unlink()  # as on another machine
     assert contents(pickle.loads(pickled)) == expected(range(21))
     joined_in(shards)

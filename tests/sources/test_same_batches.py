@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,8 @@ def test_a_pickled_source_reads_on_without_holding_the_images(
     if images.reads:
         assert len(pickled) < sum(map(len, content)) / 10
     assert contents(pickle.loads(pickled)) == content
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.apply(contents, [images]) == content
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        assert pool.submit(contents, images).result() == content
 
 
 def test_the_fingerprint_is_that_of_the_data_and_not_of_their_place(

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -642,8 +642,8 @@ def test_shard_that_is_cut_changed_or_gone_after_indexing_is_named(shards: Path)
 def test_images_are_read_in_forked_processes_and_from_a_pickle(shards: Path) -> None:
     images = open_shards(shards)
     images.stored(0)  # a descriptor is open
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.map(contents, [images, images]) == [expected(range(21))] * 2
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+        assert list(pool.map(contents, [images, images])) == [expected(range(21))] * 2
     copy = pickle.loads(pickle.dumps(images))
     assert contents(copy) == expected(range(21))
     del copy  # closes its own descriptors
