@@ -99,17 +99,7 @@ def side_by_side(runs: Sequence[dict[str, Any]], publishing: Settings) -> dict[s
         of shares in [0, 1].
     """
     varied = (*publishing.vary, *WITHOUT_EFFECT)
-    shared = [common(run, varied) for run in runs]
-    for run, facts in zip(runs, shared, strict=True):
-        names = {**shared[0], **facts}
-        odd = [name for name in names if facts.get(name) != shared[0].get(name)]
-        if odd:
-            stop(
-                NAME,
-                f"`runs` must differ in `{'`, `'.join(publishing.vary)}` alone, and "
-                f"{run['settings']['out']} has another {', '.join(odd)} than "
-                f"{runs[0]['settings']['out']}.",
-            )
+    refuse_unlike(runs, varied, publishing.vary)
     first = runs[0]
     settings = {
         name: value
@@ -142,6 +132,29 @@ def side_by_side(runs: Sequence[dict[str, Any]], publishing: Settings) -> dict[s
         for spent in minutes_of(folder, run)
     ]
     return content | ({"minutes": statistics.mean(minutes)} if minutes else {})
+
+
+def refuse_unlike(
+    runs: Sequence[dict[str, Any]], varied: Sequence[str], vary: Sequence[str]
+) -> None:
+    """Stop at runs that differ in more than may vary.
+
+    Args:
+        runs: Contents of results.json.
+        varied: Settings that may differ.
+        vary: Those among them that the message names.
+    """
+    shared = [common(run, varied) for run in runs]
+    for run, facts in zip(runs, shared, strict=True):
+        names = {**shared[0], **facts}
+        odd = [name for name in names if facts.get(name) != shared[0].get(name)]
+        if odd:
+            stop(
+                NAME,
+                f"`runs` must differ in `{'`, `'.join(vary)}` alone, and "
+                f"{run['settings']['out']} has another {', '.join(odd)} than "
+                f"{runs[0]['settings']['out']}.",
+            )
 
 
 def common(run: dict[str, Any], varied: Sequence[str]) -> dict[str, Any]:

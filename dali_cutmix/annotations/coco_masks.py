@@ -50,8 +50,8 @@ def read_coco_masks(
             for segmentation; or let the ``"later"`` object of the file cover the earlier.
         background: Class 0 is what no object covers, and categories begin at 1. False ignores
             such pixels, and categories begin at 0.
-        ignore: Class index of pixels without a class, and of no category. 255 is a category where
-            the file has many; -100, the default of torch's cross entropy, is none.
+        ignore: Class index of pixels without a class. A category must not have this index. 255 is
+            a category in files of many; -100, the default of torch's cross entropy, never is.
 
     Returns:
         The images in the file's order, also those without objects, and a mask for each.
@@ -137,7 +137,7 @@ class _CocoMasks(StoredMasks):
         self._class_of = {id_: first + index for index, id_ in enumerate(file.categories)}
         if ignore in self._class_of.values():
             name = list(file.categories.values())[ignore - first]
-            way_out = "`ignore=-100`, the default of torch's cross entropy, is no class."
+            way_out = "`ignore=-100`, the default of torch's cross entropy, is never a class."
             refuse(where, "ignore", f"be no class, and class {ignore} is {name!r}", ignore, way_out)
         self._ignore = ignore
         largest = max(len(self._class_of) + first - 1, ignore)

@@ -434,7 +434,7 @@ def test_ignore_is_no_category(tmp_path: Path, count: int, background: bool, ign
     name = f"n{ignore - background}"
     message = (
         f": `ignore` must be no class, and class {ignore} is {name!r}, got {ignore}. "
-        "`ignore=-100`, the default of torch's cross entropy, is no class."
+        "`ignore=-100`, the default of torch's cross entropy, is never a class."
     )
     images = tmp_path / "images"
     with pytest.raises(ValueError, match=f"^read_coco_masks{re.escape(message)}$"):
