@@ -231,14 +231,13 @@ for path in bad:
     for transform in (TrainTransform(24), EvalTransform(24, 24)):
         for max_pixels in (None, 2**27):
             settings = {"transform": transform, "max_pixels": max_pixels, "num_workers": 2}
-            for turn in range(3):
-                try:
-                    list(DataLoader(pairs, 96, **settings))
-                except BadFileError as error:
-                    assert error.path == path, error
-                loader = DataLoader(pairs, 96, on_error="replace", **settings)
-                assert [len(image) for image, _ in loader] == [96]
-                assert [name for name, _ in loader.bad_files] == [path]
+            try:
+                list(DataLoader(pairs, 96, **settings))
+            except BadFileError as error:
+                assert error.path == path, error
+            loader = DataLoader(pairs, 96, on_error="replace", **settings)
+            assert [len(image) for image, _ in loader] == [96]
+            assert [name for name, _ in loader.bad_files] == [path]
 """
 
 
@@ -346,7 +345,7 @@ from dali_cutmix import DataLoader, EvalTransform
 
 rank, world = int(sys.argv[2]), int(sys.argv[3])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=world)
-val = DataLoader(sys.argv[4], 2, transform=EvalTransform(8, 8))
+val = DataLoader(sys.argv[4], 7, transform=EvalTransform(8, 8))
 model = lambda image: torch.eye(3)[torch.ones(len(image), dtype=torch.int64)]
 print(len(val))
 %s
@@ -359,15 +358,15 @@ dist.destroy_process_group()
 def test_evaluation_of_the_docstring_counts_every_sample_once_over_uneven_ranks(
     numbered_folder: Path, tmp_path: Path
 ) -> None:
-    """23 files of which 8 are of class 1, in batches of 2 on 5 ranks: 3, 3, 3, 2 and 2 steps."""
+    """23 files of which 8 are of class 1, in batches of 7 on 3 ranks: 2, 2 and 1 steps."""
     (block,) = re.findall(r"::\n\n( +count = .*?)\n\n", EpochSampler.__doc__ or "", re.DOTALL)
     code = EVALUATION % textwrap.dedent(block)
-    arguments = ("5", str(numbered_folder))
+    arguments = ("3", str(numbered_folder))
     ranks = [
-        start(code, tmp_path, str(tmp_path / "store"), str(rank), *arguments) for rank in range(5)
+        start(code, tmp_path, str(tmp_path / "store"), str(rank), *arguments) for rank in range(3)
     ]
     found = [finish(rank).splitlines()[-2:] for rank in ranks]
-    assert [steps for steps, _ in found] == ["3", "3", "3", "2", "2"]
+    assert [steps for steps, _ in found] == ["2", "2", "1"]
     assert {counts for _, counts in found} == {f"[8, 23] {8 / 23:.4f}"}
 
 
@@ -393,13 +392,13 @@ def test_memory_stays_flat_over_fifty_epochs(pairs: list[tuple[str, int]]) -> No
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:DataLoader. replaced:RuntimeWarning")
-def test_two_hundred_damaged_files_are_replaced_one_for_one(
+def test_a_hundred_damaged_files_are_replaced_one_for_one(
     tmp_path: Path, photos: list[np.ndarray]
 ) -> None:
     """Bit flips, cuts, swaps and blanks: what fails to decode alone is what is replaced."""
     rng = np.random.default_rng(7)
     pairs = []
-    for number in range(400):
+    for number in range(200):
         path = tmp_path / f"{number:03d}.jpg"
         top, left = rng.integers(0, 300, 2)
         Image.fromarray(photos[0][top:][:96, left:][:, :128]).save(path, quality=90)
@@ -414,13 +413,13 @@ def test_two_hundred_damaged_files_are_replaced_one_for_one(
             list(DataLoader([(path, number)], transform=crop))
         except BadFileError:
             alone.add(path)
-    assert 50 < len(alone) < 150  # of 200; the rest decodes, with other pixels or the same
+    assert 15 < len(alone) < 75  # of 100; the rest decodes, with other pixels or the same
 
     clean = DataLoader(pairs, 8, True, transform=crop, on_error="replace", num_workers=2)
     labels = torch.cat([label for _, label in clean]).tolist()
     assert {path for path, _ in clean.bad_files} == alone
     assert len(clean.bad_files) == len(alone)
-    assert len(labels) == 400
+    assert len(labels) == 200
     expected = clean.sampler.order(0).tolist()
     for label, number in zip(labels, expected, strict=True):
         assert (label == number) == (pairs[number][0] not in alone)
