@@ -40,15 +40,14 @@ PACKAGE = Path(dc.__file__).parent
 #: Seconds in which threads that read a few small files ahead are done.
 SETTLE_S = 0.3
 COMPREHENSIONS = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"}
-#: Modules from the constructor to the second batch, at most. The goal of 26 is missed: ten modules
+#: Modules from the constructor to the second batch, at most. The goal of 26 is missed: nine modules
 #: are `core/`, which any file uses, and the others are listed by what they do in
-#: `dali_cutmix/serving/README.md`. Six came with promises that the first 26 did not keep:
+#: `dali_cutmix/serving/README.md`. Five came with promises that the first 26 did not keep:
 #:
 #: - `sources.kinds`, `sources.decodable`, `sources.read_ahead` and `core.regular` look at each file
 #:   before DALI does: some files end the process, and a FIFO would be waited for without end.
 #: - `core.trouble` waits out a full table of descriptors before the first batch.
-#: - `core.cpus` counts the CPUs of a container's quota.
-MAX_MODULES = 34
+MAX_MODULES = 33
 #: Objects from batch number to tensor, at most.
 MAX_OBJECTS = 5
 

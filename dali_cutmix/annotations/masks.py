@@ -25,7 +25,7 @@ from dali_cutmix.annotations.planes import (
 )
 from dali_cutmix.annotations.stored import WHERE, stored_masks
 from dali_cutmix.core.checks import checked_names, is_whole, refuse
-from dali_cutmix.core.cpus import usable_cpus
+from dali_cutmix.core.threads import usable_cpus
 from dali_cutmix.sources.pillow import Decoded, PillowProcesses
 from dali_cutmix.sources.upright import RefusedError
 

@@ -14,8 +14,8 @@ import torch
 from dali_cutmix.annotations.base import Annotation
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.core.checks import check_choice, check_count, checked_flag, refuse
-from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.dali import num_gpus
+from dali_cutmix.core.threads import usable_cpus
 from dali_cutmix.mixing.deferred import Deferred
 from dali_cutmix.mixing.mix import (
     Mix,

@@ -17,10 +17,9 @@ from PIL import Image
 from rich.console import Console
 
 from dali_cutmix.core.checks import refuse
-from dali_cutmix.core.cpus import usable_cpus
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.output import replacing
-from dali_cutmix.core.threads import ThreadPool
+from dali_cutmix.core.threads import ThreadPool, usable_cpus
 from dali_cutmix.sources.video_files import ENDINGS, Converter, import_av, opened
 from dali_cutmix.sources.video_times import tolerance_of
 from dali_cutmix.tools.claim import locked, rewrite

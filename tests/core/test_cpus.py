@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dali_cutmix import DataLoader, EvalTransform
-from dali_cutmix.core.cpus import usable_cpus
+from dali_cutmix.core.threads import usable_cpus
 
 
 @pytest.fixture(autouse=True)

@@ -150,7 +150,7 @@ def test_cpus_are_counted_in_one_place() -> None:
     """Else a container's quota is seen by some counts, and by others not."""
     for path in files():
         used = [name for name in names_in(tree_of(path)) if re.search("affinity|cpu_count", name)]
-        assert name_of(path) == "core/cpus" or not used, (name_of(path), used)
+        assert name_of(path) == "core/threads" or not used, (name_of(path), used)
 
 
 def test_library_does_not_print_read_the_environment_or_touch_global_random_state() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from dali_cutmix.core.cpus import usable_cpus
+from dali_cutmix.core.threads import usable_cpus
 from dali_cutmix.tools.bench.child import MAIN
 from dali_cutmix.tools.bench.contestant import cpu_seconds, memory_bytes
 from dali_cutmix.tools.bench.inspection import check_batches

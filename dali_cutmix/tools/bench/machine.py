@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from dali_cutmix.core.cpus import usable_cpus as usable_cpus  # for benchmarks too
+from dali_cutmix.core.threads import usable_cpus as usable_cpus  # for benchmarks too
 
 #: Packages whose versions are named, by the first distribution of a tuple that is installed.
 DISTRIBUTIONS = {

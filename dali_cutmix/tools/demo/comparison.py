@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from dali_cutmix import CutMix, __version__
-from dali_cutmix.core.cpus import usable_cpus
+from dali_cutmix.core.threads import usable_cpus
 from dali_cutmix.pictures.contact_sheet import contact_sheet
 from dali_cutmix.pictures.tiles import INK, OTHER, Line, Tile, draw_tiles, to_pillow
 from dali_cutmix.tools.bench.machine import processor_name
