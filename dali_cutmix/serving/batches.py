@@ -29,9 +29,13 @@ from dali_cutmix.serving import stacks
 from dali_cutmix.serving.replacements import Replacements
 from dali_cutmix.serving.settings import WHERE, LoaderSettings
 from dali_cutmix.sources.base import StoredImages
-from dali_cutmix.sources.decodable import Decodable
-from dali_cutmix.sources.read_ahead import NOTHING as UNREAD
-from dali_cutmix.sources.read_ahead import NUM_READERS, Readable, ReadAhead
+from dali_cutmix.sources.reading import (
+    NUM_READERS,
+    Decodable,
+    Readable,
+    ReadAhead,
+    stored_or_nothing,
+)
 from dali_cutmix.sources.stacks import Stacks
 
 T = TypeVar("T")
@@ -322,7 +326,7 @@ class Batches:
             for images, (_, stored) in zip(readable, readings, strict=True):
                 for position, part in enumerate(parts):
                     if read[position] != part:  # what was read is bad
-                        stored[position] = _stored(images, part)
+                        stored[position] = stored_or_nothing(images, part)
             indices = self.indices(number)
             newly_bad = self._newly_bad(parts, indices, readings)
             if not newly_bad:
@@ -429,13 +433,6 @@ def _of_each(function: Callable[[MixPlan], T], plans: Sequence[MixPlan | None]) 
 
 def _finished(plans: Sequence[MixPlan | None]) -> tuple[MixPlan | None, ...]:
     return _of_each(finished, plans)
-
-
-def _stored(images: Readable, index: int) -> np.ndarray:
-    try:
-        return images.stored(index)
-    except (OSError, MemoryError):
-        return UNREAD
 
 
 def count_batches(num_samples: int, batch_size: int, drop_last: bool) -> int:

@@ -16,14 +16,14 @@ from dali_cutmix.core.trouble import AwayError, patiently
 from dali_cutmix.serving.batches import Batches
 from dali_cutmix.serving.graph import Graph
 from dali_cutmix.sources.base import WHERE, StoredImages
-from dali_cutmix.sources.decodable import Decodable, decoder_of_bytes
-from dali_cutmix.sources.kinds import header_size
+from dali_cutmix.sources.kinds import decoder_of_bytes, header_size
+from dali_cutmix.sources.reading import Decodable, read_patiently
 from dali_cutmix.sources.upright import RefusedError, too_large
 from dali_cutmix.transforms import decode
 
 #: DALI's words for a file that cannot be decoded, and their meaning. The numbers are a status of
 #: nvImageCodec. Of 17, "unsupported", it speaks where the chunks of a PNG or WebP end too early:
-#: what it does not support is sorted out before, by `decodable`.
+#: what it does not support is sorted out before, by `Decodable`.
 _MEANINGS = {
     "nvImageCodec failure: '#3'": "damaged or cut short",
     "nvImageCodec failure: '#4'": "not an image, or an unsupported format",
@@ -219,22 +219,6 @@ def _fault_of_mask(
     except RuntimeError as error:
         return _reason_against_file(error)
     return None
-
-
-def read_patiently(images: StoredImages, index: int, where: str) -> np.ndarray:
-    """Return the bytes of an image file, ``[size]`` uint8; wait where the storage is in trouble.
-
-    Args:
-        images: The data.
-        index: Index of the image.
-        where: Name of the caller, for messages.
-
-    Raises:
-        OSError: The image cannot be read, and will not be.
-        TroubleError: The machine or the storage is in trouble, and stayed in trouble.
-    """
-    what = f"reading {images.path(index)}"
-    return patiently(lambda: images.encoded(index), where, what)
 
 
 def check_descriptors() -> None:

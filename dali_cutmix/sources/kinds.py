@@ -93,6 +93,11 @@ def decoder_of(read_at: ReadAt, head: bytes = b"") -> Decoder:
     return "dali" if is_plain else "pillow"
 
 
+def decoder_of_bytes(encoded: np.ndarray) -> Decoder:
+    """Return who decodes an image file: ``[size]`` uint8."""
+    return decoder_of(reader_of(encoded))
+
+
 def format_of(start: bytes) -> str | None:
     """Return ``"JPEG"``, ``"PNG"`` or ``"WEBP"`` by a file's first 12 bytes; None for others."""
     for name, beginning in _BEGINNINGS:

@@ -20,12 +20,10 @@ from dali_cutmix.core.errors import BadFileError, printable
 from dali_cutmix.core.output import replacing
 from dali_cutmix.core.regular import open_regular
 from dali_cutmix.core.trouble import patiently
-from dali_cutmix.serving.diagnose import read_patiently
 from dali_cutmix.sources.base import Numbers, Selection, StoredImages
-from dali_cutmix.sources.decodable import decoder_of_bytes
-from dali_cutmix.sources.kinds import ENDINGS, format_of
+from dali_cutmix.sources.kinds import ENDINGS, decoder_of_bytes, format_of
 from dali_cutmix.sources.pillow import Decoded, PillowProcesses
-from dali_cutmix.sources.read_ahead import NOTHING, ReadAhead
+from dali_cutmix.sources.reading import NOTHING, ReadAhead, read_patiently
 from dali_cutmix.sources.shards import PackedImages
 from dali_cutmix.sources.upright import RefusedError
 from dali_cutmix.tools.pack_parquet import names_of, verify_parquet, write_parquet

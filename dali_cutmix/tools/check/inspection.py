@@ -11,11 +11,11 @@ from itertools import islice
 import numpy as np
 
 from dali_cutmix.core.trouble import patiently
-from dali_cutmix.serving.diagnose import read_patiently, why_refused
+from dali_cutmix.serving.diagnose import why_refused
 from dali_cutmix.sources.base import StoredImages
-from dali_cutmix.sources.decodable import decoder_of_bytes
-from dali_cutmix.sources.kinds import header_size
+from dali_cutmix.sources.kinds import decoder_of_bytes, header_size
 from dali_cutmix.sources.pillow import PillowProcesses
+from dali_cutmix.sources.reading import read_patiently
 from dali_cutmix.sources.upright import RefusedError
 from dali_cutmix.tools.check.verdict import Look, Verdict, look, verdict_of
 

@@ -11,7 +11,7 @@ from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.core.checks import check_count
 from dali_cutmix.serving.diagnose import diagnose_masks
 from dali_cutmix.sources.base import StoredImages
-from dali_cutmix.sources.decodable import Decodable
+from dali_cutmix.sources.reading import Decodable
 from dali_cutmix.tools.check.parts import count_of_bad, names_in
 
 WHERE = "check_masks"
