@@ -15,8 +15,7 @@ import numpy as np
 from dali_cutmix.annotations.listing import existing_file
 from dali_cutmix.core.checks import is_whole, shown
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import open_regular
-from dali_cutmix.core.trouble import AwayError
+from dali_cutmix.core.reading import AwayError, open_regular
 
 #: Bytes read at a time.
 _STEP = 1 << 22

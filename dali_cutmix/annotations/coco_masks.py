@@ -14,7 +14,7 @@ from dali_cutmix.annotations.listing import existing_folder, without_classes
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.stored import StoredMasks
 from dali_cutmix.core.checks import check_choice, is_whole, refuse, shown
-from dali_cutmix.core.regular import read_regular
+from dali_cutmix.core.reading import read_regular
 from dali_cutmix.core.threads import usable_cpus
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.pillow import PillowProcesses

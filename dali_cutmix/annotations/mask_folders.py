@@ -11,7 +11,7 @@ from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.stored import MaskFiles
 from dali_cutmix.core.checks import check_choice, refuse
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import read_text
+from dali_cutmix.core.reading import read_text
 from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.files import FileList
 

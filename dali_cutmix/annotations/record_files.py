@@ -21,8 +21,8 @@ import numpy as np
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.output import replacing, write_text
-from dali_cutmix.core.regular import read_text
+from dali_cutmix.core.reading import read_text
+from dali_cutmix.core.writing import replacing, write_text
 
 Format = Literal["parquet", "csv"]
 

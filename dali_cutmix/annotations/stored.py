@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dali_cutmix.core.checks import Told, by_position, checked_indices, local_path, refuse
-from dali_cutmix.core.regular import read_regular
+from dali_cutmix.core.reading import read_regular
 from dali_cutmix.sources.base import Names
 
 WHERE = "Masks"

@@ -17,7 +17,7 @@ from dali_cutmix.annotations.notes import Notes
 from dali_cutmix.annotations.rows import Combine, Rows
 from dali_cutmix.core.checks import check_choice, refuse
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import read_text
+from dali_cutmix.core.reading import read_text
 
 #: File names that a message lists; the others are counted.
 MOST_NAMES = 5

@@ -20,7 +20,7 @@ from dali_cutmix.annotations.listing import (
 )
 from dali_cutmix.core.checks import check_choice, check_prob, checked_names, refuse, shown
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import read_regular, read_text
+from dali_cutmix.core.reading import read_regular, read_text
 from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.files import FileList
 

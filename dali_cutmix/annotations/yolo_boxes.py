@@ -13,7 +13,7 @@ from dali_cutmix.annotations.boxes import Boxes
 from dali_cutmix.annotations.listing import existing_folder, names_below, without_classes
 from dali_cutmix.core.checks import check_prob, checked_names, refuse, shown
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import read_text
+from dali_cutmix.core.reading import read_text
 from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.sizes import upright_size

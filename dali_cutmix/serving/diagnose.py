@@ -11,8 +11,8 @@ import numpy as np
 
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.core.dali import DataNode, Pipeline, fn, shut_down
+from dali_cutmix.core.reading import AwayError, patiently
 from dali_cutmix.core.threads import ThreadPool
-from dali_cutmix.core.trouble import AwayError, patiently
 from dali_cutmix.serving.batches import Batches
 from dali_cutmix.serving.graph import Graph
 from dali_cutmix.sources.base import WHERE, StoredImages

@@ -20,8 +20,8 @@ import torch.distributed as dist
 
 from dali_cutmix.core.checks import is_whole
 from dali_cutmix.core.errors import BadFileError, TroubleError
+from dali_cutmix.core.reading import PAUSES, AwayError, patiently
 from dali_cutmix.core.threads import Turn
-from dali_cutmix.core.trouble import PAUSES, AwayError, patiently
 from dali_cutmix.order.progress import Progress, check_flag, refuse_value
 from dali_cutmix.order.ranks import disagreement
 from dali_cutmix.serving.batches import Batch, Batches, Epoch, count_batches

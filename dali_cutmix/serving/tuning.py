@@ -9,8 +9,8 @@ from typing import Any
 
 from dali_cutmix.core.checks import check_count, is_number, refuse
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.output import write_text
-from dali_cutmix.core.regular import read_text
+from dali_cutmix.core.reading import read_text
+from dali_cutmix.core.writing import write_text
 
 WHERE = "Tuning"
 

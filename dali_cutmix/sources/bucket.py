@@ -16,8 +16,8 @@ import numpy as np
 
 from dali_cutmix.core.checks import is_number, refuse
 from dali_cutmix.core.errors import printable
+from dali_cutmix.core.reading import AwayError
 from dali_cutmix.core.threads import ThreadPool
-from dali_cutmix.core.trouble import AwayError
 from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, Names, StoredImages, refuse_shards
 
 #: obstore's class of a store, by the scheme of URLs.

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from dali_cutmix.core.reading import patiently
 from dali_cutmix.core.threads import ThreadPool
-from dali_cutmix.core.trouble import patiently
 from dali_cutmix.sources.bucket import NUM_REQUESTS
 from dali_cutmix.sources.cache import CachedShard, NoRoomError, ShardCache
 from dali_cutmix.sources.downloads import Downloads, bar

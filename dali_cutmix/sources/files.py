@@ -13,7 +13,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import checked_indices, is_whole, local_path, refuse
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import BYTE_ORDER_MARK, read_regular, read_text
+from dali_cutmix.core.reading import BYTE_ORDER_MARK, read_regular, read_text
 from dali_cutmix.sources.base import (
     IMAGE_ENDINGS,
     MAX_CLASSES,

@@ -11,7 +11,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import Told, local_path, refuse
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import read_regular
+from dali_cutmix.core.reading import read_regular
 from dali_cutmix.sources.base import StoredImages, check_labels, numbered
 from dali_cutmix.sources.columns import find_image_column, find_label_column
 

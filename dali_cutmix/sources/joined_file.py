@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import open_regular
+from dali_cutmix.core.reading import open_regular
 from dali_cutmix.sources.base import fingerprint_of
 from dali_cutmix.sources.shard_indexes import Index
 

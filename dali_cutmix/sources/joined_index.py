@@ -13,7 +13,7 @@ from hashlib import blake2b
 from itertools import chain
 
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.output import replacing
+from dali_cutmix.core.writing import replacing
 from dali_cutmix.sources.bucket import is_url
 from dali_cutmix.sources.joined_file import LAYOUT, PER_IMAGE, JoinedIndex, write_index
 from dali_cutmix.sources.shard_files import ShardFiles

@@ -12,7 +12,7 @@ import numpy as np
 from dali_cutmix.core.checks import local_path, refuse
 from dali_cutmix.core.dali import DataNode, fn, merge, split
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.trouble import is_of_machine, patiently
+from dali_cutmix.core.reading import is_of_machine, patiently
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, StoredImages
 from dali_cutmix.sources.bucket import SCHEMES, Bucket, BucketFiles, is_url, split_url

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dali_cutmix.core.trouble import AwayError
+from dali_cutmix.core.reading import AwayError
 from dali_cutmix.sources import upright
 from dali_cutmix.sources.upright import READY, REPLY, REQUEST, RefusedError
 

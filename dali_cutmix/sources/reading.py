@@ -12,9 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from dali_cutmix.core.errors import BadFileError
-from dali_cutmix.core.regular import open_descriptor
+from dali_cutmix.core.reading import open_descriptor, patiently
 from dali_cutmix.core.threads import ThreadPool
-from dali_cutmix.core.trouble import patiently
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.kinds import Decoder, decoder_of, decoder_of_bytes
 from dali_cutmix.sources.pillow import Decoded, PillowProcesses

@@ -12,7 +12,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import is_number, is_whole, shown
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import read_text
+from dali_cutmix.core.reading import read_text
 
 _LARGEST = 2**63 - 1  # what an array of whole numbers holds
 

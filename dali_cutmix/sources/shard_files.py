@@ -12,9 +12,8 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
-from dali_cutmix.core.regular import check_regular, open_regular
+from dali_cutmix.core.reading import check_regular, is_of_machine, open_regular, patiently
 from dali_cutmix.core.threads import ThreadPool
-from dali_cutmix.core.trouble import is_of_machine, patiently
 from dali_cutmix.sources.bucket import NUM_REQUESTS, TIMEOUTS, Bucket, Timeouts, is_url, split_url
 from dali_cutmix.sources.cache import ShardCache
 from dali_cutmix.sources.fetching import Fetching

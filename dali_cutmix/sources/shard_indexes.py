@@ -15,10 +15,9 @@ from zipfile import ZIP_STORED, ZipFile
 import numpy as np
 
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.output import remove_unfinished, replacing
-from dali_cutmix.core.regular import read_regular
+from dali_cutmix.core.reading import is_of_machine, patiently, read_regular
 from dali_cutmix.core.threads import ThreadPool
-from dali_cutmix.core.trouble import is_of_machine, patiently
+from dali_cutmix.core.writing import remove_unfinished, replacing
 from dali_cutmix.sources.base import MAX_CLASSES
 from dali_cutmix.sources.bucket import NUM_REQUESTS, is_url, split_url
 from dali_cutmix.sources.shard_files import ShardFiles

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from dali_cutmix.core.regular import open_regular
+from dali_cutmix.core.reading import open_regular
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.kinds import ReadAt, format_of, header_size, is_bare_jpeg
 from dali_cutmix.sources.upright import CLOSED

@@ -18,7 +18,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import is_whole, local_path, shown
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import BYTE_ORDER_MARK, read_regular, read_text
+from dali_cutmix.core.reading import BYTE_ORDER_MARK, read_regular, read_text
 from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.bucket import Bucket, is_url, split_url
 from dali_cutmix.sources.kinds import ENDINGS

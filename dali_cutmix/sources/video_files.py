@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.trouble import is_of_machine
+from dali_cutmix.core.reading import is_of_machine
 
 #: Endings of video files.
 ENDINGS = (

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.regular import open_regular
+from dali_cutmix.core.reading import open_regular
 from dali_cutmix.sources.video_files import (
     Converter,
     check_frame,

@@ -18,7 +18,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import Told, local_path, refuse
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.regular import open_regular
+from dali_cutmix.core.reading import open_regular
 
 #: Endings of files that are read.
 ENDINGS = (".npy", ".nii", ".nii.gz")

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from dali_cutmix.core.regular import check_regular, regular_or_closed
+from dali_cutmix.core.reading import check_regular, regular_or_closed
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from dali_cutmix.annotations.record_files import (
 )
 from dali_cutmix.annotations.tables import read_table
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.output import replacing, write_text
+from dali_cutmix.core.writing import replacing, write_text
 from dali_cutmix.tools.console import (
     check_ending,
     errors_as_one_sentence,

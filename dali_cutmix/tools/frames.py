@@ -18,8 +18,8 @@ from rich.console import Console
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.output import replacing
 from dali_cutmix.core.threads import ThreadPool, usable_cpus
+from dali_cutmix.core.writing import replacing
 from dali_cutmix.sources.video_files import ENDINGS, Converter, import_av, opened
 from dali_cutmix.sources.video_times import tolerance_of
 from dali_cutmix.tools.claim import locked, rewrite

@@ -26,8 +26,8 @@ from rich.console import Console
 
 from dali_cutmix.core.checks import check_choice, check_count, is_whole, refuse, shown
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.output import replacing
 from dali_cutmix.core.threads import usable_cpus
+from dali_cutmix.core.writing import replacing
 from dali_cutmix.order.sampler import EpochSampler, Shard
 from dali_cutmix.sources.base import Numbers, StoredImages
 from dali_cutmix.sources.open import open_source

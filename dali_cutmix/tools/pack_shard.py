@@ -17,9 +17,8 @@ import numpy as np
 from PIL import Image
 
 from dali_cutmix.core.errors import BadFileError, printable
-from dali_cutmix.core.output import replacing
-from dali_cutmix.core.regular import open_regular
-from dali_cutmix.core.trouble import patiently
+from dali_cutmix.core.reading import open_regular, patiently
+from dali_cutmix.core.writing import replacing
 from dali_cutmix.sources.base import Numbers, Selection, StoredImages
 from dali_cutmix.sources.kinds import ENDINGS, decoder_of_bytes, format_of
 from dali_cutmix.sources.pillow import Decoded, PillowProcesses

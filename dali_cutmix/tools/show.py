@@ -37,7 +37,7 @@ from dali_cutmix import (
 from dali_cutmix.annotations.listing import existing_folder, names_below
 from dali_cutmix.annotations.tables import read_table
 from dali_cutmix.core.checks import Told, refuse
-from dali_cutmix.core.output import replacing
+from dali_cutmix.core.writing import replacing
 from dali_cutmix.pictures.stacks import MAX_FRAMES
 from dali_cutmix.sources.volume_files import ENDINGS
 from dali_cutmix.tools.check.boxes import open_boxes

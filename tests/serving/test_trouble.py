@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from dali_cutmix import BadFileError, CutMix, DataLoader, ImageArrays, TrainTransform, TroubleError
-from dali_cutmix.core.trouble import PAUSES
+from dali_cutmix.core.reading import PAUSES
 from dali_cutmix.tools.check.images import check_images
 from records import write_records
 

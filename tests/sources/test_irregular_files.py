@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from dali_cutmix import BadFileError, DataLoader, EvalTransform, FileList, TarShards, Tuning
-from dali_cutmix.core.regular import open_regular
+from dali_cutmix.core.reading import open_regular
 from dali_cutmix.sources.open import open_source
 from dali_cutmix.tools.check.images import check_images
 

@@ -141,7 +141,7 @@ def test_a_connection_that_falls_silent_is_made_anew_and_changes_no_batch(
 def test_a_server_that_stays_silent_ends_the_run_and_makes_no_file_bad(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dali_cutmix.core.trouble.PAUSES", (0.0,))
+    monkeypatch.setattr("dali_cutmix.core.reading.PAUSES", (0.0,))
     images = BucketFiles("s3://images", read_timeout_s=0.3)
     server.num_silent[next(iter(server.files))] = 10**6
     loader = DataLoader(images, 4, transform=TINY, device="cpu", on_error="replace")

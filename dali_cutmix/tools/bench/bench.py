@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dali_cutmix.core.output import replacing
+from dali_cutmix.core.writing import replacing
 from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.options import (
     BatchSize,

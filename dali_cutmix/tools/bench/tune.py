@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dali_cutmix.core.errors import printable
-from dali_cutmix.core.output import replacing
+from dali_cutmix.core.writing import replacing
 from dali_cutmix.serving.settings import num_cpus
 from dali_cutmix.serving.tuning import Tuning
 from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dali_cutmix.core.output import replacing
+from dali_cutmix.core.writing import replacing
 from dali_cutmix.tools.check.options import MAX_PIXELS, Asked, check_options
 from dali_cutmix.tools.check.printing import print_part, print_report
 from dali_cutmix.tools.check.work import check_data

@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from dali_cutmix.core.trouble import patiently
+from dali_cutmix.core.reading import patiently
 from dali_cutmix.serving.diagnose import why_refused
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.kinds import decoder_of_bytes, header_size

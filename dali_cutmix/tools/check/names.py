@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dali_cutmix.core.checks import refuse
-from dali_cutmix.core.regular import read_text
+from dali_cutmix.core.reading import read_text
 
 _WHERE = "check"
 

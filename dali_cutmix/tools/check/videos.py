@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dali_cutmix.core.trouble import patiently
+from dali_cutmix.core.reading import patiently
 from dali_cutmix.serving.settings import num_cpus
 from dali_cutmix.sources.clips import Clips, Span
 from dali_cutmix.sources.video_files import check_frame, errors_of_the_file, opened

@@ -13,7 +13,7 @@ import numpy as np
 
 from dali_cutmix.annotations.listing import walk
 from dali_cutmix.core.checks import local_path, refuse
-from dali_cutmix.core.trouble import patiently
+from dali_cutmix.core.reading import patiently
 from dali_cutmix.sources.volume_files import ENDINGS, Volume, open_volume
 from dali_cutmix.sources.volumes import DTYPES
 from dali_cutmix.tools.check.parts import count_of_bad, names_in

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dali_cutmix.core.output import replacing
+from dali_cutmix.core.writing import replacing
 from dali_cutmix.tools.console import errors_as_one_sentence, expanded, make_folder, print_path
 from dali_cutmix.tools.demo.comparison import Comparison, DemoSettings, compare, require_packages
 from dali_cutmix.tools.demo.report import ROWS, mean_and_spread, write_report

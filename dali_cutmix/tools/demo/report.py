@@ -11,7 +11,7 @@ from statistics import mean, stdev
 
 from PIL import Image
 
-from dali_cutmix.core.output import write_text
+from dali_cutmix.core.writing import write_text
 from dali_cutmix.tools.demo.comparison import HEADLINE, Comparison
 from dali_cutmix.tools.demo.digits import SIDE
 from dali_cutmix.tools.demo.trial import Trial

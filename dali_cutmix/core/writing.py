@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from dali_cutmix.core.regular import check_regular
+from dali_cutmix.core.reading import check_regular
 
 _UNFINISHED = re.compile(r"\.dali-cutmix-[0-9a-z_]{8}\..*\.part", re.DOTALL)
 #: Seconds after which an unfinished file is left over, where a file system has no locks.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dali_cutmix.core.output import remove_unfinished, replacing, write_text
+from dali_cutmix.core.writing import remove_unfinished, replacing, write_text
 
 KEPT = "the old content"
 
