@@ -311,7 +311,8 @@ def main(engine: Engine, settings: RunSettings) -> dict[str, Any]:
     try:
         import ray.train.torch
     except ImportError as error:
-        stop(NAME, f"Ray Train cannot be imported ({error}): pip install 'dali-cutmix[ray]'.")
+        way_out = "Install it with `pip install -e '.[ray]'` in the checkout."
+        stop(NAME, f"Ray Train cannot be imported ({error}). {way_out}")
     recipe = importlib.import_module(engine.recipe)
     if hasattr(recipe, "check"):
         recipe.check(settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from dali_cutmix.annotations.listing import existing_folder, without_classes
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.stored import StoredMasks
 from dali_cutmix.core.checks import check_choice, is_whole, refuse, shown
+from dali_cutmix.core.extras import import_extra
 from dali_cutmix.core.reading import read_regular
 from dali_cutmix.core.threads import usable_cpus
 from dali_cutmix.sources.files import FileList
@@ -40,8 +40,8 @@ def read_coco_masks(
     """List images of a COCO file of instances or stuff, and a mask of classes for each.
 
     Classes follow the order of category ids, which have gaps: ``masks.names`` lists them. Masks are
-    drawn by pycocotools when they are due, which ``pip install 'dali-cutmix[coco]'`` installs.
-    Polygons are in pixels of the upright image.
+    drawn when they are due by pycocotools, which ``pip install -e '.[coco]'`` in the checkout
+    installs. Polygons are in pixels of the upright image.
 
     Args:
         annotations: The JSON file, such as ``instances_train2017.json``.
@@ -314,9 +314,4 @@ class _PanopticMasks(_CocoMasks):
 
 
 def _coco(where: str) -> Any:
-    try:
-        return import_module("pycocotools.mask")
-    except ImportError:
-        raise ImportError(
-            f"{where}: needs pycocotools. Run `pip install 'dali-cutmix[coco]'`."
-        ) from None
+    return import_extra(where, "pycocotools.mask", extra="coco")

@@ -21,6 +21,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.errors import printable
+from dali_cutmix.core.extras import import_extra
 from dali_cutmix.core.reading import read_text
 from dali_cutmix.core.writing import replacing, write_text
 
@@ -218,15 +219,8 @@ def import_pyarrow(where: str) -> Any:
     Raises:
         ImportError: pyarrow is missing.
     """
-    try:
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ImportError(
-            f"{where}: pyarrow cannot be imported ({error}). Install it with "
-            "`pip install -e '.[record]'` in the checkout, or write CSV by `format='csv'`."
-        ) from error
-    return pyarrow
+    way_out = "write CSV by `format='csv'`"
+    return import_extra(where, "pyarrow", "pyarrow.parquet", extra="record", way_out=way_out)
 
 
 def _write_parquet(

@@ -16,6 +16,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import is_number, refuse
 from dali_cutmix.core.errors import printable
+from dali_cutmix.core.extras import import_extra
 from dali_cutmix.core.reading import AwayError
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, Names, StoredImages, refuse_shards
@@ -322,15 +323,7 @@ def _images_among(keys: Iterable[str]) -> list[str]:
 
 
 def _import_obstore() -> Any:
-    try:
-        import obstore.exceptions
-        import obstore.store
-    except ImportError as error:
-        raise ImportError(
-            f"{WHERE}: reading a bucket needs obstore, which cannot be imported ({error}). Install "
-            "it with `pip install -e '.[s3]'` in the checkout."
-        ) from error
-    return obstore
+    return import_extra(WHERE, "obstore", "obstore.exceptions", "obstore.store", extra="s3")
 
 
 def _as_os_error(error: Exception, url: str) -> OSError:

@@ -11,6 +11,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import Told, local_path, refuse
 from dali_cutmix.core.errors import printable
+from dali_cutmix.core.extras import import_extra
 from dali_cutmix.core.reading import read_regular
 from dali_cutmix.sources.base import StoredImages, check_labels, numbered
 from dali_cutmix.sources.columns import find_image_column, find_label_column
@@ -156,13 +157,7 @@ def is_hugging_face(source: object) -> bool:
 
 
 def _load(folder: str) -> Any:
-    try:
-        import datasets  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ImportError(
-            f"{WHERE}: reading {printable(folder)} needs datasets, which cannot be imported "
-            f"({error}). Install it with `pip install -e '.[datasets]'` in the checkout."
-        ) from error
+    datasets = import_extra(WHERE, "datasets", extra="datasets")
     splits = os.path.join(folder, _OF_SPLITS)
     if os.path.exists(splits):
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())

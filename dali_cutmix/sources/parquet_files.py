@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, NoReturn
 
 from dali_cutmix.core.errors import printable
+from dali_cutmix.core.extras import import_extra
 from dali_cutmix.sources.parquet_pages import DamagedError
 
 WHERE = "ParquetShards"
@@ -84,12 +85,4 @@ def import_pyarrow() -> Any:
     Raises:
         ImportError: pyarrow is missing.
     """
-    try:
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ImportError(
-            f"{WHERE}: pyarrow cannot be imported ({error}). Install it with "
-            "`pip install -e '.[parquet]'` in the checkout."
-        ) from error
-    return pyarrow
+    return import_extra(WHERE, "pyarrow", "pyarrow.parquet", extra="parquet")

@@ -12,6 +12,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import check_count
 from dali_cutmix.core.errors import printable
+from dali_cutmix.core.extras import import_extra
 from dali_cutmix.sources.shard_indexes import Index
 from dali_cutmix.sources.shard_names import find_shards
 from dali_cutmix.sources.shards import PackedImages
@@ -168,19 +169,12 @@ def _parse(example: Any, data: bytes, record: str) -> tuple[bytes, int]:
 @cache
 def _example_class() -> Any:
     """Return the message ``tf.train.Example``, in a pool apart from TensorFlow's."""
-    try:
-        from google.protobuf import (  # type: ignore[import-untyped]
-            descriptor_pb2,
-            descriptor_pool,
-            message_factory,
-        )
-    except ImportError as error:
-        raise ImportError(
-            f"{WHERE}: protobuf cannot be imported ({error}). Install it with "
-            "`pip install -e '.[tfrecord]'` in the checkout."
-        ) from error
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
+    parts = ("descriptor_pb2", "descriptor_pool", "message_factory")
+    protobuf = import_extra(
+        WHERE, "google.protobuf", *(f"google.protobuf.{part}" for part in parts), extra="tfrecord"
+    )
+    field = protobuf.descriptor_pb2.FieldDescriptorProto
+    file = protobuf.descriptor_pb2.FileDescriptorProto(
         name="example.proto", package="tensorflow", syntax="proto3"
     )
 
@@ -204,9 +198,10 @@ def _example_class() -> Any:
     add(entry, 2, "value", field.TYPE_MESSAGE, "Feature")
     add(features, 1, "feature", field.TYPE_MESSAGE, "Features.FeatureEntry", repeated=True)
     add(file.message_type.add(name="Example"), 1, "features", field.TYPE_MESSAGE, "Features")
-    pool = descriptor_pool.DescriptorPool()
+    pool = protobuf.descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+    example = pool.FindMessageTypeByName("tensorflow.Example")
+    return protobuf.message_factory.GetMessageClass(example)
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dali_cutmix.core.extras import import_extra
 from dali_cutmix.core.reading import is_of_machine
 
 #: Endings of video files.
@@ -57,12 +58,7 @@ def import_av(where: str) -> Any:
     Raises:
         ImportError: PyAV is missing.
     """
-    try:
-        return import_module("av")
-    except ImportError:
-        raise ImportError(
-            f"{where}: videos need PyAV: `pip install -e '.[video]'` in the checkout."
-        ) from None
+    return import_extra(where, "av", extra="video")
 
 
 @contextmanager

@@ -11,19 +11,17 @@ import os
 import zlib
 from collections.abc import Sequence
 from functools import cached_property
-from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 
 from dali_cutmix.core.checks import Told, local_path, refuse
 from dali_cutmix.core.errors import printable
+from dali_cutmix.core.extras import import_extra
 from dali_cutmix.core.reading import open_regular
 
 #: Endings of files that are read.
 ENDINGS = (".npy", ".nii", ".nii.gz")
-
-_NO_NIBABEL = "needs nibabel: `pip install -e '.[volumes]'` in the checkout, or save .npy files."
 
 
 class Volume(Protocol):
@@ -153,10 +151,8 @@ class _NiftiFile:
 
     @cached_property
     def _proxy(self) -> Any:
-        try:
-            nibabel: Any = import_module("nibabel")
-        except ImportError:
-            raise ImportError(f"{self._where}: {self.name} {_NO_NIBABEL}") from None
+        where = f"{self._where}: {self.name}"
+        nibabel = import_extra(where, "nibabel", extra="volumes", way_out="save .npy files")
         try:
             return nibabel.load(self.name, mmap=False).dataobj
         except (OSError, MemoryError):

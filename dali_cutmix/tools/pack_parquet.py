@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any, BinaryIO
 
 from dali_cutmix.core.errors import printable
+from dali_cutmix.core.extras import import_extra
 
 #: Rows of a row group, which is in memory as a whole while it is written.
 _ROWS = 100
@@ -88,15 +89,7 @@ def verify_parquet(
 
 def import_pyarrow() -> Any:
     """Return pyarrow, or say what to install."""
-    try:
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ImportError(
-            f"pack: `--format parquet` needs pyarrow, which cannot be imported ({error}). Install "
-            "it with `pip install -e '.[parquet]'` in the checkout."
-        ) from error
-    return pyarrow
+    return import_extra("pack", "pyarrow", "pyarrow.parquet", extra="parquet")
 
 
 def _schema(classes: Sequence[str] | None) -> Any:

@@ -194,7 +194,7 @@ def _recipe(path: Path, name: Any) -> Any:
     except ModuleNotFoundError as error:
         refuse(
             f"`checkpoint` of {name} needs the package {error.name}, which is not installed. Run "
-            "`pip install 'dali-cutmix[pipelines]'`, or install the package."
+            "`pip install -e '.[pipelines]'` in the checkout, or install the package."
         )
 
 

@@ -64,7 +64,7 @@ class BoxFolders:
 def need_pycocotools(recipe: str) -> None:
     """Stop where the package that measures mAP is missing, before anything is made."""
     if importlib.util.find_spec("pycocotools") is None:
-        stop(recipe, "mAP needs pycocotools. Run `pip install 'dali-cutmix[coco]'`.")
+        stop(recipe, "mAP needs pycocotools: `pip install -e '.[coco]'` in the checkout.")
 
 
 def find(recipe: str, settings: Where, temporary: Path) -> Path:

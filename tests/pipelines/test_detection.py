@@ -576,7 +576,7 @@ def test_missing_pycocotools_is_said_before_anything_is_made(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert refused(lambda: smoke(detection_ssd)) == (
-        "detection_ssd: mAP needs pycocotools. Run `pip install 'dali-cutmix[coco]'`."
+        "detection_ssd: mAP needs pycocotools: `pip install -e '.[coco]'` in the checkout."
     )
 
 

@@ -68,7 +68,7 @@ def test_numbers_of_processes_that_make_no_sense_are_refused(processes: tuple[in
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(SystemExit, match=r"cannot be imported .* pip install 'dali-cutmix\[ray\]'"):
+    with pytest.raises(SystemExit, match=r"cannot be imported .*`pip install -e '\.\[ray\]'` in"):
         ray_imagenet.main(ray_imagenet.Engine(), RunSettings())
 
 

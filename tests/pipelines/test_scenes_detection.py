@@ -165,7 +165,7 @@ def test_missing_pycocotools_is_said_first(
     with pytest.raises(SystemExit) as refusal:
         module.main(module.Settings())
     assert str(refusal.value) == (
-        "scenes_detection: mAP needs pycocotools. Run `pip install 'dali-cutmix[coco]'`."
+        "scenes_detection: mAP needs pycocotools: `pip install -e '.[coco]'` in the checkout."
     )
 
 

@@ -310,7 +310,7 @@ def test_a_recipe_that_is_not_beside_the_command_or_lacks_a_package_is_refused(
     monkeypatch.setattr("evaluation.subject.importlib.import_module", without_a_package)
     assert refusal(path, CLASSES) == (
         "evaluate: `checkpoint` of cifar_resnet18 needs the package tyro, which is not installed. "
-        "Run `pip install 'dali-cutmix[pipelines]'`, or install the package."
+        "Run `pip install -e '.[pipelines]'` in the checkout, or install the package."
     )
 
 

@@ -248,11 +248,9 @@ def test_missing_package_is_named_with_what_to_install(
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError) as caught:
         open_source(folder)
-    assert str(caught.value).startswith(
-        f"HuggingFaceImages: reading {folder} needs datasets, which"
-    )
+    assert str(caught.value).startswith("HuggingFaceImages: datasets cannot be imported (")
     way_out = "Install it with `pip install -e '.[datasets]'` in the checkout."
-    assert re.search(re.escape(way_out) + "$", str(caught.value))
+    assert str(caught.value).endswith(way_out)
 
 
 def test_the_fingerprint_ignores_how_the_rows_are_stored(tmp_path: Path) -> None:

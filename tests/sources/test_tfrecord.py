@@ -240,7 +240,7 @@ def test_missing_protobuf_is_named_with_what_to_install(
     monkeypatch.setitem(sys.modules, "google.protobuf", None)
     with pytest.raises(ImportError) as caught:
         open_shards(path)
-    assert str(caught.value).startswith("TFRecords: protobuf cannot be imported (")
+    assert str(caught.value).startswith("TFRecords: google.protobuf cannot be imported (")
     assert str(caught.value).endswith(
         "Install it with `pip install -e '.[tfrecord]'` in the checkout."
     )

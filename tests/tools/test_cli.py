@@ -192,10 +192,8 @@ def test_demo_without_its_packages_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     said = sentence(call("demo", "--out", tmp_path / "out"), 1)
-    assert said.startswith("demo: scikit-learn cannot be imported")
-    assert said.endswith(
-        "Install the demo's packages with `pip install -e '.[demo]'` in the checkout."
-    )
+    assert said.startswith("demo: sklearn cannot be imported")
+    assert said.endswith("Install it with `pip install -e '.[demo]'` in the checkout.")
     assert not (tmp_path / "out").exists()
 
 

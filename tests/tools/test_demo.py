@@ -388,14 +388,12 @@ def test_settings_outside_their_range_are_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("module", "package"), [("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")]
-)
+@pytest.mark.parametrize("module", ["sklearn", "matplotlib"])
 def test_missing_package_is_named_with_what_to_install(
-    module: str, package: str, monkeypatch: pytest.MonkeyPatch
+    module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     way_out = r"`pip install -e '\.\[demo\]'` in the checkout\."
-    message = rf"^demo: {package} cannot be imported \(.*\)\. .*{way_out}$"
+    message = rf"^demo: {module} cannot be imported \(.*\)\. .*{way_out}$"
     with pytest.raises(ImportError, match=message):
         require_packages()

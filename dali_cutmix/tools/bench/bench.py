@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dali_cutmix.core.extras import import_extra
 from dali_cutmix.core.writing import replacing
 from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.options import (
@@ -90,7 +91,7 @@ def bench(
     check_ending("--plot", plot, ".png")
     with tidy_when_terminated(), errors_as_one_sentence():
         if plot is not None:
-            require_matplotlib()
+            import_extra("bench: `--plot`", "matplotlib", extra="demo")
         for path in (out, plot):
             if path is not None:
                 make_folder(path.parent)
@@ -126,20 +127,6 @@ def _opened(*paths: Path | None) -> Iterator[list[BinaryIO | None]]:
     """Open the files to write before anything is measured, which takes minutes."""
     with ExitStack() as files:
         yield [None if path is None else files.enter_context(replacing(path)) for path in paths]
-
-
-def require_matplotlib() -> None:
-    """Refuse to plot without matplotlib.
-
-    Raises:
-        ImportError: Says what to install.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ImportError(
-            "dali-cutmix: `--plot` needs matplotlib: `pip install -e '.[demo]'` in the checkout."
-        ) from None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from dali_cutmix import CutMix, __version__
+from dali_cutmix.core.extras import import_extra
 from dali_cutmix.core.threads import usable_cpus
 from dali_cutmix.pictures.contact_sheet import contact_sheet
 from dali_cutmix.pictures.tiles import INK, OTHER, Line, Tile, draw_tiles, to_pillow
@@ -180,14 +181,8 @@ def require_packages() -> None:
     Raises:
         ImportError: Names the missing package, and says what to install.
     """
-    for module, package in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ImportError(
-                f"demo: {package} cannot be imported ({error}). Install the demo's packages with "
-                "`pip install -e '.[demo]'` in the checkout."
-            ) from error
+    for module in ("sklearn", "matplotlib"):
+        import_extra("demo", module, extra="demo")
 
 
 def describe_setup() -> dict[str, str]:
