@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch import nn
@@ -728,6 +729,47 @@ def test_restarted_processes_resume_from_what_they_saved(
     else:
         with pytest.raises(SystemExit, match="holds a checkpoint"):
             find_checkpoint("small", settings, checkpoint.parent)
+
+
+def test_ranks_that_see_different_checkpoints_do_not_train_apart(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other rank's output folder is not on the same disk."""
+    monkeypatch.setattr(Processes, "gather", lambda _, mine: torch.stack([mine, mine + 1]))
+    with pytest.raises(SystemExit) as refused:
+        run_small(data, RunSettings(out=tmp_path, batch_size=8, resume="auto"))
+    assert str(refused.value) == (
+        f"small: the processes do not see the same checkpoint in {tmp_path}. Pass an `--out` on a "
+        "disk that all processes share, or wait until all see the last checkpoint."
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("machines", "is_own"), [("1", True), ("2", False)])
+def test_restarted_processes_of_a_machine_meet_where_no_earlier_ones_wrote(
+    monkeypatch: pytest.MonkeyPatch, machines: str, *, is_own: bool
+) -> None:
+    agent = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    torchrun = {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(agent.port),
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "GROUP_WORLD_SIZE": machines,
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "1",
+    }
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    taken: list[dict[str, Any]] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda _, **words: taken.append(words))
+    with joined("small", CPU):
+        pass
+    (words,) = taken
+    assert ("store" in words) == is_own
+    if is_own:
+        words["store"].set("port", "1")
+        assert agent.get("attempt 1/port") == b"1"
 
 
 def test_checkpoint_holds_nothing_that_would_be_run_on_loading(data: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import signal
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +25,7 @@ from harness.monitor import Monitor
 from harness.processes import Processes
 from harness.settings import parse
 from models.regularization import DropBlock, StochasticDepth
-from runs import PIPELINES, assert_same_run, start
+from runs import assert_same_run
 
 CPU = torch.device("cpu")
 RECIPES = {module.NAME: module for module in (cifar, imagenet)}
@@ -464,7 +465,16 @@ def test_layers_that_a_network_has_not_are_refused(layers: tuple[int, ...]) -> N
     )
 
 
-@pytest.mark.parametrize("preset", ["feature_cutmix", "dropblock", "scheduled", "stochastic_depth"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "feature_cutmix",
+        *(
+            pytest.param(preset, marks=pytest.mark.full)
+            for preset in ("dropblock", "scheduled", "stochastic_depth")
+        ),
+    ],
+)
 def test_row_that_was_stopped_in_mid_epoch_ends_as_an_uninterrupted_row(
     preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -485,9 +495,28 @@ def test_row_that_was_stopped_in_mid_epoch_ends_as_an_uninterrupted_row(
         patched.setattr(Monitor, "step", stopping)
         with pytest.raises(SystemExit):
             cifar.main(stopped)
-    if preset == "feature_cutmix":  # in another process
-        flags = ["--smoke", "--preset", preset, "--prob", "1", "--workers", "1", "--resume", "auto"]
-        start(PIPELINES / "cifar100_pyramidnet200.py", *flags, "--out", stopped.out or "")
-    else:
-        cifar.main(stopped)
+    cifar.main(stopped)
     assert_same_run(tmp_path / "stopped", tmp_path / "straight")
+
+
+def test_compiled_row_of_features_trains_as_the_row_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # DropBlock too, whose probability changes in each step.
+    settings = dataclasses.replace(
+        cifar.PRESETS["feature_cutmix"],
+        smoke=True,
+        net="resnet",
+        prob=1.0,
+        dropblock=0.1,
+        epochs=1,
+        max_steps=2,
+        workers=1,
+    )
+    plain = cifar.main(dataclasses.replace(settings, out=tmp_path / "plain"))
+    # Traced and differentiated by the compiler, without a C++ compiler.
+    compiler: Any = partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", compiler)
+    compiled = cifar.main(dataclasses.replace(settings, compile=True, out=tmp_path / "compiled"))
+    losses = [results["epochs"][0]["train_loss"] for results in (plain, compiled)]  # type: ignore[index]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -1,13 +1,10 @@
-"""What happens to training: signals, killed processes, numbers that are none, other ranks."""
+"""What happens to training: signals, killed processes, numbers that are none."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,46 +18,18 @@ import pytest
 import torch
 
 from dali_cutmix import EpochSampler, Shard
-from harness.evaluation import validate
 from harness.monitor import Monitor
-from harness.pictures import make_pictures
 from harness.processes import Processes
 from harness.training import Run
 from runs import (
     ON_HARNESS,
     PIPELINES,
-    TORCHRUN,
     assert_same_run,
     checkpoint_of,
-    command,
     recipe,
-    start,
 )
 
 IMAGENET = "imagenet_resnet50"
-SMOKE = [PIPELINES / f"{IMAGENET}.py", "--smoke", "--checkpoint-minutes", "0", "--resume", "auto"]
-
-
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of an uninterrupted run of two processes."""
-    out = tmp_path_factory.mktemp("two_ranks")
-    said = start(*TORCHRUN, *SMOKE, "--out", out)
-    assert said.count("epoch 2/2") == said.count("Smoke run finished") == 1
-    return out
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
-
-
-def ranks_of(torchrun: subprocess.Popen[str]) -> list[int]:
-    """The processes that torchrun started."""
-    children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
-    found = [int(pid) for pid in children]
-    return [pid for pid in found if IMAGENET in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def after_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
@@ -240,118 +209,25 @@ def _is_half_written(path: Path) -> bool:
         return False
 
 
-def test_process_killed_while_it_writes_a_checkpoint_leaves_a_whole_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("_", [0, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 2))])
+def test_process_killed_while_it_writes_a_checkpoint_leaves_a_whole_one(
+    _: int, tmp_path: Path
+) -> None:
     path = tmp_path / "checkpoint.pt"
-    for _ in range(3):
-        env = {**os.environ, "PYTHONPATH": str(PIPELINES)}
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, env=env
-        )
-        try:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == b"first\n"
-            deadline = time.monotonic() + 30
-            while not _is_half_written(path.with_suffix(".partial")):
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
-        finally:
-            writer.kill()
-            writer.communicate()
-        state = torch.load(path, weights_only=True)
-        assert state["step"] in (1, 2)
-        assert torch.equal(state["weights"], torch.arange(20_000_000))
-
-
-# Two processes
-
-
-def test_two_processes_count_every_validation_sample_exactly_once(
-    two_ranks: Path, tmp_path: Path
-) -> None:
-    """9 samples: one process has 5 in 3 batches, the other 4 in 2.
-
-    Together they must find what one process finds with the saved weights. Each sample's loss
-    differs, so that none can stand in for another, and so would the loss under each process's own
-    running statistics.
-    """
-    module, cpu = recipe(IMAGENET), torch.device("cpu")
-    settings = module.shrink(module.Settings(smoke=True))
-    make_pictures(tmp_path / "val", 9)
-    val = module.make_val_loader(settings, tmp_path, cpu)
-    model = module.make_model(settings, val.num_classes, cpu)
-    model.load_state_dict(checkpoint_of(two_ranks)["model"])
-    autocast = torch.autocast("cpu", enabled=False)
-    alone = validate(model, val, Processes(IMAGENET, cpu), autocast)
-
-    results = json.loads((two_ranks / "results.json").read_text())
-    together = results["epochs"][-1]
-    assert results["num_processes"] == 2
-    assert together["num_val"] == alone["num_val"] == 9
-    assert together["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-3)
-    assert (together["top1"], together["top5"]) == (alone["top1"], alone["top5"])
-
-
-def test_rank_that_is_killed_is_brought_back_and_the_run_ends_as_an_uninterrupted_one(
-    two_ranks: Path, tmp_path: Path
-) -> None:
-    process = command(*TORCHRUN, "--max-restarts", "1", *SMOKE, "--out", tmp_path)
-    wait_for(tmp_path / "checkpoint.pt", process)
-    os.kill(ranks_of(process)[-1], signal.SIGKILL)
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    assert "exitcode: -9" in said
-    resumed = re.search(r"Resuming from .* after (\d) of 2 epochs and (\d) steps", said)
-    assert resumed is not None, said
-    assert 1 <= int(resumed[2]) < 6
-    assert_same_run(tmp_path, two_ranks)
-
-
-def test_ranks_that_see_different_checkpoints_do_not_train_apart(
-    two_ranks: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "0").mkdir()
-    shutil.copy(two_ranks / "checkpoint.pt", tmp_path / "0")
-    program = Path(__file__).parents[1] / "trainers" / "apart.py"
-    process = command(*TORCHRUN, program, tmp_path)
-    said, _ = process.communicate()
-    assert process.returncode != 0
-    assert "the processes do not see the same checkpoint in" in said, said
-    assert not (tmp_path / "1").exists()
-
-
-def test_torchrun_told_to_stop_saves_and_one_process_goes_on_with_what_was_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    # Long enough to be told in the first epoch: 40 steps of 4.
-    data = tmp_path / "data"
-    module = recipe(IMAGENET)
-    make_pictures(data / "train", 160)
-    make_pictures(data / "val", 9)
-    flags = ["--data", data, "--out", out, "--max-steps", "100"]
-    process = command(*TORCHRUN, *SMOKE, *flags)
-    wait_for(out / "checkpoint.pt", process)
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate()
-    assert process.returncode != 0
-    assert said.count("Stopped by signal 15") == 1, said
-    state = checkpoint_of(out)
-    done = state["step"]
-    assert 1 <= done < 40
-    assert state["history"] == []
-
-    served: list[int] = []
-    step = Monitor.step
-
-    def noted(self: Monitor, loss: torch.Tensor, indices: Any, *others: Any) -> None:
-        served.extend(indices)
-        step(self, loss, indices, *others)
-
-    monkeypatch.setattr(Monitor, "step", noted)
-    settings = module.Settings(
-        smoke=True, data=data, out=out, max_steps=100, epochs=1, resume="auto"
+    env = {**os.environ, "PYTHONPATH": str(PIPELINES)}
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, env=env
     )
-    results = module.main(settings)
-    whole = EpochSampler(160, shuffle=True, seed=0, shard=Shard(0, 1)).order(0).tolist()
-    assert served == whole[4 * done :]
-    assert results["epochs"][0]["num_train"] == 160
+    try:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"first\n"
+        deadline = time.monotonic() + 30
+        while not _is_half_written(path.with_suffix(".partial")):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    finally:
+        writer.kill()
+        writer.communicate()
+    state = torch.load(path, weights_only=True)
+    assert state["step"] in (1, 2)
+    assert torch.equal(state["weights"], torch.arange(20_000_000))
