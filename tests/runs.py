@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -74,6 +76,12 @@ def start(*words: str | Path) -> str:
     said, _ = process.communicate()
     assert process.returncode == 0, said
     return said
+
+
+def run_here(script: Path, *words: str | Path) -> None:
+    """Run a script in this process, as Python runs it on a command line."""
+    with patch.object(sys, "argv", [str(script), *map(str, words)]):
+        runpy.run_path(str(script), run_name="__main__")
 
 
 def checkpoint_of(out: Path) -> dict[str, Any]:

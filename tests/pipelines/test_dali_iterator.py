@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dali_cutmix import MixedTarget, dense_target
-from runs import GRAPH_OF_ONES_OWN, PIPELINES, recipe, start
+from runs import GRAPH_OF_ONES_OWN, PIPELINES, recipe, run_here
 
 SCRIPT = PIPELINES / f"{GRAPH_OF_ONES_OWN}.py"
 
@@ -20,8 +20,11 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_smoke_run_trains_for_four_epochs_of_three_steps() -> None:
-    printed = start(SCRIPT, "--smoke")
+def test_smoke_run_trains_for_four_epochs_of_three_steps(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_here(SCRIPT, "--smoke")
+    printed = capsys.readouterr().out
     losses = [float(loss) for loss in re.findall(r"epoch \d/4  loss ([\d.]+)", printed)]
     assert len(losses) == 12
     assert all(0 < loss < 20 for loss in losses)

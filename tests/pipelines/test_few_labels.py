@@ -26,7 +26,7 @@ from harness.checkpoints import write_json
 from harness.few_labels import choose, read, shrunk, without_classes
 from harness.few_labels_training import Position, as_plain, passes
 from harness.pictures import make_pictures
-from runs import PIPELINES, RECIPES, SEMI, STUDY, recipe, start
+from runs import PIPELINES, RECIPES, SEMI, STUDY, recipe, run_here
 
 CPU = torch.device("cpu")
 MIDDLE = Position(1, 2, 0.5)
@@ -225,8 +225,11 @@ def test_the_loss_of_fixmatch_is_the_papers_where_nothing_is_mixed(fixmatch: Mod
 
 
 @both
-def test_smoke_run_leaves_results_and_a_checkpoint_to_evaluate(name: str, tmp_path: Path) -> None:
-    said = start(PIPELINES / f"{name}.py", "--smoke", "--out", tmp_path)
+def test_smoke_run_leaves_results_and_a_checkpoint_to_evaluate(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here(PIPELINES / f"{name}.py", "--smoke", "--out", tmp_path)
+    said = capsys.readouterr().out
     assert re.search(r"epoch 2/2 .* top-1 ", said)
     assert "These numbers are not results." in said
     assert set(os.listdir(tmp_path)) == {"checkpoint.pt", "results.json"}

@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 
 from dali_cutmix import DataLoader, EvalTransform
-from runs import PIPELINES, recipe, start
+from runs import PIPELINES, recipe, run_here
 
 prepare = recipe("data/prepare_cifar")
 
@@ -233,12 +233,15 @@ def test_what_is_no_whole_archive_of_cifar_is_refused(tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_command_line_is_the_one_in_the_header(tmp_path: Path) -> None:
+def test_command_line_is_the_one_in_the_header(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     archive = tmp_path / "cifar-100-python.tar.gz"
     make_archive(archive, "cifar-100-python")
     script = PIPELINES / "data" / "prepare_cifar.py"
     (words,) = re.findall(r"prepare_cifar\.py (.*)", prepare.__doc__)
     assert words == "cifar-100-python.tar.gz --out cifar100"
-    said = start(script, archive, "--out", tmp_path / "cifar100", "--no-check")
+    run_here(script, archive, "--out", tmp_path / "cifar100", "--no-check")
+    said = capsys.readouterr().out
     assert "50 images in 5 classes" in said
     assert "10 images in 5 classes" in said

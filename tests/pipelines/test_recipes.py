@@ -34,6 +34,7 @@ from runs import (
     TASKS,
     assert_same_run,
     recipe,
+    run_here,
     start,
 )
 
@@ -72,9 +73,14 @@ def take(module: ModuleType, flags: str) -> Any:
 
 @every_recipe
 def test_smoke_run_trains_validates_and_leaves_a_checkpoint_and_results(
-    name: str, tmp_path: Path
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = start(PIPELINES / f"{name}.py", "--smoke", "--out", tmp_path)
+    script, flags = PIPELINES / f"{name}.py", ["--smoke", "--out", tmp_path]
+    if name == IMAGENET:  # a script of its own finds the harness beside it
+        said = start(script, *flags)
+    else:
+        run_here(script, *flags)
+        said = capsys.readouterr().out
 
     assert re.search(r"epoch 2/2 .* top-?1 .* images/s", said)
     left = {"checkpoint.pt", "results.json"}
