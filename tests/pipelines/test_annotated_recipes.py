@@ -13,9 +13,11 @@ from nuclei import generated_nuclei, write_wheel
 from runs import PIPELINES, recipe
 
 
-@pytest.fixture(scope="module", params=["generated", "stardist"])
+@pytest.fixture(
+    scope="module", params=["generated", pytest.param("stardist", marks=pytest.mark.full)]
+)
 def nuclei(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiles of generated ellipses; and of the real micrograph, where stardist is installed."""
+    """Tiles of generated ellipses; and of the real micrograph, as `.ci/run` asks for."""
     folder = tmp_path_factory.mktemp("nuclei")
     if request.param == "generated":
         source = write_wheel(folder / "stardist.whl", *generated_nuclei((384, 512), 70))

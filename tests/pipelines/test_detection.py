@@ -73,7 +73,9 @@ def test_smoke_run_with_the_mix_without_and_guided_leaves_numbers_and_a_picture(
 
 
 @pytest.mark.usefixtures("on_the_cpu")
-@both
+@pytest.mark.parametrize(
+    "module", [detection_ssd, pytest.param(detection_fasterrcnn, marks=pytest.mark.full)]
+)
 def test_run_told_to_stop_in_mid_epoch_resumes_bit_identically(
     module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

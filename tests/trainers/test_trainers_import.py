@@ -10,12 +10,13 @@ import pytest
 
 from dali_cutmix import trainers
 
-
-def test_adapters_import_without_the_trainers_and_name_what_to_install() -> None:
-    code = """
+IMPORTS = """
 import sys
 
-names = ("accelerate", "lightning", "ray", "timm", "transformers")
+import dali_cutmix.trainers, dali_cutmix.tools.cli
+
+names = {"accelerate", "lightning", "ray", "timm", "transformers"}
+print(sys.modules.keys() & (names | {"torchvision", "torch._dynamo"}))
 sys.modules.update(dict.fromkeys(names))  # as if none was installed
 from dali_cutmix.trainers import AccelerateLoader, timm_loader
 
@@ -25,26 +26,23 @@ for use in (lambda: AccelerateLoader(None), lambda: timm_loader(None, None).__en
     except ImportError as error:
         print(error)
 """
+
+
+def test_trainers_torchvision_and_the_compiler_are_imported_when_used_or_named_as_missing() -> None:
     process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, timeout=120, check=True
     )
     assert process.stdout.splitlines() == [
-        f"{where}: {name} cannot be imported. Install it with "
-        "`pip install -e '.[trainers]'` in the checkout."
-        for where, name in (("AccelerateLoader", "accelerate.state"), ("timm_loader", "timm.data"))
+        "set()",
+        *(
+            f"{where}: {name} cannot be imported. Install it with "
+            "`pip install -e '.[trainers]'` in the checkout."
+            for where, name in (
+                ("AccelerateLoader", "accelerate.state"),
+                ("timm_loader", "timm.data"),
+            )
+        ),
     ]
-
-
-def test_trainers_torchvision_and_the_compiler_are_not_imported_before_they_are_used() -> None:
-    code = (
-        "import sys, dali_cutmix.trainers, dali_cutmix.tools.cli; "
-        "print(sys.modules.keys() & {'accelerate', 'lightning', 'ray', 'timm', 'transformers', "
-        "'torchvision', 'torch._dynamo'})"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert process.stdout.strip() == "set()"
 
 
 def test_earlier_name_gives_the_same_objects_and_says_so() -> None:
