@@ -23,22 +23,22 @@ _NUMPY_TYPES = {INT32: np.int32, FLOAT: np.float32, FLOAT64: np.float64}
 class Math(Protocol):
     """Arithmetic on the numbers of a batch."""
 
-    def floor(self, value: Any) -> Any:
+    def floor(self, value: Any, /) -> Any:
         """Return the largest whole number not above, as a floating point number."""
 
-    def sqrt(self, value: Any) -> Any:
+    def sqrt(self, value: Any, /) -> Any:
         """Return the square root."""
 
-    def log(self, value: Any) -> Any:
+    def log(self, value: Any, /) -> Any:
         """Return the natural logarithm."""
 
-    def cos(self, value: Any) -> Any:
+    def cos(self, value: Any, /) -> Any:
         """Return the cosine of an angle in radians."""
 
-    def minimum(self, first: Any, second: Any) -> Any:
+    def minimum(self, first: Any, second: Any, /) -> Any:
         """Return the smaller of two, element by element."""
 
-    def maximum(self, first: Any, second: Any) -> Any:
+    def maximum(self, first: Any, second: Any, /) -> Any:
         """Return the larger of two, element by element."""
 
     def cast(self, value: Any, dtype: Any) -> Any:
@@ -97,29 +97,12 @@ class Math(Protocol):
 class HostMath:
     """`Math` on NumPy arrays with a batch axis in front."""
 
-    def floor(self, value: Any) -> Any:
-        """See `Math`."""
-        return np.floor(value)
-
-    def sqrt(self, value: Any) -> Any:
-        """See `Math`."""
-        return np.sqrt(value)
-
-    def log(self, value: Any) -> Any:
-        """See `Math`."""
-        return np.log(value)
-
-    def cos(self, value: Any) -> Any:
-        """See `Math`."""
-        return np.cos(value)
-
-    def minimum(self, first: Any, second: Any) -> Any:
-        """See `Math`."""
-        return np.minimum(first, second)
-
-    def maximum(self, first: Any, second: Any) -> Any:
-        """See `Math`."""
-        return np.maximum(first, second)
+    floor = staticmethod(np.floor)
+    sqrt = staticmethod(np.sqrt)
+    log = staticmethod(np.log)
+    cos = staticmethod(np.cos)
+    minimum = staticmethod(np.minimum)
+    maximum = staticmethod(np.maximum)
 
     def cast(self, value: Any, dtype: Any) -> Any:
         """See `Math`."""
@@ -170,29 +153,12 @@ class HostMath:
 class GraphMath:
     """`Math` on nodes of a graph, by DALI's operators, on the CPU."""
 
-    def floor(self, value: Any) -> Any:
-        """See `Math`."""
-        return math.floor(value)
-
-    def sqrt(self, value: Any) -> Any:
-        """See `Math`."""
-        return math.sqrt(value)
-
-    def log(self, value: Any) -> Any:
-        """See `Math`."""
-        return math.log(value)
-
-    def cos(self, value: Any) -> Any:
-        """See `Math`."""
-        return math.cos(value)
-
-    def minimum(self, first: Any, second: Any) -> Any:
-        """See `Math`."""
-        return math.min(first, second)
-
-    def maximum(self, first: Any, second: Any) -> Any:
-        """See `Math`."""
-        return math.max(first, second)
+    floor = staticmethod(math.floor)
+    sqrt = staticmethod(math.sqrt)
+    log = staticmethod(math.log)
+    cos = staticmethod(math.cos)
+    minimum = staticmethod(math.min)
+    maximum = staticmethod(math.max)
 
     def cast(self, value: Any, dtype: Any) -> Any:
         """See `Math`."""
