@@ -158,7 +158,7 @@ def _quotas(root: str) -> Iterator[float]:
             continue
         if kind == ["cgroup"] and "cpu" not in options:
             continue
-        shown, mounted = (_unescaped(word) for word in before.split(" ")[3:5])
+        shown, mounted = before.split(" ")[3:5]
         group = PurePosixPath(groups[controller])
         # A container sees its own group mounted, and may read the path of another from /proc.
         inside = group.relative_to(shown) if group.is_relative_to(shown) else PurePosixPath()
@@ -197,10 +197,3 @@ def _read(root: str, path: str) -> str:
             return os.fsdecode(file.read())  # names of mounts need not be UTF-8
     except (OSError, ValueError):  # a zero byte, which no path can hold
         return ""
-
-
-def _unescaped(path: str) -> str:
-    """Return a path of ``mountinfo``, which writes blanks and backslashes in octal digits."""
-    for digits in ("040", "011", "012", "134"):  # the backslash last: its digits are text
-        path = path.replace(f"\\{digits}", chr(int(digits, 8)))
-    return path

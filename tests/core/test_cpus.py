@@ -104,26 +104,6 @@ def test_a_mount_of_any_name_leaves_the_quota(tmp_path: Path, name: str) -> None
     assert usable_cpus(root) == 3
 
 
-@pytest.mark.parametrize(
-    ("name", "written"),
-    [
-        ("a b", "a\\040b"),
-        ("a\tb", "a\\011b"),
-        ("a\nb", "a\\012b"),
-        ("a\\b", "a\\134b"),
-        ("a\\040b", "a\\134040b"),
-        ("a\udce9", "a\udce9"),
-    ],
-)
-def test_the_name_of_the_control_groups_mount_is_read_as_the_kernel_writes_it(
-    tmp_path: Path, name: str, written: str
-) -> None:
-    root = write(tmp_path, {"proc/self/cgroup": "0::/\n", f"{name}/cpu.max": "300000 100000\n"})
-    mount = os.fsencode(f"30 24 0:26 / /{written} rw - cgroup2 cgroup2 rw\n")
-    (tmp_path / "proc/self/mountinfo").write_bytes(mount)
-    assert usable_cpus(root) == 3
-
-
 def test_without_control_groups_the_affinity_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
