@@ -8,9 +8,13 @@ from typing import Any, cast
 import numpy as np
 
 try:
-    from nvidia.dali import backend, fn, math, types
-    from nvidia.dali.data_node import DataNode
-    from nvidia.dali.pipeline import Pipeline
+    # Names written with `as` may be imported from here, by the rules of mypy.
+    from nvidia.dali import backend
+    from nvidia.dali import fn as fn
+    from nvidia.dali import math as math
+    from nvidia.dali import types as types
+    from nvidia.dali.data_node import DataNode as DataNode
+    from nvidia.dali.pipeline import Pipeline as Pipeline
 except ImportError as error:
     raise ImportError(
         f"dali_cutmix needs NVIDIA DALI, which could not be imported ({error}). Install it with "
@@ -133,33 +137,3 @@ def split(node: DataNode, predicate: DataNode) -> tuple[DataNode, DataNode]:
 def merge(true: DataNode, false: DataNode, predicate: DataNode) -> DataNode:
     """Put the samples of both parts back into their places: undo `split`."""
     return cast(DataNode, cast(Any, fn)._conditional.merge(true, false, predicate=predicate))
-
-
-__all__ = [
-    "FLOAT",
-    "FLOAT16",
-    "FLOAT64",
-    "INT16",
-    "INT32",
-    "INT64",
-    "UINT8",
-    "UINT16",
-    "DataNode",
-    "Pipeline",
-    "constant",
-    "fn",
-    "inputs_read",
-    "math",
-    "merge",
-    "num_gpus",
-    "python_image",
-    "python_node",
-    "python_nodes",
-    "python_pair",
-    "release_unused_memory",
-    "resize",
-    "shut_down",
-    "split",
-    "start_run",
-    "types",
-]
