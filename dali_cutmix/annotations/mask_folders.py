@@ -9,6 +9,7 @@ from typing import Any, Literal
 from dali_cutmix.annotations.listing import existing_folder, names_below, without_classes
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.stored import MaskFiles
+from dali_cutmix.annotations.voc_boxes import VOC_CLASSES
 from dali_cutmix.core.checks import check_choice, refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.reading import read_text
@@ -19,11 +20,7 @@ from dali_cutmix.sources.files import FileList
 MASK_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".jp2", ".npy")
 
 #: Class indices of VOC's masks; 255 is the border between objects.
-VOC_NAMES = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
-    *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
-    *("sheep", "sofa", "train", "tvmonitor"),
-)
+VOC_NAMES = ("background", *VOC_CLASSES)
 
 #: Cityscapes' class in training by its label id; all others are ignored.
 CITYSCAPES_CLASSES = {
