@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
@@ -34,9 +33,6 @@ _LOOKED_AT = 64
 
 #: Pixels. A mask that Pillow decodes has at most so many, by its header.
 _MAX_PIXELS = 2**27
-
-#: Of the module, since masks with a lock of their own could not be pickled.
-_MAKING_PROCESSES = threading.Lock()
 
 #: Class index by stored index, or by color (red, green, blue).
 Classes = Mapping[int, int] | Mapping[tuple[int, int, int], int]
@@ -104,7 +100,7 @@ class Masks:
         self._bits = bits
         self.names = None if names is None else checked_names(WHERE, "names", names)
         self._divisors = np.ones(len(self._masks), np.uint16)
-        self._pillow: PillowProcesses | None = None
+        self._pillow = PillowProcesses(usable_cpus())  # no process starts yet
 
     def __len__(self) -> int:
         return len(self._masks)
@@ -250,8 +246,7 @@ class Masks:
     def close(self) -> None:
         """End the processes of Pillow. Others start when they are needed."""
         self._masks.close()
-        if self._pillow is not None:
-            self._pillow.close()
+        self._pillow.close()
 
     def _plane(self, index: int) -> Plane:
         mask = self._masks.read(index)
@@ -314,9 +309,6 @@ class Masks:
         return table
 
     def _decode(self, encoded: np.ndarray, *, is_mask: bool) -> Decoded:
-        with _MAKING_PROCESSES:
-            if self._pillow is None:
-                self._pillow = PillowProcesses(usable_cpus())
         return self._pillow.decode(encoded, _MAX_PIXELS, is_mask=is_mask)
 
 
