@@ -42,13 +42,14 @@ def complete(mix: Mix, sample: Sample, plan: MixPlan, frame: Frame) -> MixPlan:
         seen, pending = look.build(arrays[: len(nodes)]), drawn.build(arrays[len(nodes) :])
         result = looking.complete(pending, seen, frame)
         check_completed(looking, result, len(columns[0]), frame)
-        return tuple(map(_of_samples, complete.leaves(without_empty(result))))
+        return tuple(map(samples_of, complete.leaves(without_empty(result))))
 
     leaves = python_nodes(of_arrays, complete.num_leaves, *nodes, *drawn.leaves(plan))
     completed: MixPlan = complete.build(leaves)
     return completed
 
 
-def _of_samples(leaf: Any) -> list[np.ndarray]:
-    # DALI takes one contiguous array per sample, and no NumPy scalars.
+def samples_of(leaf: Any) -> list[np.ndarray]:
+    """Return a leaf of a plan as a Python operator returns it: one array per sample."""
+    # DALI takes contiguous arrays, and no NumPy scalars.
     return [np.array(value) for value in np.ascontiguousarray(leaf)]

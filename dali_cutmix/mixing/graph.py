@@ -11,7 +11,7 @@ from dali_cutmix.core.dali import DataNode, fn, python_nodes
 from dali_cutmix.core.draws import GraphDraws, HostDraws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.tree import Structure
-from dali_cutmix.mixing.completion import complete
+from dali_cutmix.mixing.completion import complete, samples_of
 from dali_cutmix.mixing.cutmix import Axes, CutMix, PlacementName, check_cutmix
 from dali_cutmix.mixing.cutout import Cutout, check_cutout
 from dali_cutmix.mixing.mix import Mix, check_plan, is_mix, looks
@@ -198,11 +198,7 @@ def mix_plan(mix: Mix, size: tuple[int, int], *, seed: int | None = None) -> Mix
     def draw(keys: list[np.ndarray]) -> tuple[list[np.ndarray], ...]:
         plan = mix.draw(_Unscheduled(len(keys), int(keys[0]), 0, 0, 0), frame)
         check_plan(mix, plan, len(keys), frame)
-        # DALI takes one contiguous array per sample, and no NumPy scalars.
-        return tuple(
-            [np.array(value) for value in np.ascontiguousarray(leaf)]
-            for leaf in structure.leaves(plan)
-        )
+        return tuple(map(samples_of, structure.leaves(plan)))
 
     nodes = python_nodes(draw, structure.num_leaves, draws.key("mix"))
     return structure.build(nodes)

@@ -131,14 +131,10 @@ def diagnose_sizes(
     """
     bad: dict[int, str] = {}
     peek = _Alone(decode.shape, None)
-    sizes: dict[int, tuple[int, int]] = {}
+    sizes: dict[int, tuple[int, ...]] = {}
     for position, index in enumerate(parts):
         if index not in sizes:
-            encoded = read_patiently(files, index, WHERE)
-            if decoder_of_bytes(encoded) != "dali":
-                encoded = decodable.decode(encoded).ppm
-            height, width, _ = peek(encoded).as_array()[0].tolist()
-            sizes[index] = height, width
+            sizes[index] = _size_of_image(files, index, decodable, peek)
         first = sizes[parts[position - position % depth]]
         if sizes[index] != first:
             own = "{} x {} pixels".format(*sizes[index])
