@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import tempfile
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,7 +32,7 @@ def replacing(path: str | os.PathLike[str], *, tidies: bool = True) -> Iterator[
         tidies: Remove what killed processes left in the folder; see `remove_unfinished`.
 
     Yields:
-        The new file, empty. Its ``name`` is the name for the time being.
+        The new file, empty, to write and to map. Its ``name`` is the name for the time being.
 
     Raises:
         OSError: The file cannot be written, or something other than a file has its name. Holds the
@@ -40,19 +40,17 @@ def replacing(path: str | os.PathLike[str], *, tidies: bool = True) -> Iterator[
     """
     path = os.fspath(path)
     with _errors_of(path):
-        mode = 0o666 & ~_umask()
+        mode = None
         with suppress(FileNotFoundError):
             mode = os.stat(path).st_mode
             check_regular(mode, path)
         folder, name = os.path.split(path)
         if tidies:
             remove_unfinished(folder or os.curdir)
-        file = _locked_file(folder, name)
+        file = _locked_file(folder, name, mode)
     try:
         with _errors_of(path, file.name), file:
             yield file
-            with suppress(OSError):  # some file systems have no modes
-                os.fchmod(file.fileno(), mode & 0o777)
             file.flush()
             os.fsync(file.fileno())
             os.replace(file.name, path)
@@ -104,30 +102,31 @@ def _locks(descriptor: int) -> bool:
     return True
 
 
-def _locked_file(folder: str, name: str) -> BinaryIO:
-    """Create an unfinished file that no other process removes."""
+def _locked_file(folder: str, name: str, mode: int | None) -> BinaryIO:
+    """Create an unfinished file that no other process removes.
+
+    Args:
+        folder: Of the file; empty is the current one.
+        name: That the file will get.
+        mode: Of the file; None takes the usual one.
+    """
     while True:
         # The end of the name is enough: a name has at most 255 bytes, and a character up to 4.
-        ending = f".{name[-50:]}.part"
-        descriptor, path = tempfile.mkstemp(ending, ".dali-cutmix-", folder or os.curdir)
-        # Opened already, and by this way with the path for its name. The caller closes the file.
-        file = open(path, "wb", opener=lambda *_, number=descriptor: number)  # noqa: SIM115
+        unfinished = f".dali-cutmix-{secrets.token_hex(4)}.{name[-50:]}.part"
+        path = os.path.join(folder or os.curdir, unfinished)
+        try:
+            file = open(path, "x+b")  # noqa: SIM115  # the caller closes the file
+        except FileExistsError:
+            continue
+        if mode is not None:
+            with suppress(OSError):  # some file systems have no modes
+                os.fchmod(file.fileno(), mode & 0o777)
         with suppress(BlockingIOError, FileNotFoundError):
-            _locks(descriptor)
+            _locks(file.fileno())
             # Another process may have removed the file before the lock.
-            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
                 return file
         file.close()
-
-
-def _umask() -> int:
-    """Return the bits that new files lack. Files of mkstemp lack all but their owner's."""
-    # os.umask tells the mask by setting another one, for all threads.
-    with suppress(OSError), open("/proc/self/status") as lines:
-        for line in lines:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return 0o077
 
 
 @contextmanager

@@ -48,7 +48,8 @@ def test_new_file_has_the_usual_mode_and_an_old_files_mode_is_kept(tmp_path: Pat
     write_text(tmp_path / "new", "")
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "usual").stat().st_mode
     (tmp_path / "usual").chmod(0o640)
-    write_text(tmp_path / "usual", "changed")
+    with replacing(tmp_path / "usual") as file:
+        assert stat.S_IMODE(os.stat(file.name).st_mode) == 0o640  # nobody else reads the content
     assert stat.S_IMODE((tmp_path / "usual").stat().st_mode) == 0o640
 
 
