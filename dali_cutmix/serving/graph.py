@@ -33,8 +33,7 @@ from dali_cutmix.mixing.mix import operated
 from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.serving.batches import Batches
 from dali_cutmix.serving.settings import LoaderSettings
-from dali_cutmix.sources.open import read
-from dali_cutmix.transforms.decode import Encoded, EncodedMasks, Pixels, Stored, shape
+from dali_cutmix.transforms.decode import Encoded, EncodedMasks, Pixels, Stored, read, shape
 from dali_cutmix.transforms.resample import Resampler
 
 #: DALI's types of finished images.

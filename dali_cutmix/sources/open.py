@@ -1,4 +1,4 @@
-"""The loader's `source` argument as a list of images, and files as a graph node."""
+"""The loader's `source` argument as a list of images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix.core.checks import local_path, refuse
-from dali_cutmix.core.dali import DataNode, fn, merge, split
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.reading import is_of_machine, patiently
 from dali_cutmix.sources.arrays import ImageArrays
@@ -297,20 +296,3 @@ def _refuse_own_transforms(dataset: Any) -> None:
                 f"which cannot run in the graph. Build the {name} without `{attribute}`, and "
                 f"{instead}."
             )
-
-
-def read(stored: DataNode, is_path: DataNode) -> DataNode:
-    """Read the files whose paths the graph is fed.
-
-    Args:
-        stored: Path or bytes of a file: ``[length]`` uint8 per sample, CPU.
-        is_path: Whether the path is fed: scalar boolean per sample, CPU.
-
-    Returns:
-        The file's bytes: ``[size]`` uint8 per sample, CPU.
-    """
-    path, encoded = split(stored, is_path)
-    # Reading is twice as fast as mapping for files in the page cache, and a file that is truncated
-    # while it is mapped kills the process with SIGBUS.
-    read_file: Any = fn.io.file.read  # type: ignore[attr-defined]  # missing from the stubs
-    return merge(read_file(path, dont_use_mmap=True), encoded, is_path)

@@ -1,4 +1,4 @@
-"""Decode encoded bytes into HWC uint8 RGB, upright.
+"""Read files, and decode encoded bytes into HWC uint8 RGB, upright.
 
 The graph sees plain JPEG, PNG and WebP files, and images that Pillow has decoded, as PPM files:
 `dali_cutmix.sources.reading` keeps other files away from DALI's decoders.
@@ -271,6 +271,23 @@ class Stored:
         shape = self.shape()
         sides = fn.cast(fn.stack(shape[1], shape[0]), dtype=FLOAT)
         return fn.reshape(fn.stack(sides * 0.0, sides), layout="**")
+
+
+def read(stored: DataNode, is_path: DataNode) -> DataNode:
+    """Read the files whose paths the graph is fed.
+
+    Args:
+        stored: Path or bytes of a file: ``[length]`` uint8 per sample, CPU.
+        is_path: Whether the path is fed: scalar boolean per sample, CPU.
+
+    Returns:
+        The file's bytes: ``[size]`` uint8 per sample, CPU.
+    """
+    path, encoded = split(stored, is_path)
+    # Reading is twice as fast as mapping for files in the page cache, and a file that is truncated
+    # while it is mapped kills the process with SIGBUS.
+    read_file: Any = fn.io.file.read  # type: ignore[attr-defined]  # missing from the stubs
+    return merge(read_file(path, dont_use_mmap=True), encoded, is_path)
 
 
 def shape(encoded: DataNode) -> DataNode:
