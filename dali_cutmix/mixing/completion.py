@@ -8,16 +8,61 @@ operators that mix pixels, and as further outputs of the graph labels, boxes and
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
 from dali_cutmix.core.dali import python_nodes
 from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.core.math import HOST
 from dali_cutmix.core.tree import Structure
+from dali_cutmix.mixing import cut
 from dali_cutmix.mixing.mix import LookingMix, Mix, check_completed
 from dali_cutmix.mixing.paste import without_empty
-from dali_cutmix.mixing.plan import MixPlan, finished
+from dali_cutmix.mixing.plan import MixPlan, Rect, finished
+
+
+def unmixed_plan(
+    sample: np.ndarray, partner: np.ndarray, size: tuple[int, int], lam: Any, pending: Any
+) -> MixPlan:
+    """Return a plan of two regions that cuts nothing yet, for `with_cut` to complete.
+
+    Args:
+        sample: Index of each sample in its batch: ``[B, 1]`` int32.
+        partner: Index of its partner, the sample itself where nothing will be cut: ``[B, 1]``
+            int32.
+        size: ``(height, width)`` of every image, in pixels.
+        lam: Kept fraction as drawn: ``[B]`` float32, or None.
+        pending: See `MixPlan`.
+    """
+    nothing = np.zeros((len(sample), 2), np.int32)
+    plan = MixPlan(
+        source=np.concatenate([sample, partner], axis=1).astype(np.int32),
+        weight=nothing.astype(np.float32),
+        size=size,
+        lam=lam,
+        pending=pending,
+    )
+    return replace(with_cut(plan, nothing, nothing), pending=pending)
+
+
+def with_cut(plan: MixPlan, anchor: np.ndarray, extent: np.ndarray) -> MixPlan:
+    """Complete a plan of two regions by a cut, the same in both images.
+
+    Args:
+        plan: As `unmixed_plan` returns it.
+        anchor: Top left corners in pixels: ``[B, 2]`` int32 (y, x).
+        extent: Sides in pixels: ``[B, 2]`` int32 (y, x).
+    """
+    sides = np.broadcast_to(np.array(plan.size, np.int32), extent.shape)
+    kept = cut.kept(extent, plan.size, HOST)
+    rect = Rect(
+        np.stack([np.zeros_like(anchor), anchor], axis=1),
+        np.stack([sides, extent], axis=1).astype(np.int32),
+    )
+    weight = np.concatenate([kept, 1 - kept], axis=1)
+    return replace(plan, weight=weight, taken=rect, put=rect, pending=None)
 
 
 def complete(mix: Mix, sample: Sample, plan: MixPlan, frame: Frame) -> MixPlan:

@@ -18,10 +18,10 @@ from dali_cutmix.core.dali import DataNode
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.mixing import cut
+from dali_cutmix.mixing.completion import unmixed_plan, with_cut
 from dali_cutmix.mixing.objects import ObjectTable, covers, cuts_of
 from dali_cutmix.mixing.paste import paste_regions
 from dali_cutmix.mixing.plan import MixPlan, Partner, keep_weights, partners_of
-from dali_cutmix.mixing.saliencymix import unmixed_plan, with_cut
 
 WHERE = "GuidedCutMix"
 

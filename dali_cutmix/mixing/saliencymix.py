@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,12 +15,12 @@ from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.math import HOST
 from dali_cutmix.mixing import cut
+from dali_cutmix.mixing.completion import unmixed_plan, with_cut
 from dali_cutmix.mixing.paste import paste_regions, resize_by_operator
 from dali_cutmix.mixing.plan import (
     MixPlan,
     Partner,
     Per,
-    Rect,
     keep_weights,
     leader,
     partners_of,
@@ -101,45 +101,3 @@ class SaliencyMix:
     def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:
         """Apply the plan to pixels; see `Mix`."""
         return sample.change(partial(paste_regions, plan=plan))
-
-
-def unmixed_plan(
-    sample: np.ndarray, partner: np.ndarray, size: tuple[int, int], lam: Any, pending: Any
-) -> MixPlan:
-    """Return a plan of two regions that cuts nothing yet, for `with_cut` to complete.
-
-    Args:
-        sample: Index of each sample in its batch: ``[B, 1]`` int32.
-        partner: Index of its partner, the sample itself where nothing will be cut: ``[B, 1]``
-            int32.
-        size: ``(height, width)`` of every image, in pixels.
-        lam: Kept fraction as drawn: ``[B]`` float32, or None.
-        pending: See `MixPlan`.
-    """
-    nothing = np.zeros((len(sample), 2), np.int32)
-    plan = MixPlan(
-        source=np.concatenate([sample, partner], axis=1).astype(np.int32),
-        weight=nothing.astype(np.float32),
-        size=size,
-        lam=lam,
-        pending=pending,
-    )
-    return replace(with_cut(plan, nothing, nothing), pending=pending)
-
-
-def with_cut(plan: MixPlan, anchor: np.ndarray, extent: np.ndarray) -> MixPlan:
-    """Complete a plan of two regions by a cut, the same in both images.
-
-    Args:
-        plan: As `unmixed_plan` returns it.
-        anchor: Top left corners in pixels: ``[B, 2]`` int32 (y, x).
-        extent: Sides in pixels: ``[B, 2]`` int32 (y, x).
-    """
-    sides = np.broadcast_to(np.array(plan.size, np.int32), extent.shape)
-    kept = cut.kept(extent, plan.size, HOST)
-    rect = Rect(
-        np.stack([np.zeros_like(anchor), anchor], axis=1),
-        np.stack([sides, extent], axis=1).astype(np.int32),
-    )
-    weight = np.concatenate([kept, 1 - kept], axis=1)
-    return replace(plan, weight=weight, taken=rect, put=rect, pending=None)
