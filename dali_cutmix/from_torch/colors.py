@@ -8,6 +8,7 @@ from dali_cutmix.from_torch import timm
 from dali_cutmix.from_torch.levels import Levels
 from dali_cutmix.from_torch.report import (
     NoCounterpartError,
+    NotFixedError,
     OutOfPlaceError,
     Translation,
     mode_of,
@@ -76,9 +77,7 @@ def translate_color(part: Any, levels: Levels, prob: float, translation: Transla
             translation.note("Gray levels differ from Pillow's by at most 1 of 255.")
         return Grayscale(prob * getattr(part, "p", 1.0)) if levels.num_channels == 3 else None
     if prob != 1:
-        raise NoCounterpartError(
-            f"the graph applies {name} to all images. Take {name} out of RandomApply."
-        )
+        raise NotFixedError
     if name == "ColorJitter":
         return _jitter(part, levels, translation)
     if name == "RandomPhotometricDistort":

@@ -12,7 +12,7 @@ from itertools import cycle
 import numpy as np
 import torch
 
-from dali_cutmix.from_torch.crops import Size
+from dali_cutmix.from_torch.report import Size
 
 
 def pattern(size: Size) -> np.ndarray:

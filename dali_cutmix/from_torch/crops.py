@@ -6,15 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.from_torch.report import NoCounterpartError
+from dali_cutmix.from_torch.report import NotFixedError, Size
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
-
-Size = tuple[int, int]
 
 #: Width / height of photographs.
 _SHAPES = 1.0, 4 / 3, 3 / 2, 16 / 9, 3 / 4, 2 / 3
-
-_ONE_CROP = "the graph resizes and crops an image once. Remove one of the two crops."
 
 
 class Crops:
@@ -38,9 +34,14 @@ class Crops:
         self._flip = 0.0
 
     @property
-    def is_cropped(self) -> bool:
+    def _is_cropped(self) -> bool:
         """Whether a crop was taken."""
         return any(crop is not None for crop in (self._area, self._crop, self._center))
+
+    @property
+    def _is_begun(self) -> bool:
+        """Whether a resize, padding or crop was taken."""
+        return self._is_cropped or self._resize is not None or bool(self._pad)
 
     def flip(self, prob: float) -> None:
         """Take ``RandomHorizontalFlip``. Flips commute with crops, and two compose into one."""
@@ -54,49 +55,36 @@ class Crops:
 
     def resize(self, side_or_size: int | Size, kernel: str = "bilinear") -> None:
         """Take ``Resize`` of the short side, or to ``(height, width)``, by a kernel's name."""
-        if self.is_cropped:
-            raise NoCounterpartError(_ONE_CROP)
-        if self._resize is not None or self._pad:
-            raise NoCounterpartError(
-                "the graph resizes an image once, before padding. Remove this resize."
-            )
+        if self._is_begun:
+            raise NotFixedError
         self._resize, self.size = side_or_size, self.resized(side_or_size)
         self._kernel = kernel
 
     def crop_area(self, size: Size, scale: Any, ratio: Any, kernel: str = "bilinear") -> None:
         """Take ``RandomResizedCrop`` with a kernel's name."""
-        if self.is_cropped:
-            raise NoCounterpartError(_ONE_CROP)
-        if self._resize is not None or self._pad:
-            raise NoCounterpartError(
-                "the graph takes a random resized crop from the stored image, without resize or "
-                "padding before. Remove these; the crop's share of the image stays the same."
-            )
+        if self._is_begun:
+            raise NotFixedError
         self._area = {"scale": tuple(map(float, scale)), "ratio": tuple(map(float, ratio))}
         self._kernel, self.size = kernel, size
 
     def pad(self, pixels: int) -> None:
         """Take ``Pad`` with black, or the ``padding`` of ``RandomCrop``."""
-        if self.is_cropped:
-            raise NoCounterpartError("the graph pads before the crop. Move the padding before it.")
+        if self._is_cropped:
+            raise NotFixedError
         self._pad += pixels
         if self.size is not None:
             self.size = self.size[0] + 2 * pixels, self.size[1] + 2 * pixels
 
     def crop_anywhere(self, size: Size) -> None:
         """Take ``RandomCrop``."""
-        if self.is_cropped:
-            raise NoCounterpartError(_ONE_CROP)
+        if self._is_cropped:
+            raise NotFixedError
         self._crop = self.size = size
 
     def crop_center(self, size: Size) -> None:
         """Take ``CenterCrop``."""
-        if self.is_cropped:
-            raise NoCounterpartError(_ONE_CROP)
-        if self._pad:
-            raise NoCounterpartError(
-                "the graph pads for random crops only. Use RandomCrop, or remove Pad."
-            )
+        if self._is_cropped or self._pad:  # padding is for random crops
+            raise NotFixedError
         self._center = self.size = size
 
     def transform(
@@ -109,7 +97,7 @@ class Crops:
             scaling: ``mean`` and ``std``; empty where pixels stay levels of uint8.
 
         Raises:
-            NoCounterpartError: The list has no counterpart. The text is about the list.
+            NotFixedError: Neither transform does all of the list.
             ValueError: An argument is outside its range.
         """
         if self._kernel != "bilinear":
@@ -121,24 +109,12 @@ class Crops:
             return TrainTransform(size=_side(self.size), **self._area, **settings)
         if self._crop is not None:
             return self._train(self._crop, settings)
-        if self._pad:
-            raise NoCounterpartError(
-                "the graph pads for random crops only. Add RandomCrop behind Pad."
-            )
-        if self.size is None:
-            raise NoCounterpartError(
-                "images keep different sizes, and cannot make a batch. Add RandomResizedCrop, or "
-                "Resize and CenterCrop."
-            )
+        if self._pad or self.size is None:
+            raise NotFixedError
         if not self._flip and not augment:
             return self._evaluation(scaling)
         if self._center is not None:
-            part = "flips" if self._flip else "colors"
-            raise NoCounterpartError(
-                f"CenterCrop with {part} has no counterpart: the graph crops the center for "
-                f"evaluation only, without {part}. Use RandomCrop or RandomResizedCrop instead of "
-                "CenterCrop, or pass `transform=`."
-            )
+            raise NotFixedError
         return self._train(self.size, settings)
 
     def _train(self, size: Size, settings: dict[str, Any]) -> TrainTransform:
@@ -148,9 +124,7 @@ class Crops:
         assert self.size is not None
         resize: Any = self._resize if self._resize is not None else self._source_size
         if resize is None:
-            raise NoCounterpartError(
-                "CenterCrop takes images of unknown sizes. Add Resize before CenterCrop."
-            )
+            raise NotFixedError
         if self._center is None and isinstance(resize, int) and self.size[0] != self.size[1]:
             resize = self.size
         return EvalTransform(resize=resize, size=_side(self.size), **scaling)

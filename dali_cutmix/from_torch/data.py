@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Subset
 
-from dali_cutmix.from_torch.crops import Size
-from dali_cutmix.from_torch.report import NoCounterpartError
+from dali_cutmix.from_torch.report import NoCounterpartError, Size
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.files import FileList

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from dali_cutmix.from_torch.colors import COLORS, commutes_with_crops, translate_color
-from dali_cutmix.from_torch.crops import Crops, Size, often_lacks_crops
+from dali_cutmix.from_torch.crops import Crops, often_lacks_crops
 from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
 from dali_cutmix.from_torch.report import (
-    NO_OPERATOR,
-    NoCounterpartError,
+    NotFixedError,
+    Size,
     Translation,
     transform_name,
     written,
@@ -30,7 +30,6 @@ _SAME_SIZE = f"{NO_CHANGE}: images have that size"
 _FALLBACK = (
     "Where ten draws find no crop, the graph crops at a random place, torchvision the center."
 )
-_RANDOM_FALLBACK = "ten draws often find no crop, and a TrainTransform has no centre crop then."
 
 
 class Fixed:
@@ -48,7 +47,7 @@ class Fixed:
         self.notes = Translation()
         self._levels = levels
         self._crops = Crops(size)
-        self._colors: list[tuple[str, Any, Any]] = []  # path, torchvision's part, augmentation
+        self._colors: list[Any] = []  # augmentations
         self._handlers: dict[str, Callable[[Any], str]] = {
             "RandomResizedCrop": self._random_resized_crop,
             "timm.RandomResizedCropAndInterpolation": self._random_resized_crop,
@@ -58,7 +57,7 @@ class Fixed:
             "Pad": self._pad,
         }
 
-    def take(self, path: str, part: Any, prob: float = 1.0) -> str:
+    def take(self, part: Any, prob: float = 1.0) -> str:
         """Take a part that is applied with a probability, and return what the part became.
 
         Raises:
@@ -70,33 +69,30 @@ class Fixed:
             augmentation = translate_color(part, self._levels, prob, self.notes)
             if augmentation is None:
                 return NO_CHANGE
-            self._colors.append((path, part, augmentation))
+            self._colors.append(augmentation)
             return f"augment: {written(augmentation)}"
         if name == "RandomApply":
-            if len(part.transforms) != 1:
-                raise NoCounterpartError(
-                    "the graph draws for each operator alone. Use one RandomApply per transform."
-                )
-            return self.take(f"{path}.transforms[0]", part.transforms[0], prob * part.p)
+            if len(part.transforms) != 1:  # each augmentation draws for itself
+                raise NotFixedError
+            return self.take(part.transforms[0], prob * part.p)
         if name == "RandomHorizontalFlip":
             self._check_no_shear()
             self._crops.flip(prob * part.p)
             return f"flip={written(prob * part.p)}"
         if name not in self._handlers or prob != 1:
-            raise NoCounterpartError(NO_OPERATOR)
+            raise NotFixedError
         return self._handlers[name](part)
 
     def transform(self, scaling: dict[str, Any]) -> TrainTransform | EvalTransform:
         """Make the transform that does all parts; see `Crops.transform`."""
-        augment = tuple(augmentation for _, _, augmentation in self._colors)
-        return self._crops.transform(augment, scaling)
+        return self._crops.transform(tuple(self._colors), scaling)
 
     def _random_resized_crop(self, part: Any) -> str:
         kernel = self._kernel(part)
         self._check_no_colors()
         size = sides_of(part.size)
         if often_lacks_crops(part.scale, part.ratio, self._crops.size):
-            raise NoCounterpartError(_RANDOM_FALLBACK)
+            raise NotFixedError
         self._crops.crop_area(size, part.scale, part.ratio, kernel)
         self.notes.note(_FALLBACK)
         defaults = vars(TrainTransform())
@@ -107,9 +103,7 @@ class Fixed:
 
     def _resize(self, part: Any) -> str:
         if getattr(part, "max_size", None) is not None:
-            raise NoCounterpartError(
-                "the graph has no `max_size`. Use Resize(side) or Resize((h, w))."
-            )
+            raise NotFixedError
         side_or_size = resize_of(part)
         if self._crops.size is not None and self._crops.resized(side_or_size) == self._crops.size:
             return _SAME_SIZE
@@ -145,18 +139,13 @@ class Fixed:
         padding = part.padding or 0
         sides = {padding} if isinstance(padding, int) else set(padding)
         if len(sides) > 1:
-            raise NoCounterpartError(f"the graph pads all sides equally, got padding={padding!r}.")
+            raise NotFixedError
         if not any(sides) and not getattr(part, "pad_if_needed", False):
             return 0
         fill = [part.fill] if not isinstance(part.fill, (tuple, list)) else part.fill
-        if part.padding_mode != "constant" or any(value not in (0, None) for value in fill):
-            got = f"padding_mode={part.padding_mode!r}, fill={part.fill!r}"
-            raise NoCounterpartError(f"the graph pads with black only, got {got}.")
-        if any(self._levels.mean):
-            raise NoCounterpartError(
-                "padding behind Normalize is not black, and the graph pads with black only. Pad "
-                "before Normalize."
-            )
+        is_black = all(value in (0, None) for value in fill) and not any(self._levels.mean)
+        if part.padding_mode != "constant" or not is_black:
+            raise NotFixedError
         return int(sides.pop())
 
     def _kernel(self, part: Any) -> str:
@@ -167,23 +156,13 @@ class Fixed:
 
     def _check_no_shear(self) -> None:
         """Refuse flips behind a shear, which fixes one corner; all else commutes with flips."""
-        for path, part, augmentation in self._colors:
-            if isinstance(augmentation, SHEARING):
-                name = type(part).__name__
-                raise NoCounterpartError(
-                    f"the graph flips before {name} (at {path}), which gives other images where "
-                    f"{name} shears. Move the flip before {name}."
-                )
+        if any(isinstance(augmentation, SHEARING) for augmentation in self._colors):
+            raise NotFixedError
 
     def _check_no_colors(self) -> None:
         """Refuse crops and resizes behind an augmentation that does not commute with these."""
-        for path, part, augmentation in self._colors:
-            if not commutes_with_crops(augmentation):
-                name = type(part).__name__
-                raise NoCounterpartError(
-                    f"the graph crops and resizes before {name} (at {path}), which gives other "
-                    f"images. Move {name} to the end."
-                )
+        if not all(map(commutes_with_crops, self._colors)):
+            raise NotFixedError
 
 
 def _short(numbers: Any) -> str:

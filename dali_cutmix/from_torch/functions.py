@@ -18,9 +18,8 @@ from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from dali_cutmix.from_torch.comparison import GENERATORS, call, held, remembers
 from dali_cutmix.from_torch.contents import KINDS, contents, pattern
-from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.levels import Levels
-from dali_cutmix.from_torch.report import transform_name
+from dali_cutmix.from_torch.report import Size, transform_name
 from dali_cutmix.from_torch.shapes import LONG, guesses_of_shape
 
 #: (height, width) of synthetic images: as ImageNet's, square, long, small, and large at the end, as

@@ -28,6 +28,9 @@ _PILLOW_MODES = {
 #: timm's modules of transforms.
 _TIMM = ("timm.data.transforms", "timm.data.auto_augment", "timm.data.random_erasing")
 
+#: (height, width) in pixels.
+Size = tuple[int, int]
+
 WIDTH = 60  # characters of a part in the report
 
 NO_OPERATOR = "the graph has no such operator. Remove it, or pass `transform=`."
@@ -43,6 +46,10 @@ class SizesVaryError(NoCounterpartError):
 
 class OutOfPlaceError(NoCounterpartError):
     """The part is supported, but not in this place."""
+
+
+class NotFixedError(NoCounterpartError):
+    """The list is not a `TrainTransform` or `EvalTransform`. No text: a `Compose` is tried too."""
 
 
 @dataclass

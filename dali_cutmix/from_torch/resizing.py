@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.levels import Levels
-from dali_cutmix.from_torch.report import NoCounterpartError, OutOfPlaceError, mode_of
+from dali_cutmix.from_torch.report import NoCounterpartError, OutOfPlaceError, Size, mode_of
 
 #: By the name of torchvision's interpolation, of the graph's kernel.
 _KERNELS = {name: name for name in ("bilinear", "bicubic", "lanczos", "random", "nearest")}

@@ -15,8 +15,7 @@ from torchvision.transforms import v2  # type: ignore[import-untyped]
 from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
 from dali_cutmix.core.frame import Augmentation
-from dali_cutmix.from_torch.crops import Size
-from dali_cutmix.from_torch.report import written
+from dali_cutmix.from_torch.report import Size, written
 from dali_cutmix.transforms.adm import ADMCrop
 from dali_cutmix.transforms.shapes import Position, SquareCrop, SquarePad
 from dali_cutmix.transforms.sizing import Resize

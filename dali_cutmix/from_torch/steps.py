@@ -8,7 +8,6 @@ from typing import Any
 
 from dali_cutmix.core.frame import Augmentation, Frame, frames_of
 from dali_cutmix.from_torch.colors import COLORS, check_channels, translate_color
-from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.draws import NUM_STATES, drawn_change
 from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
 from dali_cutmix.from_torch.published import published
@@ -17,6 +16,7 @@ from dali_cutmix.from_torch.report import (
     NO_OPERATOR,
     NoCounterpartError,
     OutOfPlaceError,
+    Size,
     SizesVaryError,
     Translation,
     mode_of,

@@ -17,7 +17,6 @@ from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from dali_cutmix.core.frame import Frame, frames_of
 from dali_cutmix.from_torch.colors import makes_noise
-from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.fixed import Fixed
 from dali_cutmix.from_torch.functions import (
     NUM_KINDS,
@@ -29,6 +28,7 @@ from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
 from dali_cutmix.from_torch.report import (
     NoCounterpartError,
     OutOfPlaceError,
+    Size,
     SizesVaryError,
     Translation,
     named,
@@ -90,7 +90,8 @@ class _Record:
     Attributes:
         path: Place of the part.
         part: The part, or the text to show.
-        fixed: Translation of the part into a `TrainTransform` or `EvalTransform`, or the refusal.
+        fixed: Translation of the part into a `TrainTransform` or `EvalTransform`, or the refusal,
+            which is not shown.
         step: Translation of the part into a `Compose`, or the refusal.
     """
 
@@ -157,7 +158,7 @@ class _Walk:
             self._resizes_as_v2 &= is_of_v2 and self.levels.are_uint8
         if makes_noise(part):
             self._noise.append((self.levels.mean, self.levels.std))
-        fixed = _attempt(lambda: self._fixed.take(path, part))
+        fixed = _attempt(lambda: self._fixed.take(part))
         step = _attempt(lambda: self._steps.take(part))
         self._records.append(_Record(path, part, fixed, step))
         if name == "Grayscale":
@@ -181,7 +182,6 @@ class _Walk:
             translated = _attempt(lambda: self._fixed.transform(scaling))
             if not isinstance(translated, Exception):
                 return self._accept(translated, "fixed", self._fixed.notes, translation)
-            error = translated
         if can_step and self.levels.is_tensor:
             translated = _attempt(lambda: self._steps.transform(scaling))
             if not isinstance(translated, Exception):

@@ -21,13 +21,13 @@ from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from dali_cutmix.from_torch.collate import classes_of_mixes, translate_collate
 from dali_cutmix.from_torch.contents import batches
-from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.data import Data, RefusedPartError, common_size
 from dali_cutmix.from_torch.dataset import check_is_indexed, read_dataset
 from dali_cutmix.from_torch.order import translate_order
 from dali_cutmix.from_torch.parts import attributes, find_transforms, parts_of
 from dali_cutmix.from_torch.report import (
     NoCounterpartError,
+    Size,
     Translation,
     counted,
     named,

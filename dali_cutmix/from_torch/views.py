@@ -28,9 +28,8 @@ from dali_cutmix.from_torch.comparison import (
     set_random_states,
 )
 from dali_cutmix.from_torch.contents import KINDS, noise
-from dali_cutmix.from_torch.crops import Size
 from dali_cutmix.from_torch.data import Calls
-from dali_cutmix.from_torch.report import Translation, counted, named, transform_name
+from dali_cutmix.from_torch.report import Size, Translation, counted, named, transform_name
 from dali_cutmix.from_torch.transforms import translate_transform
 from dali_cutmix.transforms.transform import Transform
 from dali_cutmix.transforms.views import Views
