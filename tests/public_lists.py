@@ -507,7 +507,6 @@ TRAINING = [
     PublicList(
         "a blur by other radii",
         listed(v1.RandomResizedCrop(224), OwnBlur(1.0, 0.5, 9.0), floats()),
-        refusal="torchvision's `GaussianBlur(55, (0.5, 9))` has a counterpart.",
     ),
     PublicList(
         "sthalles/SimCLR, each view",

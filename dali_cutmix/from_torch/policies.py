@@ -11,17 +11,16 @@ from typing import Any
 
 from PIL import Image, ImageEnhance, ImageOps
 
-from dali_cutmix.core.frame import Augmentation
 from dali_cutmix.from_torch.contents import KINDS
 from dali_cutmix.from_torch.levels import Levels
-from dali_cutmix.from_torch.replays import Replay, makes_the_same
+from dali_cutmix.from_torch.replays import Candidate, makes_the_same
 from dali_cutmix.transforms.timm import FULL_MAGNITUDE, TimmAutoAugment
 
 #: Random states of which the nearest to probabilities are taken.
 _NUM_SEEDS = 2**13
 
 
-def policy(part: Any, levels: Levels) -> Iterator[tuple[Replay, Sequence[Augmentation]]]:
+def policy(part: Any, levels: Levels) -> Iterator[Candidate]:
     """Yield AutoAugment by Pillow, as of DeepVoltaire's script: ``policies`` of two steps."""
     if levels.is_tensor:
         return

@@ -18,11 +18,12 @@ import torch
 from PIL import Image, ImageEnhance
 
 from dali_cutmix.core.frame import Augmentation
+from dali_cutmix.from_torch.chances import blurs, changes
 from dali_cutmix.from_torch.comparison import GENERATORS, call, held, remembers
 from dali_cutmix.from_torch.contents import noise
 from dali_cutmix.from_torch.levels import Levels
 from dali_cutmix.from_torch.policies import policy
-from dali_cutmix.from_torch.replays import Replay, makes_the_same
+from dali_cutmix.from_torch.replays import Candidate, makes_the_same
 from dali_cutmix.from_torch.scripts import first_of, prob_of
 from dali_cutmix.transforms.adjustments import IMAGENET_PCA, Lighting
 from dali_cutmix.transforms.color import ColorJitter
@@ -44,7 +45,7 @@ def published(part: Any, levels: Levels) -> list[Augmentation] | None:
     """
     if held(part, lambda inner: isinstance(inner, GENERATORS)):
         return None
-    for candidates in (_squares, _zhong_erasing, _lighting, _image_jitter, policy):
+    for candidates in _CANDIDATES:
         try:
             listed = list(candidates(part, levels))
         except (AttributeError, KeyError, TypeError, ValueError, IndexError):  # another class
@@ -57,7 +58,7 @@ def published(part: Any, levels: Levels) -> list[Augmentation] | None:
     return None
 
 
-def _squares(part: Any, levels: Levels) -> Iterator[tuple[Replay, Sequence[Augmentation]]]:
+def _squares(part: Any, levels: Levels) -> Iterator[Candidate]:
     """Yield squares of zeros on tensors: of DeVries and Taylor, and of davda54's SAM."""
     if not levels.is_tensor:
         return
@@ -89,7 +90,7 @@ def _with_a_square_by_torch(image: torch.Tensor, side: int, prob: float) -> torc
     return image
 
 
-def _zhong_erasing(part: Any, levels: Levels) -> Iterator[tuple[Replay, Sequence[Augmentation]]]:
+def _zhong_erasing(part: Any, levels: Levels) -> Iterator[Candidate]:
     """Erase as the code of Random Erasing's authors does, which draws the ratio itself."""
     if not levels.is_tensor:
         return
@@ -120,7 +121,7 @@ def _erased(
     return image
 
 
-def _lighting(part: Any, levels: Levels) -> Iterator[tuple[Replay, Sequence[Augmentation]]]:
+def _lighting(part: Any, levels: Levels) -> Iterator[Candidate]:
     """Yield noise along the principal components of ImageNet's colors."""
     deviation = float(first_of(part, "alphastd", "alpha_std", "std"))
     augmentations = [Lighting(deviation)]
@@ -142,7 +143,7 @@ def _with_color_of_levels(image: Image.Image, deviation: float) -> Image.Image:
     return Image.fromarray((np.asarray(image, np.float32) + color).clip(0, 255).astype(np.uint8))
 
 
-def _image_jitter(part: Any, levels: Levels) -> Iterator[tuple[Replay, Sequence[Augmentation]]]:
+def _image_jitter(part: Any, levels: Levels) -> Iterator[Candidate]:
     """Yield Pillow's enhancements in a fixed order, of few-shot scripts."""
     if levels.is_tensor:
         return
@@ -167,3 +168,6 @@ def _enhanced(image: Image.Image, enhancements: Sequence[tuple[Any, float]]) -> 
     for share, (enhance, bound) in zip(shares, enhancements, strict=True):
         image = enhance(image).enhance(float(bound * (share * 2.0 - 1.0) + 1))
     return image
+
+
+_CANDIDATES = _squares, _zhong_erasing, _lighting, _image_jitter, policy, changes, blurs

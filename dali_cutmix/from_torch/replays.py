@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from dali_cutmix.core.frame import Augmentation
 from dali_cutmix.from_torch.comparison import call, random_states, seed_all
 from dali_cutmix.from_torch.contents import KINDS, noise
 from dali_cutmix.from_torch.functions import are_same_image
@@ -24,6 +25,9 @@ _LARGE_SIZES = ((224, 224), (256, 320), (448, 384))
 
 #: Draws and changes an image as a published class does.
 Replay = Callable[[Any], Any]
+
+#: What a user's object may do, and the augmentations that do the same.
+Candidate = tuple[Replay, Sequence[Augmentation]]
 
 
 def makes_the_same(

@@ -8,7 +8,6 @@ from typing import Any
 
 from dali_cutmix.core.frame import Augmentation, Frame, frames_of
 from dali_cutmix.from_torch.colors import COLORS, check_channels, translate_color
-from dali_cutmix.from_torch.draws import NUM_STATES, drawn_change
 from dali_cutmix.from_torch.levels import NO_CHANGE, Levels
 from dali_cutmix.from_torch.published import published
 from dali_cutmix.from_torch.replays import NUM_REPLAYS
@@ -143,15 +142,6 @@ class Steps:
         if name in ("Compose", "Sequential"):
             parts = part.transforms if name == "Compose" else part
             return [step for inner in parts for step in self._steps_of(inner)]
-        augmentations = None
-        if name is None and not self._levels.is_tensor:
-            augmentations = drawn_change(part)
-        if augmentations is not None:
-            text = written(tuple(augmentations))
-            self.notes.note(
-                f"{named(part)} was compared with {text} from {NUM_STATES[1]} random states only."
-            )
-            return augmentations
         augmentations = published(part, self._levels) if name is None else None
         if augmentations is not None:
             return self._noted(part, augmentations)
@@ -163,7 +153,7 @@ class Steps:
 
     def _noted(self, part: Any, augmentations: list[Augmentation]) -> list[Augmentation]:
         """Note what was recognised by replaying, and what differs."""
-        text = "; ".join(map(written, augmentations))
+        text = "; ".join(map(written, augmentations)) or "no change"
         if len(text) > _MAX_TEXT:
             text = " and ".join(type(each).__name__ for each in augmentations)
         self.notes.note(

@@ -214,8 +214,8 @@ def test_changes_by_chance_are_recognised(photo_folder: Path) -> None:
     steps = augmentations.RandomResizedCrop(32), blur, augmentations.RandomSolarize(128.0, 0.2)
     assert silently(reference).transform == Compose(steps, **PLAIN)
     assert (
-        "OwnSolarization was compared with (RandomSolarize(threshold=128, prob=0.2),) from "
-        "2048 random states only."
+        "OwnSolarization was compared with RandomSolarize(threshold=128, prob=0.2) from 256 random "
+        "states only."
     ) in notes(reference)
     claimed = OwnSolarization(0.9)
     claimed.prob, claimed.p = 0.0, 0.5  # changes half of the images
@@ -253,6 +253,46 @@ def test_blur_by_the_usual_radii_is_recognised(photo_folder: Path, prob: float) 
     blur: Any = augmentations.PillowGaussianBlur((0.1, 2.0))
     blur = blur if prob == 1 else augmentations.RandomApply([blur], prob)
     assert transform == Compose((augmentations.RandomResizedCrop(32), blur), **PLAIN)
+
+
+class DrawnBlur:
+    """A blur by a chance and a radius that are drawn by the functions in the test."""
+
+    def __init__(self, is_drawn: Any, radius: Any, **said: Any) -> None:
+        self.is_drawn, self.radius = is_drawn, radius
+        vars(self).update(said)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(self.radius())) if self.is_drawn() else image
+
+
+@pytest.mark.parametrize(
+    ("is_drawn", "radius"),
+    [
+        (lambda: random.random() < 0.3, lambda: random.random() * 1.5 + 0.5),
+        (lambda: np.random.rand() < 0.3, lambda: random.uniform(0.5, 2.0)),
+        (lambda: np.random.uniform() <= 0.3, lambda: np.random.rand() * 1.5 + 0.5),
+        (lambda: torch.rand(1).item() < 0.3, lambda: float(torch.rand(1) * 1.5 + 0.5)),
+        (lambda: torch.bernoulli(torch.tensor(0.3)), lambda: float(torch.rand(1) * 1.5 + 0.5)),
+    ],
+    ids=["Barlow Twins", "SwAV", "VICReg", "torch", "MSN"],
+)
+def test_blur_by_the_chance_and_radii_that_its_class_says_is_recognised(
+    photo_folder: Path, is_drawn: Any, radius: Any
+) -> None:
+    blur = augmentations.RandomApply([augmentations.PillowGaussianBlur((0.5, 2.0))], 0.3)
+    for said in ({"sigma": (0.5, 2)}, {"radius_min": 0.5}):
+        part = DrawnBlur(is_drawn, radius, prob=0.3, **said)
+        transform = silently(over(photo_folder, [CROP, part, *SCALED])).transform
+        assert transform == Compose((augmentations.RandomResizedCrop(32), blur), **PLAIN)
+    for said in ({"prob": 0.3, "sigma": (0.1, 2)}, {"prob": 0.35, "sigma": (0.5, 2)}):
+        part = DrawnBlur(is_drawn, radius, **said)
+        assert "`DrawnBlur` at" in refusal(over(photo_folder, [CROP, part, *SCALED]))
+
+
+def test_change_of_too_few_images_is_refused(photo_folder: Path) -> None:
+    part = OwnSolarization(0.001)
+    assert "`OwnSolarization` at" in refusal(over(photo_folder, [CROP, part, *SCALED]))
 
 
 @pytest.mark.parametrize("prob", [0.4, 0.45, 0.6])

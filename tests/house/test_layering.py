@@ -118,7 +118,8 @@ def test_random_numbers_are_drawn_in_their_rooms_only() -> None:
     # The crop, whose image's size is known in the graph only, and all else that a batch draws; and
     # what calls a user's sampler, tries a user's function or replays its draws, and puts generators
     # back as they were. Names of unfinished files are of no batch.
-    of_functions = {"from_torch/comparison", "from_torch/policies", "from_torch/published"}
+    names = "chances", "comparison", "policies", "published"
+    of_functions = {f"from_torch/{name}" for name in names}
     assert drawers == {
         *("transforms/crop", "order/sampler", "order/user_sampler", "core/draws", "core/writing"),
         *of_functions,
