@@ -1,6 +1,6 @@
 """Changes and blurs of some Pillow images, as candidates of what a user's class draws.
 
-The class says its probability, and the radii of a blur, by its attributes.
+The class says its probability, threshold and radii by its attributes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
-from dali_cutmix.core.frame import Augmentation
 from dali_cutmix.from_torch.comparison import call, seed_all
 from dali_cutmix.from_torch.contents import KINDS
 from dali_cutmix.from_torch.levels import Levels
@@ -43,25 +42,21 @@ _RADII = 0.1, 2.0
 def changes(part: Any, levels: Levels) -> Iterator[Candidate]:
     """Yield changes of fixed strength, of Pillow images, with the probability that a part says."""
     prob = prob_of(part)
-    of_images = [
-        (change, [augmentation(prob)])
-        for change, augmentation in _CHANGES
-        if augmentation is not Grayscale or levels.num_channels == 3
+    threshold: Any = getattr(part, "threshold", 128)
+    candidates: list[Candidate] = [
+        (
+            lambda image: ImageOps.solarize(image, threshold),
+            [RandomSolarize(float(threshold), prob)],
+        ),
+        (ImageOps.invert, [RandomInvert(prob)]),
+        (ImageOps.mirror, [RandomHorizontalFlip(prob)]),
+        (ImageOps.flip, [RandomVerticalFlip(prob)]),
+        (ImageOps.autocontrast, [RandomAutocontrast(prob)]),
+        (ImageOps.equalize, [RandomEqualize(prob)]),
     ]
-    return _by_chance(part, levels, of_images)
-
-
-#: Ways to change a Pillow image, each with what takes a probability and returns the augmentation.
-_CHANGES: tuple[tuple[Callable[[Image.Image], Image.Image], Callable[[float], Augmentation]], ...]
-_CHANGES = (
-    (lambda image: ImageOps.solarize(image, 128), partial(RandomSolarize, 128.0)),
-    (ImageOps.invert, RandomInvert),
-    (lambda image: image.convert("L").convert("RGB"), Grayscale),
-    (ImageOps.mirror, RandomHorizontalFlip),
-    (ImageOps.flip, RandomVerticalFlip),
-    (ImageOps.autocontrast, RandomAutocontrast),
-    (ImageOps.equalize, RandomEqualize),
-)
+    if levels.num_channels == 3:
+        candidates.append((lambda image: image.convert("L").convert("RGB"), [Grayscale(prob)]))
+    return _by_chance(part, levels, candidates)
 
 
 def blurs(part: Any, levels: Levels) -> Iterator[Candidate]:
@@ -78,8 +73,8 @@ def blurs(part: Any, levels: Levels) -> Iterator[Candidate]:
         lambda: np.random.uniform(low, high),
         lambda: low + torch.rand(1) * (high - low),
     )
-    of_radii = [(partial(_blurred, radius=radius), [augmentation]) for radius in radii]
-    return _by_chance(part, levels, of_radii)
+    candidates = [(partial(_blurred, radius=radius), [augmentation]) for radius in radii]
+    return _by_chance(part, levels, candidates)
 
 
 def _blurred(image: Image.Image, radius: Callable[[], Any]) -> Image.Image:

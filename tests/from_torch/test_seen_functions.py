@@ -207,6 +207,15 @@ def test_function_of_views_that_counts_its_calls_is_refused(photo_folder: Path) 
     )
 
 
+class Thresholded(OwnSolarization):
+    """Pillow's solarize by a threshold of its own."""
+
+    threshold = 99
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return ImageOps.solarize(image, self.threshold) if random.random() < self.p else image
+
+
 def test_changes_by_chance_are_recognised(photo_folder: Path) -> None:
     parts = [CROP, OwnBlur(0.5), OwnSolarization(0.2), *SCALED]
     reference = over(photo_folder, parts)
@@ -217,6 +226,9 @@ def test_changes_by_chance_are_recognised(photo_folder: Path) -> None:
         "OwnSolarization was compared with RandomSolarize(threshold=128, prob=0.2) from 256 random "
         "states only."
     ) in notes(reference)
+    thresholded = Thresholded(0.2)
+    transform = silently(over(photo_folder, [CROP, thresholded, *SCALED])).transform
+    assert transform.transforms[1] == augmentations.RandomSolarize(99.0, 0.2)
     claimed = OwnSolarization(0.9)
     claimed.prob, claimed.p = 0.0, 0.5  # changes half of the images
     assert silently(over(photo_folder, [CROP, claimed, *SCALED]))
