@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dali_cutmix.core.checks import check_choice, check_count, is_whole, refuse, shown
+from dali_cutmix.core.checks import check_choice, refuse, shown
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.threads import usable_cpus
 from dali_cutmix.core.writing import replacing
@@ -104,7 +104,7 @@ def pack(
                 seed=seed,
                 num_workers=num_workers,
                 format=format,
-                on_progress=lambda done, _: on_progress(done),
+                on_progress=on_progress,
             )
     console = Console()
     print_text(console, packed.summary)
@@ -158,7 +158,7 @@ def pack_images(
     seed: int = 0,
     num_workers: int | None = None,
     format: str = "tar",
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> Packed:
     """Pack images into WebDataset shards ``000000.tar``, ``000001.tar``, ... in a folder.
 
@@ -196,23 +196,17 @@ def pack_images(
         seed: Seed of that order, at least 0.
         num_workers: Number of processes. None takes one for each CPU that this process may use.
         format: ``"tar"``, or ``"parquet"``, which needs pyarrow.
-        on_progress: Called with the number of images done and the number of all.
+        on_progress: Called with the number of images done, up to all.
 
     Raises:
         ImportError: pyarrow is missing, and ``format`` is ``"parquet"``.
-        ValueError: An argument is out of range, a class name holds a line break, or ``out`` holds
-            anything but a part of the same pack.
+        ValueError: Unknown ``format``, pixels as ``images``, a class name with a line break, or
+            ``out`` holds anything but a part of the same pack.
         BadImageError: An image cannot be read, is not an image, or cannot be decoded (with
             ``resize``).
         OSError: A shard cannot be written or does not read back as it was written, or another
             process packs into ``out``.
     """
-    check_count("pack", "per_shard", per_shard, at_least=1)
-    check_count("pack", "resize", 1 if resize is None else resize, at_least=1)
-    if not is_whole(quality) or not 1 <= quality <= 100:
-        refuse("pack", "quality", "be a whole number in [1, 100]", quality)
-    check_count("pack", "seed", seed, at_least=0)
-    check_count("pack", "num_workers", 1 if num_workers is None else num_workers, at_least=1)
     check_choice("pack", "format", format, ("tar", "parquet"))
     if format == "parquet":
         import_pyarrow()
@@ -229,11 +223,11 @@ def pack_images(
         "classes": blake2b(class_lines, digest_size=8).hexdigest(),
         "num_images": len(images),
         "num_shards": num_shards,
-        "per_shard": int(per_shard),
-        "shuffle": bool(shuffle),
-        "seed": int(seed) if shuffle else None,
-        "resize": None if resize is None else int(resize),
-        "quality": None if resize is None else int(quality),
+        "per_shard": per_shard,
+        "shuffle": shuffle,
+        "seed": seed if shuffle else None,
+        "resize": resize,
+        "quality": None if resize is None else quality,
     }
     if format != "tar":
         manifest["shards"] = format
@@ -245,7 +239,7 @@ def pack_images(
             with writing(folder / "classes.txt"), replacing(folder / "classes.txt") as file:
                 file.write(class_lines)
         pack_all = _pack_in_processes if num_workers > 1 else _pack_here
-        shards = pack_all(packer, num_shards, num_workers, on_progress or (lambda *_: None))
+        shards = pack_all(packer, num_shards, num_workers, on_progress)
         # Writes the index of each shard beside the shard, so that both can be uploaded.
         (TarShards if format == "tar" else ParquetShards)(folder, progress=False)
     num_present = sum(was_present for _, was_present in shards)
@@ -307,19 +301,19 @@ def _refuse_other_pack(folder: Path, manifest: dict[str, Any], former_text: str)
 
 
 def _pack_here(
-    packer: Packer, num_shards: int, _: int, on_progress: Callable[[int, int], None]
+    packer: Packer, num_shards: int, _: int, on_progress: Callable[[int], None]
 ) -> list[tuple[int, bool]]:
     """Pack in this process; see `_pack_in_processes`."""
-    num_done, num_images = count(1), len(packer.order)
+    num_done = count(1)
 
     def on_image() -> None:
-        on_progress(next(num_done), num_images)
+        on_progress(next(num_done))
 
     return [packer.pack(number, on_image) for number in range(num_shards)]
 
 
 def _pack_in_processes(
-    packer: Packer, num_shards: int, num_workers: int, on_progress: Callable[[int, int], None]
+    packer: Packer, num_shards: int, num_workers: int, on_progress: Callable[[int], None]
 ) -> list[tuple[int, bool]]:
     """Return for every shard its size in bytes, and whether the shard was there before."""
     # Not forked from this process: threads of DALI and torch would be missing in the copy.
@@ -335,7 +329,7 @@ def _pack_in_processes(
                 ended, pending = wait(pending, _POLL_S, FIRST_EXCEPTION)
                 for future in ended:
                     future.result()
-                on_progress(num_done.value, len(packer.order))
+                on_progress(num_done.value)
         except BrokenProcessPool:
             raise OSError(
                 "pack: a worker process was killed, perhaps for lack of memory. Finished shards "

@@ -419,15 +419,6 @@ def test_progress_counts_up_to_the_number_of_images(jpeg: bytes) -> None:
     assert len(seen) > 2
 
 
-def test_counts_below_one_are_refused(jpeg: bytes) -> None:
-    for name, way_out in (("num_threads", ""), ("max_pixels", " None takes all.")):
-        settings: dict[str, Any] = {"num_threads": 1, "max_pixels": None} | {name: 0}
-        with pytest.raises(ValueError, match=name) as caught:
-            check_images(InMemory({"a": jpeg}), **settings)
-        message = f"check_images: `{name}` must be a whole number of at least 1, got 0.{way_out}"
-        assert str(caught.value) == message
-
-
 # The command
 
 

@@ -358,36 +358,6 @@ def test_report_escapes_what_the_machine_is_called(found: Comparison) -> None:
     assert "&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;" in html
 
 
-# What is refused
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (DemoSettings(num_runs=0), "demo: `num_runs` must be at least 1, got 0."),
-        (
-            DemoSettings(trial=TrialSettings(epochs=0)),
-            "demo: `epochs` must be at least 1, got 0.",
-        ),
-        (
-            DemoSettings(seed=-1, num_runs=1, trial=SHORT),
-            "demo: `seed` must be at least 0, got -1.",
-        ),
-        (
-            DemoSettings(per_class=151, num_runs=1, trial=SHORT),
-            "demo: `per_class` must be in [1, 150], so that each class has images to validate "
-            "with, got 151.",
-        ),
-    ],
-)
-def test_settings_outside_their_range_are_refused_before_anything_is_written(
-    settings: DemoSettings, message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        compare(tmp_path, settings)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("module", ["sklearn", "matplotlib"])
 def test_missing_package_is_named_with_what_to_install(
     module: str, monkeypatch: pytest.MonkeyPatch

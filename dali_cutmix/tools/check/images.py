@@ -8,7 +8,6 @@ from contextlib import ExitStack, closing
 
 import numpy as np
 
-from dali_cutmix.core.checks import check_count
 from dali_cutmix.serving.settings import num_cpus
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.report import BadImage, Report, Sizes
@@ -16,7 +15,6 @@ from dali_cutmix.tools.check.decoder import Decoder
 from dali_cutmix.tools.check.inspection import (
     CHUNK_BYTES,
     CHUNK_IMAGES,
-    WHERE,
     Inspected,
     inspect_all,
 )
@@ -56,14 +54,8 @@ def check_images(
         on_progress: Called with the number of images done, in ascending order up to all.
         source: Name of the source in the report.
         first_label: Label of class 0 that the source was opened with, for the report.
-
-    Raises:
-        ValueError: ``num_threads`` or ``max_pixels`` is below 1.
     """
     num_threads = num_cpus() if num_threads is None else num_threads
-    check_count(WHERE, "num_threads", num_threads, at_least=1)
-    if max_pixels is not None:
-        check_count(WHERE, "max_pixels", max_pixels, at_least=1, way_out="None takes all.")
     height, width = np.full((2, len(images)), -1, np.int32)
     num_bytes = np.zeros(len(images), np.int64)
     bad: list[BadImage] = []

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dali_cutmix.annotations.masks import Masks
-from dali_cutmix.core.checks import check_count
 from dali_cutmix.serving.diagnose import diagnose_masks
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.reading import Decodable
 from dali_cutmix.tools.check.parts import count_of_bad, names_in
-
-WHERE = "check_masks"
 
 #: Masks looked at between two reports of progress.
 _CHUNK = 16
@@ -79,11 +76,8 @@ def check_masks(
         on_progress: Called with the number of masks done, in ascending order up to all.
 
     Raises:
-        ValueError: ``num_classes`` is below 1.
         TroubleError: The machine or the storage is in trouble.
     """
-    if num_classes is not None:
-        check_count(WHERE, "num_classes", num_classes, at_least=1)
     decodable = Decodable(images, None, 1)
     bad: dict[int, str] = {}
     classes: set[int] = set()

@@ -6,24 +6,19 @@ and on images with a square hidden. Everything runs on the CPU.
 
 from __future__ import annotations
 
-import datetime
-import importlib
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
-import torch
 from PIL import Image
 
 from dali_cutmix import CutMix, __version__
 from dali_cutmix.core.extras import import_extra
-from dali_cutmix.core.threads import usable_cpus
 from dali_cutmix.pictures.contact_sheet import contact_sheet
 from dali_cutmix.pictures.tiles import INK, OTHER, Line, Tile, draw_tiles, to_pillow
-from dali_cutmix.tools.bench.machine import processor_name
+from dali_cutmix.tools.bench.machine import describe_machine
 from dali_cutmix.tools.demo.digits import write_digits
 from dali_cutmix.tools.demo.trial import (
     Digits,
@@ -39,20 +34,20 @@ SIDES = (8, 12, 16, 20)
 #: Pixels of 32: the side in the tables. The square covers 14 % of the image.
 HEADLINE = 12
 CLASSES = tuple("0123456789")
+#: Training images of each class.
+PER_CLASS = 10
+#: Mix of the second half of the models.
+MIX = CutMix()
 
 
 @dataclass(frozen=True)
 class DemoSettings:
     """Settings of the demo. The defaults take one to three minutes on two cores."""
 
-    per_class: int = 10
-    """Training images per class, 1 to 150."""
     num_runs: int = 5
     """Models trained without a mix, and again with it. Seeds count up from ``seed``."""
     seed: int = 0
     """Seed of the choice of training images, and of the first run."""
-    mix: CutMix = field(default_factory=CutMix)
-    """Mix of the second half of the models."""
     trial: TrialSettings = field(default_factory=TrialSettings)
     """How each model is trained."""
 
@@ -137,18 +132,15 @@ def compare(
 
     Raises:
         ImportError: scikit-learn or matplotlib is missing. Says what to install.
-        ValueError: A setting is out of range.
     """
     settings = settings or DemoSettings()
-    _check(settings)
     require_packages()
     start = time.perf_counter()
     # Named by the settings that decide its files, so that no file of other settings is left over.
-    root = folder / f"digits-{settings.per_class}-per-class-seed-{settings.seed}"
-    train, val = write_digits(root, per_class=settings.per_class, seed=settings.seed)
+    root = folder / f"digits-{PER_CLASS}-per-class-seed-{settings.seed}"
+    train, val = write_digits(root, per_class=PER_CLASS, seed=settings.seed)
     digits = load(train, val, SIDES)
-    num_images = 10 * settings.per_class
-    steps_per_run = settings.trial.epochs * -(-num_images // settings.trial.batch_size)
+    steps_per_run = settings.trial.epochs * -(-10 * PER_CLASS // settings.trial.batch_size)
     num_done = 0
     trials: dict[bool, list[Trial]] = {False: [], True: []}
     for number in range(settings.num_runs):
@@ -160,7 +152,7 @@ def compare(
                 num_done += 1
                 on_step(model, num_done, 2 * settings.num_runs * steps_per_run)
 
-            mix = settings.mix if is_mixed else None
+            mix = MIX if is_mixed else None
             seed = settings.seed + number
             trials[is_mixed].append(run_trial(digits, mix, seed, settings.trial, step))
     return Comparison(
@@ -187,29 +179,17 @@ def require_packages() -> None:
 
 def describe_setup() -> dict[str, str]:
     """Return machine, versions and date, for readers of the numbers."""
-    processor = processor_name()
+    machine = describe_machine()
+    versions = {"dali_cutmix": __version__, **machine["versions"]}
     return {
-        "Machine": f"{processor}, {usable_cpus()} CPUs usable, {platform.system()}; no GPU is used",
-        "Versions": f"dali_cutmix {__version__}, DALI {_version('nvidia.dali')}, "
-        f"torch {torch.__version__}, Python {platform.python_version()}",
-        "Date": datetime.date.today().isoformat(),
+        "Machine": "{cpu}, {cores} CPUs usable, {os}; no GPU is used".format_map(machine),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "Date": machine["date"],
     }
 
 
-def _check(settings: DemoSettings) -> None:
-    counts = {"num_runs": settings.num_runs, "epochs": settings.trial.epochs}
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"demo: `{name}` must be at least 1, got {value}.")
-    if settings.seed < 0:
-        raise ValueError(f"demo: `seed` must be at least 0, got {settings.seed}.")
-    if not 1 <= settings.per_class <= 150:
-        rule = "be in [1, 150], so that each class has images to validate with"
-        raise ValueError(f"demo: `per_class` must {rule}, got {settings.per_class}.")
-
-
 def _contact_sheet(train: Path, settings: DemoSettings) -> Image.Image:
-    with sheet_loader(train, settings.mix, settings.trial, 12, settings.seed) as loader:
+    with sheet_loader(train, MIX, settings.trial, 12, settings.seed) as loader:
         image, target, plan = next(iter(loader))
     return contact_sheet(image, target, plan, classes=CLASSES, columns=4)
 
@@ -226,7 +206,3 @@ def _hidden_sheet(digits: Digits, without: Trial, mixed: Trial) -> Image.Image:
             lines.append(Line(name, CLASSES[answer], colour))
         tiles.append(Tile(to_pillow(digits.val[HEADLINE][index]), lines))
     return draw_tiles(tiles, columns=5)
-
-
-def _version(module: str) -> str:
-    return str(getattr(importlib.import_module(module), "__version__", "of unknown version"))

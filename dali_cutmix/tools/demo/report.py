@@ -12,7 +12,7 @@ from statistics import mean, stdev
 from PIL import Image
 
 from dali_cutmix.core.writing import write_text
-from dali_cutmix.tools.demo.comparison import HEADLINE, Comparison
+from dali_cutmix.tools.demo.comparison import HEADLINE, MIX, PER_CLASS, Comparison
 from dali_cutmix.tools.demo.digits import SIDE
 from dali_cutmix.tools.demo.trial import Trial
 
@@ -109,10 +109,10 @@ def render(comparison: Comparison) -> str:
 </head>
 <body>
 <main>
-<h1>CutMix on handwritten digits, {settings.per_class} images per class</h1>
+<h1>CutMix on handwritten digits, {PER_CLASS} images per class</h1>
 <p class="reading">{escape(comparison.reading)}</p>
 
-<p>A small CNN was trained on {10 * settings.per_class} scanned digits, {runs} without mixing and
+<p>A small CNN was trained on {10 * PER_CLASS} scanned digits, {runs} without mixing and
 {runs} with CutMix, and measured on the other {comparison.num_val:,}: on whole images, and with a
 gray square of {HEADLINE} &times; {HEADLINE} of {SIDE} &times; {SIDE} pixels ({share} % of the area)
 hiding a part of each.</p>
@@ -143,7 +143,7 @@ the first run. Wrong answers are red.</p>
 <dl>
 <dt>Data</dt><dd>scikit-learn's digits (UCI Optical Recognition of Handwritten Digits): scans of
 8 &times; 8 pixels, enlarged to {SIDE} &times; {SIDE} by bicubic interpolation, saved as JPEG</dd>
-<dt>Mix</dt><dd>{escape(repr(settings.mix))}</dd>
+<dt>Mix</dt><dd>{escape(repr(MIX))}</dd>
 <dt>Training</dt><dd>{trial.epochs} epochs in batches of {trial.batch_size}, AdamW, one-cycle
 schedule up to {trial.learning_rate:g}, random crops of {trial.scale[0]:.0%} to
 {trial.scale[1]:.0%} of the area, no mirroring; seeds {settings.seed} to
