@@ -210,8 +210,8 @@ class _DrawnMasks(_CocoMasks):
                     return None
                 rle = coco.merge(coco.frPyObjects(polygons, height, width))
             inside = coco.decode(rle)
-            # pycocotools leaves memory as it was where an RLE ends early. Most RLEs are what
-            # pycocotools makes of the pixels again. Others may have runs of no pixel.
+            # pycocotools leaves memory as it was where an RLE ends early. Encoding the pixels again
+            # gives most complete RLEs back. A complete RLE may also hold runs of length 0.
             is_complete = coco.encode(inside)["counts"] == rle["counts"] or (
                 _are_runs_of(rle["counts"], height * width)
             )

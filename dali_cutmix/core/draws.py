@@ -38,8 +38,8 @@ _names_in_use: weakref.WeakKeyDictionary[Pipeline, set[tuple[int, str]]] = (
 )
 
 
-#: Draws values by the streams it is given: of shape ``[n, k]`` for the shape ``[n]``, and ``[k]``
-#: for ``[]``.
+#: A function of draws and a shape. For ``[n]`` it draws ``n`` candidates, ``[n, k]``; for ``[]``
+#: one, ``[k]``.
 DrawEach = Callable[["Draws", Sequence[int]], tuple[Any, ...]]
 
 

@@ -36,8 +36,8 @@ class ChosenPlan(MixPlan):
 
     ``source``, ``weight``, ``put``, ``lam`` and `kept` are those of the chosen mix. Where that mix
     has fewer regions than another, regions of weight 0 and of no area follow that show the sample
-    itself. Of two regions the square of a mix that erases is the second. Where the chosen mix
-    blends and another cuts, ``put`` is 0.
+    itself. In a plan of two regions, an erased square is the second region. If the chosen mix
+    blends and another mix cuts, the rectangles of ``put`` are empty.
 
     Attributes:
         choice: Which mix was chosen, equal for all samples of a batch: scalar int32.

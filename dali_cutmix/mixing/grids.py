@@ -22,8 +22,7 @@ LAYOUTS: tuple[Layout, ...] = ("auto", "BCHW", "BHWC", "BND")
 
 WHERE = "FeatureMix"
 
-#: Tokens in front of a grid that a layout of tokens is tried with, at most. A class token and four
-#: registers are usual.
+#: Tokens. Most class and register tokens that may stand in front of the grid.
 MAX_PREFIX = 16
 #: Cells by which the aspect ratio of an unpadded convolution's output may be off the image's.
 _ASPECT_TOLERANCE = 2

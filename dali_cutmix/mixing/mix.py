@@ -17,7 +17,7 @@ WEIGHT_TOLERANCE = 1e-4
 
 
 class Mix(Protocol):
-    """What a loader asks of a mix: numbers on the host, then operators in the graph.
+    """Draw numbers on the host, then mix by operators in the graph.
 
     A class with these three members can be given to ``DataLoader(mix=...)``. It needs no base
     class. Three more are optional: ``min_batch_size``, see `min_batch_size`, and the two of
@@ -51,7 +51,7 @@ class Mix(Protocol):
 
 
 class LookingMix(Mix, Protocol):
-    """What a loader asks of a mix whose plan depends on what the images show.
+    """Complete a plan by looking at the images.
 
     `draw` returns a plan that is valid, mixes nothing and has ``pending`` set. The plan is
     completed in the graph, once images are decoded and augmented. Labels are weighed afterwards.

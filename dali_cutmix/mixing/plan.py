@@ -52,7 +52,7 @@ class _Position:
 
 @dataclass(frozen=True, eq=False)
 class MixPlan:
-    """Who owns which pixels of each sample, and what each owner's label weighs.
+    """Say who owns which pixels of each sample, and what each owner's label weighs.
 
     Fields that vary by sample are nodes in a graph, with the shapes below. On the host, where the
     loader draws, they are NumPy arrays with a batch axis in front. ``DataLoader(with_plan=True)``

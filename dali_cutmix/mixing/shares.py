@@ -20,8 +20,8 @@ from dali_cutmix.mixing.plan import MixPlan, Rect
 #: plans with more regions those after the first do not overlap, so that each covers the first only.
 MAX_OVERLAPPING = 8
 
-#: Share of the image. Less is what rounding leaves of nothing, where cells or resizing make areas
-#: that are no whole numbers: a weight below 0, or of an image of which no pixel shows.
+#: Share of the image. A smaller weight is a rounding error and becomes 0. Cells and resizing make
+#: areas that are not whole numbers.
 _LEAST = 1e-12
 
 

@@ -55,7 +55,7 @@ class Replacements:
     not_warned: list[int] = field(default_factory=list)
 
     def take_from(self, other: Replacements) -> None:
-        """Know what another one knows."""
+        """Copy the bad and trusted images that another `Replacements` has found."""
         self.bad = dict(other.bad)
         self.trusted = set(other.trusted)
 

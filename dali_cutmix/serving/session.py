@@ -46,8 +46,8 @@ _ENDED = (
     "time; make a second DataLoader to have two."
 )
 
-#: Seconds between tries of a batch that fails though none of its images is bad: a file that was
-#: being written is good again by then. `PAUSES` where DALI's error is trouble of the machine.
+#: Seconds between tries of a batch that fails although all its images decode. A file may have been
+#: incomplete while another process wrote it. `PAUSES` where DALI's error is trouble of the machine.
 _PAUSES = PAUSES[:5:2]
 
 

@@ -143,13 +143,13 @@ def faults(
 def of_stacks(
     bad: dict[Any, str], items: Sequence[Hashable], indices: Sequence[int], files: StoredImages
 ) -> dict[int, str]:
-    """Turn reasons by part into reasons by stack, with the part's path for a frame.
+    """Return why each stack is bad. The reason names the frame's path.
 
     Args:
         bad: Reason by part.
         items: Parts of a batch, the same number for each stack.
         indices: Index of each stack of the batch.
-        files: What parts are indices of.
+        files: The source whose indices the parts are.
     """
     num_parts = len(items) // len(indices)
     reasons: dict[int, str] = {}
