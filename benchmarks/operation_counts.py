@@ -3,7 +3,6 @@
     python benchmarks/operation_counts.py                  # print the counts
     python benchmarks/operation_counts.py --check          # differences; fails where one rose
     python benchmarks/operation_counts.py --update         # make these counts the reference
-    python benchmarks/operation_counts.py --check --instructions    # under valgrind, two minutes
 
 Counted per loader on 32 generated files, with equal results on every machine:
 
@@ -14,9 +13,6 @@ Counted per loader on 32 generated files, with equal results on every machine:
 - bytes per image that operators write. Memory that is passed on without a copy does not count,
   nor what torch blends behind the graph.
 
-With ``--instructions``: instructions per image of a loader with CutMix, relative to one without,
-counted by callgrind. This needs ``valgrind``, and depends a little on the processor.
-
 ``bytes_moved.py`` counts the bytes of your own files, beside the fewest that could be moved.
 """
 
@@ -25,11 +21,9 @@ from __future__ import annotations
 import argparse
 import datetime
 import io
-import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,7 +32,6 @@ from unittest.mock import patch
 import numpy as np
 import nvidia.dali
 import torch
-from instructions import instructions_per_image
 from nvidia.dali import Pipeline
 from PIL import Image
 from recording import kinds_on_gpu, recording
@@ -80,12 +73,8 @@ LOADERS: dict[str, dict[str, Any]] = {
 GUARDED = ("operators", "gpu_operators", "python_calls_per_batch", "bytes_per_image")
 #: Operators of a GPU that start no kernel.
 _WITHOUT_KERNEL = ("Split", "Merge", "Reinterpret", "Reshape", "ExpandDims", "Copy", "Constant")
-#: The loader whose instructions are compared, and the loader it is compared with.
-INSTRUCTIONS = ("CutMix", "without mixing")
 FILE_BYTES = 20_000
 SMALL = 1_024  # bytes per image: operators that write less do not work on pixels
-#: Relative difference of instructions of one build between processors and runs.
-INSTRUCTIONS_TOLERANCE = 0.01
 
 
 def write_files(root: Path, num_files: int = 32) -> None:
@@ -175,22 +164,11 @@ def count_on_gpu(name: str, data: Path, batch_size: int) -> int:
     return sum(count for kind, count in kinds.items() if kind not in _WITHOUT_KERNEL)
 
 
-def endless(loader: dc.DataLoader) -> Iterator[Any]:
-    """Yield the batches of epoch after epoch."""
-    return itertools.chain.from_iterable(itertools.repeat(loader))
-
-
-def instructions(data: Path) -> dict[str, float]:
-    """Count instructions per image, and their ratio, of the loaders in `INSTRUCTIONS`."""
-    mixing, plain = (instructions_per_image(name, data) for name in INSTRUCTIONS)
-    return {"ratio": round(mixing / plain, 4), "per_image_without_mixing": round(plain)}
-
-
 def differences(counted: dict[str, Any], reference: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return where counts differ from the reference.
 
     Args:
-        found: ``{loader: counts}``, counts as `count` returns them.
+        counted: ``{loader: counts}``, counts as `count` returns them.
         reference: Likewise.
 
     Returns:
@@ -252,16 +230,6 @@ def check(counted: dict[str, Any], reference: dict[str, Any], console: Console) 
     return not risen
 
 
-def check_instructions(counted: dict[str, float], reference: Any, console: Console) -> bool:
-    """Print the ratio of instructions; return whether the ratio did not rise."""
-    console.print(f"Instructions per image, CutMix over none: {counted['ratio']:.4f}")
-    if reference is None:
-        console.print("The reference has none: --update --instructions puts it there.")
-        return True
-    console.print(f"In the reference: {reference['ratio']:.4f}")
-    return bool(counted["ratio"] <= reference["ratio"] * (1 + INSTRUCTIONS_TOLERANCE))
-
-
 def table_of(counted: dict[str, Any]) -> Table:
     """Return the guarded counts of every loader as a table."""
     table = Table("loader", title="Operation counts")
@@ -277,7 +245,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail where a count rose")
     parser.add_argument("--update", action="store_true", help="write operation_counts.json")
-    parser.add_argument("--instructions", action="store_true", help="under valgrind too")
     parser.add_argument("--reference", type=Path, default=REFERENCE, help="another reference")
     options = parser.parse_args()
     console = Console()
@@ -290,20 +257,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder))
         counted = {name: count(name, Path(folder)) for name in LOADERS}
-        executed = instructions(Path(folder)) if options.instructions else None
     if not options.check:
         console.print(table_of(counted))
     fine = not options.check or check(counted, reference["loaders"], console)
-    if executed is not None:
-        fine &= check_instructions(executed, reference.get("instructions"), console)
     if options.update:
-        # Instructions of another graph are not a reference.
-        same = counted == reference.get("loaders")
         written = {
             "date": datetime.date.today().isoformat(),
             "dali": nvidia.dali.__version__,
             "loaders": counted,
-            "instructions": executed or (reference.get("instructions") if same else None),
         }
         options.reference.write_text(json.dumps(written, indent=1) + "\n")
     return 0 if fine else 1

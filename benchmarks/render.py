@@ -196,10 +196,6 @@ class Page:
             "",
             *table(head, rows),
         ]
-        executed = counts.get("instructions")
-        if executed:
-            ratio = f"{100 * (executed['ratio'] - 1):+.1f} %"
-            lines += ["", f"Instructions per image with CutMix, under callgrind: {ratio}."]
         lines += ["", f"<sub>DALI {counts['dali']}; {counts['date']}.</sub>"]
         self._section(title, lines)
 
