@@ -71,8 +71,8 @@ from dali_cutmix import (
     mixed_target,
     paste,
 )
-from data.generate_sounds import CLASSES, write_sounds
 from harness.checkpoints import check_out, find_checkpoint, load_checkpoint, save_checkpoint
+from harness.folders import data_script
 from harness.processes import CONSOLE, refuse_several, stop
 from harness.results import finish, refuse_results
 from harness.schedule import cosine
@@ -469,8 +469,10 @@ def find_data(settings: Settings, temporary: Path) -> tuple[Sounds, Sounds]:
     data = settings.data
     if data is None and settings.smoke:
         data = temporary
+        generate = data_script("generate_sounds")
         for number, part in enumerate(("train", "val")):
-            write_sounds(data / part, 4, np.random.default_rng(number), CLASSES[:3])
+            rng = np.random.default_rng(number)
+            generate.write_sounds(data / part, 4, rng, generate.CLASSES[:3])
     return find_sounds(NAME, data, settings.fold)
 
 

@@ -38,8 +38,6 @@ itself, wherever it stands.
 
 from __future__ import annotations
 
-import importlib
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -63,6 +61,7 @@ from dali_cutmix import (
     mixed_cross_entropy,
 )
 from harness.evaluation import validate
+from harness.folders import data_script
 from harness.monitor import as_pixels
 from harness.processes import Processes, split_batch, stop
 from harness.schedule import cosine
@@ -155,8 +154,7 @@ def make_scenes(folder: Path) -> Path:
             path = folder / "shapes" / part / name / "0.png"
             path.parent.mkdir(parents=True)
             Image.fromarray(mask.astype(np.uint8) * 255).save(path)
-    sys.path.insert(0, str(Path(__file__).parent / "data"))
-    compose = importlib.import_module("compose_scenes")
+    compose = data_script("compose_scenes")
     compose.CONSOLE.quiet = True
     counts = {"num_train": 8, "num_val": 4, "num_single": 4, "num_occluded": 2}
     compose.main(compose.Settings(folder / "shapes", folder / "scenes", size=64, **counts))

@@ -71,6 +71,7 @@ from dali_cutmix import (
     read_masks,
     read_voc_masks,
 )
+from harness.folders import named_folder
 from harness.overlap import count_classes, draw_masks, mask_loss, mean_of, measure_overlap
 from harness.pictures import make_ellipses
 from harness.processes import Processes, split_mixed_batch, stop
@@ -304,16 +305,8 @@ def find(settings: Settings, temporary: Path) -> Path:
         make_ellipses(temporary / "val", 3, 64, seed=1)
         return temporary
     needed = FOLDERS if settings.layout == "folders" else []
-    if data is None or not data.is_dir() or not all((data / part).is_dir() for part in needed):
-        inside = (
-            f" with {', '.join(needed)} in it" if needed else f" of the layout {settings.layout}"
-        )
-        stop(
-            NAME,
-            f"`data` must be a folder{inside}, got {data}. Pass `--data DIR`, or `--smoke` alone "
-            "to try the recipe on generated ellipses.",
-        )
-    return data
+    what = f"with {', '.join(needed)} in it" if needed else f"of the layout {settings.layout}"
+    return named_folder(NAME, data, what, "ellipses", needed)
 
 
 # ---------------------------------------------------------------------------------------- training

@@ -32,9 +32,7 @@ The methods are those of harness/methods.py.
 from __future__ import annotations
 
 import datetime
-import importlib
 import os
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -74,6 +72,7 @@ from evaluation.result import Result
 from evaluation.saved import NUMBERS, Evaluation, load, save
 from evaluation.subject import Subject
 from harness.checkpoints import check_out, write_json
+from harness.folders import data_script
 from harness.labels import relabelled
 from harness.methods import HEADLINE, METHODS, Method
 from harness.pictures import read_parts
@@ -386,8 +385,7 @@ def main(settings: Settings) -> dict[str, Any]:
 
 def generated(folder: Path) -> Path:
     """Return a folder of the pictures of data/generate_parts.py, few of them."""
-    sys.path.insert(0, str(Path(__file__).parent / "data"))
-    generate = importlib.import_module("generate_parts")
+    generate = data_script("generate_parts")
     generate.main(generate.Settings(folder / "parts", num_classes=3, num_train=8, num_val=4))
     return folder / "parts"
 

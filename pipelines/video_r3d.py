@@ -72,7 +72,7 @@ from dali_cutmix import (
     contact_sheet,
     mixed_cross_entropy,
 )
-from data import generate_clips
+from harness.folders import data_script, named_folder
 from harness.monitor import as_pixels
 from harness.processes import Processes, split_batch, stop
 from harness.schedule import cosine
@@ -227,15 +227,10 @@ def find(settings: Settings, temporary: Path) -> Path:
     """Return the folder of the videos; a smoke run without a folder generates some."""
     if settings.data is None and settings.smoke:
         few = {"num_train": 2, "num_val": 1, "side": 32}
-        generate_clips.main(generate_clips.Settings(out=temporary / "clips", **few))
+        generate = data_script("generate_clips")
+        generate.main(generate.Settings(out=temporary / "clips", **few))
         return temporary / "clips"
-    if settings.data is None or not settings.data.is_dir():
-        stop(
-            NAME,
-            f"`data` must be a folder of videos, got {settings.data}. Pass `--data DIR`, or "
-            "`--smoke` alone to try the recipe on generated videos.",
-        )
-    return settings.data
+    return named_folder(NAME, settings.data, "of videos", "videos")
 
 
 def clips_of(settings: Settings, videos: Videos, start: str | list[float]) -> Clips:

@@ -49,6 +49,7 @@ import torch
 from torch import nn
 
 from dali_cutmix import ClipCutMix, DataLoader, VolumeMasks, Volumes, VolumeTransform
+from harness.folders import named_folder
 from harness.overlap import count_classes, draw_masks, mean_of, measure_overlap
 from harness.pictures import make_balls
 from harness.processes import Processes, split_batch, split_mixed_batch, stop
@@ -347,13 +348,7 @@ def find(settings: Settings, temporary: Path) -> Path:
         make_balls(temporary / "val", 3, 24, seed=1)
         return temporary
     needed = sorted({name for pair in FOLDERS[settings.layout].values() for name in pair})
-    if data is None or not all((data / name).is_dir() for name in needed):
-        stop(
-            NAME,
-            f"`data` must be a folder with {', '.join(needed)} in it, got {data}. Pass `--data "
-            "DIR`, or `--smoke` alone to try the recipe on generated balls.",
-        )
-    return data
+    return named_folder(NAME, data, f"with {', '.join(needed)} in it", "balls", needed)
 
 
 # ---------------------------------------------------------------------------------------- training

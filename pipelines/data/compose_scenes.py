@@ -39,19 +39,20 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 from PIL import Image
 from rich.console import Console
 
+from folders import new_folder, stop
+
+NAME = "compose_scenes"
 CONSOLE = Console(highlight=False, soft_wrap=True)
 #: Red, green and blue, far from the muted backgrounds and from each other.
 COLOURS = {
@@ -130,21 +131,13 @@ class Animal:
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
     if settings.size < 48:
-        stop(f"`size` must be at least 48, got {settings.size}.")
+        stop(NAME, f"`size` must be at least 48, got {settings.size}.")
     for name in ("num_train", "num_val", "num_single", "num_occluded"):
         if getattr(settings, name) < 1:
-            stop(f"`{name}` must be at least 1, got {getattr(settings, name)}.")
-    out = settings.out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        stop(
-            f"`out` must be a folder that is new or empty, got {settings.out}. Name another "
-            "`--out`."
-        )
+            stop(NAME, f"`{name}` must be at least 1, got {getattr(settings, name)}.")
     names, shapes = read(settings.silhouettes)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # On the disk of `out`, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        complete = Path(temporary, "complete")
+    out = settings.out.resolve()
+    with new_folder(NAME, settings.out) as complete:
         for part, count in (("train", settings.num_train), ("val", settings.num_val)):
             write_part(complete / part, names, shapes[part], count, settings)
             CONSOLE.print(f"{out / part}: {count} scenes")
@@ -155,7 +148,6 @@ def main(settings: Settings) -> None:
         for level in LEVELS:
             folder = out / "occluded" / f"{level:02}"
             CONSOLE.print(f"{folder}: {settings.num_occluded} scenes of {len(names)} classes")
-        os.replace(complete, out)
 
 
 # ------------------------------------------------------------------------------------- silhouettes
@@ -169,18 +161,20 @@ def read(silhouettes: Path) -> tuple[list[str], dict[str, list[list[np.ndarray]]
         folder = silhouettes / part
         if not folder.is_dir():
             stop(
+                NAME,
                 "`silhouettes` must hold train/ and val/, as data/prepare_silhouettes.py writes "
-                f"them, and {silhouettes} lacks {part}/."
+                f"them, and {silhouettes} lacks {part}/.",
             )
         classes = sorted(path for path in folder.iterdir() if path.is_dir())
         if not classes or (names and [path.name for path in classes] != names):
-            stop(f"{folder} must hold a folder for each class, the same in train/ and val/.")
+            stop(NAME, f"{folder} must hold a folder for each class, the same in train/ and val/.")
         names = [path.name for path in classes]
         for name in names:
             if not re.fullmatch("[a-z]+", name) or name in {*GRAMMAR, *COLOURS}:
                 stop(
+                    NAME,
                     f"{folder / name} must be named by a noun in small letters, since captions "
-                    "name it. Rename the folder."
+                    "name it. Rename the folder.",
                 )
         shapes[part] = [[shape(path) for path in files(folder)] for folder in classes]
     return names, shapes
@@ -190,7 +184,7 @@ def files(folder: Path) -> list[Path]:
     """Return the images of a class."""
     paths = sorted(folder.glob("*.png"))
     if not paths:
-        stop(f"{folder} must hold PNG files, and holds none.")
+        stop(NAME, f"{folder} must hold PNG files, and holds none.")
     return paths
 
 
@@ -200,10 +194,10 @@ def shape(path: Path) -> np.ndarray:
         with Image.open(path) as stored:
             pixels = np.asarray(stored.convert("L"))
     except (OSError, SyntaxError, ValueError) as error:
-        stop(f"{path} must be an image: {error}.")
+        stop(NAME, f"{path} must be an image: {error}.")
     rows, columns = np.nonzero(pixels >= LEAST_GRAY)
     if not rows.size:
-        stop(f"{path} must show an animal, and no pixel has the gray level {LEAST_GRAY}.")
+        stop(NAME, f"{path} must show an animal, and no pixel has the gray level {LEAST_GRAY}.")
     return pixels[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
 
 
@@ -291,8 +285,9 @@ def draw_scene(
             if caption is not None:
                 return animals, caption
     stop(
+        NAME,
         f"`silhouettes` must allow a clear scene of {count} animals, and none of {MOST_TRIES} "
-        "drawings is one. Give more silhouettes, of other sizes."
+        "drawings is one. Give more silhouettes, of other sizes.",
     )
 
 
@@ -487,11 +482,6 @@ def save(pixels: np.ndarray, path: Path) -> None:
     """Write a PNG file, in a folder that is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, compress_level=1)
-
-
-def stop(problem: str) -> NoReturn:
-    """End the run with one sentence instead of a traceback."""
-    raise SystemExit(f"compose_scenes: {problem}")
 
 
 if __name__ == "__main__":

@@ -20,18 +20,19 @@ The folder appears when all files are written.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import numpy as np
 import tyro
 from PIL import Image, ImageDraw
 from rich.console import Console
 
+from folders import new_folder, stop
+
+NAME = "generate_clips"
 CONSOLE = Console(highlight=False, soft_wrap=True)
 #: Each motion, and what its video shows when played backwards.
 OPPOSITES = {
@@ -94,22 +95,13 @@ def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
     for name, least in {"num_train": 1, "num_val": 1, "num_frames": 2, "side": 16}.items():
         if getattr(settings, name) < least:
-            stop(f"`{name}` must be at least {least}, got {getattr(settings, name)}.")
+            stop(NAME, f"`{name}` must be at least {least}, got {getattr(settings, name)}.")
     animals = {part: read_animals(settings.silhouettes, part) for part in CORNERS}
     out = settings.out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        stop(
-            f"`out` must be a folder that is new or empty, got {settings.out}. Name another "
-            "`--out`."
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # On the disk of `out`, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        complete = Path(temporary, "complete")
+    with new_folder(NAME, settings.out) as complete:
         for part, count in {"train": settings.num_train, "val": settings.num_val}.items():
             write(complete / part, part, animals[part], count, settings)
             CONSOLE.print(f"{out / part}: {2 * len(OPPOSITES) * count} videos")
-        os.replace(complete, out)
 
 
 def read_animals(silhouettes: Path | None, part: str) -> list[np.ndarray]:
@@ -119,15 +111,16 @@ def read_animals(silhouettes: Path | None, part: str) -> list[np.ndarray]:
     paths = sorted((silhouettes / part).glob("*/*.png"))
     if not paths:
         stop(
+            NAME,
             f"`silhouettes` must hold {part}/CLASS/NUMBER.png, as prepare_silhouettes.py writes "
-            f"them, got {silhouettes}."
+            f"them, got {silhouettes}.",
         )
     animals = []
     for path in paths:
         try:
             animals.append(np.asarray(Image.open(path).convert("L")))
         except OSError as error:
-            stop(f"{path} must be an image, and cannot be decoded: {error}.")
+            stop(NAME, f"{path} must be an image, and cannot be decoded: {error}.")
     return animals
 
 
@@ -275,11 +268,6 @@ def shifted(background: np.ndarray, shake: np.ndarray, side: int) -> np.ndarray:
     """Return the part of a background that the camera sees: ``[side, side, 3]`` float64."""
     top, left = np.clip(np.rint(side / 2 - shake), 0, side).astype(int)
     return background[top : top + side, left : left + side].astype(np.float64)
-
-
-def stop(problem: str) -> NoReturn:
-    """End the run with one sentence instead of a traceback."""
-    raise SystemExit(f"generate_clips: {problem}")
 
 
 if __name__ == "__main__":

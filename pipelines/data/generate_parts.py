@@ -17,17 +17,18 @@ The folder appears when all files are written.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import tyro
 from PIL import Image
 from rich.console import Console
 
+from folders import new_folder, stop
+
+NAME = "generate_parts"
 CONSOLE = Console(highlight=False, soft_wrap=True)
 #: Pixels: side of an image, side of a pattern, and side of a pattern's cell.
 SIDE, PATTERN, CELL = 48, 12, 3
@@ -60,28 +61,20 @@ class Settings:
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
     if not 2 <= settings.num_classes <= 500:
-        stop(f"`num_classes` must be at least 2 and at most 500, got {settings.num_classes}.")
+        stop(NAME, f"`num_classes` must be at least 2 and at most 500, got {settings.num_classes}.")
     if min(settings.num_train, settings.num_val) < 1:
         stop(
+            NAME,
             "`num_train` and `num_val` must be at least 1, got "
-            f"{settings.num_train} and {settings.num_val}."
+            f"{settings.num_train} and {settings.num_val}.",
         )
-    out = settings.out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        stop(
-            f"`out` must be a folder that is new or empty, got {settings.out}. Name another "
-            "`--out`."
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(settings.seed)
     patterns = draw_patterns(settings.num_classes, rng)
-    # On the disk of `out`, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        complete = Path(temporary, "complete")
+    out = settings.out.resolve()
+    with new_folder(NAME, settings.out) as complete:
         for part, count in {"train": settings.num_train, "val": settings.num_val}.items():
             write(complete, part, patterns, count, rng)
             CONSOLE.print(f"{out / part}: {count * len(patterns)} images")
-        os.replace(complete, out)
 
 
 def draw_patterns(num_classes: int, rng: np.random.Generator) -> np.ndarray:
@@ -149,11 +142,6 @@ def write(
     categories = [{"id": i + 1, "name": f"part_{i:02}"} for i in range(len(patterns))]
     content = {"images": images, "annotations": boxes, "categories": categories}
     (folder / f"{part}.json").write_text(json.dumps(content) + "\n")
-
-
-def stop(problem: str) -> NoReturn:
-    """End the run with one sentence instead of a traceback."""
-    raise SystemExit(f"generate_parts: {problem}")
 
 
 if __name__ == "__main__":

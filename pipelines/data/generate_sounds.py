@@ -15,17 +15,17 @@ The folder appears when all files are written.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import wave
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import tyro
 from rich.console import Console
 
+from folders import new_folder, stop
+
+NAME = "generate_sounds"
 CONSOLE = Console(highlight=False, soft_wrap=True)
 #: Samples per second.
 RATE = 8000
@@ -65,24 +65,15 @@ def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
     for name in ("num_train", "num_val"):
         if getattr(settings, name) < 1:
-            stop(f"`{name}` must be at least 1, got {getattr(settings, name)}.")
+            stop(NAME, f"`{name}` must be at least 1, got {getattr(settings, name)}.")
     out = settings.out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        stop(
-            f"`out` must be a folder that is new or empty, got {settings.out}. Name another "
-            "`--out`."
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # On the disk of `out`, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        complete = Path(temporary, "complete")
+    with new_folder(NAME, settings.out) as complete:
         counts = {"train": settings.num_train, "val": settings.num_val}
         for number, (part, count) in enumerate(counts.items()):
             # Of its own, so that more sounds to train on leave val/ as it is.
             rng = np.random.default_rng([settings.seed, number])
             write_sounds(complete / part, count, rng)
             CONSOLE.print(f"{out / part}: {count * len(CLASSES)} sounds")
-        os.replace(complete, out)
 
 
 def write_sounds(
@@ -154,11 +145,6 @@ def write_wav(path: Path, sound: np.ndarray) -> None:
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, RATE, len(sound), "NONE", ""))
         file.writeframes((sound * 32767).round().astype("<i2").tobytes())
-
-
-def stop(problem: str) -> NoReturn:
-    """End the run with one sentence instead of a traceback."""
-    raise SystemExit(f"generate_sounds: {problem}")
 
 
 if __name__ == "__main__":

@@ -28,19 +28,19 @@ where Z_Y_X is a volume's first voxel in the template. What the numbers of such 
 from __future__ import annotations
 
 import gzip
-import os
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
 from rich.console import Console
 
+from folders import new_folder, stop, wheel_root
+
+NAME = "prepare_brain"
 CONSOLE = Console(highlight=False, soft_wrap=True)
 #: Where the wheel holds the template and the maps: (x, y, z) uint8 of equal size.
 FOLDER = "nilearn/datasets/data/"
@@ -80,20 +80,12 @@ class Settings:
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
     if not 0 <= settings.noise <= 255:
-        stop(f"`noise` must be in [0, 255], got {settings.noise}.")
-    out = settings.out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        stop(
-            f"`out` must be a folder that is new or empty, got {settings.out}. Name another "
-            "`--out`."
-        )
+        stop(NAME, f"`noise` must be in [0, 255], got {settings.noise}.")
     image, mask = read(settings.wheel)
     image = with_noise(image, settings.noise, settings.seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
     counts = {}
-    # On the disk of `out`, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        complete = Path(temporary, "complete")
+    out = settings.out.resolve()
+    with new_folder(NAME, settings.out) as complete:
         for part, rows in SLABS.items():
             corners = list(product(CORNERS_Z, rows, CORNERS_X))
             counts[part] = np.zeros((3, 256), np.int64)
@@ -106,25 +98,21 @@ def main(settings: Settings) -> None:
             CONSOLE.print(
                 f"{out / part}: {len(corners)} volumes of {SIDE} x {SIDE} x {SIDE} voxels"
             )
-        os.replace(complete, out)
     dice = dice_of_thresholds(counts["val"], best_thresholds(counts["train"]))
     CONSOLE.print(f"Two thresholds, chosen on train/, reach a mean Dice of {dice:.3f} on val/.")
 
 
 def read(wheel: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the template and its classes: ``[z, y, x]`` uint8 each."""
-    root: Any = wheel
-    if wheel.is_file():
-        if not zipfile.is_zipfile(wheel):
-            stop(f"`wheel` must be a wheel of nilearn, and {wheel} is no zip archive.")
-        root = zipfile.Path(wheel)
-    elif not wheel.is_dir():
-        stop(f"`wheel` must be a file or folder, got {wheel}. This script downloads nothing.")
+    root = wheel_root(NAME, wheel, "nilearn")
     arrays = []
     for name in (IMAGE, *MAPS):
         path = root.joinpath(FOLDER + name)
         if not path.is_file():
-            stop(f"`wheel` must hold {FOLDER + name}, and {wheel} does not. nilearn 0.14.1 does.")
+            stop(
+                NAME,
+                f"`wheel` must hold {FOLDER + name}, and {wheel} does not. nilearn 0.14.1 does.",
+            )
         arrays.append(array_of(name, path.read_bytes()))
     image, gray, white = arrays
     # The likeliest of three: what is neither gray nor white has the rest of the probability.
@@ -139,11 +127,12 @@ def array_of(name: str, data: bytes) -> np.ndarray:
         stored = nibabel.Nifti1Image.from_bytes(gzip.decompress(data)).dataobj
         voxels = np.asarray(stored).transpose(2, 1, 0)
     except Exception as error:  # gzip's, zlib's, and several of nibabel's
-        stop(f"{name} must be a volume of NIfTI, gzipped, and is damaged: {error}.")
+        stop(NAME, f"{name} must be a volume of NIfTI, gzipped, and is damaged: {error}.")
     if voxels.shape != SHAPE or voxels.dtype != np.uint8:
         stop(
+            NAME,
             f"{name} must hold {SHAPE} voxels (z, y, x) of uint8, got {voxels.shape} of "
-            f"{voxels.dtype}. nilearn 0.14.1 has such volumes."
+            f"{voxels.dtype}. nilearn 0.14.1 has such volumes.",
         )
     return voxels
 
@@ -170,7 +159,7 @@ def import_nibabel() -> Any:
     try:
         return import_module("nibabel")
     except ImportError:
-        stop("NIfTI files need nibabel: `pip install -e '.[volumes]'` in the checkout.")
+        stop(NAME, "NIfTI files need nibabel: `pip install -e '.[volumes]'` in the checkout.")
 
 
 def levels_by_class(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -193,11 +182,6 @@ def dice_of_thresholds(counts: np.ndarray, thresholds: tuple[int, int]) -> float
         hits = counts[index, levels].sum()
         total += 2 * hits / max(1, counts[index].sum() + counts[:, levels].sum())
     return total / 2
-
-
-def stop(problem: str) -> NoReturn:
-    """End the run with one sentence instead of a traceback."""
-    raise SystemExit(f"prepare_brain: {problem}")
 
 
 if __name__ == "__main__":

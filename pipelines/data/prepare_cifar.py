@@ -15,13 +15,11 @@ pixel. The folder appears when all images are written: an interrupted run leaves
 
 from __future__ import annotations
 
-import os
 import tarfile
-import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -29,6 +27,9 @@ from rich.progress import track
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
+from folders import new_folder, stop
+
+NAME = "prepare_cifar"
 CONSOLE = Console(highlight=False, soft_wrap=True)
 KINDS = (CIFAR100, CIFAR10)
 LISTS = ("train_list", "test_list")  # where torchvision names the files of an archive
@@ -60,43 +61,36 @@ def main(settings: Settings) -> None:
     kind = find_kind(settings.archive)
     if settings.check and not check_integrity(settings.archive, kind.tgz_md5):
         stop(
+            NAME,
             f"`archive` must have the official MD5 {kind.tgz_md5}, and {settings.archive} has "
-            "another. Download it again, or pass `--no-check` if you trust it."
-        )
-    out = settings.out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        stop(
-            f"`out` must be a folder that is new or empty, got {settings.out}. Name another "
-            "`--out`."
+            "another. Download it again, or pass `--no-check` if you trust it.",
         )
     if not 1 <= settings.quality <= 100:
-        stop(f"`quality` must be from 1 to 100, got {settings.quality}.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # On the disk of `out`, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        unpacked, complete = Path(temporary, "unpacked"), Path(temporary, "made")
+        stop(NAME, f"`quality` must be from 1 to 100, got {settings.quality}.")
+    out = settings.out.resolve()
+    with new_folder(NAME, settings.out) as complete:
+        unpacked = complete.with_name("unpacked")
         unpack(settings.archive, kind, unpacked)
         for part, is_train in (("train", True), ("val", False)):
             data = unchecked(kind)(unpacked, train=is_train)
             num_images = write(data, complete / part, settings)
             CONSOLE.print(f"{out / part}: {num_images:,} images in {len(data.classes)} classes")
-        os.replace(complete, out)
 
 
 def find_kind(archive: Path) -> type[CIFAR10]:
     """Return the data set that an archive holds, told by the names of its members."""
     if not archive.is_file():
-        stop(f"`archive` must be a file, got {archive}. This script downloads nothing.")
+        stop(NAME, f"`archive` must be a file, got {archive}. This script downloads nothing.")
     try:
         with tarfile.open(archive) as tar:
             names = set(tar.getnames())
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        stop(f"`archive` must be a whole tar archive, and {archive} is not: {error}")
+        stop(NAME, f"`archive` must be a whole tar archive, and {archive} is not: {error}")
     for kind in KINDS:
         if set(members(kind)) <= names:
             return kind
     wanted = " or ".join(kind.base_folder for kind in KINDS)
-    stop(f"`archive` must hold all files of {wanted}, and {archive} does not.")
+    stop(NAME, f"`archive` must hold all files of {wanted}, and {archive} does not.")
 
 
 def members(kind: type[CIFAR10]) -> list[str]:
@@ -111,7 +105,10 @@ def unpack(archive: Path, kind: type[CIFAR10], folder: Path) -> None:
         for name in members(kind):
             file = tar.extractfile(name)
             if file is None:
-                stop(f"`archive` must hold {name} as a file, and {archive} holds a folder or link.")
+                stop(
+                    NAME,
+                    f"`archive` must hold {name} as a file, and {archive} holds a folder or link.",
+                )
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(file.read())
@@ -137,11 +134,6 @@ def write(data: CIFAR10, folder: Path, settings: Settings) -> int:
         path = folder / data.classes[label] / f"{index:05}.{suffix}"
         image.save(path, settings.format, **options)
     return len(data)
-
-
-def stop(problem: str) -> NoReturn:
-    """End the run with one sentence instead of a traceback."""
-    raise SystemExit(f"prepare_cifar: {problem}")
 
 
 if __name__ == "__main__":

@@ -23,19 +23,19 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 from PIL import Image
 from rich.console import Console
 
+from folders import new_folder, stop, wheel_root
+
+NAME = "prepare_nuclei"
 CONSOLE = Console(highlight=False, soft_wrap=True)
 #: Where the wheel holds pixels and instances: 16-bit gray TIFFs of equal size.
 IMAGE, INSTANCES = "stardist/data/images/img2d.tif", "stardist/data/images/mask2d.tif"
@@ -59,49 +59,35 @@ class Settings:
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
     image, instances = read(settings.wheel)
-    out = settings.out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        stop(
-            f"`out` must be a folder that is new or empty, got {settings.out}. Name another "
-            "`--out`."
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
     # The last quarter of the columns validates, so that no tile of it overlaps one of training.
     split = image.shape[1] - SIDE
     parts = {"train": (slice(0, split), TRAIN_STEP), "val": (slice(split, None), SIDE)}
-    # On the disk of `out`, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        complete = Path(temporary, "complete")
+    out = settings.out.resolve()
+    with new_folder(NAME, settings.out) as complete:
         for part, (columns, step) in parts.items():
             tiles = corners(image[:, columns].shape, step)
             left = columns.start
             corner_list = [(top, left + column) for top, column in tiles]
             num_boxes = write(complete / part, image, instances, corner_list)
             CONSOLE.print(f"{out / part}: {len(corner_list)} tiles with {num_boxes} boxes")
-        os.replace(complete, out)
 
 
 def read(wheel: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the micrograph, ``[H, W]`` uint8, and its instances, ``[H, W]`` uint16."""
-    root: Any = wheel
-    if wheel.is_file():
-        if not zipfile.is_zipfile(wheel):
-            stop(f"`wheel` must be a wheel of stardist, and {wheel} is no zip archive.")
-        root = zipfile.Path(wheel)
-    elif not wheel.is_dir():
-        stop(f"`wheel` must be a file or folder, got {wheel}. This script downloads nothing.")
+    root = wheel_root(NAME, wheel, "stardist")
     arrays = []
     for name in (IMAGE, INSTANCES):
         path = root.joinpath(name)
         if not path.is_file():
-            stop(f"`wheel` must hold {name}, and {wheel} does not. stardist 0.9.2 does.")
+            stop(NAME, f"`wheel` must hold {name}, and {wheel} does not. stardist 0.9.2 does.")
         with Image.open(io.BytesIO(path.read_bytes())) as stored:
             arrays.append(np.asarray(stored).astype(np.uint16))
     image, instances = arrays
     if image.shape != instances.shape or min(image.shape) < 2 * SIDE:
         stop(
+            NAME,
             f"{IMAGE} and {INSTANCES} must be of one size, {2 * SIDE} px at least, got "
-            f"{image.shape} and {instances.shape}."
+            f"{image.shape} and {instances.shape}.",
         )
     return (image.astype(np.float64) * (255 / max(1, image.max()))).round().astype(np.uint8), (
         instances
@@ -161,11 +147,6 @@ def write(
     }
     (folder / "coco.json").write_text(json.dumps(content) + "\n")
     return len(annotations)
-
-
-def stop(problem: str) -> NoReturn:
-    """End the run with one sentence instead of a traceback."""
-    raise SystemExit(f"prepare_nuclei: {problem}")
 
 
 if __name__ == "__main__":

@@ -22,19 +22,19 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import pickle
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 from PIL import Image
 from rich.console import Console
 
+from folders import new_folder, stop, wheel_root
+
+NAME = "prepare_silhouettes"
 CONSOLE = Console(highlight=False, soft_wrap=True)
 #: Where the wheel holds pixels, ``[N, 28, 28]`` uint8, and classes, ``[N]``.
 FOLDER = "animal_shape_mnist/data/Animal Shape/"
@@ -81,24 +81,15 @@ class Settings:
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
     if settings.canvas < SIDE:
-        stop(f"`canvas` must be at least {SIDE}, got {settings.canvas}.")
+        stop(NAME, f"`canvas` must be at least {SIDE}, got {settings.canvas}.")
     images, classes = read(settings.wheel)
-    out = settings.out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        stop(
-            f"`out` must be a folder that is new or empty, got {settings.out}. Name another "
-            "`--out`."
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
     parts = split(classes, settings)
     rng = np.random.default_rng(settings.seed + 1)
-    # On the disk of `out`, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        complete = Path(temporary, "complete")
+    out = settings.out.resolve()
+    with new_folder(NAME, settings.out) as complete:
         for part, chosen in parts.items():
             write(complete, part, images[chosen], classes[chosen], settings.canvas, rng)
             CONSOLE.print(f"{out / part}: {len(chosen)} images of {len(NAMES)} classes")
-        os.replace(complete, out)
 
 
 def read(wheel: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -106,29 +97,27 @@ def read(wheel: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Images without a pixel of `LEAST_GRAY` show no animal, and are left out.
     """
-    root: Any = wheel
-    if wheel.is_file():
-        if not zipfile.is_zipfile(wheel):
-            stop(f"`wheel` must be a wheel of animal-shape-mnist, and {wheel} is no zip archive.")
-        root = zipfile.Path(wheel)
-    elif not wheel.is_dir():
-        stop(f"`wheel` must be a file or folder, got {wheel}. This script downloads nothing.")
+    root = wheel_root(NAME, wheel, "animal-shape-mnist")
     arrays = []
     for name in (IMAGES, CLASSES):
         path = root.joinpath(FOLDER + name)
         if not path.is_file():
             stop(
+                NAME,
                 f"`wheel` must hold {FOLDER + name}, and {wheel} does not. Release 0.39 of "
-                "animal-shape-mnist does."
+                "animal-shape-mnist does.",
             )
         stored = io.BytesIO(gzip.decompress(path.read_bytes()))
         try:
             arrays.append(np.asarray(ArraysOnly(stored).load()))
         except pickle.UnpicklingError as error:
-            stop(f"{name} must hold an array: {error}.")
+            stop(NAME, f"{name} must hold an array: {error}.")
     images, classes = arrays
     if images.dtype != np.uint8 or images.shape != (len(classes), SIDE, SIDE):
-        stop(f"{IMAGES} must hold [N, {SIDE}, {SIDE}] uint8, got {images.shape} {images.dtype}.")
+        stop(
+            NAME,
+            f"{IMAGES} must hold [N, {SIDE}, {SIDE}] uint8, got {images.shape} {images.dtype}.",
+        )
     # Some images are there several times; a copy in both parts would be a leak.
     _, first = np.unique(images.reshape(len(images), -1), axis=0, return_index=True)
     first.sort()
@@ -155,9 +144,10 @@ def split(classes: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
         chosen = rng.permutation(np.flatnonzero(classes == index))
         if min(settings.num_train, settings.num_val) < 1 or len(chosen) < wanted:
             stop(
+                NAME,
                 f"`num_train` and `num_val` must be at least 1 and together at most "
                 f"{len(chosen)}, as many as there are of {name}, got {settings.num_train} and "
-                f"{settings.num_val}."
+                f"{settings.num_val}.",
             )
         train.append(chosen[: settings.num_train])
         val.append(chosen[settings.num_train : wanted])
@@ -215,11 +205,6 @@ def placed(
     share = image / 255.0
     region[:] = np.rint(region * (1 - share) + 255 * share).astype(np.uint8)
     return pixels, (left, top)
-
-
-def stop(problem: str) -> NoReturn:
-    """End the run with one sentence instead of a traceback."""
-    raise SystemExit(f"prepare_silhouettes: {problem}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dali_cutmix import Boxes, FileList, read_coco_boxes, read_voc_boxes, read_yolo_boxes
+from harness.folders import named_folder
 from harness.pictures import Where
 from harness.processes import stop
 
@@ -77,13 +78,7 @@ def find(recipe: str, settings: Where, temporary: Path) -> Path:
         make_shapes(temporary / "train", 11, seed=0)
         make_shapes(temporary / "val", 5, seed=1)
         return temporary
-    if settings.data is None or not settings.data.is_dir():
-        stop(
-            recipe,
-            f"`data` must be a folder with images and boxes, got {settings.data}. Pass `--data "
-            "DIR`, or `--smoke` alone to try the recipe on generated images.",
-        )
-    return settings.data
+    return named_folder(recipe, settings.data, "with images and boxes", "images")
 
 
 def read_box_folders(recipe: str, data: Path, kind: Format, min_visible: float) -> BoxFolders:

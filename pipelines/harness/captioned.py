@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from dali_cutmix import Notes, read_notes
+from harness.folders import named_folder
 from harness.processes import stop
 
 #: Numbers of the words that no caption holds.
@@ -122,13 +123,7 @@ def find_captioned(name: str, settings: Any, temporary: Path) -> Path:
         for seed, part in enumerate(COCO):
             make_captioned(temporary / part, 24, seed)
         return temporary
-    if settings.data is None or not settings.data.is_dir():
-        stop(
-            name,
-            f"`data` must be a folder of images and captions, got {settings.data}. Pass `--data "
-            "DIR`, or `--smoke` alone to try the recipe on generated pictures.",
-        )
-    return settings.data
+    return named_folder(name, settings.data, "of images and captions", "pictures")
 
 
 def make_captioned(folder: Path, count: int, seed: int, side: int = 48) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dali_cutmix import FileList, Shard
+from harness.folders import named_folder
 from harness.processes import stop
 
 
@@ -35,14 +36,8 @@ def find_data(name: str, settings: Where, temporary: Path, side: int = 100) -> P
         make_pictures(temporary / "train", num_pictures(), side)
         make_pictures(temporary / "val", 9, side)  # two processes get 3 and 2 batches
         return temporary
-    data = settings.data
-    if data is None or not all((data / part).is_dir() for part in ("train", "val")):
-        stop(
-            name,
-            f"`data` must be a folder with train/ and val/ in it, got {data}. "
-            "Pass `--data DIR`, or `--smoke` alone to try the recipe on generated pictures.",
-        )
-    return data
+    what = "with train/ and val/ in it"
+    return named_folder(name, settings.data, what, "pictures", ("train", "val"))
 
 
 def read_parts(name: str, data: Path) -> tuple[FileList, FileList]:
