@@ -76,7 +76,7 @@ from harness.folders import data_script
 from harness.processes import CONSOLE, refuse_several, stop
 from harness.results import finish, refuse_results
 from harness.schedule import cosine
-from harness.settings import DataSettings, as_plain, from_flags, named
+from harness.settings import PresetSettings, as_plain, from_flags, named
 from harness.sounds import Sounds, check_files, find_sounds, refuse_file
 from harness.unused import refuse_unused
 from models.small import Net
@@ -87,7 +87,7 @@ FLOOR, MEAN, STD = -80.0, -10.0, 10.0
 
 
 @dataclass(frozen=True)
-class Settings(DataSettings):
+class Settings(PresetSettings):
     """Hold everything a run depends on."""
 
     data: Path | None = None

@@ -72,7 +72,7 @@ from harness.probe import features_of, fit_probe, top1_of
 from harness.processes import CONSOLE, refuse_several, stop
 from harness.results import finish, refuse_results
 from harness.schedule import cosine
-from harness.settings import DataSettings, as_plain, from_flags, named
+from harness.settings import PresetSettings, as_plain, from_flags, named
 from models.small import Net
 
 NAME = "contrastive_cutmix"
@@ -86,7 +86,7 @@ MIXES: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Settings(DataSettings):
+class Settings(PresetSettings):
     """Hold everything a run depends on."""
 
     mix: Literal["icutmix", "unmix", "none"] = "icutmix"

@@ -61,7 +61,7 @@ from harness.checkpoints import check_out, write_json
 from harness.detection import load_backbone, make_stages
 from harness.processes import Processes, joined, stop
 from harness.results import RESULTS, finish, refuse_results
-from harness.settings import DataSettings, from_flags, named
+from harness.settings import PresetSettings, from_flags, named
 from scenes import make_scenes
 
 NAME = "scenes_detection"
@@ -74,7 +74,7 @@ RECIPES = ("detection_ssd", "detection_fasterrcnn")
 
 
 @dataclass(frozen=True)
-class Settings(DataSettings):
+class Settings(PresetSettings):
     """Hold what is measured."""
 
     detectors: Path | None = None

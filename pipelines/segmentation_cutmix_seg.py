@@ -71,7 +71,7 @@ from harness.pictures import make_ellipses
 from harness.processes import CONSOLE, refuse_several, stop
 from harness.results import finish, refuse_results
 from harness.schedule import cosine
-from harness.settings import DataSettings, from_flags, named
+from harness.settings import PresetSettings, from_flags, named
 
 NAME = "segmentation_cutmix_seg"
 #: Pixels: side of the tiles that prepare_nuclei.py writes.
@@ -81,7 +81,7 @@ SIDES = (0.5, 0.9)
 
 
 @dataclass(frozen=True)
-class Settings(DataSettings):
+class Settings(PresetSettings):
     """Hold everything a run depends on."""
 
     data: Path | None = None

@@ -43,9 +43,10 @@ from dali_cutmix.tools.bench.machine import processor_name
 from evaluation.image_lists import digest
 from harness.checkpoints import check_out, write_json
 from harness.few_labels import FewLabelsSettings
-from harness.few_labels_training import RESULTS, as_plain
 from harness.pictures import read_parts
 from harness.processes import CONSOLE, refuse_several, stop
+from harness.results import RESULTS
+from harness.settings import as_plain
 
 NAME = "study_few_labels"
 #: File of the digests of the images that all trainings of a folder are of.

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 
 from dali_cutmix import Boxes, FileList, read_coco_boxes, read_voc_boxes, read_yolo_boxes
 from harness.folders import named_folder
-from harness.pictures import Where
 from harness.processes import stop
+from harness.settings import DataSettings
 
 Part = tuple[FileList, Boxes]
 Format = Literal["auto", "coco", "voc", "yolo"]
@@ -68,7 +68,7 @@ def need_pycocotools(recipe: str) -> None:
         stop(recipe, "mAP needs pycocotools: `pip install -e '.[coco]'` in the checkout.")
 
 
-def find(recipe: str, settings: Where, temporary: Path) -> Path:
+def find(recipe: str, settings: DataSettings, temporary: Path) -> Path:
     """Return the folder of the data; a smoke run without a folder generates scenes of two shapes.
 
     What detection needs besides is looked for first.

@@ -10,22 +10,12 @@ import numpy as np
 from dali_cutmix import FileList
 from harness.pictures import find_data, read_parts
 from harness.processes import stop
+from harness.settings import DataSettings
 
 
 @dataclass(frozen=True)
-class FewLabelsSettings:
+class FewLabelsSettings(DataSettings):
     """Hold what a run with few labels depends on. The defaults suit the silhouettes."""
-
-    data: Path | None = None
-    """Folder with train/ and val/, each with one folder of images per class. With --smoke, None
-    generates pictures."""
-
-    out: Path | None = None
-    """Folder of checkpoint.pt and results.json. None takes runs/ and the recipe's name, or with
-    --smoke a folder that is removed at the end."""
-
-    smoke: bool = False
-    """Shrink everything until a run takes seconds. The numbers mean nothing."""
 
     labels_per_class: int = 4
     """Images of each class in train/ that have a label."""
@@ -62,10 +52,8 @@ class FewLabelsSettings:
     """Seed of the choice of labels, initial weights, order, crops and mixing."""
 
     def __post_init__(self) -> None:
-        for name in ("labels_per_class", "size", "epochs", "batch_size", "width", "validate_every"):
-            value = getattr(self, name)
-            if value < 1:
-                raise SystemExit(f"`{name}` must be at least 1, got {value}.")
+        self.check_counts("labels_per_class", "size", "epochs", "batch_size", "width")
+        self.check_counts("validate_every")
         if not 0 <= self.average_decay < 1:
             raise SystemExit(f"`average_decay` must be in [0, 1), got {self.average_decay}.")
 
@@ -123,6 +111,6 @@ def choose(name: str, images: FileList, per_class: int, seed: int) -> FileList:
 
 
 def without_classes(images: FileList) -> FileList:
-    """Return the same images, all of one class: what is not there cannot leak into a loss."""
+    """Return the images with one class for all, so that no loss can read a label."""
     paths = [images.path(index) for index in range(len(images))]
     return FileList(paths, np.zeros(len(paths), np.int64), ["unknown"])

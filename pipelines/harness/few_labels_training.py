@@ -12,26 +12,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import nvidia.dali as dali
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dali_cutmix import DataLoader
-from dali_cutmix.tools.bench.machine import processor_name
 from harness.checkpoints import check_out, save_checkpoint, write_json
 from harness.evaluation import validate
 from harness.few_labels import FewLabelsSettings
 from harness.processes import Processes, joined, refuse_several
+from harness.results import RESULTS, describe
 from harness.schedule import cosine
 
-CHECKPOINT, RESULTS = "checkpoint.pt", "results.json"
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,10 @@ def run(
         for loader in (learning.labelled, learning.unlabelled, learning.val):
             stack.callback(loader.close)
         network, history = train(learning, processes)
-        results = describe(name, learning, processes.device) | {
+        num_unlabelled = 0 if learning.is_supervised else len(learning.unlabelled.dataset)
+        results = describe(name, settings, processes.device) | {
+            "num_labelled": len(learning.labelled.dataset),
+            "num_unlabelled": num_unlabelled,
             "last_top1": history[-1]["top1"],
             "epochs": history,
         }
@@ -120,30 +120,6 @@ def run(
         if settings.smoke:
             processes.say("Smoke run finished: every part works. These numbers are not results.")
     return results
-
-
-def describe(name: str, learning: Learning, device: torch.device) -> dict[str, Any]:
-    """Return what results.json holds beside numbers, enough to tell one run from another."""
-    is_gpu = device.type == "cuda"
-    return {
-        "recipe": name,
-        "smoke": learning.settings.smoke,
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": torch.cuda.get_device_name(device) if is_gpu else processor_name(),
-        "versions": {
-            "dali-cutmix": version("dali-cutmix"),
-            "dali": dali.__version__,
-            "torch": torch.__version__,
-        },
-        "settings": as_plain(learning.settings),
-        "num_labelled": len(learning.labelled.dataset),
-        "num_unlabelled": 0 if learning.is_supervised else len(learning.unlabelled.dataset),
-    }
-
-
-def as_plain(settings: FewLabelsSettings) -> dict[str, Any]:
-    """Return settings in types that JSON and checkpoints of ``weights_only=True`` can hold."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
 
 
 def train(learning: Learning, processes: Processes) -> tuple[nn.Module, list[dict[str, Any]]]:

@@ -8,7 +8,6 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,21 +15,10 @@ from PIL import Image
 from dali_cutmix import FileList, Shard
 from harness.folders import named_folder
 from harness.processes import stop
+from harness.settings import DataSettings
 
 
-class Where(Protocol):
-    """Settings that say where the data lie, and whether a smoke run may generate some."""
-
-    @property
-    def data(self) -> Path | None:
-        """Folder with train/ and val/, or None."""
-
-    @property
-    def smoke(self) -> bool:
-        """Whether the numbers of the run mean nothing."""
-
-
-def find_data(name: str, settings: Where, temporary: Path, side: int = 100) -> Path:
+def find_data(name: str, settings: DataSettings, temporary: Path, side: int = 100) -> Path:
     """Return the folder with train/ and val/; a smoke run without a folder generates pictures."""
     if settings.data is None and settings.smoke:
         make_pictures(temporary / "train", num_pictures(), side)

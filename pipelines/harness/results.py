@@ -17,13 +17,13 @@ import torch
 from dali_cutmix.tools.bench.machine import processor_name
 from harness.checkpoints import write_json
 from harness.processes import CONSOLE, stop
-from harness.settings import DataSettings, as_plain
+from harness.settings import DataSettings, PresetSettings, as_plain
 
 RESULTS = "results.json"
 
 
 def describe(name: str, settings: DataSettings, device: torch.device) -> dict[str, Any]:
-    """Return what results.json holds beside numbers: enough for a table, and to tell a smoke run.
+    """Return recipe, machine, versions and settings for results.json.
 
     Args:
         name: Name of the recipe.
@@ -34,7 +34,7 @@ def describe(name: str, settings: DataSettings, device: torch.device) -> dict[st
     cpu = f"{processor_name()}, {os.cpu_count()} cores"
     return {
         "recipe": name,
-        "preset": settings.preset,
+        **({"preset": settings.preset} if isinstance(settings, PresetSettings) else {}),
         "smoke": settings.smoke,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": torch.cuda.get_device_name(device) if gpu else cpu,

@@ -14,7 +14,7 @@ import tyro
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Hold what a run reads and writes, whatever and however the run trains."""
+    """Hold the settings of every recipe: data, output folder, smoke run."""
 
     data: Path | None = None
     """Folder with train/ and val/, each an ImageFolder root. With --smoke, None generates
@@ -27,9 +27,6 @@ class DataSettings:
     smoke: bool = False
     """Shrink everything until a run takes seconds. The numbers mean nothing."""
 
-    preset: str = ""
-    """Set of defaults that the other flags change."""
-
     def check_counts(self, *names: str) -> None:
         """End the run with a sentence where a setting is a number below 1."""
         for name in names:
@@ -39,7 +36,15 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
-class RunSettings(DataSettings):
+class PresetSettings(DataSettings):
+    """Hold the settings of recipes with presets."""
+
+    preset: str = ""
+    """Set of defaults that the other flags change."""
+
+
+@dataclass(frozen=True)
+class RunSettings(PresetSettings):
     """Hold what a run of the loop depends on."""
 
     resume: str | None = None
@@ -100,7 +105,7 @@ FREE_TO_CHANGE = frozenset(
     }
 )
 
-Settings = TypeVar("Settings", bound=DataSettings)
+Settings = TypeVar("Settings", bound=PresetSettings)
 
 
 def from_flags(presets: Mapping[str, Settings], description: str | None) -> Settings:

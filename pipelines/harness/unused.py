@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from harness.processes import stop
-from harness.settings import DataSettings
+from harness.settings import PresetSettings
 
 #: Whether a flag is set so that settings are not read, the flag, and the names of the settings.
 Unused = tuple[bool, str, tuple[str, ...]]
@@ -13,8 +13,8 @@ Unused = tuple[bool, str, tuple[str, ...]]
 
 def refuse_unused(
     recipe: str,
-    settings: DataSettings,
-    presets: Mapping[str, DataSettings],
+    settings: PresetSettings,
+    presets: Mapping[str, PresetSettings],
     unused: Iterable[Unused],
 ) -> None:
     """Stop where a flag was given that would change nothing.

@@ -24,8 +24,9 @@ from dali_cutmix import CutMix, FileList, draw_plan
 from evaluation.subject import load_subject
 from harness.checkpoints import write_json
 from harness.few_labels import choose, read, shrunk, without_classes
-from harness.few_labels_training import Position, as_plain, passes
+from harness.few_labels_training import Position, passes
 from harness.pictures import make_pictures
+from harness.settings import as_plain
 from runs import PIPELINES, RECIPES, SEMI, STUDY, recipe, run_here
 
 CPU = torch.device("cpu")
