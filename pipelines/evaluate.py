@@ -31,13 +31,13 @@ from rich.table import Column, Table
 from evaluation.compare import Difference, check_alike, compare
 from evaluation.flags import MEASURES, Settings, check_flags, refuse_unread
 from evaluation.prepared import Prepared, prepare
+from evaluation.refusal import NAME, refuse
 from evaluation.report import headlines, write_report
 from evaluation.result import Result
 from evaluation.saved import NUMBERS, Evaluation, load, save
 from evaluation.smoke import shrunk
-from evaluation.subject import NAME
 from harness.checkpoints import write_json
-from harness.processes import CONSOLE, refuse_several, stop
+from harness.processes import CONSOLE, refuse_several
 
 #: Beginnings of names that are no files, but models of libraries.
 LIBRARIES = ("torchvision:", "timm:")
@@ -119,8 +119,7 @@ def _refuse_overwriting(written: Sequence[Path], read: Sequence[Path | None]) ->
     kept = {folder.resolve() for folder in read if folder is not None}
     for folder in written:
         if folder.resolve() in kept:
-            stop(
-                NAME,
+            refuse(
                 f"`out` must leave evaluations as they are, and {folder} holds one that would be "
                 "overwritten. Pass another `--out`.",
             )
@@ -136,8 +135,7 @@ def _folders(spec: str) -> list[Path] | None:
     folders = sorted(file.parent for file in path.glob(f"*/{NUMBERS}"))
     if not folders:
         problem = f"a folder without {NUMBERS}" if path.is_dir() else "which does not exist"
-        stop(
-            NAME,
+        refuse(
             f"`compare` must have checkpoints or evaluations, got {path}, {problem}. Pass the file "
             "of a checkpoint, or the folder of an evaluation.",
         )

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from evaluation.predictions import Images, hits_of_changes, means
+from evaluation.refusal import refuse
 from evaluation.result import Result
-from evaluation.subject import NAME, Subject
-from harness.processes import stop
+from evaluation.subject import Subject
 
 
 def measure_attacks(
@@ -76,20 +76,17 @@ def measure_attacks(
 def check_attacks(subject: Subject, eps: float, num_steps: int) -> None:
     """Refuse attacks that cannot be made; arguments as of `measure_attacks`."""
     if not subject.knows_normalization:
-        stop(
-            NAME,
+        refuse(
             f"`attack_eps` needs the normalization of {subject.name} to be known. Pass `--mean` "
             "and `--std` as the model was trained with, in units of [0, 1].",
         )
     if not 0 < eps <= 1:
-        stop(
-            NAME,
+        refuse(
             f"`attack_eps` must be in (0, 1], where 1 is the full range, got {eps}. Divide by 255 "
             "what counts from 0 to 255.",
         )
     if num_steps < 1:
-        stop(
-            NAME,
+        refuse(
             f"`attack_steps` must be at least 1, got {num_steps}. Choose `--measures` without "
             "attacks to attack nothing.",
         )

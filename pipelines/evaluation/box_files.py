@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix import Boxes, FileList, read_coco_boxes, read_voc_boxes
-from evaluation.subject import NAME
-from harness.processes import stop
+from evaluation.refusal import refuse
 
 #: Columns of a CSV table of boxes.
 COLUMNS = ("path", "x0", "y0", "x1", "y1")
@@ -76,19 +75,19 @@ def read_boxes(path: Path, images: Any) -> tuple[FileList, Boxes]:
     """
     if not isinstance(images, FileList):
         kind = type(images).__name__
-        stop(NAME, f"`boxes` needs a folder of images as `data`, whose files it names, got {kind}.")
+        refuse(f"`boxes` needs a folder of images as `data`, whose files it names, got {kind}.")
     read = {".csv": _of_csv, ".json": _of_coco}.get(path.suffix.lower())
     if path.is_dir():
         read = _of_voc
     if read is None or not path.exists():
         rule = "be a folder of VOC's XML files, a .json of COCO or a .csv table"
-        stop(NAME, f"`boxes` must {rule}, and must exist, got {path}.")
+        refuse(f"`boxes` must {rule}, and must exist, got {path}.")
     root = Path(images.root or ".")
     names = [os.path.relpath(sample, root) for sample, _ in images.samples]
     try:
         rows_of = read(path, root, names)
     except (OSError, ValueError) as error:
-        stop(NAME, f"`boxes` must be readable, got {path}: {error}")
+        refuse(f"`boxes` must be readable, got {path}: {error}")
     known = {name for rows in rows_of.values() for name in rows.names}
     corners = [
         rows_of[name].of_objects(images.classes[label], known) if name in rows_of else ()
@@ -97,8 +96,7 @@ def read_boxes(path: Path, images: Any) -> tuple[FileList, Boxes]:
     boxed = [index for index, row in enumerate(corners) if len(row)]
     if not boxed:
         example = next(iter(rows_of), "no image")
-        stop(
-            NAME,
+        refuse(
             f"`boxes` must hold boxes of the images of `data`, and {path} names none of them. "
             f"The first image of `data` is {names[0]}, and the first of `boxes` {example}.",
         )

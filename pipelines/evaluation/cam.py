@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from evaluation.subject import NAME
-from harness.processes import stop
+from evaluation.refusal import refuse
 
 #: Tokens before those of the grid: a class token, a distillation token, up to four registers.
 MOST_PREFIX_TOKENS = 6
@@ -176,8 +175,7 @@ class Cam:
         able = [c for c, grid in grids if grid is not None and grid.shape[1] == feature.shape[1]]
         reaching = islice((call for call in able if self._reaches(call, feature)), 3)
         known = ", ".join(repr(call.name) for call in reaching) or "none of this model"
-        stop(
-            NAME,
+        refuse(
             f"`cam_layer` must {rule}. Pass `--cam-layer` with a layer whose output has a grid "
             f"for images of {self._size[0]} x {self._size[1]} px, such as {known}.",
         )

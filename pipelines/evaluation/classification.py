@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from evaluation.predictions import Images, Predictions, means, predict
+from evaluation.refusal import refuse
 from evaluation.result import Curve, Result, Table
-from evaluation.subject import NAME, Subject
-from harness.processes import stop
+from evaluation.subject import Subject
 
 #: Points of a curve over all images.
 NUM_POINTS = 101
@@ -56,7 +56,7 @@ def measure_classification(
     tables = [of_classes]
     if groups is not None:
         if len(groups) < len(names):
-            stop(NAME, f"`groups` must name a group per image, got {len(groups)} of {len(names)}.")
+            refuse(f"`groups` must name a group per image, got {len(groups)} of {len(names)}.")
         tables.append(_accuracies("group", np.array(groups[: len(names)]), samples["top1"]))
         numbers["worst_group"] = float(tables[1].rows[0][1])
     return Result(

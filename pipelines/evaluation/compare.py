@@ -23,10 +23,9 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
+from evaluation.refusal import refuse
 from evaluation.result import Result
 from evaluation.saved import Evaluation
-from evaluation.subject import NAME
-from harness.processes import stop
 
 #: Share of intervals that hold the true difference.
 LEVEL = 0.95
@@ -93,8 +92,7 @@ def compare(
             f"{name} has {', '.join(result.name for result in run.results) or 'none'}"
             for name, run in {run.name: run for run in runs}.items()
         )
-        stop(
-            NAME,
+        refuse(
             f"`compare` must have evaluations of a common measure, and {measures}. Evaluate both "
             "with equal `--measures`.",
         )
@@ -125,8 +123,7 @@ def check_alike(runs: Sequence[Evaluation]) -> None:
     """
     for first, other in combinations(runs, 2):
         if other.images != first.images:
-            stop(
-                NAME,
+            refuse(
                 f"`compare` must have evaluations of the same images, and {first.name} and "
                 f"{other.name} are of different ones. Evaluate both with equal `--data` and "
                 "`--max-images`.",
@@ -142,8 +139,7 @@ def _check_measure(first: str, mine: Result, second: str, theirs: Result) -> Non
     for name in filter(theirs.settings.__contains__, mine.settings):
         values = (mine.settings[name], theirs.settings[name])
         if values[0] != values[1]:
-            stop(
-                NAME,
+            refuse(
                 f"`compare` must have evaluations of equal settings, and `{name}` of {mine.name} "
                 f"is {values[0]} for {first} and {values[1]} for {second}. Evaluate one of them "
                 "anew, or compare other measures.",
@@ -151,8 +147,7 @@ def _check_measure(first: str, mine: Result, second: str, theirs: Result) -> Non
     for name in filter(theirs.samples.__contains__, mine.samples):
         counts = (len(mine.samples[name]), len(theirs.samples[name]))
         if counts[0] != counts[1]:
-            stop(
-                NAME,
+            refuse(
                 f"`compare` must have evaluations of the same images, and {name} of {mine.name} "
                 f"has {counts[0]} values for {first} and {counts[1]} for {second}. Evaluate one of "
                 "them anew.",

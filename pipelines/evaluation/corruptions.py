@@ -12,9 +12,9 @@ from nvidia.dali import fn, math, types
 
 from dali_cutmix import EvalTransform, Views
 from evaluation.predictions import Images, means
+from evaluation.refusal import refuse
 from evaluation.result import Curve, Result, fingerprint
-from evaluation.subject import NAME, Subject
-from harness.processes import stop
+from evaluation.subject import Subject
 
 #: Strengths of severities 1 to 5, for inputs of 64 px or more: see `measure_corruptions`.
 IMAGENET: Mapping[str, Sequence[float]] = {
@@ -125,8 +125,7 @@ def check_baseline(baseline: Mapping[str, float]) -> None:
     for name in IMAGENET:
         error = baseline.get(name, 0)
         if not error > 0:
-            stop(
-                NAME,
+            refuse(
                 f"`baseline` must have an error above 0 for {name}, got {error}. Leave "
                 "`--baseline` out for errors as they are.",
             )

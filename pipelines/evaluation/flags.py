@@ -8,9 +8,8 @@ from typing import Literal, get_args
 
 import torch
 
-from evaluation.subject import NAME
+from evaluation.refusal import NAME, refuse
 from harness.checkpoints import check_out
-from harness.processes import stop
 
 Measure = Literal[
     "classification",
@@ -133,10 +132,9 @@ def check_flags(settings: Settings) -> None:
         SystemExit: With a sentence that names the flag, the value and the way out.
     """
     if settings.checkpoint is None and settings.compare is None:
-        stop(NAME, "`checkpoint` must be passed, or `--compare A B`, or `--smoke` alone.")
+        refuse("`checkpoint` must be passed, or `--compare A B`, or `--smoke` alone.")
     if settings.checkpoint is not None and settings.compare is not None:
-        stop(
-            NAME,
+        refuse(
             f"`checkpoint` must not stand beside `--compare A B`, got {settings.checkpoint}. Name "
             "it as A or B, or leave `--compare` out.",
         )
@@ -152,8 +150,7 @@ def refuse_unread(settings: Settings) -> None:
     for flag in (field.name for field in fields(Settings)):
         value = getattr(settings, flag)
         if flag not in ("compare", "out", "seed", "smoke") and value != getattr(default, flag):
-            stop(
-                NAME,
+            refuse(
                 f"`{flag}` must be left out where both sides of `--compare` are evaluations, got "
                 f"{value}: nothing is measured anew. Compare checkpoints, or leave "
                 f"`--{flag.replace('_', '-')}` out.",
@@ -163,16 +160,14 @@ def refuse_unread(settings: Settings) -> None:
 def _check_measures(settings: Settings) -> None:
     """Refuse localisation without boxes, and a flag that no chosen measure reads."""
     if "localisation" in settings.chosen and settings.boxes is None:
-        stop(
-            NAME,
+        refuse(
             "`boxes` must be passed, since localisation compares maps with boxes of the objects. "
             "Pass `--boxes` with a folder of VOC's XML files, a .json of COCO or a .csv table.",
         )
     for flag, readers in READERS.items():
         if getattr(settings, flag) is not None and not set(readers) & set(settings.chosen):
             option = f"--{flag.replace('_', '-')}"
-            stop(
-                NAME,
+            refuse(
                 f"`{flag}` must stand with {' or '.join(readers)} among `--measures`, got "
                 f"{', '.join(settings.chosen)}. Add the measure, or leave `{option}` out.",
             )
@@ -185,22 +180,19 @@ def _check_numbers(settings: Settings) -> None:
         number = getattr(settings, flag)
         if number is not None and number < at_least:
             option = f"--{flag.replace('_', '-')}"
-            stop(
-                NAME,
+            refuse(
                 f"`{flag}` must be at least {at_least}, got {number}. Leave `{option}` out for the "
                 "default.",
             )
     if not 0 <= settings.seed < 2**63:
-        stop(NAME, f"`seed` must be at least 0 and below 2**63, got {settings.seed}.")
+        refuse(f"`seed` must be at least 0 and below 2**63, got {settings.seed}.")
     if settings.mean is not None and not all(0 <= number <= 1 for number in settings.mean):
-        stop(
-            NAME,
+        refuse(
             f"`mean` must be in [0, 1], where 1 is the full range, got {settings.mean}. Divide a "
             "mean of pixels of 0 to 255 by 255.",
         )
     if settings.std is not None and not all(0 < number <= 1 for number in settings.std):
-        stop(
-            NAME,
+        refuse(
             f"`std` must be in (0, 1], where 1 is the full range, got {settings.std}. Divide a "
             "deviation of pixels of 0 to 255 by 255. 1 1 1 divides by nothing.",
         )
@@ -220,11 +212,10 @@ def device_of(settings: Settings) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        stop(NAME, f"`device` must be cpu, cuda or cuda:N, got {settings.device!r}. {way_out}")
+        refuse(f"`device` must be cpu, cuda or cuda:N, got {settings.device!r}. {way_out}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
-        stop(
-            NAME,
+        refuse(
             f"`device` must be a device of this machine, got {device} with {count} GPUs. {way_out}",
         )
     return device

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix import DataLoader, EvalTransform
+from evaluation.refusal import refuse
 from evaluation.result import fingerprint
-from evaluation.subject import NAME
-from harness.processes import stop
 
 
 def listed(name: str, data: Path) -> Any:
@@ -28,7 +27,7 @@ def listed(name: str, data: Path) -> Any:
     try:
         loader = DataLoader(str(data), 1, transform=EvalTransform(8, 8), device="cpu")
     except (OSError, ValueError) as error:
-        stop(NAME, f"`{name}` must be images with classes, got {data}: {error}")
+        refuse(f"`{name}` must be images with classes, got {data}: {error}")
     loader.close()
     return loader.dataset
 
@@ -52,7 +51,7 @@ def spread(source: Any, max_images: int | None) -> Any:
     if max_images is None or max_images >= len(source):
         return source
     if max_images < 1:
-        stop(NAME, f"`max_images` must be at least 1, got {max_images}.")
+        refuse(f"`max_images` must be at least 1, got {max_images}.")
     return source.take(np.linspace(0, len(source) - 1, max_images).round().astype(np.int64))
 
 
@@ -85,15 +84,14 @@ def read_groups(path: Path, source: Any) -> list[str]:
                 if group_of.setdefault(name, row["group"]) != row["group"]:
                     raise ValueError(f"line {table.line_num} has another group for {name}")
     except KeyError as error:
-        stop(
-            NAME,
+        refuse(
             f"`groups` must be a .csv with a column path and a column group, got {path} without "
             f"{error}.",
         )
     except (OSError, ValueError, csv.Error) as error:
-        stop(NAME, f"`groups` must be a .csv with a group for each image, got {path}: {error}.")
+        refuse(f"`groups` must be a .csv with a group for each image, got {path}: {error}.")
     names = names_of(source)
     missing = next((name for name in names if group_of.get(name) is None), None)
     if missing is not None:
-        stop(NAME, f"`groups` must hold a group for each image, and {path} lacks {missing}.")
+        refuse(f"`groups` must hold a group for each image, and {path} lacks {missing}.")
     return [group_of[name] or "" for name in names]

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from evaluation.predictions import Images, line_of, means
+from evaluation.refusal import refuse
 from evaluation.result import Curve, Result
-from evaluation.subject import NAME, Subject
-from harness.processes import stop
+from evaluation.subject import Subject
 
 #: Kept fractions of the first image.
 LAMS = tuple(tenths / 10 for tenths in range(11))
@@ -78,8 +78,7 @@ def _hits_of_pairs(
                 seen = subject.model(mix(*pair, lam, corner[differs])).argmax(1)
                 hits[f"{kind}_{lam:g}"].append((seen[:, None] == classes).any(1).cpu().numpy())
     if not any(hits.values()):
-        stop(
-            NAME,
+        refuse(
             "`data` must hold images of two classes to measure what lies between them, got pairs "
             "of one class. Pass more images, or `--measures` without in_between.",
         )

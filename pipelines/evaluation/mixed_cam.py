@@ -15,9 +15,9 @@ import torch
 from evaluation.cam import Cam, heat
 from evaluation.figures import table_of_images, under
 from evaluation.predictions import Images
+from evaluation.refusal import refuse
 from evaluation.result import Picture, Result
-from evaluation.subject import NAME, Subject
-from harness.processes import stop
+from evaluation.subject import Subject
 
 
 def measure_mixed_cam(
@@ -41,8 +41,7 @@ def measure_mixed_cam(
     firsts = _first_of_classes(subject, images, 2 * num_pairs)
     classes = sorted(firsts)
     if len(classes) < 2:
-        stop(
-            NAME,
+        refuse(
             f"`data` must hold images of at least two classes, got images of {len(classes)}. Pass "
             "more images, or `--measures` without mixed_cam.",
         )

@@ -11,8 +11,9 @@ import torch
 from rich.progress import track
 
 from dali_cutmix import DataLoader
-from evaluation.subject import NAME, Subject
-from harness.processes import CONSOLE, stop
+from evaluation.refusal import refuse
+from evaluation.subject import Subject
+from harness.processes import CONSOLE
 
 #: A function from normalized images ``[B, 3, height, width]`` and labels ``[B]`` to such images.
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -92,14 +93,13 @@ class Images:
             check_labels(subject, batch[1])
             yield batch
         if batch is None:
-            stop(NAME, f"`data` must hold at least one image, got {self.source}. Pass another.")
+            refuse(f"`data` must hold at least one image, got {self.source}. Pass another.")
 
 
 def check_labels(subject: Subject, label: torch.Tensor) -> None:
     """Refuse labels ``[B]`` that are no classes of a classifier."""
     if int(label.max()) >= len(subject.classes):
-        stop(
-            NAME,
+        refuse(
             f"`data` must hold the {len(subject.classes)} classes of {subject.name}, got label "
             f"{int(label.max())}. Pass images of the classes that the model was trained on.",
         )

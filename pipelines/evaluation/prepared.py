@@ -26,11 +26,12 @@ from evaluation.mixed_cam import measure_mixed_cam
 from evaluation.occlusion import measure_occlusion
 from evaluation.outliers import measure_outliers
 from evaluation.predictions import Images
+from evaluation.refusal import refuse
 from evaluation.result import Result, fingerprint
 from evaluation.saved import Evaluation, load
 from evaluation.smoke import untrained
-from evaluation.subject import NAME, Subject, load_subject
-from harness.processes import CONSOLE, stop
+from evaluation.subject import Subject, load_subject
+from harness.processes import CONSOLE
 
 
 @dataclass(frozen=True)
@@ -170,14 +171,13 @@ def prepare(settings: Settings, specs: Sequence[str]) -> list[Prepared]:
 def _data(settings: Settings) -> Data:
     """Read the images, and the files beside them."""
     if settings.data is None:
-        stop(NAME, "`data` must be a folder of images. Pass `--data DIR`, or `--smoke` alone.")
+        refuse("`data` must be a folder of images. Pass `--data DIR`, or `--smoke` alone.")
     val = settings.data / "val"
     every = listed("data", val if val.is_dir() else settings.data)
     source = spread(every, settings.max_images)
     between = {"in_between", "mixed_cam"} & set(settings.chosen)
     if between and len(np.unique(source.targets)) < 2:
-        stop(
-            NAME,
+        refuse(
             f"`data` must hold images of two classes for {' and '.join(sorted(between))}, got "
             f"images of one in {settings.data}. Pass more images, or other `--measures`.",
         )
@@ -227,21 +227,18 @@ def _baseline(settings: Settings, subject: Subject, data: Data) -> dict[str, flo
     evaluation = load(path, "baseline")
     results = {result.name: result for result in evaluation.results}
     if "corruptions" not in results:
-        stop(
-            NAME,
+        refuse(
             f"`baseline` must be an evaluation with corruptions, got {path} with "
             f"{', '.join(results) or 'no measure'}. {way_out} `--measures`.",
         )
     if evaluation.images != data.digest:
-        stop(
-            NAME,
+        refuse(
             f"`baseline` must be an evaluation of the same images, got {path} with others. "
             f"{way_out} `--data` and `--max-images`.",
         )
     result, (published, _) = results["corruptions"], strengths_of(subject)
     if (theirs := result.settings.get("strengths", published)) != published:
-        stop(
-            NAME,
+        refuse(
             f"`baseline` must have the corruptions of {published}, which inputs of "
             f"{min(subject.size)} px get, got those of {theirs} in {path}. {way_out} `--size`.",
         )

@@ -14,10 +14,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from evaluation.refusal import refuse
 from evaluation.result import Curve, Result, Table, as_json
-from evaluation.subject import NAME
 from harness.checkpoints import write_json
-from harness.processes import stop
 
 #: Names of the files in the folder of an evaluation.
 NUMBERS, SAMPLES = "report.json", "samples.npz"
@@ -101,8 +100,7 @@ def load(folder: Path, flag: str | None = None) -> Evaluation:
 def _refuse(folder: Path, flag: str | None, problem: str) -> NoReturn:
     what = str(folder) if flag is None else f"`{flag}`"
     got = "" if flag is None else f" got {folder}:"
-    stop(
-        NAME,
+    refuse(
         f"{what} must be a folder with complete {NUMBERS} and {SAMPLES} of an evaluation,{got} "
         f"{problem}. Evaluate anew, or pass another folder.",
     )

@@ -18,7 +18,6 @@ from torch import nn
 
 from dali_cutmix import EvalTransform
 from evaluation.class_names import check_classes, check_count, check_order, names_of_timm
-from evaluation.refusal import NAME as NAME
 from evaluation.refusal import refuse
 from evaluation.weights import fill, load_weights, read_state
 
