@@ -57,12 +57,11 @@ from dali_cutmix import (
     MixUp,
     Shard,
     TrainTransform,
-    contact_sheet,
     mixed_cross_entropy,
 )
 from harness.evaluation import validate
 from harness.folders import data_script
-from harness.monitor import as_pixels
+from harness.predictions import draw_predictions
 from harness.processes import Processes, split_batch, stop
 from harness.schedule import cosine
 from harness.seeds import SeedSettings, run_seeds
@@ -219,7 +218,14 @@ def make_classifier(settings: Settings, data: Path, processes: Processes) -> Tra
         rows = [validate(model, test, processes, *others) for test in tests]
         top1 = {f"top1_{level}": row["top1"] / 100 for level, row in zip(LEVELS, rows, strict=True)}
         if processes.is_first and settings.out is not None:
-            draw_levels(model, tests, settings.out / "predictions.png")
+            draw_predictions(
+                model,
+                tests,
+                settings.out / "predictions.png",
+                shown=SHOWN,
+                columns=len(tests),
+                title="covered: 0, 25, 50 and 75 %; predicted classes and their probabilities",
+            )
         return {"top1": float(np.mean([*top1.values()])), **top1, "num_val": rows[0]["num_val"]}
 
     return Training(
@@ -237,45 +243,6 @@ def make_classifier(settings: Settings, data: Path, processes: Processes) -> Tra
         tests=tests[1:],
         validate_every=settings.epochs,
     )
-
-
-@torch.no_grad()
-def draw_levels(model: nn.Module, tests: list[DataLoader], path: Path) -> None:
-    """Draw some scenes at every level, a row each, with the class that is predicted."""
-    was_training = model.training
-    model.eval()
-    count, names = len(tests[0].dataset), tests[0].dataset.classes
-    chosen = np.linspace(0, count - 1, min(SHOWN, count)).round().astype(int)
-    tiles, notes = [], []
-    for test in tests:
-        with DataLoader(
-            test.dataset.take(chosen),
-            len(chosen),
-            transform=test.transform,
-            channels_last=True,
-            device=test.device,
-            shard=Shard(),
-        ) as few:
-            ((image, label),) = few
-        share, said = model(image).softmax(1).max(1)
-        tiles.append(as_pixels(image, test.transform).cpu())
-        notes.append(
-            [
-                [(names[a] if a == true else f"{names[a]}, not {names[true]}", value)]
-                for a, value, true in zip(
-                    said.tolist(), share.tolist(), label.tolist(), strict=True
-                )
-            ]
-        )
-    model.train(was_training)
-    sheet = contact_sheet(
-        torch.stack(tiles, 1).flatten(0, 1),
-        [note for row in zip(*notes, strict=True) for note in row],
-        columns=len(tests),
-        title="covered: 0, 25, 50 and 75 %; predicted classes and their probabilities",
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
 
 
 # --------------------------------------------------------------------------------------------- run

@@ -62,11 +62,9 @@ from harness.detection import load_backbone, make_stages
 from harness.processes import Processes, joined, stop
 from harness.results import RESULTS, finish, refuse_results
 from harness.settings import PresetSettings, from_flags, named
-from scenes import make_scenes
+from scenes import LEVELS, make_scenes
 
 NAME = "scenes_detection"
-#: Folders below occluded/: percentages that are covered.
-LEVELS = ("00", "25", "50", "75")
 #: Level of the picture of predictions.
 SHOWN = "50"
 #: Recipes whose detectors can be measured.

@@ -78,12 +78,11 @@ from dali_cutmix import (
     MixUp,
     Shard,
     TrainTransform,
-    contact_sheet,
     mixed_cross_entropy,
 )
 from harness.evaluation import validate
-from harness.monitor import as_pixels
 from harness.pictures import find_data, read_parts
+from harness.predictions import draw_predictions
 from harness.probe import features_of, fit_probe, scale_of, top1_of
 from harness.processes import Processes, split_batch, stop
 from harness.schedule import cosine
@@ -494,39 +493,15 @@ def measure(
     """Return accuracies in [0, 1] of the validation images of all processes, and ``row``."""
     numbers = validate(model, loader, processes, autocast, max_batches)
     if processes.is_first and picture is not None:
-        draw_predictions(model, loader, picture / "predictions.png")
-    return numbers | {name: numbers[name] / 100 for name in ("top1", "top5")} | row
-
-
-@torch.no_grad()
-def draw_predictions(model: nn.Module, loader: DataLoader, path: Path) -> None:
-    """Draw validation images of all classes, with the probabilities of the classes."""
-    was_training = model.training
-    model.eval()
-    count = len(loader.dataset)
-    chosen = np.linspace(0, count - 1, min(SHOWN, count)).round().astype(int)
-    shown = loader.dataset.take(chosen)
-    with DataLoader(
-        shown, len(shown), transform=loader.transform, device=loader.device, shard=Shard()
-    ) as few:
-        ((image, label),) = few
-    names = loader.dataset.classes
-    best = model(image.contiguous(memory_format=torch.channels_last)).softmax(1).max(1)
-    notes = [
-        [(names[said] if said == true else f"{names[said]}, not {names[true]}", share)]
-        for said, share, true in zip(
-            best.indices.tolist(), best.values.tolist(), label.tolist(), strict=True
+        draw_predictions(
+            model,
+            [loader],
+            picture / "predictions.png",
+            shown=SHOWN,
+            columns=6,
+            title="predicted classes and their probabilities",
         )
-    ]
-    model.train(was_training)
-    sheet = contact_sheet(
-        as_pixels(image, loader.transform).cpu(),
-        notes,
-        columns=6,
-        title="predicted classes and their probabilities",
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    return numbers | {name: numbers[name] / 100 for name in ("top1", "top5")} | row
 
 
 # --------------------------------------------------------------------------------------------- run

@@ -113,6 +113,7 @@ def test_every_loader_is_closed_at_the_end(
             super().close()
 
     monkeypatch.setattr(module, "DataLoader", Noted)
+    monkeypatch.setattr("harness.predictions.DataLoader", Noted)
     module.main(tiny(module, scenes, tmp_path / "out", epochs=1))
     assert len(made) == 1 + 2 * len(LEVELS)
     assert {*map(id, made)} == {*map(id, closed)}
