@@ -4,9 +4,9 @@
 
 Each point is a process of its own: it opens both loaders, trains some batches, validates some and
 trains again, as an epoch does, and holds one batch at a time. Its memory, workers included and
-shared pages counted once, is read every 20 ms; what it held before it opened a loader is told
-apart. On a GPU, what went of the device's memory meanwhile is told as well; its pool keeps the most
-it ever took, so that nothing is missed. About four minutes on two cores.
+shared pages counted once, is read every 20 ms. Memory held before a loader is opened is reported
+separately. On a GPU, what went of the device's memory meanwhile is told as well; its pool keeps the
+most it ever took, so that nothing is missed. About four minutes on two cores.
 """
 
 from __future__ import annotations

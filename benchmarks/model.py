@@ -94,9 +94,9 @@ class Prediction:
     x: Any
     kind: str
     measured: float
-    """Return images per second."""
+    """Images per second, as measured."""
     predicted: float
-    """Return images per second."""
+    """Images per second, as predicted."""
 
     @property
     def error(self) -> float:

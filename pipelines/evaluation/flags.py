@@ -1,4 +1,4 @@
-"""The flags of evaluate.py, and the refusal of values that no classifier and no image can mend."""
+"""Define the flags of evaluate.py, and refuse values that are wrong for any model and images."""
 
 from __future__ import annotations
 

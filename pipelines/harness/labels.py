@@ -12,7 +12,7 @@ Label = Literal["shares", "larger", "halves", "swapped"]
 
 
 def relabelled(target: torch.Tensor | MixedTarget, label: Label) -> torch.Tensor | MixedTarget:
-    """Return targets whose mixed images are called otherwise.
+    """Return targets with other labels for mixed images.
 
     Args:
         target: Targets of a loader, ``[B, 2]`` each. Class indices, of a loader that does not mix,

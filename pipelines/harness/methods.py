@@ -34,7 +34,7 @@ class Method:
         layers: Layers whose features are mixed instead of the images, one of them in each batch.
         cutout: Side of the square erased in each image, as a share of the image's side.
         smoothing: Share of each target spread over all classes.
-        label: What a mixed image is called; see `relabelled`.
+        label: How a mixed image is labelled; see `relabelled`.
     """
 
     mix: Callable[[int], Any] | None = None

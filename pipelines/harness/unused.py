@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from harness.processes import stop
 from harness.settings import PresetSettings
 
-#: Whether a flag is set so that settings are not read, the flag, and the names of the settings.
+#: Whether the flag is set, the flag, and the settings that nothing reads then.
 Unused = tuple[bool, str, tuple[str, ...]]
 
 
