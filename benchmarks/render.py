@@ -248,15 +248,6 @@ def filled(text: str, lines: list[str], name: str = "README.md") -> str:
     return "\n".join([before + begin, *lines, end + after])
 
 
-def front_of(page: Page, front: str) -> str:
-    """Return the text of the front page with the table of the results.
-
-    Raises:
-        ValueError: It has no place for one.
-    """
-    return filled(front, page.in_short)
-
-
 def pages_of(page: Page) -> dict[Path, str]:
     """Return the texts of the pages that are rendered in part, by path."""
     parts = {FRONT: page.in_short, ANNOTATIONS: page.offers}

@@ -46,7 +46,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from dali_cutmix import DataLoader, Shard
-from evaluation.recall import recall
 from harness.caption_runs import PHOTOGRAPHS, CaptionSettings, make_encoder, make_loaders
 from harness.captioned import Shown, Vocabulary, draw_captions, find_captioned
 from harness.processes import Processes
@@ -117,6 +116,18 @@ def contrast(logits: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
     """
     of_images = F.cross_entropy(logits, shown)
     return (of_images + F.cross_entropy(logits.T, (shown / shown.sum(0)).T)) / 2
+
+
+def recall(similar: torch.Tensor, is_answer: torch.Tensor, k: int) -> float:
+    """Return the share of queries that have an answer among their k most similar ones.
+
+    Args:
+        similar: Similarities ``[queries, answers]``.
+        is_answer: Whether an answer is right, of the same shape.
+        k: Answers that are looked at; all, where there are fewer.
+    """
+    best = similar.topk(min(k, similar.shape[1]), dim=1).indices
+    return is_answer.gather(1, best).any(1).double().mean().item()
 
 
 @torch.no_grad()

@@ -59,7 +59,6 @@ from dali_cutmix import (
     TrainTransform,
     mixed_cross_entropy,
 )
-from harness.evaluation import validate
 from harness.folders import data_script
 from harness.predictions import draw_predictions
 from harness.processes import Processes, split_batch, stop
@@ -68,6 +67,7 @@ from harness.seeds import SeedSettings, run_seeds
 from harness.settings import from_flags, named
 from harness.training import Training, classified, fixed, shrunk
 from harness.unused import refuse_unused
+from harness.validation import validate
 from models.small import Net
 
 NAME = "scenes"

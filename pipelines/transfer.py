@@ -80,7 +80,6 @@ from dali_cutmix import (
     TrainTransform,
     mixed_cross_entropy,
 )
-from harness.evaluation import validate
 from harness.pictures import find_data, read_parts
 from harness.predictions import draw_predictions
 from harness.probe import features_of, fit_probe, scale_of, top1_of
@@ -90,6 +89,7 @@ from harness.seeds import SeedSettings, run_seeds
 from harness.settings import from_flags, named
 from harness.training import Training, classified, fixed, shrunk, train_once
 from harness.unused import refuse_unused
+from harness.validation import validate
 from models.small import Net
 from models.trained import load_classifier
 

@@ -24,5 +24,4 @@ Modules, in the order of use:
     saved           evaluations on disk
     compare         differences of two classifiers, and intervals around them
     report          all of it as one HTML file
-    recall          whether what is looked for is among the best answers
 """

@@ -5,17 +5,19 @@ A recipe describes model, data and optimizer; the harness trains. Modules, in th
     settings     fields that recipes share, presets, flags
     unused       flags that would change nothing
     processes    who takes part, where, and when all of them are asked to stop
+    folders      folders of data, and the scripts that write some
     pictures     generated images and volumes for smoke runs
     sampling     repeated augmentation
     schedule     learning rate, image size, weight decay, averaged weights
     video_lists  which videos train and which validate
+    predictions  a picture of what a classifier says
     labels       other labels of mixed images, for ablations
     methods      what study.py compares
     results      what results.json says of a run
     probe        linear probes of features
     checkpoints  one file that is complete at any time
     monitor      progress bar, TensorBoard, losses that are not finite
-    evaluation   exact over all processes
+    validation   exact over all processes
     overlap      how far predicted masks overlap the true ones, and pictures of both
     training     the loop
     seeds        several trainings that differ by their seeds

@@ -22,11 +22,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dali_cutmix import DataLoader
 from harness.checkpoints import check_out, save_checkpoint, write_json
-from harness.evaluation import validate
 from harness.few_labels import FewLabelsSettings
 from harness.processes import Processes, joined, refuse_several
 from harness.results import RESULTS, describe
 from harness.schedule import cosine
+from harness.validation import validate
 
 CHECKPOINT = "checkpoint.pt"
 

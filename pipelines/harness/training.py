@@ -27,11 +27,11 @@ from harness.checkpoints import (
     save_checkpoint,
     write_json,
 )
-from harness.evaluation import validate
 from harness.monitor import Monitor
 from harness.processes import NOTHING, SAVE, STOP, Processes, joined
 from harness.results import describe
 from harness.settings import RunSettings, as_plain
+from harness.validation import validate
 
 Target = torch.Tensor | MixedTarget
 #: What a loader yields: images, what belongs to them, and with ``with_plan=True`` the plan.

@@ -149,7 +149,8 @@ def test_front_page_ranks_the_loaders_and_keeps_its_own_text(
 ) -> None:
     write(tmp_path, "compare", comparison(ffcv=1000, torch=400, timm=300))
     front = f"above\n{render.BEGIN}\n| stale |\n{render.END}\nbelow\n"
-    made = render.front_of(render.page_of(tmp_path, tmp_path / "none"), front)
+    lines = render.page_of(tmp_path, tmp_path / "none").in_short
+    made = render.filled(front, lines)
     assert made.startswith("above\n")
     assert made.endswith("\nbelow\n")
     assert "stale" not in made
@@ -158,7 +159,7 @@ def test_front_page_ranks_the_loaders_and_keeps_its_own_text(
     assert places == sorted(places)
     assert f"<sub>Medians. {MACHINE['cpu']}, " in made
     with pytest.raises(ValueError, match=r"^README\.md has no lines"):
-        render.front_of(render.page_of(tmp_path, tmp_path / "none"), "nothing")
+        render.filled("nothing", lines)
 
 
 def test_a_number_that_changes_makes_the_readme_stale(render: ModuleType, tmp_path: Path) -> None:

@@ -42,13 +42,13 @@ from dali_cutmix import (
 )
 from harness import schedule
 from harness.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, write_json
-from harness.evaluation import validate
 from harness.monitor import Monitor
 from harness.pictures import make_pictures, make_shards
 from harness.processes import NOTHING, SAVE, STOP, Processes, joined, split_batch
 from harness.sampling import RepeatedAugmentation
 from harness.settings import RunSettings, as_plain, named, parse
 from harness.training import Run, Training, classified, run
+from harness.validation import validate
 from runs import assert_same_run
 
 CPU = torch.device("cpu")

@@ -18,10 +18,10 @@ from two_ranks import CIFAR, IMAGENET, short
 
 from dali_cutmix import EpochSampler, Shard
 from harness import training
-from harness.evaluation import validate
 from harness.monitor import Monitor
 from harness.pictures import make_pictures
 from harness.processes import Processes
+from harness.validation import validate
 from runs import PIPELINES, TORCHRUN, assert_same_run, checkpoint_of, command, recipe, start
 
 #: One recipe of each measure but transfer.py's: detectors share theirs, and so do classifiers.
