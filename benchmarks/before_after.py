@@ -11,16 +11,14 @@ some five minutes.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
-from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rich.console import Console
+from running import write_results
 
-from dali_cutmix.tools.bench.machine import describe_machine
 from dali_cutmix.tools.bench.race import Contestant, race
 from dali_cutmix.tools.bench.work import Work
 
@@ -112,13 +110,10 @@ def main() -> None:
         row = compare(args, mix)
         Console().print(f"{mix}: {row['ratio']:.3f}, CPU time {row['ratio_of_cpu']:.3f}")
         rows.append(row)
-    results = {
-        "what": "before_after",
-        "date": date.today().isoformat(),
-        "machine": describe_machine(),
-        "before": commit(args.before),
-        "after": commit(HERE.parent),
-        "method": {
+    write_results(
+        args.out,
+        "before_after",
+        {
             "size": 224,
             "batch_size": 64,
             "threads": 2,
@@ -126,9 +121,10 @@ def main() -> None:
             "seconds": args.seconds,
             "device": "cpu",
         },
-        "rows": rows,
-    }
-    args.out.write_text(json.dumps(results, indent=2) + "\n")
+        rows,
+        before=commit(args.before),
+        after=commit(HERE.parent),
+    )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ mixing, the pixels that change; and the batch itself.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,8 @@ from typing import Any
 from operation_counts import SIZE, SMALL, loader_of
 from recording import recording
 from rich.console import Console
+from running import write_results
 
-from dali_cutmix.tools.bench.machine import describe_machine
 from sources import describe_files, jpeg_folder
 
 LOADERS = ("without mixing", "CutMix", "MixUp")
@@ -95,16 +93,13 @@ def main() -> None:
         rows.append({"name": name, "stages": stages})
         total = sum(stage["moved"] for stage in stages.values())
         Console().print(f"{name}: {total:,.0f} bytes per image", highlight=False)
-    results = {
-        "what": "bytes",
-        "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
-        "method": {"batch_size": options.batch_size, "size": SIZE},
-        "files": describe_files(options.data, most=10**9),
-        "rows": rows,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+    write_results(
+        options.out,
+        "bytes",
+        {"batch_size": options.batch_size, "size": SIZE},
+        rows,
+        files=describe_files(options.data, most=10**9),
+    )
 
 
 if __name__ == "__main__":

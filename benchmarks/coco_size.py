@@ -10,7 +10,6 @@ About a minute on two cores.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import resource
@@ -23,8 +22,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-
-from dali_cutmix.tools.bench.machine import describe_machine
+from running import write_results
 
 #: Of COCO's training images of 2017.
 NUM_IMAGES, NUM_ANNOTATIONS, NUM_CATEGORIES = 118_287, 860_001, 80
@@ -133,21 +131,18 @@ def main() -> None:
             rows.append(row)
             text = f"{reader}: {row['seconds']:.1f} s, {row['peak_bytes'] / 1e6:.0f} MB at most"
             Console().print(text, highlight=False)
-    results = {
-        "what": "coco_size",
-        "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
-        "method": {
+    write_results(
+        options.out,
+        "coco_size",
+        {
             "num_images": NUM_IMAGES,
             "num_annotations": NUM_ANNOTATIONS,
             "num_bytes": num_bytes,
             "repeats": options.repeats,
             "device": "cpu",
         },
-        "rows": rows,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+        rows,
+    )
 
 
 if __name__ == "__main__":

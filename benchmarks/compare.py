@@ -14,9 +14,7 @@ FFCV needs an environment of its own, whose interpreter is ``--ffcv-python``.
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib
-import json
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -26,8 +24,8 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
+from running import parser_of, work_of, write_results
 
-from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.race import Contestant, OnRound, Standing, race
 from dali_cutmix.tools.bench.work import Work
 
@@ -180,19 +178,6 @@ def describe_data(root: Path) -> dict[str, Any]:
     return {"num_files": len(sizes), "mean_bytes": round(sum(sizes) / len(sizes))}
 
 
-def write_results(out: Path, what: str, method: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Write one results file: what, date, machine, method, rows."""
-    results = {
-        "what": what,
-        "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
-        "method": method,
-        "rows": rows,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(results, indent=2) + "\n")
-
-
 def table_of(rows: list[dict[str, Any]]) -> Table:
     """Return rows as a table for the screen."""
     table = Table("", "mix", "images/s", "from", "to", "CPU ms/image", "memory MiB")
@@ -217,32 +202,6 @@ def shown_by(console: Console, status: Status) -> OnRound:
             console.print(text)
 
     return show
-
-
-def parser_of(about: str) -> argparse.ArgumentParser:
-    """Return a parser of the arguments that comparisons share."""
-    parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--data", type=Path, required=True, help="ImageFolder root")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--threads", type=int, default=usable_cpus())
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each turn")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    return parser
-
-
-def work_of(args: argparse.Namespace) -> Work:
-    """Return the work that the arguments ask for."""
-    return Work(
-        data=str(args.data),
-        num_classes=max(1, sum(path.is_dir() for path in args.data.iterdir())),
-        size=args.size,
-        batch_size=args.batch_size,
-        threads=args.threads,
-        device=args.device,
-    )
 
 
 def method_of(args: argparse.Namespace) -> dict[str, Any]:

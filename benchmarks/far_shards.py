@@ -14,8 +14,6 @@ minutes.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import statistics
 import subprocess
@@ -35,9 +33,9 @@ import obstore.store
 from bucket_server import environment
 from PIL import Image
 from rich.console import Console
+from running import write_results
 
 import dali_cutmix as dc
-from dali_cutmix.tools.bench.machine import describe_machine
 from sources import jpeg_folder
 
 NUM_SHARDS, PER_SHARD, WINDOW, SHORT_SIDE, CHUNK = 16, 125, 4, 256, 4 << 20
@@ -177,11 +175,10 @@ def main() -> None:
                     spread = {"min": min(rates), "max": max(rates), "rates": rates}
                     row = {"kind": kind, "where": where, "median": statistics.median(rates)}
                     rows.append(row | spread)
-    results = {
-        "what": "far_shards",
-        "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
-        "method": {
+    write_results(
+        options.out,
+        "far_shards",
+        {
             "device": "cpu",
             "num_images": num_images,
             "mean_bytes": mean_bytes,
@@ -193,9 +190,8 @@ def main() -> None:
             "repeats": REPEATS,
             "load": round(os.getloadavg()[2], 1),
         },
-        "rows": rows,
-    }
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+        rows,
+    )
 
 
 if __name__ == "__main__":

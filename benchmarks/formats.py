@@ -12,8 +12,6 @@ of files converted once would give. About three minutes on two cores.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 from rich.console import Console
+from running import work_of, write_results
 
-from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
+from dali_cutmix.tools.bench.machine import usable_cpus
 from dali_cutmix.tools.bench.race import Contestant, race
 from dali_cutmix.tools.bench.work import Work
 from sources import jpeg_folder
@@ -101,12 +100,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="timed in each turn, at least")
     options = parser.parse_args()
     paths = sorted(options.data.rglob("*.jpg"))[: options.num_files]
-    work = Work(
-        data=str(options.data),
-        num_classes=sum(path.is_dir() for path in options.data.iterdir()),
-        threads=options.threads,
-        batch_size=options.batch_size,
-    )
+    work = work_of(options)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, kind in KINDS.items():
@@ -115,21 +109,18 @@ def main() -> None:
             for row in raced:
                 outcome = row.get("error") or f"{row['median']:,.0f} images/s"
                 Console().print(f"{name}: {row['name']}: {outcome}", highlight=False)
-    results = {
-        "what": "formats",
-        "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
-        "method": {
+    write_results(
+        options.out,
+        "formats",
+        {
             "repeats": options.repeats,
             "seconds": options.seconds,
             "batch_size": options.batch_size,
             "threads": options.threads,
             "device": "cpu",
         },
-        "rows": rows,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+        rows,
+    )
 
 
 if __name__ == "__main__":

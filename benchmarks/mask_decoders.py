@@ -12,9 +12,7 @@ imagecodecs kornia_rs opencv-python-headless` brings those of the published tabl
 from __future__ import annotations
 
 import argparse
-import datetime
 import io
-import json
 import os
 import tempfile
 import threading
@@ -32,10 +30,10 @@ from annotated import MASK_FILES, write_annotations
 from nvidia.dali import Pipeline, fn, types
 from PIL import Image
 from rich.console import Console
+from running import write_results
 from torchvision.io import ImageReadMode, decode_image
 
 from dali_cutmix.annotations.planes import plane_of
-from dali_cutmix.tools.bench.machine import describe_machine
 from sources import jpeg_folder
 
 #: Masks, and turns of each contestant, whose median counts.
@@ -224,20 +222,18 @@ def main() -> None:
         rows = list(measured(Path(folder)))
     for row in rows:
         Console().print(f"{row['kind']}, {row['what']}: {1e3 * row['cpu_s']:.2f} ms")
-    results = {
-        "what": "mask_decoders",
-        "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
-        "method": {
+    write_results(
+        options.out,
+        "mask_decoders",
+        {
             "num_masks": len(paths),
             "repeats": REPEATS,
             "device": "cpu",
             # Programs that wanted a core in the last quarter of an hour, these included.
             "load": round(os.getloadavg()[2], 1),
         },
-        "rows": rows,
-    }
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ most it ever took, so that nothing is missed. About four minutes on two cores.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -25,11 +24,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from running import work_of, write_results
 
 import dali_cutmix as dc
 from dali_cutmix.tools.bench.contestant import memory_bytes
 from dali_cutmix.tools.bench.loaders import ours, torch_tensor
-from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
+from dali_cutmix.tools.bench.machine import usable_cpus
 from dali_cutmix.tools.bench.work import Work
 from sources import jpeg_folder
 
@@ -136,37 +136,25 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    work = Work(
-        data=str(options.data),
-        num_classes=sum(path.is_dir() for path in options.data.iterdir()),
-        size=options.size,
-        threads=options.threads,
-        device=options.device,
-    )
+    work = work_of(options)
     num_files = sum(1 for _ in options.data.rglob("*.jpg"))
-    results: dict[str, Any] = {
-        "what": "memory",
-        "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
-        "method": {
-            "num_batches": NUM_BATCHES,
-            "every_s": EVERY_S,
-            "size": options.size,
-            "threads": options.threads,
-            "device": options.device,
-        },
-        "rows": [],
+    method = {
+        "num_batches": NUM_BATCHES,
+        "every_s": EVERY_S,
+        "size": options.size,
+        "threads": options.threads,
+        "device": options.device,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
     for batch_size in options.batch_sizes:
         if batch_size > num_files:
             Console().print(f"batch size {batch_size} left out: there are {num_files} files")
             continue
         for name in (OURS, RETURNING, TORCH):
             row = measure_apart(name, replace(work, batch_size=batch_size))
-            results["rows"].append(row)
+            rows.append(row)
             # After each point: the largest batches take minutes.
-            options.out.write_text(json.dumps(results, indent=1) + "\n")
+            write_results(options.out, "memory", method, rows)
             outcome = row.get("error") or f"{row['peak_memory'] / 2**30:.2f} GiB"
             Console().print(f"batch size {batch_size}: {name}: {outcome}", highlight=False)
 

@@ -12,8 +12,6 @@ drift of the machine hits both sides; CPU time also leaves out what other proces
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,9 +22,10 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
+from running import write_results
 
 import dali_cutmix as dc
-from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
+from dali_cutmix.tools.bench.machine import usable_cpus
 from sources import jpeg_folder
 
 SIZE = 224
@@ -207,11 +206,10 @@ def main() -> None:
     for row in rows:
         text = f"{row['median']:,.0f} images/s, {row['rate_ratio']:.2f}, CPU {row['cpu_ratio']:.2f}"
         console.print(f"{row['name']}: {text}, draw {row['draw_ms']}", highlight=False)
-    results = {
-        "what": "mixes",
-        "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
-        "method": {
+    write_results(
+        options.out,
+        "mixes",
+        {
             "repeats": options.repeats,
             "num_files": len(files),
             "batch_size": options.batch_size,
@@ -220,10 +218,8 @@ def main() -> None:
             "device": "cpu",
             "note": options.note,
         },
-        "rows": rows,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ baseline. About nine minutes on two cores; ``--curves`` takes some of them only.
 from __future__ import annotations
 
 import argparse
-import datetime
 import itertools
-import json
 import os
 import tempfile
 from dataclasses import replace
@@ -21,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from running import work_of, write_results
 
-from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
+from dali_cutmix.tools.bench.machine import usable_cpus
 from dali_cutmix.tools.bench.race import Contestant, race
 from dali_cutmix.tools.bench.work import Work
 from sources import STORED, describe_files, jpeg_folder, write_sources
@@ -133,39 +132,26 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     console = Console()
-    num_classes = sum(path.is_dir() for path in options.data.iterdir())
-    base = Work(
-        data=str(options.data),
-        num_classes=num_classes,
-        threads=options.threads,
-        batch_size=options.batch_size,
-        device=options.device,
-    )
-    results: dict[str, Any] = {
-        "what": "scale",
-        "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
-        "method": {
-            "repeats": options.repeats,
-            "seconds": options.seconds,
-            "base": {"size": 224, "batch_size": options.batch_size, "threads": options.threads},
-            "device": options.device,
-        },
-        "rows": [],
+    base = work_of(options)
+    method = {
+        "repeats": options.repeats,
+        "seconds": options.seconds,
+        "base": {"size": 224, "batch_size": options.batch_size, "threads": options.threads},
+        "device": options.device,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         roots = {STORED: options.data}
         if "source size" in options.curves:
             roots = write_sources(options.data, Path(folder))
         for curve in options.curves:
             points = points_of(curve, base, roots)
-            rows = run_curve(curve, points, repeats=options.repeats, seconds=options.seconds)
-            for row in rows:
+            measured = run_curve(curve, points, repeats=options.repeats, seconds=options.seconds)
+            for row in measured:
                 rate = row.get("error") or f"{row['median']:,.0f} images/s"
                 console.print(f"{curve} {row['x']}: {row['name']}: {rate}", highlight=False)
-            results["rows"] += rows
-            options.out.write_text(json.dumps(results, indent=1) + "\n")
+            rows += measured
+            write_results(options.out, "scale", method, rows)
 
 
 if __name__ == "__main__":

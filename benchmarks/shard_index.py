@@ -14,7 +14,6 @@ and one more the first time, which joins the indexes.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -26,9 +25,9 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from running import write_results
 
 import dali_cutmix as dc
-from dali_cutmix.tools.bench.machine import describe_machine
 
 #: Shards, and images in each.
 SIZES = ((10_000, 500), (10_000, 2_000), (40_000, 500))
@@ -148,20 +147,18 @@ def main() -> None:
         for num_shards, per_shard in SIZES:
             prepare(options.folder / f"{num_shards}x{per_shard}", num_shards, per_shard)
     else:
-        results = {
-            "what": "shard_index",
-            "date": datetime.date.today().isoformat(),
-            "machine": describe_machine(),
-            "method": {
+        write_results(
+            options.out,
+            "shard_index",
+            {
                 "device": "cpu",
                 "ranks": RANKS,
                 "window": WINDOW,
                 "processes": PROCESSES,
                 "load": round(os.getloadavg()[2], 1),
             },
-            "rows": measured(options.folder),
-        }
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+            measured(options.folder),
+        )
 
 
 if __name__ == "__main__":

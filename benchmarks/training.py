@@ -20,13 +20,11 @@ from compare import (
     WARMUP,
     Entrant,
     method_of,
-    parser_of,
     shown_by,
-    work_of,
-    write_results,
 )
 from rich.console import Console
 from rich.table import Table
+from running import parser_of, work_of, write_results
 
 from dali_cutmix.tools.bench import loaders
 from dali_cutmix.tools.bench.race import Contestant, OnRound, race

@@ -18,13 +18,11 @@ import torch
 from compare import (
     WARMUP,
     method_of,
-    parser_of,
     shown_by,
     table_of,
-    work_of,
-    write_results,
 )
 from rich.console import Console
+from running import parser_of, work_of, write_results
 
 import dali_cutmix as dc
 from dali_cutmix.tools.bench.race import Contestant, race

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -23,9 +22,9 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from running import write_results
 
 import dali_cutmix as dc
-from dali_cutmix.tools.bench.machine import describe_machine
 
 NUM_SHARDS = NUM_CLASSES = 1000
 PER_SHARD, BATCH_SIZE = 1000, 256
@@ -134,11 +133,10 @@ def main() -> None:
         kind, num_samples = options.one
         print(json.dumps(begin(kind, int(num_samples), options.after_resume)))
         return
-    results = {
-        "what": "windows",
-        "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
-        "method": {
+    write_results(
+        options.out,
+        "windows",
+        {
             "device": "cpu",
             "num_samples": NUM_SHARDS * PER_SHARD,
             "num_classes": NUM_CLASSES,
@@ -148,9 +146,8 @@ def main() -> None:
             "repeats": REPEATS,
             "load": round(os.getloadavg()[2], 1),
         },
-        "rows": [*qualities(), *begins()],
-    }
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+        [*qualities(), *begins()],
+    )
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ All take turns in one run. About three minutes on two cores; eight with --second
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -23,8 +21,9 @@ from typing import Any
 import numpy as np
 from annotated import NUM_BOXES, decoding, write_annotations
 from rich.console import Console
+from running import work_of, write_results
 
-from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
+from dali_cutmix.tools.bench.machine import usable_cpus
 from dali_cutmix.tools.bench.race import Contestant, race
 from dali_cutmix.tools.bench.work import Work
 from sources import jpeg_folder
@@ -68,13 +67,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="timed in each turn, at least")
     options = parser.parse_args()
     paths = sorted(options.data.rglob("*.jpg"))
-    work = Work(
-        data=str(options.data),
-        num_classes=len({path.parent for path in paths}),
-        size=options.size,
-        threads=options.threads,
-        batch_size=options.batch_size,
-    )
+    work = work_of(options)
     with tempfile.TemporaryDirectory() as folder:
         write_annotations(paths, Path(folder))
         decoded = decoding(Path(folder))
@@ -93,11 +86,10 @@ def main() -> None:
         text = f"{row['name']}, {row['kind']} {row['arrangement']}: {outcome}"
         Console().print(text, highlight=False)
     sizes = [path.stat().st_size for path in paths]
-    results = {
-        "what": "annotations",
-        "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
-        "method": {
+    write_results(
+        options.out,
+        "annotations",
+        {
             "repeats": options.repeats,
             "seconds": options.seconds,
             "size": options.size,
@@ -109,11 +101,9 @@ def main() -> None:
             "load": round(os.getloadavg()[2], 1),
             "data": {"num_files": len(sizes), "mean_bytes": float(np.mean(sizes))},
         },
-        "rows": rows,
-        "decoding": decoded,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+        rows,
+        decoding=decoded,
+    )
 
 
 if __name__ == "__main__":

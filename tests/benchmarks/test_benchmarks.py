@@ -27,6 +27,7 @@ import clocks  # noqa: E402
 import compare  # noqa: E402
 import encoded  # noqa: E402
 import mixes  # noqa: E402
+import running  # noqa: E402
 import training  # noqa: E402
 from images import link_names, paint, write_images  # noqa: E402
 
@@ -178,7 +179,7 @@ def test_a_comparison_has_loaders_stages_and_the_way_to_install_what_is_missing(
     assert (ours["kind"], ours["mix"], len(ours["rates"])) == ("loader", "cutmix", 2)
     assert (read["kind"], read["mix"], len(read["rates"])) == ("stage", "none", 2)
     out = tmp_path / "results" / "compare.json"
-    compare.write_results(out, "compare", {}, rows)
+    running.write_results(out, "compare", {}, rows)
     assert set(json.loads(out.read_text())) == {"what", "date", "machine", "method", "rows"}
     assert compare.table_of(rows).row_count == 3
 
