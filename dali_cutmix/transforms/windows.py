@@ -211,61 +211,11 @@ def padded(sample: Sample, border: Border, mode: str, fill: Sequence[int], frame
     """
     if not any(border):
         return sample
-    if mode in MIRRORS and frame.on_threads is not None:
-        left, top, right, bottom = border
-        sides = fn.cast(sample.image.shape()[:2], dtype=INT32)
-        size = fn.stack(sides[0] + (top + bottom), sides[1] + (left + right))
-        return cut(sample, [-top, -left], size, frame, mode, fill)
-
-    def areas() -> tuple[Area, Area]:
-        size = size_of(sample.image)
-        return Area((0, 0), size), Area((border[1], border[0]), size)
-
-    return moved(
-        sample,
-        _widened(sample.image, border, mode, fill),
-        lambda mask, number: _widened(mask, border, mode, frame.ignored[number]),
-        areas,
-    )
-
-
-def _widened(pixels: DataNode, border: Border, mode: str, fill: Sequence[int]) -> DataNode:
     left, top, right, bottom = border
-    if mode in ("reflect", "symmetric"):
-        pixels = _reflected(pixels, 1, left, right, skipped=int(mode == "reflect"))
-        return _reflected(pixels, 0, top, bottom, skipped=int(mode == "reflect"))
-    sides = fn.cast(pixels.shape()[:2], dtype=INT32)
-    shape = fn.stack(sides[0] + (top + bottom), sides[1] + (left + right))
-    if mode == "edge":
-        # A shift by whole pixels; without a fill the outermost pixels are repeated.
-        return fn.warp_affine(
-            pixels,
-            matrix=[1, 0, -left, 0, 1, -top],
-            size=fn.cast(shape, dtype=FLOAT),
-            interp_type=types.DALIInterpType.INTERP_NN,
-            inverse_map=True,
-        )
-    return fn.slice(
-        pixels,
-        start=[-top, -left],
-        shape=shape,
-        axes=[0, 1],
-        out_of_bounds_policy="pad",
-        fill_values=list(fill),
-    )
-
-
-def _reflected(image: DataNode, axis: int, before: int, behind: int, skipped: int) -> DataNode:
-    """Put parts of the mirror image at both ends of an axis, from ``skipped`` pixels on."""
-    mirror = fn.flip(image, horizontal=int(axis == 1), vertical=int(axis == 0))
-    side = fn.cast(image.shape()[axis], dtype=INT32)
-    parts = [image]
-    if before:
-        start = fn.reshape(side - (before + skipped), shape=[1])
-        parts.insert(0, fn.slice(mirror, start=start, shape=[before], axes=[axis]))
-    if behind:
-        parts.append(fn.slice(mirror, start=[skipped], shape=[behind], axes=[axis]))
-    return fn.cat(*parts, axis=axis) if len(parts) > 1 else image
+    sides = fn.cast(sample.image.shape()[:2], dtype=INT32)
+    size = sides + frame.constant(np.array([top + bottom, left + right], np.int32))
+    start = frame.constant(np.array([-top, -left], np.int32))
+    return cut(sample, start, size, frame, mode, fill)
 
 
 def middle(stored: Stored) -> Sample:
