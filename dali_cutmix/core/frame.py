@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -182,6 +182,17 @@ class Augmentation(Protocol):
         Returns:
             The sample with its changed fields; types stay as they are.
         """
+
+
+class DrawsNothing:
+    """Treat all samples alike: a base of augmentations that draw nothing, for any sizes."""
+
+    takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
+
+    def draw(self, _draws: Draws, _frame: Frame, /) -> tuple[()]:
+        """Draw nothing."""
+        return ()
 
 
 def takes_annotations(augmentation: object) -> bool:

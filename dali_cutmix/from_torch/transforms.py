@@ -15,7 +15,7 @@ from torch import nn
 from torchvision import transforms as v1  # type: ignore[import-untyped]
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-from dali_cutmix.core.frame import Frame, frames_of
+from dali_cutmix.core.frame import DrawsNothing, Frame, frames_of
 from dali_cutmix.from_torch.colors import makes_noise
 from dali_cutmix.from_torch.fixed import Fixed
 from dali_cutmix.from_torch.functions import (
@@ -37,10 +37,10 @@ from dali_cutmix.from_torch.report import (
 from dali_cutmix.from_torch.scripts import own_class
 from dali_cutmix.from_torch.steps import Steps
 from dali_cutmix.transforms.adm import ADMCrop
-from dali_cutmix.transforms.color import Grayscale, PermuteChannels
+from dali_cutmix.transforms.color import Grayscale
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
-from dali_cutmix.transforms.shapes import ResizeKeepRatio, SquareCrop, SquarePad, TrimBorder
-from dali_cutmix.transforms.sizing import CenterCrop, Pad, Resize
+from dali_cutmix.transforms.shapes import ResizeKeepRatio
+from dali_cutmix.transforms.sizing import CenterCrop, Resize
 
 _NOT_TORCHVISION = (
     "the graph runs transforms of torchvision and timm only, and this class is another. Pass "
@@ -311,8 +311,7 @@ def _is_fixed(step: Any) -> bool:
         return step.scale is None
     if isinstance(step, Grayscale):
         return step.prob == 1
-    kinds = CenterCrop, Pad, PermuteChannels, Resize, SquareCrop, SquarePad, TrimBorder
-    return isinstance(step, kinds)
+    return isinstance(step, (DrawsNothing, Resize))
 
 
 def _attempt(function: Callable[[], Any]) -> Any:

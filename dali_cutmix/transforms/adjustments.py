@@ -36,7 +36,7 @@ from dali_cutmix.transforms.tables import (
 )
 
 
-class _Adjustment:
+class Adjustment:
     """Apply `change` to the samples that a chance picks."""
 
     takes_any_size: ClassVar[bool] = True
@@ -62,7 +62,7 @@ class _Adjustment:
 
 
 @dataclass(frozen=True)
-class RandomInvert(_Adjustment):
+class RandomInvert(Adjustment):
     """Turn some images into their negatives.
 
     Args:
@@ -79,7 +79,7 @@ class RandomInvert(_Adjustment):
 
 
 @dataclass(frozen=True)
-class RandomSolarize(_Adjustment):
+class RandomSolarize(Adjustment):
     """Invert the levels of some images from a threshold on.
 
     Args:
@@ -103,7 +103,7 @@ class RandomSolarize(_Adjustment):
 
 
 @dataclass(frozen=True)
-class RandomPosterize(_Adjustment):
+class RandomPosterize(Adjustment):
     """Keep the first bits of every level in some images.
 
     Args:
@@ -127,7 +127,7 @@ class RandomPosterize(_Adjustment):
 
 
 @dataclass(frozen=True)
-class RandomAdjustSharpness(_Adjustment):
+class RandomAdjustSharpness(Adjustment):
     """Blur or sharpen some images.
 
     Args:
@@ -153,7 +153,7 @@ class RandomAdjustSharpness(_Adjustment):
 
 
 @dataclass(frozen=True)
-class RandomAutocontrast(_Adjustment):
+class RandomAutocontrast(Adjustment):
     """Stretch each channel of some images over all levels.
 
     Args:
@@ -170,7 +170,7 @@ class RandomAutocontrast(_Adjustment):
 
 
 @dataclass(frozen=True)
-class RandomEqualize(_Adjustment):
+class RandomEqualize(Adjustment):
     """Use all levels equally often in each channel of some images.
 
     Args:

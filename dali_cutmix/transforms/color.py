@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dali_cutmix.core.checks import are_numbers, check_prob, check_range, is_number, refuse
+from dali_cutmix.core.checks import are_numbers, check_range, is_number, refuse
 from dali_cutmix.core.dali import DataNode, merge, split
 from dali_cutmix.core.draws import Draws
-from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.core.frame import DrawsNothing, Frame, Sample
+from dali_cutmix.transforms.adjustments import Adjustment
 from dali_cutmix.transforms.color_ops import (
     adjust_brightness,
     adjust_contrast,
@@ -191,7 +192,7 @@ def _change_all(image: DataNode, step: JitterStep) -> DataNode:
 
 
 @dataclass(frozen=True)
-class Grayscale:
+class Grayscale(Adjustment):
     """Take the colours of some images away. Images keep three channels.
 
     Args:
@@ -201,26 +202,14 @@ class Grayscale:
         torchvision ``v2.RandomGrayscale``.
     """
 
-    takes_any_size: ClassVar[bool] = True
-    takes_annotations: ClassVar[bool] = True
-
     prob: float
 
-    def __post_init__(self) -> None:
-        check_prob("Grayscale", self.prob)
-
-    def draw(self, draws: Draws, _frame: Frame, /) -> Any:
-        """Draw whether each sample turns gray: ``[B]`` bool; see `Augmentation`."""
-        return draws.chance("prob", self.prob)[:, 0] > 0
-
-    def operate(self, sample: Sample, plan: Any, _frame: Frame, /) -> Sample:
-        """See `Augmentation`."""
-        part, others = split(sample.image, plan)
-        return replace(sample, image=merge(grayscale(part), others, plan))
+    def _change(self, image: DataNode, _frame: Frame) -> DataNode:
+        return grayscale(image)
 
 
 @dataclass(frozen=True)
-class PermuteChannels:
+class PermuteChannels(DrawsNothing):
     """Put the channels of all images in another order: ``(2, 1, 0)`` makes BGR of RGB.
 
     ``mean`` and ``std`` of the transform are in the new order.
@@ -232,9 +221,6 @@ class PermuteChannels:
         torchvision ``v2.functional.permute_channels``.
     """
 
-    takes_any_size: ClassVar[bool] = True
-    takes_annotations: ClassVar[bool] = True
-
     permutation: Sequence[int]
 
     def __post_init__(self) -> None:
@@ -242,10 +228,6 @@ class PermuteChannels:
         if not are_numbers(order, 3) or sorted(order) != [0, 1, 2]:
             refuse("PermuteChannels", "permutation", "hold 0, 1 and 2 in any order", order)
         object.__setattr__(self, "permutation", tuple(order))
-
-    def draw(self, _draws: Draws, _frame: Frame, /) -> tuple[()]:
-        """Draw nothing."""
-        return ()
 
     def operate(self, sample: Sample, _plan: tuple[()], frame: Frame, /) -> Sample:
         """See `Augmentation`."""

@@ -11,8 +11,23 @@ from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.transforms.moves import flipped
 
 
+class _Flip:
+    """Mirror the samples that a chance picks."""
+
+    takes_any_size: ClassVar[bool] = True
+    takes_annotations: ClassVar[bool] = True
+    prob: float
+
+    def __post_init__(self) -> None:
+        check_prob(type(self).__name__, self.prob)
+
+    def draw(self, draws: Draws, _frame: Frame, /) -> Any:
+        """Draw 1 to mirror, else 0: ``[B]`` int32; see `Augmentation`."""
+        return draws.chance("prob", self.prob)[:, 0]
+
+
 @dataclass(frozen=True)
-class RandomHorizontalFlip:
+class RandomHorizontalFlip(_Flip):
     """Mirror some images left to right.
 
     Args:
@@ -22,17 +37,7 @@ class RandomHorizontalFlip:
         torchvision ``v2.RandomHorizontalFlip``.
     """
 
-    takes_any_size: ClassVar[bool] = True
-    takes_annotations: ClassVar[bool] = True
-
     prob: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_prob("RandomHorizontalFlip", self.prob)
-
-    def draw(self, draws: Draws, _frame: Frame, /) -> Any:
-        """Draw 1 to mirror, else 0: ``[B]`` int32; see `Augmentation`."""
-        return draws.chance("prob", self.prob)[:, 0]
 
     def operate(self, sample: Sample, plan: Any, _frame: Frame, /) -> Sample:
         """See `Augmentation`."""
@@ -40,7 +45,7 @@ class RandomHorizontalFlip:
 
 
 @dataclass(frozen=True)
-class RandomVerticalFlip:
+class RandomVerticalFlip(_Flip):
     """Mirror some images top to bottom.
 
     Args:
@@ -50,17 +55,7 @@ class RandomVerticalFlip:
         torchvision ``v2.RandomVerticalFlip``.
     """
 
-    takes_any_size: ClassVar[bool] = True
-    takes_annotations: ClassVar[bool] = True
-
     prob: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_prob("RandomVerticalFlip", self.prob)
-
-    def draw(self, draws: Draws, _frame: Frame, /) -> Any:
-        """Draw 1 to mirror, else 0: ``[B]`` int32; see `Augmentation`."""
-        return draws.chance("prob", self.prob)[:, 0]
 
     def operate(self, sample: Sample, plan: Any, _frame: Frame, /) -> Sample:
         """See `Augmentation`."""

@@ -22,7 +22,7 @@ from dali_cutmix.core.checks import (
 )
 from dali_cutmix.core.dali import INT32, DataNode, fn, math, python_node, python_pair
 from dali_cutmix.core.draws import Draws
-from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.core.frame import DrawsNothing, Frame, Sample
 from dali_cutmix.transforms.sizing import (
     Interpolation,
     Size,
@@ -38,7 +38,7 @@ Position = Literal["center", "equal", "start"]
 
 
 @dataclass(frozen=True)
-class TrimBorder:
+class TrimBorder(DrawsNothing):
     """Cut a border of equal width off each image. At least one pixel stays.
 
     Args:
@@ -47,9 +47,6 @@ class TrimBorder:
     Source:
         timm ``TrimBorder``.
     """
-
-    takes_any_size: ClassVar[bool] = True
-    takes_annotations: ClassVar[bool] = True
 
     border: int
 
@@ -62,10 +59,6 @@ class TrimBorder:
         if size is None:
             return None
         return max(size[0] - 2 * self.border, 1), max(size[1] - 2 * self.border, 1)
-
-    def draw(self, _draws: Draws, _frame: Frame, /) -> tuple[()]:
-        """Draw nothing."""
-        return ()
 
     def operate(self, sample: Sample, _plan: tuple[()], _frame: Frame, /) -> Sample:
         """See `Augmentation`."""
@@ -167,7 +160,7 @@ class ResizeKeepRatio:
 
 
 @dataclass(frozen=True)
-class SquarePad:
+class SquarePad(DrawsNothing):
     """Widen the short sides of each image to a square.
 
     Args:
@@ -179,9 +172,6 @@ class SquarePad:
             - ``"equal"``: as ``"center"``, without the odd pixel: one side stays one pixel short.
             - ``"start"``: in the top left corner.
     """
-
-    takes_any_size: ClassVar[bool] = True
-    takes_annotations: ClassVar[bool] = True
 
     fill: float | Sequence[float] = 0
     padding_mode: Literal["constant", "edge"] = "constant"
@@ -195,10 +185,6 @@ class SquarePad:
     def size_behind(self, size: Size | None) -> Size | None:
         """See `Augmentation`."""
         return None if size is None else _size_of(self.window(np.array(size))[1])
-
-    def draw(self, _draws: Draws, _frame: Frame, /) -> tuple[()]:
-        """Draw nothing."""
-        return ()
 
     def operate(self, sample: Sample, _plan: tuple[()], frame: Frame, /) -> Sample:
         """See `Augmentation`."""
@@ -214,16 +200,13 @@ class SquarePad:
 
 
 @dataclass(frozen=True)
-class SquareCrop:
+class SquareCrop(DrawsNothing):
     """Cut the largest square out of the middle of each image.
 
     Args:
         rounding: Which half an odd pixel is cut off: ``"down"`` behind, ``"even"`` so that the
             corner is even, as torchvision's ``center_crop``.
     """
-
-    takes_any_size: ClassVar[bool] = True
-    takes_annotations: ClassVar[bool] = True
 
     rounding: Literal["down", "even"] = "down"
 
@@ -233,10 +216,6 @@ class SquareCrop:
     def size_behind(self, size: Size | None) -> Size | None:
         """See `Augmentation`."""
         return None if size is None else (min(size), min(size))
-
-    def draw(self, _draws: Draws, _frame: Frame, /) -> tuple[()]:
-        """Draw nothing."""
-        return ()
 
     def operate(self, sample: Sample, _plan: tuple[()], _frame: Frame, /) -> Sample:
         """See `Augmentation`."""

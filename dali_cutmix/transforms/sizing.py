@@ -22,7 +22,7 @@ from dali_cutmix.core.checks import (
 )
 from dali_cutmix.core.dali import FLOAT64, INT32, DataNode, fn, math, python_pair
 from dali_cutmix.core.draws import Draws
-from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.core.frame import DrawsNothing, Frame, Sample
 from dali_cutmix.transforms.moves import followed
 from dali_cutmix.transforms.resample import KERNELS, Kernel, Resampler
 from dali_cutmix.transforms.warps import check_fill, colour_of
@@ -281,7 +281,7 @@ class RandomCrop:
 
 
 @dataclass(frozen=True)
-class CenterCrop:
+class CenterCrop(DrawsNothing):
     """Cut out the centre of each image, rounded half to even. What is missing is padded.
 
     Args:
@@ -292,9 +292,6 @@ class CenterCrop:
     Source:
         torchvision ``v2.CenterCrop``; timm's ``CenterCropOrPad``.
     """
-
-    takes_any_size: ClassVar[bool] = True
-    takes_annotations: ClassVar[bool] = True
 
     size: int | Size
     fill: float | Sequence[float] = 0
@@ -308,10 +305,6 @@ class CenterCrop:
         """See `Augmentation`."""
         return check_size_or_side("CenterCrop", self.size)
 
-    def draw(self, _draws: Draws, _frame: Frame, /) -> tuple[()]:
-        """Draw nothing."""
-        return ()
-
     def operate(self, sample: Sample, _plan: tuple[()], frame: Frame, /) -> Sample:
         """See `Augmentation`."""
         size, mode, fill = self.size_behind(None), self.padding_mode, colour_of(self.fill)
@@ -321,7 +314,7 @@ class CenterCrop:
 
 
 @dataclass(frozen=True)
-class Pad:
+class Pad(DrawsNothing):
     """Widen each image by a border.
 
     Args:
@@ -341,9 +334,6 @@ class Pad:
         torchvision ``v2.Pad``.
     """
 
-    takes_any_size: ClassVar[bool] = True
-    takes_annotations: ClassVar[bool] = True
-
     padding: int | Sequence[int]
     fill: float | Sequence[float] = 0
     padding_mode: PaddingMode = "constant"
@@ -355,10 +345,6 @@ class Pad:
         """See `Augmentation`."""
         left, top, right, bottom = _border(self.padding)
         return None if size is None else (size[0] + top + bottom, size[1] + left + right)
-
-    def draw(self, _draws: Draws, _frame: Frame, /) -> tuple[()]:
-        """Draw nothing."""
-        return ()
 
     def operate(self, sample: Sample, _plan: tuple[()], frame: Frame, /) -> Sample:
         """See `Augmentation`."""
