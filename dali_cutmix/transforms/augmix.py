@@ -23,7 +23,7 @@ from dali_cutmix.transforms.operations import (
     operate,
     plan_operations,
 )
-from dali_cutmix.transforms.timm import INCREASING, TimmPlan, TimmSettings
+from dali_cutmix.transforms.timm import INCREASING, OfTimm, TimmPlan
 from dali_cutmix.transforms.warps import WarpKernel, check_fill
 
 #: Operations of a chain where their number is drawn, at most.
@@ -129,7 +129,7 @@ class AugMix:
 
 
 @dataclass(frozen=True)
-class TimmAugMix:
+class TimmAugMix(OfTimm):
     """Blend each image with some images that chains of timm's operations make of it.
 
     Args:
@@ -143,8 +143,6 @@ class TimmAugMix:
     Source:
         timm 1.0, ``data/auto_augment.py``, ``AugMixAugment``, within two levels of Pillow's.
     """
-
-    takes_any_size: ClassVar[bool] = True
 
     magnitude: float = 3.0
     magnitude_std: float = 0.0
@@ -161,13 +159,7 @@ class TimmAugMix:
         if not is_number(self.magnitude) or not 0 <= self.magnitude < INFINITY:
             refuse(where, "magnitude", "be at least 0", self.magnitude)
         _check_chains(where, self.width, self.depth, self.alpha)
-        self._settings.check(where, TIMM_AUGMIX)
-
-    @property
-    def _settings(self) -> TimmSettings:
-        return TimmSettings(
-            self.magnitude_std, self.magnitude_max, self.interpolation, self.fill, self.translate
-        )
+        self._check_settings(TIMM_AUGMIX)
 
     def draw(self, draws: Draws, _frame: Frame, /) -> AugMixPlan:
         """Draw shares, and a plan for each operation of each chain; see `Augmentation`."""
@@ -175,7 +167,7 @@ class TimmAugMix:
         def plan(turn_draws: Draws, chosen: np.ndarray) -> TimmPlan:
             magnitude = np.full(len(chosen), float(self.magnitude))
             always = np.ones(len(chosen))
-            return self._settings.draw(turn_draws, TIMM_AUGMIX, chosen, magnitude, always)
+            return self._draw_turn(turn_draws, TIMM_AUGMIX, chosen, magnitude, always)
 
         return _draw(draws, self.width, self.depth, self.alpha, len(TIMM_AUGMIX), plan)
 
@@ -185,7 +177,7 @@ class TimmAugMix:
         for weight, chain in zip(plan.weights, plan.chains, strict=True):
             image = sample.image
             for turn in chain:
-                image = self._settings.operate(image, TIMM_AUGMIX, turn, frame)
+                image = self._operate_turn(image, TIMM_AUGMIX, turn, frame)
             chains = image * weight + chains
         # As timm, which makes bytes of the blended chains first.
         mixed = sample.image * plan.kept + _truncated(chains) * (1.0 - plan.kept)

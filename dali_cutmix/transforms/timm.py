@@ -151,20 +151,19 @@ _WARP, _SHARPNESS, _BLUR, _NEAREST_WARP = (
 )
 
 
-@dataclass(frozen=True)
-class TimmSettings:
-    """Hold what both classes have in common; see `TimmRandAugment`."""
+class OfTimm:
+    """Draw and apply timm's operations, by settings of the class; see `TimmRandAugment`."""
 
     takes_any_size: ClassVar[bool] = True
-
     magnitude_std: float
     magnitude_max: float
     interpolation: WarpKernel | Literal["random"]
     fill: float | Sequence[float]
     translate: float
 
-    def check(self, where: str, names: Sequence[str]) -> None:
+    def _check_settings(self, names: Sequence[str]) -> None:
         """Refuse settings outside their ranges, and unknown operations."""
+        where = type(self).__name__
         for name in names:
             check_choice(where, "operations", name, tuple(_INDEX))
         for name, value in (("magnitude_std", self.magnitude_std), ("translate", self.translate)):
@@ -175,7 +174,7 @@ class TimmSettings:
         check_choice(where, "interpolation", self.interpolation, (*WARP_KERNELS, "random"))
         check_fill(where, self.fill)
 
-    def draw(
+    def _draw_turn(
         self,
         draws: Draws,
         names: Sequence[str],
@@ -268,7 +267,7 @@ class TimmSettings:
             shift[:, axis] = np.where(is_shifted, -self.translate * level, 0.0)
         return WarpPlan(linear, shift, np.stack([pivot, pivot], axis=1))
 
-    def operate(
+    def _operate_turn(
         self, image: DataNode, names: Sequence[str], plan: TimmPlan, frame: Frame
     ) -> DataNode:
         """Apply one operation to each sample."""
@@ -302,7 +301,7 @@ class TimmSettings:
 
 
 @dataclass(frozen=True)
-class TimmRandAugment:
+class TimmRandAugment(OfTimm):
     """Apply some operations in turn to each sample, each by chance, at magnitudes with noise.
 
     ``TimmRandAugment.from_config("rand-m9-mstd0.5-inc1")`` takes timm's string.
@@ -328,8 +327,6 @@ class TimmRandAugment:
         timm 1.0, ``data/auto_augment.py``, ``RandAugment``; Cubuk et al. 2019, arXiv:1909.13719.
     """
 
-    takes_any_size: ClassVar[bool] = True
-
     magnitude: float = 10.0
     magnitude_std: float = 0.0
     num_layers: int = 2
@@ -347,7 +344,7 @@ class TimmRandAugment:
             refuse(where, "magnitude", "be at least 0", self.magnitude)
         check_count(where, "num_layers", self.num_layers, at_least=0)
         check_prob(where, self.prob)
-        self._settings.check(where, self._names)
+        self._check_settings(self._names)
         weights, num = self.weights, len(self._names)
         if weights is not None and (not are_numbers(weights, num) or min(weights) < 0):
             refuse(where, "weights", f"be {num} numbers of at least 0", weights)
@@ -403,12 +400,6 @@ class TimmRandAugment:
     def _names(self) -> Sequence[str]:
         return OPERATIONS if self.operations is None else self.operations
 
-    @property
-    def _settings(self) -> TimmSettings:
-        return TimmSettings(
-            self.magnitude_std, self.magnitude_max, self.interpolation, self.fill, self.translate
-        )
-
     def draw(self, draws: Draws, _frame: Frame, /) -> tuple[TimmPlan, ...]:
         """Draw one plan for each layer; see `Augmentation`."""
         num = len(self._names)
@@ -424,7 +415,7 @@ class TimmRandAugment:
             chosen = times.argsort(axis=1)
         magnitude, prob = (np.full(len(chosen), n) for n in (self.magnitude, self.prob))
         return tuple(
-            self._settings.draw(
+            self._draw_turn(
                 draws.under(f"{layer}/"), self._names, chosen[:, layer], magnitude, prob
             )
             for layer in range(self.num_layers)
@@ -434,12 +425,12 @@ class TimmRandAugment:
         """See `Augmentation`."""
         image = sample.image
         for layer in plan:
-            image = self._settings.operate(image, self._names, layer, frame)
+            image = self._operate_turn(image, self._names, layer, frame)
         return replace(sample, image=image)
 
 
 @dataclass(frozen=True)
-class TimmAutoAugment:
+class TimmAutoAugment(OfTimm):
     """Apply one of several sequences of operations to each sample, at magnitudes with noise.
 
     Args:
@@ -451,8 +442,6 @@ class TimmAutoAugment:
     Source:
         timm 1.0, ``data/auto_augment.py``, ``AutoAugment``; Cubuk et al. 2018, arXiv:1805.09501.
     """
-
-    takes_any_size: ClassVar[bool] = True
 
     policy: Sequence[Steps]
     magnitude_std: float = 0.0
@@ -477,18 +466,12 @@ class TimmAutoAugment:
             for sequence in self.policy
         )
         object.__setattr__(self, "policy", steps)
-        self._settings.check(where, [name for sequence in steps for name, _, _ in sequence])
+        self._check_settings([name for sequence in steps for name, _, _ in sequence])
         for sequence in steps:
             for _, prob, magnitude in sequence:
                 check_prob(where, prob, "policy")
                 if not is_number(magnitude) or not 0 <= magnitude < INFINITY:
                     refuse(where, "policy", "hold magnitudes of at least 0", magnitude)
-
-    @property
-    def _settings(self) -> TimmSettings:
-        return TimmSettings(
-            self.magnitude_std, self.magnitude_max, self.interpolation, self.fill, self.translate
-        )
 
     @property
     def _turns(self) -> list[tuple[tuple[str, ...], list[tuple[int, float, float]]]]:
@@ -510,12 +493,12 @@ class TimmAutoAugment:
             index, prob, magnitude = np.array(rows, np.float64)[sequence].T
             turn_draws = draws.under(f"{turn}/")
             chosen = index.astype(np.int64)
-            plans.append(self._settings.draw(turn_draws, names, chosen, magnitude, prob))
+            plans.append(self._draw_turn(turn_draws, names, chosen, magnitude, prob))
         return tuple(plans)
 
     def operate(self, sample: Sample, plan: tuple[TimmPlan, ...], frame: Frame, /) -> Sample:
         """See `Augmentation`."""
         image = sample.image
         for (names, _), turn_plan in zip(self._turns, plan, strict=True):
-            image = self._settings.operate(image, names, turn_plan, frame)
+            image = self._operate_turn(image, names, turn_plan, frame)
         return replace(sample, image=image)
