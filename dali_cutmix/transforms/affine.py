@@ -1,19 +1,15 @@
-"""Shear, shift and turn images by one affine map for each sample.
+"""Affine maps that shear, shift and turn images, one for each sample.
 
-Matrices are computed on the host. They map points of the result to points of the image, in pixels
-from the top left corner, (x, y). The centre of the first pixel is at (0.5, 0.5).
+Matrices are computed on the host, and `by_dali` moves the pixels. A matrix maps points of the
+result to points of the image, in pixels from the top left corner, (x, y). The centre of the first
+pixel is at (0.5, 0.5).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
-
-from dali_cutmix.core.dali import DataNode, fn, types
-from dali_cutmix.core.frame import Frame
-from dali_cutmix.transforms.warps import by_dali
 
 #: Operations that move pixels. Levels are pixels per pixel, pixels, and degrees.
 WARPS = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -21,13 +17,8 @@ WARPS = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 #: How a pixel is computed from the pixels around a point.
 Interpolation = Literal["nearest", "bilinear"]
 
-_DALI_TYPES = {
-    "nearest": types.DALIInterpType.INTERP_NN,
-    "bilinear": types.DALIInterpType.INTERP_LINEAR,
-}
-
 #: Names of `Interpolation`.
-INTERPOLATIONS = tuple(_DALI_TYPES)
+INTERPOLATIONS = get_args(Interpolation)
 
 
 def matrices(name: str, level: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -62,43 +53,3 @@ def matrices(name: str, level: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         maps[:, :, :2] = np.stack([cosine, -sine, sine, cosine], axis=1).reshape(-1, 2, 2)
         maps[:, :, 2] = centre - maps[:, :, :2] @ centre
     return maps.astype(np.float32)
-
-
-def warp(
-    image: DataNode,
-    matrix: DataNode,
-    interpolation: Interpolation = "nearest",
-    fill: Sequence[int] = (0, 0, 0),
-    frame: Frame | None = None,
-) -> DataNode:
-    """Move pixels by affine maps. Pixels from beyond the border have the colour ``fill``.
-
-    Pixels equal those of torchvision's tensor back end, which takes in black or ``fill`` as well,
-    but for these cases:
-
-    - Turns with ``"nearest"`` differ at points as far from two pixels, where float32 decides. These
-      are 2 of 100 points for 135 degrees, and below 1 of 1000 for other angles.
-    - Shears and turns with ``"bilinear"`` differ by one level where a value is halfway between two
-      levels, at up to 4 of 100 values.
-
-    Args:
-        image: ``[height, width, 3]`` uint8 per sample, CPU or GPU.
-        matrix: Maps of `matrices`: ``[2, 3]`` float32 per sample, CPU.
-        interpolation: ``"nearest"`` takes the nearest pixel, ``"bilinear"`` the four around a
-            point, weighted by distance.
-        fill: Levels R, G, B.
-        frame: Of these images; needed where ``fill`` is not black.
-
-    Returns:
-        ``[height, width, 3]`` uint8 per sample, on the device of ``image``.
-    """
-    is_sharp_gray = interpolation == "nearest" and len(set(fill)) == 1
-    if any(fill) and not is_sharp_gray and frame is not None:
-        return by_dali(image, matrix, interpolation, fill, frame)
-    return fn.warp_affine(
-        image,
-        matrix=matrix,
-        fill_value=fill[0],
-        interp_type=_DALI_TYPES[interpolation],
-        inverse_map=True,
-    )

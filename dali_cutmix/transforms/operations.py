@@ -19,7 +19,7 @@ import torch
 
 from dali_cutmix.core.dali import FLOAT, DataNode, fn, math, merge, split
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.transforms.affine import WARPS, Interpolation, matrices, warp
+from dali_cutmix.transforms.affine import WARPS, Interpolation, matrices
 from dali_cutmix.transforms.blends import BlendPlan, blended, plan_blends
 from dali_cutmix.transforms.color_ops import (
     adjust_brightness,
@@ -37,7 +37,7 @@ from dali_cutmix.transforms.tables import (
     posterize_code,
     solarize_code,
 )
-from dali_cutmix.transforms.warps import colour_of
+from dali_cutmix.transforms.warps import by_dali, colour_of
 
 
 class Kind(NamedTuple):
@@ -63,8 +63,8 @@ _LEVELS = ("Posterize", "Solarize", "Invert")
 #: Every kind. `OperationPlan.kind` is an index of this list.
 _KINDS = (
     Kind(("Identity",), lambda image: image),
-    Kind(("ShearX", "ShearY", "Rotate"), warp, ("matrix",)),
-    Kind(("TranslateX", "TranslateY"), warp, ("matrix",)),
+    Kind(("ShearX", "ShearY", "Rotate"), by_dali, ("matrix",)),
+    Kind(("TranslateX", "TranslateY"), by_dali, ("matrix",)),
     Kind(("Brightness",), adjust_brightness, ("factor",)),
     Kind(("Color",), adjust_saturation, ("factor",)),
     Kind(("Contrast",), adjust_contrast, ("factor",)),
@@ -236,7 +236,7 @@ def operate(
         names: Operations to choose from, as `plan_operations` took them.
         plan: The plan of `plan_operations`, with nodes on the CPU as leaves.
         frame: Of these samples.
-        interpolation: How shears and turns make a pixel; see `warp`.
+        interpolation: How shears and turns make a pixel; see `by_dali`.
         fill: Level, or levels R, G, B, of pixels from outside.
         is_stretched: Whether a sample takes ``"AutoContrast"`` behind its operation: scalar bool
             per sample, CPU. None: no sample.
@@ -260,7 +260,7 @@ def operate(
             # All interpolations of a shift by whole pixels are equal.
             by_name = interpolation if "Rotate" in kind.names else "nearest"
             inside = frame.within(is_chosen)
-            function = partial(warp, interpolation=by_name, fill=colour_of(fill), frame=inside)
+            function = partial(by_dali, kernel=by_name, fill=colour_of(fill), frame=inside)
         part, others = split(image, is_chosen)
         part = function(part, **{name: split(node, is_chosen)[0] for name, node in numbers.items()})
         image = merge(part, others, is_chosen)
@@ -316,7 +316,7 @@ def _operate_on_all(
     """
     done: set[str] = set()
     if plan.matrix is not None:
-        image = warp(image, plan.matrix, interpolation, colour_of(fill), frame)
+        image = by_dali(image, plan.matrix, interpolation, colour_of(fill), frame)
         done.update(WARPS)
     if plan.blend is not None and not frame.varies:
         image = blended(image, plan.blend, frame)

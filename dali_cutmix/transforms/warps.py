@@ -4,7 +4,7 @@ Numbers are drawn without an image's size, which the operators know: positions a
 
 On the CPU Pillow moves the pixels, on the threads of the graph, so that pixels are those of
 torchvision's PIL back end. On a GPU DALI's operator does, as torchvision's tensor back end would.
-The two differ within a pixel of where the image's border lands, and as `affine.warp` says.
+The two differ within a pixel of where the image's border lands, and as `by_dali` says.
 """
 
 from __future__ import annotations
@@ -484,6 +484,14 @@ def by_dali(
 ) -> DataNode:
     """Move the pixels of a batch by DALI's operator.
 
+    With the maps of `affine.matrices` pixels equal those of torchvision's tensor back end, which
+    takes in black or ``fill`` as well, but for these cases:
+
+    - Turns with ``"nearest"`` differ at points as far from two pixels, where float32 decides. These
+      are 2 of 100 points for 135 degrees, and below 1 of 1000 for other angles.
+    - Shears and turns with ``"bilinear"`` differ by one level where a value is halfway between two
+      levels, at up to 4 of 100 values.
+
     Args:
         image: ``[y, x, 3]`` uint8 per sample, CPU or GPU.
         matrix: Map of points of the result to points of the image, in pixels: ``[2, 3]`` float32
@@ -493,17 +501,21 @@ def by_dali(
         frame: Of these images.
         size: ``(height, width)`` of the result in pixels: ``[2]`` float32 per sample, CPU. None:
             the image's.
+
+    Returns:
+        ``[y, x, 3]`` uint8 per sample, on the device of ``image``.
     """
+    is_sharp_gray = kernel == "nearest" and len(set(fill)) == 1
     arguments: dict[str, Any] = {
         "matrix": matrix,
         "interp_type": _dali_kernel(kernel),
         "inverse_map": True,
-        "fill_value": 0,
+        "fill_value": fill[0] if is_sharp_gray else 0,
     }
     if size is not None:
         arguments["size"] = size
     warped = fn.warp_affine(image, **arguments)
-    if not any(fill):
+    if is_sharp_gray or not any(fill):
         return warped
     # As torchvision: what is blended with black already is weighed by the same share again.
     inside = fn.slice(image, start=[0], shape=[1], axes=[2])
