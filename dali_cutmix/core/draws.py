@@ -332,6 +332,12 @@ def normal(draws: Draws, name: str, shape: Sequence[int]) -> np.ndarray:
     return torch.special.ndtri(torch.from_numpy(share)).numpy()
 
 
+def below(share: np.ndarray, num: int) -> np.ndarray:
+    """Turn uniform numbers in [0, 1] into whole numbers from 0, below ``num``, int64."""
+    # A uniform number is rounded up to 1 once in 30 million.
+    return np.minimum((share * num).astype(np.int64), num - 1)
+
+
 def key(draws: Draws, name: str) -> np.ndarray:
     """Draw a key of `random_words` for each sample: ``[B, 4]`` uint32."""
     return np.ldexp(draws.uniform(name, [4]), 24).astype(np.uint32)

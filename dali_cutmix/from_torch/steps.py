@@ -112,8 +112,7 @@ class Steps:
             SizesVaryError: Images have different sizes at the end, or where a step needs one.
             ValueError: An argument is outside its range.
         """
-        first = Frame((0, 0), varies=True)
-        frames = frames_of(self._steps, first)
+        frames = frames_of(self._steps, chain.ANY_SIZE)
         steps = list(self._steps)
         for step, frame in zip(steps, frames, strict=False):
             if not frame.varies or getattr(step, "takes_any_size", False):
@@ -123,11 +122,11 @@ class Steps:
                 raise SizesVaryError(
                     f"{name} takes images of one size in the graph. Put the crop before {name}."
                 )
-            frames[-1] = first
+            frames[-1] = chain.ANY_SIZE
         if frames[-1].varies and self._source_size is not None:
             # Changes nothing, and says which size stored images have.
             steps.insert(0, sizing.CenterCrop(_side(self._source_size)))
-            frames = frames_of(steps, first)
+            frames = frames_of(steps, chain.ANY_SIZE)
         if frames[-1].varies:
             raise SizesVaryError(
                 "images keep different sizes, and cannot make a batch. Add RandomResizedCrop, or "
@@ -228,7 +227,7 @@ class Steps:
         last = self._steps[-1] if self._steps else None
         if isinstance(last, sizing.Resize) and isinstance(last.size, int):
             return last.max_size is None and last.size >= max(size)
-        first = Frame(self._source_size) if self._source_size else Frame((0, 0), varies=True)
+        first = Frame(self._source_size) if self._source_size else chain.ANY_SIZE
         frame = frames_of(self._steps, first)[-1]
         return not frame.varies and frame.size[0] >= size[0] and frame.size[1] >= size[1]
 

@@ -37,6 +37,7 @@ from dali_cutmix.from_torch.report import (
 from dali_cutmix.from_torch.scripts import own_class
 from dali_cutmix.from_torch.steps import Steps
 from dali_cutmix.transforms.adm import ADMCrop
+from dali_cutmix.transforms.chain import ANY_SIZE
 from dali_cutmix.transforms.color import Grayscale
 from dali_cutmix.transforms.crop import EvalTransform, TrainTransform
 from dali_cutmix.transforms.shapes import ResizeKeepRatio
@@ -257,7 +258,7 @@ def _notes_on_pixels(
     steps = _fixed_steps(transform)
     if steps is None:
         return ["Random draws keep their distribution; the numbers are new."]
-    frames = frames_of(steps, Frame(size) if size else Frame((0, 0), varies=True))
+    frames = frames_of(steps, Frame(size) if size else ANY_SIZE)
     resizes = [
         step.interpolation
         for step, before, behind in zip(steps, frames, frames[1:], strict=False)

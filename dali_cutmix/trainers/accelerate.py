@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.utils.data import BatchSampler, Dataset
 
 from dali_cutmix import DataLoader, EpochSampler
-from dali_cutmix.trainers.checks import check_equal_steps, check_length, import_for
+from dali_cutmix.trainers.checks import check_equal_steps, import_for
 
 WHERE = "AccelerateLoader"
 
@@ -25,8 +25,8 @@ class AccelerateLoader(torch.utils.data.DataLoader[Any]):
     - ``gather_for_metrics`` leaves out repeated samples.
     - ``save_state`` and ``load_state`` keep the position in the epoch.
     - ``skip_first_batches`` reads nothing of the skipped batches. The count starts at the epoch's
-      start, so that a call after ``load_state`` skips nothing twice. To skip all batches uses the
-      epoch up.
+      start, so that a call after ``load_state`` skips nothing twice. Skipping every batch ends the
+      epoch.
 
     One batch more than usual is held, to recognize the last. Make the loader after the
     ``Accelerator``, which chooses the GPU of the process.
@@ -54,7 +54,14 @@ class AccelerateLoader(torch.utils.data.DataLoader[Any]):
     def __init__(self, loader: DataLoader, form: Callable[[Any], Any] | None = None) -> None:
         self.gradient_state = import_for(WHERE, "accelerate.state").GradientState()
         check_equal_steps(WHERE, loader)
-        check_length(WHERE, loader)
+        try:
+            len(loader)
+        except TypeError:
+            name = type(loader.sampler).__name__
+            raise ValueError(
+                f"{WHERE}: `sampler` of the loader must have a length, got {name}. Give the class "
+                "a `__len__`."
+            ) from None
         self.loader = loader
         self.end_of_dataloader, self.remainder = False, -1
         self._batches = _Batches(self)
@@ -66,7 +73,10 @@ class AccelerateLoader(torch.utils.data.DataLoader[Any]):
         self.loader.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state at the batch handed out last; behind an epoch's last, of the next."""
+        """Return the state after the batch handed out last.
+
+        After an epoch's last batch, return the start of the next epoch.
+        """
         return self._batches.state or self.loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

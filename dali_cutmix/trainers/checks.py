@@ -1,4 +1,4 @@
-"""What several adapters ask: is the trainer installed, and how many steps does each rank take?"""
+"""What several adapters ask: is the trainer installed, and do ranks take equally many steps?"""
 
 from __future__ import annotations
 
@@ -41,23 +41,3 @@ def check_equal_steps(where: str, loader: DataLoader) -> None:
             f"{where}: `remainder` of a loader on {count} ranks, which wait for each other, must "
             "be 'pad' or 'drop', got 'exact'."
         )
-
-
-def check_length(where: str, loader: DataLoader) -> None:
-    """Refuse a loader whose number of batches is unknown.
-
-    Args:
-        where: The public name of the adapter.
-        loader: The loader of this rank.
-
-    Raises:
-        ValueError: The sampler has no length.
-    """
-    try:
-        len(loader)
-    except TypeError:
-        name = type(loader.sampler).__name__
-        raise ValueError(
-            f"{where}: `sampler` of the loader must have a length, got {name}. Give the class a "
-            "`__len__`."
-        ) from None

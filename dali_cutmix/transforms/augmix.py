@@ -11,7 +11,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import check_alpha, check_choice, check_count, is_number, refuse
 from dali_cutmix.core.dali import UINT8, DataNode, fn
-from dali_cutmix.core.draws import Draws, dirichlet
+from dali_cutmix.core.draws import Draws, below, dirichlet
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.transforms.affine import INTERPOLATIONS, WARPS, Interpolation
 from dali_cutmix.transforms.color_ops import TRUNCATE
@@ -106,7 +106,7 @@ class AugMix:
         is_signed = np.array([name in SIGNED for name in self._names])
 
         def plan(turn_draws: Draws, chosen: np.ndarray) -> OperationPlan:
-            bins = _below(turn_draws.uniform("bin", []), self.severity)
+            bins = below(turn_draws.uniform("bin", []), self.severity)
             level = table[chosen, bins]
             is_negated = is_signed[chosen] & (turn_draws.chance("sign", 0.5)[:, 0] > 0)
             level = np.where(is_negated, -level, level)
@@ -218,11 +218,11 @@ def _draw(
         of_chain = draws.under(f"{number}/")
         depths = np.full(len(kept), depth)
         if depth == -1:
-            depths = 1 + _below(of_chain.uniform("depth", []), _MAX_DEPTH)
+            depths = 1 + below(of_chain.uniform("depth", []), _MAX_DEPTH)
         turns = []
         for turn in range(_MAX_DEPTH if depth == -1 else depth):
             of_turn = of_chain.under(f"{turn}/")
-            chosen = _below(of_turn.uniform("operation", []), num_operations)
+            chosen = below(of_turn.uniform("operation", []), num_operations)
             turns.append(plan(of_turn, np.where(turn < depths, chosen, -1)))
         chains.append(tuple(turns))
     columns = tuple(weights[:, number].astype(np.float32) for number in range(width))
@@ -239,10 +239,6 @@ def _strengths(size: tuple[int, int]) -> dict[str, np.ndarray]:
         "TranslateY": height / 3 * ratio,
         "Posterize": np.rint(4 - 4 * ratio),
     }
-
-
-def _below(share: np.ndarray, num: int) -> np.ndarray:
-    return np.minimum((share * num).astype(np.int64), num - 1)
 
 
 def _truncated(image: DataNode) -> DataNode:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from dali_cutmix.core.checks import check_choice, check_count, is_whole, refuse
-from dali_cutmix.core.draws import Draws
+from dali_cutmix.core.draws import Draws, below
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.transforms.affine import INTERPOLATIONS, Interpolation
 from dali_cutmix.transforms.operations import (
@@ -54,8 +54,8 @@ class TrivialAugment:
 
     def draw(self, draws: Draws, frame: Frame, /) -> OperationPlan:
         """See `Augmentation`."""
-        chosen = _below(draws.uniform("operation", []), len(OPERATIONS))
-        bins = _below(draws.uniform("bin", []), self.num_bins)
+        chosen = below(draws.uniform("operation", []), len(OPERATIONS))
+        bins = below(draws.uniform("bin", []), self.num_bins)
         return _plan(draws, OPERATIONS, chosen, bins, self.num_bins, frame, wide=True)
 
     def operate(self, sample: Sample, plan: OperationPlan, frame: Frame, /) -> Sample:
@@ -102,7 +102,7 @@ class RandAugment:
         plans = []
         for turn in range(self.num_ops):
             turn_draws = draws.under(f"{turn}/")
-            chosen = _below(turn_draws.uniform("operation", []), len(OPERATIONS))
+            chosen = below(turn_draws.uniform("operation", []), len(OPERATIONS))
             bins = np.full(len(chosen), self.magnitude)
             plans.append(_plan(turn_draws, OPERATIONS, chosen, bins, self.num_bins, frame))
         return tuple(plans)
@@ -142,7 +142,7 @@ class AutoAugment:
 
     def draw(self, draws: Draws, frame: Frame, /) -> tuple[OperationPlan, OperationPlan]:
         """Draw one plan for each operation of the pair; see `Augmentation`."""
-        pair = _below(draws.uniform("pair", []), len(POLICIES[self.policy]))
+        pair = below(draws.uniform("pair", []), len(POLICIES[self.policy]))
         return self._draw_turn(0, pair, draws, frame), self._draw_turn(1, pair, draws, frame)
 
     def _draw_turn(self, turn: int, pair: np.ndarray, draws: Draws, frame: Frame) -> OperationPlan:
@@ -165,11 +165,6 @@ class AutoAugment:
                 sample, self._names(turn), turn_plan, frame, self.interpolation, self.fill
             )
         return sample
-
-
-def _below(share: np.ndarray, num: int) -> np.ndarray:
-    """Turn uniform numbers in [0, 1] into whole numbers from 0, below ``num``."""
-    return np.minimum((share * num).astype(np.int64), num - 1)
 
 
 def _plan(

@@ -33,6 +33,7 @@ from dali_cutmix.core.frame import (
     check_augmentations,
     frames_of,
 )
+from dali_cutmix.transforms.chain import draw_each, operate_each
 from dali_cutmix.transforms.decode import Stored
 from dali_cutmix.transforms.moves import flipped, followed, resized_centre, resized_sample
 from dali_cutmix.transforms.resample import KERNELS, Kernel, Resampler
@@ -196,10 +197,7 @@ class TrainTransform:
         if self.pad is not None and not self._keeps_everything:
             share = draws.uniform("transform/place", [2])
         mirrored = draws.chance("transform/flip", self.flip)[:, 0] if self.flip > 0 else None
-        plans = tuple(
-            augmentation.draw(draws.under(f"augment/{index}/"), frame)
-            for index, augmentation in enumerate(self.augment)
-        )
+        plans = draw_each(self.augment, draws.under("augment/"), frame)
         is_bicubic = None
         if self.interpolation == "random":
             is_bicubic = draws.chance("transform/interpolation", 0.5)[:, 0] > 0
@@ -233,11 +231,9 @@ class TrainTransform:
             if self.flip > 0:
                 sample = flipped(sample, plan.mirrored)
         if self.augment:
-            # Which stored arrays do not tell.
+            # Stored arrays have no layout, and augmentations need HWC.
             sample = replace(sample, image=fn.reshape(sample.image, layout="HWC"))
-        for augmentation, augment_plan in zip(self.augment, plan.augment, strict=True):
-            sample = augmentation.operate(sample, augment_plan, frame)
-        return sample
+        return operate_each(self.augment, sample, plan.augment, frame)
 
     @property
     def _keeps_everything(self) -> bool:

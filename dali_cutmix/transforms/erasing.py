@@ -54,8 +54,22 @@ class ErasingPlan:
     noise: Any = None
 
 
+class _Erasing:
+    """Fill the rectangles that are drawn."""
+
+    takes_annotations: ClassVar[bool] = True
+    value: float | Sequence[float]
+
+    def operate(self, sample: Sample, plan: tuple[ErasingPlan, ...], frame: Frame, /) -> Sample:
+        """See `Augmentation`."""
+        image = sample.image
+        for rectangle in plan:
+            image = _erased(image, rectangle, _colour(self.value, frame), frame)
+        return replace(sample, image=image)
+
+
 @dataclass(frozen=True)
-class RandomErasing:
+class RandomErasing(_Erasing):
     """Fill a rectangle of some images, or several, with one colour or with noise.
 
     The first of ten drawn rectangles that fits is erased. Where none of the ten fits, the image
@@ -89,8 +103,6 @@ class RandomErasing:
         Zhong et al. 2017, Random Erasing, arXiv:1708.04896; torchvision ``v2.RandomErasing``;
         ``mode`` and ``max_count`` are those of timm's ``RandomErasing``.
     """
-
-    takes_annotations: ClassVar[bool] = True
 
     prob: float = 0.5
     scale: Range = (0.02, 0.33)
@@ -156,31 +168,9 @@ class RandomErasing:
         rectangle = anchor.astype(np.float32), extent.astype(np.float32)
         return ErasingPlan(is_erased, *rectangle, colour, noise)
 
-    def operate(self, sample: Sample, plan: tuple[ErasingPlan, ...], frame: Frame, /) -> Sample:
-        """See `Augmentation`."""
-        image = sample.image
-        for rectangle in plan:
-            image = self._erased(image, rectangle, frame)
-        return replace(sample, image=image)
-
-    def _erased(self, image: DataNode, plan: ErasingPlan, frame: Frame) -> DataNode:
-        colour: Any = _colour(self.value, frame)
-        part, others = split(image, plan.is_erased)
-        anchor, _ = split(plan.anchor, plan.is_erased)
-        extent, _ = split(plan.extent, plan.is_erased)
-        if self.mode == "rand":
-            colour, _ = split(plan.colour, plan.is_erased)
-        elif self.mode == "pixel":
-            colour = 0.0
-        part = fn.erase(part, anchor=anchor, shape=extent, axes=[0, 1], fill_value=colour)
-        if self.mode == "pixel":
-            noise, _ = split(plan.noise, plan.is_erased)
-            part = part | _placed(_noise(noise, extent, frame), anchor, frame, part.device)
-        return merge(part, others, plan.is_erased)
-
 
 @dataclass(frozen=True)
-class EraseSquares:
+class EraseSquares(_Erasing):
     """Fill squares of some images with one colour. Centres are uniform, borders cut squares off.
 
     Args:
@@ -192,8 +182,6 @@ class EraseSquares:
     Source:
         DeVries and Taylor 2017, Cutout, arXiv:1708.04552. The mix `dali_cutmix.Cutout` fills one.
     """
-
-    takes_annotations: ClassVar[bool] = True
 
     side: int | Sequence[int]
     count: int = 1
@@ -232,16 +220,21 @@ class EraseSquares:
             plans.append(ErasingPlan(is_erased, *rectangle))
         return tuple(plans)
 
-    def operate(self, sample: Sample, plan: tuple[ErasingPlan, ...], frame: Frame, /) -> Sample:
-        """See `Augmentation`."""
-        image, colour = sample.image, _colour(self.value, frame)
-        for square in plan:
-            part, others = split(image, square.is_erased)
-            anchor, _ = split(square.anchor, square.is_erased)
-            extent, _ = split(square.extent, square.is_erased)
-            part = fn.erase(part, anchor=anchor, shape=extent, axes=[0, 1], fill_value=colour)
-            image = merge(part, others, square.is_erased)
-        return replace(sample, image=image)
+
+def _erased(image: DataNode, plan: ErasingPlan, colour: Any, frame: Frame) -> DataNode:
+    """Fill the rectangle of a plan with the plan's colour or noise, else with ``colour``."""
+    part, others = split(image, plan.is_erased)
+    anchor, _ = split(plan.anchor, plan.is_erased)
+    extent, _ = split(plan.extent, plan.is_erased)
+    if plan.colour is not None:
+        colour, _ = split(plan.colour, plan.is_erased)
+    elif plan.noise is not None:
+        colour = 0.0
+    part = fn.erase(part, anchor=anchor, shape=extent, axes=[0, 1], fill_value=colour)
+    if plan.noise is not None:
+        noise, _ = split(plan.noise, plan.is_erased)
+        part = part | _placed(_noise(noise, extent, frame), anchor, frame, part.device)
+    return merge(part, others, plan.is_erased)
 
 
 def _check_value(where: str, value: Any) -> bool:

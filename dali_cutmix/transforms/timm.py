@@ -23,7 +23,7 @@ from dali_cutmix.core.checks import (
     refuse,
 )
 from dali_cutmix.core.dali import DataNode, merge, split
-from dali_cutmix.core.draws import Draws, normal
+from dali_cutmix.core.draws import Draws, below, normal
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.transforms.adjustments import pillow_blur
@@ -405,7 +405,7 @@ class TimmRandAugment(OfTimm):
         num = len(self._names)
         shares = draws.uniform("operation", [num if self.weights is not None else self.num_layers])
         if self.weights is None:
-            chosen = np.minimum((shares * num).astype(np.int64), num - 1)
+            chosen = below(shares, num)
         else:
             # The first of exponential times with these rates, then the next, are a choice by
             # weight, then another among the rest.
@@ -486,8 +486,7 @@ class TimmAutoAugment(OfTimm):
 
     def draw(self, draws: Draws, _frame: Frame, /) -> tuple[TimmPlan, ...]:
         """Draw one plan for each turn; see `Augmentation`."""
-        num = len(self.policy)
-        sequence = np.minimum((draws.uniform("sequence", []) * num).astype(np.int64), num - 1)
+        sequence = below(draws.uniform("sequence", []), len(self.policy))
         plans = []
         for turn, (names, rows) in enumerate(self._turns):
             index, prob, magnitude = np.array(rows, np.float64)[sequence].T
