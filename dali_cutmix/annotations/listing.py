@@ -72,8 +72,9 @@ def names_below(
     """
     names: dict[str, str] = {}
     for path in sorted(walk(where, name, folder)):
-        stem, ending = os.path.splitext(path)
-        if ending.lower() not in endings or not stem.endswith(suffix):
+        ending = next((ending for ending in endings if path.lower().endswith(ending)), "")
+        stem = path[: len(path) - len(ending)]
+        if not ending or not stem.endswith(suffix):
             continue
         key = stem.removesuffix(suffix)
         if key in names:

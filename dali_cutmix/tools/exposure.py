@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dali_cutmix.annotations.listing import existing_folder
 from dali_cutmix.annotations.record_files import (
     Description,
     parts_in,
@@ -165,13 +166,9 @@ def read_record(folder: Path) -> Description:
         OSError: The folder is missing, or holds no record.
         ValueError: The description is damaged, or the record has no rows.
     """
-    if not folder.is_dir():
-        problem = "is a file" if folder.exists() else "does not exist"
-        raise FileNotFoundError(
-            f"{WHERE}: RECORD must be the folder of a dali_cutmix.Record, but {folder} {problem}."
-        )
-    description = read_description(WHERE, os.fspath(folder))
-    if not parts_in(os.fspath(folder)):
+    path = existing_folder(WHERE, "RECORD", folder)
+    description = read_description(WHERE, path)
+    if not parts_in(path):
         raise ValueError(f"{WHERE}: the record {folder} has no rows yet.")
     return description
 

@@ -10,12 +10,13 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from math import floor
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from PIL import Image
 from rich.console import Console
 
+from dali_cutmix.annotations.listing import walk
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.threads import ThreadPool, usable_cpus
@@ -328,17 +329,5 @@ def _are_different(noted: dict[str, Any], source: dict[str, Any]) -> bool:
 
 
 def _videos_below(folder: Path) -> list[Path]:
-    def refuse_unreadable(error: OSError) -> NoReturn:
-        raise OSError(
-            f"{WHERE}: VIDEO must be readable, but {error.filename!r} is not: {error.strerror}. "
-            "Change its permissions, or name videos and folders without it."
-        ) from None
-
-    return sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, onerror=refuse_unreadable)
-        for name in names
-        if Path(name).suffix.lower() in ENDINGS
-        and not name.startswith(".")
-        and Path(parent, name).is_file()
-    )
+    paths = (folder / name for name in walk(WHERE, "VIDEO", str(folder)))
+    return sorted(path for path in paths if path.suffix.lower() in ENDINGS and path.is_file())

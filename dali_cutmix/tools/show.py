@@ -34,13 +34,12 @@ from dali_cutmix import (
     read_masks,
     read_rows,
 )
-from dali_cutmix.annotations.listing import existing_folder, names_below
 from dali_cutmix.annotations.tables import read_table
 from dali_cutmix.core.checks import Told, refuse
 from dali_cutmix.core.writing import replacing
 from dali_cutmix.pictures.stacks import MAX_FRAMES
-from dali_cutmix.sources.volume_files import ENDINGS
 from dali_cutmix.tools.check.boxes import open_boxes
+from dali_cutmix.tools.check.volumes import list_volumes
 from dali_cutmix.tools.console import (
     errors_as_one_sentence,
     expanded,
@@ -244,15 +243,7 @@ def _open_clips(data: str, size: int) -> _Opened:
 
 def _open_volumes(data: str, size: int) -> _Opened:
     """List volumes; of each the middle, as large as the smallest has it."""
-    folder = existing_folder("show", "DATA", data)
-    names = names_below("show", "DATA", folder, (".npy", ".nii", ".gz"))
-    paths = [Path(folder, name) for name in names.values() if name.lower().endswith(ENDINGS)]
-    if not paths:
-        raise FileNotFoundError(
-            f"show: DATA must hold files that end in {', '.join(ENDINGS)}, but {folder!r} holds "
-            "none."
-        )
-    source = Volumes(paths)
+    source = Volumes(list(list_volumes(data, where="show").values()))
     depth, height, width = source.shapes.min(axis=0).clip(max=size).tolist()
     return _Opened(source, VolumeTransform((depth, height, width), crop="centre"))
 

@@ -235,10 +235,8 @@ def test_heat_map_of_nothing_mixed_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_record_is_refused_in_one_sentence(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
-    assert sentence(call(nowhere)) == (
-        f"exposure: RECORD must be the folder of a dali_cutmix.Record, but {nowhere} does not "
-        "exist."
-    )
+    said = sentence(call(nowhere))
+    assert said == f"exposure: `RECORD` must be a folder, but {nowhere} does not exist."
     (tmp_path / "file").write_bytes(b"")
     assert sentence(call(tmp_path / "file")).endswith("/file is a file.")
     assert sentence(call(tmp_path)) == (

@@ -229,6 +229,20 @@ def test_bad_video_is_named_and_all_others_are_extracted(tmp_path: Path) -> None
     ]
 
 
+def test_links_to_folders_of_videos_are_followed_and_hidden_folders_left_out(
+    tmp_path: Path,
+) -> None:
+    write_video(tmp_path / "elsewhere/1.mp4", 4, 4)
+    write_video(tmp_path / "videos/.old/2.mp4", 4, 4)
+    (tmp_path / "videos/a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/round").symlink_to(tmp_path / "videos")
+    assert call(tmp_path / "videos", tmp_path / "out").exit_code == 0
+    found = [
+        path.relative_to(tmp_path / "out").parent for path in (tmp_path / "out").rglob("*.jpg")
+    ]
+    assert set(found) == {Path("a/1")}
+
+
 def test_folder_of_videos_that_cannot_be_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,7 +259,7 @@ def test_folder_of_videos_that_cannot_be_read_is_refused(
     monkeypatch.setattr(os, "scandir", deny)
     result = call(tmp_path / "videos", tmp_path / "out")
     assert result.exit_code == 1
-    assert "VIDEO must be readable, but" in result.stderr
+    assert "`VIDEO` must be readable, but" in result.stderr
     assert not (tmp_path / "out").exists()
 
 

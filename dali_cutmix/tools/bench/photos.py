@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dali_cutmix import FileList
+from dali_cutmix.annotations.listing import walk
 from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.tools.check.images import check_images
 
@@ -172,15 +173,10 @@ def _list(data: str) -> list[tuple[str, str]]:
             "and buckets cannot be measured here, since torch's loader reads files."
         )
     root = os.path.abspath(data)
-    listed = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        class_name = os.path.relpath(folder, root).split(os.sep)[0]
-        listed += [
-            (os.path.join(folder, name), class_name)
-            for name in sorted(names)
-            if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
-        ]
+    names = sorted(
+        name for name in walk("dali-cutmix", "DATA", root) if name.lower().endswith(IMAGE_ENDINGS)
+    )
+    listed = [(os.path.join(root, name), os.path.dirname(name).split(os.sep)[0]) for name in names]
     if not listed:
         endings = ", ".join(IMAGE_ENDINGS)
         raise FileNotFoundError(

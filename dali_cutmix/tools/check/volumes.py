@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.annotations.listing import walk
-from dali_cutmix.core.checks import local_path, refuse
+from dali_cutmix.annotations.listing import names_below
+from dali_cutmix.core.checks import local_path
 from dali_cutmix.core.reading import patiently
 from dali_cutmix.sources.volume_files import ENDINGS, Volume, open_volume
 from dali_cutmix.sources.volumes import DTYPES
@@ -59,13 +59,16 @@ class VolumeReport:
         ]
 
 
-def list_volumes(path: str, option: str = "DATA", suffix: str = "") -> dict[str, str]:
+def list_volumes(
+    path: str, option: str = "DATA", suffix: str = "", *, where: str = WHERE
+) -> dict[str, str]:
     """List the volumes at any depth of a folder, sorted; or a single file.
 
     Args:
         path: The folder, or the file.
         option: Name of the option, for messages.
         suffix: What names have before their ending. Other files are left out.
+        where: Name of the command, for messages.
 
     Returns:
         The paths, by the same paths below the folder without suffix and ending. A single file has
@@ -75,25 +78,15 @@ def list_volumes(path: str, option: str = "DATA", suffix: str = "") -> dict[str,
         FileNotFoundError: The path does not exist, or leads to no volumes.
         ValueError: Two files of a folder differ by their endings alone.
     """
-    path = local_path(WHERE, option, path)
+    path = local_path(where, option, path)
     if os.path.isfile(path):
         return {"": path}
-    volumes: dict[str, str] = {}
-    for name in sorted(walk(WHERE, option, path)):
-        ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
-        stem = name[: -len(ending)] if ending else ""
-        if ending is None or not stem.endswith(suffix):
-            continue
-        key = stem.removesuffix(suffix)
-        if key in volumes:
-            rule = "have one file for each name without its ending"
-            refuse(WHERE, option, rule, f"{volumes[key]} and {os.path.join(path, name)}")
-        volumes[key] = os.path.join(path, name)
-    if not volumes:
+    names = names_below(where, option, path, ENDINGS, suffix)
+    if not names:
         problem = "holds none" if os.path.isdir(path) else "does not exist"
         rule = f"a folder of volumes that end in {suffix and f'{suffix} and '}{', '.join(ENDINGS)}"
-        raise FileNotFoundError(f"{WHERE}: `{option}` must be {rule}, but {path!r} {problem}.")
-    return volumes
+        raise FileNotFoundError(f"{where}: `{option}` must be {rule}, but {path!r} {problem}.")
+    return {key: os.path.join(path, name) for key, name in names.items()}
 
 
 def check_volumes(
