@@ -8,9 +8,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, overload
+from typing import Annotated, overload
 
 import typer
 from rich.console import Console
@@ -33,17 +32,16 @@ FirstLabel = Annotated[
 ]
 
 
-def one_of(names: type[Enum]) -> Callable[[str], Any]:
-    """Return a parser for an option that takes a name of an enumeration.
+def one_of(*names: str) -> Callable[[str], str]:
+    """Return a parser for an option that takes one of some names.
 
-    Typer's own parser says "Value error" where a name is unknown.
+    Typer's own parser of an enumeration says "Value error" where a name is unknown.
     """
 
-    def parse(name: str) -> Any:
-        known = [member.value for member in names]
-        if name not in known:
-            raise typer.BadParameter(f"must be one of {', '.join(known)}, got {str(name)!r}.")
-        return names(name)
+    def parse(name: str) -> str:
+        if name not in names:
+            raise typer.BadParameter(f"must be one of {', '.join(names)}, got {name!r}.")
+        return name
 
     return parse
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from enum import Enum
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -48,35 +48,22 @@ from dali_cutmix.tools.console import (
     print_path,
 )
 
-ShownMix = CutMix | MixUp | Cutout | ResizeMix | RICAP | FMix | GridMix | SaliencyMix | ClipCutMix
-
-
-class MixName(str, Enum):
-    """Mixes that ``show`` draws."""
-
-    CUTMIX = "cutmix"
-    MIXUP = "mixup"
-    CUTOUT = "cutout"
-    RESIZEMIX = "resizemix"
-    RICAP = "ricap"
-    FMIX = "fmix"
-    GRIDMIX = "gridmix"
-    SALIENCYMIX = "saliencymix"
-    TUBE = "tube"
-    TEMPORAL = "temporal"
-    CUBOID = "cuboid"
-    MOVING = "moving"
-    NONE = "none"
-
-
-#: Kinds of `ClipCutMix`.
-_OF_CLIPS = (MixName.TUBE, MixName.TEMPORAL, MixName.CUBOID, MixName.MOVING)
-
-_HAVE_ALPHA = (
-    *(MixName.CUTMIX, MixName.MIXUP, MixName.FMIX, MixName.GRIDMIX, MixName.SALIENCYMIX),
-    *_OF_CLIPS,
-)
-
+#: Mixes that ``show`` draws, by the name of each for ``--mix``.
+_MIXES: dict[str, Callable[..., Any]] = {
+    "cutmix": CutMix,
+    "mixup": MixUp,
+    "cutout": Cutout,
+    "resizemix": ResizeMix,
+    "ricap": RICAP,
+    "fmix": FMix,
+    "gridmix": GridMix,
+    "saliencymix": SaliencyMix,
+    "tube": partial(ClipCutMix, "tube"),
+    "temporal": partial(ClipCutMix, "temporal"),
+    "cuboid": partial(ClipCutMix, "cuboid"),
+    "moving": partial(ClipCutMix, "moving"),
+}
+_WITHOUT_ALPHA = ("cutout", "resizemix", "ricap", "none")
 
 Data = Annotated[
     str,
@@ -86,12 +73,12 @@ Data = Annotated[
     ),
 ]
 Mix = Annotated[
-    MixName,
+    str,
     typer.Option(
         help="Mix to apply: cutmix, mixup, cutout, resizemix, ricap, fmix, gridmix, "
         "saliencymix or none. Of clips and volumes also tube, temporal, cuboid or moving.",
         metavar="MIX",
-        parser=one_of(MixName),
+        parser=one_of(*_MIXES, "none"),
     ),
 ]
 Alpha = Annotated[
@@ -147,7 +134,7 @@ def show(
     out: Annotated[Path, typer.Option(help="Picture to write, a PNG file.")] = Path("sheet.png"),
     batch_size: Annotated[int, typer.Option(min=1, help="Number of images.")] = 12,
     size: Annotated[int, typer.Option(min=1, max=4096, help="Side of each image in pixels.")] = 224,
-    mix: Mix = MixName.CUTMIX,
+    mix: Mix = "cutmix",
     alpha: Alpha = None,
     prob: Prob = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and of the mix.")] = 0,
@@ -169,8 +156,8 @@ def show(
     if out.suffix.lower() != ".png":
         raise typer.BadParameter(f"must end in .png, got {str(out)!r}.", param_hint="--out")
     chosen_mix = _choose_mix(mix, alpha, prob, size)
-    if batch_size < 2 and mix not in (MixName.CUTOUT, MixName.NONE):
-        rule = f"must be at least 2 with --mix {mix.value}: partners come from the same batch."
+    if batch_size < 2 and mix not in ("cutout", "none"):
+        rule = f"must be at least 2 with --mix {mix}: partners come from the same batch."
         raise typer.BadParameter(rule, param_hint="--batch-size")
     asked: dict[str, object] = {"--masks": masks, "--boxes": boxes, "--rows": rows}
     asked |= {"--clips": clips, "--volumes": volumes}
@@ -248,7 +235,7 @@ def _open_volumes(data: str, size: int) -> _Opened:
     return _Opened(source, VolumeTransform((depth, height, width), crop="centre"))
 
 
-def _sheet(opened: _Opened, mix: ShownMix | None, batch_size: int, seed: int) -> Image.Image:
+def _sheet(opened: _Opened, mix: Any, batch_size: int, seed: int) -> Image.Image:
     """Draw the first batch of a loader."""
     are_volumes = isinstance(opened.transform, VolumeTransform)
     loader = DataLoader(
@@ -272,48 +259,31 @@ def _sheet(opened: _Opened, mix: ShownMix | None, batch_size: int, seed: int) ->
     return contact_sheet(image, target, plan, classes=classes, title=_title(mix, seed))
 
 
-def _choose_mix(
-    name: MixName, alpha: float | None, prob: float | None, size: int
-) -> ShownMix | None:
+def _choose_mix(name: str, alpha: float | None, prob: float | None, size: int) -> Any:
+    """Return the mix of a name; None for ``"none"``."""
     for option, value, has_meaning in (
-        ("--alpha", alpha, name in _HAVE_ALPHA),
-        ("--prob", prob, name is not MixName.NONE),
+        ("--alpha", alpha, name not in _WITHOUT_ALPHA),
+        ("--prob", prob, name != "none"),
     ):
         if value is not None and not has_meaning:
-            rule = f"has no meaning with --mix {name.value}: leave it out."
+            rule = f"has no meaning with --mix {name}: leave it out."
             raise typer.BadParameter(rule, param_hint=option)
-    alpha, prob = 1.0 if alpha is None else alpha, 1.0 if prob is None else prob
+    if name == "none":
+        return None
+    side = max(2, size // 4 * 2) if name == "cutout" else None
+    settings = {"alpha": alpha, "prob": prob, "side": side}
     with errors_as_one_sentence():
-        if name is MixName.CUTMIX:
-            return CutMix(alpha=alpha, prob=prob)
-        if name is MixName.MIXUP:
-            return MixUp(alpha=alpha, prob=prob)
-        if name is MixName.CUTOUT:
-            return Cutout(side=max(2, size // 4 * 2), prob=prob)
-        if name is MixName.RESIZEMIX:
-            return ResizeMix(prob=prob)
-        if name is MixName.RICAP:
-            return RICAP(prob=prob)
-        if name is MixName.FMIX:
-            return FMix(alpha=alpha, prob=prob)
-        if name is MixName.GRIDMIX:
-            return GridMix(alpha=alpha, prob=prob)
-        if name is MixName.SALIENCYMIX:
-            return SaliencyMix(alpha=alpha, prob=prob)
-        if name in _OF_CLIPS:
-            kind: Any = name.value
-            return ClipCutMix(kind, alpha=alpha, prob=prob)
-    return None
+        return _MIXES[name](**{key: value for key, value in settings.items() if value is not None})
 
 
-def _title(mix: ShownMix | None, seed: int) -> str:
+def _title(mix: Any, seed: int) -> str:
     if mix is None:
         return f"No mixing, seed {seed}"
     parts = [type(mix).__name__]
+    if isinstance(mix, ClipCutMix):
+        parts.append(mix.kind)
     if isinstance(mix, Cutout):
         parts.append(f"side {mix.side} px")
-    elif isinstance(mix, (CutMix, MixUp, FMix, GridMix, SaliencyMix, ClipCutMix)):
+    elif hasattr(mix, "alpha"):
         parts.append(f"alpha {mix.alpha:g}")
-    if isinstance(mix, ClipCutMix):
-        parts.insert(1, mix.kind)
     return ", ".join([*parts, f"prob {mix.prob:g}", f"seed {seed}"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from typing import Annotated
 
 import torch
@@ -21,13 +20,6 @@ from dali_cutmix.tools.console import one_of
 LOOKING_S = 6.0
 
 
-class DeviceName(str, Enum):
-    """Devices that batches can be served on."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
 Data = Annotated[
     str, typer.Argument(help="Folder of photos; folders below it are classes.", metavar="DATA")
 ]
@@ -41,26 +33,26 @@ BatchSize = Annotated[
     ),
 ]
 Device = Annotated[
-    DeviceName | None,
+    str | None,
     typer.Option(
         help="Device of the batches.",
         show_default="cuda where there is a GPU",
         metavar="[cpu|cuda]",
-        parser=one_of(DeviceName),
+        parser=one_of("cpu", "cuda"),
     ),
 ]
 
 
-def choose_device(device: DeviceName | None) -> str:
+def choose_device(device: str | None) -> str:
     """Return the device asked for, or by default the GPU where there is one.
 
     Raises:
         ValueError: ``cuda`` is asked for, and torch sees no GPU.
     """
     sees_gpu = torch.cuda.is_available()
-    if device is DeviceName.CUDA and not sees_gpu:
+    if device == "cuda" and not sees_gpu:
         raise ValueError("dali-cutmix: `--device cuda` needs a GPU, and torch sees none here.")
-    return ("cuda" if sees_gpu else "cpu") if device is None else device.value
+    return device or ("cuda" if sees_gpu else "cpu")
 
 
 @contextmanager
