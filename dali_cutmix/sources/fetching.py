@@ -12,15 +12,15 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 from io import FileIO
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from dali_cutmix.core.bars import COUNTS, NOTE, bar
 from dali_cutmix.core.reading import patiently
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.bucket import NUM_REQUESTS
 from dali_cutmix.sources.cache import CachedShard, NoRoomError, ShardCache
-from dali_cutmix.sources.downloads import Downloads, bar
 
 #: Bytes of a request. As many requests at a time hold 64 MB.
 CHUNK = 4 << 20
@@ -32,6 +32,20 @@ PATIENCE_S = 1.0
 LOOK_S, GIVE_UP_S = 0.2, 2.0
 #: Shards that are kept open. Others are opened again at each read.
 MOST_OPEN = 256
+
+
+class Downloads(NamedTuple):
+    """Tell how far an epoch's shards are.
+
+    Args:
+        shards: Shards that are there.
+        num_shards: Shards that the epoch reads.
+        fetched_bytes: Bytes fetched from the bucket since the source was made.
+    """
+
+    shards: int
+    num_shards: int
+    fetched_bytes: int
 
 
 class Fetching:
@@ -283,9 +297,12 @@ class Fetching:
             wait([future])
             return
         try:
-            with bar() as show:
+            with bar("Fetching shards", None, COUNTS, NOTE) as update:
+                begin, before = time.monotonic(), self.downloads.fetched_bytes
                 while not future.done():
-                    show(self.downloads)
+                    shards, total, fetched_bytes = self.downloads
+                    rate = (fetched_bytes - before) / max(time.monotonic() - begin, 0.1) / 1e6
+                    update(completed=shards, total=total, note=f"{rate:.0f} MB/s")
                     wait([future], 0.2)
         finally:
             self._showing.release()

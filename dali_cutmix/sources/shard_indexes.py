@@ -7,13 +7,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from hashlib import blake2b
 from typing import Any, BinaryIO, NamedTuple
 from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
+from dali_cutmix.core.bars import COUNTS, bar
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.reading import is_of_machine, patiently, read_regular
 from dali_cutmix.core.threads import ThreadPool
@@ -94,24 +95,25 @@ class ShardIndexes:
         numbers = range(len(self._files))
         workers = NUM_REQUESTS if self._files.buckets else NUM_SCANS
         with ThreadPool(workers) as pool, ExitStack() as shown:
-            advance: Callable[[int], None] | None = None
+            update: Callable[..., None] | None = None
             begun: deque[Index | Future[Index]] = deque()
             for first in [*numbers[::_AT_ONCE], len(numbers)]:
                 block = numbers[first : first + _AT_ONCE]
                 indexes = self._files.map(self._find, block)
                 missing = [n for n, index in zip(block, indexes, strict=True) if index is None]
-                if missing and advance is None:
+                if missing and update is None:
                     self._tidy()
-                    advance = shown.enter_context(_bar(len(numbers), progress))
-                    advance(first - len(begun))
+                    of_shards = bar("Indexing shards", len(numbers), COUNTS, shown=progress)
+                    update = shown.enter_context(of_shards)
+                    update(completed=first - len(begun))
                 for number, index in zip(block, indexes, strict=True):
                     begun.append(index or pool.submit(self._make_patiently, number))
                 # The scans of this block have begun, so that no slow shard in front holds them up.
                 while len(begun) > len(block):
                     oldest = begun.popleft()
                     yield oldest.result() if isinstance(oldest, Future) else oldest
-                    if advance is not None:
-                        advance(1)
+                    if update is not None:
+                        update(advance=1)
 
     def _tidy(self) -> None:
         # Once for each folder: to list a folder takes as long as the folder is large.
@@ -256,20 +258,3 @@ def _is_sound(index: Index, shard_size: int) -> bool:
     inside = (head >= 0) & (offset >= head) & (size >= 0) & (label >= 0) & (label < MAX_CLASSES)
     inside &= (offset <= shard_size) & (size <= shard_size - offset)
     return bool(inside.all())
-
-
-@contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    if not shown:
-        yield lambda _: None
-        return
-    # Imported here, since most processes show no bar.
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("Indexing shards"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    hidden = not console.is_terminal  # rich would end it with an empty line
-    with Progress(*columns, transient=True, console=console, disable=hidden) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda count: progress.advance(task, count)

@@ -14,7 +14,7 @@ from dali_cutmix.core.checks import Told, local_path, refuse
 from dali_cutmix.sources.base import StoredImages, check_labels, numbered
 from dali_cutmix.sources.bucket import Timeouts
 from dali_cutmix.sources.cache import ShardCache
-from dali_cutmix.sources.downloads import Downloads
+from dali_cutmix.sources.fetching import Downloads
 from dali_cutmix.sources.joined_file import JoinedIndex, Span
 from dali_cutmix.sources.joined_index import IndexJoiner
 from dali_cutmix.sources.shard_files import ShardFiles

@@ -13,18 +13,11 @@ from typing import Annotated, overload
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
 from dali_cutmix import BadFileError, TroubleError
+from dali_cutmix.core.bars import COUNTS, bar
 from dali_cutmix.core.errors import printable
 
 FirstLabel = Annotated[
@@ -112,19 +105,9 @@ def image_progress(
     Yields:
         A function to be called with the number of images done.
     """
-    screen = Console(stderr=True) if screen is None else screen
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(unit),
-        TimeRemainingColumn(),
-    )
-    # Without a terminal, Rich would still print an empty line at the end.
-    hidden = not screen.is_terminal
-    with Progress(*columns, transient=True, console=screen, disable=hidden) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done)
+    columns = (COUNTS, _Rate(unit), TimeRemainingColumn())
+    with bar(what, total, *columns, screen=screen) as update:
+        yield lambda done: update(completed=done)
 
 
 class _Rate(ProgressColumn):

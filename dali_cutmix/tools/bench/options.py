@@ -9,8 +9,9 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 
+from dali_cutmix.core.bars import bar
 from dali_cutmix.tools.bench.machine import usable_cpus
 from dali_cutmix.tools.bench.photos import Photos, photos
 from dali_cutmix.tools.bench.race import OnRound
@@ -74,12 +75,7 @@ def chosen_photos(
 @contextmanager
 def steps_shown(screen: Console) -> Iterator[OnRound]:
     """Show the steps done, the step at work, and the time left. Draw nothing without a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    hidden = not screen.is_terminal
-    with Progress(*columns, transient=True, console=screen, disable=hidden) as progress:
-        task = progress.add_task("", total=None)
-
-        def show(done: int, total: int, what: str) -> None:
-            progress.update(task, description=f"{what:45}", completed=done, total=total)
-
-        yield show
+    with bar("", None, TimeRemainingColumn(), screen=screen) as update:
+        yield lambda done, total, what: update(
+            description=f"{what:45}", completed=done, total=total
+        )

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TaskProgressColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dali_cutmix.core.bars import bar
 from dali_cutmix.core.writing import replacing
 from dali_cutmix.tools.console import errors_as_one_sentence, expanded, make_folder, print_path
 from dali_cutmix.tools.demo.comparison import Comparison, DemoSettings, compare, require_packages
@@ -54,20 +55,15 @@ def demo(
 
 
 def _compare_with_progress(out: Path, settings: DemoSettings) -> Comparison:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True, console=Console(stderr=True)) as progress:
-        task = progress.add_task("Writing the digits", total=None)
-
-        def on_step(model: str, num_done: int, num_steps: int) -> None:
-            description = f"Training {model}"
-            progress.update(task, description=description, completed=num_done, total=num_steps)
-
-        return compare(out, settings, on_step)
+    columns = (TaskProgressColumn(), TimeRemainingColumn())
+    with bar("Writing the digits", None, *columns) as update:
+        return compare(
+            out,
+            settings,
+            lambda model, num_done, num_steps: update(
+                description=f"Training {model}", completed=num_done, total=num_steps
+            ),
+        )
 
 
 def _table(comparison: Comparison) -> Table:
