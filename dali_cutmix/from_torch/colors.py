@@ -191,15 +191,7 @@ def _erasing(part: Any, levels: Levels, prob: float, translation: Translation) -
         )
     if makes_noise(part) and not is_timms:
         return RandomErasing(prob * part.p, tuple(part.scale), tuple(part.ratio), mode="pixel")
-    value = 0 if is_timms else part.value
-    numbers = list(value) if isinstance(value, (tuple, list)) else [value]
-    numbers = numbers * 3 if len(numbers) == 1 else numbers
-    exact = levels.level_of([float(number) for number in numbers])
-    color = tuple(round(level) for level in exact)
-    if not all(0 <= level <= 255 for level in color):
-        raise NoCounterpartError(f"no uint8 color becomes {value} here. Pass `value=0`.")
-    if any(abs(a - b) > 1e-6 for a, b in zip(color, exact, strict=True)):
-        translation.note(f"Erased pixels become {color} of 255, which is {value} after rounding.")
+    color = levels.color_of(0 if is_timms else part.value, translation, "Erased")
     if is_timms:
         return timm.erasing(part, color, prob)
     return RandomErasing(

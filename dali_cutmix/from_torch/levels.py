@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors  # type: ignore[import-untyped]
 
-from dali_cutmix.from_torch.report import NoCounterpartError, OutOfPlaceError, written
+from dali_cutmix.from_torch.report import NoCounterpartError, OutOfPlaceError, Translation, written
 from dali_cutmix.transforms.crop import Numbers, Triple
 
 LEVEL = 1 / 255  # units of the full range: one level of uint8
@@ -60,14 +60,6 @@ class Levels:
         std = LEVEL if self.are_uint8 else 1.0
         return not any(self.mean) and set(self.std) == {std}
 
-    def level_of(self, numbers: Sequence[float]) -> list[float]:
-        """Return the stored levels, per channel, that show as these numbers here.
-
-        Levels outside [0, 255] cannot be stored.
-        """
-        channels = zip(numbers, self.std, self.mean, strict=True)
-        return [255 * (number * std + mean) for number, std, mean in channels]
-
     def for_kind(self, values: Any) -> Any:
         """Return what a dictionary of v2, by class of image, holds for the image; else the value.
 
@@ -100,16 +92,30 @@ class Levels:
             return {"mean": self.mean[:1], "std": (1.0,) if is_plain else self.std[:1]}
         return {} if self.are_uint8 else {"mean": self.mean, "std": self.std}
 
-    def color_of(self, numbers: Sequence[float]) -> tuple[int, int, int]:
-        """Return the stored levels that show as numbers here, per channel, rounded.
+    def color_of(
+        self, value: Any, notes: Translation | None = None, verb: str = "Filled"
+    ) -> tuple[int, int, int]:
+        """Return the stored levels that show as a value here, per channel, rounded.
+
+        Args:
+            value: A number, or a sequence of one for all channels or of three. None is 0.
+            notes: Takes a note where levels were rounded.
+            verb: How the note says what pixels of that color are.
 
         Raises:
             NoCounterpartError: Such levels are outside [0, 255].
         """
-        red, green, blue = (round(level) for level in self.level_of(numbers))
-        if not all(0 <= level <= 255 for level in (red, green, blue)):
-            raise NoCounterpartError(f"no uint8 color becomes {numbers} here. Pass `value=0`.")
-        return red, green, blue
+        numbers = list(value) if isinstance(value, (tuple, list)) else [value or 0]
+        numbers = numbers * 3 if len(numbers) == 1 else numbers
+        channels = zip(numbers, self.std, self.mean, strict=True)
+        exact = [255 * (float(number) * std + mean) for number, std, mean in channels]
+        red, green, blue = map(round, exact)
+        color = red, green, blue
+        if not all(0 <= level <= 255 for level in color):
+            raise NoCounterpartError(f"no uint8 color becomes {value} here. Pass 0.")
+        if notes and any(abs(a - b) > 1e-6 for a, b in zip(color, exact, strict=True)):
+            notes.note(f"{verb} pixels become {color} of 255, which is {value} after rounding.")
+        return color
 
     def to_channels(self, num_channels: int) -> str:
         """Make images gray, or gray images RGB."""

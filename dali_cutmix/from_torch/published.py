@@ -64,7 +64,7 @@ def _squares(part: Any, levels: Levels) -> Iterator[Candidate]:
         return
     side = int(first_of(part, "length", "size", "mask_size"))
     count, prob = int(getattr(part, "n_holes", 1)), prob_of(part)
-    color = levels.color_of([0.0] * 3)
+    color = levels.color_of(0)
     even = EraseSquares(side - side % 2, count, value=color)
     yield partial(_with_squares_by_numpy, side=side, count=count), [even]
     if count == 1:

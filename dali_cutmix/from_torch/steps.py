@@ -329,14 +329,7 @@ class Steps:
 
     def _level(self, fill: Any) -> Any:
         """Return the level, or levels, that show as a number, or numbers, here."""
-        numbers = list(fill) if isinstance(fill, (tuple, list)) else [fill or 0]
-        numbers = numbers * 3 if len(numbers) == 1 else numbers
-        exact = self._levels.level_of([float(number) for number in numbers])
-        color = tuple(round(level) for level in exact)
-        if not all(0 <= level <= 255 for level in color):
-            raise NoCounterpartError(f"no uint8 color becomes fill={fill!r} here.")
-        if any(abs(a - b) > 1e-6 for a, b in zip(color, exact, strict=True)):
-            self.notes.note(f"Filled pixels become {color} of 255, which are {exact} rounded.")
+        color = self._levels.color_of(fill, self.notes)
         return color[0] if len(set(color)) == 1 else color
 
 
