@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -229,29 +229,20 @@ def _with_parts(
     return list(maps.astype(np.float32)), list(behind.astype(np.float32))
 
 
-class Area:
+class Area(NamedTuple):
     """Describe a rectangle by two opposite corners.
 
-    Args:
+    Attributes:
         first: Corner (y, x) in pixels: ``[2]`` of any number type per sample, CPU; or two numbers.
         extent: Sides (y, x) in pixels, as ``first``.
         mirrored: 1 to name the corners from right to left, else 0: scalar int32 per sample, CPU.
         flipped: As ``mirrored``, from bottom to top.
     """
 
-    def __init__(
-        self,
-        first: DataNode | Sequence[float],
-        extent: DataNode | Sequence[float],
-        mirrored: DataNode | None = None,
-        flipped: DataNode | None = None,
-    ) -> None:
-        self.first, self.extent = first, extent
-        self.mirrored, self.flipped = mirrored, flipped
-
-    def parts(self) -> tuple[Any, ...]:
-        """Return the arguments: nodes, numbers, or None."""
-        return self.first, self.extent, self.mirrored, self.flipped
+    first: DataNode | Sequence[float]
+    extent: DataNode | Sequence[float]
+    mirrored: DataNode | None = None
+    flipped: DataNode | None = None
 
 
 def mapped(
@@ -274,7 +265,7 @@ def mapped(
     Returns:
         The map, and what images can show behind.
     """
-    parts = (*source.parts(), *target.parts(), size)
+    parts = (*source, *target, size)
     numbers = tuple(None if isinstance(part, DataNode) else part for part in parts)
     nodes = {n: part for n, part in enumerate(parts) if isinstance(part, DataNode)}
     # One call for a batch: some thirty operators on scalars would take as long as the flip.
