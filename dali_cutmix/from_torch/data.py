@@ -42,19 +42,19 @@ class Data:
         source: The images and classes, as `DataLoader` takes them.
         transform: The transform of the images, or None.
         path: Place of the transform, such as ``dataset.dataset.transform``.
-        having: Return a copy of the dataset with another transform in that place.
+        with_transform: Takes a transform. Returns a copy of the dataset with that transform.
         code: Code of the source, for the report.
         notes: Sentences about differences.
         kind: Class of the tensors that the transform is handed; None for Pillow images.
         num_channels: Channels of the images that the transform is handed: 3, or 1 for gray images.
-        slots: Place and transform of each attribute that ``having`` replaces; empty: of
-            ``transform`` alone.
+        slots: Place and transform of each attribute that ``with_transform`` replaces. Empty if
+            ``transform`` is the only one.
     """
 
     source: Any
     transform: Any
     path: str
-    having: Callable[[Any], Any]
+    with_transform: Callable[[Any], Any]
     code: str = "dataset"
     notes: tuple[str, ...] = ()
     kind: type[torch.Tensor] | None = None

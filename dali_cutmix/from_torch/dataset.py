@@ -94,18 +94,18 @@ def read_dataset(dataset: Any, path: str = "dataset") -> Data:
 def _of_torchvision(dataset: Any, path: str) -> Data:
     """Read a dataset that torchvision's own code serves."""
 
-    def having(transform: Any) -> Any:
+    def with_transform(transform: Any) -> Any:
         twin = copy.copy(dataset)
         twin.transform, twin.transforms = transform, None
         return twin
 
-    source = having(None)
+    source = with_transform(None)
     source.target_transform = None
     notes: tuple[str, ...] = ()
     if isinstance(dataset, DatasetFolder):
         source.loader = default_loader
         notes = (UPRIGHT,)
-    data = Data(source, dataset.transform, f"{path}.transform", having, notes=notes)
+    data = Data(source, dataset.transform, f"{path}.transform", with_transform, notes=notes)
     if dataset.target_transform is None:
         return data
     images = open_source(source)
@@ -170,7 +170,7 @@ def _of_subset(dataset: Any, path: str) -> Data:
     return replace(
         inner,
         source=Subset(inner.source, dataset.indices),
-        having=lambda transform: Subset(inner.having(transform), dataset.indices),
+        with_transform=lambda transform: Subset(inner.with_transform(transform), dataset.indices),
     )
 
 
@@ -192,7 +192,7 @@ def _of_concatenation(dataset: Any, path: str) -> Data:
         _joined([open_source(part.source) for part in parts], path, dataset),
         first.transform,
         first.path,
-        lambda transform: ConcatDataset([part.having(transform) for part in parts]),
+        lambda transform: ConcatDataset([part.with_transform(transform) for part in parts]),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         kind=first.kind,
         num_channels=first.num_channels,

@@ -53,13 +53,13 @@ class Way:
     """Hold a way to put a probe in the place of a dataset's transforms.
 
     Attributes:
-        having: Takes a probe, and returns a copy of the dataset.
+        with_transform: Takes a probe. Returns a copy of the dataset with the probe.
         slots: Place and transform of each slot; empty where the dataset has no transform.
         inner: The dataset inside that has the transform, or None.
         reads_anew: Whether the dataset opens a sample's files whenever the sample is asked for.
     """
 
-    having: Callable[[Any], Any]
+    with_transform: Callable[[Any], Any]
     slots: tuple[tuple[str, Any], ...]
     inner: Data | None = None
     reads_anew: bool = False
@@ -72,7 +72,7 @@ def compared(data: Data, way: Way) -> Data:
         NoCounterpartError: The code does something else.
     """
     images = open_source(data.source)
-    dataset = way.having(Probe())
+    dataset = way.with_transform(Probe())
     if len(dataset) != len(images):
         raise NoCounterpartError(
             f"{data.code} lists {len(images)} samples, and the dataset has {len(dataset)}."

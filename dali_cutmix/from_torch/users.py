@@ -72,7 +72,7 @@ def read_users(dataset: Any, path: str, read: Read) -> Data:
     except NoCounterpartError as error:
         raise RefusedPartError(path, dataset, str(error), True) from None
     ways, inner_error = _ways(dataset, path, read)
-    if held(ways[0].having(Probe()).__getitem__, lambda part: isinstance(part, GENERATORS)):
+    if held(ways[0].with_transform(Probe()).__getitem__, lambda part: isinstance(part, GENERATORS)):
         raise RefusedPartError(path, dataset, _DRAWS, True)
     ways = [replace(way, reads_anew=is_anew) for way in ways]
     problems: list[NoCounterpartError] = []
@@ -129,13 +129,13 @@ def _ways(dataset: Any, path: str, read: Read) -> tuple[list[Way], RefusedPartEr
     except RefusedPartError as error:
         return ways, error
 
-    def having(probe: Any) -> Any:
+    def with_transform(probe: Any) -> Any:
         twin = copy.copy(dataset)
-        vars(twin)[name] = data.having(probe)
+        vars(twin)[name] = data.with_transform(probe)
         return twin
 
     if data.transform is not None:
-        return [Way(having, data.slots or ((data.path, data.transform),), data)], None
+        return [Way(with_transform, data.slots or ((data.path, data.transform),), data)], None
     return [replace(way, inner=data) for way in ways], None
 
 
@@ -155,10 +155,10 @@ def _listed(dataset: Any, path: str, ways: Sequence[Way]) -> Iterator[tuple[Data
     for code, images in lists_of(dataset):
         notes = (UPRIGHT,) if images.kind == "path" else ()
         for way in ways:
-            yield Data(images, None, "", way.having, f"{path}.{code}", notes), way
+            yield Data(images, None, "", way.with_transform, f"{path}.{code}", notes), way
     for way in ways:
         if (data := way.inner) is not None:
-            outer = replace(data, having=way.having)
+            outer = replace(data, with_transform=way.with_transform)
             yield outer, way
             for indices in selections_of(dataset, len(open_source(data.source))):
                 yield replace(outer, source=open_source(data.source).take(indices)), way
@@ -183,10 +183,13 @@ def _called(
             continue
         if None not in files:
             images, notes = file_list(files, labels, dataset), (UPRIGHT,)
-            yield Data(images, None, "", way.having, f"the files that {name} opens", notes), way
+            yield (
+                Data(images, None, "", way.with_transform, f"the files that {name} opens", notes),
+                way,
+            )
         for each in arrays:
             code = f"the labels that {name} returns"
-            yield Data(relabeled(each, labels), None, "", way.having, code), way
+            yield Data(relabeled(each, labels), None, "", way.with_transform, code), way
         if way.slots:
             return  # the other ways leave a transform in the dataset, and all samples are many
 
@@ -200,7 +203,7 @@ def _all_samples(way: Way, num_samples: int, decodes: bool) -> tuple[np.ndarray,
     Raises:
         NoCounterpartError: The code must be handed its own images, or does what the graph cannot.
     """
-    dataset = way.having(Probe())
+    dataset = way.with_transform(Probe())
     samples_of(dataset, [num_samples - 1], way)
     if not way.reads_anew:
         raise NoCounterpartError(_KEEPS)

@@ -243,7 +243,10 @@ def _choices(
 def _matching(
     function: Any, lists: Sequence[Any], choices: list[Choice] | None, seed: int, image: Any
 ) -> list[Choice]:
-    """Return those of the choices that make the function's views of an image; None: of all."""
+    """Return the choices that make the function's views of one image.
+
+    If ``choices`` is None, search all choices.
+    """
     start = random_states_of(seed)
     set_random_states(start)
     views = function(copy.deepcopy(image))

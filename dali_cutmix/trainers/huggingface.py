@@ -16,7 +16,8 @@ def trainer_loss(
 ) -> torch.Tensor:
     """Return the cross entropy with mixed targets, as a ``compute_loss_func`` of the ``Trainer``.
 
-    Without it, image models take class weights for independent labels, and compute another loss.
+    Image models mistake class weights for independent labels and compute a binary loss. This
+    function replaces that loss.
 
     Args:
         outputs: The model's outputs, with ``logits`` ``[B, num_classes]`` float.

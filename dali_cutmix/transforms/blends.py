@@ -50,7 +50,7 @@ def plan_blends(factor: np.ndarray, is_chosen: Mapping[str, np.ndarray]) -> Blen
 
 
 def blended(image: DataNode, plan: BlendPlan, frame: Frame) -> DataNode:
-    """Blend all samples, those that take no factor with nothing, by one chain of operators.
+    """Blend every sample by one chain of operators. A sample without a factor keeps its pixels.
 
     A GPU runs this chain. The CPU runs an operator for each name, which takes less time there.
 

@@ -70,10 +70,9 @@ _OPERANDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _word(names: Sequence[str]) -> tuple[str, ...]:
-    """Return a sequence of names in which each order of the names can be read from left to right.
+    """Return a sequence that has every permutation of the names as a subsequence.
 
-    What stands before the last name, which comes once, holds each order of the others, and so does
-    what stands behind.
+    The last name stands once; both sides of it are such sequences of the other names.
     """
     if not names:
         return ()

@@ -66,7 +66,8 @@ _DALI_KERNELS = {
     "bicubic-pillow": types.DALIInterpType.INTERP_CUBIC,
 }
 
-#: What torch has no kernel for in all versions, or another one of this name.
+#: Kernels that Pillow computes on the CPU. Some versions of torch lack them, or mean another kernel
+#: by the name.
 _PILLOW_KERNELS = {
     "nearest": Image.Resampling.NEAREST,
     "lanczos": Image.Resampling.LANCZOS,

@@ -73,9 +73,9 @@ def change_levels(image: DataNode, code: DataNode) -> DataNode:
 
 
 def solarize_code(threshold: np.ndarray | int) -> np.ndarray:
-    """Say by a number for `change_levels` to invert levels from a threshold on.
+    """Return the code by which `change_levels` inverts all levels from a threshold on.
 
-    The number is 256 times the row of a table, and 255 more where levels are inverted before they
+    The code is 256 times the row of a table, and 255 more where levels are inverted before they
     are looked up. For inverted levels, a threshold ``t`` is what ``256 - t`` is for others. So 129
     rows do for 257 thresholds, and leave space for `posterize_code`.
 
@@ -91,7 +91,7 @@ def solarize_code(threshold: np.ndarray | int) -> np.ndarray:
 
 
 def posterize_code(bits: np.ndarray | int) -> np.ndarray:
-    """Say by a number for `change_levels` how many bits of a level to keep.
+    """Return the code by which `change_levels` keeps some bits of each level.
 
     Args:
         bits: The highest bits, in [0, 8]; 0 makes black, and 8 changes nothing: ``[...]`` whole
