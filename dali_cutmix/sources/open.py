@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,15 +31,16 @@ from dali_cutmix.sources.tfrecord import TFRecords
 _LISTS = (".txt", ".tsv", ".lst")  # endings of list files
 # Compressed ones too, so that they are refused for what they are.
 _TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
-_MDS = re.compile(r"\.mds(\.\w+)?$")
 _PARQUET = re.compile(r"\.parquet$", re.IGNORECASE)
 _TFRECORD = re.compile(r"\.tfrecords?(\.\w+)?$|-of-[\d*?{}.,]+$", re.IGNORECASE)
+_MDS = re.compile(r"\.mds(\.\w+)?$")
 _MDS_NAMES = r"[^.].*\.mds(\.\w+)?"
-#: Shards that a folder may hold beside other folders, or in a folder below.
-_SHARDS = (
-    (PARQUET_NAMES, ParquetShards),
-    (TAR_NAMES, TarShards),
-    (TFRECORD_NAMES, TFRecords),
+#: Kinds of shards: end of a path, names in a folder, source. Tar first: img2dataset writes tables
+#: of captions, which are Parquet files, beside its tars.
+_KINDS: tuple[tuple[re.Pattern[str], str, Callable[..., StoredImages]], ...] = (
+    (_TAR, TAR_NAMES, TarShards),
+    (_PARQUET, PARQUET_NAMES, ParquetShards),
+    (_TFRECORD, TFRECORD_NAMES, TFRecords),
 )
 
 
@@ -134,19 +135,20 @@ def _from_folder(path: str) -> StoredImages:
         is_folder = {}
     if any(is_folder.keys() >= names for names in SAVED):
         return HuggingFaceImages(path)
-    if not any(is_folder.values()):
-        if MDS_INDEX in is_folder and any(map(_MDS.search, is_folder)):
-            return MDSShards(path)
-        if any(map(_TAR.search, is_folder)):
-            return TarShards(path)
-        if any(map(_PARQUET.search, is_folder)):
-            return ParquetShards(path)
-        if any(map(_TFRECORD.search, is_folder)):
-            return TFRecords(path)
+    has_index = MDS_INDEX in is_folder
+    if not any(is_folder.values()) and (shards := _shards_among(is_folder, has_index)):
+        return shards(path)
     try:
         return FileList.from_folder(path)
     except FileNotFoundError as error:
-        return _shards_below(path, MDS_INDEX in is_folder, error)
+        return _shards_below(path, has_index, error)
+
+
+def _shards_among(names: Collection[str], has_index: bool) -> Callable[..., StoredImages] | None:
+    """Return the source of the shards among files; None where no file is a shard."""
+    if has_index and any(map(_MDS.search, names)):
+        return MDSShards
+    return next((shards for end, _, shards in _KINDS if any(map(end.search, names))), None)
 
 
 def _shards_below(path: str, has_index: bool, error: FileNotFoundError) -> StoredImages:
@@ -157,12 +159,13 @@ def _shards_below(path: str, has_index: bool, error: FileNotFoundError) -> Store
         has_index: Whether the folder holds a file named as the index of MDS shards.
         error: What is raised where there are no shards.
     """
-    all_names = "|".join(f"({names})" for names in (*dict(_SHARDS), _MDS_NAMES))
+    all_names = "|".join(f"({names})" for names in (*(kind[1] for kind in _KINDS), _MDS_NAMES))
     if not folders_of_shards(path, all_names):
         raise error
     if has_index and folders_of_shards(path, _MDS_NAMES):  # in folders, by Streaming's merge_index
         return MDSShards(path)
-    for names, shards in _SHARDS:
+    # Parquet first: a clone from Hugging Face's hub may hold tars beside its data.
+    for _, names, shards in sorted(_KINDS, key=lambda kind: kind[2] is not ParquetShards):
         folders = folders_of_shards(path, names)
         if folders and _holds_images(path):  # a broken ImageFolder, or pictures of a README
             folder = os.path.join(path, folders[0]) if folders[0] != "." else path
@@ -190,32 +193,23 @@ def _from_bucket(url: str) -> StoredImages:
     prefix = key.rstrip("/") + "/" if key.rstrip("/") else ""
     folders, keys = Bucket(name).list_folder(prefix)
     folder = f"{url.rstrip('/')}/"
-    if not folders:
-        if prefix + MDS_INDEX in keys and any(map(_MDS.search, keys)):
-            return MDSShards(url)
-        if any(map(_TAR.search, keys)):
-            return TarShards(folder)
-        if any(map(_PARQUET.search, keys)):
-            return ParquetShards(folder)
-        if any(map(_TFRECORD.search, keys)):
-            return TFRecords(folder)
+    has_index = prefix + MDS_INDEX in keys
+    if not folders and (shards := _shards_among(keys, has_index)):
+        return shards(folder)
     try:
         return BucketFiles(url)
     except FileNotFoundError as error:
-        return _shards_below(folder, prefix + MDS_INDEX in keys, error)
+        return _shards_below(folder, has_index, error)
 
 
 def _is_shard(path: str) -> bool:
-    return any(kind.search(path) for kind in (_TAR, _PARQUET, _TFRECORD))
+    return any(end.search(path) for end, _, _ in _KINDS)
 
 
 def _from_shards(paths: list[str]) -> StoredImages:
-    if all(map(_TAR.search, paths)):
-        return TarShards(paths)
-    if all(map(_PARQUET.search, paths)):
-        return ParquetShards(paths)
-    if all(map(_TFRECORD.search, paths)):
-        return TFRecords(paths)
+    for end, _, shards in _KINDS:
+        if all(map(end.search, paths)):
+            return shards(paths)
     raise ValueError(
         f"{WHERE}: `source` must be paths of tar shards only, of Parquet files only, of TFRecords "
         f"only, or (path, class) pairs, got {paths!r:.200}."
