@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def measure(name: str, work: Work) -> dict[str, Any]:
 
 def measure_apart(name: str, work: Work) -> dict[str, Any]:
     """Run `measure` in a process of its own; a failure gives ``error`` in place of numbers."""
-    command = [sys.executable, __file__, "--point", name, work.to_json()]
+    command = [sys.executable, __file__, "--point", name, json.dumps(asdict(work))]
     changed = RETURN_LARGE_BLOCKS if name == RETURNING else {}
     environment = {**os.environ, **changed}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -161,7 +161,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--point"]:
-        print(json.dumps(measure(sys.argv[2], Work.from_json(sys.argv[3]))))
+        print(json.dumps(measure(sys.argv[2], Work(**json.loads(sys.argv[3])))))
         sys.stdout.flush()
         # `os._exit`, since torch's workers may delay the interpreter's end.
         os._exit(0)

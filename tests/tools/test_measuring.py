@@ -141,12 +141,6 @@ def run(*contestants: Contestant, **settings: Any) -> list[Standing]:
 # Work
 
 
-def test_work_comes_back_from_json() -> None:
-    work = Work("a", 10, 64, 8, 3, "mixup", "cuda", 7, {"prefetch": 4})
-    assert Work.from_json(work.to_json()) == work
-    assert "\n" not in work.to_json()
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -159,12 +153,6 @@ def test_work_comes_back_from_json() -> None:
 def test_work_out_of_range_is_refused_by_name(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
         replace(WORK, **changes)
-
-
-@pytest.mark.parametrize("text", ["[]", '{"data": "a", "num_classes": 2, "sise": 3}'])
-def test_json_of_something_else_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^Work: JSON must be an object of \["):
-        Work.from_json(text)
 
 
 # Batches

@@ -3,8 +3,7 @@
 # Standard library only, and Python 3.8: interpreters without DALI and this package load this file.
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 MIXES = ("cutmix", "mixup", "none")
@@ -55,20 +54,3 @@ class Work:
             if value not in choices:
                 listed = ", ".join(map(repr, choices))
                 raise ValueError(f"Work: `{name}` must be one of {listed}, got {value!r}.")
-
-    def to_json(self) -> str:
-        """Return the work as one line of JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Work:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: The text is not a JSON object, or a key is not a field.
-        """
-        values = json.loads(text)
-        names = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) - names:
-            raise ValueError(f"Work: JSON must be an object of {sorted(names)}, got {text!r:.200}.")
-        return cls(**values)
