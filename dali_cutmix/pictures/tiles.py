@@ -118,7 +118,7 @@ def draw_tiles(
     draw = ImageDraw.Draw(sheet)
     if title:
         title_font = ImageFont.load_default(size=TITLE_SIZE)
-        text = _shortened(title, title_font, sheet.width - 2 * MARGIN)
+        text = shortened(title, title_font, sheet.width - 2 * MARGIN)
         draw.text((MARGIN, MARGIN - 6), text, INK, title_font)
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
@@ -228,7 +228,7 @@ def _line(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, line: Line, fon
         if end >= x:
             draw.rectangle((x, y, end, y + LINE_HEIGHT - 4), fill=BAR)
     value_width = _width_of_value(line, font)
-    name = _shortened(line.name, font, width - value_width)
+    name = shortened(line.name, font, width - value_width)
     draw.text((x, y), name, line.colour, font)
     if line.value:
         draw.text((x + width - value_width + GAP_OF_VALUE, y), line.value, line.colour, font)
@@ -260,7 +260,7 @@ def _broken(line: Line, font: Font, width: int) -> list[Line]:
     return rows
 
 
-def _shortened(text: str, font: Font, width: float) -> str:
+def shortened(text: str, font: Font, width: float) -> str:
     """Return text on one line, its end replaced by an ellipsis where wider than ``width``."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:

@@ -65,6 +65,11 @@ def split_url(url: str) -> tuple[str, str]:
     return url[: len("s3://")] + name, key
 
 
+def as_prefix(key: str) -> str:
+    """Return the prefix of all keys below a key, which is empty or ends in a slash."""
+    return key.rstrip("/") + "/" if key.rstrip("/") else ""
+
+
 class Timeouts(NamedTuple):
     """Hold how long a server may be silent before a request is tried again.
 
@@ -256,7 +261,7 @@ class BucketFiles(StoredImages):
         timeouts = Timeouts.checked("BucketFiles", connect_timeout_s, read_timeout_s)
         name, key = split_url(url)
         self._bucket = Bucket(name, timeouts)
-        prefix = key.rstrip("/") + "/" if key.rstrip("/") else ""
+        prefix = as_prefix(key)
         self._root = self._bucket.url(prefix)
         folders, stray = self._bucket.list_folder(prefix)
         if not folders:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 
 from dali_cutmix.core.checks import check_count, local_path, refuse
+from dali_cutmix.core.locks import is_named
 
 #: Endings of a shard in the cache, and of a shard that is being fetched.
 SHARD, PART = ".shard", ".shard.part"
@@ -115,7 +116,7 @@ class ShardCache:
             return None
         shard = CachedShard(descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a process that evicts the shard
-        if not _is_named(descriptor, path):
+        if not is_named(descriptor, path):
             return None
         if os.fstat(descriptor).st_size != size:
             with suppress(OSError):
@@ -159,7 +160,7 @@ class ShardCache:
                     except BlockingIOError:
                         on_room()
                         fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits for who fetches the shard
-                    if _is_named(descriptor, part) and not os.path.exists(path):
+                    if is_named(descriptor, part) and not os.path.exists(path):
                         self._complete(descriptor, part, path, size, fill, on_room)
                         # The lock on the shard ends with this block: nobody may evict it then.
                         until_open.enter_context(self._counting())
@@ -252,14 +253,6 @@ def _open(path: str, flags: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _is_named(descriptor: int, path: str) -> bool:
-    """Return whether a path still leads to an open file."""
-    try:
-        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _allocate(descriptor: int, size: int) -> None:

@@ -224,7 +224,6 @@ class Clips(Stacks):
         """Return the clips of these indices, in this order, with the same classes."""
         chosen = checked_indices(WHERE, indices, len(self))
         part = copy.copy(self)
-        part.__dict__.pop("fingerprint", None)
         part.targets = self.targets[chosen]
         part._step = self._step[chosen]
         part._ways = None if self._ways is None else self._ways[chosen]

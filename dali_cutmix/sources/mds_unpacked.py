@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix.core.errors import printable
+from dali_cutmix.core.locks import one_at_a_time
 from dali_cutmix.core.reading import open_regular, read_regular
 from dali_cutmix.core.writing import replacing
 from dali_cutmix.sources.bucket import Bucket, Timeouts, is_url, split_url
-from dali_cutmix.sources.joined_index import one_at_a_time
 
 
 def raw_path(

@@ -14,7 +14,7 @@ from dali_cutmix.core.errors import printable
 from dali_cutmix.core.reading import is_of_machine, patiently
 from dali_cutmix.sources.arrays import ImageArrays
 from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, StoredImages
-from dali_cutmix.sources.bucket import SCHEMES, Bucket, BucketFiles, is_url, split_url
+from dali_cutmix.sources.bucket import SCHEMES, Bucket, BucketFiles, as_prefix, is_url, split_url
 from dali_cutmix.sources.files import FileList
 from dali_cutmix.sources.hugging_face import SAVED, HuggingFaceImages, is_hugging_face
 from dali_cutmix.sources.mds import INDEX as MDS_INDEX
@@ -190,7 +190,7 @@ def _holds_images(path: str) -> bool:
 
 def _from_bucket(url: str) -> StoredImages:
     name, key = split_url(url)
-    prefix = key.rstrip("/") + "/" if key.rstrip("/") else ""
+    prefix = as_prefix(key)
     folders, keys = Bucket(name).list_folder(prefix)
     folder = f"{url.rstrip('/')}/"
     has_index = prefix + MDS_INDEX in keys

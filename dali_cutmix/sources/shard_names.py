@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from dali_cutmix.core.checks import local_path, refuse
-from dali_cutmix.sources.bucket import Bucket, is_url, split_url
+from dali_cutmix.sources.bucket import Bucket, as_prefix, is_url, split_url
 from dali_cutmix.sources.shard_splits import check_totals, refuse_several_splits, regex_of
 
 #: Endings of the indexes that this package writes beside shards.
@@ -142,7 +142,7 @@ def folders_of_shards(folder: str, names: str) -> list[str]:
 def visible_below(url: str) -> list[str]:
     """Return the keys below a folder in a bucket, without the folder's; none of hidden folders."""
     bucket, key = split_url(url)
-    prefix = key.rstrip("/") + "/" if key.rstrip("/") else ""
+    prefix = as_prefix(key)
     keys = (listed.removeprefix(prefix) for listed in Bucket(bucket).list_below(prefix))
     return [key for key in keys if "/." not in f"/{os.path.dirname(key)}"]
 

@@ -157,7 +157,6 @@ class Volumes(Stacks):
         """Return the volumes of these indices, in this order, with the same classes."""
         chosen = checked_indices(WHERE, indices, len(self))
         part = copy.copy(self)
-        part.__dict__.pop("fingerprint", None)
         part.targets, part.shapes = self.targets[chosen], self.shapes[chosen]
         part._volumes = [self._volumes[index] for index in chosen]
         return part

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dali_cutmix.pictures.tiles import FAINT, INK, WHITE, Font, shortened
+
 #: Pixels. A heat map's cells are as large as fits, up to `MAX_CELL`.
 MAX_SIDE = 1600
 SIDE, MAX_CELL, MARGIN, GAP, KEY_WIDTH = 720, 64, 28, 12, 14
@@ -16,11 +18,8 @@ CELL_WITH_NUMBER, CELL_WITH_NAME = 34, 12
 FONT_SIZE, TITLE_SIZE = 12, 16
 MOST_NAME = 150
 
-INK, FAINT, WHITE = (38, 38, 38), (222, 222, 222), (255, 255, 255)
 #: Colours from 0 to the largest share: one hue, from light to dark, also in print.
 RAMP = np.array([(247, 248, 250), (178, 205, 230), (75, 139, 193), (19, 71, 130), (8, 32, 66)])
-
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def _draw(heat_map: HeatMap) -> Image.Image:
     side = cell * count
     font, title_font = (ImageFont.load_default(size=size) for size in (FONT_SIZE, TITLE_SIZE))
     names = list(heat_map.names) if cell >= CELL_WITH_NAME else [""] * count
-    names = [_shortened(name, font) for name in names]
+    names = [shortened(name, font, MOST_NAME) for name in names]
     room = max(int(font.getlength(name)) for name in names) + GAP
     left, top = MARGIN + room, MARGIN + 3 * TITLE_SIZE + room
     largest = float(heat_map.values.max()) or 1.0
@@ -110,7 +109,7 @@ def _write_numbers(
     cell: int,
     font: Font,
 ) -> None:
-    """Write shares in percent; nothing where nothing is."""
+    """Write each share above 0 in percent."""
     for (row, column), value in np.ndenumerate(values):
         if not value:
             continue
@@ -134,12 +133,3 @@ def _draw_key(
     for at, value in ((0, largest), (height, 0.0)):
         text = f"{100 * value:.3g}%"
         draw.text((corner[0] + KEY_WIDTH + 6, corner[1] + at), text, INK, font, anchor="lm")
-
-
-def _shortened(text: str, font: Font) -> str:
-    text = " ".join(text.split())
-    if font.getlength(text) <= MOST_NAME:
-        return text
-    while text and font.getlength(text + "…") > MOST_NAME:
-        text = text[:-1]
-    return text.rstrip() + "…"

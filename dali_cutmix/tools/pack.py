@@ -44,7 +44,7 @@ from dali_cutmix.tools.console import (
     tidy_when_terminated,
 )
 from dali_cutmix.tools.pack_parquet import import_pyarrow
-from dali_cutmix.tools.pack_shard import Packer, writing
+from dali_cutmix.tools.pack_shard import Packer, class_names, writing
 
 _POLL_S = 0.1
 
@@ -247,14 +247,13 @@ def pack_images(
 
 
 def _class_lines(images: StoredImages) -> bytes:
-    """Return the content of ``classes.txt``. Classes without a name are called by their index.
+    """Return the content of ``classes.txt``.
 
     Empty where no class has a name and there are very many: `TarShards` counts them by itself.
     """
     if isinstance(images.classes, Numbers):
         return b""
-    num_classes = images.count_classes(None)
-    names = [*images.classes, *map(str, range(len(images.classes), num_classes))]
+    names = class_names(images)
     for name in names:
         if name.splitlines() not in ([], [name]):
             rule = "have no line breaks, since classes.txt holds one on each line"

@@ -56,6 +56,12 @@ class Sample(NamedTuple):
     size: tuple[int, int] | None
 
 
+def class_names(images: StoredImages) -> list[str]:
+    """Return the names of the classes. A class without a name is called by its index."""
+    named = list(images.classes)
+    return [*named, *map(str, range(len(named), images.count_classes(None)))]
+
+
 @dataclass(frozen=True)
 class Packer:
     """Write one shard after another. Each worker process gets a copy.
@@ -144,7 +150,7 @@ class Packer:
                     _add(tar, f"{name.partition('.')[0]}.cls", b"%d" % label)
         else:
             is_named = not isinstance(self.images.classes, Numbers)
-            write_parquet(file, samples, self._class_names() if is_named else None)
+            write_parquet(file, samples, class_names(self.images) if is_named else None)
         file.flush()
         os.fsync(file.fileno())
         # Out of the page cache, so that verification reads from the disk.
@@ -164,11 +170,6 @@ class Packer:
                 written.append(Sample(f"{key}.{ending}", label, digest, size))
                 yield written[-1].name, data, label
                 on_image()
-
-    def _class_names(self) -> list[str]:
-        num_classes = self.images.count_classes(None)
-        named = list(self.images.classes)
-        return [*named, *map(str, range(len(named), num_classes))]
 
     def _stored(self, indices: list[int]) -> Iterator[tuple[int, bytes]]:
         ahead = ReadAhead(self.images, lambda n: indices[n * _READ_AT_ONCE :][:_READ_AT_ONCE])

@@ -469,7 +469,7 @@ def test_a_process_that_waits_says_so_and_then_reads_without_the_lock(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(joined_index, "MOST_PRIVATE", 1 << 20)
-    monkeypatch.setattr(joined_index, "SILENT_S", 0.0)
+    monkeypatch.setattr("dali_cutmix.core.locks.SILENT_S", 0.0)
     open_shards(shards)
     index = shards / "0001.tar.index.npz"
     away = index.rename(shards.parent / index.name)

@@ -154,7 +154,7 @@ def test_processes_that_start_together_unpack_each_shard_once(
 def test_a_process_that_waits_for_unpacked_shards_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dali_cutmix.sources.joined_index.SILENT_S", 0.0)
+    monkeypatch.setattr("dali_cutmix.core.locks.SILENT_S", 0.0)
     folder, unpacked = mds(tmp_path, SAMPLES, compress=zstd), tmp_path / "out"
     unpacked.mkdir()
     with ThreadPoolExecutor(1) as pool, warnings.catch_warnings(record=True) as told:

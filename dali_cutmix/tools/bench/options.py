@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated
 
 import torch
@@ -56,20 +56,18 @@ def choose_device(device: str | None) -> str:
     return device or ("cuda" if sees_gpu else "cpu")
 
 
-@contextmanager
 def chosen_photos(
     data: str, device: str, batch_size: int | None, on_step: OnRound
-) -> Iterator[Photos]:
+) -> AbstractContextManager[Photos]:
     """Choose photos as `photos` does, with all cores and within `LOOKING_S` seconds."""
-    with photos(
+    return photos(
         data,
         device=device,
         batch_size=batch_size,
         seconds=LOOKING_S,
         num_threads=usable_cpus(),
         on_progress=lambda done, total: on_step(done, total, "looking at the images"),
-    ) as chosen:
-        yield chosen
+    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from dali_cutmix.core.errors import printable
 from dali_cutmix.sources.report import SMALL_SIDE, Report, Spread
-from dali_cutmix.tools.check.parts import Part, names_in
+from dali_cutmix.tools.check.parts import Part, count_of_bad, names_in
 from dali_cutmix.tools.check.verdict import BAD_KINDS
 from dali_cutmix.tools.console import print_path, print_text
 
@@ -45,17 +45,14 @@ def print_part(console: Console, part: Part) -> None:
 
 def _summary(report: Report, out: Path | None, noun: str, takes_report: bool) -> str:
     """Return how many images are bad, and the way out."""
-    num_images, num_bad = report.num_images, len(report.bad)
-    if not num_bad:
-        only = f"The only {noun} is fine."
-        return f"All {num_images} {noun}s are fine." if num_images > 1 else only
-    count = f"{num_bad} of {num_images} {noun}s {'is' if num_bad == 1 else 'are'} bad."
     if not takes_report:
         replaced = "their clips" if noun == "frame" else "them"
-        return f'{count} `DataLoader(on_error="replace")` replaces {replaced}.'
-    if out is None:
-        return f'{count} With `--out report.json`, `DataLoader("report.json")` leaves them out.'
-    return f'{count} `DataLoader("{printable(str(out))}")` leaves them out.'
+        way_out = f'`DataLoader(on_error="replace")` replaces {replaced}.'
+    elif out is None:
+        way_out = 'With `--out report.json`, `DataLoader("report.json")` leaves them out.'
+    else:
+        way_out = f'`DataLoader("{printable(str(out))}")` leaves them out.'
+    return count_of_bad(len(report.bad), report.num_images, f"{noun}s", way_out)
 
 
 def _print_sizes(console: Console, report: Report, noun: str) -> None:
