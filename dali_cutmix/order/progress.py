@@ -345,9 +345,9 @@ class Progress:
         self.set_epoch(position.epoch)
 
     def finish(self, epoch: int) -> None:
-        """Leave no batch of an epoch: its next iteration serves nothing, and then the next comes.
+        """Mark an epoch as served: its next iteration has no batch, and the next epoch follows.
 
-        Draws the epoch's order, which may have no other length.
+        Draws the epoch's order to know its length, since a sampler may have none.
         """
         self.resume(Position(epoch))
         _, left, _ = self.begin()

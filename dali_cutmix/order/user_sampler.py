@@ -222,7 +222,7 @@ class UserOrder:
             raise TypeError(f"DataLoader: `{self._name}` must yield indices: {error}.") from None
 
     def _most_indices(self) -> int:
-        """Return a count that an epoch's indices reach only if they have no end."""
+        """Return the number of indices from which on a sampler counts as endless."""
         try:
             length = (len(self.argument) + self.drops_last) * (self.batch_size or 1)
         except TypeError:  # no length, or none of the sampler inside

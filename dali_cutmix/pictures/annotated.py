@@ -163,7 +163,10 @@ def _notes(notes: Sequence[tuple[Any, float]]) -> Drawn:
 
 
 def decimals(weight: float) -> str:
-    """Write a share: none that counts reads as 0.00, and none beside another as 1.00."""
+    """Write a share with two decimals.
+
+    A small share reads as ``< 0.01`` and never as 0.00. A share just below 1 never reads as 1.00.
+    """
     if weight < 0.005:
         return "< 0.01"
     return "> 0.99" if 0.995 <= weight < 1 - 1e-6 else f"{weight:.2f}"

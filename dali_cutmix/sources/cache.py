@@ -18,7 +18,7 @@ from dali_cutmix.core.locks import is_named
 SHARD, PART = ".shard", ".shard.part"
 _OURS = re.compile(r".*\.[0-9a-f]{16}\.shard(\.part)?", re.DOTALL)
 _LOCK = ".dali-cutmix-cache.lock"
-#: Seconds by which a shard that is done with looks older than all that are not.
+#: Seconds. A finished shard's time is set back by this much, so that it is evicted first.
 _DONE_S = 10**9
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -128,7 +128,7 @@ class JoinedIndex:
 
         Args:
             path: The file.
-            key: What the file must be of.
+            key: Digest of the shards that the file must describe.
 
         Raises:
             OSError: The file cannot be read.

@@ -149,7 +149,10 @@ class IndexJoiner:
         return self._in_memory(reason)
 
     def _read(self, errors: list[OSError]) -> Generator[Index, None, None]:
-        """Yield the index of each shard, and note an error of the shards as no error of a file."""
+        """Yield the index of each shard.
+
+        Record a read error, so that `_make` does not take it for a write error.
+        """
         try:
             yield from self.indexes.read(progress=self.shows)
         except OSError as error:

@@ -72,7 +72,7 @@ _WEBP_FLAGS = 0x02 | 0x04 | 0x08
 
 
 def decoder_of(read_at: ReadAt, head: bytes = b"") -> Decoder:
-    """Return who decodes an image file; also who says that a damaged file is damaged.
+    """Return the decoder of an image file. The same decoder reports damage.
 
     Args:
         read_at: Returns bytes of the file.

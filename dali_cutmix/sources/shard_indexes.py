@@ -27,7 +27,7 @@ INDEX_ENDING = ".index.npz"
 INDEX_VERSION = 4
 #: Bytes of a gap between images that are read at once, to bound the memory.
 _CHUNK = 8 << 20
-#: Marks of a shard in a bucket that are compared; each is a request.
+#: Gaps of a shard in a bucket that are compared. Each costs a request.
 _REMOTE_MARKS = 4
 #: Threads. Scans hold the GIL except while they read, so that more threads help slow storage only.
 NUM_SCANS = 4

@@ -316,7 +316,7 @@ def _check_end(file: BinaryIO, end: int, shard: str) -> None:
 
 
 def _parts(run: Sequence[_Member], left_out: list[tuple[str, str]]) -> list[Sequence[_Member]]:
-    """Return the samples of a run of members: none of, say, a README.md in the tar.
+    """Split a run of members into samples. A file such as README.md makes no sample.
 
     Args:
         run: Members with the same key.

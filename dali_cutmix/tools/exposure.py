@@ -53,8 +53,8 @@ class Exposure:
     Attributes:
         names: Names of the categories, in the order of their numbers.
         served: Samples of each category: ``[C]`` int64.
-        shown: Share of samples of the first category that images of the second own, summed up, by
-            pairs. In images.
+        shown: By (first, second): the sum of the shares that images of the second category own in
+            samples of the first. In images.
         lent: The same, without the shares of the samples' own images.
     """
 

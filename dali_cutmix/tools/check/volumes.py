@@ -183,7 +183,7 @@ def _kind(volume: Volume) -> str:
 def _odd(
     volume: Volume, usual: tuple[str, int] | None, window: tuple[int, int, int] | None
 ) -> str | None:
-    """Return why a volume cannot be served beside the others; None where nothing speaks against."""
+    """Return why a volume does not fit the others; None if the volume fits."""
     dtype, channels = _type(volume)
     if dtype not in DTYPES:
         return f"voxels of {dtype}, and Volumes takes {', '.join(DTYPES)}"
