@@ -217,6 +217,25 @@ def frames_of(augmentations: Sequence[Augmentation], frame: Frame) -> list[Frame
     return frames
 
 
+def draw_each(augmentations: Sequence[Augmentation], draws: Draws, frame: Frame) -> tuple[Any, ...]:
+    """Draw the plan of each augmentation of a chain."""
+    frames = frames_of(augmentations, frame)
+    return tuple(
+        augmentation.draw(draws.under(f"{index}/"), frames[index])
+        for index, augmentation in enumerate(augmentations)
+    )
+
+
+def operate_each(
+    augmentations: Sequence[Augmentation], sample: Sample, plans: Sequence[Any], frame: Frame
+) -> Sample:
+    """Apply the augmentations of a chain in turn."""
+    frames = frames_of(augmentations, frame)
+    for augmentation, plan, before in zip(augmentations, plans, frames, strict=False):
+        sample = augmentation.operate(sample, plan, before)
+    return sample
+
+
 def check_augmentations(where: str, augmentations: object, name: str = "transforms") -> None:
     """Refuse all but a list of augmentations."""
     if not isinstance(augmentations, (tuple, list)):

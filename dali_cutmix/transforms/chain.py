@@ -19,8 +19,10 @@ from dali_cutmix.core.frame import (
     Frame,
     Sample,
     check_augmentations,
+    draw_each,
     frame_behind,
     frames_of,
+    operate_each,
     takes_annotations,
 )
 from dali_cutmix.core.tree import Structure, map_leaves
@@ -29,25 +31,6 @@ Size = tuple[int, int]
 
 #: A frame in front of which nothing is known of sizes.
 ANY_SIZE = Frame((0, 0), varies=True)
-
-
-def draw_each(augmentations: Sequence[Augmentation], draws: Draws, frame: Frame) -> tuple[Any, ...]:
-    """Draw the plan of each augmentation of a chain."""
-    frames = frames_of(augmentations, frame)
-    return tuple(
-        augmentation.draw(draws.under(f"{index}/"), frames[index])
-        for index, augmentation in enumerate(augmentations)
-    )
-
-
-def operate_each(
-    augmentations: Sequence[Augmentation], sample: Sample, plans: Sequence[Any], frame: Frame
-) -> Sample:
-    """Apply the augmentations of a chain in turn."""
-    frames = frames_of(augmentations, frame)
-    for augmentation, plan, before in zip(augmentations, plans, frames, strict=False):
-        sample = augmentation.operate(sample, plan, before)
-    return sample
 
 
 def refuse_varying(where: str, augmentations: Sequence[Augmentation], frame: Frame) -> None:

@@ -31,9 +31,10 @@ from dali_cutmix.core.frame import (
     Frame,
     Sample,
     check_augmentations,
+    draw_each,
     frames_of,
+    operate_each,
 )
-from dali_cutmix.transforms.chain import draw_each, operate_each
 from dali_cutmix.transforms.decode import Stored
 from dali_cutmix.transforms.moves import flipped, followed, resized_centre, resized_sample
 from dali_cutmix.transforms.resample import KERNELS, Kernel, Resampler

@@ -14,10 +14,12 @@ from dali_cutmix.core.frame import (
     Frame,
     Sample,
     check_augmentations,
+    draw_each,
     frame_behind,
     frames_of,
+    operate_each,
 )
-from dali_cutmix.transforms.chain import draw_each, operate_each, refuse_varying
+from dali_cutmix.transforms.chain import refuse_varying
 from dali_cutmix.transforms.crop import IMAGENET_MEAN, IMAGENET_STD, Numbers, check_mean_std, of_rgb
 from dali_cutmix.transforms.decode import Stored
 from dali_cutmix.transforms.resample import Resampler
