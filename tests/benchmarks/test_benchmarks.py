@@ -114,14 +114,20 @@ PEERS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def rewritten(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what peers rewrite, once for every mix."""
+    return tmp_path_factory.mktemp("rewritten")
+
+
 @pytest.mark.parametrize("mix", ["cutmix", "none"])
 @pytest.mark.parametrize(("module", "opener", "needs"), PEERS)
 def test_every_peer_that_is_installed_does_the_work_asked_for(
-    work: Work, tmp_path: Path, module: str, opener: str, needs: str, mix: str
+    work: Work, rewritten: Path, module: str, opener: str, needs: str, mix: str
 ) -> None:
     pytest.importorskip(needs)
     peer = importlib.import_module(module)
-    extra = {"folder": str(tmp_path)} if "encode_once" in vars(peer) else {}
+    extra = {"folder": str(rewritten)} if "encode_once" in vars(peer) else {}
     asked = Work(**vars(work) | {"mix": mix, "extra": extra})
     assert getattr(peer, f"{opener}_info")(asked)["version"]
     loader = getattr(peer, opener)(asked)

@@ -154,7 +154,10 @@ def test_resumed_standalone_run_ends_with_the_weights_of_an_uninterrupted_one(
 ) -> None:
     """For the recipes on the harness see test_training_faults.py."""
     module = recipe(STANDALONE)
-    run(module, out=tmp_path / "straight")
+    for part in ("train", "val"):
+        make_pictures(tmp_path / "data" / part, 8, 32, num_classes=4)
+    settings = {"data": tmp_path / "data", "batch_size": 4}
+    run(module, out=tmp_path / "straight", **settings)
 
     validated, calls = module.validate, []
 
@@ -168,8 +171,8 @@ def test_resumed_standalone_run_ends_with_the_weights_of_an_uninterrupted_one(
     with monkeypatch.context() as patched:
         patched.setattr(module, "validate", killed_in_the_second_epoch)
         with pytest.raises(KeyboardInterrupt):
-            run(module, out=tmp_path / "resumed")
-    run(module, out=tmp_path / "resumed", resume=True)
+            run(module, out=tmp_path / "resumed", **settings)
+    run(module, out=tmp_path / "resumed", resume=True, **settings)
     assert_same_run(tmp_path / "resumed", tmp_path / "straight")
 
 

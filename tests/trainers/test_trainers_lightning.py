@@ -184,7 +184,7 @@ def test_lightning_resumes_with_loaders_of_any_kind_bit_identically(
 
     straight = fit(callbacks=[at_every_step(tmp_path)])
     assert len(straight.batches) == 18
-    for step in (2, 6, 11, 12):
+    for step in (2, 6, 11):
         resumed = fit(checkpoint=tmp_path / f"step={step}.ckpt")
         assert_same_batches(resumed.batches, straight.batches[step:])
         assert_same_weights(resumed, straight)
@@ -242,10 +242,8 @@ def test_lightning_resumes_at_the_end_of_an_epoch_with_the_next(
 
     every = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
     straight = lightning_fit(of_kind(kind, photo_folder), callbacks=[every])
-    for epoch in (0, 1):
-        checkpoint = tmp_path / f"epoch={epoch}.ckpt"
-        resumed = lightning_fit(of_kind(kind, photo_folder), checkpoint=checkpoint)
-        assert_same_batches(resumed.batches, straight.batches[6 * epoch + 6 :])
+    resumed = lightning_fit(of_kind(kind, photo_folder), checkpoint=tmp_path / "epoch=1.ckpt")
+    assert_same_batches(resumed.batches, straight.batches[12:])
 
 
 @pytest.mark.parametrize(
