@@ -53,6 +53,8 @@ def replacing(path: str | os.PathLike[str], *, tidies: bool = True) -> Iterator[
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if mode is not None:
+                _set_mode(file, mode)
             os.replace(file.name, path)
     except BaseException:
         with suppress(OSError):
@@ -119,14 +121,20 @@ def _locked_file(folder: str, name: str, mode: int | None) -> BinaryIO:
         except FileExistsError:
             continue
         if mode is not None:
-            with suppress(OSError):  # some file systems have no modes
-                os.fchmod(file.fileno(), mode & 0o777)
+            # At once, so that nobody else reads a private file while it is written. The owner may
+            # write until the end: a lock, and with it the removal of a leftover, needs that.
+            _set_mode(file, mode | 0o600)
         with suppress(BlockingIOError, FileNotFoundError):
             _locks(file.fileno())
             # Another process may have removed the file before the lock.
             if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
                 return file
         file.close()
+
+
+def _set_mode(file: BinaryIO, mode: int) -> None:
+    with suppress(OSError):  # some file systems have no modes
+        os.fchmod(file.fileno(), mode & 0o777)
 
 
 @contextmanager

@@ -191,7 +191,7 @@ def _erasing(part: Any, levels: Levels, prob: float, translation: Translation) -
         )
     if makes_noise(part) and not is_timms:
         return RandomErasing(prob * part.p, tuple(part.scale), tuple(part.ratio), mode="pixel")
-    color = levels.color_of(0 if is_timms else part.value, translation, "Erased")
+    color = levels.color_of(0 if is_timms else part.value, translation, "value")
     if is_timms:
         return timm.erasing(part, color, prob)
     return RandomErasing(

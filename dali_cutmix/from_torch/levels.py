@@ -93,14 +93,14 @@ class Levels:
         return {} if self.are_uint8 else {"mean": self.mean, "std": self.std}
 
     def color_of(
-        self, value: Any, notes: Translation | None = None, verb: str = "Filled"
+        self, value: Any, notes: Translation | None = None, name: str = "fill"
     ) -> tuple[int, int, int]:
         """Return the stored levels that show as a value here, per channel, rounded.
 
         Args:
             value: A number, or a sequence of one for all channels or of three. None is 0.
             notes: Takes a note where levels were rounded.
-            verb: How the note says what pixels of that color are.
+            name: Of the argument, for the note and the refusal.
 
         Raises:
             NoCounterpartError: Such levels are outside [0, 255].
@@ -112,8 +112,10 @@ class Levels:
         red, green, blue = map(round, exact)
         color = red, green, blue
         if not all(0 <= level <= 255 for level in color):
-            raise NoCounterpartError(f"no uint8 color becomes {value} here. Pass 0.")
+            problem = f"no uint8 color becomes {name}={value} here. Pass `{name}=0`."
+            raise NoCounterpartError(problem)
         if notes and any(abs(a - b) > 1e-6 for a, b in zip(color, exact, strict=True)):
+            verb = "Filled" if name == "fill" else "Erased"
             notes.note(f"{verb} pixels become {color} of 255, which is {value} after rounding.")
         return color
 

@@ -24,6 +24,7 @@ from dali_cutmix.from_torch.contents import noise
 from dali_cutmix.from_torch.levels import Levels
 from dali_cutmix.from_torch.policies import policy
 from dali_cutmix.from_torch.replays import Candidate, makes_the_same
+from dali_cutmix.from_torch.report import NoCounterpartError
 from dali_cutmix.from_torch.scripts import first_of, prob_of
 from dali_cutmix.transforms.adjustments import IMAGENET_PCA, Lighting
 from dali_cutmix.transforms.color import ColorJitter
@@ -48,7 +49,9 @@ def published(part: Any, levels: Levels) -> list[Augmentation] | None:
     for candidates in _CANDIDATES:
         try:
             listed = list(candidates(part, levels))
-        except (AttributeError, KeyError, TypeError, ValueError, IndexError):  # another class
+        except NoCounterpartError:
+            raise
+        except Exception:  # another class, or whatever the attributes of the user's class raise
             continue
         for replay, augmentations in listed:
             if makes_the_same(part, replay, levels):
@@ -98,7 +101,7 @@ def _zhong_erasing(part: Any, levels: Levels) -> Iterator[Candidate]:
     prob = prob_of(part)
     mean = [float(number) for number in first_of(part, "mean")]
     augmentation = RandomErasing(
-        prob, (low, high), (ratio, 1 / ratio), levels.color_of(mean), log_ratio=False
+        prob, (low, high), (ratio, 1 / ratio), levels.color_of(mean, name="mean"), log_ratio=False
     )
     fill = torch.tensor(mean, dtype=torch.float64)[:, None, None]
     yield partial(_erased, prob=prob, scale=(low, high), ratio=ratio, fill=fill), [augmentation]

@@ -57,6 +57,29 @@ def _rand_augment(part: Any) -> str:
     return f"torchvision's `RandAugment({int(num_ops)}, {int(magnitude)})` has a counterpart."
 
 
+def _blur(part: Any) -> str:
+    sigma = getattr(part, "sigma", None)
+    if sigma is None:
+        sigma = part.radius_min, part.radius_max
+    low, high = (float(bound) for bound in sigma)
+    side = 2 * round(3 * high) + 1
+    line = f"GaussianBlur({side}, ({low:g}, {high:g}))"
+    if (prob := prob_of(part)) < 1:
+        line = f"RandomApply([{line}], {prob:g})"
+    return f"torchvision's `{line}` has a counterpart."
+
+
+def _solarize(part: Any) -> str:
+    threshold = float(part.threshold)  # else it may be drawn
+    return f"torchvision's `RandomSolarize({threshold:g}, {prob_of(part):g})` has a counterpart."
+
+
+def _erasing(part: Any) -> str:
+    low, high, ratio = (float(first_of(part, name)) for name in ("sl", "sh", "r1"))
+    line = f"RandomErasing({prob_of(part):g}, ({low:g}, {high:g}), ({ratio:g}, {1 / ratio:.4g}))"
+    return f"torchvision's `{line}` has a counterpart."
+
+
 def _lighting(part: Any) -> str:
     deviation = float(first_of(part, "alphastd", "alpha_std", "std"))
     line = f"`transform=` with `augmentations.Lighting({deviation:g})`"
@@ -90,6 +113,9 @@ _LINES: dict[str, Callable[[Any], str]] = {
     "policy": _auto_augment,
     "autoaugment": _auto_augment,
     "randaugment": _rand_augment,
+    "blur": _blur,
+    "solariz": _solarize,
+    "erasing": _erasing,
     "lighting": _lighting,
     "pca": _lighting,
     "translatewithreflect": _shift,

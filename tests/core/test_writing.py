@@ -51,6 +51,11 @@ def test_new_file_has_the_usual_mode_and_an_old_files_mode_is_kept(tmp_path: Pat
     with replacing(tmp_path / "usual") as file:
         assert stat.S_IMODE(os.stat(file.name).st_mode) == 0o640  # nobody else reads the content
     assert stat.S_IMODE((tmp_path / "usual").stat().st_mode) == 0o640
+    (tmp_path / "usual").chmod(0o440)
+    with replacing(tmp_path / "usual") as file:
+        # Else nobody could lock, and remove, what a killed process leaves.
+        assert stat.S_IMODE(os.stat(file.name).st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "usual").stat().st_mode) == 0o440
 
 
 def test_link_is_replaced_and_its_target_stays(tmp_path: Path) -> None:

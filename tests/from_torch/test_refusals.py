@@ -167,7 +167,7 @@ REFUSED: list[tuple[int, list[Any], str]] = [
         "the graph turns images to the nearest pixel, bilinearly or bicubically, got "
         "interpolation='lanczos'.",
     ),
-    (3, [*FLOATS, v2.Pad(3, fill=9)], "no uint8 color becomes 9 here. Pass 0."),
+    (3, [*FLOATS, v2.Pad(3, fill=9)], "no uint8 color becomes fill=9 here. Pass `fill=0`."),
     (3, [*FLOATS, v2.RandomInvert()], levels_only("RandomInvert")),
     (2, [*SCALED, v2.RandomPosterize(3)], levels_only("RandomPosterize")),
     (3, [*FLOATS, v2.ColorJitter(0.1)], levels_only("ColorJitter")),
@@ -188,7 +188,7 @@ REFUSED: list[tuple[int, list[Any], str]] = [
     (
         2,
         [*SCALED, v2.RandomErasing(value=2)],
-        "no uint8 color becomes [2.0] here. Pass 0.",
+        "no uint8 color becomes value=[2.0] here. Pass `value=0`.",
     ),
     (0, [v2.ToPILImage("L")], "images are RGB here, got mode='L'."),
     (

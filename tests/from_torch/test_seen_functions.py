@@ -302,9 +302,69 @@ def test_blur_by_the_chance_and_radii_that_its_class_says_is_recognised(
         assert "`DrawnBlur` at" in refusal(over(photo_folder, [CROP, part, *SCALED]))
 
 
-def test_change_of_too_few_images_is_refused(photo_folder: Path) -> None:
-    part = OwnSolarization(0.001)
-    assert "`OwnSolarization` at" in refusal(over(photo_folder, [CROP, part, *SCALED]))
+@pytest.mark.parametrize("threshold", [None, -1, 0.5, np.array([1, 2]), "high"])
+def test_threshold_that_the_function_does_not_take_is_no_hindrance(
+    photo_folder: Path, threshold: Any
+) -> None:
+    part = OwnSolarization(0.4)
+    part.threshold = threshold
+    transform = silently(over(photo_folder, [CROP, part, *SCALED])).transform
+    assert transform.transforms[1] == augmentations.RandomSolarize(128.0, 0.4)
+
+
+class OwnInvert:
+    """Inverts images below a chance, and says a probability."""
+
+    def __init__(self, draw: Any, chance: float, prob: float) -> None:
+        self.draw, self.chance, self.p = draw, chance, prob
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return ImageOps.invert(image) if self.draw() < self.chance else image
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda: random.random(), lambda: np.random.rand(), lambda: torch.rand(1)]
+)
+@pytest.mark.parametrize("prob", [0.0, 0.001, 0.5, 1.0])
+def test_chance_is_told_from_the_next_one(photo_folder: Path, draw: Any, prob: float) -> None:
+    for chance in {max(prob - 0.0004, 0), min(prob + 0.0004, 1)} - {prob}:
+        part = OwnInvert(draw, chance, prob)
+        assert "`OwnInvert` at" in refusal(over(photo_folder, [CROP, part, *SCALED]))
+    part = OwnInvert(draw, prob, prob)
+    transform = silently(over(photo_folder, [CROP, part, *SCALED])).transform
+    changes = (augmentations.RandomInvert(prob),) if prob else ()
+    steps = getattr(transform, "transforms", (None,))
+    assert steps[1:] == changes
+
+
+class OwnTwo(OwnInvert):
+    """Mirrors images by the rare last numbers of a chance."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        number = self.draw()
+        if number > 0.9995:
+            return ImageOps.mirror(image)
+        return ImageOps.invert(image) if number < self.chance else image
+
+
+def test_change_with_a_rare_exception_is_refused(photo_folder: Path) -> None:
+    part = OwnTwo(lambda: random.random(), 0.5, 0.5)
+    assert "`OwnTwo` at" in refusal(over(photo_folder, [CROP, part, *SCALED]))
+
+
+class Raising:
+    """A function whose attribute raises."""
+
+    @property
+    def sigma(self) -> float:
+        raise RuntimeError("no sigma")
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return ImageOps.posterize(image, 3)
+
+
+def test_attribute_that_raises_is_no_error_of_the_translation(photo_folder: Path) -> None:
+    assert "`Raising` at" in refusal(over(photo_folder, [CROP, Raising(), *SCALED]))
 
 
 @pytest.mark.parametrize("prob", [0.4, 0.45, 0.6])
