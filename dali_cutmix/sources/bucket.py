@@ -7,10 +7,10 @@ import errno
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,11 +25,15 @@ from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, Names, StoredImages, 
 SCHEMES = {"s3://": "S3Store", "gs://": "GCSStore", "az://": "AzureStore"}
 #: Requests at the same time while a bucket is listed or indexes are read.
 NUM_REQUESTS = 16
-#: Seconds for all pages of a folder: obstore asks for them in one call that Ctrl-C does not reach,
-#: and a server may send pages without end. A million objects take some two minutes.
+#: Seconds for a page of a listing: a server may send empty ones without end.
+_PAGE_S = 120.0
+#: Seconds for a folder, whose pages obstore asks for in one call. A million objects take some two
+#: minutes.
 _FOLDER_S = 900.0
 #: Read time-outs that a request may take in all: a server may send a byte now and then.
 _MOST_TIMEOUTS = 10
+
+T = TypeVar("T")
 
 _NO_CREDENTIALS = {
     "s3://": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a "
@@ -151,36 +155,39 @@ class Bucket:
 
     def list_below(self, prefix: str) -> list[str]:
         """Return the sorted keys at any depth below a prefix, which is empty or ends in a slash."""
-        keys: set[str] = set()
-        num_listed = 0
         with self._os_errors(prefix):
-            for page in self._store("opening").list(prefix, chunk_size=1000):
-                keys.update(entry["path"] for entry in page)
-                num_listed += len(page)
-                if len(keys) < num_listed:
-                    reason = "the listing does not end: the server lists objects again"
-                    raise OSError(errno.EIO, reason, self.url(prefix))
-        return sorted(keys)
+            return _finish(self._keys(self._store("opening"), prefix))
 
     def list_folder(self, prefix: str) -> tuple[list[str], list[str]]:
         """Return ``(folders, keys)`` directly below a prefix. Folders have no slash at the end."""
-
-        async def listed() -> Any:
-            store = self._store("opening")
-            return await asyncio.wait_for(store.list_with_delimiter_async(prefix), _FOLDER_S)
-
-        try:
-            # In a thread of its own: this thread may run an event loop.
-            with self._os_errors(prefix), ThreadPool(1) as pool:
-                listing = pool.submit(asyncio.run, listed()).result()
-        except asyncio.TimeoutError:
-            reason = f"the listing did not end within {_FOLDER_S:g} s"
-            raise AwayError(errno.EIO, reason, self.url(prefix)) from None
+        with self._os_errors(prefix):
+            listing = _finish(self._folder(self._store("opening"), prefix))
         return list(listing["common_prefixes"]), [entry["path"] for entry in listing["objects"]]
 
     def url(self, key: str) -> str:
         """Return the URL of a key, such as ``s3://bucket/key``."""
         return f"{self.name}/{key}"
+
+    async def _keys(self, store: Any, prefix: str) -> list[str]:
+        pages = aiter(store.list(prefix, chunk_size=1000))
+        keys: dict[str, None] = {}
+        while (page := await self._in_time(anext(pages, None), _PAGE_S, prefix)) is not None:
+            num_before = len(keys)
+            keys |= dict.fromkeys(entry["path"] for entry in page)
+            if len(keys) < num_before + len(page):
+                reason = "the listing does not end: the server lists objects again"
+                raise OSError(errno.EIO, reason, self.url(prefix))
+        return sorted(keys)
+
+    async def _folder(self, store: Any, prefix: str) -> Any:
+        return await self._in_time(store.list_with_delimiter_async(prefix), _FOLDER_S, prefix)
+
+    async def _in_time(self, awaitable: Awaitable[T], seconds: float, prefix: str) -> T:
+        try:
+            return await asyncio.wait_for(awaitable, seconds)
+        except asyncio.TimeoutError:
+            reason = f"the listing did not end within {seconds:g} s"
+            raise AwayError(errno.EIO, reason, self.url(prefix)) from None
 
     def _store(self, purpose: str) -> Any:
         global _process
@@ -311,6 +318,12 @@ class BucketFiles(StoredImages):
 
     def _describe(self) -> Iterable[bytes]:
         return self._urls.describe(len(self._root.encode()))
+
+
+def _finish(listing: Coroutine[Any, Any, T]) -> T:
+    """Wait for a listing, in a thread of its own: this thread may run an event loop."""
+    with ThreadPool(1) as pool:
+        return pool.submit(asyncio.run, listing).result()
 
 
 def _images_among(keys: Iterable[str]) -> list[str]:

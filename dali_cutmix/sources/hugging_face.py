@@ -157,7 +157,7 @@ def is_hugging_face(source: object) -> bool:
 
 
 def _load(folder: str) -> Any:
-    datasets = import_extra(WHERE, "datasets", extra="datasets")
+    datasets = import_extra(f"{WHERE}: {folder}", "datasets", extra="datasets")
     splits = os.path.join(folder, _OF_SPLITS)
     if os.path.exists(splits):
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())

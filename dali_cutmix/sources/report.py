@@ -9,11 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from dali_cutmix.core.checks import is_whole, shown
+from dali_cutmix.core.checks import is_number, is_whole, shown
 from dali_cutmix.core.errors import printable
 from dali_cutmix.core.reading import read_text
 
 SMALL_SIDE = 224  # pixels: what most networks are trained at
+
+#: What a number of images, a side or a size of a file may be.
+_LARGEST = 2**63 - 1
+
+#: What a field must be, by the type of its value.
+_RULES = {
+    int: f"be a whole number from 0 to {_LARGEST}",
+    float: f"be a number from 0 to {_LARGEST}",
+    str: "be text",
+    list: "be a list",
+    dict: "be an object",
+}
+
+_SPREAD = "min", "median", "max"
 
 _WAY_OUT = "Write it anew with `dali-cutmix check DATA --out report.json`."
 
@@ -138,12 +152,13 @@ class Report:
             name: Name of the report, for messages.
 
         Raises:
-            ValueError: The text is not a report, of another format, or damaged.
+            ValueError: The text is not a report, of another format, or damaged; the message names
+                the field.
         """
         name = printable(name)
         try:
             content = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict) or "format" not in content:
             raise ValueError(_not_a_report(name))
@@ -151,31 +166,71 @@ class Report:
             got = shown(content["format"], 80)
             raise ValueError(f"{name} must be a report of format 1, got {got}. {_WAY_OUT}")
         try:
-            report = cls._from_content(content)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problem = printable(f"{type(error).__name__}: {error}")
-            raise ValueError(_damaged(name, problem)) from None
-        num_images = report.num_images
-        for index in [image.index for image in report.bad]:
-            if not is_whole(index) or not 0 <= index < num_images:
-                rule = f"`index` of a bad image must be a whole number below {num_images=}"
-                raise ValueError(_damaged(name, f"{rule}, got {shown(index, 80)}"))
-        return report
+            return cls._from_content(content)
+        except _DamagedError as error:
+            raise ValueError(_damaged(name, str(error))) from None
 
     @classmethod
     def _from_content(cls, content: dict[str, Any]) -> Report:
-        sizes: dict[str, Any] = {
-            key: Spread(**value) if isinstance(value, dict) else value
-            for key, value in content["sizes"].items()
-        }
+        num_images = _field(content, "num_images", int)
+        bad: dict[int, BadImage] = {}
+        for number, image in enumerate(_field(content, "bad", list)):
+            path = f"bad[{number}]"
+            _check(image, dict, path)
+            texts = (_field(image, key, str, path) for key in ("path", "kind", "reason"))
+            entry = BadImage(_field(image, "index", int, path), *texts)
+            if entry.index >= num_images or entry.index in bad:
+                rule = f"be below {num_images=} and come once"
+                raise _DamagedError(f"`{path}.index` must {rule}, got {entry.index}")
+            bad[entry.index] = entry
+        first_label = content.get("first_label")
         return cls(
-            content["source"],
-            content["fingerprint"],
-            int(content["num_images"]),
-            tuple(BadImage(**image) for image in content["bad"]),
-            Sizes(**sizes),
-            content.get("first_label"),
+            _field(content, "source", str),
+            _field(content, "fingerprint", str),
+            num_images,
+            tuple(bad.values()),
+            _sizes(_field(content, "sizes", dict)),
+            None if first_label is None else _field(content, "first_label", int),
         )
+
+
+class _DamagedError(Exception):
+    """Name a damaged field and its content."""
+
+
+def _sizes(content: dict[str, Any]) -> Sizes:
+    spreads: dict[str, Any] = {}
+    for name in ("width", "height", "megapixels", "file_bytes"):
+        spread, path = _field(content, name, dict, "sizes"), f"sizes.{name}"
+        spreads[name] = Spread(*(_field(spread, key, float, path) for key in _SPREAD))
+    counts = {name: _field(content, name, int, "sizes") for name in ("count", "num_small")}
+    return Sizes(**counts, **spreads)
+
+
+def _field(holder: dict[str, Any], key: str, kind: type, path: str = "") -> Any:
+    """Return a field of an object of a report.
+
+    Args:
+        holder: The object.
+        key: Name of the field.
+        kind: What JSON's value must be, of `_RULES`.
+        path: Of the object, for messages; empty is the report.
+    """
+    name = f"{path}.{key}".removeprefix(".")
+    if key not in holder:
+        raise _DamagedError(f"`{name}` is missing")
+    return _check(holder[key], kind, name)
+
+
+def _check(value: Any, kind: type, name: str) -> Any:
+    if kind in (int, float):
+        is_kind = is_whole(value) if kind is int else is_number(value)
+        is_right = is_kind and 0 <= value <= _LARGEST
+    else:
+        is_right = isinstance(value, kind)
+    if not is_right:
+        raise _DamagedError(f"`{name}` must {_RULES[kind]}, got {shown(value, 80)}")
+    return value
 
 
 def _not_a_report(name: str) -> str:

@@ -89,7 +89,7 @@ def verify_parquet(
 
 def import_pyarrow() -> Any:
     """Return pyarrow, or say what to install."""
-    return import_extra("pack", "pyarrow", "pyarrow.parquet", extra="parquet")
+    return import_extra("pack: `--format parquet`", "pyarrow", "pyarrow.parquet", extra="parquet")
 
 
 def _schema(classes: Sequence[str] | None) -> Any:

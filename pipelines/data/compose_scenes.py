@@ -135,9 +135,9 @@ def main(settings: Settings) -> None:
     for name in ("num_train", "num_val", "num_single", "num_occluded"):
         if getattr(settings, name) < 1:
             stop(NAME, f"`{name}` must be at least 1, got {getattr(settings, name)}.")
-    names, shapes = read(settings.silhouettes)
     out = settings.out.resolve()
     with new_folder(NAME, settings.out) as complete:
+        names, shapes = read(settings.silhouettes)
         for part, count in (("train", settings.num_train), ("val", settings.num_val)):
             write_part(complete / part, names, shapes[part], count, settings)
             CONSOLE.print(f"{out / part}: {count} scenes")

@@ -96,9 +96,9 @@ def main(settings: Settings) -> None:
     for name, least in {"num_train": 1, "num_val": 1, "num_frames": 2, "side": 16}.items():
         if getattr(settings, name) < least:
             stop(NAME, f"`{name}` must be at least {least}, got {getattr(settings, name)}.")
-    animals = {part: read_animals(settings.silhouettes, part) for part in CORNERS}
     out = settings.out.resolve()
     with new_folder(NAME, settings.out) as complete:
+        animals = {part: read_animals(settings.silhouettes, part) for part in CORNERS}
         for part, count in {"train": settings.num_train, "val": settings.num_val}.items():
             write(complete / part, part, animals[part], count, settings)
             CONSOLE.print(f"{out / part}: {2 * len(OPPOSITES) * count} videos")

@@ -81,11 +81,11 @@ def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
     if not 0 <= settings.noise <= 255:
         stop(NAME, f"`noise` must be in [0, 255], got {settings.noise}.")
-    image, mask = read(settings.wheel)
-    image = with_noise(image, settings.noise, settings.seed)
     counts = {}
     out = settings.out.resolve()
     with new_folder(NAME, settings.out) as complete:
+        image, mask = read(settings.wheel)
+        image = with_noise(image, settings.noise, settings.seed)
         for part, rows in SLABS.items():
             corners = list(product(CORNERS_Z, rows, CORNERS_X))
             counts[part] = np.zeros((3, 256), np.int64)

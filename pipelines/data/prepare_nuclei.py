@@ -58,12 +58,12 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
-    image, instances = read(settings.wheel)
-    # The last quarter of the columns validates, so that no tile of it overlaps one of training.
-    split = image.shape[1] - SIDE
-    parts = {"train": (slice(0, split), TRAIN_STEP), "val": (slice(split, None), SIDE)}
     out = settings.out.resolve()
     with new_folder(NAME, settings.out) as complete:
+        image, instances = read(settings.wheel)
+        # The last quarter of the columns validates: no tile of it overlaps one of training.
+        split = image.shape[1] - SIDE
+        parts = {"train": (slice(0, split), TRAIN_STEP), "val": (slice(split, None), SIDE)}
         for part, (columns, step) in parts.items():
             tiles = corners(image[:, columns].shape, step)
             left = columns.start

@@ -82,11 +82,11 @@ def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
     if settings.canvas < SIDE:
         stop(NAME, f"`canvas` must be at least {SIDE}, got {settings.canvas}.")
-    images, classes = read(settings.wheel)
-    parts = split(classes, settings)
     rng = np.random.default_rng(settings.seed + 1)
     out = settings.out.resolve()
     with new_folder(NAME, settings.out) as complete:
+        images, classes = read(settings.wheel)
+        parts = split(classes, settings)
         for part, chosen in parts.items():
             write(complete, part, images[chosen], classes[chosen], settings.canvas, rng)
             CONSOLE.print(f"{out / part}: {len(chosen)} images of {len(NAMES)} classes")

@@ -36,5 +36,5 @@ def data_script(name: str) -> ModuleType:
     """Import a script of data/, which finds what lies beside it as when it is run."""
     folder = str(Path(__file__).parents[1] / "data")
     if folder not in sys.path:
-        sys.path.append(folder)
+        sys.path.insert(0, folder)
     return importlib.import_module(name)

@@ -248,7 +248,7 @@ def test_missing_package_is_named_with_what_to_install(
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError) as caught:
         open_source(folder)
-    assert str(caught.value).startswith("HuggingFaceImages: datasets cannot be imported (")
+    assert str(caught.value).startswith(f"HuggingFaceImages: {folder}: datasets cannot be")
     way_out = "Install it with `pip install -e '.[datasets]'` in the checkout."
     assert str(caught.value).endswith(way_out)
 

@@ -82,6 +82,8 @@ class Handler(BaseHTTPRequestHandler):
         if "delimiter" in query:
             folders = {prefix + k.removeprefix(prefix).split("/")[0] + "/" for k in keys}
             keys = []
+        elif self.server.never_ends == "empty":
+            keys = []
         file = f"<LastModified>{MODIFIED}</LastModified><ETag>x</ETag><Size>3</Size>"
         body = "".join(f"<Contents><Key>{escape(key)}</Key>{file}</Contents>" for key in keys)
         body += "".join(
@@ -148,11 +150,13 @@ def test_a_server_that_stays_silent_ends_the_run_and_makes_no_file_bad(
     assert loader.bad_files == loader.state_dict()["bad"] == []
 
 
-@pytest.mark.parametrize("kind", ["folder", "keys"])
+@pytest.mark.parametrize("kind", ["folder", "keys", "empty"])
 def test_a_listing_without_end_ends(
     server: Server, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("dali_cutmix.sources.bucket._FOLDER_S", 1.0 if kind == "folder" else 60.0)
+    limits = {"folder": "_FOLDER_S", "keys": "_PAGE_S", "empty": "_PAGE_S"}
+    seconds = 60.0 if kind == "keys" else 1.0
+    monkeypatch.setattr(f"dali_cutmix.sources.bucket.{limits[kind]}", seconds)
     server.never_ends = kind
     with pytest.raises(OSError, match="the listing d") as caught:
         BucketFiles("s3://images")

@@ -173,10 +173,16 @@ def _list(data: str) -> list[tuple[str, str]]:
             "and buckets cannot be measured here, since torch's loader reads files."
         )
     root = os.path.abspath(data)
-    names = sorted(
-        name for name in walk("dali-cutmix", "DATA", root) if name.lower().endswith(IMAGE_ENDINGS)
-    )
-    listed = [(os.path.join(root, name), os.path.dirname(name).split(os.sep)[0]) for name in names]
+    listed = []
+    for first in sorted(name for name in os.listdir(root) if not name.startswith(".")):
+        path = os.path.join(root, first)
+        if os.path.isdir(path):
+            # Each class by itself: two may be links to one folder.
+            below = sorted(walk("dali-cutmix", "DATA", path))
+            listed += [(os.path.join(path, name), first) for name in below]
+        else:
+            listed.append((path, ""))
+    listed = [entry for entry in listed if entry[0].lower().endswith(IMAGE_ENDINGS)]
     if not listed:
         endings = ", ".join(IMAGE_ENDINGS)
         raise FileNotFoundError(
