@@ -1,4 +1,4 @@
-"""What happens to training: signals, killed processes, numbers that are none."""
+"""Faults of a training run: signals, killed processes, a loss that is NaN."""
 
 from __future__ import annotations
 

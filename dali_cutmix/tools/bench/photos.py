@@ -14,6 +14,7 @@ from pathlib import Path
 from dali_cutmix import FileList
 from dali_cutmix.annotations.listing import walk
 from dali_cutmix.sources.base import IMAGE_ENDINGS
+from dali_cutmix.sources.report import Report
 from dali_cutmix.tools.check.images import check_images
 
 #: Images chosen of a folder, at most.
@@ -119,34 +120,20 @@ def photos(
     listed = _list(data)
     random.Random(0).shuffle(listed)
     candidates = listed[:MOST_IMAGES]
-    images = FileList.from_pairs(candidates)
-    good: list[tuple[str, str]] = []
-    bad: list[tuple[str, str]] = []
-    widths, heights, largest = [], [], (0, 0)
-    begin, decode_s = time.monotonic(), 0.0
-    for first in range(0, len(candidates), _CHUNK):
-        if good and time.monotonic() - begin > seconds:
-            break
-        chunk = range(first, min(first + _CHUNK, len(candidates)))
-        chunk_begin = time.monotonic()
-        report = check_images(images.take(list(chunk)), num_threads=num_threads, max_pixels=2**27)
-        decode_s += time.monotonic() - chunk_begin
-        bad += [(image.path, image.reason) for image in report.bad]
-        good += [candidates[first + int(index)] for index in report.good_indices()]
-        if len(report.good_indices()):
-            widths.append(report.sizes.width.median)
-            heights.append(report.sizes.height.median)
-            sides = report.sizes.height.max, report.sizes.width.max
-            largest = (max(largest[0], int(sides[0])), max(largest[1], int(sides[1])))
-        on_progress(first + len(chunk), len(candidates))
+    begin = time.monotonic()
+    reports = list(_reports(candidates, seconds, num_threads, on_progress))
+    check_s = time.monotonic() - begin
+    good = [candidates[first + int(i)] for first, report in reports for i in report.good_indices()]
+    bad = [(image.path, image.reason) for _, report in reports for image in report.bad]
     if not good:
         raise ValueError(
             f"dali-cutmix: none of the {len(candidates)} images in {data} can be decoded, the "
             f"first because: {bad[0][1]}. `dali-cutmix check` says more."
         )
     mean_bytes = sum(os.path.getsize(path) for path, _ in good) / len(good)
-    batch_size = batch_size or _batch_size(device, (len(good) + len(bad)) / decode_s)
+    batch_size = batch_size or _batch_size(device, (len(good) + len(bad)) / check_s)
     repeats = -(-_LEAST_BATCHES * batch_size // len(good))
+    sizes = [report.sizes for _, report in reports if len(report.good_indices())]
     with tempfile.TemporaryDirectory(prefix="dali-cutmix-") as root:
         _link(Path(root), good * repeats)
         yield Photos(
@@ -158,10 +145,35 @@ def photos(
             batch_size=batch_size,
             repeats=repeats,
             mean_bytes=mean_bytes,
-            width=_median(widths),
-            height=_median(heights),
-            largest=largest,
+            width=_median([size.width.median for size in sizes]),
+            height=_median([size.height.median for size in sizes]),
+            largest=(
+                int(max(size.height.max for size in sizes)),
+                int(max(size.width.max for size in sizes)),
+            ),
         )
+
+
+def _reports(
+    candidates: list[tuple[str, str]],
+    seconds: float,
+    num_threads: int,
+    on_progress: Callable[[int, int], None],
+) -> Iterator[tuple[int, Report]]:
+    """Check images chunk by chunk; yield the index of each chunk's first image, and its report.
+
+    After ``seconds``, checking ends with the first chunk that has a good image.
+    """
+    images = FileList.from_pairs(candidates)
+    begin, num_good = time.monotonic(), 0
+    for first in range(0, len(candidates), _CHUNK):
+        if num_good and time.monotonic() - begin > seconds:
+            return
+        chunk = list(range(first, min(first + _CHUNK, len(candidates))))
+        report = check_images(images.take(chunk), num_threads=num_threads, max_pixels=2**27)
+        num_good += len(report.good_indices())
+        yield first, report
+        on_progress(first + len(chunk), len(candidates))
 
 
 def _list(data: str) -> list[tuple[str, str]]:

@@ -90,7 +90,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
 
 
 def render(comparison: Comparison) -> str:
-    """Return the report as HTML."""
+    """Return the report as HTML: one text, long since it reads as the page does."""
     settings, trial = comparison.settings, comparison.settings.trial
     count = len(comparison.mixed)
     share = percent((HEADLINE / SIDE) ** 2)
