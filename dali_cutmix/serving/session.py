@@ -35,7 +35,7 @@ from dali_cutmix.serving.diagnose import (
     is_trouble,
     reason_of,
 )
-from dali_cutmix.serving.pipelines import FORKED, Pipelines, is_fork
+from dali_cutmix.serving.graph import FORKED, Pipelines, is_fork
 from dali_cutmix.serving.replacements import MAX_TRUSTED, Replacements
 from dali_cutmix.serving.settings import WHERE, LoaderSettings
 from dali_cutmix.sources.base import StoredImages

@@ -17,7 +17,7 @@ TINY = EvalTransform(8, 8)
 
 @pytest.fixture(autouse=True)
 def _however_short_an_epoch_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dali_cutmix.serving.pipelines.LONG_EPOCH", 1)
+    monkeypatch.setattr("dali_cutmix.serving.graph.LONG_EPOCH", 1)
 
 
 def batches_of(source: Any, **settings: Any) -> list[Any]:
@@ -91,7 +91,7 @@ def test_two_graphs_share_threads_and_batches_ahead(
 def test_a_short_epoch_has_one_graph(
     numbered_folder: Path, batch_size: int, num_graphs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dali_cutmix.serving.pipelines.LONG_EPOCH", 16)
+    monkeypatch.setattr("dali_cutmix.serving.graph.LONG_EPOCH", 16)
     pipelines = note_pipelines(monkeypatch)
     settings: dict[str, Any] = {"transform": TINY, "num_workers": 2, "device": "cpu"}
     next(iter(DataLoader(numbered_folder, batch_size, **settings)))

@@ -293,7 +293,7 @@ def test_a_batch_that_always_fails_ends_the_run_also_where_trouble_comes_again_a
             raise os_error(errno.EMFILE)
         return {}
 
-    monkeypatch.setattr("dali_cutmix.serving.pipelines.Pipelines.images", stop)
+    monkeypatch.setattr("dali_cutmix.serving.graph.Pipelines.images", stop)
     monkeypatch.setattr("dali_cutmix.serving.session.find_failing", find_none)
     with pytest.raises(RuntimeError, match="though each of its images passes alone"):
         next(iter(loader))
