@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from dali_cutmix.sources.kinds import decoder_of_bytes
+from dali_cutmix.sources.decoders import decoder_of_bytes
 from dali_cutmix.sources.pillow import Decoded
 from dali_cutmix.sources.upright import RefusedError
 

@@ -17,6 +17,7 @@ import numpy as np
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame
+from dali_cutmix.core.reading import NUM_READERS, Readable, ReadAhead, stored_or_nothing
 from dali_cutmix.core.tree import Structure, as_tensors
 from dali_cutmix.mixing.clipcutmix import plan_of_frames
 from dali_cutmix.mixing.labels import MixedTarget, pair_labels
@@ -29,13 +30,7 @@ from dali_cutmix.serving import stacks
 from dali_cutmix.serving.replacements import Replacements
 from dali_cutmix.serving.settings import WHERE, LoaderSettings
 from dali_cutmix.sources.base import StoredImages
-from dali_cutmix.sources.reading import (
-    NUM_READERS,
-    Decodable,
-    Readable,
-    ReadAhead,
-    stored_or_nothing,
-)
+from dali_cutmix.sources.decoders import Decodable
 from dali_cutmix.sources.stacks import Stacks
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.serving.batches import Batches
 from dali_cutmix.serving.graph import Graph
 from dali_cutmix.sources.base import WHERE, StoredImages
-from dali_cutmix.sources.kinds import decoder_of_bytes, header_size
-from dali_cutmix.sources.reading import Decodable, read_patiently
+from dali_cutmix.sources.decoders import Decodable, decoder_of_bytes, read_patiently
+from dali_cutmix.sources.sizes import header_size
 from dali_cutmix.sources.upright import RefusedError, too_large
 from dali_cutmix.transforms import decode
 

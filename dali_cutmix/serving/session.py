@@ -39,7 +39,7 @@ from dali_cutmix.serving.graph import FORKED, Pipelines, is_fork
 from dali_cutmix.serving.replacements import MAX_TRUSTED, Replacements
 from dali_cutmix.serving.settings import WHERE, LoaderSettings
 from dali_cutmix.sources.base import StoredImages
-from dali_cutmix.sources.reading import Decodable
+from dali_cutmix.sources.decoders import Decodable
 
 _ENDED = (
     "DataLoader: the loader was {} while this iteration was under way. One iteration runs at a "

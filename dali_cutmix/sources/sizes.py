@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 from typing import BinaryIO
 
@@ -12,11 +13,17 @@ from PIL import Image
 
 from dali_cutmix.core.reading import open_regular
 from dali_cutmix.sources.base import StoredImages
-from dali_cutmix.sources.kinds import ReadAt, format_of, header_size, is_bare_jpeg
+from dali_cutmix.sources.decoders import (
+    HEAD_BYTES,
+    ReadAt,
+    format_of,
+    is_bare_jpeg,
+    is_frame,
+    reader_of,
+    segments,
+)
 from dali_cutmix.sources.upright import CLOSED
 
-#: Bytes. Headers of most files are shorter, and are read at once.
-_HEAD = 4096
 _ORIENTATION = 0x0112
 #: Chunks of a PNG that may hold an orientation.
 _METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
@@ -37,7 +44,7 @@ def upright_size(path: str | bytes) -> tuple[int, int] | None:
         OSError: The file cannot be read.
     """
     with open_regular(path) as file:
-        head = os.pread(file.fileno(), _HEAD, 0)
+        head = os.pread(file.fileno(), HEAD_BYTES, 0)
         if _is_never_turned(head, lambda at, size: os.pread(file.fileno(), size, at)):
             return header_size(np.frombuffer(head, np.uint8))
         return _by_pillow(file)
@@ -53,8 +60,8 @@ def upright_size_of(encoded: np.ndarray) -> tuple[int, int] | None:
     def read_at(at: int, size: int) -> bytes:
         return encoded[at : at + size].tobytes()
 
-    if _is_never_turned(read_at(0, _HEAD), read_at):
-        return header_size(encoded[:_HEAD])
+    if _is_never_turned(read_at(0, HEAD_BYTES), read_at):
+        return header_size(encoded[:HEAD_BYTES])
     return _by_pillow(io.BytesIO(encoded.tobytes()))
 
 
@@ -70,6 +77,30 @@ def size_of(images: StoredImages, index: int) -> tuple[int, int] | None:
     if images.kind == "path":
         return upright_size(images.path(index))
     return upright_size_of(images.encoded(index))
+
+
+def header_size(encoded: np.ndarray) -> tuple[int, int] | None:
+    """Return ``(height, width)`` in pixels by the header of a JPEG, PNG or WebP, not turned.
+
+    None where the header is broken, or the file is of another format.
+
+    Args:
+        encoded: The file: ``[size]`` uint8.
+    """
+    start = encoded[:30].tobytes()
+    name = format_of(start)
+    if name == "JPEG":
+        read_at = reader_of(encoded)
+        for marker, offset, size in segments(read_at):
+            if is_frame(marker) and size >= 6 and len(head := read_at(offset, 5)) == 5:
+                height, width = struct.unpack(">xHH", head)
+                return height, width
+    elif name == "PNG" and start[12:16] == b"IHDR" and len(start) >= 24:
+        width, height = struct.unpack_from(">II", start, 16)
+        return height, width
+    elif name == "WEBP" and len(start) == 30:
+        return _webp_size(start)
+    return None
 
 
 def _is_never_turned(head: bytes, read_at: ReadAt) -> bool:
@@ -107,3 +138,17 @@ def _by_pillow(file: BinaryIO) -> tuple[int, int] | None:
         except Exception:  # Pillow raises nearly anything on a broken file
             return None
     return (width, height) if is_turned else (height, width)
+
+
+def _webp_size(start: bytes) -> tuple[int, int] | None:
+    chunk = start[12:16]
+    if chunk == b"VP8X":
+        width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
+        return height, width
+    if chunk == b"VP8L" and start[20] == 0x2F:
+        bits = int.from_bytes(start[21:25], "little")
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    if chunk == b"VP8 " and start[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", start, 26)
+        return height & 0x3FFF, width & 0x3FFF
+    return None

@@ -21,7 +21,7 @@ from dali_cutmix.core.errors import printable
 from dali_cutmix.core.reading import BYTE_ORDER_MARK, read_regular, read_text
 from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.bucket import Bucket, is_url, split_url
-from dali_cutmix.sources.kinds import ENDINGS
+from dali_cutmix.sources.decoders import ENDINGS
 from dali_cutmix.sources.shard_indexes import Index
 from dali_cutmix.sources.shard_names import find_shards
 from dali_cutmix.sources.shards import PackedImages

@@ -17,12 +17,16 @@ import numpy as np
 from PIL import Image
 
 from dali_cutmix.core.errors import BadFileError, printable
-from dali_cutmix.core.reading import open_regular, patiently
+from dali_cutmix.core.reading import NOTHING, ReadAhead, open_regular, patiently
 from dali_cutmix.core.writing import replacing
 from dali_cutmix.sources.base import Numbers, Selection, StoredImages
-from dali_cutmix.sources.kinds import ENDINGS, decoder_of_bytes, format_of
+from dali_cutmix.sources.decoders import (
+    ENDINGS,
+    decoder_of_bytes,
+    format_of,
+    read_patiently,
+)
 from dali_cutmix.sources.pillow import Decoded, PillowProcesses
-from dali_cutmix.sources.reading import NOTHING, ReadAhead, read_patiently
 from dali_cutmix.sources.shards import PackedImages
 from dali_cutmix.sources.upright import RefusedError
 from dali_cutmix.tools.pack_parquet import names_of, verify_parquet, write_parquet

@@ -1,7 +1,7 @@
 """Read files, and decode encoded bytes into HWC uint8 RGB, upright.
 
 The graph sees plain JPEG, PNG and WebP files, and images that Pillow has decoded, as PPM files:
-`dali_cutmix.sources.reading` keeps other files away from DALI's decoders.
+`dali_cutmix.sources.decoders` keeps other files away from DALI's decoders.
 
 Four classes have the methods `shape`, `whole` and `window`: `Encoded`, `Pixels` and `EncodedMasks`
 for one kind of stored pixels each, and `Stored` for images with their masks and their matrix.

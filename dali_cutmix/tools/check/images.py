@@ -37,7 +37,7 @@ def check_images(
     An image is bad if one of these holds:
 
     - The image cannot be read, is empty, or is larger than ``max_pixels``.
-    - Its decoder refuses the image, DALI on the CPU or Pillow; see `sources.kinds`.
+    - Its decoder refuses the image, DALI on the CPU or Pillow; see `sources.decoders`.
     - The strict decoder complains; see `jpeg.decode_strictly`.
     - The image has more than 40,132 rows, upright: `TrainTransform` crops no window of such an
       image, though `EvalTransform` does.

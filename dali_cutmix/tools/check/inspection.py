@@ -13,9 +13,9 @@ import numpy as np
 from dali_cutmix.core.reading import patiently
 from dali_cutmix.serving.diagnose import why_refused
 from dali_cutmix.sources.base import StoredImages
-from dali_cutmix.sources.kinds import decoder_of_bytes, header_size
+from dali_cutmix.sources.decoders import decoder_of_bytes, read_patiently
 from dali_cutmix.sources.pillow import PillowProcesses
-from dali_cutmix.sources.reading import read_patiently
+from dali_cutmix.sources.sizes import header_size
 from dali_cutmix.sources.upright import RefusedError
 from dali_cutmix.tools.check.verdict import Look, Verdict, look, verdict_of
 

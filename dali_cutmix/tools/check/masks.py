@@ -10,7 +10,7 @@ import numpy as np
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.serving.diagnose import diagnose_masks
 from dali_cutmix.sources.base import StoredImages
-from dali_cutmix.sources.reading import Decodable
+from dali_cutmix.sources.decoders import Decodable
 from dali_cutmix.tools.check.parts import count_of_bad, names_in
 
 #: Masks looked at between two reports of progress.

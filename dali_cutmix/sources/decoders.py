@@ -1,26 +1,42 @@
-"""Decide from the first bytes of an image file whether DALI decodes the file, or Pillow.
+"""Hand out images as DALI decodes them: `Decodable`, and who decodes a file by its first bytes.
 
 DALI 2.4.0 ends the process at some TIFF, BMP and JPEG 2000 files, and at JPEGs with two EXIF
 segments. Other files come out with wrong pixels or unturned, without an error. So DALI gets only
 files for which its pixels and its orientation equal Pillow's. `README.md` lists which these are.
+
+The module is long since each format hides its orientation in places of its own.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import struct
+import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 
-from dali_cutmix.sources.upright import BEGINNINGS
+from dali_cutmix.core.reading import NOTHING, open_descriptor, patiently
+from dali_cutmix.sources.base import StoredImages
+from dali_cutmix.sources.pillow import Decoded, PillowProcesses
+from dali_cutmix.sources.upright import BEGINNINGS, RefusedError
 
 Decoder = Literal["dali", "pillow"]
 
 #: Return bytes of a file from an offset, as many as asked for; fewer where the file ends.
 ReadAt = Callable[[int, int], bytes]
+
+#: Bytes. Headers of most files are shorter, and are read at once.
+HEAD_BYTES = 4096
+
+#: Of the module, since a loader with a lock of its own could not be pickled.
+_MAKING_PROCESSES = threading.Lock()
+
+#: Values of the array that remembers who decodes an image.
+_UNKNOWN, _DALI, _PILLOW = 0, 1, 2
 
 #: Endings of image files in shards, by Pillow's names of their formats.
 ENDINGS = {
@@ -71,6 +87,95 @@ _MOST_METADATA = 1 << 24  # bytes; a broken size may be any
 _WEBP_FLAGS = 0x02 | 0x04 | 0x08
 
 
+class Decodable:
+    """Hand out images as the graph is fed them: as stored where DALI decodes them, else as a PPM.
+
+    Who decodes an image is looked up once, from the first bytes of its file. Processes of Pillow
+    start with the first file that needs one. Thread-safe.
+
+    Args:
+        images: The data.
+        max_pixels: Most pixels of an image that Pillow decodes. None decodes all.
+        num_processes: Most processes of Pillow at a time, at least 1.
+
+    Attributes:
+        kind: Of the data; see `StoredImages`.
+        refused: Reasons by index of images that Pillow refused when they were read last.
+    """
+
+    def __init__(self, images: StoredImages, max_pixels: int | None, num_processes: int) -> None:
+        self.kind = images.kind
+        self.refused: dict[int, str] = {}
+        self._images = images
+        self._max_pixels = max_pixels
+        self._num_processes = num_processes
+        self._pillow: PillowProcesses | None = None
+        self._decoders = np.full(len(images), _UNKNOWN, np.uint8)
+
+    def waits(self, indices: Sequence[int]) -> bool:
+        """Return whether `stored` waits for a disk, a network or a process, for these images."""
+        is_known = self.kind == "pixels" or bool((self._decoders[indices] == _DALI).all())
+        return self._images.reads or not is_known
+
+    def stored(self, index: int) -> np.ndarray:
+        """Return what the graph is fed for an image.
+
+        Returns:
+            As `StoredImages.stored` where DALI decodes the image. Else a binary PPM file:
+            ``[size]`` uint8, of size 0 where Pillow refuses the image.
+
+        Raises:
+            OSError: The image cannot be read.
+        """
+        if self.kind == "pixels":
+            return self._images.stored(index)
+        decoder = self._decoders[index]
+        if decoder == _DALI and self.kind == "path":
+            return self._images.stored(index)
+        encoded: np.ndarray | None = None
+        if self.kind == "path":
+            if decoder == _UNKNOWN:
+                decoder = self._remember(index, _decoder_of_file(self._images.stored(index)))
+        else:
+            encoded = self._images.stored(index)
+            if decoder == _UNKNOWN:
+                decoder = self._remember(index, decoder_of_bytes(encoded))
+        if decoder == _DALI:
+            return self._images.stored(index) if encoded is None else encoded
+        try:
+            image = self.decode(self._images.encoded(index) if encoded is None else encoded)
+        except RefusedError as error:
+            self._decoders[index] = _UNKNOWN  # the file may be mended
+            self.refused[index] = error.reason
+            return NOTHING
+        self.refused.pop(index, None)
+        return image.ppm
+
+    def are_paths(self, indices: Sequence[int]) -> np.ndarray:
+        """Return whether `stored` returns the path of a file for images: ``[n]`` bool."""
+        return np.asarray(self._decoders[indices] != _PILLOW) & (self.kind == "path")
+
+    def decode(self, encoded: np.ndarray) -> Decoded:
+        """Decode a file by Pillow; see `PillowProcesses.decode`."""
+        with _MAKING_PROCESSES:
+            if self._pillow is None:
+                self._pillow = PillowProcesses(self._num_processes)
+        return self._pillow.decode(encoded, self._max_pixels)
+
+    def forget(self, indices: Sequence[int]) -> None:
+        """Look again who decodes these images: their files may have changed."""
+        self._decoders[indices] = _UNKNOWN
+
+    def close(self) -> None:
+        """End the processes of Pillow."""
+        if self._pillow is not None:
+            self._pillow.close()
+
+    def _remember(self, index: int, decoder: Decoder) -> int:
+        self._decoders[index] = _PILLOW if decoder == "pillow" else _DALI
+        return int(self._decoders[index])
+
+
 def decoder_of(read_at: ReadAt, head: bytes = b"") -> Decoder:
     """Return the decoder of an image file. The same decoder reports damage.
 
@@ -98,6 +203,22 @@ def decoder_of_bytes(encoded: np.ndarray) -> Decoder:
     return decoder_of(reader_of(encoded))
 
 
+def read_patiently(images: StoredImages, index: int, where: str) -> np.ndarray:
+    """Return the bytes of an image file, ``[size]`` uint8; wait where the storage is in trouble.
+
+    Args:
+        images: The data.
+        index: Index of the image.
+        where: Name of the caller, for messages.
+
+    Raises:
+        OSError: The image cannot be read, and will not be.
+        TroubleError: The machine or the storage is in trouble, and stayed in trouble.
+    """
+    what = f"reading {images.path(index)}"
+    return patiently(lambda: images.encoded(index), where, what)
+
+
 def format_of(start: bytes) -> str | None:
     """Return ``"JPEG"``, ``"PNG"`` or ``"WEBP"`` by a file's first 12 bytes; None for others."""
     for name, beginning in _BEGINNINGS:
@@ -110,44 +231,6 @@ def reader_of(encoded: np.ndarray) -> ReadAt:
     """Return a function that returns bytes of a file in memory: ``[size]`` uint8."""
     view = encoded.data
     return lambda at, size: bytes(view[at : at + size])
-
-
-def header_size(encoded: np.ndarray) -> tuple[int, int] | None:
-    """Return ``(height, width)`` in pixels by the header of a JPEG, PNG or WebP, not turned.
-
-    None where the header is broken, or the file is of another format.
-
-    Args:
-        encoded: The file: ``[size]`` uint8.
-    """
-    start = encoded[:30].tobytes()
-    name = format_of(start)
-    if name == "JPEG":
-        read_at = reader_of(encoded)
-        for marker, offset, size in _segments(read_at):
-            if _is_frame(marker) and size >= 6 and len(head := read_at(offset, 5)) == 5:
-                height, width = struct.unpack(">xHH", head)
-                return height, width
-    elif name == "PNG" and start[12:16] == b"IHDR" and len(start) >= 24:
-        width, height = struct.unpack_from(">II", start, 16)
-        return height, width
-    elif name == "WEBP" and len(start) == 30:
-        return _webp_size(start)
-    return None
-
-
-def _webp_size(start: bytes) -> tuple[int, int] | None:
-    chunk = start[12:16]
-    if chunk == b"VP8X":
-        width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
-        return height, width
-    if chunk == b"VP8L" and start[20] == 0x2F:
-        bits = int.from_bytes(start[21:25], "little")
-        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
-    if chunk == b"VP8 " and start[23:26] == b"\x9d\x01\x2a":
-        width, height = struct.unpack_from("<HH", start, 26)
-        return height & 0x3FFF, width & 0x3FFF
-    return None
 
 
 def is_bare_jpeg(head: bytes) -> bool:
@@ -163,17 +246,33 @@ def is_bare_jpeg(head: bytes) -> bool:
         is_harmless = (0xC0 <= marker <= 0xCF and marker != _LOSSLESS) or (
             0xDA < marker < 0xFF and marker not in (0xE1, 0xEE)
         )
-        if not is_harmless or (_is_frame(marker) and head[at + 9] == 4):
+        if not is_harmless or (is_frame(marker) and head[at + 9] == 4):
             return False
         at += 2 + (head[at + 2] << 8 | head[at + 3])
     return False
+
+
+def _decoder_of_file(path: np.ndarray) -> Decoder:
+    # Without a buffered file, whose making takes longer than all the rest.
+    file = open_descriptor(path.tobytes())
+    try:
+        head = os.pread(file, HEAD_BYTES, 0)
+
+        def read_at(at: int, size: int) -> bytes:
+            if at + size <= len(head):
+                return head[at : at + size]
+            return os.pread(file, size, at)
+
+        return decoder_of(read_at, head)
+    finally:
+        os.close(file)
 
 
 def _is_plain_jpeg(read_at: ReadAt) -> bool:
     orientation: int | None = None  # by EXIF; 0 where EXIF names none
     is_turned_by_xmp = has_adobe = False
     marker = num_components = 0
-    for marker, offset, size in _segments(read_at):
+    for marker, offset, size in segments(read_at):
         if marker == 0xE1:
             start = read_at(offset, min(size, len(_XMP)))
             if start.startswith(b"Exif"):
@@ -188,7 +287,7 @@ def _is_plain_jpeg(read_at: ReadAt) -> bool:
             has_adobe |= read_at(offset, 5) == b"Adobe"
         elif marker == _LOSSLESS:  # DALI refuses gray
             return False
-        elif _is_frame(marker) and size >= 6:
+        elif is_frame(marker) and size >= 6:
             num_components = int.from_bytes(read_at(offset + 5, 1), "big")
     if marker != 0xDA:  # what Pillow skips, such as stray bytes, may hide segments
         return False
@@ -196,7 +295,7 @@ def _is_plain_jpeg(read_at: ReadAt) -> bool:
     return (bool(orientation) or not is_turned_by_xmp) and (num_components != 4 or has_adobe)
 
 
-def _segments(read_at: ReadAt) -> list[tuple[int, int, int]]:
+def segments(read_at: ReadAt) -> list[tuple[int, int, int]]:
     """Return marker, offset and size in bytes of the segments of a JPEG up to its first scan.
 
     Segments after anything else than segments and a few fill bytes are left out.
@@ -223,7 +322,8 @@ def _segments(read_at: ReadAt) -> list[tuple[int, int, int]]:
     return segments
 
 
-def _is_frame(marker: int) -> bool:
+def is_frame(marker: int) -> bool:
+    """Return whether a segment of a JPEG, by its marker, is the header of a frame."""
     return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
 
 
