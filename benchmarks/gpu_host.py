@@ -64,8 +64,8 @@ def measure(name: str) -> dict[str, float]:
     from gpu_standin import trace
 
     import dali_cutmix as dc
-    from dali_cutmix.core.draws import HostDraws
     from dali_cutmix.core.frame import Frame
+    from dali_cutmix.core.host import HostDraws
     from dali_cutmix.serving.outputs import ToTorch
 
     def without_tensors(self: ToTorch, *_: Any) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from dali_cutmix.core.dali import python_nodes
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.math import HOST
+from dali_cutmix.core.host import HOST
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing import cut
 from dali_cutmix.mixing.mix import LookingMix, Mix, check_completed

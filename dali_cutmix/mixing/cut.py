@@ -26,7 +26,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.dali import FLOAT, FLOAT64, INT32
-from dali_cutmix.core.math import Math
+from dali_cutmix.core.draws import Math
 
 Cut = tuple[Any, Any]
 Size = tuple[int, int]

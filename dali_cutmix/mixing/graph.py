@@ -8,8 +8,9 @@ import numpy as np
 
 from dali_cutmix.core.checks import check_alpha, check_prob, check_size, refuse
 from dali_cutmix.core.dali import DataNode, fn, python_nodes
-from dali_cutmix.core.draws import GraphDraws, HostDraws
 from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.core.graph import GraphDraws
+from dali_cutmix.core.host import HostDraws
 from dali_cutmix.core.tree import Structure
 from dali_cutmix.mixing.completion import complete, samples_of
 from dali_cutmix.mixing.cutmix import Axes, CutMix, PlacementName, check_cutmix

@@ -13,7 +13,7 @@ from dali_cutmix.core.checks import check_alpha, check_prob
 from dali_cutmix.core.dali import DataNode
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.math import HOST
+from dali_cutmix.core.host import HOST
 from dali_cutmix.mixing import cut
 from dali_cutmix.mixing.completion import unmixed_plan, with_cut
 from dali_cutmix.mixing.paste import paste_regions, resize_by_operator

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dali_cutmix.core.checks import refuse
-from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame
+from dali_cutmix.core.host import HostDraws
 from dali_cutmix.core.reading import NUM_READERS, Readable, ReadAhead, stored_or_nothing
 from dali_cutmix.core.tree import Structure, as_tensors
 from dali_cutmix.mixing.clipcutmix import plan_of_frames

@@ -20,8 +20,9 @@ from dali_cutmix.core.checks import (
     refuse,
 )
 from dali_cutmix.core.dali import UINT8, DataNode, fn, math, merge, split
-from dali_cutmix.core.draws import Draws, normal
+from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.core.host import normal
 from dali_cutmix.transforms.color_ops import (
     adjust_sharpness,
     gaussian_blur,

@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from dali_cutmix.core.checks import check_choice, check_count, is_whole, refuse
-from dali_cutmix.core.draws import Draws, below
+from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.core.host import below
 from dali_cutmix.transforms.affine import INTERPOLATIONS, Interpolation
 from dali_cutmix.transforms.operations import (
     OPERATIONS,

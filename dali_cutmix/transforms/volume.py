@@ -15,8 +15,8 @@ from dali_cutmix.core.checks import (
     is_whole,
     refuse,
 )
-from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.core.host import HostDraws
 from dali_cutmix.transforms.decode import Stored
 from dali_cutmix.transforms.resample import Resampler
 

@@ -11,7 +11,8 @@ from nvidia.dali import Pipeline, fn
 from scipy.stats import kstest
 
 from dali_cutmix import cutmix_plan, cutout_plan, mixup_plan
-from dali_cutmix.core.draws import HostDraws, derive_seed
+from dali_cutmix.core.draws import derive_seed
+from dali_cutmix.core.host import HostDraws
 
 BATCH = 256
 

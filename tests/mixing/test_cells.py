@@ -35,7 +35,7 @@ from dali_cutmix import (
     mix_plan,
     paste,
 )
-from dali_cutmix.core.draws import HostDraws, key, random_words
+from dali_cutmix.core.host import HostDraws, key, random_words
 from dali_cutmix.core.tree import map_leaves
 from graphs import BACK_ENDS, define_in_a_graph, on, operated, run
 

@@ -32,8 +32,8 @@ from dali_cutmix import (
     mix_plan,
     paste,
 )
-from dali_cutmix.core.draws import HostDraws
 from dali_cutmix.core.frame import Frame
+from dali_cutmix.core.host import HostDraws
 from dali_cutmix.mixing.choice import ChosenPlan
 from graphs import BACK_ENDS, full, operated, run
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import reference
-from dali_cutmix.core.math import first_smallest
+from dali_cutmix.core.draws import first_smallest
 from dali_cutmix.mixing import cut
 from graphs import cuts, math_of, run_on_both
 
