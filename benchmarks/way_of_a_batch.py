@@ -40,12 +40,8 @@ PACKAGE = Path(dc.__file__).parent
 #: Seconds in which threads that read a few small files ahead are done.
 SETTLE_S = 0.3
 COMPREHENSIONS = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"}
-#: Modules from the constructor to the second batch, at most. The goal of 26 is missed: eight are
-#: `core/`, which any file uses, and the others are listed by what they do in
-#: `dali_cutmix/serving/README.md`. `sources.kinds` and both modules `reading` came with promises
-#: that the first 26 did not keep. They look at each file before DALI does, since some files end the
-#: process and a FIFO would be waited for without end, and wait out a full table of descriptors.
-MAX_MODULES = 31
+#: Modules from the constructor to the second batch, at most; see `dali_cutmix/serving/README.md`.
+MAX_MODULES = 26
 #: Objects from batch number to tensor, at most.
 MAX_OBJECTS = 5
 

@@ -15,10 +15,9 @@ from nvidia.dali import Pipeline, fn, types
 import reference
 from dali_cutmix import MixPlan, Rect
 from dali_cutmix.core.draws import Math
-from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.core.frame import Frame, Sample, Structure, map_leaves
 from dali_cutmix.core.graph import GRAPH
 from dali_cutmix.core.host import HOST, HostDraws
-from dali_cutmix.core.tree import Structure, map_leaves
 from dali_cutmix.mixing.paste import without_empty
 
 #: Where pixels are made: every test that makes some runs on both.

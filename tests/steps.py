@@ -12,9 +12,8 @@ from nvidia.dali import Pipeline, fn
 from scipy.stats import chi2_contingency
 
 from dali_cutmix.augmentations import Frame
-from dali_cutmix.core.frame import Sample
+from dali_cutmix.core.frame import Sample, Structure
 from dali_cutmix.core.host import HostDraws
-from dali_cutmix.core.tree import Structure
 from dali_cutmix.transforms.resample import Resampler
 from graphs import on
 

@@ -12,8 +12,7 @@ import torch
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.draws import Draws
-from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.tree import as_tensors
+from dali_cutmix.core.frame import Frame, Sample, as_tensors
 from dali_cutmix.mixing import shares
 from dali_cutmix.mixing.choice import ChosenPlan, check_mixes
 from dali_cutmix.mixing.clipcutmix import ClipCutMix

@@ -13,8 +13,7 @@ import numpy as np
 from dali_cutmix.core.checks import are_numbers, refuse
 from dali_cutmix.core.dali import FLOAT, DataNode, fn, merge, split
 from dali_cutmix.core.draws import Draws
-from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.tree import Structure, map_leaves
+from dali_cutmix.core.frame import Frame, Sample, Structure, map_leaves
 from dali_cutmix.mixing.deferred import Deferred
 from dali_cutmix.mixing.mix import (
     Mix,

@@ -16,8 +16,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import check_alpha, check_choice, check_prob, refuse
 from dali_cutmix.core.draws import Draws
-from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.tree import map_leaves
+from dali_cutmix.core.frame import Frame, Sample, map_leaves
 from dali_cutmix.mixing.paste import paste_regions
 from dali_cutmix.mixing.plan import (
     MixPlan,

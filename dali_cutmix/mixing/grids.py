@@ -131,7 +131,7 @@ def centres_of(plan: MixPlan) -> torch.Tensor:
 
 
 def cut_at(plan: MixPlan, centre: torch.Tensor, size: tuple[int, int]) -> MixPlan:
-    """Cut at a grid as `mixing.cut.clipped` cuts images: as drawn there, and not scaled.
+    """Cut at a grid as `mixing.cutmix.clipped` cuts images: as drawn there, and not scaled.
 
     Args:
         plan: A plan that `centres_of` takes.
@@ -164,7 +164,7 @@ def cut_at(plan: MixPlan, centre: torch.Tensor, size: tuple[int, int]) -> MixPla
 
 
 def _half(lam: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return half the side of a cut as `mixing.cut` computes the side: ``[B, 2]`` int64."""
+    """Return half the side of a cut as `mixing.cutmix` computes the side: ``[B, 2]`` int64."""
     share = torch.sqrt(1 - lam.double())
     sides = torch.stack([torch.floor(side * share) for side in size], dim=1)
     return torch.floor(sides / 2).long()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix.core.checks import by_position, refuse
-from dali_cutmix.mixing.cut import NUM_CANDIDATES
+from dali_cutmix.mixing.cutmix import NUM_CANDIDATES
 
 #: Pixels. A cut and a box that overlap by less only touch: maps of crops are float32.
 TOUCHING = 1e-3

@@ -17,7 +17,7 @@ import torch
 from dali_cutmix.core.checks import check_choice, refuse
 from dali_cutmix.core.dali import DataNode
 from dali_cutmix.core.draws import Draws, Math
-from dali_cutmix.core.tree import map_leaves
+from dali_cutmix.core.frame import map_leaves
 from dali_cutmix.mixing.weighted import (
     checked_class_weights,
     checked_sample_weights,

@@ -34,8 +34,7 @@ from dali_cutmix.core.dali import (
     shut_down,
     start_run,
 )
-from dali_cutmix.core.frame import Sample, Stack
-from dali_cutmix.core.tree import Structure
+from dali_cutmix.core.frame import Sample, Stack, Structure
 from dali_cutmix.mixing.completion import complete
 from dali_cutmix.mixing.mix import operated
 from dali_cutmix.mixing.plan import MixPlan

@@ -16,9 +16,8 @@ import torch
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.volume_masks import VolumeMasks
 from dali_cutmix.core.checks import refuse
-from dali_cutmix.core.frame import Stack
+from dali_cutmix.core.frame import Stack, map_leaves
 from dali_cutmix.core.reading import patiently
-from dali_cutmix.core.tree import map_leaves
 from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.serving.settings import WHERE, LoaderSettings
 from dali_cutmix.sources.base import StoredImages

@@ -54,7 +54,7 @@ class TarShards(PackedImages):
 
     A sample is a run of members with the same key: their path up to the first dot of the name.
 
-    - Its image is the member that ends after that dot as `kinds.ENDINGS` or torchvision names
+    - Its image is the member that ends after that dot as `decoders.ENDINGS` or torchvision names
       image files: jpg, jpeg, png, webp, bmp, tif, tiff, ppm, pgm, gif, jp2, ... in either case.
     - Its label is the ``cls`` member, a class index in digits.
     - Where no member of a run is such an image or label, the keys are paths up to the last dot of

@@ -18,14 +18,15 @@ from dali_cutmix.core.frame import (
     Augmentation,
     Frame,
     Sample,
+    Structure,
     check_augmentations,
     draw_each,
     frame_behind,
     frames_of,
+    map_leaves,
     operate_each,
     takes_annotations,
 )
-from dali_cutmix.core.tree import Structure, map_leaves
 
 Size = tuple[int, int]
 

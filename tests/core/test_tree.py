@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dali_cutmix.core.tree import Structure, map_leaves
+from dali_cutmix.core.frame import Structure, map_leaves
 
 
 @dataclass(frozen=True)

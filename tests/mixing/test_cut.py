@@ -12,7 +12,7 @@ import pytest
 
 import reference
 from dali_cutmix.core.draws import first_smallest
-from dali_cutmix.mixing import cut
+from dali_cutmix.mixing import cutmix
 from graphs import cuts, math_of, run_on_both
 
 SIZES = [(12, 20), (20, 12), (7, 5), (1, 9), (32, 32)]
@@ -30,7 +30,7 @@ def squares(side: int, place: Any, size: tuple[int, int]) -> tuple[np.ndarray, n
     """Anchors and extents ``[n, 2]`` of squares at ``n`` places."""
     place = np.asarray(place, np.float32)
     ((anchor, extent),) = run_on_both(
-        lambda place: cut.square(side, place, size, math_of(place)), [([place],)]
+        lambda place: cutmix.square(side, place, size, math_of(place)), [([place],)]
     )
     return anchor[0], extent[0]
 
@@ -54,7 +54,7 @@ def as_fed(lam: float) -> float:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     ("function", "box"),
-    [(cut.clipped, reference.authors_box), (cut.clipped_whole, reference.timm_box)],
+    [(cutmix.clipped, reference.authors_box), (cutmix.clipped_whole, reference.timm_box)],
     ids=["clipped", "clipped_whole"],
 )
 def test_cut_matches_the_authors_box_at_every_centre(
@@ -77,7 +77,7 @@ def test_cut_takes_every_place_that_its_placement_allows_and_no_other(
         sides = [int(length * np.sqrt(1 - as_fed(lam))) for length in size]
         axes = [reference.intervals(*one, placement) for one in zip(size, sides, strict=True)]
         grid, places = every_centre([len(axis) for axis in axes])
-        anchor, extent = cuts(cut.PLACEMENTS[placement], lam, places, size)
+        anchor, extent = cuts(cutmix.PLACEMENTS[placement], lam, places, size)
         wanted = np.array([(axes[0][y], axes[1][x]) for y, x in grid])
         low, high = wanted[..., 0], wanted[..., 1]
         np.testing.assert_array_equal(extent, high - low)
@@ -85,7 +85,7 @@ def test_cut_takes_every_place_that_its_placement_allows_and_no_other(
 
 
 @pytest.mark.parametrize(("axes", "axis"), [("y", 0), ("x", 1)])
-@pytest.mark.parametrize("placement", [name for name in cut.PLACEMENTS if name != "gaussian"])
+@pytest.mark.parametrize("placement", [name for name in cutmix.PLACEMENTS if name != "gaussian"])
 def test_strip_takes_every_place_along_its_axis_and_all_of_the_other_axis(
     placement: str, axes: str, axis: int
 ) -> None:
@@ -97,8 +97,8 @@ def test_strip_takes_every_place_along_its_axis_and_all_of_the_other_axis(
         place = np.full((len(intervals), 2), 0.3)
         place[:, axis] = (np.arange(len(intervals)) + 0.5) / len(intervals)
         anchor, extent = cuts(
-            lambda lam, place, size, math: cut.strip(
-                cut.PLACEMENTS[placement], lam, place, axes, size, math
+            lambda lam, place, size, math: cutmix.strip(
+                cutmix.PLACEMENTS[placement], lam, place, axes, size, math
             ),
             lam,
             place,
@@ -123,7 +123,7 @@ def test_square_matches_the_cutout_authors_box_at_every_centre(
     np.testing.assert_array_equal(extent, wanted[:, 1])
 
 
-@pytest.mark.parametrize("placement", cut.PLACEMENTS)
+@pytest.mark.parametrize("placement", cutmix.PLACEMENTS)
 @pytest.mark.parametrize("size", [(224, 160), (33, 65), (1, 1)])
 def test_no_cut_leaves_the_image(placement: str, size: tuple[int, int]) -> None:
     generator = np.random.default_rng(0)
@@ -131,17 +131,17 @@ def test_no_cut_leaves_the_image(placement: str, size: tuple[int, int]) -> None:
     lam[:10], lam[10:20] = 0, 1
     place = generator.random((20_000, 2), np.float32)
     place[::5, 0], place[::7, 1] = 0, np.nextafter(np.float32(1), np.float32(0))
-    anchor, extent = cuts(cut.PLACEMENTS[placement], lam, place, size)
+    anchor, extent = cuts(cutmix.PLACEMENTS[placement], lam, place, size)
     assert anchor.min() >= 0
     assert extent.min() >= 0
     assert (anchor + extent <= size).all()
     assert (extent[10:20] == 0).all()  # lam of 1 keeps everything
 
 
-@pytest.mark.parametrize("placement", [name for name in cut.PLACEMENTS if name != "gaussian"])
+@pytest.mark.parametrize("placement", [name for name in cutmix.PLACEMENTS if name != "gaussian"])
 def test_uniform_number_rounded_up_to_one_is_the_last_place(placement: str) -> None:
     almost, one = (
-        cuts(cut.PLACEMENTS[placement], [0.5], [[place, place]], (24, 32))
+        cuts(cutmix.PLACEMENTS[placement], [0.5], [[place, place]], (24, 32))
         for place in (np.nextafter(np.float32(1), np.float32(0)), 1.0)
     )
     np.testing.assert_array_equal(almost, one)
@@ -154,13 +154,13 @@ def test_uniform_number_rounded_up_to_one_is_the_last_place(placement: str) -> N
 )
 def test_side_is_floored_and_never_rounded(placement: str, wanted: int) -> None:
     lam = 1 - (9.9 / 20) ** 2
-    _, extent = cuts(cut.PLACEMENTS[placement], [lam], [[0.5, 0.5]], (20, 20))
+    _, extent = cuts(cutmix.PLACEMENTS[placement], [lam], [[0.5, 0.5]], (20, 20))
     assert extent.tolist() == [[wanted, wanted]]
 
 
 def test_place_is_floored_and_never_rounded() -> None:
     # 0.74 of 10 pixels is in pixel 7. Both sides are 2.
-    anchor, extent = cuts(cut.clipped, [1 - 0.2**2 - 1e-6], [[0.74, 0.79]], (10, 10))
+    anchor, extent = cuts(cutmix.clipped, [1 - 0.2**2 - 1e-6], [[0.74, 0.79]], (10, 10))
     assert (anchor.tolist(), extent.tolist()) == ([[6, 6]], [[2, 2]])
 
 
@@ -170,19 +170,20 @@ def test_sides_are_computed_in_double_precision_as_the_peers_do() -> None:
     single = np.floor(np.float32(224) * np.sqrt(np.float32(1) - lam))
     differ = double != single
     assert differ.sum() > 5, "no draw tells the two apart"
-    _, extent = cuts(cut.inside, lam[differ], np.full((differ.sum(), 2), 0.5), (224, 224))
+    _, extent = cuts(cutmix.inside, lam[differ], np.full((differ.sum(), 2), 0.5), (224, 224))
     np.testing.assert_array_equal(extent[:, 0], double[differ])
 
 
-@pytest.mark.parametrize("placement", cut.PLACEMENTS)
+@pytest.mark.parametrize("placement", cutmix.PLACEMENTS)
 def test_one_cut_and_many_candidates_are_the_same_arithmetic(placement: str) -> None:
     generator = np.random.default_rng(1)
     lam, place = generator.random((50, 1), np.float32), generator.random((50, 2), np.float32)
     size = (24, 40)
     single = run_on_both(
-        lambda lam, place: cut.PLACEMENTS[placement](lam, place, size, math_of(lam)), [(lam, place)]
+        lambda lam, place: cutmix.PLACEMENTS[placement](lam, place, size, math_of(lam)),
+        [(lam, place)],
     )[0]
-    np.testing.assert_array_equal(single, cuts(cut.PLACEMENTS[placement], lam, place, size))
+    np.testing.assert_array_equal(single, cuts(cutmix.PLACEMENTS[placement], lam, place, size))
 
 
 # The fractions at which sides step divide [0, 1] into strata within which the box depends on the
@@ -222,7 +223,7 @@ def strata(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 def test_mean_kept_of_the_paper_is_far_from_the_mean_lam(
     size: tuple[int, int], published: float
 ) -> None:
-    found = mean_kept(cut.clipped, size)
+    found = mean_kept(cutmix.clipped, size)
     assert found == pytest.approx(published, abs=5e-6)  # the table has five digits
     assert found == pytest.approx(reference.mean_kept(size, "clipped"), abs=1e-12)
 
@@ -230,7 +231,7 @@ def test_mean_kept_of_the_paper_is_far_from_the_mean_lam(
 def test_mean_kept_inside_is_near_the_mean_lam() -> None:
     # Only the flooring of sides is between them. Sides do not depend on the place.
     probabilities, lams = strata((224, 224))
-    _, extent = cuts(cut.inside, lams, np.full((len(lams), 2), 0.5), (224, 224))
+    _, extent = cuts(cutmix.inside, lams, np.full((len(lams), 2), 0.5), (224, 224))
     found = 1 - float((probabilities * extent.prod(axis=1)).sum()) / 224**2
     assert found == pytest.approx(0.503, abs=5e-4)
     assert found == pytest.approx(reference.mean_kept((224, 224), "inside"), abs=1e-12)
@@ -240,7 +241,7 @@ def test_mean_kept_inside_is_near_the_mean_lam() -> None:
 def test_share_of_empty_cuts_is_known(side: int, published: float) -> None:
     # A side below 2 pixels has half a side of 0.
     probabilities, lams = strata((side, side))
-    _, extent = cuts(cut.clipped, lams, np.full((len(lams), 2), 0.5), (side, side))
+    _, extent = cuts(cutmix.clipped, lams, np.full((len(lams), 2), 0.5), (side, side))
     empty = float(probabilities[(extent == 0).all(axis=1)].sum())
     assert empty == pytest.approx((2 / side) ** 2, abs=1e-12)
     assert empty == pytest.approx(published, abs=5e-5)
@@ -261,12 +262,12 @@ def coverage(function: Any, size: tuple[int, int], placement: str) -> np.ndarray
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("placement", [name for name in cut.PLACEMENTS if name != "gaussian"])
+@pytest.mark.parametrize("placement", [name for name in cutmix.PLACEMENTS if name != "gaussian"])
 @pytest.mark.parametrize("size", [(16, 16), (8, 12)])
 def test_probability_of_being_cut_is_known_for_each_pixel(
     placement: str, size: tuple[int, int]
 ) -> None:
-    found = coverage(cut.PLACEMENTS[placement], size, placement)
+    found = coverage(cutmix.PLACEMENTS[placement], size, placement)
     np.testing.assert_allclose(found, reference.coverage(size, placement), atol=1e-12)
 
 
@@ -276,7 +277,7 @@ def test_gaussian_centres_are_those_of_box_and_muller_around_the_middle() -> Non
     places = rng.random((4000, 2), np.float32)
     places[:2], places[2:4] = (0, 0.3), (1, 0.3)  # one in 30 million of the numbers is 1
     lam = 1 - (8.5 / 24) ** 2
-    anchor, extent = cuts(cut.gaussian, lam, places, size)
+    anchor, extent = cuts(cutmix.gaussian, lam, places, size)
     seen = set()
     for (u, v), low, lengths in zip(places.tolist(), anchor, extent, strict=True):
         radius = math.sqrt(-2 * math.log(max(1 - u, 2**-24)))
@@ -292,7 +293,7 @@ def test_gaussian_centres_are_those_of_box_and_muller_around_the_middle() -> Non
 
 
 def test_clipped_cuts_prefer_the_centre() -> None:
-    found = coverage(cut.clipped, (32, 32), "clipped")
+    found = coverage(cutmix.clipped, (32, 32), "clipped")
     assert found[16, 16] == pytest.approx(0.458, abs=5e-4)
     assert found[0, 16] == pytest.approx(0.249, abs=5e-4)
     assert found[0, 0] == pytest.approx(0.135, abs=5e-4)
@@ -300,7 +301,7 @@ def test_clipped_cuts_prefer_the_centre() -> None:
 
 @pytest.mark.slow
 def test_uniform_cuts_prefer_no_pixel() -> None:
-    found = coverage(cut.uniform, (16, 24), "uniform")
+    found = coverage(cutmix.uniform, (16, 24), "uniform")
     assert found.max() - found.min() < 1e-12
 
 
@@ -321,7 +322,7 @@ def test_sides_between_shares_are_whole_and_stay_below_the_larger(size: tuple[in
     for place in (0.0, 0.5, np.nextafter(np.float32(1), np.float32(0))):
         places = np.full((len(grid), 2), place, np.float32)
         ((anchor, extent),) = run_on_both(
-            lambda length, place: cut.between_sides(length, sides, place, size, math_of(place)),
+            lambda length, place: cutmix.between_sides(length, sides, place, size, math_of(place)),
             [([lengths.astype(np.float32)], [places])],
         )
         np.testing.assert_array_equal(extent[0], grid + low)
@@ -336,7 +337,7 @@ def test_kept_is_a_correctly_rounded_quotient_of_two_counts(size: tuple[int, int
     extent[0], extent[1] = 0, size
 
     def define(extent: Any) -> Any:
-        return [cut.kept(extent, size, math_of(extent))]
+        return [cutmix.share_kept(extent, size, math_of(extent))]
 
     ((single,),) = run_on_both(define, [(extent,)])
     ((many,),) = run_on_both(define, [([extent],)])
@@ -364,14 +365,14 @@ def test_kept_is_a_correctly_rounded_quotient_of_two_counts(size: tuple[int, int
 def test_first_cut_within_the_bounds_is_taken_and_else_the_nearest(
     values: dict[int, float], wanted: int
 ) -> None:
-    kept = np.full((1, cut.NUM_CANDIDATES, 1), 1.0, np.float32)
+    kept = np.full((1, cutmix.NUM_CANDIDATES, 1), 1.0, np.float32)
     for index, value in values.items():
         kept[0, index] = value
 
     def index_of(kept: Any) -> list[Any]:
         math = math_of(kept)
-        distance = cut.distance(kept, 0.3, 0.7, math)
-        return [first_smallest(distance, cut.NUM_CANDIDATES, math)]
+        distance = cutmix.distance(kept, 0.3, 0.7, math)
+        return [first_smallest(distance, cutmix.NUM_CANDIDATES, math)]
 
     ((found,),) = run_on_both(index_of, [(kept,)])
     assert found.tolist() == [wanted]

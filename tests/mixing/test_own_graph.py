@@ -21,7 +21,7 @@ from dali_cutmix import (
     mix_images,
     mix_plan,
 )
-from dali_cutmix.core.tree import Structure
+from dali_cutmix.core.frame import Structure
 from graphs import define_in_a_graph, run, to_array
 from stripes import Stripes
 

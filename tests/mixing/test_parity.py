@@ -32,7 +32,7 @@ from dali_cutmix import (
     mixed_cross_entropy,
     mixed_target,
 )
-from dali_cutmix.mixing import cut
+from dali_cutmix.mixing import cutmix
 from graphs import cuts, draw, math_of, run
 
 try:
@@ -103,7 +103,7 @@ def test_torchvision_cuts_the_same_box_for_the_same_draw(
         x1, y1, x2, y2 = peer.make_params([image])["box"]
         boxes.append((y1, x1, y2 - y1, x2 - x1))
     assert given.all_used()
-    placement = cut.PLACEMENTS[CutMix.torchvision().placement]
+    placement = cutmix.PLACEMENTS[CutMix.torchvision().placement]
     np.testing.assert_array_equal(np.hstack(cuts(placement, lams, places, size)), boxes)
 
 
@@ -119,7 +119,7 @@ def test_timm_cuts_the_same_box_for_the_same_draw(
     monkeypatch.setattr(np.random, "randint", given.numpy_randint)
     found = [timm.data.mixup.rand_bbox((3, *size), lam) for lam in lams.astype(precision)]
     assert given.all_used()
-    placement = cut.PLACEMENTS[CutMix.timm().placement]
+    placement = cutmix.PLACEMENTS[CutMix.timm().placement]
     np.testing.assert_array_equal(
         np.hstack(cuts(placement, lams, places, size)),
         [(y, x, y_end - y, x_end - x) for y, y_end, x, x_end in found],
@@ -143,7 +143,7 @@ def test_timm_cuts_the_same_minmax_box_for_the_same_draw(
     found = [timm.data.mixup.rand_bbox_minmax((3, *size), minmax) for _ in places]
 
     def define(length: Any, place: Any) -> Any:
-        return cut.between_sides(length, minmax, place, size, math_of(place))
+        return cutmix.between_sides(length, minmax, place, size, math_of(place))
 
     ((anchor, extent),) = run(define, [([lengths], [places])])
     np.testing.assert_array_equal(
@@ -162,7 +162,7 @@ def test_kornia_cuts_the_same_box_for_the_same_draw(
         "crop_src"
     ][0]
     low, high = boxes[:, 0].numpy(), boxes[:, 2].numpy() + 1  # (x, y) of the first and last pixel
-    placement = cut.PLACEMENTS[CutMix.inside().placement]
+    placement = cutmix.PLACEMENTS[CutMix.inside().placement]
     anchor, extent = cuts(placement, lams, places, size)
     np.testing.assert_array_equal(extent[:, ::-1], high - low)
     np.testing.assert_array_equal(anchor[:, ::-1], low)

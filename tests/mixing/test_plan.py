@@ -19,7 +19,7 @@ from scipy import stats
 import graphs
 import reference
 from dali_cutmix import CutMix, Cutout, MixUp, cutmix_plan, cutout_plan, draw_plan, mixup_plan
-from dali_cutmix.mixing import cut
+from dali_cutmix.mixing import cutmix
 from graphs import define_in_a_graph, draw, full
 
 ERRORS = 4.5  # tolerance in standard errors
@@ -274,7 +274,7 @@ def test_mean_kept_follows_from_alpha(alpha: float) -> None:
     assert plan.kept.mean() == pytest.approx(wanted, abs=ERRORS * error)
 
 
-@pytest.mark.parametrize("placement", cut.PLACEMENTS)
+@pytest.mark.parametrize("placement", cutmix.PLACEMENTS)
 def test_pixels_are_cut_as_often_as_the_placement_says(placement: Any) -> None:
     plan = draw(lambda: cutmix_plan(SIZE, placement=placement), 4000, 5, only=("anchor", "extent"))
     anchor, extent = plan.anchor.reshape(-1, 2), plan.extent.reshape(-1, 2)

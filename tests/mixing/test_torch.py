@@ -34,7 +34,7 @@ from dali_cutmix import (
     mix_batch,
     mix_masks,
 )
-from dali_cutmix.core.tree import Structure
+from dali_cutmix.core.frame import Structure
 from graphs import full, steps
 from stripes import Stripes
 

@@ -34,9 +34,8 @@ from dali_cutmix.augmentations import (
     RandomErasing,
     TrivialAugment,
 )
-from dali_cutmix.core.frame import Sample
+from dali_cutmix.core.frame import Sample, Structure
 from dali_cutmix.core.host import HostDraws
-from dali_cutmix.core.tree import Structure
 from dali_cutmix.transforms import color_ops, tables
 from dali_cutmix.transforms.affine import WARPS
 from dali_cutmix.transforms.blends import blended
