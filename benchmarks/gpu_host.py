@@ -65,7 +65,7 @@ def measure(name: str) -> dict[str, float]:
 
     import dali_cutmix as dc
     from dali_cutmix.core.frame import Frame
-    from dali_cutmix.core.host import HostDraws
+    from dali_cutmix.core.host_draws import HostDraws
     from dali_cutmix.serving.outputs import ToTorch
 
     def without_tensors(self: ToTorch, *_: Any) -> tuple[Any, ...]:

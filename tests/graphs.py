@@ -16,8 +16,8 @@ import reference
 from dali_cutmix import MixPlan, Rect
 from dali_cutmix.core.draws import Math
 from dali_cutmix.core.frame import Frame, Sample, Structure, map_leaves
-from dali_cutmix.core.graph import GRAPH
-from dali_cutmix.core.host import HOST, HostDraws
+from dali_cutmix.core.graph_draws import GRAPH
+from dali_cutmix.core.host_draws import HOST, HostDraws
 from dali_cutmix.mixing.paste import without_empty
 
 #: Where pixels are made: every test that makes some runs on both.
@@ -117,7 +117,7 @@ def _draw_on_host(
             return HostDraws(batch_size, own, 0, at, 0)  # type: ignore[arg-type]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("dali_cutmix.core.graph.GraphDraws.of", draws_of)
+            patch.setattr("dali_cutmix.core.graph_draws.GraphDraws.of", draws_of)
             drawn.append(fields(define()))
     for name, array in drawn[0].items():
         assert array.dtype == (np.float32 if name in ("lam", "kept") else np.int32), name

@@ -13,7 +13,7 @@ from scipy.stats import chi2_contingency
 
 from dali_cutmix.augmentations import Frame
 from dali_cutmix.core.frame import Sample, Structure
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.transforms.resample import Resampler
 from graphs import on
 

@@ -1,14 +1,14 @@
-"""What a plan is drawn by, in a graph or on the host: `Draws`, and the arithmetic on what is drawn.
+"""`Draws` and `Math`: the protocols by which a plan is drawn, in a graph or on the host.
 
 Random numbers come from one named stream per draw. A stream's numbers are derived from its name, so
-that adding a draw shifts no other. There are two carriers, each of which has draws and arithmetic:
+that adding a draw shifts no other. Two modules have both protocols:
 
-- `dali_cutmix.core.host` draws NumPy arrays with the batch axis in front. The loader does.
-- `dali_cutmix.core.graph` makes operators of graphs that users write. A node stands for one sample,
-  and DALI makes the batch.
+- `dali_cutmix.core.host_draws` draws NumPy arrays with the batch axis in front, for the loader.
+- `dali_cutmix.core.graph_draws` makes operators of graphs that users write. A node stands for one
+  sample, and DALI makes the batch.
 
-So that one function serves both, axes are counted from the end, and a scalar of a node is
-``[B, 1]`` of an array until `Math.scalar`.
+One function serves both: axes are counted from the end, and a node's scalar is ``[B, 1]`` of an
+array until `Math.scalar`.
 """
 
 from __future__ import annotations

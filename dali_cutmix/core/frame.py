@@ -1,8 +1,8 @@
-"""What mixes, transforms and augmentations know of each other: two methods and two dataclasses.
+"""The protocol of mixes, transforms and augmentations: `Frame`, `Stack`, `Sample` and their trees.
 
-What they draw is a tree: dataclasses, tuples and dictionaries, whose leaves are arrays, tensors or
-a graph's nodes. `Structure` lists the leaves of a tree, so that the loader can feed them to a
-graph, and builds the same tree around the nodes that come out on the other side.
+A tree is what ``draw`` returns and ``operate`` takes: dataclasses, tuples and dictionaries. The
+leaves are arrays, tensors or a graph's nodes. `Structure` lists the leaves, which the loader feeds
+to a graph, and builds the same tree around the graph's nodes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Read regular files only, wait out trouble that passes, and read ahead of the graph in threads.
 
 A FIFO, a socket or a device would be waited for without end. Trouble of the machine or the storage
-passes, and a bad file stays bad.
+is waited out; a bad file stays bad.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def _between(first: np.ndarray, last: np.ndarray, depth: int) -> np.ndarray:
 def _clipped(centre: np.ndarray, side: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """Return corners of cuts with these centres and sides, clipped by the border.
 
-    The arithmetic is that of `cut.clipped`: both sides are even inside the image.
+    The arithmetic is that of `cutmix.clipped`: both sides are even inside the image.
 
     Args:
         centre: ``[B, T or 1, 2]`` (y, x), in whole pixels.

@@ -15,8 +15,8 @@ import numpy as np
 
 from dali_cutmix.core.dali import python_nodes
 from dali_cutmix.core.frame import Frame, Sample, Structure
-from dali_cutmix.core.host import HOST
-from dali_cutmix.mixing.cutmix import share_kept
+from dali_cutmix.core.host_draws import HOST
+from dali_cutmix.mixing import cutmix
 from dali_cutmix.mixing.mix import LookingMix, Mix, check_completed
 from dali_cutmix.mixing.paste import without_empty
 from dali_cutmix.mixing.plan import MixPlan, Rect, finished
@@ -55,7 +55,7 @@ def with_cut(plan: MixPlan, anchor: np.ndarray, extent: np.ndarray) -> MixPlan:
         extent: Sides in pixels: ``[B, 2]`` int32 (y, x).
     """
     sides = np.broadcast_to(np.array(plan.size, np.int32), extent.shape)
-    kept = share_kept(extent, plan.size, HOST)
+    kept = cutmix.share_kept(extent, plan.size, HOST)
     rect = Rect(
         np.stack([np.zeros_like(anchor), anchor], axis=1),
         np.stack([sides, extent], axis=1).astype(np.int32),

@@ -1,15 +1,15 @@
-"""`CutMix`: a rectangle of each image is filled from another image. And where a cut lands.
+"""`CutMix`, and where a cut lands: from a kept fraction and a place to a rectangle of whole pixels.
 
-The functions from `clipped` on go from a kept fraction and a place to a rectangle of whole pixels.
-Other mixes that cut use them too. Every one takes, per sample and on the CPU:
+Other mixes that cut use the same functions. A placement, one of `PLACEMENTS`, takes per sample and
+on the CPU:
 
 - ``lam``, the kept fraction as drawn, in [0, 1]: ``[1]``, or ``[n, 1]`` for ``n`` candidates;
 - ``point``, uniform numbers in [0, 1) for (y, x): ``[2]`` or ``[n, 2]``;
 - ``size``, the ``(height, width)`` of every image, in pixels;
 - ``math``, the arithmetic of nodes or of arrays, which have a batch axis in front.
 
-They return ``(anchor, extent)``, top left corner and sides in pixels, (y, x) int32 in the shape of
-``point``. A side may be 0. ``anchor + extent <= size`` always holds.
+A placement returns ``(anchor, extent)``, top left corner and sides in pixels, (y, x) int32 in the
+shape of ``point``. A side may be 0. ``anchor + extent <= size`` always holds.
 
 A full side is ``side * sqrt(1 - lam)``, so that before rounding and clipping the cut has the
 image's aspect ratio and the area ``1 - lam``. `strip` cuts along one axis. Arithmetic is float64,
@@ -345,9 +345,9 @@ def between_sides(
     Args:
         length: Uniform numbers in [0, 1) for the sides (y, x), in the shape of ``point``.
         sides: Smallest share, and the share that is just not reached, in [0, 1].
-        point: As in all functions here.
+        point: As of a placement.
         size: ``(height, width)`` in pixels.
-        math: As in all functions here.
+        math: As of a placement.
 
     Source:
         ``rand_bbox_minmax`` in timm 1.0.31.
@@ -368,15 +368,15 @@ def strip(placement: Placement, lam: Any, point: Any, axes: str, size: Size, mat
 
     Args:
         placement: One of `PLACEMENTS`.
-        lam: As in all functions here.
-        point: As in all functions here. The number of the other axis is not used.
+        lam: As of a placement.
+        point: As of a placement. The number of the other axis is not used.
         axes: As `along` takes it.
-        size: As in all functions here.
-        math: As in all functions here.
+        size: As of a placement.
+        math: As of a placement.
     """
-    share = 1.0 - math.cast(lam, FLOAT64)
+    cut_share = 1.0 - math.cast(lam, FLOAT64)
     # A placement takes the square root of what is cut, since it cuts two sides.
-    return along(axes, placement(1.0 - share * share, point, size, math), size, math)
+    return along(axes, placement(1.0 - cut_share * cut_share, point, size, math), size, math)
 
 
 def along(axes: str, cut: Cut, size: Size, math: Math) -> Cut:
@@ -384,9 +384,9 @@ def along(axes: str, cut: Cut, size: Size, math: Math) -> Cut:
 
     Args:
         axes: ``"y"`` leaves the cut's rows as they are, ``"x"`` its columns, ``"both"`` both.
-        cut: Anchor and extent, as all functions here return them.
-        size: As in all functions here.
-        math: As in all functions here.
+        cut: Anchor and extent, as placements return them.
+        size: As of a placement.
+        math: As of a placement.
     """
     if axes == "both":
         return cut

@@ -9,7 +9,7 @@ from typing import ClassVar
 from dali_cutmix.core.checks import are_numbers, check_count, check_prob, is_number, refuse
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.mixing.cutmix import share_kept, square
+from dali_cutmix.mixing import cutmix
 from dali_cutmix.mixing.paste import erase
 from dali_cutmix.mixing.plan import MixPlan, Rect
 
@@ -48,11 +48,11 @@ class Cutout:
         """Draw the plan; see `Mix`."""
         math, size = draws.math, frame.size
         point = draws.uniform("cutout/place", [2])
-        anchor, extent = square(self.side, point, size, math)
+        anchor, extent = cutmix.square(self.side, point, size, math)
         if self.prob < 1:
             extent = extent * draws.chance("cutout/prob", self.prob)
         sample, _ = math.positions(lambda indices: indices, anchor)
-        kept = share_kept(extent, size, math)
+        kept = cutmix.share_kept(extent, size, math)
         return MixPlan(
             source=math.join([sample]),
             weight=math.join([kept * 0.0 + 1.0]),

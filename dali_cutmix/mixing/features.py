@@ -12,7 +12,7 @@ from torch import nn
 
 from dali_cutmix.core.checks import Told, check_choice, check_count, refuse
 from dali_cutmix.core.frame import map_leaves
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.mixing.grids import LAYOUTS, WHERE, Layout, centres_of
 from dali_cutmix.mixing.hooks import MixingHook, OutputHook, Run, State, note_backward
 from dali_cutmix.mixing.labels import MixedTarget

@@ -13,7 +13,7 @@ import torch
 from dali_cutmix.core.checks import check_alpha, check_count, check_prob, is_number, refuse
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.host import key, random_words
+from dali_cutmix.core.host_draws import key, random_words
 from dali_cutmix.mixing.cells import cell_areas, weights_of
 from dali_cutmix.mixing.paste import paste_cells
 from dali_cutmix.mixing.plan import (

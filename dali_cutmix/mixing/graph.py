@@ -9,8 +9,8 @@ import numpy as np
 from dali_cutmix.core.checks import check_alpha, check_prob, check_size, refuse
 from dali_cutmix.core.dali import DataNode, fn, python_nodes
 from dali_cutmix.core.frame import Frame, Sample, Structure
-from dali_cutmix.core.graph import GraphDraws
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.graph_draws import GraphDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.mixing.completion import complete, samples_of
 from dali_cutmix.mixing.cutmix import Axes, CutMix, PlacementName, check_cutmix
 from dali_cutmix.mixing.cutout import Cutout, check_cutout
@@ -51,7 +51,7 @@ def cutmix_plan(
             (``"derangement"``, a single cycle through the batch), with them
             (``"permutation"``), the sample before (``"roll"``), or the batch read backwards
             (``"flip"``).
-        placement: Where the cut lands, see `dali_cutmix.mixing.cutmix`: ``"clipped"`` by the border,
+        placement: Where the cut lands, see `mixing.cutmix`: ``"clipped"`` by the border,
             as the authors; ``"clipped_whole"``, as timm; wholly ``"inside"``; ``"uniform"``, so
             that every pixel is equally likely to be cut; or ``"gaussian"``, centred around the
             image's centre.

@@ -17,8 +17,8 @@ from dali_cutmix.core.checks import check_alpha, check_prob, is_whole, refuse
 from dali_cutmix.core.dali import DataNode
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
+from dali_cutmix.mixing import cutmix
 from dali_cutmix.mixing.completion import unmixed_plan, with_cut
-from dali_cutmix.mixing.cutmix import NUM_CANDIDATES, clipped
 from dali_cutmix.mixing.objects import ObjectTable, covers, cuts_of
 from dali_cutmix.mixing.paste import paste_regions
 from dali_cutmix.mixing.plan import MixPlan, Partner, keep_weights, partners_of
@@ -104,9 +104,9 @@ class GuidedCutMix:
         if self.target is not None:
             start = draws.uniform("guidedcutmix/first", [1])[:, 0]
             return unmixed_plan(sample, partner, frame.size, None, pending=(index, start))
-        lam = draws.beta("guidedcutmix/lam", self.alpha, [NUM_CANDIDATES, 1])
-        point = draws.uniform("guidedcutmix/place", [NUM_CANDIDATES, 2])
-        candidates = (lam[..., 0], *clipped(lam, point, frame.size, draws.math))
+        lam = draws.beta("guidedcutmix/lam", self.alpha, [cutmix.NUM_CANDIDATES, 1])
+        point = draws.uniform("guidedcutmix/place", [cutmix.NUM_CANDIDATES, 2])
+        candidates = (lam[..., 0], *cutmix.clipped(lam, point, frame.size, draws.math))
         pending = (index, *candidates)
         return unmixed_plan(sample, partner, frame.size, lam[:, 0, 0], pending=pending)
 

@@ -13,9 +13,9 @@ from dali_cutmix.core.checks import check_alpha, check_prob
 from dali_cutmix.core.dali import DataNode
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.host import HOST
+from dali_cutmix.core.host_draws import HOST
+from dali_cutmix.mixing import cutmix
 from dali_cutmix.mixing.completion import unmixed_plan, with_cut
-from dali_cutmix.mixing.cutmix import around
 from dali_cutmix.mixing.paste import paste_regions, resize_by_operator
 from dali_cutmix.mixing.plan import (
     MixPlan,
@@ -95,7 +95,7 @@ class SaliencyMix:
         """Cut around the peak of each partner's saliency; see `LookingMix`."""
         sample, partner = plan.source.T
         centre = peaks(seen, frame.size)[partner][plan.pending]
-        anchor, extent = around(plan.lam[:, None], centre, frame.size, HOST)
+        anchor, extent = cutmix.around(plan.lam[:, None], centre, frame.size, HOST)
         return with_cut(plan, anchor, extent * (sample != partner)[:, None])
 
     def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:

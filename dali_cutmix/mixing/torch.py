@@ -15,7 +15,7 @@ import torch
 
 from dali_cutmix.core.checks import Told, are_numbers, check_count, check_size, refuse
 from dali_cutmix.core.frame import Frame, as_tensors, map_leaves
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.mixing.cells import owner_of_pixels
 from dali_cutmix.mixing.chain import ChainPlan, owners_of
 from dali_cutmix.mixing.choice import ChosenPlan

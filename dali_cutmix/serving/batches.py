@@ -16,7 +16,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.frame import Frame, Structure, as_tensors
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.core.reading import NUM_READERS, Readable, ReadAhead, stored_or_nothing
 from dali_cutmix.mixing.clipcutmix import plan_of_frames
 from dali_cutmix.mixing.labels import MixedTarget, pair_labels

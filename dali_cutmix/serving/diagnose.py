@@ -15,8 +15,8 @@ from dali_cutmix.core.reading import AwayError, patiently
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.serving.batches import Batches
 from dali_cutmix.serving.graph import Graph
-from dali_cutmix.sources.base import WHERE, StoredImages
-from dali_cutmix.sources.decoders import Decodable, decoder_of_bytes, read_patiently
+from dali_cutmix.sources.base import WHERE, StoredImages, read_patiently
+from dali_cutmix.sources.decoders import Decodable, decoder_of_bytes
 from dali_cutmix.sources.sizes import header_size
 from dali_cutmix.sources.upright import RefusedError, too_large
 from dali_cutmix.transforms import decode

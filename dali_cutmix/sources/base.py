@@ -13,6 +13,7 @@ from typing import Literal, overload
 import numpy as np
 
 from dali_cutmix.core.checks import Told, check_count, checked_indices, refuse
+from dali_cutmix.core.reading import patiently
 
 WHERE = "DataLoader"
 
@@ -240,6 +241,22 @@ class StoredImages(ABC):
     def samples(self) -> Sequence[tuple[str, int]]:
         """``(path, class index)`` of every image."""
         return _Samples(self)
+
+
+def read_patiently(images: StoredImages, index: int, where: str) -> np.ndarray:
+    """Return the bytes of an image file, ``[size]`` uint8; wait where the storage is in trouble.
+
+    Args:
+        images: The data.
+        index: Index of the image.
+        where: Name of the caller, for messages.
+
+    Raises:
+        OSError: The image cannot be read, and will not be.
+        TroubleError: The machine or the storage is in trouble, and stayed in trouble.
+    """
+    what = f"reading {images.path(index)}"
+    return patiently(lambda: images.encoded(index), where, what)
 
 
 def fingerprint_of(targets: np.ndarray, parts: Iterable[bytes]) -> str:

@@ -20,7 +20,7 @@ from dali_cutmix.core.checks import (
     local_path,
     refuse,
 )
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.sources.base import Kind, StoredImages
 from dali_cutmix.sources.clip_listing import Folder, are_videos, checked_paths, frames_in, list_root
 from dali_cutmix.sources.files import FileList

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from dali_cutmix.core.reading import NOTHING, open_descriptor, patiently
+from dali_cutmix.core.reading import NOTHING, open_descriptor
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.pillow import Decoded, PillowProcesses
 from dali_cutmix.sources.upright import BEGINNINGS, RefusedError
@@ -203,22 +203,6 @@ def decoder_of_bytes(encoded: np.ndarray) -> Decoder:
     return decoder_of(reader_of(encoded))
 
 
-def read_patiently(images: StoredImages, index: int, where: str) -> np.ndarray:
-    """Return the bytes of an image file, ``[size]`` uint8; wait where the storage is in trouble.
-
-    Args:
-        images: The data.
-        index: Index of the image.
-        where: Name of the caller, for messages.
-
-    Raises:
-        OSError: The image cannot be read, and will not be.
-        TroubleError: The machine or the storage is in trouble, and stayed in trouble.
-    """
-    what = f"reading {images.path(index)}"
-    return patiently(lambda: images.encoded(index), where, what)
-
-
 def format_of(start: bytes) -> str | None:
     """Return ``"JPEG"``, ``"PNG"`` or ``"WEBP"`` by a file's first 12 bytes; None for others."""
     for name, beginning in _BEGINNINGS:
@@ -246,56 +230,13 @@ def is_bare_jpeg(head: bytes) -> bool:
         is_harmless = (0xC0 <= marker <= 0xCF and marker != _LOSSLESS) or (
             0xDA < marker < 0xFF and marker not in (0xE1, 0xEE)
         )
-        if not is_harmless or (is_frame(marker) and head[at + 9] == 4):
+        if not is_harmless or (is_jpeg_frame(marker) and head[at + 9] == 4):
             return False
         at += 2 + (head[at + 2] << 8 | head[at + 3])
     return False
 
 
-def _decoder_of_file(path: np.ndarray) -> Decoder:
-    # Without a buffered file, whose making takes longer than all the rest.
-    file = open_descriptor(path.tobytes())
-    try:
-        head = os.pread(file, HEAD_BYTES, 0)
-
-        def read_at(at: int, size: int) -> bytes:
-            if at + size <= len(head):
-                return head[at : at + size]
-            return os.pread(file, size, at)
-
-        return decoder_of(read_at, head)
-    finally:
-        os.close(file)
-
-
-def _is_plain_jpeg(read_at: ReadAt) -> bool:
-    orientation: int | None = None  # by EXIF; 0 where EXIF names none
-    is_turned_by_xmp = has_adobe = False
-    marker = num_components = 0
-    for marker, offset, size in segments(read_at):
-        if marker == 0xE1:
-            start = read_at(offset, min(size, len(_XMP)))
-            if start.startswith(b"Exif"):
-                if orientation is not None or not start.startswith(b"Exif\0\0"):
-                    return False
-                orientation = _exif_orientation(read_at, offset + 6, size - 6)
-                if orientation is None:
-                    return False
-            elif start == _XMP:
-                is_turned_by_xmp |= bool(_TURNED_BY_XMP.search(read_at(offset, size)))
-        elif marker == 0xEE:
-            has_adobe |= read_at(offset, 5) == b"Adobe"
-        elif marker == _LOSSLESS:  # DALI refuses gray
-            return False
-        elif is_frame(marker) and size >= 6:
-            num_components = int.from_bytes(read_at(offset + 5, 1), "big")
-    if marker != 0xDA:  # what Pillow skips, such as stray bytes, may hide segments
-        return False
-    # DALI inverts CMYK though only Adobe's is inverted.
-    return (bool(orientation) or not is_turned_by_xmp) and (num_components != 4 or has_adobe)
-
-
-def segments(read_at: ReadAt) -> list[tuple[int, int, int]]:
+def jpeg_segments(read_at: ReadAt) -> list[tuple[int, int, int]]:
     """Return marker, offset and size in bytes of the segments of a JPEG up to its first scan.
 
     Segments after anything else than segments and a few fill bytes are left out.
@@ -322,9 +263,52 @@ def segments(read_at: ReadAt) -> list[tuple[int, int, int]]:
     return segments
 
 
-def is_frame(marker: int) -> bool:
+def is_jpeg_frame(marker: int) -> bool:
     """Return whether a segment of a JPEG, by its marker, is the header of a frame."""
     return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
+
+
+def _decoder_of_file(path: np.ndarray) -> Decoder:
+    # Without a buffered file, whose making takes longer than all the rest.
+    file = open_descriptor(path.tobytes())
+    try:
+        head = os.pread(file, HEAD_BYTES, 0)
+
+        def read_at(at: int, size: int) -> bytes:
+            if at + size <= len(head):
+                return head[at : at + size]
+            return os.pread(file, size, at)
+
+        return decoder_of(read_at, head)
+    finally:
+        os.close(file)
+
+
+def _is_plain_jpeg(read_at: ReadAt) -> bool:
+    orientation: int | None = None  # by EXIF; 0 where EXIF names none
+    is_turned_by_xmp = has_adobe = False
+    marker = num_components = 0
+    for marker, offset, size in jpeg_segments(read_at):
+        if marker == 0xE1:
+            start = read_at(offset, min(size, len(_XMP)))
+            if start.startswith(b"Exif"):
+                if orientation is not None or not start.startswith(b"Exif\0\0"):
+                    return False
+                orientation = _exif_orientation(read_at, offset + 6, size - 6)
+                if orientation is None:
+                    return False
+            elif start == _XMP:
+                is_turned_by_xmp |= bool(_TURNED_BY_XMP.search(read_at(offset, size)))
+        elif marker == 0xEE:
+            has_adobe |= read_at(offset, 5) == b"Adobe"
+        elif marker == _LOSSLESS:  # DALI refuses gray
+            return False
+        elif is_jpeg_frame(marker) and size >= 6:
+            num_components = int.from_bytes(read_at(offset + 5, 1), "big")
+    if marker != 0xDA:  # what Pillow skips, such as stray bytes, may hide segments
+        return False
+    # DALI inverts CMYK though only Adobe's is inverted.
+    return (bool(orientation) or not is_turned_by_xmp) and (num_components != 4 or has_adobe)
 
 
 def _exif_orientation(read_at: ReadAt, offset: int, size: int) -> int | None:

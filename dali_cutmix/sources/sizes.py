@@ -18,9 +18,9 @@ from dali_cutmix.sources.decoders import (
     ReadAt,
     format_of,
     is_bare_jpeg,
-    is_frame,
+    is_jpeg_frame,
+    jpeg_segments,
     reader_of,
-    segments,
 )
 from dali_cutmix.sources.upright import CLOSED
 
@@ -91,8 +91,8 @@ def header_size(encoded: np.ndarray) -> tuple[int, int] | None:
     name = format_of(start)
     if name == "JPEG":
         read_at = reader_of(encoded)
-        for marker, offset, size in segments(read_at):
-            if is_frame(marker) and size >= 6 and len(head := read_at(offset, 5)) == 5:
+        for marker, offset, size in jpeg_segments(read_at):
+            if is_jpeg_frame(marker) and size >= 6 and len(head := read_at(offset, 5)) == 5:
                 height, width = struct.unpack(">xHH", head)
                 return height, width
     elif name == "PNG" and start[12:16] == b"IHDR" and len(start) >= 24:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from dali_cutmix.core.checks import Told, is_whole, refuse
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.sources.base import StoredImages, numbered
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dali_cutmix.core.checks import Told, checked_indices, refuse
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.sources.stacks import Stacks, class_indices
 from dali_cutmix.sources.volume_files import Volume, open_volume
 

@@ -19,12 +19,11 @@ from PIL import Image
 from dali_cutmix.core.errors import BadFileError, printable
 from dali_cutmix.core.reading import NOTHING, ReadAhead, open_regular, patiently
 from dali_cutmix.core.writing import replacing
-from dali_cutmix.sources.base import Numbers, Selection, StoredImages
+from dali_cutmix.sources.base import Numbers, Selection, StoredImages, read_patiently
 from dali_cutmix.sources.decoders import (
     ENDINGS,
     decoder_of_bytes,
     format_of,
-    read_patiently,
 )
 from dali_cutmix.sources.pillow import Decoded, PillowProcesses
 from dali_cutmix.sources.shards import PackedImages

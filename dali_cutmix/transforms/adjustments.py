@@ -22,7 +22,7 @@ from dali_cutmix.core.checks import (
 from dali_cutmix.core.dali import UINT8, DataNode, fn, math, merge, split
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.host import normal
+from dali_cutmix.core.host_draws import normal
 from dali_cutmix.transforms.color_ops import (
     adjust_sharpness,
     gaussian_blur,

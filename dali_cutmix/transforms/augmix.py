@@ -13,7 +13,7 @@ from dali_cutmix.core.checks import check_alpha, check_choice, check_count, is_n
 from dali_cutmix.core.dali import UINT8, DataNode, fn
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.host import below, dirichlet
+from dali_cutmix.core.host_draws import below, dirichlet
 from dali_cutmix.transforms.affine import INTERPOLATIONS, WARPS, Interpolation
 from dali_cutmix.transforms.color_ops import TRUNCATE
 from dali_cutmix.transforms.operations import (

@@ -11,7 +11,7 @@ import numpy as np
 from dali_cutmix.core.checks import check_choice, check_count, is_whole, refuse
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.host import below
+from dali_cutmix.core.host_draws import below
 from dali_cutmix.transforms.affine import INTERPOLATIONS, Interpolation
 from dali_cutmix.transforms.operations import (
     OPERATIONS,

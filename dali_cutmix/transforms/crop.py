@@ -34,7 +34,7 @@ from dali_cutmix.core.frame import (
     frames_of,
     operate_each,
 )
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.transforms.decode import Stored
 from dali_cutmix.transforms.moves import flipped, followed, resized_centre, resized_sample
 from dali_cutmix.transforms.resample import KERNELS, Kernel, Resampler

@@ -24,7 +24,7 @@ from dali_cutmix.core.checks import (
 from dali_cutmix.core.dali import INT32, DataNode, fn, merge, python_image, split
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.host import key, normal, random_words
+from dali_cutmix.core.host_draws import key, normal, random_words
 
 Range = tuple[float, float]
 

@@ -18,7 +18,7 @@ from dali_cutmix.core.frame import (
     frames_of,
     operate_each,
 )
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.transforms.chain import refuse_varying
 from dali_cutmix.transforms.crop import IMAGENET_MEAN, IMAGENET_STD, Numbers, check_mean_std, of_rgb
 from dali_cutmix.transforms.decode import Stored

@@ -25,7 +25,7 @@ from dali_cutmix.core.checks import (
 from dali_cutmix.core.dali import DataNode, merge, split
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample, Structure
-from dali_cutmix.core.host import below, normal
+from dali_cutmix.core.host_draws import below, normal
 from dali_cutmix.transforms.adjustments import pillow_blur
 from dali_cutmix.transforms.color_ops import (
     adjust_brightness,

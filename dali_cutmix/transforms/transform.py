@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from dali_cutmix.core.frame import Frame, Sample, takes_annotations
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.transforms.decode import Stored
 from dali_cutmix.transforms.resample import Resampler
 

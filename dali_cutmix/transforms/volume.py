@@ -16,7 +16,7 @@ from dali_cutmix.core.checks import (
     refuse,
 )
 from dali_cutmix.core.frame import Frame, Sample
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.transforms.decode import Stored
 from dali_cutmix.transforms.resample import Resampler
 

@@ -184,7 +184,8 @@ class Corrupted:
 
 # Operators take images [height, width, 3] uint8, the strength, the state of the noise and
 # (height, width), and return images of the same shape and type. The state makes noise a function of
-# seed and batch; the argument is DALI's own, and not documented (see dali_cutmix/core/host.py).
+# seed and batch; the argument is DALI's own, and not documented (see
+# dali_cutmix/core/host_draws.py).
 
 
 def _gaussian_noise(image: Any, deviation: float, state: Any, _: Any) -> Any:

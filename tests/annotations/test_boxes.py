@@ -25,7 +25,7 @@ from dali_cutmix import (
 from dali_cutmix.annotations.base import Shown
 from dali_cutmix.annotations.boxes import Boxes
 from dali_cutmix.core.frame import Frame
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.mixing.clipcutmix import ClipPlan
 
 SIZES = [(12, 16), (16, 12)]

@@ -12,7 +12,7 @@ from scipy.stats import kstest
 
 from dali_cutmix import cutmix_plan, cutout_plan, mixup_plan
 from dali_cutmix.core.draws import derive_seed
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 
 BATCH = 256
 

@@ -122,14 +122,14 @@ def test_random_numbers_are_drawn_in_their_rooms_only() -> None:
     of_functions = {f"from_torch/{name}" for name in names}
     assert drawers == {
         *("transforms/crop", "order/sampler", "order/user_sampler"),
-        *("core/graph", "core/host", "core/writing"),
+        *("core/graph_draws", "core/host_draws", "core/writing"),
         *of_functions,
     }
 
 
 def test_every_random_operator_of_a_graph_has_a_seed_or_a_state() -> None:
     """An unseeded one follows the order of the graph, so that adding another shifts its numbers."""
-    for name in ("core/graph", "transforms/crop"):
+    for name in ("core/graph_draws", "transforms/crop"):
         for node in ast.walk(tree_of(LIBRARY / f"{name}.py")):
             if isinstance(node, ast.Call) and re.match(
                 r"fn\.(random\.|batch_permutation|random_crop)", ast.unparse(node.func)
@@ -179,7 +179,7 @@ def test_recipes_and_benchmarks_use_public_names_only() -> None:
             if path.name == "mask_decoders.py":  # measures what the loader hands to DALI
                 rooms += r"|annotations\.planes"
             if path.name == "gpu_host.py":  # measures draws alone, and graphs without their copies
-                rooms += r"|core\.host|core\.frame|serving\.outputs"
+                rooms += r"|core\.host_draws|core\.frame|serving\.outputs"
             imported = rf"dali_cutmix\.(?!({rooms})\b)[\w.]+ import|import dali_cutmix\."
             assert not re.search(imported, source), path.name
             assert not re.search(r"\b(dc|loader|train|val)\._(?!_)", source), path.name

@@ -36,7 +36,7 @@ from dali_cutmix import (
     paste,
 )
 from dali_cutmix.core.frame import map_leaves
-from dali_cutmix.core.host import HostDraws, key, random_words
+from dali_cutmix.core.host_draws import HostDraws, key, random_words
 from graphs import BACK_ENDS, define_in_a_graph, on, operated, run
 
 SIZES = [(24, 40), (33, 50), (17, 9)]

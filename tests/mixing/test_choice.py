@@ -33,7 +33,7 @@ from dali_cutmix import (
     paste,
 )
 from dali_cutmix.core.frame import Frame
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.mixing.choice import ChosenPlan
 from graphs import BACK_ENDS, full, operated, run
 

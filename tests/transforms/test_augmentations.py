@@ -35,7 +35,7 @@ from dali_cutmix.augmentations import (
     TrivialAugment,
 )
 from dali_cutmix.core.frame import Sample, Structure
-from dali_cutmix.core.host import HostDraws
+from dali_cutmix.core.host_draws import HostDraws
 from dali_cutmix.transforms import color_ops, tables
 from dali_cutmix.transforms.affine import WARPS
 from dali_cutmix.transforms.blends import blended

@@ -12,8 +12,8 @@ import numpy as np
 
 from dali_cutmix.core.reading import patiently
 from dali_cutmix.serving.diagnose import why_refused
-from dali_cutmix.sources.base import StoredImages
-from dali_cutmix.sources.decoders import decoder_of_bytes, read_patiently
+from dali_cutmix.sources.base import StoredImages, read_patiently
+from dali_cutmix.sources.decoders import decoder_of_bytes
 from dali_cutmix.sources.pillow import PillowProcesses
 from dali_cutmix.sources.sizes import header_size
 from dali_cutmix.sources.upright import RefusedError

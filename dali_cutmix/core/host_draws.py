@@ -1,14 +1,15 @@
 """Draws and arithmetic on the host, by NumPy: what the loader uses.
 
-Numbers are a hash of (seed, stream, epoch, batch, shard), so that a batch is a pure function of
-these five: what ran before, threads and the prefetch depth change nothing.
+Numbers are a hash of (seed, stream, epoch, batch, shard). So a batch is a pure function of these
+five: what ran before, threads and the prefetch depth change nothing.
 
-The loader computes on arrays, since in a graph each step of the arithmetic is an operator that
-costs a batch of 256 some 0.2 ms of one CPU thread, and a plan takes dozens. Only the crop is drawn
-in the loader's graph, where an image's size is known. The host feeds that operator the state of its
-generator, through DALI's argument ``_random_state``, which its dynamic mode uses for every random
-operator (2.0 and later). The argument is not documented; ``test_draws.py`` holds what is relied on
-here.
+In a graph each step of the arithmetic is an operator, which costs a batch of 256 some 0.2 ms of a
+CPU thread. A plan takes dozens. So the loader computes on arrays.
+
+Only the crop is drawn in the loader's graph, where an image's size is known. The host feeds that
+operator the state of its generator, through DALI's argument ``_random_state``. DALI's dynamic mode
+uses the argument for every random operator (2.0 and later). The argument is not documented;
+``test_draws.py`` holds what is relied on here.
 """
 
 from __future__ import annotations
