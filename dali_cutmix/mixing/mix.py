@@ -173,15 +173,16 @@ def check_plan(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:
     shape = (num_samples, int(mix.num_sources))
     _check_array(where, "source", plan.source, np.int32, shape)
     _check_array(where, "weight", plan.weight, np.float32, shape)
-    if plan.source.min() < 0 or plan.source.max() >= num_samples:
-        refuse(where, "source", f"be below the {num_samples} samples", plan.source.max())
+    for index in (int(plan.source.min()), int(plan.source.max())):
+        if not 0 <= index < num_samples:
+            refuse(where, "source", f"be at least 0 and below the {num_samples} samples", index)
     if (plan.source[:, 0] != np.arange(num_samples)).any():
         refuse(where, "source", "name the sample itself in its first region", plan.source[:, 0])
     if not plan.weight.min() >= 0:  # NaN too
         refuse(where, "weight", "be at least 0", float(plan.weight.min()))
     if abs(plan.weight.sum(axis=1) - 1).max() > WEIGHT_TOLERANCE:
         sums = plan.weight.sum(axis=1).round(4).tolist()
-        refuse(where, "weight", "sum to 1 per sample", f"sums {sums}")
+        refuse(where, "weight", "sum to 1 per sample", Told(f"sums {sums}"))
     if tuple(plan.size) != tuple(frame.size):
         refuse(where, "size", f"be the frame's {frame.size}", plan.size)
     _check_owner(where, plan)
@@ -193,7 +194,8 @@ def check_plan(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:
         end = rect.anchor + rect.extent
         if rect.anchor.min() < 0 or rect.extent.min() < 0 or (end > frame.size).any():
             rule = f"lie inside the image of {frame.size}"
-            refuse(where, name, rule, f"corners to {end.reshape(-1, 2).max(axis=0).tolist()}")
+            corners = end.reshape(-1, 2).max(axis=0).tolist()
+            refuse(where, name, rule, Told(f"corners to {corners}"))
     _check_sides(where, plan)
     if not plan.is_complete and not looks(mix) and not any(map(in_torch, inner_mixes(mix))):
         rule = "be None where a mix has no `look` and `complete`, or the mix inside has none"
@@ -236,7 +238,7 @@ def _check_owner(where: str, plan: MixPlan) -> None:
     grid = tuple(-(-side // step) for side, step in zip(plan.size, plan.cell, strict=True))
     _check_array(where, "owner", plan.owner, np.uint8, (num_samples, *grid))
     if plan.owner.max() >= num_regions:
-        refuse(where, "owner", f"be below the {num_regions} regions", plan.owner.max())
+        refuse(where, "owner", f"be below the {num_regions} regions", int(plan.owner.max()))
 
 
 def check_completed(mix: Mix, plan: Any, num_samples: int, frame: Frame) -> None:

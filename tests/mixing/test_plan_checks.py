@@ -88,7 +88,7 @@ def moved(rect: Any) -> Any:
         ),
         (
             replaced(weight=lambda weight: weight * 2),
-            "Altered.draw: `weight` must sum to 1 per sample, got 'sums [2.0",
+            "Altered.draw: `weight` must sum to 1 per sample, got sums [2.0",
         ),
         (
             replaced(weight=lambda weight: weight + np.float32([1, 1, -2])),
@@ -100,7 +100,11 @@ def moved(rect: Any) -> Any:
         ),
         (
             replaced(source=lambda source: source + np.int32(9)),
-            "Altered.draw: `source` must be below the 4 samples, got ",
+            "Altered.draw: `source` must be at least 0 and below the 4 samples, got 9",
+        ),
+        (
+            replaced(source=lambda source: source - np.int32(9)),
+            "Altered.draw: `source` must be at least 0 and below the 4 samples, got -9",
         ),
         (
             replaced(source=lambda source: np.ascontiguousarray(source[:, ::-1])),
@@ -116,8 +120,8 @@ def moved(rect: Any) -> Any:
         ),
     ],
     ids=[
-        *("none", "int64", "float64", "sums", "negative", "NaN", "beyond", "own last", "outside"),
-        "size",
+        *("none", "int64", "float64", "sums", "negative", "NaN", "beyond", "below 0", "own last"),
+        *("outside", "size"),
     ],
 )
 def test_plan_with_a_fault_is_refused_with_the_mix_and_the_field(
