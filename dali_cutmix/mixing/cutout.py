@@ -10,7 +10,7 @@ from dali_cutmix.core.checks import are_numbers, check_count, check_prob, is_num
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.mixing import cutmix
-from dali_cutmix.mixing.paste import erase
+from dali_cutmix.mixing.paste import erase_cut
 from dali_cutmix.mixing.plan import MixPlan, Rect
 
 
@@ -68,7 +68,7 @@ class Cutout:
         if not self.prob > 0:
             return sample
         # Erased pixels keep their class in masks, as their owner keeps its label.
-        return replace(sample, image=erase(sample.image, plan, fill=self.fill))
+        return replace(sample, image=erase_cut(sample.image, plan, self.fill))
 
 
 def check_cutout(where: str, *, side: int, prob: float) -> None:

@@ -217,6 +217,7 @@ def complete_plan(mix: Mix, image: DataNode, plan: MixPlan) -> MixPlan:
 
     Raises:
         ValueError: ``plan`` is not a plan, or ``mix`` cannot complete plans in a graph.
+        RuntimeError: In the first batch, by DALI: an image is not of the plan's size.
     """
     if not isinstance(plan, MixPlan):
         refuse("complete_plan", "plan", "be a MixPlan", type(plan).__name__)
@@ -225,7 +226,7 @@ def complete_plan(mix: Mix, image: DataNode, plan: MixPlan) -> MixPlan:
     if not looks(mix):
         way_out = "Only the training step can complete its plans: `attentive_plan`."
         refuse("complete_plan", "mix", "look at images in the graph", mix, way_out)
-    sample = Sample(fn.reshape(image, layout="HWC"))
+    sample = Sample(fn.reshape(of_size(image, plan.size), layout="HWC"))
     return complete(mix, sample, plan, Frame(plan.size))
 
 

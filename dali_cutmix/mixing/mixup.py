@@ -11,7 +11,7 @@ from dali_cutmix.core.dali import FLOAT
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample
 from dali_cutmix.mixing.cutmix import TIMM_MODES
-from dali_cutmix.mixing.paste import blend
+from dali_cutmix.mixing.paste import blend_sources
 from dali_cutmix.mixing.plan import (
     MixPlan,
     Partner,
@@ -95,4 +95,4 @@ class MixUp:
         """Apply the plan to pixels; see `Mix`."""
         if self.prob == 0 or frame.blends_last:
             return sample
-        return replace(sample, image=blend(sample.image, plan))
+        return replace(sample, image=blend_sources(sample.image, plan))

@@ -47,44 +47,33 @@ def paste(image: DataNode, plan: MixPlan, *, nearest: bool = False) -> DataNode:
         RuntimeError: In the first batch, by DALI: an image is not of the plan's size.
     """
     check_nodes("paste", plan)
-    if plan.owner is not None:
-        return paste_cells(Sample(of_size(image, plan.size)), plan).image
-    if plan.put is None:
+    if plan.owner is None and plan.put is None:
         _refuse_kind("paste", "have rectangles", "one that blends", "blend(image, plan)")
-    if plan.taken is None:
+    if plan.owner is None and plan.taken is None:
         _refuse_kind("paste", "read pixels", "one that erases", "erase(image, plan)")
+    image = of_size(image, plan.size)
+    if plan.owner is not None:
+        return paste_cells(Sample(image), plan).image
     if plan.resizes:
-        resize_each = resize_nearest if nearest else None
-        return paste_regions(of_size(image, plan.size), plan, resize_each)
-    # An image of another size than the plan's has to fail: a region that is longer by the
-    # difference reaches beyond the image or beyond the result. `of_size` would copy the image.
-    difference = fn.stack(*map(math.abs, _missing(image, plan.size)))
-    taken = Rect(plan.taken.anchor, plan.taken.extent + difference)
-    is_same = plan.taken is plan.put
-    plan = replace(plan, taken=taken, put=taken if is_same else plan.put)
+        return paste_regions(image, plan, resize_nearest if nearest else None)
     return paste_regions(image, without_empty(plan))
 
 
 def of_size(image: DataNode, size: tuple[int, int]) -> DataNode:
     """Return an image as it is. In the first batch DALI fails where the image has another size.
 
+    No pixel is copied. The shape asked for equals the image's where the size is right, and has
+    more pixels where the size is wrong, so that `fn.reshape` fails.
+
     Args:
         image: ``[height, width, channels]`` of any number type per sample, CPU or GPU.
         size: ``(height, width)`` that it should have, in pixels.
     """
-    # Above the size the slice starts before the image, below it the slice ends behind the image.
-    start = fn.stack(*[math.min(missing, 0) for missing in _missing(image, size)])
-    return fn.slice(image, start=start, shape=list(size), axes=[0, 1])
-
-
-def _missing(image: DataNode, size: tuple[int, int]) -> list[DataNode]:
-    """Return the pixels that each side of an image lacks: two scalars int32 (y, x), CPU.
-
-    By numbers of Python: a constant node has the samples of a complete batch, and a mix in
-    `RandomChoice` gets all of them or none.
-    """
-    sides = image.shape(dtype=INT32)
-    return [side - sides[axis] for axis, side in enumerate(size)]
+    # By numbers of Python: a constant node has the samples of a complete batch, and a mix in
+    # `RandomChoice` gets all of them or none.
+    shape = image.shape(dtype=INT32)
+    sides = [shape[axis] + math.abs(shape[axis] - due) for axis, due in enumerate(size)]
+    return fn.reshape(image, shape=fn.stack(*sides, shape[2]))
 
 
 def paste_regions(
@@ -198,18 +187,28 @@ def blend(image: DataNode, plan: MixPlan) -> DataNode:
     """Weigh each sample with its sources, pixel by pixel: the sum of ``weight * source``.
 
     Args:
-        image: ``[height, width, channels]`` of any number type per sample, CPU or GPU.
+        image: ``[height, width, channels]`` of any number type per sample, of the plan's size, CPU
+            or GPU.
         plan: A plan of nodes that blends, from `mixup_plan` or `mix_plan`; or one of two regions
             from `cutmix_plan`, whose rectangles are not looked at. Only ``source`` and ``weight``
             are read.
 
     Returns:
         Shape and range of ``image``, float32 (unrounded, so that pixels keep the weights' ratio).
+
+    Raises:
+        ValueError: The plan has more than two rectangles.
+        RuntimeError: In the first batch, by DALI: an image is not of the plan's size.
     """
     check_nodes("blend", plan)
     if not plan.blends and plan.num_regions > 2:
         way_out = "Apply it with `paste(image, plan)`."
         refuse("blend", "plan", "blend", f"one of {plan.num_regions} rectangles", way_out)
+    return blend_sources(of_size(image, plan.size), plan)
+
+
+def blend_sources(image: DataNode, plan: MixPlan) -> DataNode:
+    """Blend as `blend` does, without a look at the sizes of images."""
     blended = image * plan.weight[0]
     for region in range(1, plan.num_regions or 2):
         # Permuted before arithmetic makes it float32, four times the bytes.
@@ -224,7 +223,7 @@ def erase(
     """Fill each sample's cut with one colour.
 
     Args:
-        image: ``[height, width, channels]`` per sample, CPU or GPU.
+        image: ``[height, width, channels]`` per sample, of the plan's size, CPU or GPU.
         plan: A plan of nodes with rectangles, from `cutout_plan` or `cutmix_plan`.
         fill: Value, or one value per channel, in the units of ``image``. None takes the plan's
             colour, and 0 where the plan has none.
@@ -234,6 +233,7 @@ def erase(
 
     Raises:
         ValueError: The plan has no rectangles.
+        RuntimeError: In the first batch, by DALI: an image is not of the plan's size.
     """
     check_nodes("erase", plan)
     if plan.owner is not None:
@@ -245,10 +245,17 @@ def erase(
         refuse("erase", "plan", rule, f"one of {plan.num_regions} regions")
     if fill is None:
         fill = 0 if plan.fill is None else plan.fill
+    return erase_cut(of_size(image, plan.size), plan, fill)
+
+
+def erase_cut(image: DataNode, plan: MixPlan, fill: float | Sequence[float]) -> DataNode:
+    """Erase as `erase` does, without a look at the sizes of images."""
+    put = plan.put
+    assert put is not None  # as `erase` checks, and `Cutout` draws
     return fn.erase(
         fn.reshape(image, layout="HWC"),
-        anchor=fn.cast(plan.put.anchor[-1], dtype=FLOAT),
-        shape=fn.cast(plan.put.extent[-1], dtype=FLOAT),
+        anchor=fn.cast(put.anchor[-1], dtype=FLOAT),
+        shape=fn.cast(put.extent[-1], dtype=FLOAT),
         axes=[0, 1],
         fill_value=fill,
     )

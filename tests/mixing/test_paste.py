@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,9 @@ from dali_cutmix import (
     MixPlan,
     MixUp,
     ResizeMix,
+    SaliencyMix,
     blend,
+    complete_plan,
     cutmix_plan,
     cutout_plan,
     draw_plan,
@@ -256,15 +259,37 @@ def test_an_empty_cut_names_the_sample_itself_as_its_source(
     assert (in_ids[~empty, 1] == partner[~empty]).all()
 
 
-@pytest.mark.parametrize("size", [(15, 24), (17, 24), (16, 25), (17, 25), (15, 23)], ids=repr)
-@pytest.mark.parametrize("mix", [CutMix(), RICAP(), ResizeMix(), FMix(), GridMix((2, 3))], ids=repr)
-def test_paste_refuses_images_of_another_size_than_the_plans(
-    mix: Any, size: tuple[int, int]
+#: The last two have as many pixels as images of the plan's size.
+OTHER_SIZES = [(15, 24), (17, 24), (16, 25), (17, 25), (15, 23), (24, 16), (8, 48)]
+
+
+@pytest.mark.parametrize("size", OTHER_SIZES, ids=repr)
+@pytest.mark.parametrize(
+    ("act", "mix"),
+    [
+        (paste, CutMix()),
+        (paste, RICAP()),
+        (paste, ResizeMix()),
+        (paste, FMix()),
+        (paste, GridMix((2, 3))),
+        (blend, MixUp()),
+        (blend, CutMix()),
+        (erase, Cutout(side=8)),
+        (erase, CutMix()),
+        (partial(complete_plan, SaliencyMix()), SaliencyMix()),
+    ],
+    ids=lambda part: getattr(part, "__name__", type(part).__name__),
+)
+def test_images_of_another_size_than_the_plans_fail_in_the_first_batch(
+    act: Any, mix: Any, size: tuple[int, int]
 ) -> None:
     def define(image: Any) -> Any:
-        return [paste(image, mix_plan(mix, (16, 24)))]
+        plan = mix_plan(mix, (16, 24))
+        if isinstance(act, partial):
+            return [act(image, plan).weight]
+        return [act(image, plan)]
 
-    with pytest.raises(RuntimeError, match=r"region must be within|\bslice\b"):
+    with pytest.raises(RuntimeError, match=r"operator `nvidia.dali.fn.reshape`"):
         run(define, [(np.zeros((4, *size, 3), np.uint8),)])
 
 
