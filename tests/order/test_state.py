@@ -872,3 +872,29 @@ def test_counters_of_a_users_mix_do_not_make_another_run(photo_folder: Path) -> 
     loader = train(photo_folder, mix=mix)
     mix.calls = 7
     train(photo_folder, mix=Users(calls=0)).load_state_dict(loader.state_dict())
+
+
+class Network:
+    """A network that a user's mix holds. It counts how often it is copied."""
+
+    num_copies = 0
+
+    def __deepcopy__(self, memo: Any) -> Network:
+        Network.num_copies += 1
+        return self
+
+
+@dataclass(frozen=True)
+class Looking(CutMix):
+    """A user's mix that holds a network."""
+
+    network: Any = None
+
+
+@pytest.mark.filterwarnings("ignore:load_state_dict. mix.network is:RuntimeWarning")
+def test_a_network_that_a_mix_holds_is_not_copied(photo_folder: Path) -> None:
+    state = train(photo_folder, mix=Looking(network=Network())).state_dict()
+    train(photo_folder, mix=Looking(network=Network())).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"mix\.alpha is 0\.5 here and 1\.0 in the state"):
+        train(photo_folder, mix=Looking(0.5, network=Network())).load_state_dict(state)
+    assert Network.num_copies == 0
