@@ -31,7 +31,6 @@ _LISTS = ("images", "annotations", "categories")
 
 _BEGINNING = re.compile(r"(?:\xef\xbb\xbf)?[ \t\r\n]*")
 _SPACE = re.compile(r"[ \t\r\n]*")
-_COMMA = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
 
 
 class CocoFile:
@@ -128,6 +127,10 @@ class CocoFile:
         raise ValueError(printable(message.rstrip()))
 
 
+class _DamageError(Exception):
+    """Say why a text is not JSON, and at which byte."""
+
+
 class _Window:
     """Read a text step by step. A byte is a character, so that positions in text and file agree."""
 
@@ -158,6 +161,24 @@ class _Window:
             if not self.more():
                 return ""
 
+    def parts(self, end: str) -> Iterator[None]:
+        """Stop in front of each part of a list or an object, which commas separate.
+
+        Args:
+            end: The character behind the last part.
+        """
+        if self.skip(_SPACE) != end:
+            while True:
+                yield
+                if (mark := self.skip(_SPACE)) == end:
+                    break
+                if mark != ",":
+                    byte = self.before + self.at
+                    raise _DamageError(f"Expecting ',' or {end!r} at byte {byte}")
+                self.at += 1
+                self.skip(_SPACE)
+        self.at += 1
+
     def element(self) -> tuple[Any, int, int]:
         """Return the next element, and its first byte and its end."""
         is_at_end = False
@@ -165,9 +186,10 @@ class _Window:
             try:
                 element, end = _DECODER.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
+                byte = self.before + error.pos
                 is_cut = error.pos > len(self.text) - _FAR or "Unterminated" in error.msg
                 if not is_cut or not self.more():
-                    raise
+                    raise _DamageError(f"{error.msg} at byte {byte}") from None
                 continue
             if end == len(self.text) and not is_at_end:  # a number may go on
                 is_at_end = not self.more()
@@ -189,23 +211,23 @@ def _elements(window: _Window, refuse: Any) -> Iterator[tuple[str, Any, int, int
         if window.skip(_BEGINNING) != "{":
             refuse("be an object with 'images', 'annotations' and 'categories'")
         window.at += 1
-        while window.skip(_COMMA) != "}":
+        for _ in window.parts("}"):
             key, _, _ = window.element()
+            if not isinstance(key, str):
+                refuse(f"have names in front of its values, got {shown(key, 80)}")
             if window.skip(_SPACE) != ":":
                 refuse(f"have a value behind {shown(key, 80)}")
             window.at += 1
+            is_list = window.skip(_SPACE) == "["
             if key not in _LISTS:
-                window.skip(_SPACE)
                 window.element()
                 continue
-            if window.skip(_SPACE) != "[":
+            if not is_list:
                 refuse(f"have a list as {key!r}, got {shown(window.element()[0], 80)}")
             missing.discard(key)
             window.at += 1
-            while window.skip(_COMMA) != "]":
+            for _ in window.parts("]"):
                 yield key, *window.element()
-            window.at += 1
-        window.at += 1
         if window.skip(_SPACE):
             rest = window.text[window.at : window.at + 20]
             refuse(f"end behind its last }}, got {rest!r} behind it")
@@ -215,7 +237,7 @@ def _elements(window: _Window, refuse: Any) -> Iterator[tuple[str, Any, int, int
                 "folder of the images. Where no image shows an object, add 'annotations': []."
             )
             refuse("have a list as 'annotations', got none", way_out)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (_DamageError, RecursionError) as error:
         refuse(f"be complete JSON: {error}")
     finally:
         window.close()

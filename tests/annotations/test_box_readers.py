@@ -222,6 +222,39 @@ def test_coco_that_ends_before_its_brace_is_refused(tmp_path: Path) -> None:
         read_coco_boxes(path, images)
 
 
+@pytest.mark.parametrize("name", ["annotations", "categories"])
+@pytest.mark.parametrize(
+    ("intact", "damaged", "fault"),  # at the place of |
+    [
+        ("}, {", "} |{", "Expecting ',' or ']'"),
+        ("}, {", "}, |, {", "Expecting value"),
+        ("}], ", "}, |], ", "Expecting value"),
+        ("[{", "[|, {", "Expecting value"),
+        ("}], ", "}] |", "Expecting ',' or '}'"),
+        ("}], ", "}], |, ", "Expecting value"),
+    ],
+)
+def test_coco_with_a_damaged_list_is_refused_with_the_position(
+    tmp_path: Path, name: str, intact: str, damaged: str, fault: str
+) -> None:
+    images, path = save_images(tmp_path / "images", "a.jpg"), coco(tmp_path)
+    start, key, rest = path.read_text().partition(f'"{name}": ')
+    text = start + key + rest.replace(intact, damaged, 1)
+    byte = text.index("|")
+    path.write_text(text.replace("|", ""))
+    message = f"read_coco_boxes: the JSON {path} must be complete JSON: {fault} at byte {byte}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read_coco_boxes(path, images)
+
+
+@pytest.mark.parametrize("key", ["7", "null", "[]"])
+def test_coco_with_a_value_in_the_place_of_a_name_is_refused(tmp_path: Path, key: str) -> None:
+    images, path = save_images(tmp_path / "images", "a.jpg"), coco(tmp_path)
+    path.write_text(path.read_text().replace('"info"', key))
+    with pytest.raises(ValueError, match=r"must have names in front of its values, got .+\.$"):
+        read_coco_boxes(path, images)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"images": [{"id": 3', "a" * 5000], ids=range(5))
 def test_broken_coco_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.json"
