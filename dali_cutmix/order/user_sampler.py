@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain, islice
 from operator import index as index_of
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -23,6 +24,44 @@ from dali_cutmix.order.position import Position, check_epoch
 WHERE = "DataLoader"
 #: Indices in an epoch, half a GB of them, unless the sampler's length says more.
 MAX_INDICES = 1 << 26
+
+
+class _Marks:
+    """Tell the epoch that the user set on a sampler from those that loaders set.
+
+    Loaders that share a sampler share its marks. Otherwise each would take the epoch that another
+    loader set for the user's choice.
+
+    Attributes:
+        seen: The sampler's epoch when a loader looked or set an epoch; None without an epoch.
+        chosen: The epoch that the sampler had at first, or that the user set last.
+        num_choices: How often ``chosen`` was set.
+    """
+
+    #: Marks by the identity of the sampler, as long as the sampler lives.
+    _by_sampler: ClassVar[dict[int, _Marks]] = {}
+
+    def __init__(self) -> None:
+        self.seen: int | None = None
+        self.chosen: int | None = None
+        self.num_choices = 0
+
+    @classmethod
+    def of(cls, sampler: Any) -> _Marks:
+        """Return the marks of a sampler. They are new where the sampler takes no weak reference."""
+        marks = cls._by_sampler.get(id(sampler))
+        if marks is None:
+            marks = cls()
+            with suppress(TypeError):
+                weakref.finalize(sampler, cls._by_sampler.pop, id(sampler))
+                cls._by_sampler[id(sampler)] = marks
+        return marks
+
+    def look(self, epoch: int | None) -> None:
+        """Note the epoch that the sampler has now."""
+        if epoch not in (None, self.seen):
+            self.seen = self.chosen = epoch
+            self.num_choices += 1
 
 
 class UserOrder:
@@ -60,8 +99,9 @@ class UserOrder:
         self.num_samples = 0
         self._seed = seed
         self._batches = batches
-        self._set_last = self._epoch_on_sampler()
-        self._epoch = max(0, self._set_last or 0)
+        self._marks = _Marks.of(self._with_epoch())
+        self._look()
+        self._epoch, self._num_followed = max(0, self._marks.chosen or 0), self._marks.num_choices
         self.batch_size: Any = self._find_batch_size() if batches else None
         # torch's own only tells which indices its last, short batch leaves out.
         self._is_plain = batches and type(sampler) is BatchSampler
@@ -87,18 +127,18 @@ class UserOrder:
     @property
     def epoch(self) -> int:
         """The epoch that the next iteration serves; one set on the sampler comes first."""
-        on_sampler = self._epoch_on_sampler()
-        return self._epoch if on_sampler in (None, self._set_last) else on_sampler
+        return self._marks.chosen or 0 if self.is_chosen else self._epoch
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-        self._set_last = self._epoch_on_sampler()
+        self._look()
+        self._epoch, self._num_followed = epoch, self._marks.num_choices
 
     @property
     def is_chosen(self) -> bool:
         """Whether the sampler's own ``set_epoch`` chose the epoch, since an epoch began."""
-        return self._epoch_on_sampler() not in (None, self._set_last)
+        self._look()
+        return self._num_followed != self._marks.num_choices
 
     def follow(self, epoch: int) -> None:
         """Let this epoch come next, unless another is chosen."""
@@ -119,7 +159,7 @@ class UserOrder:
         for sampler in (self.argument, self.sampler):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-        self._set_last = self._epoch_on_sampler()
+        self._marks.seen = self._epoch_on_sampler()
         drawn = self.argument
         with _seeded(drawn, derive_seed(self._seed, f"sampler/{epoch}")):
             if self._is_plain:
@@ -172,13 +212,19 @@ class UserOrder:
             )
         return replace(position, order=checksum)
 
+    def _with_epoch(self) -> Any:
+        """Return ``argument`` or the sampler inside: the first that has an attribute ``epoch``."""
+        samplers = (self.argument, self.sampler)
+        return next((s for s in samplers if is_whole(getattr(s, "epoch", None))), self.argument)
+
     def _epoch_on_sampler(self) -> int | None:
         """Return the epoch that the sampler, or the sampler inside it, has as an attribute."""
-        for sampler in (self.argument, self.sampler):
-            epoch = getattr(sampler, "epoch", None)
-            if is_whole(epoch):
-                return int(epoch)
-        return None
+        epoch = getattr(self._with_epoch(), "epoch", None)
+        return int(epoch) if is_whole(epoch) else None
+
+    def _look(self) -> None:
+        """Note an epoch that the user set on the sampler."""
+        self._marks.look(self._epoch_on_sampler())
 
     def _batches_of(self, batches: Iterable[Any]) -> Iterator[list[int]]:
         """Yield the batches as lists, all of ``batch_size`` except for the last."""

@@ -106,6 +106,46 @@ def test_samplers_epoch_is_set_by_the_loader_and_may_be_set_on_it(numbered_folde
     assert served(loader)[0] == 12
 
 
+@pytest.mark.parametrize("in_batches", [False, True])
+def test_loaders_that_share_a_sampler_each_count_their_own_epochs(
+    numbered_folder: Path, *, in_batches: bool
+) -> None:
+    def made(sampler: Any) -> DataLoader:
+        if in_batches:
+            batch_sampler = BatchSampler(sampler, 4, drop_last=False)
+            return numbered(numbered_folder, batch_sampler=batch_sampler)
+        return numbered(numbered_folder, sampler=sampler, batch_size=4)
+
+    def shuffled() -> DistributedSampler[Any]:
+        return DistributedSampler(range(23), num_replicas=1, rank=0, seed=4)
+
+    alone = made(shuffled())
+    epochs = [served(alone) for _ in range(6)]
+    sampler = shuffled()
+    first, second = made(sampler), made(sampler)
+    assert [served(first) for _ in range(3)] == epochs[:3]
+    assert served(second) == epochs[0]
+    assert served(first) == epochs[3]
+    late = made(sampler)
+    assert [served(late) for _ in range(2)] == epochs[:2]
+    # In the middle of an epoch, and in its state.
+    batches_of_second = iter(second)
+    next(batches_of_second)
+    first.set_epoch(5)
+    assert served(first) == epochs[5]
+    state = second.state_dict()
+    assert (state["epoch"], state["batch"]) == (1, 1)
+    resumed = made(sampler)
+    resumed.load_state_dict(state)
+    assert served(late) == epochs[2]
+    assert served(resumed) == epochs[1][4:]
+    # An epoch that the user sets on the sampler is every loader's.
+    sampler.set_epoch(4)
+    loaders = (first, second, late, resumed, made(sampler))
+    assert [served(loader) for loader in loaders] == [epochs[4]] * 5
+    assert [served(loader) for loader in loaders] == [epochs[5]] * 5
+
+
 class Growing(Sampler[int]):
     """A sampler around another, which serves more of it in each iteration, as curricula do."""
 
