@@ -18,7 +18,7 @@ import numpy as np
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.mixing.chain import ChainPlan
 from dali_cutmix.mixing.choice import ChosenPlan
-from dali_cutmix.mixing.plan import MixPlan, Rect
+from dali_cutmix.mixing.plan import MixPlan, Rect, erases
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _steps(plan: MixPlan) -> Iterator[MixPlan]:
             yield from _steps(part)
     elif isinstance(plan, ChosenPlan):
         yield from _steps(plan.plans[int(plan.choice[0])])
-    elif plan.fill is None:
+    elif not erases(plan):
         if plan.put is None and plan.owner is None and not plan.blends:
             rule = "own rectangles or cells of images, or blend images"
             refuse("Boxes", "plan", rule, type(plan).__name__)

@@ -96,7 +96,8 @@ def operated(mix: Mix, sample: Sample, plan: MixPlan, frame: Frame) -> Sample:
     if any(mask is before for mask, before in zip(result.masks, sample.masks, strict=False)):
         raise TypeError(
             f"{type(mix).__name__}.operate: must mix masks as it mixes the image, since its plan "
-            "has rectangles or cells. Write `sample.change(lambda pixels: paste(pixels, plan))`."
+            "has rectangles or cells. Write `sample.change(lambda pixels: paste(pixels, plan))`. "
+            "A mix that only changes colours draws `put` without `taken`."
         )
     return result
 

@@ -197,6 +197,14 @@ def has_blends(plan: MixPlan) -> bool:
     return plan.blends or any(map(has_blends, getattr(plan, "plans", None) or ()))
 
 
+def erases(plan: MixPlan) -> bool:
+    """Tell whether the plan of a single mix fills rectangles without a source.
+
+    Each pixel keeps its owner then, whether the mix erases the rectangles or changes their colours.
+    """
+    return plan.put is not None and plan.taken is None
+
+
 def at_position(plan: MixPlan, position: tuple[int, int] | None) -> MixPlan:
     """Return a copy of a plan with the position of its batch; see `MixPlan`."""
     return replace(plan, _position=None if position is None else _Position(*position))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dali_cutmix.mixing.plan import MixPlan, Rect
+from dali_cutmix.mixing.plan import MixPlan, Rect, erases
 
 #: Regions of a plan that may overlap: what is taken away doubles the list with every region. Of
 #: plans with more regions those after the first do not overlap, so that each covers the first only.
@@ -58,7 +58,7 @@ def follow(shares: Shares, plan: MixPlan) -> Shares:
     Owner slots of the result are those of the first region's source, then of the second's, and so
     on. A plan that erases changes no owner.
     """
-    if plan.fill is not None:
+    if erases(plan):
         return shares
     if plan.owner is not None:
         return _follow_cells(shares, plan)

@@ -21,7 +21,7 @@ from dali_cutmix.mixing.chain import ChainPlan, owners_of
 from dali_cutmix.mixing.choice import ChosenPlan
 from dali_cutmix.mixing.clipcutmix import ClipPlan
 from dali_cutmix.mixing.mix import Mix, check_plan, is_mix
-from dali_cutmix.mixing.plan import MixPlan, Rect, at_position, has_blends
+from dali_cutmix.mixing.plan import MixPlan, Rect, at_position, erases, has_blends
 from dali_cutmix.mixing.resized import nearest, resized
 
 #: What a tensor holds. ``"levels"`` are whole numbers, or were before a blend. ``"values"`` are
@@ -302,10 +302,10 @@ def _mixed(x: torch.Tensor, plan: MixPlan, content: Content) -> torch.Tensor:
         return _selected(x, plan)
     if plan.put is None:
         return _blended(x, plan)
-    if plan.fill is not None and content == "classes":
+    if erases(plan) and content == "classes":
         return x
-    if plan.fill is not None:
-        color = _color(x, plan.fill) if content == "levels" else x.new_zeros(())
+    if erases(plan):
+        color = _color(x, plan.fill or (0.0, 0.0, 0.0)) if content == "levels" else x.new_zeros(())
         return torch.where(_inside(x, plan.put, 0), color, x)
     result = x
     for region in range(plan.source.shape[1]):
@@ -390,7 +390,7 @@ def _weight(plan: MixPlan) -> torch.Tensor:
     regions = range(plan.source.shape[1])
     owner = plan.owner
     if owner is None:
-        if plan.put is None or plan.fill is not None:
+        if plan.put is None or erases(plan):
             return plan.weight
         shape = (len(plan.source), *plan.size)
         owner = torch.zeros(shape, dtype=torch.float32, device=plan.source.device)

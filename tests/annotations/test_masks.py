@@ -23,6 +23,7 @@ import mask_kinds
 from dali_cutmix import (
     RICAP,
     BadFileError,
+    Boxes,
     Chain,
     Compose,
     CutMix,
@@ -32,12 +33,17 @@ from dali_cutmix import (
     FMix,
     ImageArrays,
     Masks,
+    MixPlan,
     RandomChoice,
+    Rect,
     ResizeMix,
     Scheduled,
     Shard,
     TrainTransform,
     Views,
+    draw_plan,
+    mix_batch,
+    mix_masks,
     paste,
 )
 from dali_cutmix.augmentations import (
@@ -234,13 +240,71 @@ def test_mix_that_leaves_masks_where_they_were_is_refused(
 ) -> None:
     message = (
         "ImageAlone.operate: must mix masks as it mixes the image, since its plan has rectangles "
-        "or cells. Write `sample.change(lambda pixels: paste(pixels, plan))`."
+        "or cells. Write `sample.change(lambda pixels: paste(pixels, plan))`. A mix that only "
+        "changes colours draws `put` without `taken`."
     )
     with (
         make(files, mix=inside(ImageAlone(inner))) as loader,
         pytest.raises(TypeError, match=f"^{re.escape(message)}$"),
     ):
         next(iter(loader))
+
+
+@dataclass(frozen=True)
+class Negative:
+    """A mix of a user that changes colours only."""
+
+    num_sources: ClassVar[int] = 1
+
+    def draw(self, draws: Any, frame: Any) -> MixPlan:
+        num_samples = draws.num_samples
+        corner, sides = np.zeros((2, num_samples, 1, 2), np.int32)
+        sides += frame.size
+        source = np.arange(num_samples, dtype=np.int32)[:, None]
+        weight = np.ones((num_samples, 1), np.float32)
+        return MixPlan(source, weight, frame.size, put=Rect(corner, sides))
+
+    def operate(self, sample: Any, _plan: Any, frame: Any) -> Any:
+        return replace(sample, image=sample.image ^ frame.constant(np.uint8(255)))
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        lambda mix: mix,
+        lambda mix: RandomChoice([mix, CutMix()]),
+        lambda mix: Chain([mix, CutMix()]),
+        lambda mix: Chain([CutMix(), RandomChoice([mix, CutMix()])]),
+    ],
+    ids=["alone", "chosen", "chained", "chosen in a chain"],
+)
+def test_masks_boxes_and_labels_stay_where_a_mix_only_changes_colours(
+    files: tuple[list[str], list[str]], inside: Any
+) -> None:
+    def batches(mix: Any) -> tuple[torch.Tensor, list[Any]]:
+        pairs = [(path, number % 3) for number, path in enumerate(images)]
+        boxes = Boxes([[[0, 0, 40, 30]]] * len(images), [[1]] * len(images))
+        target = {"mask": Masks(masks), "boxes": boxes, "label": "dense"}
+        with make((pairs, masks), target=target, mix=inside(mix)) as loader:
+            served = list(loader)
+        targets = [[t["mask"].tolist(), t["label"].tolist(), str(t["boxes"])] for _, t in served]
+        return torch.cat([image for image, _ in served]), targets
+
+    images, masks = files
+    (image, targets), (unchanged, wanted) = batches(Negative()), batches(Cutout(2, prob=0.0))
+    assert targets == wanted
+    is_negative = (image != unchanged).flatten(1).any(1)
+    assert is_negative.any()
+    assert torch.equal(image[is_negative], 255 - unchanged[is_negative])
+
+
+def test_what_a_plan_erases_without_a_colour_is_0_in_torch_too() -> None:
+    plan = draw_plan(Negative(), 3, (4, 6), seed=0, epoch=0, batch=0)
+    pixels = torch.full((3, 3, 4, 6), 9, dtype=torch.uint8)
+    mixed, weight = mix_batch(pixels, plan)
+    assert not mixed.any()
+    assert weight.tolist() == [[1.0]] * 3
+    assert torch.equal(mix_masks(pixels[:, 0], plan), pixels[:, 0])
 
 
 def test_resized_partner_is_resized_by_the_nearest_pixel(

@@ -135,6 +135,32 @@ def test_rectangles_show_the_images_named(mix: Any, tmp_path: Path) -> None:
 _SIDES = (("y", "x"), ("height", "width"))
 
 
+@pytest.mark.parametrize(
+    "others",
+    [[], [CutMix()], [RICAP()], [MixUp()]],
+    ids=["alone", "or CutMix", "or RICAP", "or MixUp"],
+)
+def test_rectangles_that_were_erased_are_the_pixels_of_the_colour(
+    others: list[Any], tmp_path: Path
+) -> None:
+    cutout = Cutout(side=8, prob=0.7, fill=255)
+    data = loader(RandomChoice([*others, cutout]) if others else cutout, dtype=torch.float32)
+    shown = epochs(Record(data, tmp_path / "mixed"), 4)
+    num_erased = 0
+    for (epoch, batch, position), rows in by_sample(rows_in(tmp_path / "mixed")).items():
+        if rows[0]["taken_y"] is not None or rows[0]["put_y"] is None:
+            continue  # of another mix
+        (row,) = rows
+        corner, sides = ([row[f"put_{s}"] for s in pair] for pair in _SIDES)
+        image = shown[epoch * len(data) + batch][position, 0].numpy()
+        is_erased = image == image.max() if np.ptp(image) else np.zeros(SIZE, bool)
+        inside = np.zeros(SIZE, bool)
+        inside[tuple(slice(c, c + s) for c, s in zip(corner, sides, strict=True))] = True
+        assert np.array_equal(inside, is_erased)
+        num_erased += inside.any()
+    assert num_erased > 9
+
+
 def test_rows_name_sample_path_class_seed_and_shard(numbered_folder: Path, tmp_path: Path) -> None:
     data = loader(CutMix(), numbered_folder, shard=Shard(1, 2), seed=9)
     epochs(Record(data, tmp_path / "mixed"), 1)
