@@ -188,7 +188,6 @@ TRAINING = [
             flip(),
             floats(),
         ),
-        refusal="Lambda inside",
     ),
     PublicList(
         "vturrisi/solo-learn, second view",

@@ -141,9 +141,13 @@ class Steps:
         if name in ("Compose", "Sequential"):
             parts = part.transforms if name == "Compose" else part
             return [step for inner in parts for step in self._steps_of(inner)]
-        augmentations = published(part, self._levels) if name is None else None
+        # A Lambda only calls its function, unless the Lambda is of some types.
+        is_call = name == "Lambda" and getattr(part, "types", (object,)) == (object,)
+        function = part.lambd if is_call else part
+        is_known = transform_name(function) is not None
+        augmentations = None if is_known else published(function, self._levels)
         if augmentations is not None:
-            return self._noted(part, augmentations)
+            return self._noted(function, augmentations)
         if name not in self._handlers:
             reason = own_class(part) if name is None else _REPLACEMENTS.get(name)
             raise NoCounterpartError(reason or NO_OPERATOR)

@@ -145,7 +145,7 @@ class _Walk:
             is_function = name == "Lambda" or hasattr(part, "__code__")
             reason = _UNSEEN if is_function else own_class(part) or _NOT_TORCHVISION
             error = NoCounterpartError(reason)
-            step = _attempt(lambda: self._steps.take(part)) if name is None else error
+            step = _attempt(lambda: self._steps.take(part))
             is_seen = isinstance(step, str)
             self._records.append(_Record(path, part, error, step if is_seen else error))
             return

@@ -113,8 +113,8 @@ def equalized_where_dim(image: Image.Image) -> Image.Image:
 @pytest.mark.parametrize(
     "function",
     [
-        v1.Lambda(v1.functional.autocontrast),
         lambda image: ImageOps.autocontrast(image, cutoff=0.1),
+        v1.Lambda(lambda image: ImageOps.autocontrast(image, cutoff=0.1)),
         without_black_borders,
         equalized_where_dim,
         v1.Lambda(equalized_where_dim),
@@ -383,13 +383,29 @@ def test_change_with_the_inverse_of_its_probability_is_refused(
     [
         (ImageOps.autocontrast, augmentations.RandomAutocontrast(1.0)),
         (ImageOps.equalize, augmentations.RandomEqualize(1.0)),
+        (ImageOps.solarize, augmentations.RandomSolarize(128.0, 1.0)),
+        (lambda image: ImageOps.invert(image), augmentations.RandomInvert(1.0)),
     ],
 )
-def test_pillows_contrasts_are_recognised(
+def test_changes_of_every_image_are_recognised(
     photo_folder: Path, function: Any, augmentation: Any
 ) -> None:
-    transform = silently(over(photo_folder, [CROP, function, *SCALED])).transform
-    assert transform == Compose((augmentations.RandomResizedCrop(32), augmentation), **PLAIN)
+    for part in (function, v1.Lambda(function), v2.Lambda(function)):
+        transform = silently(over(photo_folder, [CROP, part, *SCALED])).transform
+        assert transform == Compose((augmentations.RandomResizedCrop(32), augmentation), **PLAIN)
+
+
+def test_a_lambda_by_chance_is_recognised_by_its_function(photo_folder: Path) -> None:
+    by_chance = v1.RandomApply([v1.Lambda(ImageOps.solarize)], 0.3)
+    parts = [CROP, v1.Lambda(OwnSolarization(0.2)), by_chance, *SCALED]
+    transform = silently(over(photo_folder, parts)).transform
+    solarize = augmentations.RandomSolarize(128.0, 1.0)
+    assert transform.transforms[1:] == (
+        augmentations.RandomSolarize(128.0, 0.2),
+        augmentations.RandomApply((solarize,), 0.3),
+    )
+    of_tensors = v2.RandomApply([v2.Lambda(ImageOps.solarize, torch.Tensor)], 0.3)
+    assert "`RandomApply` at" in refusal(over(photo_folder, [CROP, of_tensors, *SCALED]))
 
 
 class DrawnCutout(OwnCutout):
