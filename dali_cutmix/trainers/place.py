@@ -26,6 +26,9 @@ class PlaceKeeper:
       as served, and so a batch that a training step fails on.
     - Lightning chooses the epoch on samplers with ``set_epoch`` only. On these it also undoes the
       place of a loader that is served several times in an epoch, beside a longer loader.
+    - Where ``max_steps`` ends a run, Lightning counts the epoch under way as processed, and not as
+      completed. A run that resumes from there trains the rest of that epoch, of an epoch at its end
+      the next epoch's first batch, and chooses each epoch one too late.
     - ``Trainer(overfit_batches=...)`` serves the data in the order as listed, as with torch's
       loaders. The loader that was passed stays as it is.
 
@@ -34,6 +37,9 @@ class PlaceKeeper:
     Source:
         ``FitLoop``, ``_PrefetchDataFetcher`` and ``_resolve_overfit_batches`` of Lightning 2.6.
     """
+
+    #: Whether Lightning trains the first batch of the next epoch before that epoch starts.
+    _begins_with_next = False
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
         """Let ``overfit_batches`` take loaders in order: those of torch are left to Lightning."""
@@ -45,9 +51,9 @@ class PlaceKeeper:
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         """Go to the batch where the checkpoint was taken, or to the start of the epoch."""
         if loaders := _loaders(trainer):
-            _go_to_start(trainer, loaders)
-            if _num_ahead(trainer):  # Lightning chooses the epoch now, which has begun
-                for loader in loaders:
+            self._begins_with_next = _go_to_start(trainer, loaders)
+            if _num_ahead(trainer) or _num_uncompleted(trainer):
+                for loader in loaders:  # Lightning chooses the epoch now, which has begun
                     _ignore_once(loader.sampler, "set_epoch")
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
@@ -55,6 +61,23 @@ class PlaceKeeper:
         if not _num_ahead(trainer):
             for loader in _loaders(trainer):
                 loader.set_epoch(trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        """Keep the place where Lightning would choose an epoch too late."""
+        if _num_uncompleted(trainer) < 2:  # the epoch that ends here is one
+            return
+        for loader in _loaders(trainer):
+            _ignore_once(loader.sampler, "set_epoch")
+            if self._begins_with_next:
+                state = loader.state_dict()
+                state["batch"] -= _num_ahead(trainer)
+                loader.load_state_dict(state)
+        self._begins_with_next = False
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        """Ignore nothing any more: no epoch follows."""
+        for loader in _loaders(trainer):
+            getattr(loader.sampler, "__dict__", {}).pop("set_epoch", None)
 
     def on_save_checkpoint(
         self,
@@ -79,6 +102,12 @@ def _num_ahead(trainer: Any) -> int:
     return len(getattr(trainer.fit_loop._data_fetcher, "batches", ()))
 
 
+def _num_uncompleted(trainer: Any) -> int:
+    """Count the epochs that Lightning has processed and not completed."""
+    progress = trainer.fit_loop.epoch_progress.current
+    return int(progress.processed - progress.completed)
+
+
 def _flat(trainer: Any) -> list[Any]:
     combined = trainer.fit_loop._combined_loader
     return [] if combined is None else combined.flattened
@@ -93,8 +122,12 @@ def _loaders(trainer: Any) -> list[DataLoader]:
     ]
 
 
-def _go_to_start(trainer: Any, loaders: list[DataLoader]) -> None:
-    """Go to the batch that training starts with."""
+def _go_to_start(trainer: Any, loaders: list[DataLoader]) -> bool:
+    """Go to the batch that training starts with.
+
+    Returns:
+        Whether the batch is of the next epoch, and the present one is not completed.
+    """
     loop = trainer.fit_loop
     if loop.restarting and loop._combined_loader_states_to_load:
         loop._load_combined_loader_states()
@@ -109,12 +142,15 @@ def _go_to_start(trainer: Any, loaders: list[DataLoader]) -> None:
         else:
             for loader in ended:
                 _ignore_once(loader.sampler, "set_epoch")
-        return
+        return False
+    num_uncompleted = _num_uncompleted(trainer)
+    epoch += num_uncompleted
     for loader in loaders:
         loader.set_epoch(epoch + 1)  # forget the position, also of `epoch`
         loader.set_epoch(epoch)
     if _num_ahead(trainer):
         iter(loop._data_fetcher)  # take them from this epoch
+    return num_uncompleted > 0
 
 
 def _finish(trainer: Any, ended: list[DataLoader]) -> None:

@@ -246,6 +246,29 @@ def test_lightning_resumes_at_the_end_of_an_epoch_with_the_next(
     assert_same_batches(resumed.batches, straight.batches[12:])
 
 
+# Of a sampler without a length Lightning would train a whole epoch more behind step 6.
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [*((kind, 4) for kind in KINDS), *((kind, 6) for kind in KINDS if kind != "no length")],
+)
+def test_lightning_resumes_where_the_number_of_steps_ended_a_run(
+    photo_folder: Path, tmp_path: Path, kind: str, step: int
+) -> None:
+    """Amid an epoch and at its end, with the checkpoint that is taken unless told otherwise."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    last = ModelCheckpoint(tmp_path, "last")
+    limits = {"max_epochs": -1, "max_steps": 16}
+    straight = lightning_fit(of_kind(kind, photo_folder), **limits)
+    ended = lightning_fit(
+        of_kind(kind, photo_folder), callbacks=[last], **limits | {"max_steps": step}
+    )
+    resumed = lightning_fit(
+        of_kind(kind, photo_folder), checkpoint=tmp_path / "last.ckpt", **limits
+    )
+    assert_same_batches(ended.batches + resumed.batches, straight.batches)
+
+
 @pytest.mark.parametrize(
     ("kind", "step"), [("shuffled", 8), ("no length", 8), ("several", 8), ("each once", 4)]
 )
