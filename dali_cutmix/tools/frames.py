@@ -96,11 +96,11 @@ def frames(
     interrupted run continues when you run the same command again.
     """
     if rate is not None and not 0 < rate < float("inf"):
-        raise typer.BadParameter(f"must be above 0, got {rate:g}.", param_hint="--rate")
+        raise typer.BadParameter(f"must be finite and above 0, got {rate:g}.", param_hint="--rate")
     out = expanded(out)
     with tidy_when_terminated(), errors_as_one_sentence():
         settings = FrameSettings(rate, short_side, quality)
-        clips = list_clips([expanded(video) for video in videos], out)
+        clips = list_clips(videos, out)
         bad = extract(clips, out, settings, num_workers or usable_cpus())
     for path, reason in bad.items():
         print_text(Console(stderr=True), f"dali-cutmix: cannot extract {path}: {reason}.")
@@ -118,10 +118,13 @@ def list_clips(videos: Sequence[Path], out: Path) -> dict[Path, Path]:
 
     Raises:
         FileNotFoundError: A path that does not exist, or a folder without videos.
-        ValueError: Two videos would have one folder, or folders of which one holds the other.
+        ValueError: Not a list of paths, or an empty one; or two videos would have one folder, or
+            folders of which one holds the other.
     """
+    if isinstance(videos, (str, os.PathLike)) or not videos:  # a text is no list of its letters
+        refuse(WHERE, "VIDEO", "be a list of video files and folders", videos)
     clips: dict[Path, Path] = {}
-    for video in videos:
+    for video in map(expanded, videos):
         if not video.exists():
             raise FileNotFoundError(f"{WHERE}: {printable(str(video))} does not exist.")
         files = [video] if video.is_file() else _videos_below(video)

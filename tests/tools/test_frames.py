@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from dali_cutmix import Clips
 from dali_cutmix.tools.cli import app
+from dali_cutmix.tools.frames import frames
 
 av: Any = pytest.importorskip("av")
 
@@ -278,4 +280,24 @@ def test_what_cannot_be_extracted_is_refused_in_one_sentence(tmp_path: Path) -> 
         assert message in result.stderr
         assert result.stderr.count("\n") == 1
     assert call(tmp_path / "a.mp4", out, "--rate", 0).exit_code == 2
+    assert "must be finite and above 0, got inf." in call(out, out, "--rate", "inf").stderr
+    assert not out.exists()
+
+
+def test_called_from_python_all_but_a_list_of_paths_that_exist_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing, out = tmp_path / "missing", tmp_path / "out"
+    rule = "frames: `VIDEO` must be a list of video files and folders, got"
+    videos: Any
+    for videos, message in (
+        ([missing], f"frames: {missing} does not exist."),
+        ([str(missing)], f"frames: {missing} does not exist."),
+        (missing, f"{rule} {missing!r}."),
+        ([], f"{rule} []."),
+        (str(missing), f"{rule} {str(missing)!r}."),
+    ):
+        with pytest.raises(typer.Exit):
+            frames(videos, out)
+        assert capsys.readouterr().err == f"{message}\n"
     assert not out.exists()
