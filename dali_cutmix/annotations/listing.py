@@ -21,8 +21,10 @@ def without_classes(paths: Sequence[str], root: str) -> FileList:
     return FileList(paths, np.zeros(len(paths), np.int64), [], root)
 
 
-def existing_folder(where: str, name: str, path: str | bytes | os.PathLike[Any]) -> str:
-    """Return the path of a folder as text.
+def existing_folder(
+    where: str, name: str, path: str | bytes | os.PathLike[Any], kind: str = "a folder"
+) -> str:
+    """Return the path of a folder as text. ``kind`` is the folder in words, for the message.
 
     Raises:
         FileNotFoundError: The folder does not exist, or is a file.
@@ -30,7 +32,7 @@ def existing_folder(where: str, name: str, path: str | bytes | os.PathLike[Any])
     folder = local_path(where, name, path)
     if not os.path.isdir(folder):
         problem = "is a file" if os.path.exists(folder) else "does not exist"
-        message = f"{where}: `{name}` must be a folder, but {folder} {problem}."
+        message = f"{where}: `{name}` must be {kind}, but {folder} {problem}."
         raise FileNotFoundError(printable(message))
     return folder
 

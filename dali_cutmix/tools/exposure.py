@@ -17,6 +17,7 @@ from rich.table import Table
 
 from dali_cutmix.annotations.listing import existing_folder
 from dali_cutmix.annotations.record_files import (
+    DESCRIPTION,
     Description,
     parts_in,
     read_description,
@@ -166,8 +167,13 @@ def read_record(folder: Path) -> Description:
         OSError: The folder is missing, or holds no record.
         ValueError: The description is damaged, or the record has no rows.
     """
-    path = existing_folder(WHERE, "RECORD", folder)
-    description = read_description(WHERE, path)
+    kind = "the folder of a `Record`"
+    path = existing_folder(WHERE, "RECORD", folder, kind)
+    try:
+        description = read_description(WHERE, path)
+    except FileNotFoundError:
+        message = f"{WHERE}: `RECORD` must be {kind}, but {folder} holds no {DESCRIPTION}."
+        raise FileNotFoundError(message) from None
     if not parts_in(path):
         raise ValueError(f"{WHERE}: the record {folder} has no rows yet.")
     return description

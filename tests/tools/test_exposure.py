@@ -236,12 +236,11 @@ def test_heat_map_of_nothing_mixed_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_record_is_refused_in_one_sentence(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     said = sentence(call(nowhere))
-    assert said == f"exposure: `RECORD` must be a folder, but {nowhere} does not exist."
+    rule = "`RECORD` must be the folder of a `Record`"
+    assert said == f"exposure: {rule}, but {nowhere} does not exist."
     (tmp_path / "file").write_bytes(b"")
     assert sentence(call(tmp_path / "file")).endswith("/file is a file.")
-    assert sentence(call(tmp_path)) == (
-        f"dali-cutmix: cannot use {tmp_path / '_record.json'}: No such file or directory."
-    )
+    assert sentence(call(tmp_path)) == f"exposure: {rule}, but {tmp_path} holds no _record.json."
 
 
 def test_a_record_without_rows_and_a_damaged_one_are_refused(tmp_path: Path) -> None:
