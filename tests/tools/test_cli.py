@@ -250,3 +250,22 @@ def test_installed_command_runs() -> None:
     command = Path(sys.executable).parent / "dali-cutmix"
     said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
     assert said == f"dali-cutmix {dali_cutmix.__version__}\n"
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        *[("bench", "--seconds", value) for value in ("-1", "nan", "inf")],
+        *[("tune", "--seconds", value) for value in ("0", "nan", "inf")],
+        *[("tune", "--max-memory", value) for value in ("0", "nan", "inf")],
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_its_option(
+    command: str, option: str, value: str, photo_folder: Path
+) -> None:
+    assert f"Invalid value for '{option}'" in sentence(
+        call(command, photo_folder, option, value), 2
+    )

@@ -71,7 +71,7 @@ def bench(
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 3,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Duration of each loader's turn in a round.")
+        float, typer.Option(min=0.1, max=3600, help="Duration of each loader's turn in a round.")
     ] = 0.8,
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="Results to write, a .json file.")] = None,

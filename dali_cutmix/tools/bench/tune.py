@@ -68,13 +68,14 @@ def tune(
         float | None,
         typer.Option(
             min=0.001,
+            max=1e6,
             help="Most GB that the loader may take: of GPU memory, or on the CPU of the whole "
             "process.",
             show_default="no limit",
         ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Duration of each setting's turn in a round.")
+        float, typer.Option(min=0.1, max=3600, help="Duration of each setting's turn in a round.")
     ] = 1.0,
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds of each setting.")] = 3,
     device: Device = None,
