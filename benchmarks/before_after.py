@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from flags import count, output_file, positive
 from rich.console import Console
 from running import write_results
 
@@ -97,9 +98,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--before", type=Path, required=True, help="an earlier checkout")
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder root")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
+    parser.add_argument("--out", type=output_file, required=True)
+    parser.add_argument("--repeats", type=count, default=7)
+    parser.add_argument("--seconds", type=positive, default=4.0, help="of each turn")
     args = parser.parse_args()
     if not (args.before / "dali_cutmix/__init__.py").is_file():
         parser.error(f"--before must be a checkout with dali_cutmix/ in it, got {args.before}")

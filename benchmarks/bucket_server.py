@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from flags import not_negative
+
 
 class BucketServer(ThreadingHTTPServer):
     """Serve the files of a folder as objects of any bucket.
@@ -120,7 +122,7 @@ def main() -> None:
     """Serve until the process is ended."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--delay-s", type=float, default=0.0, help="before each answer")
+    parser.add_argument("--delay-s", type=not_negative, default=0.0, help="before each answer")
     options = parser.parse_args()
     with BucketServer(options.folder, options.delay_s) as server:
         print(server.port, flush=True)

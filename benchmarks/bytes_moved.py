@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from flags import count, output_file
 from operation_counts import SIZE, SMALL, loader_of
 from recording import recording
 from rich.console import Console
@@ -84,8 +85,8 @@ def main() -> None:
     """Count and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
+    parser.add_argument("--batch-size", type=count, default=64)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for name in LOADERS:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flags import count, output_file
 from rich.console import Console
 from running import write_results
 
@@ -101,8 +102,8 @@ def _resident() -> int:
 def main() -> None:
     """Measure and write one JSON file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=output_file, help="JSON file to write")
+    parser.add_argument("--repeats", type=count, default=3)
     parser.add_argument("--read", nargs=3, metavar=("READER", "JSON", "IMAGES"))
     options = parser.parse_args()
     if options.read:

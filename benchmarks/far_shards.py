@@ -31,6 +31,7 @@ from typing import Any
 
 import obstore.store
 from bucket_server import environment
+from flags import output_file
 from PIL import Image
 from rich.console import Console
 from running import write_results
@@ -162,7 +163,7 @@ def main() -> None:
     """Measure and write one JSON file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from flags import count, output_file, positive
 from PIL import Image
 from rich.console import Console
 from running import work_of, write_results
@@ -92,12 +93,12 @@ def main() -> None:
     """Measure every kind and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--threads", type=int, default=usable_cpus())
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--num-files", type=int, default=2000, help="of each kind, at most")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="timed in each turn, at least")
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
+    parser.add_argument("--threads", type=count, default=usable_cpus())
+    parser.add_argument("--batch-size", type=count, default=64)
+    parser.add_argument("--num-files", type=count, default=2000, help="of each kind, at most")
+    parser.add_argument("--repeats", type=count, default=5)
+    parser.add_argument("--seconds", type=positive, default=1.0, help="of each turn, at least")
     options = parser.parse_args()
     paths = sorted(options.data.rglob("*.jpg"))[: options.num_files]
     work = work_of(options)

@@ -40,6 +40,7 @@ from typing import Any
 
 from clocks import Clocks
 from compare import describe_data
+from flags import count, output_file, positive
 from gpu_parts import PARTS, Settings
 from images import write_images
 
@@ -113,15 +114,15 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Return the arguments of the command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
     parser.add_argument("--data", type=Path, help="ImageFolder root; made where not given")
-    parser.add_argument("--num-files", type=int, default=10_000)
+    parser.add_argument("--num-files", type=count, default=10_000)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=usable_cpus())
-    parser.add_argument("--minutes", type=float, default=9.5, help="that all may take")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each contestant")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
+    parser.add_argument("--batch-size", type=count, default=256)
+    parser.add_argument("--threads", type=count, default=usable_cpus())
+    parser.add_argument("--minutes", type=positive, default=9.5, help="that all may take")
+    parser.add_argument("--repeats", type=count, default=5, help="turns of each contestant")
+    parser.add_argument("--seconds", type=positive, default=2.0, help="of each turn")
     parser.add_argument("--only", nargs="+", metavar="PART", choices=tuple(PARTS), help="to run")
     parser.add_argument("--shapes-only", action="store_true", help="pixels may be noise")
     parser.add_argument("--smoke", action="store_true", help="everything once, on few files")

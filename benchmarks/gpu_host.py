@@ -28,6 +28,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from flags import count, output_file
+
 HERE = Path(__file__).resolve().parent
 BATCH_SIZE, NUM_BATCHES, NUM_EPOCHS = 256, 12, 3
 #: Names of the graphs, each with CutMix but for the first.
@@ -128,8 +130,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--one", help="measure this graph only, and print the numbers")
     parser.add_argument("--before", type=Path, help="an earlier checkout")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=output_file)
+    parser.add_argument("--repeats", type=count, default=3)
     args = parser.parse_args()
     if args.one is not None:
         print(json.dumps(measure(args.one)))

@@ -33,6 +33,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
+from flags import at_least, count, positive
 from PIL import Image
 
 from dali_cutmix.tools.bench.machine import usable_cpus
@@ -250,11 +251,11 @@ def main() -> None:
     """Write the files and print their number and sizes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, help="folder to fill")
-    parser.add_argument("--num-files", type=int, default=2000)
-    parser.add_argument("--num-names", type=int, help="names of the files, by hard links")
-    parser.add_argument("--num-classes", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=1.0, help="of both sides")
+    parser.add_argument("--num-files", type=count, default=2000)
+    parser.add_argument("--num-names", type=count, help="names of the files, by hard links")
+    parser.add_argument("--num-classes", type=count, default=10)
+    parser.add_argument("--seed", type=at_least(0), default=0)
+    parser.add_argument("--scale", type=positive, default=1.0, help="of both sides")
     args = parser.parse_args()
     begin = time.perf_counter()
     paths = write_images(

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from annotated import MASK_FILES, write_annotations
+from flags import output_file
 from nvidia.dali import Pipeline, fn, types
 from PIL import Image
 from rich.console import Console
@@ -214,7 +215,7 @@ def main() -> None:
     """Measure and write one JSON file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
     options = parser.parse_args()
     paths = sorted(options.data.rglob("*.jpg"))[:NUM_MASKS]
     with tempfile.TemporaryDirectory() as folder:

@@ -19,10 +19,10 @@ import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
+from flags import count, output_file
 from rich.console import Console
 from running import work_of, write_results
 
@@ -130,10 +130,10 @@ def main() -> None:
     """Measure every batch size with both loaders and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES)
-    parser.add_argument("--threads", type=int, default=usable_cpus())
-    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
+    parser.add_argument("--batch-sizes", type=count, nargs="+", default=BATCH_SIZES)
+    parser.add_argument("--threads", type=count, default=usable_cpus())
+    parser.add_argument("--size", type=count, default=224)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     work = work_of(options)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from flags import count, output_file
 from PIL import Image
 from rich.console import Console
 from running import write_results
@@ -183,11 +184,11 @@ def main() -> None:
     """Measure the mixes and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--threads", type=int, default=usable_cpus())
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--num-files", type=int, default=512, help="images of an epoch")
-    parser.add_argument("--repeats", type=int, default=13)
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
+    parser.add_argument("--threads", type=count, default=usable_cpus())
+    parser.add_argument("--batch-size", type=count, default=64)
+    parser.add_argument("--num-files", type=count, default=512, help="images of an epoch")
+    parser.add_argument("--repeats", type=count, default=13)
     parser.add_argument("--note", default="", help="sentence about the circumstances")
     options = parser.parse_args()
     paths = sorted(options.data.rglob("*.jpg"))

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flags import output_file
 from rich.console import Console
 
 FOLDER = Path(__file__).parent
@@ -66,7 +67,7 @@ def run_peer(file: str, python: str, path: str | None) -> dict[str, Any]:
 def main() -> None:
     """Run every peer and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
     parser.add_argument("--python", default=sys.executable, help="interpreter that has the peers")
     parser.add_argument("--only", action="append", choices=list(PEERS), help="a column to run")
     parser.add_argument("--peer-path", action="append", default=[], metavar="PEER=FOLDER")

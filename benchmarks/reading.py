@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import nvidia.dali
+from flags import output_file
 from nvidia.dali import Pipeline, fn
 
 from dali_cutmix.tools.bench.machine import processor_name, usable_cpus
@@ -110,7 +111,7 @@ def measure(root: Path, num_batches: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     """Measure every kind and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
     out = parser.parse_args().out
     results: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),

@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from flags import output_file
 from images import write_images
 
 from dali_cutmix.tools.bench.machine import describe_machine
@@ -55,7 +56,7 @@ def speed(folder: Path, *, smoke: bool) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure the speed, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
     parser.add_argument("--smoke", action="store_true", help="every part, tiny: no result")
     args = parser.parse_args()
     machine = describe_machine()

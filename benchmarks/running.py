@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flags import count, output_file, positive
+
 from dali_cutmix.tools.bench.machine import describe_machine, usable_cpus
 from dali_cutmix.tools.bench.work import Work
 
@@ -16,12 +18,12 @@ def parser_of(about: str) -> argparse.ArgumentParser:
     """Return a parser of the arguments that comparisons share."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder root")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--threads", type=int, default=usable_cpus())
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each turn")
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
+    parser.add_argument("--threads", type=count, default=usable_cpus())
+    parser.add_argument("--batch-size", type=count, default=64)
+    parser.add_argument("--size", type=count, default=224, help="side of the images in pixels")
+    parser.add_argument("--repeats", type=count, default=5)
+    parser.add_argument("--seconds", type=positive, default=3.0, help="of each turn")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return parser
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flags import count, output_file, positive
 from rich.console import Console
 from running import work_of, write_results
 
@@ -123,12 +124,12 @@ def main() -> None:
     """Measure the curves and write one JSON file after each curve."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
     parser.add_argument("--curves", nargs="+", choices=CURVES, default=CURVES)
-    parser.add_argument("--threads", type=int, default=usable_cpus())
-    parser.add_argument("--batch-size", type=int, default=64, help="of all curves but its own")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="timed in each turn, at least")
+    parser.add_argument("--threads", type=count, default=usable_cpus())
+    parser.add_argument("--batch-size", type=count, default=64, help="of all curves but its own")
+    parser.add_argument("--repeats", type=count, default=5)
+    parser.add_argument("--seconds", type=positive, default=1.0, help="of each turn, at least")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     console = Console()

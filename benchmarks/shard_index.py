@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from flags import output_file
 from rich.console import Console
 from running import write_results
 
@@ -137,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where the shards are")
     parser.add_argument("--prepare", action="store_true", help="write the shards, and end")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, help="JSON file to write")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--in-memory", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flags import output_file
 from rich.console import Console
 from running import write_results
 
@@ -125,7 +126,7 @@ def qualities() -> list[dict[str, Any]]:
 def main() -> None:
     """Measure and write one JSON file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, help="JSON file to write")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--after-resume", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

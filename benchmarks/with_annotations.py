@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from annotated import NUM_BOXES, decoding, write_annotations
+from flags import count, output_file, positive
 from rich.console import Console
 from running import work_of, write_results
 
@@ -59,12 +60,12 @@ def main() -> None:
     """Measure and write one JSON file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=jpeg_folder, required=True, help="ImageFolder root of JPEGs")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--threads", type=int, default=usable_cpus())
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--size", type=int, default=224, help="side of images served, in px")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="timed in each turn, at least")
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
+    parser.add_argument("--threads", type=count, default=usable_cpus())
+    parser.add_argument("--batch-size", type=count, default=64)
+    parser.add_argument("--size", type=count, default=224, help="side of images served, in px")
+    parser.add_argument("--repeats", type=count, default=7)
+    parser.add_argument("--seconds", type=positive, default=1.0, help="of each turn, at least")
     options = parser.parse_args()
     paths = sorted(options.data.rglob("*.jpg"))
     work = work_of(options)

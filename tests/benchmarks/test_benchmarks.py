@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import runpy
 import sys
 import time
@@ -278,6 +279,10 @@ def run_program(script: Path, *flags: str | Path) -> None:
 PROGRAMS = [path for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text()]
 
 
+#: Flags with numbers that `running.parser_of` declares.
+SHARED = ["--threads", "--batch-size", "--size", "--repeats", "--seconds"]
+
+
 @pytest.mark.parametrize(
     "script", sorted([*PROGRAMS, BENCHMARKS / "others/offers_torchvision.py"]), ids=lambda p: p.stem
 )
@@ -310,6 +315,14 @@ DATA_AND_OUT = "--data {tmp} --out {tmp}/out.json"
             "before_after --before {root} --data {tmp} --out {tmp}/out.json",
             "--data must be a folder with a folder per class, got {tmp}",
         ),
+        (
+            "peers --out {root}/README.md/out.json",
+            "--out: must be a file that can be written, got {root}/README.md/out.json",
+        ),
+        (
+            "reading --out {tmp}",
+            "--out: must be a file that can be written, got {tmp}",
+        ),
         ("model {tmp}/none.json", "{tmp}/none.json must be a JSON file of scale.py: [Errno 2] "),
         (
             "model {root}/benchmarks/operation_counts.json",
@@ -330,6 +343,20 @@ def test_data_that_nothing_can_be_measured_of_are_one_clear_sentence(
         run_program(BENCHMARKS / f"{name}.py", *flags)
     assert ended.value.code == 2
     assert problem.format(**where) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", sorted(PROGRAMS), ids=lambda p: p.stem)
+def test_every_number_out_of_range_is_refused_by_its_flag_and_value(
+    script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = script.read_text()
+    options = re.findall(r'add_argument\(\s*"(--[^"]+)"[^)]*?\btype=(?!Path|jpeg|output)', text)
+    options += SHARED if "parser_of(" in text else []
+    for option in options:
+        with pytest.raises(SystemExit) as ended:
+            run_program(script, option, "-1")
+        assert ended.value.code == 2
+        assert re.search(rf"argument {option}: must be .*, got -1\n", capsys.readouterr().err)
 
 
 def test_mixes_are_measured_on_files_from_all_over_the_folder(
