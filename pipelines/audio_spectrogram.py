@@ -74,6 +74,7 @@ from dali_cutmix import (
 from harness.checkpoints import check_out, find_checkpoint, load_checkpoint, save_checkpoint
 from harness.folders import data_script
 from harness.processes import CONSOLE, refuse_several, stop
+from harness.ranges import Amount, Count, Positive, Seed, Several
 from harness.results import finish, refuse_results
 from harness.schedule import cosine
 from harness.settings import PresetSettings, as_plain, from_flags, named
@@ -94,7 +95,7 @@ class Settings(PresetSettings):
     """Folder with train/ and val/, each with a folder of WAV files per class; or ESC-50's, with
     meta/esc50.csv and audio/. With --smoke, None generates sounds."""
 
-    fold: int | None = None
+    fold: Count | None = None
     """Fold of meta/esc50.csv that validates. The others train."""
 
     resume: Literal["auto"] | None = None
@@ -104,66 +105,57 @@ class Settings(PresetSettings):
     mix: Literal["cutmix", "time", "frequency", "mixup", "none"] = "cutmix"
     """CutMix of rectangles, of spans of time or of bands of frequency; MixUp; or the baseline."""
 
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     """Parameter of the Beta distribution of the share that a sound keeps."""
 
-    epochs: int = 60
+    epochs: Count = 60
     """Passes over the training sounds."""
 
-    validate_every: int = 20
+    validate_every: Count = 20
     """Epochs from one validation to the next. The last epoch is always validated."""
 
-    batch_size: int = 20
+    batch_size: Count = 20
     """Sounds per step."""
 
-    sample_rate: int = 8000
+    sample_rate: Count = 8000
     """Samples per second that sounds are resampled to."""
 
-    window: int = 512
+    window: Count = 512
     """Samples of the window of the Fourier transform."""
 
-    hop: int = 128
+    hop: Count = 128
     """Samples from one window to the next."""
 
-    frames: int = 64
+    frames: Several = 64
     """Width of the image: windows. Sounds are cropped to hop * (frames - 1) samples; shorter ones
     end in silence."""
 
-    mels: int = 48
+    mels: Count = 48
     """Height of the image: bands of frequency."""
 
     network: Literal["small", "resnet18", "resnet50"] = "small"
     """Four convolutions, or a network of torchvision; from scratch, for one channel."""
 
-    width: int = 16
+    width: Count = 16
     """Channels of the first convolution of the small network."""
 
-    lr: float = 3e-3
+    lr: Amount = 3e-3
     """Learning rate of AdamW at the start of a half cosine."""
 
-    weight_decay: float = 0.05
+    weight_decay: Amount = 0.05
     """Of AdamW."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the first training: of initial weights, order, crops and mixing."""
 
-    seeds: int = 3
+    seeds: Count = 3
     """Trainings, with the seeds `seed`, `seed` + 1 and so on."""
 
-    workers: int = 2
+    workers: Count = 2
     """CPU threads of the graph."""
 
     def __post_init__(self) -> None:
-        self.check_counts(
-            *("epochs", "validate_every", "batch_size", "sample_rate", "window", "hop", "frames"),
-            *("mels", "width", "seeds", "workers", "fold"),
-        )
-        if not 0 < self.alpha < float("inf"):
-            raise SystemExit(
-                f"`alpha` must be above 0, got {self.alpha}. `--mix none` mixes nothing."
-            )
-        if self.frames < 2:
-            raise SystemExit(f"`frames` must be at least 2, got {self.frames}.")
+        super().__post_init__()
         if self.mix != "none" and self.batch_size < 2:
             raise SystemExit(
                 "`batch_size` must be at least 2, since partners come from the same batch, got "

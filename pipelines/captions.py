@@ -70,6 +70,7 @@ from harness.caption_runs import PHOTOGRAPHS, CaptionSettings, make_encoder, mak
 from harness.captioned import PAD, Shown, Vocabulary, draw_captions, find_captioned, words_of
 from harness.monitor import as_pixels
 from harness.processes import Processes
+from harness.ranges import Amount, Count, Several, Share
 from harness.schedule import cosine
 from harness.seeds import run_seeds
 from harness.settings import from_flags, named
@@ -89,31 +90,30 @@ NUMBERS = ("bleu4", "bleu1", "bleu2", "bleu3", "blind_bleu4", "exact", "val_loss
 class Settings(CaptionSettings):
     """Hold everything a run depends on, beside what recipes of captions have."""
 
-    dim: int = 128
+    dim: Count = 128
     """Channels of the decoder, a multiple of 4 times `heads`."""
 
-    heads: int = 4
+    heads: Count = 4
     """Heads of each attention."""
 
-    layers: int = 1
+    layers: Count = 1
     """Layers of the decoder."""
 
-    dropout: float = 0.1
+    dropout: Share = 0.1
     """Share of the decoder's channels that is dropped."""
 
-    epochs: int = 40
+    epochs: Count = 40
     """Passes over the training images."""
 
-    batch_size: int = 16
+    batch_size: Several = 16
     """Images per step, over all processes together."""
 
-    lr: float = 1e-3
+    lr: Amount = 1e-3
     """Learning rate of AdamW after one epoch of warmup, at the start of a half cosine."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_counts("heads", "layers")
-        if self.dim < 1 or self.dim % (4 * self.heads):
+        if self.dim % (4 * self.heads):
             raise SystemExit(
                 f"`dim` must be a multiple of 4 times `heads`, {4 * self.heads}, got {self.dim}."
             )

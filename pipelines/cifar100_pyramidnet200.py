@@ -104,6 +104,7 @@ from harness import schedule
 from harness.labels import relabelled
 from harness.pictures import find_data, read_parts
 from harness.processes import Processes, split_batch, stop
+from harness.ranges import Amount, BelowOne, Count, CountOrZero, Positive, Share
 from harness.settings import RunSettings, from_flags, named
 from harness.training import Loss, Target, Training, classified, run, shrunk
 from harness.unused import refuse_unused
@@ -131,10 +132,10 @@ class Settings(RunSettings):
     mix: Literal["cutmix", "mixup", "none"] = "cutmix"
     """The mix, with one draw per batch as the authors do; or the baseline."""
 
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     """Both parameters of the Beta distribution of the kept fraction."""
 
-    prob: float = 0.5
+    prob: Share = 0.5
     """Probability that a batch is mixed."""
 
     rising: bool = False
@@ -143,10 +144,10 @@ class Settings(RunSettings):
     centre: Literal["uniform", "gaussian"] = "uniform"
     """Where CutMix's centre is drawn: anywhere, or around the image's centre."""
 
-    kept: float | None = None
+    kept: Share | None = None
     """Kept fraction of every cut, before the border clips it. None draws by `alpha`."""
 
-    layers: tuple[int, ...] = IMAGE
+    layers: tuple[CountOrZero, ...] = IMAGE
     """Where to mix, drawn for each batch: 0 is the image, 1 the output of the first convolution and
     its norm, 2 to 4 that of the three stages. (0,) mixes in the loader's graph."""
 
@@ -154,49 +155,49 @@ class Settings(RunSettings):
     """What a mixed image is called: both classes by their pixels, the class of the larger part, or
     half and half."""
 
-    cutout: int = 0
+    cutout: CountOrZero = 0
     """Side in pixels, even, of a square erased in each image before the mix. 0 erases nothing."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Share of each target spread over all classes."""
 
     shakedrop: bool = False
     """Shake the residual branches."""
 
-    stochastic_depth: float = 0.0
+    stochastic_depth: BelowOne = 0.0
     """Probability that the last residual branch is dropped. For block l of L, times l / L."""
 
-    dropblock: float = 0.0
+    dropblock: BelowOne = 0.0
     """Share of the last stage that DropBlock drops at the end of the run."""
 
-    block: int = 4
+    block: Count = 4
     """Side of DropBlock's blocks."""
 
     net: Literal["pyramidnet", "resnet"] = "pyramidnet"
     """The network, both of bottlenecks."""
 
-    depth: int = 200
+    depth: Count = 200
     """Layers of the network: 2 more than a multiple of 9."""
 
-    widening: int = 240
+    widening: Count = 240
     """Channels that PyramidNet's bottlenecks gain from the first to the last."""
 
-    epochs: int = 300
+    epochs: Count = 300
     """Passes over the training data."""
 
-    batch_size: int = 64
+    batch_size: Count = 64
     """Samples per step of the optimizer, over all processes together."""
 
-    lr: float = 0.25
+    lr: Amount = 0.25
     """Learning rate of the first epochs, for the batch size above."""
 
-    lr_milestones: tuple[int, ...] = (150, 225)
+    lr_milestones: tuple[CountOrZero, ...] = (150, 225)
     """Epochs, from 0, before which the learning rate is divided by 10."""
 
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """Nesterov momentum."""
 
-    weight_decay: float = 1e-4
+    weight_decay: Amount = 1e-4
     """On every parameter, biases and normalisation included."""
 
 

@@ -102,10 +102,13 @@ class Settings:
     """Seed of initial weights, order, crops and mixing."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "max_steps"):
+        for name, least in {"epochs": 1, "batch_size": 1, "max_steps": 1, "seed": 0}.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                stop(f"`{name}` must be at least 1, got {value}.")
+            if value is not None and value < least:
+                stop(f"`{name}` must be at least {least}, got {value}.")
+        for name, most in {"prob": 1, "lr": 10**6, "weight_decay": 10**6}.items():
+            if not 0 <= getattr(self, name) <= most:  # nor NaN
+                stop(f"`{name}` must be from 0 to {most}, got {getattr(self, name)}.")
 
 
 def make_loaders(settings: Settings, data: Path) -> tuple[DataLoader, DataLoader]:

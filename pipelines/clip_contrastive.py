@@ -49,6 +49,7 @@ from dali_cutmix import DataLoader, Shard
 from harness.caption_runs import PHOTOGRAPHS, CaptionSettings, make_encoder, make_loaders
 from harness.captioned import Shown, Vocabulary, draw_captions, find_captioned
 from harness.processes import Processes
+from harness.ranges import Amount, Count, Several
 from harness.schedule import cosine
 from harness.seeds import run_seeds
 from harness.settings import from_flags, named
@@ -64,22 +65,22 @@ NUMBERS = ("caption_r1", "caption_r5", "image_r1", "image_r5")
 class Settings(CaptionSettings):
     """Hold everything a run depends on, beside what recipes of captions have."""
 
-    dim: int = 128
+    dim: Count = 128
     """Channels of both encoders' outputs, a multiple of 4."""
 
-    epochs: int = 20
+    epochs: Count = 20
     """Passes over the training images."""
 
-    batch_size: int = 32
+    batch_size: Several = 32
     """Images per step, over all processes together. Each process tells apart only the captions of
     its own part, so that more processes leave fewer wrong captions to each image."""
 
-    lr: float = 1e-3
+    lr: Amount = 1e-3
     """Learning rate of AdamW after one epoch of warmup, at the start of a half cosine."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dim < 4 or self.dim % 4:
+        if self.dim % 4:
             raise SystemExit(f"`dim` must be a multiple of 4, got {self.dim}.")
         if self.accumulate != 1:
             raise SystemExit(

@@ -70,6 +70,7 @@ from harness.checkpoints import check_out, save_checkpoint
 from harness.pictures import find_data, read_parts
 from harness.probe import features_of, fit_probe, top1_of
 from harness.processes import CONSOLE, refuse_several, stop
+from harness.ranges import Amount, Count, Part, Positive, Share
 from harness.results import finish, refuse_results
 from harness.schedule import cosine
 from harness.settings import PresetSettings, as_plain, from_flags, named
@@ -92,19 +93,19 @@ class Settings(PresetSettings):
     mix: Literal["icutmix", "unmix", "none"] = "icutmix"
     """i-CutMix, Un-Mix, or the baseline, which mixes nothing."""
 
-    seeds: int = 3
+    seeds: Count = 3
     """Trainings, with the seeds 0, 1 and so on: of initial weights, order, views and mixing."""
 
-    epochs: int = 100
+    epochs: Count = 100
     """Passes over the training images."""
 
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images per step, two views of each; even, since Un-Mix reverses the batch."""
 
-    size: int = 28
+    size: Count = 28
     """Side of the images in pixels."""
 
-    least_crop: float = 0.3
+    least_crop: Part = 0.3
     """Smallest share of an image that a view shows."""
 
     jitter: bool = False
@@ -113,32 +114,32 @@ class Settings(PresetSettings):
     arch: Literal["small", "resnet18"] = "small"
     """Four convolutions, or ResNet-18 in its form for images of 32 px."""
 
-    width: int = 16
+    width: Count = 16
     """Channels of the first of the four convolutions; the last has four times as many."""
 
-    dim: int = 64
+    dim: Count = 64
     """Numbers in a key."""
 
-    queue: int = 512
+    queue: Count = 512
     """Keys of earlier batches that count as negatives."""
 
-    decay: float = 0.99
+    decay: Share = 0.99
     """Share of the key encoder's weights that a step keeps."""
 
-    temperature: float = 0.2
+    temperature: Positive = 0.2
     """Divisor of the cosines of queries and keys."""
 
-    lr: float = 0.06
+    lr: Amount = 0.06
     """Learning rate of SGD with momentum .9, at the start of a half cosine."""
 
-    weight_decay: float = 5e-4
+    weight_decay: Amount = 5e-4
     """On every parameter."""
 
-    probe_decay: float = 1e-3
+    probe_decay: Amount = 1e-3
     """Factor of the squared weights of the probe, a logistic regression."""
 
     def __post_init__(self) -> None:
-        self.check_counts("seeds", "epochs", "batch_size", "size", "width", "dim", "queue")
+        super().__post_init__()
         if self.batch_size % 2:
             raise SystemExit(f"`batch_size` must be even, got {self.batch_size}.")
 

@@ -67,6 +67,7 @@ from harness import detection
 from harness.average_precision import MOST_DETECTIONS, NUMBERS
 from harness.box_folders import find
 from harness.processes import Processes
+from harness.ranges import Count, Positive
 from harness.seeds import run_seeds
 from harness.settings import from_flags, named
 from harness.training import Training
@@ -82,32 +83,26 @@ GRID = 7
 class Settings(detection.DetectionSettings):
     """Hold everything a run depends on, beside what all detectors have."""
 
-    epochs: int = 72
+    epochs: Count = 72
     """Passes over the training data."""
 
-    validate_every: int = 24
+    validate_every: Count = 24
     """Epochs from one validation to the next. The last epoch is validated in any case."""
 
-    anchor: float = 3.0
+    anchor: Positive = 3.0
     """Side of an anchor box in units of its map's stride. torchvision takes 8."""
 
-    channels: int = 64
+    channels: Count = 64
     """Channels of each map of the feature pyramid. torchvision takes 256."""
 
-    hidden: int = 128
+    hidden: Count = 128
     """Width of the two layers that classify a proposal. torchvision takes 1024."""
 
-    proposals: int = 50
+    proposals: Count = 50
     """Proposals of an image that are classified. torchvision takes 1000, and 2000 in training."""
 
-    sampled: int = 16
+    sampled: Count = 16
     """Proposals of an image that are learned. torchvision takes 512."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_counts("channels", "hidden", "proposals", "sampled")
-        if not self.anchor > 0:
-            raise SystemExit(f"`anchor` must be above 0, got {self.anchor}.")
 
 
 #: torchvision's detector at its references' settings, but for the size of images.

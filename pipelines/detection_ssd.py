@@ -75,6 +75,7 @@ from harness import detection
 from harness.average_precision import MOST_DETECTIONS, NUMBERS
 from harness.box_folders import find
 from harness.processes import Processes
+from harness.ranges import Part
 from harness.seeds import run_seeds
 from harness.settings import from_flags, named
 from harness.training import Training
@@ -88,24 +89,22 @@ NAME = "detection_ssd"
 class Settings(detection.DetectionSettings):
     """Hold everything a run depends on, beside what all detectors have."""
 
-    boxes: tuple[float, float] = (0.1, 0.4)
+    boxes: tuple[Part, Part] = (0.1, 0.4)
     """Sides of the default boxes on the finest and on the coarsest map, as shares of the image's
     side: those of the objects. torchvision's are 0.07 and 0.87."""
 
     lite: bool = False
     """Predict by depthwise convolutions, as SSDLite does."""
 
-    scale: float = 0.5
+    scale: Part = 0.5
     """Least share of an image's area that is cropped in training. The authors' crops begin at 0.1
     of each side."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.scale <= 1:
-            raise SystemExit(f"`scale` must be above 0 and at most 1, got {self.scale}.")
         smallest, largest = self.boxes
-        if not 0 < smallest < largest <= 1:
-            raise SystemExit(f"`boxes` must rise, above 0 and at most 1, got {self.boxes}.")
+        if smallest >= largest:
+            raise SystemExit(f"`boxes` must rise, got {self.boxes}.")
 
 
 #: torchvision's detector at its references' settings, on ResNet-50 as in the paper.

@@ -37,7 +37,7 @@ from evaluation.result import Result
 from evaluation.saved import NUMBERS, Evaluation, load, save
 from evaluation.smoke import shrunk
 from harness.checkpoints import write_json
-from harness.processes import CONSOLE, refuse_several
+from harness.processes import CONSOLE, SMOKE_FINISHED, refuse_several
 
 #: Beginnings of names that are no files, but models of libraries.
 LIBRARIES = ("torchvision:", "timm:")
@@ -68,7 +68,7 @@ def run(settings: Settings) -> list[Evaluation]:
         else:
             evaluations = _run_both(settings, settings.compare)
         if settings.smoke:
-            CONSOLE.print("Smoke run finished: every part works. These numbers are not results.")
+            CONSOLE.print(SMOKE_FINISHED)
     return evaluations
 
 

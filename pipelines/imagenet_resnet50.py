@@ -112,6 +112,7 @@ from dali_cutmix.augmentations import (
 from harness import schedule
 from harness.pictures import find_data, read_parts
 from harness.processes import Processes, split_batch, stop
+from harness.ranges import Amount, BelowOne, Count, CountOrZero, Positive, Share
 from harness.sampling import RepeatedAugmentation
 from harness.settings import RunSettings, from_flags, named
 from harness.training import Training, classified, run, shrunk
@@ -136,98 +137,98 @@ class Settings(RunSettings):
     """CutMix with one cut per batch, as the authors; with one cut per sample, as the library;
     MixUp with one share per batch; MixUp or CutMix by batch, as torchvision; or the baseline."""
 
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     """Both parameters of the Beta distribution of CutMix's kept fraction."""
 
-    mixup_alpha: float = 0.2
+    mixup_alpha: Positive = 0.2
     """Both parameters of MixUp's Beta distribution."""
 
-    prob: float = 1.0
+    prob: Share = 1.0
     """Probability that a batch ("paper", "mixup") or a sample ("cutmix") is mixed."""
 
-    layers: tuple[int, ...] = IMAGE
+    layers: tuple[CountOrZero, ...] = IMAGE
     """Where to mix, drawn for each batch: 0 is the image, 1 the output of the first convolution and
     its norm, 2 to 5 that of the four stages. (0,) mixes in the loader's graph."""
 
-    jitter: float = 0.4
+    jitter: Amount = 0.4
     """Strength of the colour jitter: brightness, contrast and saturation. 0 leaves colours."""
 
-    lighting: float = 0.1
+    lighting: Amount = 0.1
     """Standard deviation of the noise along the principal components of colour. 0 adds none."""
 
     policy: Literal["none", "autoaugment", "trivial"] = "none"
     """Automatic augmentation of each image, after its crop: AutoAugment's policy for ImageNet, or
     TrivialAugment Wide."""
 
-    cutout: int = 0
+    cutout: CountOrZero = 0
     """Side in pixels, even, of a square erased in each image before the mix. 0 erases nothing."""
 
-    erase: float = 0.0
+    erase: Share = 0.0
     """Probability that a rectangle of an image is erased."""
 
-    repeats: int = 1
+    repeats: Count = 1
     """Copies of an image in a row, each with its own augmentation. The epoch's length stays."""
 
-    epochs: int = 300
+    epochs: Count = 300
     """Passes over as many images as the training data has."""
 
-    batch_size: int = 256
+    batch_size: Count = 256
     """Samples per step of the optimizer, over all processes together."""
 
-    lr: float = 0.1
+    lr: Amount = 0.1
     """Highest learning rate, for the batch size above."""
 
     decay: Literal["steps", "cosine"] = "steps"
     """Divide the learning rate by 10 at the milestones, or lower it along half a cosine to 0."""
 
-    lr_milestones: tuple[int, ...] = (75, 150, 225)
+    lr_milestones: tuple[CountOrZero, ...] = (75, 150, 225)
     """Epochs, from 0, before which "steps" divides."""
 
-    warmup_epochs: int = 0
+    warmup_epochs: CountOrZero = 0
     """Epochs in which "cosine" first rises, from a hundredth of `lr`."""
 
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """Of SGD."""
 
     nesterov: bool = True
     """Nesterov's momentum."""
 
-    weight_decay: float = 1e-4
+    weight_decay: Amount = 1e-4
     """On parameters, biases included."""
 
-    norm_weight_decay: float | None = None
+    norm_weight_decay: Amount | None = None
     """On parameters of normalisation; None takes `weight_decay`."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Share of each target spread over all classes."""
 
-    stochastic_depth: float = 0.0
+    stochastic_depth: BelowOne = 0.0
     """Probability that the last residual branch is dropped. For block l of L, times l / L."""
 
-    dropblock: float = 0.0
+    dropblock: BelowOne = 0.0
     """Share of the last stage that DropBlock drops at the end of the run."""
 
-    block: int = 7
+    block: Count = 7
     """Side of DropBlock's blocks."""
 
-    average_decay: float | None = None
+    average_decay: BelowOne | None = None
     """Decay of an exponential moving average of the weights, rescaled with batch size and epochs.
     The average is validated, and its top-1 is reported. None keeps no average."""
 
-    average_every: int = 32
+    average_every: Count = 32
     """Steps from one update of the average to the next. Averaging starts after the warmup."""
 
-    sizes: tuple[int, ...] = (224,)
+    sizes: tuple[Count, ...] = (224,)
     """Sides of the training images in pixels. From each of `size_milestones` on, the next side is
     used. Small images early save time."""
 
-    size_milestones: tuple[int, ...] = ()
+    size_milestones: tuple[CountOrZero, ...] = ()
     """Epochs, from 0, with which the next of `sizes` begins."""
 
-    val_size: int = 224
+    val_size: Count = 224
     """Side of the images in validation, in pixels."""
 
-    resize: int = 256
+    resize: Count = 256
     """Short side in validation before the centre is cut out, in pixels."""
 
 

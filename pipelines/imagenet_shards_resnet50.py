@@ -52,6 +52,7 @@ from dali_cutmix.augmentations import ColorJitter, Lighting
 from harness import schedule
 from harness.pictures import make_shards, num_pictures
 from harness.processes import Processes, split_batch, stop
+from harness.ranges import Amount, Count, CountOrZero, Share
 from harness.settings import RunSettings, from_flags, named
 from harness.training import Training, classified, run, shrunk
 
@@ -79,35 +80,35 @@ class Settings(RunSettings):
     """Local folder into which shards of a bucket are fetched whole, ahead of their use. All
     processes of a machine share the folder. None reads image by image."""
 
-    cache_bytes: int | None = None
+    cache_bytes: Count | None = None
     """Most bytes of the shards in `cache_dir`; None takes what the disk holds."""
 
-    window: int | None = None
+    window: Count | None = None
     """Shards whose images are permuted together: a process reads so many shards at a time. None
     permutes all images, so that a cache should hold all shards."""
 
     mix: Literal["paper", "none"] = "paper"
     """CutMix with one cut per batch as the authors; or the baseline."""
 
-    epochs: int = 300
+    epochs: Count = 300
     """Passes over the training data."""
 
-    lr: float = 0.1
+    lr: Amount = 0.1
     """Learning rate of the first epochs, for a batch of 256."""
 
-    lr_milestones: tuple[int, ...] = (75, 150, 225)
+    lr_milestones: tuple[CountOrZero, ...] = (75, 150, 225)
     """Epochs, from 0, before which the learning rate is divided by 10."""
 
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """Nesterov momentum."""
 
-    weight_decay: float = 1e-4
+    weight_decay: Amount = 1e-4
     """On every parameter, biases and normalisation included."""
 
-    size: int = 224
+    size: Count = 224
     """Side of the images in pixels, in training and in validation."""
 
-    resize: int = 256
+    resize: Count = 256
     """Short side in validation before the centre is cut out, in pixels."""
 
 

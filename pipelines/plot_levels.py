@@ -19,6 +19,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from evaluation.figures import COLOURS, PLOT_SIZE, saved
+from harness.checkpoints import check_out_file
 from harness.processes import CONSOLE, stop
 from publish_runs import read
 
@@ -46,6 +47,7 @@ def main(settings: Settings) -> None:
     kind = settings.out.suffix.removeprefix(".")
     if kind not in ("svg", "png"):
         stop(NAME, f"`out` must end in .svg or .png, got {settings.out}.")
+    check_out_file(NAME, settings.out)
     lines = {}
     for folder in settings.runs:
         content = read(folder)

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from harness.checkpoints import write_json
+from harness.checkpoints import check_out, write_json
 from harness.processes import CONSOLE, stop
 from harness.results import RESULTS
 
@@ -65,6 +65,7 @@ def main(settings: Settings) -> Path:
             f"`names` must be as many as the runs, {len(settings.runs)}, got "
             f"{len(settings.names)}.",
         )
+    check_out(NAME, settings.out)
     content = side_by_side([read(folder) for folder in settings.runs], settings)
     path = settings.out / f"{content['date']}_{content['what']}.json"
     write_json(path, content)

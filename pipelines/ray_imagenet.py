@@ -54,14 +54,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import tyro
 
 from harness.checkpoints import check_out, find_checkpoint
 from harness.pictures import make_pictures, make_shards
-from harness.processes import Processes, joined, refuse_several, stop
+from harness.processes import SMOKE_FINISHED, Processes, joined, refuse_several, stop
+from harness.ranges import Checked, Count, Positive, at_least
 from harness.settings import RunSettings, parse
 from harness.training import Training, train_once
 
@@ -73,25 +74,25 @@ Settings = TypeVar("Settings", bound=RunSettings)
 
 
 @dataclass(frozen=True)
-class Engine:
+class Engine(Checked):
     """Hold what Ray is asked for. Every other flag goes to the recipe, whose --help lists them."""
 
     recipe: Literal["imagenet_shards_resnet50", "imagenet_resnet50"] = "imagenet_shards_resnet50"
     """What to train: from shards, or from folders of images."""
 
-    processes: tuple[int, ...] = (1,)
+    processes: tuple[Count, ...] = (1,)
     """Processes that train: their number, or the least and the most."""
 
     gpu: bool = False
     """Give each process a GPU of its own; without this flag processes compute on CPUs."""
 
-    cpus: float = 1
+    cpus: Positive = 1
     """CPUs that Ray sets aside for each process. Ray counts them, and pins nothing."""
 
-    max_failures: int = 3
+    max_failures: Annotated[int, at_least(-1)] = 3
     """Restarts after processes that died; -1 restarts for ever."""
 
-    look_s: float = 60.0
+    look_s: Positive = 60.0
     """Seconds between two looks for machines that have come, with two numbers of `processes`."""
 
     address: str | None = None
@@ -200,6 +201,8 @@ def train_worker(asked: dict[str, Any]) -> dict[str, Any]:
 
         results = train_once(settings, processes, out, make, report)
         report({})  # once more, with results.json
+        if settings.smoke:
+            processes.say(SMOKE_FINISHED)
         return results
 
 

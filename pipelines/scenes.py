@@ -62,6 +62,7 @@ from dali_cutmix import (
 from harness.folders import data_script
 from harness.predictions import draw_predictions
 from harness.processes import Processes, split_batch, stop
+from harness.ranges import Amount, Count, CountOrZero, Part, Share
 from harness.schedule import cosine
 from harness.seeds import SeedSettings, run_seeds
 from harness.settings import from_flags, named
@@ -89,38 +90,32 @@ class Settings(SeedSettings):
     mix: Literal["cutmix", "mixup", "cutout", "none"] = "cutmix"
     """What mixes or erases, or the baseline without it."""
 
-    prob: float = 0.5
+    prob: Share = 0.5
     """Probability that an image is mixed, with "cutmix" and "mixup"."""
 
-    hole: float = 0.5
+    hole: Part = 0.5
     """Side of the square that "cutout" erases in each image, as a share of the image's side."""
 
-    size: int = 32
+    size: Count = 32
     """Side in pixels to which scenes are resized."""
 
-    width: int = 16
+    width: Count = 16
     """Channels of the network's first convolution; the last has four times as many."""
 
-    epochs: int = 100
+    epochs: Count = 100
     """Passes over the training scenes."""
 
-    batch_size: int = 20
+    batch_size: Count = 20
     """Images per step of the optimizer, over all processes together."""
 
-    lr: float = 4e-3
+    lr: Amount = 4e-3
     """Highest learning rate of AdamW, from which half a cosine falls to 0."""
 
-    warmup: int = 2
+    warmup: CountOrZero = 2
     """Epochs in which the learning rate rises to the highest."""
 
-    weight_decay: float = 1e-3
+    weight_decay: Amount = 1e-3
     """On every parameter."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_counts("size", "width")
-        if not 0 < self.hole <= 1:
-            raise SystemExit(f"`hole` must be above 0 and at most 1, got {self.hole}.")
 
 
 # -------------------------------------------------------------------------------------------- data

@@ -60,6 +60,7 @@ from harness.box_folders import need_pycocotools
 from harness.checkpoints import check_out, write_json
 from harness.detection import load_backbone, make_stages
 from harness.processes import Processes, joined, stop
+from harness.ranges import Count, CountOrZero
 from harness.results import RESULTS, finish, refuse_results
 from harness.settings import PresetSettings, from_flags, named
 from scenes import LEVELS, make_scenes
@@ -78,14 +79,11 @@ class Settings(PresetSettings):
     detectors: Path | None = None
     """Output folder of a run of detection_ssd.py or detection_fasterrcnn.py."""
 
-    batch_size: int = 50
+    batch_size: Count = 50
     """Images that a detector sees at a time, in each process."""
 
-    workers: int | None = None
+    workers: CountOrZero | None = None
     """CPU threads of a loader. None takes one per CPU, at most 8."""
-
-    def __post_init__(self) -> None:
-        self.check_counts("batch_size")
 
 
 # -------------------------------------------------------------------------------------------- data

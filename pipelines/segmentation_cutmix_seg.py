@@ -69,6 +69,7 @@ from harness.checkpoints import check_out
 from harness.overlap import mask_loss
 from harness.pictures import make_ellipses
 from harness.processes import CONSOLE, refuse_several, stop
+from harness.ranges import Amount, Count, Share
 from harness.results import finish, refuse_results
 from harness.schedule import cosine
 from harness.settings import PresetSettings, from_flags, named
@@ -91,37 +92,37 @@ class Settings(PresetSettings):
     mix: Literal["cutmix", "none"] = "cutmix"
     """CutMix of images without masks, or the baseline, which never sees these images."""
 
-    num_labelled: int = 1
+    num_labelled: Count = 1
     """Tiles of train/ whose masks are used, chosen by the seed."""
 
-    seeds: int = 3
+    seeds: Count = 3
     """Trainings, with the seeds 0, 1 and so on: of initial weights, labelled tiles, order, crops
     and mixing."""
 
-    epochs: int = 40
+    epochs: Count = 40
     """Passes over the images without masks; the baseline takes as many steps."""
 
-    batch_size: int = 5
+    batch_size: Count = 5
     """Labelled images per step, and as many without masks."""
 
-    size: int = 96
+    size: Count = 96
     """Side of the random crops in pixels; a multiple of 8."""
 
-    lr: float = 1e-2
+    lr: Amount = 1e-2
     """Learning rate of Adam at the start of a half cosine."""
 
-    decay: float = 0.99
+    decay: Share = 0.99
     """Share of the teacher's weights that a step keeps. The first steps count alike."""
 
-    confidence: float = 0.97
+    confidence: Share = 0.97
     """Probability from which the teacher counts as sure of a pixel."""
 
-    weight: float = 1.0
+    weight: Amount = 1.0
     """Factor of the disagreement between student and teacher."""
 
     def __post_init__(self) -> None:
-        self.check_counts("num_labelled", "seeds", "epochs", "batch_size")
-        if self.size < 8 or self.size % 8:
+        super().__post_init__()
+        if self.size % 8:
             raise SystemExit(f"`size` must be a multiple of 8, got {self.size}.")
         if self.mix == "cutmix" and self.batch_size < 2:
             raise SystemExit(

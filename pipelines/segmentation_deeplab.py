@@ -75,6 +75,7 @@ from harness.folders import named_folder
 from harness.overlap import count_classes, draw_masks, mask_loss, mean_of, measure_overlap
 from harness.pictures import make_ellipses
 from harness.processes import Processes, split_mixed_batch, stop
+from harness.ranges import Amount, Count, Number, Part, Positive, Share
 from harness.sampling import choose_training
 from harness.schedule import polynomial
 from harness.seeds import SeedSettings, run_seeds
@@ -113,22 +114,22 @@ class Settings(SeedSettings):
     voc_masks: str = "SegmentationClass"
     """Folder of VOC's masks. SBD's are in "SegmentationClassAug"."""
 
-    num_classes: int | None = None
+    num_classes: Count | None = None
     """Classes, with the layout folders; None counts those of all masks. 255 is no class."""
 
-    num_train: int | None = None
+    num_train: Count | None = None
     """Training images, chosen by the seed. None takes all."""
 
-    crops: int = 1
+    crops: Count = 1
     """Crops of each training image in an epoch."""
 
     mix: Literal["cutmix", "none"] = "cutmix"
     """CutMix of images and masks, or the baseline without."""
 
-    prob: float = 0.5
+    prob: Share = 0.5
     """Probability that an image is mixed."""
 
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     """Both parameters of the Beta distribution of the kept fraction."""
 
     model: Model = "deeplabv3_narrow"
@@ -137,42 +138,38 @@ class Settings(SeedSettings):
     pretrained: bool = False
     """Start from torchvision's ImageNet weights of the backbone, which torchvision downloads."""
 
-    aux: float = 0.0
+    aux: Amount = 0.0
     """Weight of the loss of an auxiliary head; 0 makes none. DeepLab's only."""
 
-    size: tuple[int, int] = (96, 96)
+    size: tuple[Count, Count] = (96, 96)
     """Height and width of the training crops in pixels."""
 
-    scale: tuple[float, float] = (0.3, 1.0)
+    scale: tuple[Part, Part] = (0.3, 1.0)
     """Smallest and largest share of an image's area that a crop takes."""
 
-    val_size: tuple[int, int] = (128, 128)
+    val_size: tuple[Count, Count] = (128, 128)
     """Height and width to which validation images and masks are resized."""
 
-    mean: tuple[float, float, float] = (0.13, 0.13, 0.13)
+    mean: tuple[Number, Number, Number] = (0.13, 0.13, 0.13)
     """Mean of the pixels of each channel, in [0, 1]."""
 
-    std: tuple[float, float, float] = (0.12, 0.12, 0.12)
+    std: tuple[Positive, Positive, Positive] = (0.12, 0.12, 0.12)
     """Standard deviation of the pixels of each channel."""
 
-    epochs: int = 100
+    epochs: Count = 100
     """Passes over the training data."""
 
-    batch_size: int = 4
+    batch_size: Count = 4
     """Images per step, over all processes together."""
 
-    lr: float = 0.05
+    lr: Amount = 0.05
     """Learning rate of SGD at the start."""
 
-    weight_decay: float = 1e-4
+    weight_decay: Amount = 1e-4
     """Weight decay of all parameters."""
 
-    validate_every: int = 10
+    validate_every: Count = 10
     """Epochs from one validation to the next."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_counts("num_classes", "num_train", "crops", "validate_every")
 
 
 FULL = Settings(mean=IMAGENET_MEAN, std=IMAGENET_STD, pretrained=True, aux=0.5, validate_every=1)

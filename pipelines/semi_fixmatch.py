@@ -61,6 +61,7 @@ from dali_cutmix.augmentations import Augmentation, RandAugment
 from harness.few_labels import FewLabels, FewLabelsSettings, read, shrunk
 from harness.few_labels_training import Learning, Position, run
 from harness.processes import Processes
+from harness.ranges import Amount, Count, Share
 from models.small import Net
 
 NAME = "semi_fixmatch"
@@ -77,25 +78,18 @@ class Settings(FewLabelsSettings):
     """What happens to strong views beside RandAugment: CutMix, the paper's Cutout of half the side,
     or nothing."""
 
-    prob: float = 1.0
+    prob: Share = 1.0
     """Probability that CutMix mixes an image."""
 
-    ratio: int = 2
+    ratio: Count = 2
     """Unlabelled images in a step for each labelled image."""
 
-    threshold: float = 0.8
+    threshold: Share = 0.8
     """Probability of a class from which the network counts as sure, in [0, 1]. The paper's 0.95
     leaves few images that count in a run of 400 steps."""
 
-    guess_weight: float = 1.0
+    guess_weight: Amount = 1.0
     """Weight of the loss of unlabelled images."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.ratio < 1:
-            raise SystemExit(f"`ratio` must be at least 1, got {self.ratio}.")
-        if not 0 <= self.threshold <= 1:
-            raise SystemExit(f"`threshold` must be in [0, 1], got {self.threshold}.")
 
 
 # -------------------------------------------------------------------------------- loaders and model

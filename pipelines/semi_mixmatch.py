@@ -60,6 +60,7 @@ from dali_cutmix import (
 from harness.few_labels import FewLabels, FewLabelsSettings, read, shrunk
 from harness.few_labels_training import Learning, Position, run
 from harness.processes import Processes
+from harness.ranges import Amount, Count, Positive
 from models.small import Net
 
 NAME = "semi_mixmatch"
@@ -75,24 +76,18 @@ class Settings(FewLabelsSettings):
     mix: Literal["cutmix", "mixup", "none"] = "cutmix"
     """How images of a step are mixed: by CutMix, by the paper's MixUp, or not at all."""
 
-    epochs: int = 8
+    epochs: Count = 8
     """Passes over all images of train/. A step takes half as many of them as in semi_fixmatch."""
 
-    temperature: float = 0.5
+    temperature: Positive = 0.5
     """Of sharpening, above 0: 1 leaves a guess as it is, and towards 0 one class gets all."""
 
-    guess_weight: float = 20.0
+    guess_weight: Amount = 20.0
     """Highest weight of the loss of unlabelled images. The paper's 75 did harm in a run of few
     steps: the first guesses became sure while they were wrong."""
 
-    ramp: float = 1.0
+    ramp: Positive = 1.0
     """Share of the run, above 0, in which that weight rises from 0."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("temperature", "ramp"):
-            if getattr(self, name) <= 0:
-                raise SystemExit(f"`{name}` must be above 0, got {getattr(self, name)}.")
 
 
 # -------------------------------------------------------------------------------- loaders and model

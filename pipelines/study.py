@@ -77,6 +77,7 @@ from harness.labels import relabelled
 from harness.methods import HEADLINE, METHODS, Method
 from harness.pictures import read_parts
 from harness.processes import CONSOLE, refuse_several, stop
+from harness.ranges import Amount, Checked, Count
 from models.small import Net
 
 NAME = "study"
@@ -93,7 +94,7 @@ WEIGHTS = "model.pt"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Hold everything a study depends on."""
 
     data: Path | None = None
@@ -113,35 +114,30 @@ class Settings:
     methods: tuple[str, ...] = tuple(HEADLINE)
     """Names of the methods to train; `all` trains all there are."""
 
-    seeds: int = 3
+    seeds: Count = 3
     """Trainings of each method: with the seeds 0, 1, and so on."""
 
-    epochs: int = 80
+    epochs: Count = 80
     """Passes over the training data."""
 
-    batch_size: int = 64
+    batch_size: Count = 64
     """Samples per step."""
 
-    lr: float = 4e-3
+    lr: Amount = 4e-3
     """Highest learning rate of the cycle."""
 
-    weight_decay: float = 1e-3
+    weight_decay: Amount = 1e-3
     """On every parameter."""
 
-    width: int = 16
+    width: Count = 16
     """Channels of the first convolution; the last has four times as many."""
 
-    max_images: int = 1000
+    max_images: Count = 1000
     """Images of val/ for the slow measures, evenly spread (in between, attacks, corruptions), and
     of `other`."""
 
     smoke: bool = False
     """Shrink everything until a study takes seconds. The numbers mean nothing."""
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "epochs", "batch_size", "width", "max_images"):
-            if getattr(self, name) < 1:
-                stop(NAME, f"`{name}` must be at least 1, got {getattr(self, name)}.")
 
 
 # -------------------------------------------------------------------------------------------- data

@@ -45,6 +45,7 @@ from harness.checkpoints import check_out, write_json
 from harness.few_labels import FewLabelsSettings
 from harness.pictures import read_parts
 from harness.processes import CONSOLE, refuse_several, stop
+from harness.ranges import Checked, Count
 from harness.results import RESULTS
 from harness.settings import as_plain
 
@@ -65,7 +66,7 @@ OF_A_TRAINING = ("data", "out", "smoke", "seed", "labels_per_class", "method", "
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Hold everything a study depends on."""
 
     data: Path | None = None
@@ -79,10 +80,10 @@ class Settings:
     methods: tuple[str, ...] = tuple(METHODS)
     """Names of the methods to train."""
 
-    labels: tuple[int, ...] = (4,)
+    labels: tuple[Count, ...] = (4,)
     """Images of each class that have a label; each number is a study of its own."""
 
-    seeds: int = 3
+    seeds: Count = 3
     """Trainings of each method: with the seeds 0, 1, and so on."""
 
     smoke: bool = False
@@ -189,8 +190,8 @@ def main(settings: Settings) -> dict[str, Any]:
     refuse_several(NAME)
     if unknown := sorted(set(settings.methods) - set(METHODS)):
         stop(NAME, f"`methods` must be names among {', '.join(METHODS)}, got {unknown}.")
-    if not settings.methods or not settings.labels or settings.seeds < 1:
-        stop(NAME, "`methods`, `labels` and `seeds` must leave something to train.")
+    if not settings.methods or not settings.labels:
+        stop(NAME, "`methods` and `labels` must leave something to train.")
     with tempfile.TemporaryDirectory() as temporary:
         out = settings.out
         if settings.smoke:

@@ -75,6 +75,7 @@ from dali_cutmix import (
 from harness.folders import data_script, named_folder
 from harness.monitor import as_pixels
 from harness.processes import Processes, split_batch, stop
+from harness.ranges import Amount, Count, CountOrZero, Positive, Several, Share
 from harness.schedule import cosine
 from harness.seeds import SeedSettings, run_seeds
 from harness.settings import from_flags, named
@@ -108,79 +109,74 @@ class Settings(SeedSettings):
     """Folder of the lists: trainlist01.txt and so on of UCF-101, CLASS_test_split1.txt of HMDB-51,
     train.csv and val.csv of Kinetics."""
 
-    split: int = 1
+    split: Count = 1
     """Number of the split of UCF-101 or HMDB-51, from 1 to 3."""
 
     mix: Literal["tube", "temporal", "cuboid", "moving", "none"] = "tube"
     """Kind of ClipCutMix, or the baseline without it."""
 
-    prob: float = 0.5
+    prob: Share = 0.5
     """Probability that a clip is mixed."""
 
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     """Both parameters of the Beta distribution of the kept fraction."""
 
     arch: Arch = "r3d_18"
     """Network: R3D-18 convolves time in all layers, MC3-18 in the first two groups."""
 
-    width: int = 8
+    width: Count = 8
     """Channels of the first layer, a multiple of 8; 64 is torchvision's network."""
 
     pretrained: bool = False
     """Start from torchvision's weights for Kinetics-400. Needs --width 64."""
 
-    frames: int = 8
+    frames: Several = 8
     """Frames of a clip."""
 
-    stride: int = 2
+    stride: Count = 2
     """Frames of the video, or of --rate, from one frame of a clip to the next."""
 
-    rate: float | None = None
+    rate: Positive | None = None
     """Frames per second of video files in which --stride counts. None takes every frame."""
 
     short: Literal["refuse", "loop"] = "refuse"
     """A video that is shorter than a clip is refused, or starts again after its last frame."""
 
-    resize: int = 24
+    resize: Count = 24
     """Short side of validation frames in pixels, before the crop of --size."""
 
-    size: int = 24
+    size: Count = 24
     """Side of the crops in pixels."""
 
-    flip: float = 0.0
+    flip: Share = 0.0
     """Probability of a mirrored clip. A flip would turn a motion to the left into another class."""
 
-    clips_per_video: int = 3
+    clips_per_video: Count = 3
     """Clips of each video that validates, spread evenly over the video."""
 
-    epochs: int = 40
+    epochs: Count = 40
     """Passes over the videos; each shows another clip of every video."""
 
-    batch_size: int = 16
+    batch_size: Count = 16
     """Clips per step of the optimizer, over all processes together."""
 
-    lr: float = 3e-3
+    lr: Amount = 3e-3
     """Learning rate of AdamW at the start of a half cosine."""
 
-    warmup: int = 1
+    warmup: CountOrZero = 1
     """Epochs in which the learning rate rises."""
 
-    weight_decay: float = 1e-2
+    weight_decay: Amount = 1e-2
     """Weight decay of AdamW."""
 
-    validate_every: int = 40
+    validate_every: Count = 40
     """Epochs from one validation to the next; the last epoch is always validated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        counts = ("split", "stride", "size", "resize", "clips_per_video", "validate_every")
-        self.check_counts(*counts)
         rules = {
             "width": (8 <= self.width <= 64 and self.width % 8 == 0, "a multiple of 8 up to 64"),
-            "frames": (self.frames >= 2, "at least 2"),
             "size": (self.size <= self.resize, f"at most --resize, {self.resize}"),
-            "prob": (0 <= self.prob <= 1, "in [0, 1]"),
-            "alpha": (self.alpha > 0, "above 0"),
             "pretrained": (
                 not self.pretrained or self.width == FULL_WIDTH,
                 f"left out with --width {self.width}, since the weights are of --width 64",

@@ -53,6 +53,7 @@ from harness.folders import named_folder
 from harness.overlap import count_classes, draw_masks, mean_of, measure_overlap
 from harness.pictures import make_balls
 from harness.processes import Processes, split_batch, split_mixed_batch, stop
+from harness.ranges import Amount, Count, CountOrZero, Number, Positive, Several, Share
 from harness.sampling import choose_training
 from harness.schedule import polynomial
 from harness.seeds import SeedSettings, run_seeds
@@ -81,85 +82,83 @@ class Settings(SeedSettings):
     """What `data` holds: train/ and val/, each with images/ and masks/; or a task of the Medical
     Segmentation Decathlon, imagesTr/ and labelsTr/."""
 
-    folds: int = 5
+    folds: Several = 5
     """With the layout decathlon, one volume of so many validates."""
 
-    fold: int = 0
+    fold: CountOrZero = 0
     """With the layout decathlon, the number of the first volume that validates, from 0."""
 
-    num_classes: int | None = None
+    num_classes: Count | None = None
     """Classes, with class 0; None counts those of all masks."""
 
-    num_train: int | None = None
+    num_train: Count | None = None
     """Training volumes, chosen by the seed. None takes all."""
 
-    windows: int = 1
+    windows: Count = 1
     """Windows of each training volume in an epoch."""
 
     mix: Literal["cutmix", "none"] = "cutmix"
     """CutMix of cuboids, in images and masks, or the baseline without."""
 
-    prob: float = 0.5
+    prob: Share = 0.5
     """Probability that a window is mixed."""
 
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     """Both parameters of the Beta distribution of the kept fraction."""
 
-    size: tuple[int, int, int] = (32, 32, 32)
+    size: tuple[Count, Count, Count] = (32, 32, 32)
     """Depth, height and width of the training windows in voxels, multiples of 2 for each width of
     `channels` but the last."""
 
-    val_size: tuple[int, int, int] = (48, 48, 48)
+    val_size: tuple[Count, Count, Count] = (48, 48, 48)
     """Depth, height and width of the window in the middle of each volume that validates."""
 
-    flip: float = 0.5
+    flip: Share = 0.5
     """Probability of mirroring each axis of a training window."""
 
-    mean: float = 60.0
+    mean: Number = 60.0
     """Number that is subtracted from every voxel."""
 
-    std: float = 75.0
+    std: Positive = 75.0
     """Number by which every voxel is divided then."""
 
-    channels: tuple[int, ...] = (12, 24, 48)
+    channels: tuple[Count, ...] = (12, 24, 48)
     """Channels of the U-Net by depth. Between two of them the sides are halved."""
 
-    units: int = 1
+    units: Count = 1
     """Residual units at each depth."""
 
-    epochs: int = 100
+    epochs: Count = 100
     """Passes over the training data."""
 
-    batch_size: int = 4
+    batch_size: Count = 4
     """Windows per step, over all processes together."""
 
-    lr: float = 0.1
+    lr: Amount = 0.1
     """Learning rate of SGD at the start."""
 
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """Nesterov momentum of SGD."""
 
-    weight_decay: float = 3e-5
+    weight_decay: Amount = 3e-5
     """Weight decay of all parameters."""
 
-    validate_every: int = 10
+    validate_every: Count = 10
     """Epochs from one validation to the next."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_counts("num_classes", "num_train", "windows", "units", "validate_every")
         step = 2 ** (len(self.channels) - 1)
         for name in ("size", "val_size"):
             sides = getattr(self, name)
-            if any(side < step or side % step for side in sides):
+            if any(side % step for side in sides):
                 raise SystemExit(
                     f"`{name}` must be multiples of {step}, since {len(self.channels)} `channels` "
                     f"halve sides {len(self.channels) - 1} times, got {sides}."
                 )
-        if self.folds < 2 or not 0 <= self.fold < self.folds:
+        if self.fold >= self.folds:
             raise SystemExit(
-                f"`fold` must be in [0, `folds`) and `folds` at least 2, got {self.fold} and "
-                f"{self.folds}."
+                f"`fold` must be below `folds`, got {self.fold} and {self.folds} `folds`."
             )
 
 

@@ -60,6 +60,17 @@ class Settings:
     seed: int = 0
     """Seed of initial weights, order, crops and mixing."""
 
+    def __post_init__(self) -> None:
+        most = 10**6
+        ranges = {"prob": (0, 1), "epochs": (1, most), "batch_size": (1, most), "lr": (0, most)}
+        ranges |= {"size": (8, 4096), "seed": (0, 2**63 - 1)}
+        for name, (least, greatest) in ranges.items():
+            value = getattr(self, name)
+            if not least <= value <= greatest:  # nor NaN
+                raise SystemExit(f"`{name}` must be from {least} to {greatest}, got {value}.")
+        if self.size % 8:
+            raise SystemExit(f"`size` must be a multiple of 8, got {self.size}.")
+
 
 def make_loaders(settings: Settings) -> tuple[DataLoader, DataLoader]:
     """Return the training and the validation loader: both yield images and masks."""

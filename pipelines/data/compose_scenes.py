@@ -50,7 +50,7 @@ import tyro
 from PIL import Image
 from rich.console import Console
 
-from folders import new_folder, stop
+from folders import COUNT, SEED, check_numbers, new_folder, stop
 
 NAME = "compose_scenes"
 CONSOLE = Console(highlight=False, soft_wrap=True)
@@ -130,11 +130,8 @@ class Animal:
 
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
-    if settings.size < 48:
-        stop(NAME, f"`size` must be at least 48, got {settings.size}.")
-    for name in ("num_train", "num_val", "num_single", "num_occluded"):
-        if getattr(settings, name) < 1:
-            stop(NAME, f"`{name}` must be at least 1, got {getattr(settings, name)}.")
+    counts = dict.fromkeys(("num_train", "num_val", "num_single", "num_occluded"), COUNT)
+    check_numbers(NAME, settings, **counts, size=(48, 4096), seed=SEED)
     out = settings.out.resolve()
     with new_folder(NAME, settings.out) as complete:
         names, shapes = read(settings.silhouettes)

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+#: Ranges of numbers of files, and of seeds.
+COUNT, SEED = (1, 10**6), (0, 2**63 - 1)
+
 
 @contextmanager
 def new_folder(name: str, out: Path) -> Iterator[Path]:
@@ -20,7 +23,7 @@ def new_folder(name: str, out: Path) -> Iterator[Path]:
         out: Folder that is new or empty.
 
     Raises:
-        SystemExit: ``out`` is a file, or holds something.
+        SystemExit: ``out`` is a file, holds something, or lies where no folder can be made.
     """
     resolved = out.resolve()
     if resolved.exists() and (not resolved.is_dir() or any(resolved.iterdir())):
@@ -28,7 +31,11 @@ def new_folder(name: str, out: Path) -> Iterator[Path]:
             name,
             f"`out` must be a folder that is new or empty, got {out}. Name another `--out`.",
         )
-    resolved.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        resolved.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"{error.filename}: {error.strerror}"
+        stop(name, f"`out` must be a folder that can be written, got {out}. {problem}.")
     # On the disk of `out`, so that the last step is a rename.
     with tempfile.TemporaryDirectory(prefix=f".{resolved.name}.", dir=resolved.parent) as temporary:
         complete = Path(temporary, "complete")
@@ -54,6 +61,20 @@ def wheel_root(name: str, wheel: Path, package: str) -> Any:
     if not zipfile.is_zipfile(wheel):
         stop(name, f"`wheel` must be a wheel of {package}, and {wheel} is no zip archive.")
     return zipfile.Path(wheel)
+
+
+def check_numbers(name: str, settings: object, **ranges: tuple[float, float]) -> None:
+    """Stop where a number lies outside its range.
+
+    Args:
+        name: Name of the script.
+        settings: Settings of the script.
+        ranges: Least and greatest value of a setting, by its name.
+    """
+    for setting, (least, greatest) in ranges.items():
+        value = getattr(settings, setting)
+        if not least <= value <= greatest:  # nor NaN
+            stop(name, f"`{setting}` must be from {least} to {greatest}, got {value}.")
 
 
 def stop(name: str, problem: str) -> NoReturn:

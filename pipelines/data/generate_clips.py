@@ -30,7 +30,7 @@ import tyro
 from PIL import Image, ImageDraw
 from rich.console import Console
 
-from folders import new_folder, stop
+from folders import COUNT, SEED, check_numbers, new_folder, stop
 
 NAME = "generate_clips"
 CONSOLE = Console(highlight=False, soft_wrap=True)
@@ -93,9 +93,8 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
-    for name, least in {"num_train": 1, "num_val": 1, "num_frames": 2, "side": 16}.items():
-        if getattr(settings, name) < least:
-            stop(NAME, f"`{name}` must be at least {least}, got {getattr(settings, name)}.")
+    check_numbers(NAME, settings, num_train=COUNT, num_val=COUNT, seed=SEED)
+    check_numbers(NAME, settings, num_frames=(2, 10**6), side=(16, 4096))
     out = settings.out.resolve()
     with new_folder(NAME, settings.out) as complete:
         animals = {part: read_animals(settings.silhouettes, part) for part in CORNERS}

@@ -26,7 +26,7 @@ import tyro
 from PIL import Image
 from rich.console import Console
 
-from folders import new_folder, stop
+from folders import COUNT, SEED, check_numbers, new_folder
 
 NAME = "generate_parts"
 CONSOLE = Console(highlight=False, soft_wrap=True)
@@ -60,14 +60,8 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
-    if not 2 <= settings.num_classes <= 500:
-        stop(NAME, f"`num_classes` must be at least 2 and at most 500, got {settings.num_classes}.")
-    if min(settings.num_train, settings.num_val) < 1:
-        stop(
-            NAME,
-            "`num_train` and `num_val` must be at least 1, got "
-            f"{settings.num_train} and {settings.num_val}.",
-        )
+    check_numbers(NAME, settings, num_train=COUNT, num_val=COUNT, seed=SEED)
+    check_numbers(NAME, settings, num_classes=(2, 500))
     rng = np.random.default_rng(settings.seed)
     patterns = draw_patterns(settings.num_classes, rng)
     out = settings.out.resolve()

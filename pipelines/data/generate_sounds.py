@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from folders import new_folder, stop
+from folders import COUNT, SEED, check_numbers, new_folder
 
 NAME = "generate_sounds"
 CONSOLE = Console(highlight=False, soft_wrap=True)
@@ -63,9 +63,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
-    for name in ("num_train", "num_val"):
-        if getattr(settings, name) < 1:
-            stop(NAME, f"`{name}` must be at least 1, got {getattr(settings, name)}.")
+    check_numbers(NAME, settings, num_train=COUNT, num_val=COUNT, seed=SEED)
     out = settings.out.resolve()
     with new_folder(NAME, settings.out) as complete:
         counts = {"train": settings.num_train, "val": settings.num_val}

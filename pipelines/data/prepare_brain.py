@@ -38,7 +38,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from folders import new_folder, stop, wheel_root
+from folders import SEED, check_numbers, new_folder, stop, wheel_root
 
 NAME = "prepare_brain"
 CONSOLE = Console(highlight=False, soft_wrap=True)
@@ -79,8 +79,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
-    if not 0 <= settings.noise <= 255:
-        stop(NAME, f"`noise` must be in [0, 255], got {settings.noise}.")
+    check_numbers(NAME, settings, noise=(0, 255), seed=SEED)
     counts = {}
     out = settings.out.resolve()
     with new_folder(NAME, settings.out) as complete:

@@ -27,7 +27,7 @@ from rich.progress import track
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
-from folders import new_folder, stop
+from folders import check_numbers, new_folder, stop
 
 NAME = "prepare_cifar"
 CONSOLE = Console(highlight=False, soft_wrap=True)
@@ -58,6 +58,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
+    check_numbers(NAME, settings, quality=(1, 100))
     kind = find_kind(settings.archive)
     if settings.check and not check_integrity(settings.archive, kind.tgz_md5):
         stop(
@@ -65,8 +66,6 @@ def main(settings: Settings) -> None:
             f"`archive` must have the official MD5 {kind.tgz_md5}, and {settings.archive} has "
             "another. Download it again, or pass `--no-check` if you trust it.",
         )
-    if not 1 <= settings.quality <= 100:
-        stop(NAME, f"`quality` must be from 1 to 100, got {settings.quality}.")
     out = settings.out.resolve()
     with new_folder(NAME, settings.out) as complete:
         unpacked = complete.with_name("unpacked")

@@ -32,7 +32,7 @@ import tyro
 from PIL import Image
 from rich.console import Console
 
-from folders import new_folder, stop, wheel_root
+from folders import COUNT, SEED, check_numbers, new_folder, stop, wheel_root
 
 NAME = "prepare_silhouettes"
 CONSOLE = Console(highlight=False, soft_wrap=True)
@@ -80,8 +80,8 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Write the folders, or end the run with one sentence."""
-    if settings.canvas < SIDE:
-        stop(NAME, f"`canvas` must be at least {SIDE}, got {settings.canvas}.")
+    check_numbers(NAME, settings, num_train=COUNT, num_val=COUNT, seed=SEED)
+    check_numbers(NAME, settings, canvas=(SIDE, 4096))
     rng = np.random.default_rng(settings.seed + 1)
     out = settings.out.resolve()
     with new_folder(NAME, settings.out) as complete:
@@ -142,12 +142,11 @@ def split(classes: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
     train, val = [], []
     for index, name in enumerate(NAMES):
         chosen = rng.permutation(np.flatnonzero(classes == index))
-        if min(settings.num_train, settings.num_val) < 1 or len(chosen) < wanted:
+        if len(chosen) < wanted:
             stop(
                 NAME,
-                f"`num_train` and `num_val` must be at least 1 and together at most "
-                f"{len(chosen)}, as many as there are of {name}, got {settings.num_train} and "
-                f"{settings.num_val}.",
+                f"`num_train` and `num_val` must together be at most {len(chosen)}, as many as "
+                f"there are of {name}, got {settings.num_train} and {settings.num_val}.",
             )
         train.append(chosen[: settings.num_train])
         val.append(chosen[settings.num_train : wanted])

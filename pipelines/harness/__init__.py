@@ -2,6 +2,7 @@
 
 A recipe describes model, data and optimizer; the harness trains. Modules, in the order of a run:
 
+    ranges       types of numbers, each with its range
     settings     fields that recipes share, presets, flags
     unused       flags that would change nothing
     processes    who takes part, where, and when all of them are asked to stop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torchvision
@@ -12,6 +12,7 @@ import torchvision
 from dali_cutmix import CutMix, DataLoader, EvalTransform, Shard, TrainTransform
 from harness.captioned import Vocabulary, read_captions
 from harness.processes import split_batch, stop
+from harness.ranges import Amount, Count, Positive, Share, at_least
 from harness.seeds import SeedSettings
 from harness.unused import Unused
 from models.backbone import Backbone, load_backbone
@@ -37,7 +38,7 @@ class CaptionSettings(SeedSettings):
     mix: Literal["cutmix", "none"] = "cutmix"
     """CutMix, or the baseline without it."""
 
-    prob: float = 0.5
+    prob: Share = 0.5
     """Probability that an image is mixed."""
 
     backbone: str | None = None
@@ -47,33 +48,29 @@ class CaptionSettings(SeedSettings):
     arch: Literal["small", "resnet50"] = "small"
     """Encoder without a backbone: four convolutions, or torchvision's ResNet-50."""
 
-    width: int = 16
+    width: Count = 16
     """Channels of the first of the four convolutions; the last has four times as many."""
 
-    size: int = 48
+    size: Annotated[int, at_least(16)] = 48
     """Side of the images in pixels."""
 
-    most_words: int = 20
+    most_words: Count = 20
     """Most words of a caption; further words are left out."""
 
-    least_count: int = 1
+    least_count: Count = 1
     """Times that a word has to stand in train/ to be learned."""
 
-    validate_every: int = 10
+    validate_every: Count = 10
     """Epochs from one validation to the next; the last epoch is always validated."""
 
-    weight_decay: float = 0.01
+    weight_decay: Amount = 0.01
     """On every parameter."""
 
-    clip_norm: float | None = 1.0
+    clip_norm: Positive | None = 1.0
     """Largest norm of all gradients together; None does not clip."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_counts("width", "most_words", "least_count", "validate_every")
-        for setting, least in (("size", 16), ("batch_size", 2)):
-            if (value := getattr(self, setting)) < least:
-                raise SystemExit(f"`{setting}` must be at least {least}, got {value}.")
 
     @property
     def unused(self) -> list[Unused]:

@@ -43,9 +43,21 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
 
 def check_out(name: str, out: Path) -> None:
     """Stop where a folder cannot be written, before anything is read; the folder is not made."""
-    existing = next(path for path in (out, *out.absolute().parents) if os.path.exists(path))
-    if not (os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)):
+    if not _can_hold_files(out):
         stop(name, f"`out` must be a folder that can be written, got {out}. Pass another `--out`.")
+
+
+def check_out_file(name: str, out: Path) -> None:
+    """Stop where a file cannot be written, before anything is read; the file is not made."""
+    is_new = not os.path.exists(out)
+    if not (_can_hold_files(out.parent) if is_new else out.is_file() and os.access(out, os.W_OK)):
+        stop(name, f"`out` must be a file that can be written, got {out}. Pass another `--out`.")
+
+
+def _can_hold_files(folder: Path) -> bool:
+    """Return whether a folder, or the folder in which it would be made, can be written."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)
 
 
 def find_checkpoint(name: str, settings: RunSettings, out: Path) -> Path | None:

@@ -31,6 +31,7 @@ from evaluation.subject import Subject, Triple
 from harness.average_precision import NUMBERS, measure
 from harness.box_folders import BoxFolders, Format, read_box_folders
 from harness.processes import Processes, split_batch, stop
+from harness.ranges import Amount, Count, CountOrZero, Positive, Share
 from harness.schedule import cosine
 from harness.seeds import SeedSettings
 from harness.training import Training, fixed, shrunk
@@ -54,17 +55,17 @@ class DetectionSettings(SeedSettings):
     mix: Literal["cutmix", "guided", "none"] = "cutmix"
     """CutMix; CutMix whose cuts cover no object of the image; or the baseline without a mix."""
 
-    prob: float = 0.5
+    prob: Share = 0.5
     """Probability that an image is mixed."""
 
-    min_visible: float = 0.3
+    min_visible: Share = 0.3
     """Least share of a box that crop and mix leave, else the box is not learned."""
 
     network: str = "small"
     """Untrained network below the detector: "small", four convolutions, or the name of a
     classifier of torchvision, such as "resnet50" or "vgg16"."""
 
-    width: int = 16
+    width: Count = 16
     """Channels of the small network's first convolution; the last has four times as many."""
 
     backbone: str | None = None
@@ -75,39 +76,38 @@ class DetectionSettings(SeedSettings):
     frozen_norms: bool = False
     """Keep statistics and weights of the backbone's batch norms, as few images per process need."""
 
-    size: int = 96
+    size: Count = 96
     """Side in pixels to which images are resized, whatever their shape."""
 
-    strides: tuple[int, int] = (4, 16)
+    strides: tuple[Count, Count] = (4, 16)
     """Strides of the finest and of the coarsest feature map: powers of two."""
 
-    epochs: int = 24
+    epochs: Count = 24
     """Passes over the training data."""
 
-    batch_size: int = 5
+    batch_size: Count = 5
     """Images per step of the optimizer, over all processes together."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with momentum 0.9."""
 
-    lr: float = 2e-3
+    lr: Amount = 2e-3
     """Highest learning rate, from which half a cosine falls to 0."""
 
-    warmup: int = 0
+    warmup: CountOrZero = 0
     """Epochs in which the learning rate rises to the highest."""
 
-    weight_decay: float = 1e-4
+    weight_decay: Amount = 1e-4
     """On every parameter."""
 
-    clip_norm: float | None = 10.0
+    clip_norm: Positive | None = 10.0
     """Largest norm of all gradients together; None does not clip."""
 
-    validate_every: int = 8
+    validate_every: Count = 8
     """Epochs from one validation to the next. The last epoch is validated in any case."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_counts("width", "size", "validate_every")
         finest, coarsest = self.strides
         powers = [2**n for n in range(1, 10)]
         if finest not in powers or coarsest not in powers or finest > coarsest:

@@ -10,6 +10,7 @@ import numpy as np
 from dali_cutmix import FileList
 from harness.pictures import find_data, read_parts
 from harness.processes import stop
+from harness.ranges import Amount, BelowOne, Count, Seed, Share
 from harness.settings import DataSettings
 
 
@@ -17,45 +18,39 @@ from harness.settings import DataSettings
 class FewLabelsSettings(DataSettings):
     """Hold what a run with few labels depends on. The defaults suit the silhouettes."""
 
-    labels_per_class: int = 4
+    labels_per_class: Count = 4
     """Images of each class in train/ that have a label."""
 
-    size: int = 20
+    size: Count = 20
     """Side in pixels to which images are resized. Fewer pixels take less time."""
 
-    flip: float = 0.5
+    flip: Share = 0.5
     """Probability of mirroring a training image. 0 for digits."""
 
-    epochs: int = 16
+    epochs: Count = 16
     """Passes over all images of train/."""
 
-    batch_size: int = 20
+    batch_size: Count = 20
     """Images with a label in a step."""
 
-    lr: float = 2e-3
+    lr: Amount = 2e-3
     """Learning rate of AdamW at the start of a half cosine that ends at 0."""
 
-    weight_decay: float = 1e-3
+    weight_decay: Amount = 1e-3
     """On every parameter."""
 
-    average_decay: float = 0.97
+    average_decay: BelowOne = 0.97
     """Share of the averaged weights that a step keeps, below 1. The average is validated. With 0.99
     the average lags behind a run of 400 steps."""
 
-    width: int = 16
+    width: Count = 16
     """Channels of the first convolution; the last has four times as many."""
 
-    validate_every: int = 10
+    validate_every: Count = 10
     """Epochs from one validation to the next. The last epoch is validated in any case."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the choice of labels, initial weights, order, crops and mixing."""
-
-    def __post_init__(self) -> None:
-        self.check_counts("labels_per_class", "size", "epochs", "batch_size", "width")
-        self.check_counts("validate_every")
-        if not 0 <= self.average_decay < 1:
-            raise SystemExit(f"`average_decay` must be in [0, 1), got {self.average_decay}.")
 
 
 def shrunk(settings: FewLabelsSettings) -> dict[str, int]:

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dali_cutmix import DataLoader
 from harness.checkpoints import check_out, save_checkpoint, write_json
 from harness.few_labels import FewLabelsSettings
-from harness.processes import Processes, joined, refuse_several
+from harness.processes import SMOKE_FINISHED, Processes, joined, refuse_several
 from harness.results import RESULTS, describe
 from harness.schedule import cosine
 from harness.validation import validate
@@ -118,7 +118,7 @@ def run(
         save_checkpoint(out / CHECKPOINT, state)
         write_json(out / RESULTS, results)
         if settings.smoke:
-            processes.say("Smoke run finished: every part works. These numbers are not results.")
+            processes.say(SMOKE_FINISHED)
     return results
 
 

@@ -20,6 +20,9 @@ Item = TypeVar("Item")
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
 
+#: Last line of a smoke run, also of one with several trainings.
+SMOKE_FINISHED = "Smoke run finished: every part works. These numbers are not results."
+
 #: Signals at which a run saves and ends: preemption, Ctrl-C, a closed terminal.
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

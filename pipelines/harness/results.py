@@ -16,7 +16,7 @@ import torch
 
 from dali_cutmix.tools.bench.machine import processor_name
 from harness.checkpoints import write_json
-from harness.processes import CONSOLE, stop
+from harness.processes import CONSOLE, SMOKE_FINISHED, stop
 from harness.settings import DataSettings, PresetSettings, as_plain
 
 RESULTS = "results.json"
@@ -69,7 +69,7 @@ def finish(
     results["runs"] = list(runs)
     write_json(out / RESULTS, results)
     if settings.smoke:
-        CONSOLE.print("Smoke run finished: every part works. These numbers are not results.")
+        CONSOLE.print(SMOKE_FINISHED)
     return results
 
 

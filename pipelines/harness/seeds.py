@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from harness.checkpoints import check_out, refuse_other_samples, refuse_other_settings
 from harness.processes import Processes, joined
+from harness.ranges import Count
 from harness.results import RESULTS, finish, refuse_results
 from harness.settings import RunSettings
 from harness.training import Training, train_once
@@ -28,12 +29,11 @@ class SeedSettings(RunSettings):
     """"auto" resumes from what the output folder holds: finished trainings are kept, and the
     interrupted one goes on. None starts anew, and refuses an output folder that holds a run."""
 
-    seeds: int = 3
+    seeds: Count = 3
     """Trainings, with the seeds `seed`, `seed` + 1 and so on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_counts("seeds")
         if self.resume not in (None, "auto"):
             raise SystemExit(f"`resume` must be 'auto' or left out, got {self.resume!r}.")
 

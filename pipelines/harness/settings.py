@@ -11,9 +11,11 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
+from harness.ranges import Amount, Checked, Count, CountOrZero, Positive, Seed
+
 
 @dataclass(frozen=True)
-class DataSettings:
+class DataSettings(Checked):
     """Hold the settings of every recipe: data, output folder, smoke run."""
 
     data: Path | None = None
@@ -26,13 +28,6 @@ class DataSettings:
 
     smoke: bool = False
     """Shrink everything until a run takes seconds. The numbers mean nothing."""
-
-    def check_counts(self, *names: str) -> None:
-        """End the run with a sentence where a setting is a number below 1."""
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SystemExit(f"`{name}` must be at least 1, got {value}.")
 
 
 @dataclass(frozen=True)
@@ -51,16 +46,16 @@ class RunSettings(PresetSettings):
     """Checkpoint to resume from: a path, or "auto" for the output folder's if it exists. None
     starts a new run. A path or None refuses an output folder that holds another checkpoint."""
 
-    epochs: int = 90
+    epochs: Count = 90
     """Passes over the training data."""
 
-    batch_size: int = 256
+    batch_size: Count = 256
     """Samples per step of the optimizer, over all processes together."""
 
-    accumulate: int = 1
+    accumulate: Count = 1
     """Parts into which a process divides its share of a step, to need less memory."""
 
-    clip_norm: float | None = None
+    clip_norm: Positive | None = None
     """Largest norm of all gradients together; None does not clip."""
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -69,23 +64,20 @@ class RunSettings(PresetSettings):
     compile: bool = False
     """Train through torch.compile: minutes at the start, then faster steps."""
 
-    checkpoint_minutes: float = 30.0
+    checkpoint_minutes: Amount = 30.0
     """Minutes between two checkpoints in mid-epoch. 0 saves after each step."""
 
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Most steps of an epoch, and most batches of a validation. None takes all."""
 
-    workers: int | None = None
+    workers: CountOrZero | None = None
     """CPU threads per loader and process. None takes the tuning's, or one per CPU, at most 8."""
 
     tuning: Path | None = None
     """File that `dali-cutmix tune` wrote on this machine."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initial weights, order, crops and mixing."""
-
-    def __post_init__(self) -> None:
-        self.check_counts("epochs", "batch_size", "accumulate", "max_steps")
 
 
 #: Settings that a resumed run may change. `accumulate` depends on the number of processes, which

@@ -28,7 +28,7 @@ from harness.checkpoints import (
     write_json,
 )
 from harness.monitor import Monitor
-from harness.processes import NOTHING, SAVE, STOP, Processes, joined
+from harness.processes import NOTHING, SAVE, SMOKE_FINISHED, STOP, Processes, joined
 from harness.results import describe
 from harness.settings import RunSettings, as_plain
 from harness.validation import validate
@@ -140,8 +140,6 @@ class Run:
         results = self._describe()
         if processes.is_first:
             write_json(self.out / "results.json", results)
-        if settings.smoke:
-            processes.say("Smoke run finished: every part works. These numbers are not results.")
         loader.close()
         for test in (self.training.val, *self.training.tests):
             test.close()
@@ -454,7 +452,10 @@ def run(name: str, settings: RunSettings, make: Callable[[Processes, Path], Trai
     with tempfile.TemporaryDirectory() as temporary, joined(name) as processes:
         out = settings.out or Path(temporary if settings.smoke else f"runs/{name}")
         check_out(name, out)
-        return train_once(settings, processes, out, lambda: make(processes, Path(temporary)))
+        results = train_once(settings, processes, out, lambda: make(processes, Path(temporary)))
+        if settings.smoke:
+            processes.say(SMOKE_FINISHED)
+        return results
 
 
 def train_once(

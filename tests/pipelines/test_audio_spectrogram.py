@@ -384,7 +384,7 @@ def test_good_files_of_other_formats_pass(tmp_path: Path) -> None:
             "`batch_size` must be at least 2, since partners come from the same batch, got 1.",
         ),
         ({"mels": 0}, "`mels` must be at least 1, got 0."),
-        ({"alpha": 0.0}, "`alpha` must be above 0, got 0.0. `--mix none` mixes nothing."),
+        ({"alpha": 0.0}, "`alpha` must be finite and above 0, got 0.0."),
         ({"frames": 1}, "`frames` must be at least 2, got 1."),
     ],
 )

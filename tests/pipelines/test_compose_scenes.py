@@ -251,11 +251,11 @@ def test_a_scene_without_a_clear_caption_is_drawn_again_and_nothing_stays_of_a_r
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"size": 47}, "`size` must be at least 48, got 47."),
-        ({"num_train": 0}, "`num_train` must be at least 1, got 0."),
-        ({"num_val": -1}, "`num_val` must be at least 1, got -1."),
-        ({"num_single": 0}, "`num_single` must be at least 1, got 0."),
-        ({"num_occluded": 0}, "`num_occluded` must be at least 1, got 0."),
+        ({"size": 47}, "`size` must be from 48 to 4096, got 47."),
+        ({"num_train": 0}, "`num_train` must be from 1 to 1000000, got 0."),
+        ({"num_val": -1}, "`num_val` must be from 1 to 1000000, got -1."),
+        ({"num_single": 0}, "`num_single` must be from 1 to 1000000, got 0."),
+        ({"num_occluded": 0}, "`num_occluded` must be from 1 to 1000000, got 0."),
     ],
 )
 def test_a_setting_out_of_range_is_named(

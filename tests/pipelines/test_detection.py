@@ -547,13 +547,13 @@ def test_settings_outside_their_range_are_refused() -> None:
     for changes, expected in (
         ({"strides": (3, 16)}, "`strides` must be powers of two from 2 on, the finer first, got"),
         ({"size": 30}, "`size` must be a multiple of the finest stride, 4, and at least twice the"),
-        ({"boxes": (0.9, 0.2)}, "`boxes` must rise, above 0 and at most 1, got (0.9, 0.2)."),
+        ({"boxes": (0.9, 0.2)}, "`boxes` must rise, got (0.9, 0.2)."),
         ({"scale": 0.0}, "`scale` must be above 0 and at most 1, got 0.0."),
     ):
         said = refused(partial(detection_ssd.Settings, **changes))
         assert said.startswith(expected)
     said = refused(lambda: detection_fasterrcnn.Settings(anchor=0))
-    assert said == "`anchor` must be above 0, got 0."
+    assert said == "`anchor` must be finite and above 0, got 0."
 
 
 def test_backbone_that_is_no_classifier_is_refused(tmp_path: Path) -> None:

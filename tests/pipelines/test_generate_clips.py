@@ -151,9 +151,9 @@ def test_each_motion_moves_as_it_is_called_and_most_of_all(tmp_path: Path, seed:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_train": 0}, "`num_train` must be at least 1, got 0."),
-        ({"num_frames": 1}, "`num_frames` must be at least 2, got 1."),
-        ({"side": 15}, "`side` must be at least 16, got 15."),
+        ({"num_train": 0}, "`num_train` must be from 1 to 1000000, got 0."),
+        ({"num_frames": 1}, "`num_frames` must be from 2 to 1000000, got 1."),
+        ({"side": 15}, "`side` must be from 16 to 4096, got 15."),
         (
             {"silhouettes": Path("nowhere")},
             "`silhouettes` must hold train/CLASS/NUMBER.png, as prepare_silhouettes.py writes "

@@ -87,9 +87,9 @@ def test_objects_lie_in_all_directions_and_places(parts: Path) -> None:
 
 def test_counts_below_the_least_and_used_folders_are_refused(parts: Path, tmp_path: Path) -> None:
     for count in (1, 501):
-        with pytest.raises(SystemExit, match="`num_classes` must be at least 2 and at most 500"):
+        with pytest.raises(SystemExit, match="`num_classes` must be from 2 to 500"):
             generate.main(generate.Settings(tmp_path / "out", num_classes=count))
-    with pytest.raises(SystemExit, match="`num_train` and `num_val` must be at least 1, got 0"):
+    with pytest.raises(SystemExit, match="`num_train` must be from 1 to 1000000, got 0"):
         generate.main(generate.Settings(tmp_path / "out", num_train=0))
     with pytest.raises(SystemExit, match="`out` must be a folder that is new or empty, got"):
         generate.main(generate.Settings(parts))

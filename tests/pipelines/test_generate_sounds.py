@@ -84,7 +84,7 @@ def test_a_class_is_how_the_pitch_moves(name: str) -> None:
 
 def test_counts_below_one_and_used_folders_are_refused(sounds: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        SystemExit, match=r"^generate_sounds: `num_val` must be at least 1, got 0.$"
+        SystemExit, match=r"^generate_sounds: `num_val` must be from 1 to 1000000, got 0.$"
     ):
         generate.main(generate.Settings(tmp_path / "out", num_val=0))
     with pytest.raises(SystemExit, match=r"`out` must be a folder that is new or empty, got .*out"):

@@ -178,4 +178,4 @@ def test_folder_with_files_and_negative_noise_are_refused(wheel: Path, tmp_path:
         run(wheel, tmp_path)
     with pytest.raises(SystemExit) as refused:
         run(wheel, tmp_path / "out", noise=-1.0)
-    assert str(refused.value) == "prepare_brain: `noise` must be in [0, 255], got -1.0."
+    assert str(refused.value) == "prepare_brain: `noise` must be from 0 to 255, got -1.0."

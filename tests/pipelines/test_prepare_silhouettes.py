@@ -183,9 +183,12 @@ def test_what_is_no_wheel_of_animals_is_refused_and_leaves_no_folder(
     with pytest.raises(SystemExit, match=r"it also holds numpy\.f2py\.os\.system\."):
         run(tmp_path / "e.whl", out)
     for settings, problem in (
-        ({"num_val": NUM_OF_CLASS}, r"together at most 9, as many as there are of bear, got 3 and"),
-        ({"num_train": 0}, "must be at least 1"),
-        ({"canvas": 27}, "`canvas` must be at least 28, got 27."),
+        (
+            {"num_val": NUM_OF_CLASS},
+            r"together be at most 9, as many as there are of bear, got 3 and",
+        ),
+        ({"num_train": 0}, "`num_train` must be from 1 to 1000000, got 0."),
+        ({"canvas": 27}, "`canvas` must be from 28 to 4096, got 27."),
     ):
         with pytest.raises(SystemExit, match=problem):
             run(wheel, out, **settings)

@@ -217,6 +217,11 @@ def test_runs_that_cannot_be_plotted_are_named(plotting: ModuleType, tmp_path: P
     runs = (left(tmp_path / "a", "none", 0.6), left(tmp_path / "b", "none", 0.8))
     for settings, problem in (
         ((runs, tmp_path / "a.pdf"), f"`out` must end in .svg or .png, got {tmp_path / 'a.pdf'}."),
+        (
+            ((), runs[0] / "results.json/a.svg"),
+            f"`out` must be a file that can be written, got {runs[0] / 'results.json/a.svg'}. Pass "
+            "another `--out`.",
+        ),
         ((runs, tmp_path / "a.svg"), "`runs` must differ in `mix`, and two have 'none'."),
         (
             (runs, tmp_path / "a.svg", "map"),

@@ -200,3 +200,12 @@ def test_settings_that_make_no_sense_are_refused(change: dict[str, Any], message
     with pytest.raises(SystemExit) as refused:
         replace(Flags(), **change)
     assert str(refused.value) == message
+
+
+def test_a_smoke_run_of_several_seeds_says_once_that_it_is_finished(
+    tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiles, flags(tmp_path, smoke=True, epochs=1))
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if line.startswith("seed")] == ["seed 5", "seed 6"]
+    assert said.count("Smoke run finished") == 1

@@ -293,8 +293,9 @@ def test_few_images_suffice_for_features_that_show_the_class(
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"shots": (1, 0)}, "`shots` must be different counts from 1 on, got (1, 0). To leave few "
-         "images out, pass none."),
+        ({"shots": (1, 0)}, "`shots` must be at least 1, got (1, 0)."),
+        ({"shots": (1, 1)}, "`shots` must be different counts, got (1, 1). To leave few images "
+         "out, pass none."),
         ({"pretrain_epochs": -1}, "`pretrain_epochs` must be at least 0, got -1."),
         ({"least_crop": 0.0}, "`least_crop` must be above 0 and at most 1, got 0.0."),
         ({"val_crop": 1.5}, "`val_crop` must be above 0 and at most 1, got 1.5."),

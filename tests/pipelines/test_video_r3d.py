@@ -482,7 +482,7 @@ def test_bad_data_are_one_clear_sentence(
         ({"frames": 1}, "`frames` must be at least 2, got 1."),
         ({"size": 40}, "`size` must be at most --resize, 24, got 40."),
         ({"prob": 1.5}, "`prob` must be in [0, 1], got 1.5."),
-        ({"alpha": 0.0}, "`alpha` must be above 0, got 0.0."),
+        ({"alpha": 0.0}, "`alpha` must be finite and above 0, got 0.0."),
         ({"clips_per_video": 0}, "`clips_per_video` must be at least 1, got 0."),
         (
             {"pretrained": True},

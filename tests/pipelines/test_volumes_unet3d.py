@@ -333,7 +333,7 @@ def test_without_monai_the_run_says_what_to_install(
         ),
         (
             "--preset decathlon --fold 5",
-            "`fold` must be in [0, `folds`) and `folds` at least 2, got 5 and 5.",
+            "`fold` must be below `folds`, got 5 and 5 `folds`.",
         ),
         (
             "--fold 1",
