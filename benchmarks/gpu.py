@@ -129,10 +129,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--part", choices=tuple(PARTS), help=argparse.SUPPRESS)
     parser.add_argument("--settings", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    for name in ("num_files", "batch_size", "threads", "minutes", "repeats", "seconds"):
-        value = getattr(args, name)
-        if not value > 0:
-            parser.error(f"--{name.replace('_', '-')} must be above 0, got {value}")
     if args.data is not None and not args.data.is_dir():
         parser.error(f"--data {args.data}: not a folder. images.py makes one.")
     if args.smoke:

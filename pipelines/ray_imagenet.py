@@ -101,11 +101,11 @@ class Engine(Checked):
 
 def refuse_odd(engine: Engine) -> None:
     """Stop where the numbers of processes make no sense."""
-    low, high = engine.processes[0], engine.processes[-1]
-    if len(engine.processes) > 2 or not 1 <= low <= high:
+    count = len(engine.processes)
+    if count not in (1, 2) or engine.processes[0] > engine.processes[-1]:
         stop(
             NAME,
-            "`processes` must be a number of at least 1, or the least and the most, got "
+            "`processes` must be a number, or the least and the most, got "
             f"{' '.join(map(str, engine.processes))}.",
         )
 

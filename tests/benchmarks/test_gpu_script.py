@@ -218,8 +218,8 @@ def test_without_a_gpu_the_script_ends_with_a_sentence(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--repeats", "0"), "--repeats must be above 0, got 0"),
-        (("--seconds", "nan"), "--seconds must be above 0, got nan"),
+        (("--repeats", "0"), "--repeats: must be at least 1, got 0"),
+        (("--seconds", "nan"), "--seconds: must be finite and above 0, got nan"),
         (("--data", "nowhere"), "--data nowhere: not a folder. images.py makes one."),
     ],
 )

@@ -56,12 +56,12 @@ def test_there_are_commands_of_both_recipes_and_of_growing_runs() -> None:
         assert any(part in command for command in COMMANDS), part
 
 
-@pytest.mark.parametrize("processes", [(0,), (3, 2), (1, 2, 3)])
+@pytest.mark.parametrize("processes", [(), (3, 2), (1, 2, 3)])
 def test_numbers_of_processes_that_make_no_sense_are_refused(processes: tuple[int, ...]) -> None:
     with pytest.raises(SystemExit) as refused:
         ray_imagenet.main(ray_imagenet.Engine(processes=processes), RunSettings())
     assert str(refused.value) == (
-        "ray_imagenet: `processes` must be a number of at least 1, or the least and the most, got "
+        "ray_imagenet: `processes` must be a number, or the least and the most, got "
         f"{' '.join(map(str, processes))}."
     )
 
