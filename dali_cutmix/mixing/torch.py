@@ -28,6 +28,9 @@ from dali_cutmix.mixing.resized import nearest, resized
 #: floating point numbers. ``"classes"`` are copied, and never interpolated or erased.
 Content = Literal["levels", "values", "classes"]
 
+#: Channels of images at most. Features of the plan's height and so few columns are none.
+_MOST_CHANNELS = 4
+
 
 def draw_plan(
     mix: Mix,
@@ -137,10 +140,13 @@ def mix_batch(x: torch.Tensor, plan: MixPlan) -> tuple[torch.Tensor, torch.Tenso
         ``plan.source`` owns of ``mixed``.
 
     Raises:
-        ValueError: The batch sizes differ, or ``x`` has no two spatial axes.
+        ValueError: The batch sizes differ, or ``x`` has no two spatial axes, or its channels last.
     """
     _check("mix_batch", "x", x, plan, "B, channels, ")
     size = (int(x.shape[-2]), int(x.shape[-1]))
+    if x.ndim == 4 and x.shape[1:3] == plan.size != size and size[1] <= _MOST_CHANNELS:
+        rule, way_out = "be [B, channels, height, width]", "Pass `x.permute(0, 3, 1, 2)`."
+        refuse("mix_batch", "x", rule, tuple(x.shape), way_out)
     scaled = _scaled(plan, size, x.device)
     mixed = _mixed(x, scaled, "values" if x.is_floating_point() else "levels")
     return mixed, scaled.weight if size == plan.size else _weight(scaled)

@@ -9,6 +9,7 @@ starts from a sample.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf as INFINITY
@@ -96,7 +97,7 @@ class TrainTransform:
         flip: Probability of mirroring left to right, in [0, 1].
         mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end. One number, ``(0.5,)``,
             makes images of one channel, the first: for images that are gray.
-        std: Standard deviation per channel, above 0, divided by at the end; as many as ``mean``.
+        std: Standard deviation per channel, in (0, 1], divided by at the end; as many as ``mean``.
         augment: Augmentations to apply next, in order; see `dali_cutmix.augmentations`.
         pad: Pixels of black around the image, at least 0, before a crop of ``size`` at a random
             position. None crops and resizes instead.
@@ -288,7 +289,7 @@ class EvalTransform:
         size: Side of the output in pixels, or ``(height, width)``, each at most ``resize``.
         mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end. One number, ``(0.5,)``,
             makes images of one channel, the first: for images that are gray.
-        std: Standard deviation per channel, above 0, divided by at the end; as many as ``mean``.
+        std: Standard deviation per channel, in (0, 1], divided by at the end; as many as ``mean``.
         interpolation: Kernel that resizes, as of `TrainTransform`, without ``"random"``.
     """
 
@@ -350,13 +351,15 @@ class EvalTransform:
 
 
 def check_mean_std(where: str, mean: object, std: object) -> None:
-    """Refuse all but a number per channel each, or one, and deviations that are not above 0."""
+    """Refuse all but a number per channel each, or one, in [0, 1] and in (0, 1]."""
     count = 1 if are_numbers(mean, 1) else 3
     for name, value in (("mean", mean), ("std", std)):
-        if not are_numbers(value, count) or (name == "std" and min(value) <= 0):
-            numbers = "be three numbers for R, G, B" if count == 3 else "be one number, as `mean`"
-            rule = numbers + (", each above 0" if name == "std" else "")
-            refuse(where, name, rule, value, "Units are those of pixels in [0, 1], not [0, 255].")
+        lowest = 0 if name == "mean" else sys.float_info.min
+        if not are_numbers(value, count) or not lowest <= min(value) <= max(value) <= 1:
+            numbers = "be three numbers for R, G, B" if count == 3 else "be one number"
+            bounds = "in [0, 1]" if name == "mean" else "above 0 and at most 1"
+            way_out = "Units are those of pixels in [0, 1], not [0, 255]."
+            refuse(where, name, f"{numbers}, each {bounds}", value, way_out)
 
 
 def of_rgb(numbers: Numbers) -> Triple:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -260,6 +261,18 @@ def test_resized_double_numbers_are_as_precise_as_torchs() -> None:
         wanted = interpolate(partner, size=sides, mode="bilinear", antialias=True)[0]
         found = mixed[sample, :, y : y + sides[0], x0 : x0 + sides[1]]
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-14)
+
+
+def test_images_with_their_channels_last_are_refused() -> None:
+    """As channels their rows would be cut elsewhere, and the weights would be wrong."""
+    plan = draw_plan(CutMix(), 4, (24, 32), seed=0, epoch=0, batch=0)
+    message = (
+        "mix_batch: `x` must be [B, channels, height, width], got (4, 24, 32, 3). Pass "
+        "`x.permute(0, 3, 1, 2)`."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        mix_batch(torch.zeros(4, 24, 32, 3), plan)
+    mix_batch(torch.zeros(4, 24, 32, 5), plan)  # features may have any shape
 
 
 @pytest.mark.parametrize("mix", CUTTING + BLENDING, ids=named)
