@@ -7,7 +7,7 @@ import errno
 import math
 import os
 import re
-from collections.abc import Awaitable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -33,6 +33,7 @@ _FOLDER_S = 900.0
 #: Read time-outs that a request may take in all: a server may send a byte now and then.
 _MOST_TIMEOUTS = 10
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _NO_CREDENTIALS = {
@@ -281,8 +282,7 @@ class BucketFiles(StoredImages):
                 f"{self._bucket.url(prefix + 'cat/1.jpg')!r}."
             )
         folders.sort()
-        with ThreadPool(NUM_REQUESTS) as pool:
-            listed = pool.map(self._images_of, folders)
+        listed = _in_threads(self._images_of, folders)
         names = [self._bucket.url(key).encode() for keys in listed for key in keys]
         targets = np.repeat(np.arange(len(folders)), [len(keys) for keys in listed])
         self._urls = Names(names)
@@ -322,8 +322,16 @@ class BucketFiles(StoredImages):
 
 def _finish(listing: Coroutine[Any, Any, T]) -> T:
     """Wait for a listing, in a thread of its own: this thread may run an event loop."""
-    with ThreadPool(1) as pool:
-        return pool.submit(asyncio.run, listing).result()
+    return _in_threads(asyncio.run, [listing])[0]
+
+
+def _in_threads(function: Callable[[S], T], parts: Sequence[S]) -> list[T]:
+    """Call a function for each part, up to `NUM_REQUESTS` at a time. Ctrl-C ends the wait."""
+    pool = ThreadPool(min(NUM_REQUESTS, len(parts)))
+    try:
+        return pool.map(function, parts)
+    finally:
+        pool.close(wait=False)  # the threads of a listing that was interrupted end by themselves
 
 
 def _images_among(keys: Iterable[str]) -> list[str]:

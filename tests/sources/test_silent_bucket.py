@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer, get_ident
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
@@ -173,3 +175,15 @@ def test_a_time_out_that_is_no_time_is_refused(value: Any) -> None:
         BucketFiles("s3://images", read_timeout_s=value)
     with pytest.raises(ValueError, match=f"^TarShards: `connect_timeout_s` {rule}"):
         TarShards("s3://images/0.tar", classes=["a"], connect_timeout_s=value)
+
+
+@pytest.mark.parametrize("what", ["folder", "empty"])
+def test_an_interrupt_ends_the_wait_for_a_listing_at_once(what: str, server: Server) -> None:
+    """Also while threads list class folders."""
+    server.never_ends = what
+    interrupt = Timer(0.5, signal.pthread_kill, [get_ident(), signal.SIGINT])
+    start_s = time.monotonic()
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        BucketFiles("s3://images")
+    assert time.monotonic() - start_s < 10
