@@ -7,6 +7,7 @@ eye.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,10 @@ from dali_cutmix.mixing.labels import MixedTarget
 from dali_cutmix.mixing.plan import MixPlan, Rect
 from dali_cutmix.pictures.annotated import Drawn, decimals, drawn, is_of_classes, overlaid
 from dali_cutmix.pictures.stacks import flattened
-from dali_cutmix.pictures.tiles import INK, REGIONS, Box, Colour, Line, Tile, draw_tiles, to_pillow
+from dali_cutmix.pictures.tiles import INK, OTHER, REGIONS, Box, Colour, Line, Tile, draw_tiles, to_pillow
+
+#: Ways to divide classes among regions that are tried for a sample of dense labels.
+MOST_TRIALS = 256
 
 Names = Sequence[str] | Mapping[str, Sequence[str]]
 
@@ -38,8 +42,9 @@ def contact_sheet(
 
     Takes what ``DataLoader(..., dtype=torch.uint8, with_plan=True)`` yields. Outlines run around
     the rectangles and areas of the plan and cover none of their pixels. A bar under each mixed
-    image shows the weights as lengths. Outline, bar and text of a region have one colour. Images
-    below 160 px are enlarged by a whole factor without smoothing. No image is reduced.
+    image shows the weights as lengths. Under each image, outlines, bar and text of a class have one
+    colour; the sample's own class is gray. Images below 160 px are enlarged by a whole factor
+    without smoothing. No image is reduced.
 
     - A mask tints each pixel by the colour of its class.
     - Boxes are framed, with class and visible share.
@@ -81,17 +86,19 @@ def contact_sheet(
         refuse(where, "plan", f"be of {len(image)} samples", len(plan.source))
     parts = target if isinstance(target, Mapping) else {"target": target}
     by_part = []
+    colours: list[list[Colour]] = [[]] * len(image)
     for name, part in parts.items():
         names = classes.get(name, ()) if isinstance(classes, Mapping) else classes
         if is_of_classes(part, names):
-            by_part.append(_classes(part, plan, names))
+            tiles_of_part, colours = _classes(part, plan, names)
+            by_part.append(tiles_of_part)
         else:
             by_part.append([(each, ()) for each in drawn(part, f"{name}", names)])
         if len(by_part[-1]) != len(image):
             rule = f"have one row for each of {len(image)} images"
             refuse(where, name, rule, len(by_part[-1]))
     shown_plan = plan if image.ndim == 4 else None
-    outlines, areas = _outlines(shown_plan, len(image)), _areas(shown_plan, len(image))
+    outlines, areas = _outlines(shown_plan, colours), _areas(shown_plan, colours)
     tiles = []
     for pixels, outline, area, *samples in zip(image.cpu(), outlines, areas, *by_part, strict=True):
         masks = [each.mask for each, _ in samples if each.mask is not None]
@@ -129,8 +136,9 @@ def _check_image(image: Any) -> None:
 
 def _classes(
     target: torch.Tensor | MixedTarget, plan: MixPlan | None, classes: Sequence[str]
-) -> list[tuple[Drawn, Sequence[tuple[float, Colour]]]]:
-    """Return lines, and the bar of weights, of each sample."""
+) -> tuple[list[tuple[Drawn, Sequence[tuple[float, Colour]]]], list[list[Colour]]]:
+    """Return lines and bar of weights of each sample, and the colour of each of its regions."""
+    target = _by_region(target, plan)
     shares = class_weights(target, classes)
     mixed = _is_mixed(plan, len(shares))
     tiles: list[tuple[Drawn, Sequence[tuple[float, Colour]]]] = []
@@ -140,13 +148,13 @@ def _classes(
             Line(
                 part.name,
                 decimals(part.weight) if has_numbers else "",
-                INK if part is share[0] else _colour(part.region),
+                part.colour if has_numbers else INK,
             )
             for part in share
         ]
-        bar = [(part.weight, _colour(part.region)) for part in share] if len(share) > 1 else []
+        bar = [(part.weight, part.colour) for part in share] if len(share) > 1 else []
         tiles.append((Drawn(lines), bar))
-    return tiles
+    return tiles, _region_colours(target)
 
 
 class Share(NamedTuple):
@@ -155,13 +163,13 @@ class Share(NamedTuple):
     Attributes:
         name: Name of the class.
         weight: Weight of the class in the target, in (0, 1].
-        region: Number of the first region of the class. In dense rows, which know no regions, the
-            rank of the class by weight.
+        colour: Colour of the class in this sample. In dense rows, which know no regions, the colour
+            goes by the rank of the class by weight.
     """
 
     name: str
     weight: float
-    region: int
+    colour: Colour
 
 
 def class_weights(target: torch.Tensor | MixedTarget, classes: Sequence[str]) -> list[list[Share]]:
@@ -191,12 +199,74 @@ def class_weights(target: torch.Tensor | MixedTarget, classes: Sequence[str]) ->
         if max(merged) >= len(classes):
             rule = f"name every class, and class {max(merged)} occurs"
             refuse(where, "classes", rule, Told(f"{len(classes)} names"))
-        shares.append([Share(classes[label], *part) for label, part in merged.items()])
+        # A sample of which nothing shows still keeps its colour from the others.
+        own = row[0][0] if isinstance(target, MixedTarget) else next(iter(merged))
+        colours = _class_colours(own, merged)
+        shares.append(
+            [Share(classes[label], weight, colours[label]) for label, weight in merged.items()]
+        )
     return shares
 
 
-def _colour(region: int) -> Colour:
-    return REGIONS[region] if region < len(REGIONS) else REGIONS[1 + (region - 1) % 4]
+def _by_region(
+    target: torch.Tensor | MixedTarget, plan: MixPlan | None
+) -> torch.Tensor | MixedTarget:
+    """Return class weights as the classes of the plan's regions, where weights tell them."""
+    if isinstance(target, MixedTarget) or not target.is_floating_point() or plan is None:
+        return target
+    weight = plan.weight.cpu()
+    labels = []
+    for row, weights in zip(target.tolist(), weight.tolist(), strict=True):
+        shown = {label: share for label, share in enumerate(row) if share > 0}
+        found = _labels_of_regions(shown, weights)
+        if found is None:
+            return target
+        labels.append(found)
+    return MixedTarget(torch.tensor(labels), weight)
+
+
+def _labels_of_regions(shown: Mapping[int, float], weights: Sequence[float]) -> list[int] | None:
+    """Return a class for each region, so that their weights sum up to those of the classes.
+
+    None where they do not, as of smoothed labels, or where there are too many ways to try.
+    """
+    if not 0 < len(shown) ** len(weights) <= MOST_TRIALS:
+        return None
+    for labels in product(shown, repeat=len(weights)):
+        left = dict(shown)
+        for label, weight in zip(labels, weights, strict=True):
+            left[label] -= weight
+        if all(abs(share) < 1e-4 for share in left.values()):
+            return list(labels)
+    return None
+
+
+def _class_colours(own: int, others: Iterable[int]) -> dict[int, Colour]:
+    """Return the colour of each class of a sample, its own class first."""
+    return {label: _colour(rank) for rank, label in enumerate(dict.fromkeys([own, *others]))}
+
+
+def _region_colours(target: torch.Tensor | MixedTarget) -> list[list[Colour]]:
+    """Return the colour of each region of each sample: that of the class that the region shows.
+
+    Empty where a target does not say whose the regions are.
+    """
+    if not isinstance(target, MixedTarget):
+        return [[]] * len(target)
+    colours = []
+    for labels, weights in zip(target.label.tolist(), target.weight.tolist(), strict=True):
+        of_class = _class_colours(labels[0], _merged(zip(labels, weights, strict=True)))
+        colours.append([of_class.get(label, OTHER) for label in labels])
+    return colours
+
+
+def _colour(rank: int) -> Colour:
+    return REGIONS[rank] if rank < len(REGIONS) else REGIONS[1 + (rank - 1) % 4]
+
+
+def _colour_of_region(colours: Sequence[Colour], region: int) -> Colour:
+    """Return the colour of a region's class, or of the region where its class is not known."""
+    return colours[region] if region < len(colours) else _colour(region)
 
 
 def _is_mixed(plan: MixPlan | None, num_samples: int) -> list[bool]:
@@ -223,27 +293,37 @@ def _simple_plans(plan: MixPlan | None, num_sources: int = 1) -> Iterator[tuple[
         yield plan, num_sources
 
 
-def _outlines(plan: MixPlan | None, num_samples: int) -> list[list[tuple[Box, Colour]]]:
+def _outlines(
+    plan: MixPlan | None, colours: Sequence[Sequence[Colour]]
+) -> list[list[tuple[Box, Colour]]]:
     """Return the rectangles that each sample's regions fill, and their colours."""
-    outlines: list[list[tuple[Box, Colour]]] = [[] for _ in range(num_samples)]
+    outlines: list[list[tuple[Box, Colour]]] = [[] for _ in colours]
     for part, num_sources in _simple_plans(plan):
-        if part.put is not None:
-            for outline, rectangles in zip(outlines, _filled(part, part.put), strict=True):
-                outline += [(box, _colour(region * num_sources)) for box, region in rectangles]
+        if part.put is None:
+            continue
+        is_erased = part.source.shape[1] == 1
+        for outline, own, boxes in zip(outlines, colours, _filled(part, part.put), strict=True):
+            for box, region in boxes:
+                # Erased pixels show no class, whoever owns them.
+                colour = OTHER if is_erased else _colour_of_region(own, region * num_sources)
+                outline.append((box, colour))
     return outlines
 
 
-def _areas(plan: MixPlan | None, num_samples: int) -> list[list[tuple[Image.Image, Colour]]]:
+def _areas(
+    plan: MixPlan | None, colours: Sequence[Sequence[Colour]]
+) -> list[list[tuple[Image.Image, Colour]]]:
     """Return the pixels that each sample's regions own by cells, as masks, and their colours."""
-    areas: list[list[tuple[Image.Image, Colour]]] = [[] for _ in range(num_samples)]
+    areas: list[list[tuple[Image.Image, Colour]]] = [[] for _ in colours]
     for part, num_sources in _simple_plans(plan):
         if part.owner is None:
             continue
-        for area, owner in zip(areas, owner_of_pixels(part).cpu(), strict=True):
+        owners = owner_of_pixels(part).cpu()
+        for area, own, owner in zip(areas, colours, owners, strict=True):
             for region in owner.unique().tolist():
                 if region > 0:
                     mask = Image.fromarray(((owner == region) * 255).to(torch.uint8).numpy())
-                    area.append((mask, _colour(region * num_sources)))
+                    area.append((mask, _colour_of_region(own, region * num_sources)))
     return areas
 
 
@@ -266,11 +346,10 @@ def _filled(plan: MixPlan, put: Rect) -> list[list[tuple[Box, int]]]:
     return samples
 
 
-def _merged(parts: Iterable[tuple[int, float]]) -> dict[int, tuple[float, int]]:
-    """Add weights up by class, and tell each class's first region. Leave out empty regions."""
-    merged: dict[int, tuple[float, int]] = {}
-    for region, (label, weight) in enumerate(parts):
+def _merged(parts: Iterable[tuple[int, float]]) -> dict[int, float]:
+    """Add weights up by class. Leave out empty regions."""
+    merged: dict[int, float] = {}
+    for label, weight in parts:
         if weight > 0:
-            weight_before, first_region = merged.get(label, (0.0, region))
-            merged[label] = weight_before + weight, first_region
+            merged[label] = merged.get(label, 0.0) + weight
     return merged

@@ -30,9 +30,9 @@ INK: Colour = (38, 38, 38)
 FAINT: Colour = (222, 222, 222)
 BEHIND: Colour = (245, 245, 245)  # of a bar behind text
 BAR: Colour = (196, 217, 240)
-OWN: Colour = (150, 158, 166)
+OWN: Colour = (104, 112, 120)
 OTHER: Colour = (226, 61, 30)
-#: Colour of each region. Regions past the last colour start over at ``OTHER``.
+#: Colours of classes in a sample, its own first. Past the last they start over at ``OTHER``.
 REGIONS: tuple[Colour, ...] = (OWN, OTHER, (31, 112, 193), (47, 142, 69), (138, 76, 175))
 
 

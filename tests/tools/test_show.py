@@ -162,8 +162,8 @@ def test_weights_of_both_classes_are_written_under_their_image() -> None:
         places(sheet, image), (("coffee", "0.68"), ("dog", "0.25")), ("0.32", "0.75"), strict=True
     ):
         under = sheet.crop((left, top + 160, left + 160, sheet.height))
-        assert written(under, own[0])
-        assert written(under, own[1])
+        assert written(under, own[0], OWN)
+        assert written(under, own[1], OWN)
         assert written(under, other, OTHER)
 
 
@@ -194,8 +194,9 @@ def test_class_without_weight_is_not_written() -> None:
 
 def test_every_form_of_target_draws_the_same_sheet() -> None:
     image = telling(2, (32, 32))
-    cuts = plan((32, 32), [(4, 4, 9, 9)] * 2)
-    target = pair([(2, 1), (0, 0)], [0.75, 0.6])
+    cuts = plan((32, 32), [(4, 4, 24, 25), (4, 4, 9, 9)])
+    target = MixedTarget(torch.tensor([(2, 1), (0, 0)]), cuts.weight)
+    assert target.weight[0, 0] < 0.5  # the heaviest class is not the sample's own
     dense = dense_target(target, 3)
     sheets = [contact_sheet(image, form, cuts, classes=NAMES) for form in (target, dense)]
     assert sheets[0] == sheets[1]
@@ -210,13 +211,13 @@ def test_unmixed_sample_has_its_class_without_a_number() -> None:
     assert written(unmixed, "cat")
     assert not written(unmixed, "1.00")
     cut = contact_sheet(image, label, plan((32, 32), [(0, 0, 9, 9)]), classes=NAMES)
-    assert written(cut, "1.00")
+    assert written(cut, "1.00", OWN)
 
 
 def test_class_with_a_part_never_reads_as_none_nor_as_all() -> None:
     image, target = telling(1, (32, 32)), pair([(0, 1)], [0.999])
     sheet = contact_sheet(image, target, plan((32, 32), [(0, 0, 1, 1)]), classes=NAMES)
-    assert written(sheet, "> 0.99")
+    assert written(sheet, "> 0.99", OWN)
     assert written(sheet, "< 0.01", OTHER)
 
 
@@ -263,13 +264,61 @@ def test_every_region_is_named_weighed_and_outlined_in_its_own_colour() -> None:
         changed[y0 - 4 : y1 + 4, x0 - 4 : x1 + 4] = False
     assert not changed.any()
     for name, value, colour in zip(
-        NAMES, ("0.86", "0.06", "0.08"), (INK, *REGIONS[1:]), strict=False
+        NAMES, ("0.86", "0.06", "0.08"), REGIONS, strict=False
     ):
         assert written(sheet, name, colour)
         assert written(sheet, value, colour)
     bar = pixels(sheet)[top + 160 + 10, left : left + 160]
     for weight, colour in zip(share[0].tolist(), REGIONS, strict=False):
         assert abs((bar == colour).all(1).mean() - weight) <= 1 / 160
+
+
+QUARTERS = [(0, 0, 16, 16), (0, 16, 16, 16), (16, 0, 16, 16), (16, 16, 16, 16)]
+
+
+def quarters(labels: list[int], empty: int | None = None) -> tuple[MixPlan, MixedTarget]:
+    """A plan as of RICAP, of four quarters; or with one empty and its neighbour twice as wide."""
+    put = torch.tensor([QUARTERS], dtype=torch.int32)
+    if empty is not None:
+        put[0, empty, 3], put[0, empty ^ 1, 1], put[0, empty ^ 1, 3] = 0, 0, 32
+    share = put[..., 2:].prod(2) / 1024
+    rect = Rect(*put.split(2, dim=2))
+    regions = MixPlan(torch.arange(4, dtype=torch.int32)[None], share, (32, 32), rect, rect)
+    return regions, MixedTarget(torch.tensor([labels]), share)
+
+
+def colours_at_corners(sheet: Image.Image, image: torch.Tensor) -> list[tuple[int, ...]]:
+    """Colours of the frames of the four quarters, outside of the image's corners."""
+    bare = contact_sheet(image, torch.zeros(1, dtype=torch.int64), classes=NAMES)
+    ((top, left),) = places(bare, image)
+    points = [(y, x) for y in (top - 2, top + 161) for x in (left - 2, left + 161)]
+    return [tuple(pixels(sheet)[point].tolist()) for point in points]
+
+
+def test_regions_of_one_class_have_one_frame_colour_which_bar_and_caption_share() -> None:
+    image = telling(1, (32, 32))
+    regions, target = quarters([0, 1, 1, 0])
+    sheet = contact_sheet(image, target, regions, classes=NAMES)
+    assert colours_at_corners(sheet, image) == [OWN, OTHER, OTHER, OWN]
+    for name, colour in ((NAMES[0], OWN), (NAMES[1], OTHER)):
+        assert written(sheet, name, colour)
+        assert written(sheet, "0.50", colour)
+    ((top, left),) = places(sheet, image)
+    bar = pixels(sheet)[top + 160 + 10, left : left + 160]
+    assert {tuple(colour) for colour in bar.tolist()} == {OWN, OTHER}
+
+
+def test_class_of_a_sample_that_does_not_show_itself_keeps_gray_from_the_others() -> None:
+    image = telling(1, (32, 32))
+    for labels, colours in (
+        ([0, 1, 2, 1], [OTHER, OTHER, REGIONS[2], OTHER]),
+        ([0, 1, 0, 1], [OTHER, OTHER, OWN, OTHER]),
+    ):
+        regions, target = quarters(labels, empty=0)
+        sheet = contact_sheet(image, target, regions, classes=NAMES)
+        assert colours_at_corners(sheet, image) == colours
+        assert written(sheet, NAMES[1], OTHER)
+        assert written(sheet, NAMES[labels[2]], colours[2])
 
 
 def test_areas_are_outlined_outside_of_their_pixels() -> None:
