@@ -6,7 +6,7 @@ eye.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -14,14 +14,12 @@ import torch
 from PIL import Image
 
 from dali_cutmix.core.checks import Told, check_count, refuse
-from dali_cutmix.mixing.cells import owner_of_pixels
-from dali_cutmix.mixing.chain import ChainPlan
-from dali_cutmix.mixing.choice import ChosenPlan
 from dali_cutmix.mixing.labels import MixedTarget
-from dali_cutmix.mixing.plan import MixPlan, Rect
+from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.pictures.annotated import Drawn, decimals, drawn, is_of_classes, overlaid
-from dali_cutmix.pictures.stacks import flattened
-from dali_cutmix.pictures.tiles import INK, OTHER, REGIONS, Box, Colour, Line, Tile, draw_tiles, to_pillow
+from dali_cutmix.pictures.regions import colour_of_rank, outlined
+from dali_cutmix.pictures.stacks import flattened, strip_of
+from dali_cutmix.pictures.tiles import INK, OTHER, Colour, Line, Tile, draw_tiles, to_pillow
 
 #: Ways to divide classes among regions that are tried for a sample of dense labels.
 MOST_TRIALS = 256
@@ -43,8 +41,8 @@ def contact_sheet(
     Takes what ``DataLoader(..., dtype=torch.uint8, with_plan=True)`` yields. Outlines run around
     the rectangles and areas of the plan and cover none of their pixels. A bar under each mixed
     image shows the weights as lengths. Under each image, outlines, bar and text of a class have one
-    colour; the sample's own class is gray. Images below 160 px are enlarged by a whole factor
-    without smoothing. No image is reduced.
+    colour; the sample's own class is gray. Images, frames and slices below 160 px are enlarged
+    by a whole factor without smoothing. No image is reduced.
 
     - A mask tints each pixel by the colour of its class.
     - Boxes are framed, with class and visible share.
@@ -52,7 +50,7 @@ def contact_sheet(
     - Notes are lines. Long notes are broken between words, into three rows at most. The note of an
       image that shows in full stands without a share.
     - A clip is a strip of frames. A volume is three slices through its middle: across depth, height
-      and width.
+      and width. Cuts are outlined in every frame or slice that they cross.
 
     Args:
         image: ``[B, 3, height, width]`` uint8 RGB, B at least 1, any device; of clips
@@ -68,7 +66,8 @@ def contact_sheet(
             Class weights without any name are drawn as rows.
             Long names are shortened. Pillow's own font has Latin letters; other letters show as
             boxes.
-        columns: Images per row, at least 1. None finds a near-square grid, without gaps if it can.
+        columns: Images per row, at least 1. None finds a near-square grid, without gaps if it can,
+            at most 2000 px wide unless one image is wider.
         title: One line at the top.
 
     Returns:
@@ -97,17 +96,18 @@ def contact_sheet(
         if len(by_part[-1]) != len(image):
             rule = f"have one row for each of {len(image)} images"
             refuse(where, name, rule, len(by_part[-1]))
-    shown_plan = plan if image.ndim == 4 else None
-    outlines, areas = _outlines(shown_plan, colours), _areas(shown_plan, colours)
+    strip = strip_of(tuple(image.shape[1:])) if image.ndim == 5 else None
+    outlines = outlined(plan, colours, image.shape[2:], strip)
     tiles = []
-    for pixels, outline, area, *samples in zip(image.cpu(), outlines, areas, *by_part, strict=True):
+    for pixels, outline, *samples in zip(image.cpu(), outlines, *by_part, strict=True):
         masks = [each.mask for each, _ in samples if each.mask is not None]
-        picture = flattened(pixels, masks[0] if masks else None, overlaid)
+        picture = flattened(pixels, masks[0] if masks else None, overlaid, strip)
         lines = [line for each, _ in samples for line in each.lines]
         boxes = [box for each, _ in samples for box in each.boxes]
         bars = [bar for _, bar in samples if bar]
         bar = bars[0] if bars else ()
-        tiles.append(Tile(to_pillow(picture), lines, outline, bar, area, boxes))
+        shown = to_pillow(picture)
+        tiles.append(Tile(shown, lines, outline.boxes, bar, outline.areas, boxes))
     return draw_tiles(tiles, columns=columns, title=title)
 
 
@@ -243,7 +243,7 @@ def _labels_of_regions(shown: Mapping[int, float], weights: Sequence[float]) -> 
 
 def _class_colours(own: int, others: Iterable[int]) -> dict[int, Colour]:
     """Return the colour of each class of a sample, its own class first."""
-    return {label: _colour(rank) for rank, label in enumerate(dict.fromkeys([own, *others]))}
+    return {label: colour_of_rank(rank) for rank, label in enumerate(dict.fromkeys([own, *others]))}
 
 
 def _region_colours(target: torch.Tensor | MixedTarget) -> list[list[Colour]]:
@@ -260,90 +260,12 @@ def _region_colours(target: torch.Tensor | MixedTarget) -> list[list[Colour]]:
     return colours
 
 
-def _colour(rank: int) -> Colour:
-    return REGIONS[rank] if rank < len(REGIONS) else REGIONS[1 + (rank - 1) % 4]
-
-
-def _colour_of_region(colours: Sequence[Colour], region: int) -> Colour:
-    """Return the colour of a region's class, or of the region where its class is not known."""
-    return colours[region] if region < len(colours) else _colour(region)
-
-
 def _is_mixed(plan: MixPlan | None, num_samples: int) -> list[bool]:
     """Tell for each sample whether pixels were mixed or erased."""
     if plan is None:
         return [False] * num_samples
     kept = plan.weight[:, 0] if plan.source.shape[1] > 2 else plan.kept
     return [bool(share < 1) for share in kept.tolist()]
-
-
-def _simple_plans(plan: MixPlan | None, num_sources: int = 1) -> Iterator[tuple[MixPlan, int]]:
-    """Yield the plans of one mix each that a plan consists of.
-
-    Beside each stands the number of regions of the batch that the plan is applied to. In a chain,
-    each mix takes regions from the result of the mixes before.
-    """
-    if isinstance(plan, ChosenPlan):
-        yield from _simple_plans(plan.plans[int(plan.choice[0])], num_sources)
-    elif isinstance(plan, ChainPlan):
-        for part in plan.plans:
-            yield from _simple_plans(part, num_sources)
-            num_sources *= part.source.shape[1]
-    elif plan is not None:
-        yield plan, num_sources
-
-
-def _outlines(
-    plan: MixPlan | None, colours: Sequence[Sequence[Colour]]
-) -> list[list[tuple[Box, Colour]]]:
-    """Return the rectangles that each sample's regions fill, and their colours."""
-    outlines: list[list[tuple[Box, Colour]]] = [[] for _ in colours]
-    for part, num_sources in _simple_plans(plan):
-        if part.put is None:
-            continue
-        is_erased = part.source.shape[1] == 1
-        for outline, own, boxes in zip(outlines, colours, _filled(part, part.put), strict=True):
-            for box, region in boxes:
-                # Erased pixels show no class, whoever owns them.
-                colour = OTHER if is_erased else _colour_of_region(own, region * num_sources)
-                outline.append((box, colour))
-    return outlines
-
-
-def _areas(
-    plan: MixPlan | None, colours: Sequence[Sequence[Colour]]
-) -> list[list[tuple[Image.Image, Colour]]]:
-    """Return the pixels that each sample's regions own by cells, as masks, and their colours."""
-    areas: list[list[tuple[Image.Image, Colour]]] = [[] for _ in colours]
-    for part, num_sources in _simple_plans(plan):
-        if part.owner is None:
-            continue
-        owners = owner_of_pixels(part).cpu()
-        for area, own, owner in zip(areas, colours, owners, strict=True):
-            for region in owner.unique().tolist():
-                if region > 0:
-                    mask = Image.fromarray(((owner == region) * 255).to(torch.uint8).numpy())
-                    area.append((mask, _colour_of_region(own, region * num_sources)))
-    return areas
-
-
-def _filled(plan: MixPlan, put: Rect) -> list[list[tuple[Box, int]]]:
-    """Return box and number of each region with pixels, for each sample.
-
-    The sample's own region is left out where the region is the whole image behind all others.
-    An erased rectangle counts as a region of another image.
-    """
-    is_erased = plan.source.shape[1] == 1
-    values = (plan.weight.tolist(), put.anchor.tolist(), put.extent.tolist())
-    samples = []
-    for regions in zip(*values, strict=True):
-        boxes = []
-        for region, (weight, (y, x), (height, width)) in enumerate(zip(*regions, strict=True)):
-            is_backdrop = region == 0 and (height, width) == plan.size and not is_erased
-            if weight > 0 and height and width and not is_backdrop:
-                boxes.append(((y, x, y + height, x + width), 1 if is_erased else region))
-        samples.append(boxes)
-    return samples
 
 
 def _merged(parts: Iterable[tuple[int, float]]) -> dict[int, float]:

@@ -12,6 +12,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 # Pixels of the sheet.
 SHOWN_SIDE = 160  # images are enlarged until their longer side reaches this
 MARGIN = 36
+MOST_WIDTH = 2000 - 2 * MARGIN  # of a row of images, where the number of columns is free
 GAP = 28
 LINE_HEIGHT = 21
 BAR_HEIGHT = 5
@@ -19,6 +20,7 @@ FONT_SIZE = 15
 TITLE_SIZE = 18
 SMALL_SIZE = 11  # of texts on boxes
 GAP_OF_VALUE = 8  # between a name and its value
+MOST_TO_VALUE = 420  # from a name's start to the end of its value, also under wide strips
 
 Colour = tuple[int, int, int]
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -92,11 +94,11 @@ def draw_tiles(
         columns: As in `contact_sheet`.
         title: One line at the top.
     """
-    columns = min(columns or _columns(len(tiles)), len(tiles))
     width, height = tiles[0].image.size
     factor = max(1, math.ceil(SHOWN_SIDE / max(width, height)))
     shown = (width * factor, height * factor)
     cell_width = max(shown[0], SHOWN_SIDE * 3 // 4)
+    columns = min(columns or _columns(len(tiles), cell_width), len(tiles))
     has_bar = any(tile.shares for tile in tiles)
     font = ImageFont.load_default(size=FONT_SIZE)
     rows_of = [
@@ -130,9 +132,10 @@ def draw_tiles(
     return sheet
 
 
-def _columns(num_tiles: int) -> int:
-    least = math.ceil(math.sqrt(num_tiles))
-    even = (count for count in range(least, 2 * least + 1) if num_tiles % count == 0)
+def _columns(num_tiles: int, cell_width: int) -> int:
+    most = max(1, (MOST_WIDTH + GAP) // (cell_width + GAP))
+    least = min(math.ceil(math.sqrt(num_tiles)), most)
+    even = (count for count in range(least, min(2 * least, most) + 1) if num_tiles % count == 0)
     return next(even, least)
 
 
@@ -227,6 +230,8 @@ def _line(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, line: Line, fon
         end = x + round(width * line.bar) - 1
         if end >= x:
             draw.rectangle((x, y, end, y + LINE_HEIGHT - 4), fill=BAR)
+    elif line.value:
+        width = min(width, MOST_TO_VALUE)
     value_width = _width_of_value(line, font)
     name = shortened(line.name, font, width - value_width)
     draw.text((x, y), name, line.colour, font)
@@ -245,6 +250,7 @@ def _broken(line: Line, font: Font, width: int) -> list[Line]:
     The value stands in the first row. The last row holds what is left, and is shortened when drawn.
     """
     rows: list[Line] = []
+    width = min(width, MOST_TO_VALUE) if line.value else width
     words = line.name.split()
     while len(rows) < line.most_rows - 1 and words:
         value = "" if rows else line.value

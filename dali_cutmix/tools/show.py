@@ -230,7 +230,10 @@ def _open_clips(data: str, size: int) -> _Opened:
 
 def _open_volumes(data: str, size: int) -> _Opened:
     """List volumes; of each the middle, as large as the smallest has it."""
-    source = Volumes(list(list_volumes(data, where="show").values()))
+    paths = list_volumes(data, where="show")
+    # Each is a class of its own, so that the picture says whose shares there are.
+    names = [name or Path(path).name for name, path in paths.items()]
+    source = Volumes(list(paths.values()), names)
     depth, height, width = source.shapes.min(axis=0).clip(max=size).tolist()
     return _Opened(source, VolumeTransform((depth, height, width), crop="centre"))
 

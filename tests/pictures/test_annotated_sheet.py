@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from dali_cutmix import contact_sheet
+from dali_cutmix import CutMix, MixedTarget, contact_sheet, draw_plan
+from dali_cutmix.mixing.clipcutmix import ClipPlan
 from dali_cutmix.pictures.annotated import colour_of_class
-from dali_cutmix.pictures.tiles import BAR, GAP, LINE_HEIGHT, MARGIN, TITLE_SIZE
+from dali_cutmix.pictures.stacks import GAP as BETWEEN  # frames and slices
+from dali_cutmix.pictures.tiles import BAR, GAP, LINE_HEIGHT, MARGIN, OTHER, OWN, TITLE_SIZE
 from dali_cutmix.tools.cli import app
 
 SIZE = (160, 200)
@@ -71,8 +73,15 @@ def test_share_of_a_box_stands_apart_from_its_class(classes: Any, name: str) -> 
 def test_clip_is_a_strip_of_frames_in_their_order() -> None:
     clip = torch.arange(9, dtype=torch.uint8)[None, None, :, None, None] * 20
     clip = clip.expand(2, 3, 9, 160, 40).contiguous()
-    tile = first_tile(contact_sheet(clip, torch.tensor([0, 1]), classes="ab"), (160, 260))
-    assert [tile[80, 44 * number + 20, 0] for number in range(6)] == [0, 40, 60, 100, 120, 160]
+    tile = first_tile(contact_sheet(clip, torch.tensor([0, 1]), classes="ab"), (160, 300))
+    assert [tile[80, (40 + BETWEEN) * number + 20, 0] for number in range(6)] == [
+        0,
+        40,
+        60,
+        100,
+        120,
+        160,
+    ]
 
 
 def test_volume_is_three_slices_through_its_middle() -> None:
@@ -82,11 +91,114 @@ def test_volume_is_three_slices_through_its_middle() -> None:
     volume[0, 0, :, :, 50] = 900
     mask = torch.zeros((1, 60, 80, 100), dtype=torch.int64)
     mask[0, :, :, :10] = 1
-    tile = first_tile(contact_sheet(volume, mask), (80, 100 + 100 + 80 + 8))
-    assert [tile[5, 20].tolist(), tile[40, 20, 0], tile[5, 50, 0]] == [[28] * 3, 85, 255]
-    assert tile[5, 104 + 20, 0] == 85  # across the height
-    assert (tile[5, 208 + 20] == 255).all()  # across the width
-    assert len(set(tile[5, 5].tolist())) > 1  # tinted
+    # Slices are enlarged by 2.
+    tile = first_tile(contact_sheet(volume, mask), (160, 200 + 200 + 160 + 2 * BETWEEN))
+    assert [tile[10, 40].tolist(), tile[80, 40, 0], tile[10, 100, 0]] == [[28] * 3, 85, 255]
+    assert tile[10, 200 + BETWEEN + 40, 0] == 85  # across the height
+    assert (tile[10, 400 + 2 * BETWEEN + 40] == 255).all()  # across the width
+    assert len(set(tile[10, 10].tolist())) > 1  # tinted
+
+
+def test_slices_are_enlarged_until_the_longest_side_is_readable() -> None:
+    volume = torch.zeros((1, 1, 12, 20, 16), dtype=torch.int16)
+    volume[0, 0, 6, 10, 8] = 255
+    tile = first_tile(
+        contact_sheet(volume, torch.zeros(1, dtype=torch.int64), classes="a"), (200, 700)
+    )
+    for left, (y, x) in zip((0, 128, 256), ((10, 8), (6, 8), (6, 10)), strict=True):
+        left += left // 128 * BETWEEN
+        voxel = tile[8 * y : 8 * y + 8, left + 8 * x : left + 8 * x + 8]
+        assert (voxel == 255).all()
+        assert (tile[8 * y, left + 8 * x - 1] == 0).all()
+
+
+def clip_plan(corners: list[tuple[int, int, int, int]]) -> ClipPlan:
+    """A plan of two clips with a cut for each frame: (y, x, height, width)."""
+    cuts = torch.tensor([corners, corners], dtype=torch.int32)
+    source = torch.tensor([[0, 1], [1, 0]], dtype=torch.int32)
+    weight = torch.tensor([[0.75, 0.25]] * 2)
+    return ClipPlan(source, weight, (160, 120), anchors=cuts[..., :2], extents=cuts[..., 2:])
+
+
+def outlined_boxes(
+    tile: np.ndarray, bare: np.ndarray, inside: list[tuple[int, int, int, int]]
+) -> None:
+    """Check that outlines run around these boxes alone (top, left, bottom, right)."""
+    changed = (tile != bare).any(axis=2)
+    for top, left, bottom, right in inside:
+        assert not changed[top:bottom, left:right].any()
+        ring = np.zeros(changed.shape, bool)
+        ring[max(0, top - 3) : bottom + 3, max(0, left - 3) : right + 3] = True
+        ring[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = False
+        assert (tile[ring] == OTHER).all()
+        changed[max(0, top - 4) : bottom + 4, max(0, left - 4) : right + 4] = False
+    assert not changed.any()
+
+
+PAIR = MixedTarget(torch.tensor([[0, 1], [1, 0]]), torch.tensor([[0.75, 0.25]] * 2))
+
+
+def test_cut_of_a_clip_is_outlined_in_each_frame_where_it_lies() -> None:
+    cuts = [(20, 30, 40, 50), (60, 40, 40, 50), (0, 0, 0, 0), (0, 0, 160, 120)]
+    clip = torch.full((2, 3, 4, 160, 120), 100, dtype=torch.uint8)
+    size = (160, 4 * 120 + 3 * BETWEEN)
+    bare = first_tile(contact_sheet(clip, PAIR, classes="ab"), size)
+    tile = first_tile(contact_sheet(clip, PAIR, clip_plan(cuts), classes="ab"), size)
+    boxes = [
+        (y, x + left, y + height, x + left + width)
+        for number, (y, x, height, width) in enumerate(cuts)
+        if height
+        for left in [number * (120 + BETWEEN)]
+    ]
+    outlined_boxes(tile, bare, boxes)
+
+
+def test_mixes_of_images_are_outlined_in_every_frame() -> None:
+    clip = torch.full((2, 3, 3, 160, 160), 100, dtype=torch.uint8)
+    cut = draw_plan(CutMix(), 2, (160, 160), seed=1, epoch=0, batch=0)
+    (top, left), (height, width) = (cut.put.anchor[0, 1].tolist(), cut.put.extent[0, 1].tolist())
+    assert min(height, width) > 8
+    size = (160, 3 * 160 + 2 * BETWEEN)
+    bare = first_tile(contact_sheet(clip, PAIR, classes="ab"), size)
+    tile = first_tile(contact_sheet(clip, PAIR, cut, classes="ab"), size)
+    boxes = [(top, left + n * 170, top + height, left + n * 170 + width) for n in range(3)]
+    outlined_boxes(tile, bare, boxes)
+
+
+def test_cuboid_is_outlined_in_the_slices_that_it_crosses() -> None:
+    cuts = [(0, 0, 0, 0)] * 180
+    for number in range(100, 140):  # the middle slice, 90, is not among them
+        cuts[number] = (70, 20, 60, 30)
+    volume = torch.full((2, 1, 180, 160, 120), 100, dtype=torch.uint8)
+    size = (180, 120 + 120 + 160 + 2 * BETWEEN)
+    bare = first_tile(contact_sheet(volume, PAIR, classes="ab"), size)
+    tile = first_tile(contact_sheet(volume, PAIR, clip_plan(cuts), classes="ab"), size)
+    # Across the height at row 80, which the cuboid crosses; across the width at 60 it does not.
+    outlined_boxes(tile, bare, [(100, 130 + 20, 140, 130 + 50)])
+
+
+def test_moving_cut_is_outlined_as_a_staircase_across_a_volume() -> None:
+    cuts = [(40, number // 3, 80, 40) for number in range(180)]
+    volume = torch.full((2, 1, 180, 160, 120), 100, dtype=torch.uint8)
+    sheet = contact_sheet(volume, PAIR, clip_plan(cuts), classes="ab")
+    tile = first_tile(sheet, (180, 120 + 120 + 160 + 2 * BETWEEN))
+    assert (tile[40 - 2, 30 : 30 + 40] == OTHER).all()  # in slice 90
+    for row in (30, 90, 150):
+        left = 130 + row // 3
+        assert (tile[row, left + 1 : left + 39] == 100).all()
+        assert (tile[row, left - 3] == OTHER).all()
+        assert (tile[row, left + 40 + 2] == OTHER).all()
+
+
+@pytest.mark.parametrize("depth", [1, 6])
+@pytest.mark.parametrize("side", [40, 224, 500])
+def test_strips_stand_below_each_other_in_a_sheet_that_fits_a_screen(depth: int, side: int) -> None:
+    clip = torch.zeros((12, 3, depth, side, side), dtype=torch.uint8)
+    sheet = contact_sheet(clip, torch.zeros(12, dtype=torch.int64), classes="a")
+    assert sheet.width <= 2000
+    if depth == 6 and side == 500:  # frames stand in two rows, and none is reduced
+        black = (np.asarray(sheet) == 0).all(axis=2)
+        assert black.sum() == 12 * 6 * 500 * 500
 
 
 def test_rows_and_notes_are_written_and_never_taken_for_classes() -> None:
@@ -230,8 +342,9 @@ def test_show_draws_clips_as_strips(tmp_path: Path) -> None:
         for time in range(12):
             Image.fromarray(np.full((40, 50), 20 * time, np.uint8)).save(folder / f"{time}.png")
     sheet = shown_by_command(tmp_path / "clips", tmp_path / "s.png", "--clips", "--size", "160")
-    tile = first_tile(sheet, (160, 6 * 160 + 5 * 4))
-    levels = [np.unique(tile[:, 164 * n : 164 * n + 160]).tolist() for n in range(6)]
+    step = 160 + BETWEEN
+    tile = first_tile(sheet, (160, 6 * step))
+    levels = [np.unique(tile[:, step * n : step * n + 160]).tolist() for n in range(6)]
     assert levels == [[0], [40], [80], [120], [160], [200]]
 
 
@@ -246,13 +359,11 @@ def test_show_draws_volumes_as_three_slices_of_one_size(tmp_path: Path, num_chan
             others = np.full((*volume.shape, num_channels - 1), 2000, np.int16)
             volume = np.concatenate([volume[..., None], others], axis=3)
         np.save(volumes / ("more" if number % 2 else "") / f"{number}.npy", volume)
-    tile = first_tile(
-        shown_by_command(volumes, tmp_path / "s.png", "--volumes"), (80, 100 + 100 + 80 + 8)
-    )
-    assert (tile[:, :100] == 255).all()
-    assert [tile[29:32, 104 + 50, 0].tolist(), tile[29:32, 208 + 40, 0].tolist()] == [
-        [0, 255, 0]
-    ] * 2
+    # Slices are enlarged by 2.
+    tile = first_tile(shown_by_command(volumes, tmp_path / "s.png", "--volumes"), (160, 580))
+    assert (tile[:, :200] == 255).all()
+    lefts = (200 + BETWEEN, 400 + 2 * BETWEEN)
+    assert [tile[58:64:2, left + 80, 0].tolist() for left in lefts] == [[0, 255, 0]] * 2
 
 
 def test_show_draws_the_numbers_of_a_table_as_bars(annotated: Path) -> None:
@@ -275,6 +386,10 @@ def test_show_mixes_clips_by_each_kind(tmp_path: Path, mix: str) -> None:
     arguments = ["show", str(tmp_path), "--volumes", "--mix", mix, "--batch-size", "2"]
     result = CliRunner().invoke(app, [*arguments, "--out", str(out)])
     assert result.exit_code == 0, result.output
+    # Each volume is a class of its own: bars and captions tell whose shares there are.
+    shown = np.asarray(Image.open(out))
+    assert (shown == OWN).all(axis=2).any()
+    assert (shown == OTHER).all(axis=2).any()
     refused = CliRunner().invoke(app, ["show", str(tmp_path), "--clips", "--volumes"])
     assert refused.exit_code == 2
     assert "must be left out with --clips" in " ".join(refused.output.split())

@@ -263,9 +263,7 @@ def test_every_region_is_named_weighed_and_outlined_in_its_own_colour() -> None:
             assert (side == colour).all()
         changed[y0 - 4 : y1 + 4, x0 - 4 : x1 + 4] = False
     assert not changed.any()
-    for name, value, colour in zip(
-        NAMES, ("0.86", "0.06", "0.08"), REGIONS, strict=False
-    ):
+    for name, value, colour in zip(NAMES, ("0.86", "0.06", "0.08"), REGIONS, strict=False):
         assert written(sheet, name, colour)
         assert written(sheet, value, colour)
     bar = pixels(sheet)[top + 160 + 10, left : left + 160]
