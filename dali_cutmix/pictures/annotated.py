@@ -23,6 +23,9 @@ MAX_ROWS = 3
 #: Share of the class's colour in an overlay, in [0, 1].
 OPACITY = 0.5
 
+#: Weight of R, G, B in the gray under an overlay, as in Rec. 601.
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -92,7 +95,10 @@ def colour_of_class(index: int) -> Colour:
 
 
 def overlaid(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Tint each pixel by the colour of its class. Class 0, mostly the background, stays.
+    """Tint each pixel by the colour of its class, and outline areas in the colour as it is.
+
+    The image is gray below the tint, so that no colour of an object shifts the tint's. Class 0,
+    mostly the background, stays.
 
     Args:
         image: ``[3, height, width]`` uint8 RGB, CPU.
@@ -101,9 +107,23 @@ def overlaid(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     classes, inverse = np.unique(mask.numpy(), return_inverse=True)
     colours = np.array([colour_of_class(int(index)) for index in classes], np.float32)
     tint = colours[inverse.reshape(mask.shape)]
-    opacity = OPACITY * (mask.numpy() != 0)[..., None]
-    mixed = (1 - opacity) * image.permute(1, 2, 0).numpy() + opacity * tint
-    return torch.from_numpy(mixed.round().astype(np.uint8)).permute(2, 0, 1)
+    pixels = image.permute(1, 2, 0).numpy().astype(np.float32)
+    gray = (pixels @ LUMA)[..., None]
+    opacity = np.where(_is_at_edge(mask.numpy()), 1.0, OPACITY)[..., None]
+    tinted = ((1 - opacity) * gray + opacity * tint).round()
+    mixed = np.where((mask.numpy() != 0)[..., None], tinted, pixels)
+    return torch.from_numpy(mixed.astype(np.uint8)).permute(2, 0, 1)
+
+
+def _is_at_edge(mask: np.ndarray) -> np.ndarray:
+    """Return which pixels lie beside a pixel of another class: ``[height, width]`` bool."""
+    at_edge = np.zeros(mask.shape, bool)
+    down, right = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
+    at_edge[1:] |= down
+    at_edge[:-1] |= down
+    at_edge[:, 1:] |= right
+    at_edge[:, :-1] |= right
+    return at_edge
 
 
 def _mask(mask: torch.Tensor, classes: Sequence[str]) -> Drawn:
@@ -112,7 +132,7 @@ def _mask(mask: torch.Tensor, classes: Sequence[str]) -> Drawn:
     lines = [
         Line(
             _name(index, classes),
-            f"{count / mask.numel():.0%}",
+            _percent(count / mask.numel()),
             colour_of_class(index) if index else INK,
         )
         for count, index in heaviest[:MAX_LINES]
@@ -170,6 +190,13 @@ def decimals(weight: float) -> str:
     if weight < 0.005:
         return "< 0.01"
     return "> 0.99" if 0.995 <= weight < 1 - 1e-6 else f"{weight:.2f}"
+
+
+def _percent(share: float) -> str:
+    """Write a share without decimals: a small part never reads as 0%, nor a large one as 100%."""
+    if share < 0.005:
+        return "< 1%"
+    return "> 99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
 def _name(index: int, classes: Sequence[str]) -> str:

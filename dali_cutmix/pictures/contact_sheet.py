@@ -44,7 +44,8 @@ def contact_sheet(
     colour; the sample's own class is gray. Images, frames and slices below 160 px are enlarged
     by a whole factor without smoothing. No image is reduced.
 
-    - A mask tints each pixel by the colour of its class.
+    - A mask tints each pixel by the colour of its class, over gray, and outlines areas in the full
+      colour.
     - Boxes are framed, with class and visible share.
     - Rows are bars. A full bar is 1, or the largest value of the batch above 1.
     - Notes are lines. Long notes are broken between words, into three rows at most. The note of an

@@ -17,8 +17,9 @@ from dali_cutmix import CutMix, MixedTarget, contact_sheet, draw_plan
 from dali_cutmix.mixing.clipcutmix import ClipPlan
 from dali_cutmix.pictures.annotated import colour_of_class
 from dali_cutmix.pictures.stacks import GAP as BETWEEN  # frames and slices
-from dali_cutmix.pictures.tiles import BAR, GAP, LINE_HEIGHT, MARGIN, OTHER, OWN, TITLE_SIZE
+from dali_cutmix.pictures.tiles import BAR, GAP, INK, LINE_HEIGHT, MARGIN, OTHER, OWN, TITLE_SIZE
 from dali_cutmix.tools.cli import app
+from sheets import written
 
 SIZE = (160, 200)
 
@@ -34,15 +35,42 @@ def first_tile(sheet: Image.Image, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def test_mask_tints_each_pixel_half_by_the_colour_of_its_class_and_leaves_class_0() -> None:
+    """Areas have an outline in the full colour, of a pixel."""
     mask = torch.zeros((1, *SIZE), dtype=torch.int64)
     mask[0, 20:60, 30:90] = 2
     mask[0, 100:, 150:] = 255
     tile = first_tile(contact_sheet(gray(), mask, classes=["ground", "car", "tree"]))
     for index in (0, 2, 255):
         colour = np.array(colour_of_class(index))
-        tinted = (tile[mask[0].numpy() == index] == np.round(0.5 * 100 + 0.5 * colour)).all()
+        area = (mask[0] == index).numpy()
+        inner = area & np.roll(area, 1, 0) & np.roll(area, -1, 0)
+        inner &= np.roll(area, 1, 1) & np.roll(area, -1, 1)
+        # Beyond the border of the image there is no other class.
+        inner[-1, 151:], inner[101:, -1] = index == 255, index == 255
+        tinted = np.abs(tile[inner] - (0.5 * 100 + 0.5 * colour)).max() <= 1
         assert tinted == (index > 0)
+        assert (tile[area & ~inner] == colour).all() == (index > 0)
     assert (tile[(mask[0] == 0).numpy()] == 100).all()
+
+
+def test_tint_is_the_same_whatever_the_colour_of_the_object() -> None:
+    mask = torch.ones((2, *SIZE), dtype=torch.int64)
+    # Red and green of one luma.
+    red, green = torch.tensor([196, 0, 0]), torch.tensor([0, 100, 0])
+    image = torch.stack([red, green]).to(torch.uint8)[:, :, None, None].expand(2, 3, *SIZE)
+    tiles = [first_tile(contact_sheet(one[None], mask[:1])) for one in image]
+    assert np.abs(tiles[0].astype(int) - tiles[1]).max() <= 1
+    assert np.abs(tiles[0].astype(int) - (58.6 + np.array(colour_of_class(1))) / 2).max() <= 1
+
+
+@pytest.mark.parametrize(("num_pixels", "value"), [(3, "< 1%"), (159, "< 1%"), (400, "1%")])
+def test_small_share_of_a_mask_never_reads_as_none(num_pixels: int, value: str) -> None:
+    mask = torch.zeros((1, *SIZE), dtype=torch.int64)
+    mask.view(-1)[:num_pixels] = 1
+    sheet = contact_sheet(gray(), mask, classes=["ground", "car"])
+    for name, colour, text in (("car", colour_of_class(1), value), ("ground", INK, "> 99%")):
+        assert written(sheet, name, colour)
+        assert written(sheet, text, colour) or (text == "> 99%" and num_pixels == 400)
 
 
 def test_boxes_are_framed_along_their_inside() -> None:
@@ -318,10 +346,11 @@ def test_show_draws_masks_and_boxes_of_a_folder(option: str, annotated: Path) ->
     result = CliRunner().invoke(app, [*arguments, "--batch-size", "2"])
     assert result.exit_code == 0, result.output
     colour = np.array(colour_of_class(2))
-    expected = np.round(50 + colour / 2) if option == "masks" else colour
+    expected = np.round(50 + colour / 2 + 1e-3) if option == "masks" else colour
     tile = first_tile(Image.open(out), (160, 160))
     # The short side of 64 becomes 160, and the middle is kept: the object begins in its middle.
     assert (tile[80, 82] == 100).all() == (option == "boxes")
+    assert (tile[80, 80] == colour).all()
     assert (tile[150, 159] == expected).all()
     assert (tile[80, 70] == 100).all()
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from dali_cutmix import (
     RICAP,
@@ -29,7 +29,8 @@ from dali_cutmix import (
 )
 from dali_cutmix.mixing.chain import ChainPlan
 from dali_cutmix.pictures.contact_sheet import class_weights, contact_sheet
-from dali_cutmix.pictures.tiles import FONT_SIZE, INK, OTHER, OWN, REGIONS
+from dali_cutmix.pictures.tiles import OTHER, OWN, REGIONS
+from sheets import written
 
 NAMES = ("coffee", "cat", "dog")
 
@@ -68,16 +69,6 @@ def places(sheet: Image.Image, image: torch.Tensor) -> list[tuple[int, int]]:
     at = pixels(sheet)
     found = (np.argwhere((at == one[:, 0, 0].numpy()).all(2)) for one in image)
     return [tuple(points[0].tolist()) for points in found]
-
-
-def written(sheet: Image.Image, text: str, colour: tuple[int, int, int] = INK) -> list[list[int]]:
-    """Places ``[y, x]`` on the sheet where this text stands, to the pixel."""
-    font = ImageFont.load_default(size=FONT_SIZE)
-    left, top, right, bottom = (int(side) for side in font.getbbox(text))
-    stamp = Image.new("RGB", (right - left, bottom - top), "white")
-    ImageDraw.Draw(stamp).text((-left, -top), text, colour, font)
-    windows = np.lib.stride_tricks.sliding_window_view(pixels(sheet), pixels(stamp).shape)
-    return np.argwhere((windows[:, :, 0] == pixels(stamp)).all((2, 3, 4))).tolist()
 
 
 # Pixels
