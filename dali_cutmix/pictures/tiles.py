@@ -142,7 +142,7 @@ def _columns(num_tiles: int, cell_width: int) -> int:
 def _outline(
     draw: ImageDraw.ImageDraw, box: Box, colour: Colour, left: int, top: int, factor: int
 ) -> None:
-    y0, x0, y1, x1 = (side * factor for side in box)
+    y0, x0, y1, x1 = _scaled(box, factor)
     # From the box outwards. No background hides both colours.
     for ring, ring_colour in enumerate((WHITE, colour, colour, WHITE)):
         ring_box = (left + x0 - 1 - ring, top + y0 - 1 - ring, left + x1 + ring, top + y1 + ring)
@@ -162,13 +162,14 @@ def _image(
     enlarged = tile.image.resize(shown, Image.Resampling.NEAREST) if factor > 1 else tile.image
     draw.rectangle((left - 1, y - 1, left + shown[0], y + shown[1]), outline=FAINT)
     sheet.paste(enlarged, (left, y))
-    for box, colour, _ in tile.boxes:
-        _frame(draw, [side * factor for side in box], colour, left, y)
     for box, colour in tile.outlines:
         _outline(draw, box, colour, left, y, factor)
     for mask, colour in tile.areas:
         _outline_area(sheet, mask, colour, (left, y), factor)
-    _tags(draw, tile.boxes, (left, y), factor, shown[0])
+    _tags(draw, tile.boxes, (left, y), factor, shown)
+    # Above the texts, which then hide no object.
+    for box, colour, _ in tile.boxes:
+        _frame(draw, _scaled(box, factor), colour, left, y)
     if tile.shares:
         _bar(draw, left, y + shown[1] + 8, shown[0], tile.shares)
 
@@ -189,23 +190,67 @@ def _tags(
     boxes: Sequence[tuple[Box, Colour, str]],
     corner: tuple[int, int],
     factor: int,
-    width: int,
+    shown: tuple[int, int],
 ) -> None:
-    """Write on boxes, above each object where there is room, and never over another text."""
+    """Write beside boxes, where the text covers least of all objects, and never over another text.
+
+    Args:
+        draw: Draws on the sheet.
+        boxes: Objects, their colours and what is written on each.
+        corner: Left and top of the image on the sheet.
+        factor: Factor by which the image is enlarged.
+        shown: Width and height of the image on the sheet.
+    """
     font = ImageFont.load_default(size=SMALL_SIZE)
-    taken: list[tuple[int, int, int]] = []
-    for (top, left, _, _), colour, text in boxes:
-        length, height = math.ceil(draw.textlength(text, font)) + 6, SMALL_SIZE + 4
-        x = corner[0] + max(0, min(left * factor, width - length))
-        y = corner[1] + (top * factor - height if top * factor >= height else top * factor)
-        if any(
-            abs(y - other_y) < height and x < end and start < x + length
-            for start, end, other_y in taken
-        ):
+    objects = [_scaled(box, factor) for box, _, _ in boxes]
+    taken: list[Box] = []
+    for object_box, (_, colour, text) in zip(objects, boxes, strict=True):
+        size = SMALL_SIZE + 4, math.ceil(draw.textlength(text, font)) + 6
+        free = [
+            place
+            for place in _places_beside(object_box, size, shown)
+            if not any(_overlap(place, other) for other in taken)
+        ]
+        if not free:
             continue
-        taken.append((x, x + length, y))
-        draw.rectangle((x, y, x + length, y + height - 1), fill=colour)
+        place = min(free, key=lambda place: sum(_overlap(place, other) for other in objects))
+        taken.append(place)
+        x, y = corner[0] + place[1], corner[1] + place[0]
+        draw.rectangle((x, y, x + size[1], y + size[0] - 1), fill=colour)
         draw.text((x + 3, y + 1), text, WHITE, font)
+
+
+def _places_beside(box: Box, size: tuple[int, int], shown: tuple[int, int]) -> list[Box]:
+    """Return where a text may stand: above, below, right or left of a box, or on its top.
+
+    Args:
+        box: The object, in pixels of the shown image.
+        size: Height and width of the text.
+        shown: Width and height of the image, which no text leaves at its sides.
+    """
+    top, left, bottom, right = box
+    height, width = size
+    x = max(0, min(left, shown[0] - width))
+    corners = [(top - height, x), (bottom, x), (top, right), (top, left - width), (top, x)]
+    return [
+        (y, x, y + height, x + width)
+        for number, (y, x) in enumerate(corners)
+        # A text that is wider than the image stands on the object, as a last resort.
+        if number == len(corners) - 1
+        or (0 <= y <= shown[1] - height and 0 <= x <= shown[0] - width)
+    ]
+
+
+def _overlap(one: Box, other: Box) -> int:
+    """Return the pixels that two boxes share."""
+    height = min(one[2], other[2]) - max(one[0], other[0])
+    width = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0, height) * max(0, width)
+
+
+def _scaled(box: Box, factor: int) -> Box:
+    top, left, bottom, right = box
+    return top * factor, left * factor, bottom * factor, right * factor
 
 
 def _bar(

@@ -198,7 +198,10 @@ def _open(
         return _Opened(images, transform, target, ())
     if boxes is not None:
         images, objects = _with_boxes(*open_boxes(expanded(boxes), data, where="show"))
-        return _Opened(images, transform, objects, objects.names or _numbers(objects))
+        every = objects.take(range(len(objects)))
+        every.min_visible = 0.0  # to count those that are not served
+        parts = {"boxes": objects, "every": every}
+        return _Opened(images, transform, parts, objects.names or _numbers(objects))
     if rows is not None:
         table = expanded(rows)
         images, numbers = read_rows(data, table)
@@ -258,8 +261,26 @@ def _sheet(opened: _Opened, mix: Any, batch_size: int, seed: int) -> Image.Image
         image, target, plan = next(iter(loader))
     if are_volumes:
         image = image[:, :1]  # a picture has a single channel of a volume
+    if isinstance(target, dict):
+        served, every = target["boxes"], target["every"]
+        hidden = _hidden(served, every, opened.target["boxes"].min_visible)
+        target = {"boxes": served, "hidden": hidden}
     classes = loader.dataset.classes if opened.names is None else opened.names
     return contact_sheet(image, target, plan, classes=classes, title=_title(mix, seed))
+
+
+def _hidden(
+    served: Sequence[dict[str, Any]], every: Sequence[dict[str, Any]], min_visible: float
+) -> list[list[tuple[str, float]]]:
+    """Return a note for each sample of which objects show that have no box."""
+    counts = (
+        len(sample["labels"]) - len(kept["labels"])
+        for kept, sample in zip(served, every, strict=True)
+    )
+    return [
+        [(f"{count} hidden (min_visible {min_visible:g})", 1.0)] if count else []
+        for count in counts
+    ]
 
 
 def _choose_mix(name: str, alpha: float | None, prob: float | None, size: int) -> Any:

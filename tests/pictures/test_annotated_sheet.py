@@ -98,6 +98,32 @@ def test_share_of_a_box_stands_apart_from_its_class(classes: Any, name: str) -> 
     assert (first_tile(hidden) == first_tile(expected)).all()
 
 
+def test_text_of_a_box_stands_beside_objects_and_covers_none() -> None:
+    # At the top, where no text fits above; small; and one below another, which a text would hide.
+    corners = [[20.0, 0.0, 60.0, 30.0], [100.0, 60.0, 110.0, 68.0], [100.0, 71.0, 140.0, 140.0]]
+    sample = {"boxes": torch.tensor(corners), "labels": torch.tensor([1, 2, 3])}
+    tile = first_tile(contact_sheet(gray(), [sample], classes=["a", "car", "tree", "owl"]))
+    for (x0, y0, x1, y1), label in zip(
+        torch.tensor(corners).int().tolist(), (1, 2, 3), strict=True
+    ):
+        inner = tile[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2]
+        assert (inner == 100).all()
+        is_colour = (tile == colour_of_class(label)).all(axis=2)
+        assert is_colour[y0, x0:x1].all()
+        is_colour[y0:y1, x0:x1] = False
+        assert is_colour.sum() > 100  # the text's ground, outside of the box
+
+
+def test_text_that_has_no_free_place_lies_below_the_frames() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 200.0, 160.0], [60.0, 2.0, 64.0, 12.0], [5.0, 1.0, 9.0, 9.0]])
+    sample = {"boxes": boxes, "labels": torch.tensor([1, 2, 3])}
+    tile = first_tile(contact_sheet(gray(), [sample], classes=["", "w" * 30, "b", "c"]))
+    for (x0, y0, x1, y1), label in zip(boxes.int().tolist(), (1, 2, 3), strict=True):
+        is_colour = (tile == colour_of_class(label)).all(axis=2)
+        assert is_colour[y0:y1, x0].all() or label == 1
+        assert is_colour[y1 - 1, x0:x1].all()
+
+
 def test_clip_is_a_strip_of_frames_in_their_order() -> None:
     clip = torch.arange(9, dtype=torch.uint8)[None, None, :, None, None] * 20
     clip = clip.expand(2, 3, 9, 160, 40).contiguous()
@@ -422,6 +448,21 @@ def test_show_mixes_clips_by_each_kind(tmp_path: Path, mix: str) -> None:
     refused = CliRunner().invoke(app, ["show", str(tmp_path), "--clips", "--volumes"])
     assert refused.exit_code == 2
     assert "must be left out with --clips" in " ".join(refused.output.split())
+
+
+def test_show_counts_the_objects_that_are_too_hidden_for_a_box(annotated: Path) -> None:
+    options = ["--boxes", str(annotated / "boxes.json"), "--size", "160", "--batch-size", "2"]
+    listed = json.loads((annotated / "boxes.json").read_text())
+    out = annotated / "s.png"
+    for width, num_told in ((10, 2), (40, 0)):
+        for box in listed["annotations"]:
+            # The image shows columns 8 to 72 of 80: 2 of 10, or 32 of 40.
+            box["bbox"] = [80 - width, 0, width, 64]
+        (annotated / "boxes.json").write_text(json.dumps(listed))
+        arguments = ["show", str(annotated / "images"), "--out", str(out), "--mix", "none"]
+        assert CliRunner().invoke(app, [*arguments, *options]).exit_code == 0
+        told = written(Image.open(out), "1 hidden (min_visible")
+        assert len(told) == num_told
 
 
 XML = """<annotation><filename>{name}</filename>{objects}</annotation>"""
