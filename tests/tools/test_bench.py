@@ -8,15 +8,26 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 from typer.testing import CliRunner
 
 from dali_cutmix import FileList
 from dali_cutmix.tools.bench.photos import Photos, photos
-from dali_cutmix.tools.bench.plot import draw_bench
-from dali_cutmix.tools.bench.results import OURS, STAGES, TORCH, TORCH_BYTES, reading, stages_of
+from dali_cutmix.tools.bench.plot import LIGHT, STAGE_COLOURS, draw_bench
+from dali_cutmix.tools.bench.results import (
+    MIXING,
+    OURS,
+    REST,
+    STAGES,
+    TORCH,
+    TORCH_BYTES,
+    reading,
+    stages_of,
+)
 from dali_cutmix.tools.cli import app
+from dali_cutmix.tools.demo.report import RED
 
 
 def call(*arguments: str | Path) -> Any:
@@ -237,6 +248,47 @@ def test_plot_shows_more_for_more_and_goes_on_without_what_did_not_run() -> None
     for at, name in ((2, TORCH), (4, TORCH_BYTES)):
         found["rows"][at] = {"name": name, "mix": "cutmix", "error": "no"}
     assert draw_bench(found).tobytes() != picture.tobytes()
+
+
+def columns_of(picture: Image.Image, colour: str, *, below: bool) -> np.ndarray:
+    """Columns of the upper or lower axes in which a colour fills a bar."""
+    pixels = np.asarray(picture)
+    middle = round(0.68 * len(pixels))
+    half = pixels[middle:] if below else pixels[:middle]
+    is_colour = (half == ImageColor.getrgb(colour)).all(axis=2)
+    return np.flatnonzero(is_colour.sum(axis=0) > 40)
+
+
+@pytest.mark.parametrize("decoding", [510, 5_000])
+def test_bars_fill_their_axis_however_fast_decoding_is(decoding: float) -> None:
+    picture = draw_bench(results((450, 500), (300, 300), (10_000, decoding, 505)))
+    longest = columns_of(picture, LIGHT[RED], below=False)
+    assert len(longest) > 0.6 * picture.width
+
+
+def test_rate_beyond_the_axis_is_written_without_a_line() -> None:
+    near, far, farther = (
+        np.asarray(draw_bench(results((450, 500), (300, 300), (10_000, rate, 505))))
+        for rate in (510, 5_000, 6_000)
+    )
+    # Above the words and right of all bars nothing stands but the line of decoding.
+    rows, columns = slice(300, 380), slice(1000, None)
+    assert (near[rows, columns].min(axis=2) < 60).any()
+    assert (far[rows, columns].min(axis=2) > 60).all()
+    upper = slice(0, round(0.6 * len(far)))
+    assert (far[upper] != farther[upper]).any()  # the number
+
+
+def test_step_below_0_stands_left_of_0_so_that_steps_sum_up() -> None:
+    # 1, 1.5, then 0.5 less, and 0.25 more milliseconds: 2.25 in all.
+    picture = draw_bench(results((1e3 / 2.25, 500), (300, 300), (10_000, 1_000, 400)))
+    widths = [
+        len(columns_of(picture, STAGE_COLOURS[name], below=True))
+        for name in ("resizing", REST, MIXING)
+    ]
+    assert np.abs(np.array(widths) / widths[0] - np.array([1.5, 0.5, 0.25]) / 1.5).max() < 0.01
+    reading_starts = columns_of(picture, STAGE_COLOURS["reading"], below=True).min()
+    assert columns_of(picture, STAGE_COLOURS[REST], below=True).max() <= reading_starts
 
 
 # The command

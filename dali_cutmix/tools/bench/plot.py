@@ -79,12 +79,17 @@ def _draw_rates(axes: Any, results: dict[str, Any]) -> None:
         text = f"{median:,.0f}"
         axes.text(row["max"] + 0.012 * most, position, text, va="center", color=INK)
     decoded = row_of(results, "decoding the crop", "none")
-    right = 1.12 * most
+    right = 1.12 * most  # room for the number behind the longest bar
     if "median" in decoded:
-        right = max(right, 1.03 * decoded["median"])
-        axes.axvline(decoded["median"], color=INK, lw=1.2, ls=(0, (4, 3)))
-        label = f"decoding alone: {decoded['median']:,.0f} "
-        axes.text(decoded["median"], 3.9, label, ha="right", va="bottom", color=INK, fontsize=9)
+        label, rate = f"decoding alone: {decoded['median']:,.0f}", decoded["median"]
+        # A line far beyond would squeeze all bars to the left.
+        if rate <= right:
+            axes.axvline(rate, color=INK, lw=1.2, ls=(0, (4, 3)))
+        else:
+            label += ", beyond this axis →"
+        axes.text(
+            min(rate, right), 3.9, f"{label} ", ha="right", va="bottom", color=INK, fontsize=9
+        )
     axes.set_xlim(0, right)
     axes.set_ylim(4.35, -0.55)
     axes.set_yticks(positions, [label for label, _, _, _ in bars])
@@ -94,16 +99,22 @@ def _draw_rates(axes: Any, results: dict[str, Any]) -> None:
 
 
 def _draw_stages(axes: Any, results: dict[str, Any]) -> None:
-    left = 0.0
+    right = left = 0.0
     for stage in stages_of(results):
-        width = max(0.0, stage.added_ms)  # see `Stage.added_ms`
-        label, colour = f"{stage.name} {width:.2f}", STAGE_COLOURS[stage.name]
-        axes.barh(0, width, 0.6, left=left, color=colour, label=label)
-        left += width
-    axes.set_yticks([0], [OURS])
-    axes.set_xlabel("milliseconds per image, where they go", color=INK)
+        # `+ 0.0` makes 0.00 of -0.00.
+        label = f"{stage.name} {round(stage.added_ms, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+        start = right if stage.added_ms > 0 else left
+        colour = STAGE_COLOURS[stage.name]
+        axes.barh(0, stage.added_ms, 0.6, left=start, color=colour, label=label)
+        right, left = right + max(0.0, stage.added_ms), left + min(0.0, stage.added_ms)
+    words = "milliseconds per image, where they go"
+    if round(left, 2) < 0:  # see `Stage.added_ms`
+        words += "; left of 0: faster than what was timed before, to be subtracted"
+        axes.axvline(0, color=INK, lw=1)
+    axes.set_yticks([0], [f"{OURS}\n{right + left:.2f} in all"])
+    axes.set_xlabel(words, color=INK)
     axes.set_ylim(-0.4, 0.4)
-    axes.set_xlim(0, left or 1)
+    axes.set_xlim(left, right or 1)
     axes.legend(
         frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=5, fontsize=8,
         handlelength=1, columnspacing=1.2,
