@@ -104,7 +104,7 @@ def photographs() -> dc.ImageArrays:
 def clips(folder: Path) -> Image.Image:
     """Draw generated clips: a disc that moves to the right, or down."""
     rows, columns = np.mgrid[:120, :160]
-    for number in range(6):
+    for number in range(4):
         is_down = number % 2
         clip = folder / ("right", "down")[is_down] / f"{number}"
         clip.mkdir(parents=True)
@@ -116,7 +116,7 @@ def clips(folder: Path) -> Image.Image:
             Image.fromarray(pixels).save(clip / f"{frame:02}.png")
     loader = dc.DataLoader(
         dc.Clips(folder, frames=8, stride=1),
-        6,
+        4,
         shuffle=True,
         transform=dc.EvalTransform((120, 160), (120, 160)),
         mix=dc.ClipCutMix("moving"),
@@ -125,10 +125,9 @@ def clips(folder: Path) -> Image.Image:
         with_plan=True,
         device="cpu",
     )
-    image, target, _ = next(iter(loader))
+    image, target, plan = next(iter(loader))
     title = "Clips, generated: ClipCutMix('moving')"
-    names = loader.dataset.classes
-    return dc.contact_sheet(image, target, classes=names, columns=2, title=title)
+    return dc.contact_sheet(image, target, plan, classes=loader.dataset.classes, title=title)
 
 
 def volumes() -> Image.Image:
@@ -143,7 +142,7 @@ def volumes() -> Image.Image:
                 centre, radius = rng.uniform(12, 60, 3), rng.uniform(7, 14)
                 distance = ((places - centre[:, None, None, None]) ** 2).sum(axis=0)
                 mask[distance < radius**2] = label
-        scans.append((300.0 * mask + rng.normal(0, 60, mask.shape)).astype(np.int16))
+        scans.append((300.0 * mask + rng.normal(0, 20, mask.shape)).astype(np.int16))
         masks.append(mask)
     loader = dc.DataLoader(
         dc.Volumes(scans),
@@ -151,18 +150,19 @@ def volumes() -> Image.Image:
         transform=dc.VolumeTransform((56, 80, 80), flip=0.5),
         mix=dc.ClipCutMix("cuboid"),
         target=dc.VolumeMasks(masks),
+        with_plan=True,
         device="cpu",
         seed=1,
     )
-    image, mask = next(iter(loader))
+    image, mask, plan = next(iter(loader))
     title = "Volumes, generated: ClipCutMix('cuboid'), three slices of each"
     names = ["background", "first tissue", "second tissue"]
-    return dc.contact_sheet(image, mask, classes=names, columns=2, title=title)
+    return dc.contact_sheet(image, mask, plan, classes=names, columns=2, title=title)
 
 
 def save(name: str, picture: Image.Image) -> None:
     """Write a JPEG file."""
-    picture.save(OUT / f"annotations_{name}.jpg", quality=88, subsampling=0, optimize=True)
+    picture.save(OUT / f"annotations_{name}.jpg", quality=80, subsampling=0, optimize=True)
 
 
 if __name__ == "__main__":

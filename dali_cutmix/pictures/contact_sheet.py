@@ -202,6 +202,8 @@ def class_weights(target: torch.Tensor | MixedTarget, classes: Sequence[str]) ->
             refuse(where, "classes", rule, Told(f"{len(classes)} names"))
         # A sample of which nothing shows still keeps its colour from the others.
         own = row[0][0] if isinstance(target, MixedTarget) else next(iter(merged))
+        if own in merged:
+            merged = {own: merged.pop(own), **merged}
         colours = _class_colours(own, merged)
         shares.append(
             [Share(classes[label], weight, colours[label]) for label, weight in merged.items()]

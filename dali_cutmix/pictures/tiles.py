@@ -192,7 +192,9 @@ def _tags(
     factor: int,
     shown: tuple[int, int],
 ) -> None:
-    """Write beside boxes, where the text covers least of all objects, and never over another text.
+    """Write beside boxes, where the text covers least of all objects.
+
+    A text that would cover another text, or most of an object, is left out.
 
     Args:
         draw: Draws on the sheet.
@@ -210,6 +212,7 @@ def _tags(
             place
             for place in _places_beside(object_box, size, shown)
             if not any(_overlap(place, other) for other in taken)
+            and not any(2 * _overlap(place, other) > _overlap(other, other) for other in objects)
         ]
         if not free:
             continue

@@ -114,14 +114,18 @@ def test_text_of_a_box_stands_beside_objects_and_covers_none() -> None:
         assert is_colour.sum() > 100  # the text's ground, outside of the box
 
 
-def test_text_that_has_no_free_place_lies_below_the_frames() -> None:
-    boxes = torch.tensor([[0.0, 0.0, 200.0, 160.0], [60.0, 2.0, 64.0, 12.0], [5.0, 1.0, 9.0, 9.0]])
+def test_text_lies_below_frames_and_is_left_out_where_most_of_an_object_would_be_covered() -> None:
+    boxes = torch.tensor(
+        [[0.0, 0.0, 200.0, 160.0], [60.0, 2.0, 72.0, 14.0], [5.0, 1.0, 17.0, 13.0]]
+    )
     sample = {"boxes": boxes, "labels": torch.tensor([1, 2, 3])}
     tile = first_tile(contact_sheet(gray(), [sample], classes=["", "w" * 30, "b", "c"]))
     for (x0, y0, x1, y1), label in zip(boxes.int().tolist(), (1, 2, 3), strict=True):
         is_colour = (tile == colour_of_class(label)).all(axis=2)
         assert is_colour[y0:y1, x0].all() or label == 1
         assert is_colour[y1 - 1, x0:x1].all()
+        covered = (tile[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2] != 100).any(axis=2)
+        assert covered.mean() <= 0.5
 
 
 def test_clip_is_a_strip_of_frames_in_their_order() -> None:

@@ -308,6 +308,8 @@ def test_class_of_a_sample_that_does_not_show_itself_keeps_gray_from_the_others(
         assert colours_at_corners(sheet, image) == colours
         assert written(sheet, NAMES[1], OTHER)
         assert written(sheet, NAMES[labels[2]], colours[2])
+    above, below = written(sheet, NAMES[0], OWN), written(sheet, NAMES[1], OTHER)
+    assert above[0][0] < below[0][0]  # the own class is named first
 
 
 def test_areas_are_outlined_outside_of_their_pixels() -> None:
