@@ -9,7 +9,6 @@ starts from a sample.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf as INFINITY
@@ -97,7 +96,7 @@ class TrainTransform:
         flip: Probability of mirroring left to right, in [0, 1].
         mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end. One number, ``(0.5,)``,
             makes images of one channel, the first: for images that are gray.
-        std: Standard deviation per channel, in (0, 1], divided by at the end; as many as ``mean``.
+        std: Standard deviation per channel, above 0, divided by at the end; as many as ``mean``.
         augment: Augmentations to apply next, in order; see `dali_cutmix.augmentations`.
         pad: Pixels of black around the image, at least 0, before a crop of ``size`` at a random
             position. None crops and resizes instead.
@@ -289,7 +288,7 @@ class EvalTransform:
         size: Side of the output in pixels, or ``(height, width)``, each at most ``resize``.
         mean: Mean per channel, R, G, B, in [0, 1], subtracted at the end. One number, ``(0.5,)``,
             makes images of one channel, the first: for images that are gray.
-        std: Standard deviation per channel, in (0, 1], divided by at the end; as many as ``mean``.
+        std: Standard deviation per channel, above 0, divided by at the end; as many as ``mean``.
         interpolation: Kernel that resizes, as of `TrainTransform`, without ``"random"``.
     """
 
@@ -351,15 +350,14 @@ class EvalTransform:
 
 
 def check_mean_std(where: str, mean: object, std: object) -> None:
-    """Refuse all but a number per channel each, or one, in [0, 1] and in (0, 1]."""
+    """Refuse all but a number per channel each, or one, with means in [0, 1] and deviations > 0."""
     count = 1 if are_numbers(mean, 1) else 3
-    for name, value in (("mean", mean), ("std", std)):
-        lowest = 0 if name == "mean" else sys.float_info.min
-        if not are_numbers(value, count) or not lowest <= min(value) <= max(value) <= 1:
-            numbers = "be three numbers for R, G, B" if count == 3 else "be one number"
-            bounds = "in [0, 1]" if name == "mean" else "above 0 and at most 1"
-            way_out = "Units are those of pixels in [0, 1], not [0, 255]."
-            refuse(where, name, f"{numbers}, each {bounds}", value, way_out)
+    numbers = "be three numbers for R, G, B" if count == 3 else "be one number"
+    way_out = "Units are those of pixels in [0, 1], not [0, 255]."
+    if not are_numbers(mean, count) or not 0 <= min(mean) <= max(mean) <= 1:
+        refuse(where, "mean", f"{numbers}, each in [0, 1]", mean, way_out)
+    if not are_numbers(std, count) or min(std) <= 0:
+        refuse(where, "std", f"{numbers}, each above 0", std, way_out)
 
 
 def of_rgb(numbers: Numbers) -> Triple:
