@@ -32,7 +32,7 @@ GPU = torch.cuda.is_available()
 MEAN, STD = (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)  # ImageNet's, in levels of 0 to 255
 
 
-@pipeline_def
+@pipeline_def(num_threads=4, device_id=0 if GPU else None)
 def train_graph(folder: Path, size: int) -> Any:
     """Read, decode, crop, flip, mix and normalise to [3, size, size] float32; weigh labels."""
     encoded, label = fn.readers.file(
@@ -50,9 +50,7 @@ def train_graph(folder: Path, size: int) -> Any:
 
 def make_iterator(folder: Path, size: int, batch_size: int) -> DALIGenericIterator:
     """Return an iterator over image, label [B, 2] int64 and weight [B, 2] float32."""
-    graph = train_graph(
-        folder, size, batch_size=batch_size, num_threads=4, device_id=0 if GPU else None
-    )
+    graph = train_graph(folder, size, batch_size=batch_size)
     names, drop = ["image", "label", "weight"], LastBatchPolicy.DROP
     return DALIGenericIterator(graph, names, -1, "files", auto_reset=True, last_batch_policy=drop)
 
@@ -60,8 +58,7 @@ def make_iterator(folder: Path, size: int, batch_size: int) -> DALIGenericIterat
 def train(folder: Path, size: int, batch_size: int, epochs: int) -> None:
     """Train a ResNet-18 from scratch, and print the loss of every step."""
     device = torch.device("cuda" if GPU else "cpu")
-    num_classes = sum(path.is_dir() for path in folder.iterdir())
-    model = resnet18(num_classes=num_classes).to(device)
+    model = resnet18(num_classes=sum(path.is_dir() for path in folder.iterdir())).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * batch_size / 256, momentum=0.9)
     iterator = make_iterator(folder, size, batch_size)
     for epoch in range(epochs):
@@ -92,7 +89,10 @@ if __name__ == "__main__":
     action.add_argument("--smoke", action="store_true", help="train on a few made-up pictures")
     folder = parser.parse_args().data
     if folder:
-        train(folder, size=224, batch_size=256, epochs=90)
+        num_images = len([*folder.glob("*/*.*[gG]")])  # .jpg, .jpeg, .png
+        if not num_images:
+            parser.error(f"--data must be a folder with a folder of JPEGs per class, got {folder}.")
+        train(folder, size=224, batch_size=min(256, num_images), epochs=90)
     else:
         with tempfile.TemporaryDirectory() as temporary:
             make_pictures(Path(temporary))

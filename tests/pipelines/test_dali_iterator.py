@@ -30,6 +30,37 @@ def test_smoke_run_trains_for_four_epochs_of_three_steps(
     assert all(0 < loss < 20 for loss in losses)
 
 
+def test_batches_are_no_larger_than_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    make_pictures = recipe(GRAPH_OF_ONES_OWN).make_pictures
+    make_pictures(tmp_path)
+    for path in tmp_path.glob("*/*"):
+        if int(path.stem) >= 3:
+            path.unlink()
+    text = SCRIPT.read_text()
+    for whole, short in (("epochs=90", "epochs=1"), ("size=224", "size=32")):
+        assert text.count(whole) == 1
+        text = text.replace(whole, short)
+    short_script = tmp_path / "short.py"
+    short_script.write_text(text)
+    run_here(short_script, "--data", str(tmp_path))
+    assert re.fullmatch(r"epoch 1/1  loss [\d.]+\n", capsys.readouterr().out)
+
+
+def test_folder_without_pictures_of_classes_is_refused_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train/cat").mkdir(parents=True)
+    (tmp_path / "train/cat/1.jpg").touch()
+    for folder in (tmp_path, tmp_path / "nope"):
+        with pytest.raises(SystemExit):
+            run_here(SCRIPT, "--data", str(folder))
+        message = f"--data must be a folder with a folder of JPEGs per class, got {folder}.\n"
+        assert capsys.readouterr().err.endswith(f"error: {message}")
+
+
 @pytest.mark.usefixtures("no_gpu")
 def test_every_label_weight_equals_the_share_of_pixels_its_class_owns(tmp_path: Path) -> None:
     module = recipe(GRAPH_OF_ONES_OWN)
