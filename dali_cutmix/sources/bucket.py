@@ -20,6 +20,7 @@ from dali_cutmix.core.extras import import_extra
 from dali_cutmix.core.reading import AwayError
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, Names, StoredImages, refuse_shards
+from dali_cutmix.sources.other_files import holdings
 
 #: obstore's class of a store, by the scheme of URLs.
 SCHEMES = {"s3://": "S3Store", "gs://": "GCSStore", "az://": "AzureStore"}
@@ -274,8 +275,9 @@ class BucketFiles(StoredImages):
         folders, stray = self._bucket.list_folder(prefix)
         if not folders:
             images = len(_images_among(stray))
-            holds = f"holds images ({images}) and no folder" if images else "is empty"
-            holds = "holds no folder" if stray and not images else holds
+            names = [key.removeprefix(prefix) for key in stray]
+            holds = holdings([name for name in names if name], "an image")
+            holds = f"holds images ({images}) and no folder" if images else holds
             raise FileNotFoundError(
                 f"{WHERE}: `source` must be a folder with one subfolder per class, but "
                 f"{self._root!r} {holds}. Images lie below a key for each class, as in "

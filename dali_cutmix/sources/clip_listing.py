@@ -12,6 +12,7 @@ import numpy as np
 
 from dali_cutmix.core.checks import local_path, refuse
 from dali_cutmix.sources.base import IMAGE_ENDINGS
+from dali_cutmix.sources.other_files import holdings, reader_of
 from dali_cutmix.sources.video_files import ENDINGS
 
 WHERE = "Clips"
@@ -36,10 +37,12 @@ def list_root(root: str) -> tuple[list[str], np.ndarray, list[str]]:
         folder = os.path.join(root, name)
         clips = sorted(_subfolders(folder) + _videos_in(folder))
         if not clips:
-            holds = "holds frames itself" if _listed(folder) else "is empty"
+            files = sorted(os.listdir(folder))
+            holds = "holds frames itself" if _listed(folder) else holdings(files, "a video")
+            way_out = reader_of(files) or "`clips` may also be a list, with `classes`."
             raise FileNotFoundError(
                 f"{WHERE}: class folder {folder!r} must hold a folder of frames or a video for "
-                f"each clip, but {holds}. `clips` may also be a list, with `classes`."
+                f"each clip, but {holds}. {way_out}"
             )
         paths += [os.path.join(folder, clip) for clip in clips]
         targets += [label] * len(clips)

@@ -23,6 +23,7 @@ from dali_cutmix.sources.base import (
     numbered,
     refuse_shards,
 )
+from dali_cutmix.sources.other_files import files_below, holdings, reader_of
 
 _INDEX = re.compile(r"[+-]?[0-9]{1,100}")
 
@@ -87,21 +88,26 @@ class FileList(StoredImages):
         except PermissionError as error:
             _refuse_unreadable(error)
         if not classes:
-            images = sum(name.lower().endswith(IMAGE_ENDINGS) for name in os.listdir(root))
-            holds = f"holds images ({images}) and no subfolder" if images else "is empty"
-            raise FileNotFoundError(
-                f"{listing}, but {root!r} {holds}. Move the images of each class into a folder of "
-                "their own, as torchvision's ImageFolder has them, or pass a list of (path, class)."
+            names = sorted(os.listdir(root))
+            images = sum(name.lower().endswith(IMAGE_ENDINGS) for name in names)
+            holds = f"holds images ({images}) and no subfolder"
+            way_out = (
+                "Move the images of each class into a folder of their own, as torchvision's "
+                "ImageFolder has them, or pass a list of (path, class)."
             )
+            if not images:
+                holds, way_out = holdings(names, "an image"), reader_of(names) or way_out
+            raise FileNotFoundError(f"{listing}, but {root!r} {holds}. {way_out}")
         encoded: list[bytes] = []
         targets: list[np.ndarray] = []
         for index, name in enumerate(classes):
             folder = os.path.join(root, name)
             paths = _images_below(folder)
             if not paths:
+                way_out = reader_of(files_below(folder)) or "Add some, or remove the folder."
                 raise FileNotFoundError(
                     f"{WHERE}: class folder {folder!r} holds no images (names ending in "
-                    f"{', '.join(IMAGE_ENDINGS)}). Add some, or remove the folder."
+                    f"{', '.join(IMAGE_ENDINGS)}). {way_out}"
                 )
             encoded.extend(paths)
             targets.append(np.full(len(paths), index, np.int64))

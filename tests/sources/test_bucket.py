@@ -159,6 +159,10 @@ def test_prefix_without_class_folders_is_refused(s3: Any) -> None:
     assert str(empty) == message.format("nothing", "is empty")
     flat = error_of(f"s3://{BUCKET}/flat/")
     assert str(flat) == message.format("flat", "holds images (1) and no folder")
+    s3.put_object(Bucket=BUCKET, Key="other/", Body=b"")  # as consoles make folders
+    s3.put_object(Bucket=BUCKET, Key="other/notes.txt", Body=b"x")
+    other = error_of(f"s3://{BUCKET}/other/")
+    assert str(other) == message.format("other", "holds files (1), none of them an image")
 
 
 def test_class_folder_without_images_is_refused(s3: Any) -> None:

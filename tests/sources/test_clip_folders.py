@@ -349,6 +349,12 @@ def test_folder_of_another_layout_is_refused_with_the_layout(tmp_path: Path) -> 
     holds = "clip, but holds frames itself."
     with pytest.raises(FileNotFoundError, match=re.escape(message + holds)):
         Clips(tmp_path)
+    (tmp_path / "jump").mkdir()
+    (tmp_path / "jump/1.npy").touch()
+    way_out = "Volumes are read by `Volumes`, on the command line with `--volumes`."
+    holds = f"each clip, but holds files (1), none of them a video. {way_out}"
+    with pytest.raises(FileNotFoundError, match=re.escape(holds)):
+        Clips(tmp_path)
     with pytest.raises(ValueError, match="`classes` must be None where `clips` is a folder"):
         Clips(tmp_path, [0])
 

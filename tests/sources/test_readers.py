@@ -122,6 +122,35 @@ def test_folder_without_class_subfolders_is_refused(tmp_path: Path) -> None:
     assert f"{str(tmp_path)!r} holds images (2) and no subfolder. Move" in str(error_of(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("ending", "way_out"),
+    [
+        (".nii.gz", "Volumes are read by `Volumes`, on the command line with `--volumes`."),
+        (".mp4", "Videos are read by `Clips`, on the command line with `--clips`."),
+    ],
+)
+def test_folder_of_volumes_or_videos_is_refused_with_what_reads_them(
+    tmp_path: Path, ending: str, way_out: str
+) -> None:
+    for name in (".hidden", f"1{ending}", f"2{ending.upper()}"):
+        (tmp_path / name).touch()
+    assert str(error_of(tmp_path)) == (
+        "DataLoader: `source` must be a folder with one subfolder per class, but "
+        f"{str(tmp_path)!r} holds files (2), none of them an image. {way_out}"
+    )
+    (tmp_path / "cat/deep").mkdir(parents=True)
+    (tmp_path / f"cat/deep/1{ending}").touch()
+    message = str(error_of(tmp_path))
+    assert message.startswith(f"DataLoader: class folder {str(tmp_path / 'cat')!r} holds no images")
+    assert message.endswith(f"). {way_out}")
+
+
+def test_folder_of_other_files_is_not_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "notes.doc").touch()
+    holds = f"{str(tmp_path)!r} holds files (1), none of them an image. Move the images of each"
+    assert holds in str(error_of(tmp_path))
+
+
 def test_missing_folder_and_a_file_as_folder_are_refused(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     assert str(error_of(missing)) == (
