@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+#: A way out of bad files that the command line has, too.
+LIST_BAD_FILES = "`dali-cutmix check` lists all bad files."
+
+_REPLACE_OR_LIST = f'`on_error="replace"` serves another image in its place, and {LIST_BAD_FILES}'
+
 
 def printable(text: str) -> str:
     """Return text on one line, with escapes for all that a terminal would obey or cannot show.
@@ -13,20 +20,25 @@ def printable(text: str) -> str:
 
 
 class BadFileError(RuntimeError):
-    """Say which file could not be read or decoded, and why.
+    """Say which file could not be read or decoded, why, and what to do.
 
     Attributes:
         path: The file, as the source names it. The message has the path with escapes.
         reason: Why the file is bad, in one line.
     """
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(printable(f"DataLoader: cannot decode {path}: {reason}"))
+    def __init__(self, path: str, reason: str, way_out: str = _REPLACE_OR_LIST) -> None:
+        super().__init__(f"{bad_file(path, reason)} {way_out}")
         self.path = path
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[BadFileError], tuple[str, str]]:
-        return type(self), (self.path, self.reason)
+    def __reduce__(self) -> Any:
+        return type(self), (self.path, self.reason), {"args": self.args}
+
+
+def bad_file(path: str, reason: str) -> str:
+    """Return a sentence that says which file is bad, and why."""
+    return printable(f"DataLoader: cannot decode {path}: {reason.rstrip('.')}.")
 
 
 class TroubleError(RuntimeError):

@@ -313,4 +313,22 @@ def _is_unsure(error: Exception) -> bool:
 def _reason_of(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory {error}".strip()
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return why_unreadable(error) if isinstance(error, OSError) else str(error)
+
+
+def why_unreadable(error: OSError) -> str:
+    """Return why a file cannot be read. Of a missing relative path, say where the path starts."""
+    reason, path = error.strerror or str(error), error.filename
+    if reason != os.strerror(errno.ENOENT) or not isinstance(path, (str, bytes)):
+        return reason
+    path = os.fsdecode(path)
+    if os.path.isabs(path) or "://" in path:
+        return reason
+    return f"{reason}: the path is relative, and the present folder is {_present_folder()}"
+
+
+def _present_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "gone"

@@ -11,7 +11,7 @@ import numpy as np
 
 from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.core.dali import DataNode, Pipeline, fn, shut_down
-from dali_cutmix.core.reading import AwayError, patiently
+from dali_cutmix.core.reading import AwayError, patiently, why_unreadable
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.serving.batches import Batches
 from dali_cutmix.serving.graph import Graph
@@ -21,6 +21,9 @@ from dali_cutmix.sources.sizes import header_size
 from dali_cutmix.sources.upright import RefusedError, too_large
 from dali_cutmix.transforms import decode
 
+#: DALI's words for a file alone in its batch. The number says nothing, and no message shows it.
+_UNDECODED = "Failed to decode sample #0"
+
 #: DALI's words for a file that cannot be decoded, and their meaning. The numbers are a status of
 #: nvImageCodec. Of 17, "unsupported", it speaks where the chunks of a PNG or WebP end too early:
 #: what it does not support is sorted out before, by `Decodable`.
@@ -28,7 +31,7 @@ _MEANINGS = {
     "nvImageCodec failure: '#3'": "damaged or cut short",
     "nvImageCodec failure: '#4'": "not an image, or an unsupported format",
     "nvImageCodec failure: '#17'": "damaged or cut short",
-    "Failed to decode sample #0": "damaged or cut short",
+    _UNDECODED: "damaged or cut short",
 }
 
 #: DALI's and nvImageCodec's words for memory that cannot be had, for a file that could be read and
@@ -84,7 +87,7 @@ def diagnose(
         try:
             encoded = read_patiently(images, index, WHERE)
         except OSError as error:
-            bad[index] = error.strerror or str(error)
+            bad[index] = why_unreadable(error)
             continue
         reason = why_refused(encoded, max_pixels)
         if reason:
@@ -201,7 +204,7 @@ def _fault_of_mask(
     except OSError as error:
         if isinstance(error, AwayError):
             raise
-        return error.strerror or str(error)
+        return why_unreadable(error)
     if reason is not None:
         return reason
     try:
@@ -396,4 +399,6 @@ def reason_of(error: RuntimeError) -> str:
         if line and not line.startswith(("Critical error", "C++ context", "Current pipeline"))
     ]
     line = (telling[0] if telling else str(error)).rstrip(" :")
+    if line == _UNDECODED:
+        return _MEANINGS[line]
     return f"{_MEANINGS[line]} ({line})" if line in _MEANINGS else line

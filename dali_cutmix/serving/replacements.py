@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dali_cutmix.core.draws import derive_seed
-from dali_cutmix.core.errors import BadFileError, printable
+from dali_cutmix.core.errors import LIST_BAD_FILES, BadFileError, printable
 from dali_cutmix.sources.base import StoredImages
 
 #: Candidates in a row that are bad themselves: by then the storage is at fault. In data of which
@@ -75,7 +75,7 @@ class Replacements:
             if candidate not in self.bad:
                 return candidate
         reason = f"{self.bad[index]}; so are {MAX_TRIES} others tried in its place, one by one"
-        raise BadFileError(self.images.path(index), reason)
+        raise BadFileError(self.images.path(index), reason, LIST_BAD_FILES)
 
     def note(self, bad: dict[int, str], trailing: set[int]) -> bool:
         """Note what a look at the images of a failed batch found.

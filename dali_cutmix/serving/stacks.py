@@ -17,7 +17,7 @@ from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.annotations.volume_masks import VolumeMasks
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.frame import Stack, map_leaves
-from dali_cutmix.core.reading import patiently
+from dali_cutmix.core.reading import patiently, why_unreadable
 from dali_cutmix.mixing.plan import MixPlan
 from dali_cutmix.serving.settings import WHERE, LoaderSettings
 from dali_cutmix.sources.base import StoredImages
@@ -134,7 +134,7 @@ def faults(
         try:
             arrays[position] = patiently(partial(images.stored, item), WHERE, f"reading {name}")
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = why_unreadable(error)
             bad[item] = f"its mask {name}: {reason}" if isinstance(images, Masks) else reason
     return bad
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from dali_cutmix import BadFileError, TroubleError
 from dali_cutmix.core.bars import COUNTS, bar
-from dali_cutmix.core.errors import printable
+from dali_cutmix.core.errors import LIST_BAD_FILES, bad_file, printable
 
 FirstLabel = Annotated[
     int | None, typer.Option(min=0, help="Label of class 0 in TFRecords.", show_default="1")
@@ -152,6 +152,8 @@ def errors_as_one_sentence() -> Iterator[None]:
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"dali-cutmix: cannot use {error.filename}: {error.strerror}."
+    if type(error) is BadFileError:  # whose way out is an argument that the command line lacks
+        return f"{bad_file(error.path, error.reason)} {LIST_BAD_FILES}"
     return str(error)
 
 

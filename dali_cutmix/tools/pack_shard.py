@@ -17,7 +17,13 @@ import numpy as np
 from PIL import Image
 
 from dali_cutmix.core.errors import BadFileError, printable
-from dali_cutmix.core.reading import NOTHING, ReadAhead, open_regular, patiently
+from dali_cutmix.core.reading import (
+    NOTHING,
+    ReadAhead,
+    open_regular,
+    patiently,
+    why_unreadable,
+)
 from dali_cutmix.core.writing import replacing
 from dali_cutmix.sources.base import Numbers, Selection, StoredImages, read_patiently
 from dali_cutmix.sources.decoders import (
@@ -191,7 +197,7 @@ class Packer:
                         else read_patiently(self.images, index, "pack_images")
                     )
                 except OSError as error:
-                    reason = error.strerror or str(error)
+                    reason = why_unreadable(error)
                     raise BadImageError(self.images.path(index), reason) from error
                 yield index, stored.tobytes()
         finally:

@@ -136,7 +136,7 @@ def test_files_of_over_16_bits_are_bad_with_a_way_out_that_works(tmp_path: Path)
     message = (
         "a class index of 70000 has over 16 bits. Masks in files have at most 16: pass arrays, "
     )
-    with pytest.raises(BadFileError, match=f"{re.escape(message)}with `bits=32`$"):
+    with pytest.raises(BadFileError, match=re.escape(f"{message}with `bits=32`. ")):
         served(tmp_path, Masks([tmp_path / "mask.npy"]))
     masks = Masks([np.load(tmp_path / "mask.npy")], bits=32)
     assert torch.equal(served(tmp_path, masks)[0], torch.from_numpy(array))

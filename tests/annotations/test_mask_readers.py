@@ -419,7 +419,7 @@ def test_image_of_a_size_that_cannot_be_is_a_bad_sample(
     image = {"id": 40, "file_name": "0.png", "height": size[0], "width": size[1]}
     images, masks = read_coco_masks(coco(tmp_path, [], images=[image]), tmp_path / "images")
     reason = f"{tmp_path}/coco.json[0.png]: the JSON gives the image {size[0]} x {size[1]} pixels"
-    with pytest.raises(BadFileError, match=f"{re.escape(reason)}$"):
+    with pytest.raises(BadFileError, match=re.escape(f"{reason}. ")):
         served(images, masks)
 
 

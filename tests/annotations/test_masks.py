@@ -650,7 +650,7 @@ def test_masks_belong_to_images_of_every_kind(
     image, mask = epoch(make((images, files[1]), mix=CutMix()))
     assert torch.equal(mask, image[:, 0].long())
     bad = with_bad((files[0], files[1]), tmp_path, mask_kinds.png(mask_of(4), 8))
-    message = r"its mask .*bad\.png: \d+ x \d+ pixels, and its image has \d+ x \d+$"
+    message = r"its mask .*bad\.png: \d+ x \d+ pixels, and its image has \d+ x \d+\."
     with make((images, bad[1])) as loader, pytest.raises(BadFileError, match=message):
         list(loader)
 

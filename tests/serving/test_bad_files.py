@@ -48,7 +48,7 @@ REASONS = {
     "text": NO_IMAGE,
     "cut in the middle": TRUNCATED,
     "only a header": TRUNCATED,
-    "cut near its end": "damaged or cut short (Failed to decode sample #0)",
+    "cut near its end": "damaged or cut short",
     "missing": "No such file or directory",
 }
 
@@ -81,7 +81,10 @@ def test_bad_file_stops_the_epoch_at_its_batch_and_is_named(
         next(epoch)
     error = caught.value
     assert error.path == str(tmp_path / "bad.jpg")
-    assert str(error) == f"DataLoader: cannot decode {error.path}: {error.reason}"
+    assert str(error) == (
+        f'DataLoader: cannot decode {error.path}: {error.reason}. `on_error="replace"` serves '
+        "another image in its place, and `dali-cutmix check` lists all bad files."
+    )
     assert error.reason == REASONS[kind]
     # Asking again must not look like the end of the epoch.
     with pytest.raises(BadFileError):
@@ -103,8 +106,11 @@ def test_a_new_epoch_after_a_bad_file_starts_at_its_beginning(
 
 
 def test_bad_file_error_survives_pickling() -> None:
-    error = pickle.loads(pickle.dumps(BadFileError("a.jpg", "no image")))
+    whole = BadFileError("a.jpg", "no image", "Look elsewhere.")
+    error = pickle.loads(pickle.dumps(whole))
     assert (error.path, error.reason) == ("a.jpg", "no image")
+    assert str(error) == str(whole)
+    assert str(error) == "DataLoader: cannot decode a.jpg: no image. Look elsewhere."
 
 
 @pytest.mark.parametrize(
@@ -124,15 +130,32 @@ def test_unreadable_path_is_named_with_the_systems_reason(
 ) -> None:
     pairs = folder_with(tmp_path, photos[0], "unreadable.jpg", None)
     make(tmp_path / "unreadable.jpg")
-    match = re.escape(f"{tmp_path / 'unreadable.jpg'}: {reason}") + "$"
+    match = re.escape(f"{tmp_path / 'unreadable.jpg'}: {reason}. ")
     with pytest.raises(BadFileError, match=match):
         list(DataLoader(pairs, 4, transform=TrainTransform(size=16)))
+
+
+def test_missing_relative_path_is_named_with_the_present_folder(
+    tmp_path: Path, photos: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    folder_with(tmp_path, photos[0], "good.jpg", jpeg(photos[0]))
+    monkeypatch.chdir(tmp_path)
+    loader = DataLoader([("good.jpg", 0)], 1, transform=TrainTransform(size=16))
+    assert len(list(loader)) == 1
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(BadFileError) as caught:
+        list(loader)
+    assert caught.value.reason == (
+        "No such file or directory: the path is relative, and the present folder is "
+        f"{tmp_path / 'elsewhere'}"
+    )
 
 
 def test_path_that_no_file_can_have_is_named(photos: list[np.ndarray], tmp_path: Path) -> None:
     pairs = folder_with(tmp_path, photos[0], "good.jpg", jpeg(photos[0]))
     pairs[2] = ("a\0b.jpg", 0)
-    with pytest.raises(BadFileError, match=r"embedded null byte$"):
+    with pytest.raises(BadFileError, match=r"embedded null byte\."):
         list(DataLoader(pairs, 4, transform=TrainTransform(size=16)))
 
 

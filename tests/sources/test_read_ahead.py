@@ -90,7 +90,7 @@ def test_image_that_cannot_be_read_fails_in_its_turn(photo_folder: Path) -> None
     epoch = iter(loader_of(images))
     for _ in range(3):
         next(epoch)
-    with pytest.raises(BadFileError, match=r"^DataLoader: cannot decode images\[14\]: gone$"):
+    with pytest.raises(BadFileError, match=r"^DataLoader: cannot decode images\[14\]: gone\."):
         next(epoch)
 
 

@@ -113,6 +113,8 @@ def test_show_names_a_file_that_cannot_be_decoded(photo_folder: Path, tmp_path: 
         other.unlink()
     said = sentence(call("show", data, "--out", tmp_path / "sheet.png"), 1)
     assert said.startswith(f"DataLoader: cannot decode {bad}: ")
+    assert said.endswith(". `dali-cutmix check` lists all bad files.")
+    assert "on_error" not in said
 
 
 def test_show_passes_on_what_the_library_refuses(photo_folder: Path, tmp_path: Path) -> None:

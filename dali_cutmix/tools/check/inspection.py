@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from dali_cutmix.core.reading import patiently
+from dali_cutmix.core.reading import patiently, why_unreadable
 from dali_cutmix.serving.diagnose import why_refused
 from dali_cutmix.sources.base import StoredImages, read_patiently
 from dali_cutmix.sources.decoders import decoder_of_bytes
@@ -69,7 +69,7 @@ def _inspect(
     try:
         encoded = read_patiently(images, index, WHERE)
     except OSError as error:
-        verdict = Verdict("unreadable", error.strerror or str(error))
+        verdict = Verdict("unreadable", why_unreadable(error))
         return Inspected(index, None, unseen, early_verdict=verdict)
     reason = why_refused(encoded, max_pixels)
     if reason is not None:
