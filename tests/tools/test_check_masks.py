@@ -62,12 +62,13 @@ def test_bad_masks_are_named_with_their_reasons(folders: tuple[Path, Path]) -> N
     assert code == 1
     reasons = [
         f"{HEIGHT - 1} x {WIDTH} pixels, and its image has {HEIGHT} x {WIDTH}",
-        "classes 21, 22, 23, 24, 25 and 5 more, and there are 21",
+        "classes 21, 22, 23, 24, 25 and 5 more, and there are 21: 0 to 20",
         "the file is empty",
     ]
     for name, reason in zip(bad, reasons, strict=True):
         assert f"  {masks}/{name}_mask.png: {reason}\n" in output
-    assert "Classes in masks: none\n" in output
+    # Classes out of range are listed: the files hold them.
+    assert f"Classes in masks: {' '.join(map(str, range(31)))}\n" in output
     assert "Masks of ignored pixels alone: 1\n" in output
     assert "3 of 4 masks are bad." in output
 

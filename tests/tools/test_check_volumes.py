@@ -158,7 +158,7 @@ def test_bad_masks_of_volumes_are_named_with_their_reasons(root: Path, masks: Pa
             np.zeros((5, 7, 9), np.uint8),
             "5 x 7 x 9 voxels, and its volume a.npy has 6 x 7 x 9",
         ),
-        "b": (np.full((8, 7, 9), 3, np.uint8), "classes 3, and there are 3"),
+        "b": (np.full((8, 7, 9), 3, np.uint8), "class 3, and there are 3: 0 to 2"),
         "x/a": (np.zeros(SHAPE, np.float32), "voxels of float32, and VolumeMasks takes whole"),
         "x/c.d": (np.zeros(SHAPE, np.int64), "voxels of int64, and most masks have uint8"),
         "y": (np.zeros((*SHAPE, 2), np.uint8), "2 channels, and a mask has none"),
@@ -170,6 +170,7 @@ def test_bad_masks_of_volumes_are_named_with_their_reasons(root: Path, masks: Pa
     for name, (_, reason) in bad.items():
         assert f"  {masks}/{name}_seg.npy: {reason}" in output
     assert "Bad masks: 5\n" in output
+    assert "Classes in masks: 3\n" in output
     assert output.endswith("5 of 5 masks are bad.\n")
     assert code == 1
 
@@ -177,7 +178,7 @@ def test_bad_masks_of_volumes_are_named_with_their_reasons(root: Path, masks: Pa
 @pytest.mark.parametrize(
     ("dtype", "value", "reason"),
     [
-        (np.int16, -1, "classes -1, and there are 3"),
+        (np.int16, -1, "class -1, and there are 3: 0 to 2"),
         (np.int64, -(2**40), f"a class index of {-(2**40)} has over 32 bits"),
         (np.int64, 2**40, f"a class index of {2**40} has over 32 bits"),
         (np.uint64, 2**63, f"a class index of {2**63} has over 32 bits"),

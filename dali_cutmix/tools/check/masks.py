@@ -31,7 +31,8 @@ class MaskReport:
         num_masks: Masks that were looked at.
         bad: Reason by index of masks that cannot be decoded, are of another size than their images,
             or hold classes out of range.
-        classes: Classes in good masks, in ascending order, without the ignored one.
+        classes: Classes in masks that can be read, in ascending order, without the ignored one. A
+            class out of range is listed too.
         num_without: Good masks of ignored pixels alone.
     """
 
@@ -94,12 +95,12 @@ def check_masks(
                 continue
             in_mask = np.unique(masks.classes_in(index))
             in_mask = in_mask[in_mask != masks.ignore]
+            classes.update(in_mask.tolist())
             reason = out_of_range(in_mask, num_classes)
             if reason is not None:
                 bad[index] = f"its mask {masks.path(index)}: {reason}"
                 continue
             num_without += not in_mask.size
-            classes.update(in_mask.tolist())
         if on_progress is not None:
             on_progress(min(first + _CHUNK, len(images)))
     decodable.close()
@@ -120,6 +121,7 @@ def out_of_range(classes: np.ndarray, num_classes: int | None) -> str | None:
     strange = classes[(classes < 0) | (classes >= num_classes)]
     if not strange.size:
         return None
+    noun = "class" if len(strange) == 1 else "classes"
     named = ", ".join(map(str, strange[:_MOST_NAMED].tolist()))
     more = f" and {len(strange) - _MOST_NAMED} more" if len(strange) > _MOST_NAMED else ""
-    return f"classes {named}{more}, and there are {num_classes}"
+    return f"{noun} {named}{more}, and there are {num_classes}: 0 to {num_classes - 1}"

@@ -90,10 +90,10 @@ def check_volume_masks(
         if index in opened:
             reason = _odd(opened[index], volumes.opened[index], usual)
             in_mask, fault = (set(), reason) if reason else _classes_in(opened[index], num_classes)
+            classes |= in_mask
             if fault is not None:
                 reasons[index] = fault
             else:
-                classes |= in_mask
                 num_without += not in_mask
         if on_progress is not None:
             on_progress(num_done)
@@ -117,13 +117,16 @@ def _odd(mask: Volume, volume: Volume, usual: np.dtype | None) -> str | None:
 
 
 def _classes_in(mask: Volume, num_classes: int | None) -> tuple[set[int], str | None]:
-    """Return the classes in a mask, without the ignored one, and what is wrong with them."""
+    """Return the classes in a mask, without the ignored one, and what is wrong with them.
+
+    A mask that cannot be read to its end has no classes.
+    """
     classes: set[int] = set()
     try:
         for slab in slabs(mask):
             classes.update(np.unique(slab).tolist())
     except OSError as error:
-        return classes, reason_of(error)
+        return set(), reason_of(error)
     classes.discard(_IGNORED)
     for extreme in (min(classes, default=0), max(classes, default=0)):
         if not -(2**31) <= extreme < 2**31:
