@@ -38,6 +38,9 @@ CITYSCAPES_NAMES = (
 #: Files that a message names.
 _MOST_NAMED = 5
 
+#: Way out where files have no partner, in Python. The command line has no such argument.
+SKIP_UNMATCHED = "`unmatched='skip'` leaves them out."
+
 
 def read_masks(
     images: str | os.PathLike[str],
@@ -89,7 +92,6 @@ def read_masks(
         mask_names = {key: name for key, name in mask_names.items() if name not in images_alone}
     alone = sorted(image_names.keys() - mask_names.keys())
     if unmatched == "refuse":
-        way_out = "`unmatched='skip'` leaves them out."
         for name, files, keys in (
             ("images", image_names, alone),
             ("masks", mask_names, sorted(mask_names.keys() - image_names.keys())),
@@ -99,7 +101,7 @@ def read_masks(
                 shown = ", ".join(files[key] for key in keys[:_MOST_NAMED])
                 more = f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else ""
                 refuse(
-                    where, name, f"have {other} for each file", f"{shown}{more} without", way_out
+                    where, name, f"have {other} for each file", f"{shown}{more} without", SKIP_UNMATCHED
                 )
     keys = sorted(image_names.keys() & mask_names.keys())
     if not keys:

@@ -94,3 +94,4 @@ def test_options_of_masks_go_with_masks(folders: tuple[Path, Path], tmp_path: Pa
     code, output = run(images, "--masks", masks)
     assert code != 0
     assert "`images` must have a mask for each file, got '0.png, 1.png" in output
+    assert output.endswith(" without'. Add what is missing, or move these files away.\n")
