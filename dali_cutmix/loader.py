@@ -468,6 +468,10 @@ def _check_samples(settings: LoaderSettings, images: StoredImages) -> None:
             way_out = (
                 "`class_weights` weigh classes; `sample_weights` and other partners need none."
             )
+        if images.columns:
+            columns = Told(f"the columns {', '.join(map(repr, images.columns))}")
+            way_out = f"Name the column: `HuggingFaceImages(dataset, label=...)`. {way_out}"
+            refuse("DataLoader", "source", "have a column of classes", columns, way_out)
         rule = "be (path, class)"
         if isinstance(images, Stacks):
             way_out = "Pass `classes`. An annotation as `target`, such as Notes, needs none."

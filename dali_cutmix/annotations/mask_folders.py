@@ -101,7 +101,11 @@ def read_masks(
                 shown = ", ".join(files[key] for key in keys[:_MOST_NAMED])
                 more = f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else ""
                 refuse(
-                    where, name, f"have {other} for each file", f"{shown}{more} without", SKIP_UNMATCHED
+                    where,
+                    name,
+                    f"have {other} for each file",
+                    f"{shown}{more} without",
+                    SKIP_UNMATCHED,
                 )
     keys = sorted(image_names.keys() & mask_names.keys())
     if not keys:

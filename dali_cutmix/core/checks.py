@@ -97,13 +97,17 @@ def are_numbers(value: object, count: int) -> TypeGuard[Sequence[float]]:
 
 def check_alpha(where: str, alpha: float, name: str = "alpha") -> None:
     """Refuse all but a parameter of a Beta distribution: finite and above 0."""
-    if not is_number(alpha) or not math.isfinite(alpha) or alpha <= 0:
+    if not is_number(alpha):
+        refuse(where, name, "be a number, finite and above 0", alpha)
+    if not math.isfinite(alpha) or alpha <= 0:
         refuse(where, name, "be finite and above 0", alpha, "To mix nothing, pass `prob=0.0`.")
 
 
 def check_prob(where: str, prob: float, name: str = "prob") -> None:
     """Refuse all but a probability or share, in [0, 1]."""
-    if not is_number(prob) or not 0 <= prob <= 1:
+    if not is_number(prob):
+        refuse(where, name, "be a number in [0, 1]", prob)
+    if not 0 <= prob <= 1:
         refuse(where, name, "be in [0, 1]", prob)
 
 

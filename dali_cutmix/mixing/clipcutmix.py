@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from dali_cutmix.core.checks import check_alpha, check_choice, check_prob, refuse
+from dali_cutmix.core.checks import check_alpha, check_choice, check_prob
 from dali_cutmix.core.draws import Draws
 from dali_cutmix.core.frame import Frame, Sample, map_leaves
 from dali_cutmix.mixing.paste import paste_regions
@@ -116,8 +116,10 @@ class ClipCutMix:
             ValueError: Samples are images, not stacks of frames.
         """
         if not frame.depth:
-            way_out = "`CutMix()` mixes images."
-            refuse("ClipCutMix", "mix", "mix clips or volumes", "images", way_out)
+            raise ValueError(
+                "ClipCutMix: samples must be clips or volumes, as of `Clips` and `Volumes`, and "
+                "the source has images. `CutMix()` mixes images."
+            )
         math = draws.math
         point = draws.uniform("cutmix/place", [2])
         lam = draws.beta("cutmix/lam", self.alpha, [1])

@@ -66,7 +66,7 @@ class FMix:
     def __post_init__(self) -> None:
         check_alpha("FMix", self.alpha)
         if not is_number(self.decay) or not 0 <= self.decay < float("inf"):
-            refuse("FMix", "decay", "be finite and at least 0", self.decay)
+            refuse("FMix", "decay", "be a number, finite and at least 0", self.decay)
         check_prob("FMix", self.prob)
         keep_weights("FMix", self, self.per)
         if self.resolution is not None:

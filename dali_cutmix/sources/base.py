@@ -105,9 +105,11 @@ class StoredImages(ABC):
             indices, as ``source.targets = groups[source.targets]``, before a loader is made.
         samples: ``(path, class index)`` of every image, as in torchvision's ``ImageFolder``; a
             read-only sequence that makes its pairs when asked.
+        columns: Names of the columns of a table, one of which may hold classes; of others none.
     """
 
     kind: Kind = "encoded"
+    columns: Sequence[str] = ()
 
     def __init__(
         self,
@@ -295,6 +297,7 @@ class Selection(StoredImages):
         self._images = images
         self._indices = checked_indices(type(images).__name__, indices, len(images))
         self.kind = images.kind
+        self.columns = images.columns
         super().__init__(images.targets[self._indices], images.classes)
 
     def path(self, index: int) -> str:

@@ -275,8 +275,8 @@ class BucketFiles(StoredImages):
         folders, stray = self._bucket.list_folder(prefix)
         if not folders:
             images = len(_images_among(stray))
-            names = [key.removeprefix(prefix) for key in stray]
-            holds = holdings([name for name in names if name], "an image")
+            files = [key.removeprefix(prefix) for key in stray]
+            holds = holdings([name for name in files if name], "an image")
             holds = f"holds images ({images}) and no folder" if images else holds
             raise FileNotFoundError(
                 f"{WHERE}: `source` must be a folder with one subfolder per class, but "

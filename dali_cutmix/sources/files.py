@@ -121,7 +121,7 @@ class FileList(StoredImages):
         for number, pair in enumerate(pairs):
             _check_pair(number, pair)
         paths = [os.path.expanduser(os.fsdecode(path)) for path, _ in pairs]
-        labels = [label for _, label in pairs]
+        labels = [_plain(label) for _, label in pairs]
         named = sum(isinstance(label, str) for label in labels)
         if 0 < named < len(labels):
             rule = "name all classes or index all of them"
@@ -307,10 +307,16 @@ def _refuse_unreadable(error: OSError) -> NoReturn:
     ) from None
 
 
+def _plain(label: Any) -> Any:
+    """Return the number in an array or tensor without axes; other labels as they are."""
+    has_no_axes = not isinstance(label, (str, int)) and getattr(label, "ndim", None) == 0
+    return label.item() if has_no_axes else label
+
+
 def _check_pair(number: int, pair: Any) -> None:
     is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
     is_pair = is_pair and isinstance(pair[0], (str, os.PathLike))
-    label = pair[1] if is_pair else None
+    label = _plain(pair[1]) if is_pair else None
     if not isinstance(label, str) and not (is_whole(label) and label >= 0):
         raise ValueError(
             f"{WHERE}: `source[{number}]` must be (path, class) with a class index of at least 0 "

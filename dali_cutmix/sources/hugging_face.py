@@ -63,6 +63,7 @@ class HuggingFaceImages(StoredImages):
         if isinstance(dataset, (str, os.PathLike)):
             dataset = _load(local_path(WHERE, "dataset", dataset))
         _check_dataset(dataset)
+        self.columns = list(dataset.features)
         features = {name: type(feature).__name__ for name, feature in dataset.features.items()}
         self._column = find_image_column(WHERE, dataset.features.arrow_schema, features, image)
         label = find_label_column(WHERE, dataset.features.arrow_schema, features, label)

@@ -17,8 +17,8 @@ from rich.progress import ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
 from dali_cutmix import BadFileError, TroubleError
-from dali_cutmix.core.bars import COUNTS, bar
 from dali_cutmix.annotations.mask_folders import SKIP_UNMATCHED
+from dali_cutmix.core.bars import COUNTS, bar
 from dali_cutmix.core.errors import LIST_BAD_FILES, bad_file, printable
 
 FirstLabel = Annotated[
@@ -155,8 +155,8 @@ def _sentence(error: Exception) -> str:
         return f"dali-cutmix: cannot use {error.filename}: {error.strerror}."
     if type(error) is BadFileError:  # whose way out is an argument that the command line lacks
         return f"{bad_file(error.path, error.reason)} {LIST_BAD_FILES}"
-    in_python, on_the_command_line = SKIP_UNMATCHED, "Add what is missing, or move these files away."
-    return str(error).replace(in_python, on_the_command_line)
+    way_out = "Add what is missing, or move these files away."
+    return str(error).replace(SKIP_UNMATCHED, way_out)
 
 
 @contextmanager

@@ -97,7 +97,8 @@ class RandomSolarize(Adjustment):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not is_number(self.threshold) or not 0 <= self.threshold <= 256:
-            refuse("RandomSolarize", "threshold", "be a level in [0, 256]", self.threshold)
+            rule = "be a level, a number in [0, 256]"
+            refuse("RandomSolarize", "threshold", rule, self.threshold)
 
     def _change(self, image: DataNode, frame: Frame) -> DataNode:
         return change_levels(image, frame.constant(solarize_code(ceil(self.threshold))))
@@ -146,7 +147,7 @@ class RandomAdjustSharpness(Adjustment):
         super().__post_init__()
         if not is_number(self.sharpness_factor) or self.sharpness_factor < 0:
             where = "RandomAdjustSharpness"
-            refuse(where, "sharpness_factor", "be at least 0", self.sharpness_factor)
+            refuse(where, "sharpness_factor", "be a number of at least 0", self.sharpness_factor)
 
     def _change(self, image: DataNode, frame: Frame) -> DataNode:
         factor = frame.constant(np.float32(self.sharpness_factor))
@@ -215,7 +216,7 @@ class GaussianBlur:
             refuse(where, "kernel_size", rule, self.kernel_size)
         check_range(where, "sigma", self._bounds, 0, INFINITY)
         if self._bounds[0] <= 0:
-            refuse(where, "sigma", "be above 0", self.sigma)
+            refuse(where, "sigma", "be a number above 0", self.sigma)
 
     @property
     def _sides(self) -> Sequence[int]:
@@ -329,7 +330,7 @@ class Lighting:
 
     def __post_init__(self) -> None:
         if not is_number(self.alphastd) or not 0 <= self.alphastd < INFINITY:
-            refuse("Lighting", "alphastd", "be at least 0", self.alphastd)
+            refuse("Lighting", "alphastd", "be a number of at least 0", self.alphastd)
 
     def draw(self, draws: Draws, _frame: Frame, /) -> Any:
         """Draw a colour in levels: ``[B, 3]`` float32; see `Augmentation`."""

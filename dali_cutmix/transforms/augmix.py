@@ -158,7 +158,7 @@ class TimmAugMix(OfTimm):
     def __post_init__(self) -> None:
         where = "TimmAugMix"
         if not is_number(self.magnitude) or not 0 <= self.magnitude < INFINITY:
-            refuse(where, "magnitude", "be at least 0", self.magnitude)
+            refuse(where, "magnitude", "be a number of at least 0", self.magnitude)
         _check_chains(where, self.width, self.depth, self.alpha)
         self._check_settings(TIMM_AUGMIX)
 

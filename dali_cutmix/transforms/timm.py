@@ -168,9 +168,9 @@ class OfTimm:
             check_choice(where, "operations", name, tuple(_INDEX))
         for name, value in (("magnitude_std", self.magnitude_std), ("translate", self.translate)):
             if not is_number(value) or value < 0:
-                refuse(where, name, "be at least 0", value)
+                refuse(where, name, "be a number of at least 0", value)
         if not is_number(self.magnitude_max) or not 0 < self.magnitude_max < INFINITY:
-            refuse(where, "magnitude_max", "be above 0", self.magnitude_max)
+            refuse(where, "magnitude_max", "be a number above 0", self.magnitude_max)
         check_choice(where, "interpolation", self.interpolation, (*WARP_KERNELS, "random"))
         check_fill(where, self.fill)
 
@@ -341,7 +341,7 @@ class TimmRandAugment(OfTimm):
     def __post_init__(self) -> None:
         where = "TimmRandAugment"
         if not is_number(self.magnitude) or not 0 <= self.magnitude < INFINITY:
-            refuse(where, "magnitude", "be at least 0", self.magnitude)
+            refuse(where, "magnitude", "be a number of at least 0", self.magnitude)
         check_count(where, "num_layers", self.num_layers, at_least=0)
         check_prob(where, self.prob)
         self._check_settings(self._names)

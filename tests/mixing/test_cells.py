@@ -478,8 +478,11 @@ def test_no_rounding_gives_a_weight_to_an_image_of_which_no_pixel_shows() -> Non
     ("make", "message"),
     [
         (lambda: FMix(alpha=0), "FMix: `alpha` must be finite and above 0, got 0."),
-        (lambda: FMix(decay=-1), "FMix: `decay` must be finite and at least 0, got -1."),
-        (lambda: FMix(decay=np.nan), "FMix: `decay` must be finite and at least 0, got nan."),
+        (lambda: FMix(decay=-1), "FMix: `decay` must be a number, finite and at least 0, got -1."),
+        (
+            lambda: FMix(decay=np.nan),
+            "FMix: `decay` must be a number, finite and at least 0, got nan.",
+        ),
         (
             lambda: FMix(resolution=0),
             "FMix: `resolution` must be a whole number of at least 1, got 0. None takes pixels.",

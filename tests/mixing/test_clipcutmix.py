@@ -138,7 +138,10 @@ def test_bad_settings_are_refused_by_name(settings: dict[str, Any], message: str
 
 
 def test_images_and_chains_are_refused() -> None:
-    message = "ClipCutMix: `mix` must mix clips or volumes, got 'images'. `CutMix()` mixes images."
+    message = (
+        "ClipCutMix: samples must be clips or volumes, as of `Clips` and `Volumes`, and the source "
+        "has images. `CutMix()` mixes images."
+    )
     with pytest.raises(ValueError, match=re.escape(message)):
         drawn(ClipCutMix(), 4, (16, 16))
     with pytest.raises(ValueError, match="`mixes` must cut all frames of a clip alike"):

@@ -158,7 +158,8 @@ def test_pair_form_of_many_classes_makes_no_dense_target(smoothing: float) -> No
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.5, float("nan"), "0.1"], ids=repr)
 def test_smoothing_that_is_no_share_is_refused(smoothing: Any) -> None:
-    message = f"mixed_cross_entropy: `label_smoothing` must be in [0, 1], got {smoothing!r}."
+    rule = "a number in [0, 1]" if isinstance(smoothing, str) else "in [0, 1]"
+    message = f"mixed_cross_entropy: `label_smoothing` must be {rule}, got {smoothing!r}."
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         mixed_cross_entropy(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), smoothing)
 

@@ -178,7 +178,7 @@ SETTINGS = (
         (
             lambda: Scheduled(CutMix(), 5, prob=lambda _: None),
             "Scheduled: the schedules must give settings that CutMix takes, got prob=None at "
-            "t=0. CutMix: `prob` must be in [0, 1], got None.",
+            "t=0. CutMix: `prob` must be a number in [0, 1], got None.",
         ),
         (
             lambda: Scheduled(CutMix(), 5, min_kept=lambda t: t, max_kept=lambda t: 1 - t),

@@ -440,7 +440,7 @@ def test_what_does_not_go_with_clips_is_refused_by_name(tmp_path: Path) -> None:
         (source, {"transform": VolumeTransform(4)}, "`transform` must make images, got "),
         (images, {"transform": VolumeTransform(4)}, "`transform` must make images of images, got "),
         (source, {"mix": SaliencyMix()}, "DataLoader: `mix` must draw without a look at images"),
-        (images, {"mix": ClipCutMix()}, "ClipCutMix: `mix` must mix clips or volumes, got "),
+        (images, {"mix": ClipCutMix()}, "ClipCutMix: samples must be clips or volumes, "),
         (source, {"target": masks}, "DataLoader: `target` must be defined for Clips, got 'Masks'"),
     ):
         given: dict[str, Any] = {"transform": unchanged(), "device": "cpu"} | settings

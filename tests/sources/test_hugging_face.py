@@ -187,9 +187,14 @@ def test_columns_are_found_or_named() -> None:
 def test_images_without_classes_are_refused_where_classes_are_needed() -> None:
     images = HuggingFaceImages(table(image=datasets.Image(), area=datasets.Value("float32")))
     assert images.classes == []
-    message = r"`source\[0\]` must be \(path, class\), got 'dataset\[0\]'"
-    with pytest.raises(ValueError, match=message):
-        DataLoader(images, transform=EvalTransform(8, 8))
+    message = (
+        "DataLoader: `source` must have a column of classes, got the columns 'image', 'area'. Name "
+        "the column: `HuggingFaceImages(dataset, label=...)`. An annotation as `target`, such as "
+        "Masks, needs no class."
+    )
+    for source in (images, images.take([1])):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            DataLoader(source, transform=EvalTransform(8, 8))
 
 
 def test_labels_that_are_no_classes_are_refused_by_row() -> None:

@@ -324,6 +324,13 @@ def test_names_and_indices_of_classes_are_not_mixed_up() -> None:
     )
 
 
+def test_label_may_be_a_number_of_torch_or_numpy_without_axes() -> None:
+    pairs: list[Any] = [("a.jpg", torch.tensor(1)), ("b.jpg", np.array(2)), ("c.jpg", np.int8(0))]
+    assert FileList.from_pairs(pairs).targets.tolist() == [1, 2, 0]
+    for label in (torch.tensor(1.0), torch.tensor([1]), torch.tensor(True), torch.tensor(-1)):
+        assert "`source[0]` must be (path, class)" in str(error_of([("a.jpg", label)]))
+
+
 def test_sources_of_other_kinds_are_refused() -> None:
     assert str(error_of(3)) == (
         "DataLoader: `source` must be a folder, a list of (path, class), tar shards, TFRecords, "

@@ -208,6 +208,17 @@ def test_reading_compares_with_the_fastest_of_torchs_arrangements() -> None:
     assert ", 1.50 times torch's 300; " in reading(found)
 
 
+@pytest.mark.parametrize("torch_rate", [450.4, 449.6])
+def test_reading_names_no_winner_where_the_printed_ratio_is_one(torch_rate: float) -> None:
+    found = results((450, 500), (torch_rate, 500))
+    for row in found["rows"]:
+        row |= {"min": row["median"], "max": row["median"]}
+    assert reading(found).startswith(
+        "With CutMix this loader serves 450 images/s, no clear difference from torch's 450: less "
+        "than 1 %; "
+    )
+
+
 def test_reading_claims_nothing_where_repeats_overlap() -> None:
     assert reading(results((305, 305), (300, 300))).startswith(
         "With CutMix this loader serves 305 images/s, no clear difference from torch's 300: the "

@@ -17,7 +17,10 @@ from dali_cutmix.tools.check.clips import check_clips
 app = typer.Typer()
 app.command()(check)
 
-WAY_OUT = '`DataLoader(on_error="replace")` replaces them, but for short folders of frames.'
+WAY_OUT = (
+    '`DataLoader(on_error="replace")` serves other clips in their place. A folder of too few '
+    "frames is refused all the same."
+)
 SHORT = "Clips that are too short, which `Clips(short='loop')` starts again"
 
 

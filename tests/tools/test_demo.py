@@ -312,6 +312,25 @@ def test_reading_says_that_the_calibration_error_rises(found: Comparison) -> Non
     assert "; calibration error under occlusion rises from " in replace(found, mixed=worse).reading
 
 
+def test_reading_compares_the_numbers_that_it_prints(found: Comparison) -> None:
+    def with_errors(error: float, gain: float) -> Comparison:
+        mixed = [
+            replace(
+                trial,
+                calibration_error={HEADLINE: error},
+                accuracy=plain.accuracy | {0: plain.accuracy[0] + gain},
+            )
+            for trial, plain in zip(found.mixed, found.without, strict=True)
+        ]
+        without = [replace(trial, calibration_error={HEADLINE: 0.4691}) for trial in found.without]
+        return replace(found, mixed=mixed, without=without)
+
+    for error in (0.4689, 0.4694):
+        reading = with_errors(error, -0.0001).reading
+        assert "; calibration error under occlusion stays at 0.469" in reading
+        assert "on whole images the mean difference is +0.0 points;" in reading
+
+
 def test_report_is_one_file_that_fetches_nothing(found: Comparison) -> None:
     html = render(found)
     sources = re.findall(r'\bsrc\s*=\s*"([^"]{0,30})', html)

@@ -127,7 +127,7 @@ def test_augmix_that_blends_by_turns_is_refused() -> None:
         (lambda: AugMix(11), "AugMix: `severity` must be at most 10, got 11."),
         (lambda: AugMix(chain_depth=0), "AugMix: `chain_depth` must be a whole number"),
         (lambda: TimmAugMix(width=0), "TimmAugMix: `width` must be a whole number of at least 1"),
-        (lambda: TimmAugMix(-1), "TimmAugMix: `magnitude` must be at least 0, got -1."),
+        (lambda: TimmAugMix(-1), "TimmAugMix: `magnitude` must be a number of at least 0, got -1."),
     ],
 )
 def test_bad_settings_are_refused(make: Callable[[], Any], message: str) -> None:

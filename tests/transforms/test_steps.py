@@ -782,7 +782,7 @@ def test_a_gpu_takes_steps_as_the_cpu_does(files: list[Any], step: Any) -> None:
         (lambda: RandomInvert(2), "RandomInvert: `prob` must be in [0, 1], got 2."),
         (
             lambda: RandomSolarize(257),
-            "RandomSolarize: `threshold` must be a level in [0, 256], got 257.",
+            "RandomSolarize: `threshold` must be a level, a number in [0, 256], got 257.",
         ),
         (
             lambda: RandomPosterize(2.5),  # type: ignore[arg-type]
@@ -790,14 +790,14 @@ def test_a_gpu_takes_steps_as_the_cpu_does(files: list[Any], step: Any) -> None:
         ),
         (
             lambda: RandomAdjustSharpness(-1),
-            "RandomAdjustSharpness: `sharpness_factor` must be at least 0, got -1.",
+            "RandomAdjustSharpness: `sharpness_factor` must be a number of at least 0, got -1.",
         ),
         (
             lambda: GaussianBlur(4),
             "GaussianBlur: `kernel_size` must be an odd number of pixels, or (horizontal, "
             "vertical), got 4.",
         ),
-        (lambda: GaussianBlur(3, 0), "GaussianBlur: `sigma` must be above 0, got 0."),
+        (lambda: GaussianBlur(3, 0), "GaussianBlur: `sigma` must be a number above 0, got 0."),
         (
             lambda: RandomRotation(-3),
             "RandomRotation: `degrees` must be at least 0, or (min, max), got -3.",

@@ -104,6 +104,8 @@ def _rates_compared(ours: dict[str, Any], torch: dict[str, Any]) -> str:
         torch_rate += " with bytes mixed"
     if _overlap(ours, torch):
         return f"{rate}, no clear difference from {torch_rate}: the repeats overlap"
+    if f"{ratio:.2f}" == "1.00":
+        return f"{rate}, no clear difference from {torch_rate}: less than 1 %"
     if ratio > 1:
         return f"{rate}, {ratio:.2f} times {torch_rate}"
     return f"{rate} and loses to {torch_rate}, being {ratio:.2f} times as fast"

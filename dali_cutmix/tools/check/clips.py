@@ -11,7 +11,10 @@ from dali_cutmix.sources.clips import Clips
 from dali_cutmix.sources.sizes import size_of
 from dali_cutmix.tools.check.parts import count_of_bad, names_in
 
-_WAY_OUT = '`DataLoader(on_error="replace")` replaces them, but for short folders of frames.'
+_WAY_OUT = (
+    '`DataLoader(on_error="replace")` serves other clips in their place. A folder of too few '
+    "frames is refused all the same."
+)
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,8 @@ class Comparison:
         """Return one sentence that says what the numbers say, and no more."""
         gains, gain_on_whole_images = self.gains(HEADLINE), mean(self.gains(0))
         num_ahead, num_runs = sum(gain > 0 for gain in gains), len(gains)
-        points = f"{100 * mean(gains):+.1f} points" + (" on average" if num_runs > 1 else "")
-        difference = f"{100 * gain_on_whole_images:+.1f} points"
+        points = f"{_in_points(mean(gains))} points" + (" on average" if num_runs > 1 else "")
+        difference = f"{_in_points(gain_on_whole_images)} points"
         on_whole_images = f"on whole images the mean difference is {difference}"
         if num_runs < 3:
             runs = "one run decides" if num_runs == 1 else f"{num_runs} runs decide"
@@ -110,8 +110,16 @@ class Comparison:
     def _calibration(self) -> str:
         trials = (self.without, self.mixed)
         before, after = (mean(t.calibration_error[HEADLINE] for t in group) for group in trials)
-        verb = "rises" if after > before else "falls" if after < before else "stays"
+        before, after = round(before, 3), round(after, 3)  # so that the verb is of what is printed
+        if before == after:
+            return f"calibration error under occlusion stays at {after:.3f}"
+        verb = "rises" if after > before else "falls"
         return f"calibration error under occlusion {verb} from {before:.3f} to {after:.3f}"
+
+
+def _in_points(share: float) -> str:
+    """Write a difference of shares in points with one decimal, and its sign; 0 is "+0.0"."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"  # -0.0 + 0.0 is 0.0
 
 
 def compare(
