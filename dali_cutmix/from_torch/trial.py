@@ -46,6 +46,11 @@ _NO_CLASS = (
     "classes, and look the labels of a batch up: `labels[label]`."
 )
 
+_NOT_WHOLE = (
+    "the label of sample {} is {}, and the graph serves class indices of an integer type. "
+    "`labels.long()` makes them of a tensor, `labels.astype(int)` of an array."
+)
+
 
 class FormError(NoCounterpartError):
     """Say that a sample has another form than ``(image, class)``."""
@@ -183,7 +188,8 @@ def sample_of(dataset: Any, index: int, has_probe: bool, decodes: bool = True) -
     if has_probe and not all(isinstance(view, TransformedImage) for view in views):
         raise NoCounterpartError("`__getitem__` returns something else than its transform does.")
     if not _is_class(label):
-        raise FormError(_NO_CLASS.format(index, _kind_of(label)))
+        message = _NOT_WHOLE if _is_whole_float(label) else _NO_CLASS
+        raise FormError(message.format(index, _kind_of(label)))
     return Sample(views, are_listed, int(label), tuple(files), tuple(unread))
 
 
@@ -307,7 +313,20 @@ def _kind_of(value: Any) -> str:
     kind = f"a {type(value).__name__}"
     if isinstance(value, (tuple, list)):
         return f"{kind} of {len(value)}"
-    return f"{kind} of shape {tuple(value.shape)}" if hasattr(value, "shape") else kind
+    shape = tuple(getattr(value, "shape", ()))
+    if shape:
+        return f"{kind} of shape {shape}"
+    dtype = getattr(value, "dtype", None)
+    return kind if str(dtype) in ("None", type(value).__name__) else f"{kind} of {dtype}"
+
+
+def _is_whole_float(label: Any) -> bool:
+    """Return whether a label is a class index in a float type, as of a tensor of floats."""
+    try:
+        value = np.asarray(label)
+    except Exception:  # whatever the user's class raises
+        return False
+    return value.ndim == 0 and value.dtype.kind == "f" and float(value).is_integer()
 
 
 def _is_class(label: Any) -> bool:

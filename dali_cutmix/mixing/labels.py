@@ -126,12 +126,8 @@ def dense_target(target: MixedTarget, num_classes: int) -> torch.Tensor:
     try:
         return rows.scatter_add_(1, target.label, target.weight)
     except RuntimeError:
-        # Looked for now alone: on a GPU the host would wait, and a compiler knows no values.
-        is_outside = (target.label < 0) | (target.label >= num_classes)
-        if not is_outside.any():
-            raise
-    label = int(target.label[is_outside][0])
-    refuse(where, "target", f"hold labels in [0, {num_classes})", Told(f"a label {label}"))
+        _refuse_outside(where, target.label, num_classes)
+        raise
 
 
 def mixed_cross_entropy(
@@ -175,8 +171,8 @@ def mixed_cross_entropy(
         Scalar; ``[B]`` with ``"none"``.
 
     Raises:
-        ValueError: An argument outside its range, named with its value; or a target of another
-            batch than ``logits``.
+        ValueError: An argument outside its range, named with its value; a target of another batch
+            or of other classes than ``logits``; or, on a CPU, a label that ``logits`` lack.
     """
     where, num_classes = "mixed_cross_entropy", logits.shape[:2][-1]
     check_prob(where, label_smoothing, "label_smoothing")
@@ -196,17 +192,22 @@ def mixed_cross_entropy(
             got = type(target).__name__
             refuse(where, "target", "be a tensor or a MixedTarget", got, way_out)
         if target.is_floating_point():
+            _check_dense(logits, target, num_classes)
             target = target.to(logits.dtype)
             if ignore_index >= 0:
                 refuse(where, "ignore_index", "be negative with a dense target", ignore_index)
-        return F.cross_entropy(
-            logits,
-            target,
-            weight,
-            ignore_index=ignore_index,
-            reduction=reduction,
-            label_smoothing=label_smoothing,
-        )
+        try:
+            return F.cross_entropy(
+                logits,
+                target,
+                weight,
+                ignore_index=ignore_index,
+                reduction=reduction,
+                label_smoothing=label_smoothing,
+            )
+        except IndexError:
+            _refuse_outside(where, target, num_classes, ignore_index)
+            raise
     losses, factor = _pair_losses(logits, target, label_smoothing, weight, ignore_index)
     if reduction == "none":
         return losses.sum(dim=1)
@@ -232,14 +233,50 @@ def _pair_losses(
         refuse("mixed_cross_entropy", "logits", rule, list(logits.shape))
     counts = target.label != ignore_index
     label = target.label.where(counts, 0)
-    factor = counts.to(logits.dtype) if weight is None else weight[label] * counts
     log_prob = F.log_softmax(logits, dim=1)
-    losses = -log_prob.gather(1, label) * factor
+    try:
+        losses = -log_prob.gather(1, label)
+    except RuntimeError:
+        _refuse_outside("mixed_cross_entropy", label, logits.shape[1])
+        raise
+    factor = counts.to(logits.dtype) if weight is None else weight[label] * counts
+    losses = losses * factor
     if label_smoothing:
         spread = log_prob.sum(dim=1) if weight is None else log_prob.mv(weight)
         share = label_smoothing / logits.shape[1]
         losses = (1 - label_smoothing) * losses - share * spread[:, None] * counts
     return losses * target.weight, factor
+
+
+def _check_dense(logits: torch.Tensor, target: torch.Tensor, num_classes: int) -> None:
+    """Refuse class weights that are not of the samples and classes of the logits."""
+    if target.shape == logits.shape:
+        return
+    where, shape = "mixed_cross_entropy", list(logits.shape)
+    if logits.ndim == target.ndim == 2 and len(logits) == len(target):
+        rule = f"have {num_classes} classes, as `logits` have"
+        way_out = f"Give the model {target.shape[1]} outputs"
+        if target.shape[1] < num_classes:
+            way_out += f", or the loader `num_classes={num_classes}`"
+        refuse(where, "target", rule, target.shape[1], f"{way_out}.")
+    got = Told(f"{list(target.shape)} of {target.dtype}")
+    way_out = "Class indices are int64." if target.ndim < logits.ndim else ""
+    refuse(where, "target", f"be class weights {shape}, as `logits` are", got, way_out)
+
+
+def _refuse_outside(
+    where: str, label: torch.Tensor, num_classes: int, ignore_index: int | None = None
+) -> None:
+    """Refuse a label without a class. Called after an error, and silent where all have one.
+
+    Looked for then alone: on a GPU the host would wait, and a compiler knows no values.
+    """
+    is_outside = (label < 0) | (label >= num_classes)
+    if ignore_index is not None:
+        is_outside &= label != ignore_index
+    if is_outside.any():
+        got = Told(f"a label {int(label[is_outside][0])}")
+        refuse(where, "target", f"hold labels in [0, {num_classes})", got)
 
 
 def _check_pair(where: str, target: MixedTarget) -> None:

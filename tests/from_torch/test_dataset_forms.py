@@ -712,6 +712,12 @@ class Shifting(Table):
         return image, label - 1
 
 
+class Floating(Table):
+    def __getitem__(self, index: int) -> Any:
+        image, label = super().__getitem__(index)
+        return image, torch.tensor(float(label))
+
+
 class OneMirrored(Table):
     """A sample far from the first and last is mirrored."""
 
@@ -738,6 +744,12 @@ class Unlimited(Dataset[Any]):
             "the label of sample 20 is a Tensor of shape (3,), and the graph serves class indices. "
             "Number the images as their classes, and look the labels of a batch up: "
             "`labels[label]`.",
+        ),
+        (
+            Floating,
+            "the label of sample 20 is a Tensor of torch.float32, and the graph serves class "
+            "indices of an integer type. `labels.long()` makes them of a tensor, "
+            "`labels.astype(int)` of an array.",
         ),
         (
             Albumented,

@@ -293,8 +293,44 @@ PAIR = MixedTarget(torch.zeros(4, 2).long(), torch.full((4, 2), 0.5))
             "`target` must be a tensor or a MixedTarget, got 'NoneType'. A label and a weight of "
             "your own go into `MixedTarget(label, weight)`.",
         ),
+        (
+            torch.zeros(4, 3),
+            torch.full((4, 2), 0.5),
+            "`target` must have 3 classes, as `logits` have, got 2. Give the model 2 outputs, or "
+            "the loader `num_classes=3`.",
+        ),
+        (
+            torch.zeros(4, 3),
+            torch.full((4, 5), 0.2),
+            "`target` must have 3 classes, as `logits` have, got 5. Give the model 5 outputs.",
+        ),
+        (
+            torch.zeros(4, 3),
+            torch.full((2, 3), 1 / 3),
+            "`target` must be class weights [4, 3], as `logits` are, got [2, 3] of torch.float32.",
+        ),
+        (
+            torch.zeros(4, 3),
+            torch.ones(4),
+            "`target` must be class weights [4, 3], as `logits` are, got [4] of torch.float32. "
+            "Class indices are int64.",
+        ),
+        (
+            torch.zeros(4, 3),
+            torch.tensor([0, 2, -100, 3]),
+            "`target` must hold labels in [0, 3), got a label 3.",
+        ),
+        (
+            torch.zeros(4, 3),
+            PAIR._replace(label=torch.full((4, 2), 7)),
+            "`target` must hold labels in [0, 3), got a label 7.",
+        ),
     ],
-    ids=["another batch", "pixels", "a weight", "a column", "a tuple", "none"],
+    ids=[
+        *("another batch", "pixels", "a weight", "a column", "a tuple", "none"),
+        *("fewer classes", "more classes", "another dense batch", "float labels"),
+        *("an index outside", "a pair outside"),
+    ],
 )
 def test_targets_that_are_not_of_the_logits_are_refused(
     logits: torch.Tensor, target: Any, problem: str, settings: dict[str, Any]
