@@ -21,6 +21,7 @@ from dali_cutmix.core.reading import AwayError
 from dali_cutmix.core.threads import ThreadPool
 from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, Names, StoredImages, refuse_shards
 from dali_cutmix.sources.other_files import holdings
+from dali_cutmix.sources.shard_splits import warn_of_splits
 
 #: obstore's class of a store, by the scheme of URLs.
 SCHEMES = {"s3://": "S3Store", "gs://": "GCSStore", "az://": "AzureStore"}
@@ -288,7 +289,9 @@ class BucketFiles(StoredImages):
         names = [self._bucket.url(key).encode() for keys in listed for key in keys]
         targets = np.repeat(np.arange(len(folders)), [len(keys) for keys in listed])
         self._urls = Names(names)
-        super().__init__(targets, [folder.removeprefix(prefix) for folder in folders])
+        classes = [folder.removeprefix(prefix) for folder in folders]
+        warn_of_splits(WHERE, self._root, classes)
+        super().__init__(targets, classes)
 
     def _images_of(self, folder: str) -> list[str]:
         listed = self._bucket.list_below(f"{folder}/")

@@ -13,6 +13,7 @@ import numpy as np
 from dali_cutmix.core.checks import local_path, refuse
 from dali_cutmix.sources.base import IMAGE_ENDINGS
 from dali_cutmix.sources.other_files import holdings, reader_of
+from dali_cutmix.sources.shard_splits import warn_of_splits
 from dali_cutmix.sources.video_files import ENDINGS
 
 WHERE = "Clips"
@@ -46,6 +47,7 @@ def list_root(root: str) -> tuple[list[str], np.ndarray, list[str]]:
             )
         paths += [os.path.join(folder, clip) for clip in clips]
         targets += [label] * len(clips)
+    warn_of_splits(WHERE, root, names)
     return paths, np.array(targets, np.int64), names
 
 

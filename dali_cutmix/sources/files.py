@@ -24,6 +24,7 @@ from dali_cutmix.sources.base import (
     refuse_shards,
 )
 from dali_cutmix.sources.other_files import files_below, holdings, reader_of
+from dali_cutmix.sources.shard_splits import warn_of_splits
 
 _INDEX = re.compile(r"[+-]?[0-9]{1,100}")
 
@@ -68,7 +69,8 @@ class FileList(StoredImages):
     def from_folder(cls, root: str | os.PathLike[str]) -> FileList:
         """List an ImageFolder root: a folder per class, with images at any depth.
 
-        Files, classes and their order are those of torchvision's ``ImageFolder``.
+        Files, classes and their order are those of torchvision's ``ImageFolder``. A folder above
+        ``train`` and ``val`` has these two classes, and a ``UserWarning`` says so.
 
         Raises:
             FileNotFoundError: The folder does not exist or has no class folders, or a class folder
@@ -111,6 +113,7 @@ class FileList(StoredImages):
                 )
             encoded.extend(paths)
             targets.append(np.full(len(paths), index, np.int64))
+        warn_of_splits(WHERE, root, classes)
         return cls(encoded, np.concatenate(targets), classes, root)
 
     @classmethod

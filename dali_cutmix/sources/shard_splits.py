@@ -1,4 +1,7 @@
-"""What names of shards tell: the split, and number and total as in ``train-00000-of-00002``."""
+"""What names of shards tell: the split, and number and total as in ``train-00000-of-00002``.
+
+Names of class folders tell splits too, where a folder above all splits is passed.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,27 @@ def refuse_several_splits(where: str, plain: str, shards: Sequence[str]) -> None
     way_out = f"a pattern like {pattern!r}" if pattern else "a list of the shards of one split"
     way_out = f"Pass {way_out}. To mix splits, pass a list of patterns."
     refuse(where, "shards", rule + ", ".join(names), plain, way_out)
+
+
+def warn_of_splits(where: str, root: str, classes: Sequence[str]) -> None:
+    """Warn where all classes of a folder are named as splits: ``train``, ``val``.
+
+    torchvision's ``ImageFolder`` serves such classes, and so does this package.
+
+    Args:
+        where: Name of the caller, for messages.
+        root: The folder, or the URL of one.
+        classes: Names of its class folders, at least one.
+    """
+    if all(map(_SPLIT.fullmatch, classes)):
+        chosen = next((name for name in classes if "train" in name.lower()), classes[0])
+        shown = ", ".join(map(printable, classes))
+        warnings.warn(
+            f"{where}: the classes of {printable(root)} are {shown}, which are names of splits. "
+            f"For the classes of one split, pass {root.rstrip('/') + '/' + chosen!r}.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def check_totals(where: str, plain: str, shards: Sequence[str], *, is_folder: bool) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +151,23 @@ def test_folder_of_other_files_is_not_called_empty(tmp_path: Path) -> None:
     (tmp_path / "notes.doc").touch()
     holds = f"{str(tmp_path)!r} holds files (1), none of them an image. Move the images of each"
     assert holds in str(error_of(tmp_path))
+
+
+def test_classes_that_are_named_as_splits_are_served_with_a_warning(tmp_path: Path) -> None:
+    for name in ("train/cat/1.jpg", "val/cat/2.jpg", "cat/3.jpg"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).touch()
+    root = str(tmp_path / "data")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert FileList.from_folder(root).classes == ["cat", "train", "val"]
+    shutil.rmtree(tmp_path / "data/cat")
+    message = (
+        f"DataLoader: the classes of {root} are train, val, which are names of splits. For the "
+        f"classes of one split, pass {root + '/train'!r}."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        assert DataLoader(root, transform=TINY).dataset.classes == ["train", "val"]
 
 
 def test_missing_folder_and_a_file_as_folder_are_refused(tmp_path: Path) -> None:
