@@ -163,7 +163,7 @@ def are_equal(result: Any, expected: Any) -> bool:
 def _in(part: Any) -> Iterable[Any]:
     if isinstance(part, FunctionType):
         nonlocals, keywords = inspect.getclosurevars(part).nonlocals, part.__kwdefaults__ or {}
-        names = [name for name in _names(part.__code__) if name in part.__globals__]
+        names = [name for name in names_in(part.__code__) if name in part.__globals__]
         defaults = [*(part.__defaults__ or ()), *keywords.values()]
         return [*nonlocals.values(), *(part.__globals__[name] for name in names), *defaults]
     if isinstance(part, MethodType):
@@ -179,9 +179,9 @@ def _in(part: Any) -> Iterable[Any]:
     return [*vars(part).values(), method]
 
 
-def _names(code: CodeType) -> Iterator[str]:
+def names_in(code: CodeType) -> Iterator[str]:
     """Yield the names that code reads, and that functions and comprehensions inside it read."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            yield from names_in(constant)

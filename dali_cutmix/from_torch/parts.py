@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import FunctionType
 from typing import Any
 
 from torch.utils.data import ConcatDataset, Dataset
 from torchvision.datasets.vision import StandardTransform  # type: ignore[import-untyped]
 
-from dali_cutmix.from_torch.comparison import held
+from dali_cutmix.from_torch.comparison import held, names_in
 from dali_cutmix.from_torch.report import transform_name
 
 
@@ -36,6 +37,19 @@ def find_transforms(dataset: Any, path: str = "dataset") -> dict[str, Any]:
     for place, value in places.items():
         different.setdefault(id(value), (place, value))
     return dict(different.values())
+
+
+def global_transform(dataset: Any) -> str | None:
+    """Return the name of a global transform that the methods of a dataset's class read, or None."""
+    for kind in type(dataset).__mro__:
+        for method in vars(kind).values():
+            if not isinstance(method, FunctionType):
+                continue
+            for name in names_in(method.__code__):
+                value = method.__globals__.get(name)
+                if not isinstance(value, (type, FunctionType)) and transform_name(value):
+                    return name
+    return None
 
 
 def parts_of(dataset: Any, path: str = "dataset") -> Iterator[tuple[str, Any]]:

@@ -18,7 +18,13 @@ from torchvision.datasets.vision import StandardTransform  # type: ignore[import
 from dali_cutmix.from_torch.comparison import GENERATORS, held
 from dali_cutmix.from_torch.data import Data, RefusedPartError, relabeled
 from dali_cutmix.from_torch.listing import file_list, lists_of, selections_of
-from dali_cutmix.from_torch.parts import attributes, find_transforms, is_dataset, is_transform
+from dali_cutmix.from_torch.parts import (
+    attributes,
+    find_transforms,
+    global_transform,
+    is_dataset,
+    is_transform,
+)
 from dali_cutmix.from_torch.proof import MAX_DECODED, Way, compared, samples_of, tried
 from dali_cutmix.from_torch.report import NoCounterpartError, named
 from dali_cutmix.from_torch.trial import FormError, Probe, Sample, UnreadError, reads_anew
@@ -38,6 +44,11 @@ _KEEPS = (
 _LOOKS = (
     "no attribute lists the files, as `samples` of (path, class) would, and `__getitem__` changes "
     "or looks at images before its transform, so that too many would have to be decoded."
+)
+
+_GLOBAL = (
+    "its code transforms images by the global `{name}`, and from_torch translates transforms that "
+    "are attributes. Set `self.transform = {name}`, and call `self.transform(image)`."
 )
 
 #: Where torchvision's datasets keep their transform for code that transforms image and target.
@@ -98,6 +109,10 @@ def _reason(
     transforms = find_transforms(dataset, path)
     if problem is None and len(transforms) > 1:
         return f"the images go through {' and '.join(transforms)}, and the graph has one transform."
+    if problem is None and transforms.keys() <= {f"{path}.__getitem__"}:
+        name = global_transform(dataset)
+        if name is not None:
+            return _GLOBAL.format(name=name)
     return str(problem or (problems[0] if problems else _NO_LIST))
 
 

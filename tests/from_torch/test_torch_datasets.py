@@ -237,6 +237,32 @@ class Gray(Listed):
         return self.transform(opened(path).convert("L")), label  # type: ignore[attr-defined]
 
 
+class ByGlobal(Listed):
+    """Transforms by a global in a method of its own, where no attribute is a transform."""
+
+    def __getitem__(self, index: int) -> Any:
+        return self.finished(*self.samples[index])
+
+    def finished(self, path: str, label: int) -> Any:  # type: ignore[override]
+        return DRAWING(opened(path)), label
+
+
+DRAWING = v2.Compose(
+    [v2.RandomResizedCrop(24), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+)
+
+
+def test_dataset_with_a_global_transform_is_refused_with_its_name(photo_folder: Path) -> None:
+    dataset = ByGlobal(photo_folder)
+    del dataset.transform
+    line = refusal(TorchLoader(dataset)).splitlines()[1]
+    assert line.startswith(
+        f"  - {written(ByGlobal)} at dataset: its code transforms images by the global `DRAWING`, "
+        "and from_torch translates transforms that are attributes. Set `self.transform = DRAWING`, "
+        "and call `self.transform(image)`. Pass both: "
+    )
+
+
 @pytest.mark.parametrize(
     ("make", "reason", "transform"),
     [
