@@ -276,8 +276,9 @@ class BucketFiles(StoredImages):
         folders, stray = self._bucket.list_folder(prefix)
         if not folders:
             images = len(_images_among(stray))
-            files = [key.removeprefix(prefix) for key in stray]
-            holds = holdings([name for name in files if name], "an image")
+            # Without what consoles write in the place of a folder, which obstore lists as a key.
+            files = [key.removeprefix(prefix) for key in stray if key != prefix.rstrip("/")]
+            holds = holdings(files, "an image")
             holds = f"holds images ({images}) and no folder" if images else holds
             raise FileNotFoundError(
                 f"{WHERE}: `source` must be a folder with one subfolder per class, but "
