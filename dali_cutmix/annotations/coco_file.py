@@ -189,7 +189,7 @@ class _Window:
                 byte = self.before + error.pos
                 is_cut = error.pos > len(self.text) - _FAR or "Unterminated" in error.msg
                 if not is_cut or not self.more():
-                    raise _DamageError(f"{error.msg} at byte {byte}") from None
+                    raise _DamageError(f"{error.msg.removesuffix(' at')} at byte {byte}") from None
                 continue
             if end == len(self.text) and not is_at_end:  # a number may go on
                 is_at_end = not self.more()

@@ -311,7 +311,10 @@ def _mixed(x: torch.Tensor, plan: MixPlan, content: Content) -> torch.Tensor:
     if erases(plan) and content == "classes":
         return x
     if erases(plan):
-        color = _color(x, plan.fill or (0.0, 0.0, 0.0)) if content == "levels" else x.new_zeros(())
+        if plan.fill is None:
+            way_out = "Only the mix's `operate` knows what becomes of the pixels: mix in a loader."
+            refuse("mix_batch", "plan", "say what fills its rectangles", Told("none"), way_out)
+        color = _color(x, plan.fill) if content == "levels" else x.new_zeros(())
         return torch.where(_inside(x, plan.put, 0), color, x)
     result = x
     for region in range(plan.source.shape[1]):

@@ -48,6 +48,7 @@ def _is_described(value: object, depth: int) -> bool:
 class Description:
     """Describe a transform or a mix, so that a state can hold it and another run compare it.
 
+    Attributes are read at once, and functions are called when the description is asked for.
     ``values`` holds a value or the name of a class under each path, as in
     ``{"": "CutMix", ".alpha": 1.0, ".sides": None}``:
 
@@ -62,18 +63,31 @@ class Description:
     Args:
         name: Name of the setting, for messages.
         value: The setting.
-
-    Attributes:
-        values: Description by path; equal to itself after a round trip through JSON.
-        doubts: A sentence for each part that a state cannot hold.
     """
 
     def __init__(self, name: str, value: Any) -> None:
         self.name = name
-        self.values: dict[str, Any] = {}
-        self.doubts: list[str] = []
+        self._values: dict[str, Any] = {}
+        self._doubts: list[str] = []
         self._defaults: dict[str, Any] = {}
-        self._add("", value)
+        self._functions: list[tuple[str, Callable[[float], Any], int]] = []
+        try:
+            self._add("", value)
+        except RecursionError:  # an object that holds itself
+            self._values, self._doubts, self._functions = {}, [], []
+            self._add_object("", value, in_object=True)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Description by path; equal to itself after a round trip through JSON."""
+        self._call_functions()
+        return self._values
+
+    @property
+    def doubts(self) -> list[str]:
+        """Return a sentence for each part that a state cannot hold."""
+        self._call_functions()
+        return self._doubts
 
     def differences(self, then: Mapping[str, Any]) -> Iterator[str]:
         """Yield a clause for each difference: "mix.alpha is 1.0 here and 0.2 in the state".
@@ -96,14 +110,14 @@ class Description:
     def _add(self, path: str, value: Any, *, in_object: bool = False) -> None:
         is_simple, simple = _simplify(value)
         if is_simple:
-            self.values[path] = simple
+            self._values[path] = simple
         elif isinstance(value, (list, tuple, Mapping)) and len(value) <= MAX_ITEMS:
             parts = _parts(path, value)
-            self.values[path] = [_title(part) for part in parts.values()]
+            self._values[path] = [_title(part) for part in parts.values()]
             for part_path, part in parts.items():
                 self._add(part_path, part, in_object=in_object)
-        elif isinstance(fingerprint := getattr(value, "fingerprint", None), str):
-            self.values[path] = [_title(value), fingerprint]
+        elif isinstance(fingerprint := _fingerprint_of(value), str):
+            self._values[path] = [_title(value), fingerprint]
         elif is_dataclass(value) and not isinstance(value, type):
             self._add_fields(path, value)
         elif _is_function(value) and not in_object:
@@ -112,7 +126,7 @@ class Description:
             self._add_object(path, value, in_object)
 
     def _add_fields(self, path: str, value: Any) -> None:
-        self.values[path] = _title(value)
+        self._values[path] = _title(value)
         for field in fields(value):
             self._add(f"{path}.{field.name}", getattr(value, field.name))
             is_simple, default = _simplify(field.default)
@@ -121,18 +135,28 @@ class Description:
 
     def _add_function(self, path: str, function: Callable[[float], Any]) -> None:
         name = getattr(function, "__qualname__", type(function).__name__)
-        values = [_value_at(function, t) for t in POINTS]
-        self.values[path] = {"function": name, "values": values}
-        rest = (
-            "; its values at 33 points of t agree"
-            if values != [None] * len(POINTS)
-            else ", and which is not a function of t: make sure that it is the same"
-        )
-        self.doubts.append(f"{self.name}{path} is a function, which a state cannot hold{rest}.")
+        self._values[path] = {"function": name}
+        self._functions.append((path, function, len(self._doubts)))
+        self._doubts.append("")
+
+    def _call_functions(self) -> None:
+        """Add the functions' values: a user's function is called once somebody asks."""
+        functions, self._functions = self._functions, []
+        for path, function, doubt in functions:
+            values = [_value_at(function, t) for t in POINTS]
+            self._values[path]["values"] = values
+            rest = (
+                "; its values at 33 points of t agree"
+                if values != [None] * len(POINTS)
+                else ", and which is not a function of t: make sure that it is the same"
+            )
+            self._doubts[doubt] = (
+                f"{self.name}{path} is a function, which a state cannot hold{rest}."
+            )
 
     def _add_object(self, path: str, value: Any, in_object: bool) -> None:
-        self.values[path] = _title(value)
-        self.doubts.append(
+        self._values[path] = _title(value)
+        self._doubts.append(
             f"{self.name}{path} is an object ({_title(value)}) of which a state cannot hold all "
             "attributes: make sure that they are the same."
         )
@@ -159,6 +183,14 @@ def _simplify(value: Any) -> tuple[bool, Any]:
         parts = [_simplify(part) for part in value]
         return all(is_simple for is_simple, _ in parts), [plain for _, plain in parts]
     return False, None
+
+
+def _fingerprint_of(value: Any) -> Any:
+    """Return a value's fingerprint; None where the value has none, or fails to tell."""
+    try:
+        return getattr(value, "fingerprint", None)
+    except Exception:  # of any kind: the attribute may be the user's property
+        return None
 
 
 def _value_at(function: Callable[[float], Any], t: float) -> Any:

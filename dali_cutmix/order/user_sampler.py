@@ -159,14 +159,16 @@ class UserOrder:
         for sampler in (self.argument, self.sampler):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-        self._marks.seen = self._epoch_on_sampler()
         drawn = self.argument
-        with _seeded(drawn, derive_seed(self._seed, f"sampler/{epoch}")):
-            if self._is_plain:
-                drawn = drawn.sampler
-            elif self._batches:
-                drawn = chain.from_iterable(self._batches_of(drawn))
-            return self._check(drawn)
+        try:
+            with _seeded(drawn, derive_seed(self._seed, f"sampler/{epoch}")):
+                if self._is_plain:
+                    drawn = drawn.sampler
+                elif self._batches:
+                    drawn = chain.from_iterable(self._batches_of(drawn))
+                return self._check(drawn)
+        finally:  # a sampler may choose its next epoch itself, behind its last index
+            self._marks.seen = self._epoch_on_sampler()
 
     def warn_of_generator(self, stacklevel: int) -> None:
         """Warn where epochs after a resume differ from those of an uninterrupted run.

@@ -38,8 +38,8 @@ class PlaceKeeper:
         ``FitLoop``, ``_PrefetchDataFetcher`` and ``_resolve_overfit_batches`` of Lightning 2.6.
     """
 
-    #: Whether Lightning trains the first batch of the next epoch before that epoch starts.
-    _begins_with_next = False
+    #: Epoch to serve, where Lightning counts another. None: the epoch that Lightning counts.
+    _epoch: int | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
         """Let ``overfit_batches`` take loaders in order: those of torch are left to Lightning."""
@@ -50,34 +50,43 @@ class PlaceKeeper:
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         """Go to the batch where the checkpoint was taken, or to the start of the epoch."""
-        if loaders := _loaders(trainer):
-            self._begins_with_next = _go_to_start(trainer, loaders)
-            if _num_ahead(trainer) or _num_uncompleted(trainer):
-                for loader in loaders:  # Lightning chooses the epoch now, which has begun
-                    _ignore_once(loader.sampler, "set_epoch")
+        loaders = _loaders(trainer)
+        self._epoch = None
+        if not loaders:
+            return
+        _go_to_start(trainer, loaders)
+        if _num_uncompleted(trainer):
+            self._epoch = _due_epoch(trainer, loaders)
+        if _num_ahead(trainer) or self._epoch is not None:
+            for loader in loaders:  # Lightning chooses the epoch now, which has begun
+                _ignore_once(loader.sampler)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         """Choose the epoch also of loaders whose samplers have no ``set_epoch``."""
         if not _num_ahead(trainer):
             for loader in _loaders(trainer):
-                loader.set_epoch(trainer.current_epoch)
+                loader.set_epoch(trainer.current_epoch if self._epoch is None else self._epoch)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-        """Keep the place where Lightning would choose an epoch too late."""
-        if _num_uncompleted(trainer) < 2:  # the epoch that ends here is one
+        """Keep the place where Lightning would choose another epoch."""
+        if self._epoch is None:
             return
-        for loader in _loaders(trainer):
-            _ignore_once(loader.sampler, "set_epoch")
-            if self._begins_with_next:
+        loaders = _loaders(trainer)
+        self._epoch = _due_epoch(trainer, loaders)
+        are_at_end = _are_at_end(self._epoch, loaders)
+        for loader in loaders:
+            if not are_at_end:  # Lightning trained the epoch's first batch alone
                 state = loader.state_dict()
                 state["batch"] -= _num_ahead(trainer)
                 loader.load_state_dict(state)
-        self._begins_with_next = False
+            _ignore_once(loader.sampler)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         """Ignore nothing any more: no epoch follows."""
         for loader in _loaders(trainer):
-            getattr(loader.sampler, "__dict__", {}).pop("set_epoch", None)
+            own = getattr(loader.sampler, "__dict__", {}).get("set_epoch")
+            if isinstance(own, _Ignored):
+                own()
 
     def on_save_checkpoint(
         self,
@@ -122,12 +131,27 @@ def _loaders(trainer: Any) -> list[DataLoader]:
     ]
 
 
-def _go_to_start(trainer: Any, loaders: list[DataLoader]) -> bool:
-    """Go to the batch that training starts with.
+def _due_epoch(trainer: Any, loaders: list[DataLoader]) -> int:
+    """Return the epoch of the next batch, by the loaders' states."""
+    epochs = []
+    for loader in loaders:  # shorter ones may be at a later epoch
+        state = loader.state_dict()
+        try:
+            num_batches = min(len(loader), trainer.num_training_batches)
+        except TypeError:  # the state of a sampler without a length is at its end of the next epoch
+            num_batches = float("inf")
+        epochs.append(state["epoch"] + (state["batch"] >= num_batches))
+    return min(epochs)
 
-    Returns:
-        Whether the batch is of the next epoch, and the present one is not completed.
-    """
+
+def _are_at_end(due_epoch: int, loaders: list[DataLoader]) -> bool:
+    """Return whether the due epoch has not begun."""
+    states = [loader.state_dict() for loader in loaders]
+    return any((state["epoch"], state["batch"]) <= (due_epoch, 0) for state in states)
+
+
+def _go_to_start(trainer: Any, loaders: list[DataLoader]) -> None:
+    """Go to the batch that training starts with."""
     loop = trainer.fit_loop
     if loop.restarting and loop._combined_loader_states_to_load:
         loop._load_combined_loader_states()
@@ -135,22 +159,23 @@ def _go_to_start(trainer: Any, loaders: list[DataLoader]) -> bool:
     progress, epoch = loop.epoch_loop.batch_progress, trainer.current_epoch
     num_served = progress.current.ready if loop.restarting else 0
     is_over = progress.is_last_batch or num_served >= trainer.num_training_batches
-    if num_served and not is_over:
+    is_start = not num_served or is_over
+    if _num_uncompleted(trainer):  # the loaders' states are right, and Lightning's counts are not
+        epoch = _due_epoch(trainer, loaders)
+        is_start = _are_at_end(epoch, loaders)
+    if not is_start:
         ended = [loader for loader in loaders if loader.state_dict()["epoch"] > epoch]
         if loop._combined_loader._mode == "max_size":
             _finish(trainer, ended)
         else:
             for loader in ended:
-                _ignore_once(loader.sampler, "set_epoch")
-        return False
-    num_uncompleted = _num_uncompleted(trainer)
-    epoch += num_uncompleted
+                _ignore_once(loader.sampler)
+        return
     for loader in loaders:
         loader.set_epoch(epoch + 1)  # forget the position, also of `epoch`
         loader.set_epoch(epoch)
     if _num_ahead(trainer):
         iter(loop._data_fetcher)  # take them from this epoch
-    return num_uncompleted > 0
 
 
 def _finish(trainer: Any, ended: list[DataLoader]) -> None:
@@ -168,10 +193,23 @@ def _finish(trainer: Any, ended: list[DataLoader]) -> None:
         iter(trainer.fit_loop._data_fetcher)  # take them without the batches of the next epoch
 
 
-def _ignore_once(target: Any, name: str) -> None:
-    """Let the next call of a method pass without effect."""
-    if hasattr(target, name):
-        setattr(target, name, lambda *_: delattr(target, name))
+class _Ignored:
+    """Stand for a sampler's ``set_epoch``, and let one call pass without effect."""
+
+    def __init__(self, sampler: Any) -> None:
+        self._sampler, self._own = sampler, vars(sampler).get("set_epoch")
+
+    def __call__(self, *_: Any) -> None:
+        if self._own is None:
+            del self._sampler.set_epoch
+        else:
+            self._sampler.set_epoch = self._own
+
+
+def _ignore_once(sampler: Any) -> None:
+    """Let the next call of a sampler's ``set_epoch`` pass without effect."""
+    if hasattr(sampler, "set_epoch") and not isinstance(sampler.set_epoch, _Ignored):
+        sampler.set_epoch = _Ignored(sampler)
 
 
 class _InOrder:

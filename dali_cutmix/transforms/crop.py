@@ -50,6 +50,9 @@ Numbers = Triple | tuple[float]
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
+#: Larger means are taken for means of pixels in [0, 255]. Those of steps in a row may be above 1.
+_MAX_MEAN = 2
+
 
 @dataclass(frozen=True)
 class TrainPlan:
@@ -350,12 +353,14 @@ class EvalTransform:
 
 
 def check_mean_std(where: str, mean: object, std: object) -> None:
-    """Refuse all but a number per channel each, or one, with means in [0, 1] and deviations > 0."""
+    """Refuse all but a number per channel each, or one; deviations not above 0; units of 255."""
     count = 1 if are_numbers(mean, 1) else 3
     numbers = "be three numbers for R, G, B" if count == 3 else "be one number"
     way_out = "Units are those of pixels in [0, 1], not [0, 255]."
-    if not are_numbers(mean, count) or not 0 <= min(mean) <= max(mean) <= 1:
-        refuse(where, "mean", f"{numbers}, each in [0, 1]", mean, way_out)
+    if not are_numbers(mean, count):
+        refuse(where, "mean", numbers, mean, way_out)
+    if max(mean) > _MAX_MEAN:
+        refuse(where, "mean", f"be at most {_MAX_MEAN}", mean, way_out)
     if not are_numbers(std, count) or min(std) <= 0:
         refuse(where, "std", f"{numbers}, each above 0", std, way_out)
 

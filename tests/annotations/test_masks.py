@@ -298,12 +298,11 @@ def test_masks_boxes_and_labels_stay_where_a_mix_only_changes_colours(
     assert torch.equal(image[is_negative], 255 - unchanged[is_negative])
 
 
-def test_what_a_plan_erases_without_a_colour_is_0_in_torch_too() -> None:
+def test_a_plan_that_does_not_say_its_colour_is_refused_in_torch_and_leaves_masks() -> None:
     plan = draw_plan(Negative(), 3, (4, 6), seed=0, epoch=0, batch=0)
     pixels = torch.full((3, 3, 4, 6), 9, dtype=torch.uint8)
-    mixed, weight = mix_batch(pixels, plan)
-    assert not mixed.any()
-    assert weight.tolist() == [[1.0]] * 3
+    with pytest.raises(ValueError, match=r"^mix_batch: `plan` must say what fills its rectangles"):
+        mix_batch(pixels, plan)
     assert torch.equal(mix_masks(pixels[:, 0], plan), pixels[:, 0])
 
 

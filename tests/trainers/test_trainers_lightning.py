@@ -246,27 +246,32 @@ def test_lightning_resumes_at_the_end_of_an_epoch_with_the_next(
     assert_same_batches(resumed.batches, straight.batches[12:])
 
 
-# Of a sampler without a length Lightning would train a whole epoch more behind step 6.
 @pytest.mark.parametrize(
-    ("kind", "step"),
-    [*((kind, 4) for kind in KINDS), *((kind, 6) for kind in KINDS if kind != "no length")],
+    ("kind", "stops"),
+    [
+        *((kind, [4]) for kind in KINDS),
+        # Of a sampler without a length Lightning would train a whole epoch more behind step 6.
+        *((kind, [6]) for kind in KINDS if kind != "no length"),
+        *(("shuffled", stops) for stops in ([3, 6], [6, 7], [4, 8, 12], [6, 12])),
+        ("several", [6, 12]),
+    ],
 )
 def test_lightning_resumes_where_the_number_of_steps_ended_a_run(
-    photo_folder: Path, tmp_path: Path, kind: str, step: int
+    photo_folder: Path, tmp_path: Path, kind: str, stops: list[int]
 ) -> None:
     """Amid an epoch and at its end, with the checkpoint that is taken unless told otherwise."""
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    last = ModelCheckpoint(tmp_path, "last")
-    limits = {"max_epochs": -1, "max_steps": 16}
-    straight = lightning_fit(of_kind(kind, photo_folder), **limits)
-    ended = lightning_fit(
-        of_kind(kind, photo_folder), callbacks=[last], **limits | {"max_steps": step}
-    )
-    resumed = lightning_fit(
-        of_kind(kind, photo_folder), checkpoint=tmp_path / "last.ckpt", **limits
-    )
-    assert_same_batches(ended.batches + resumed.batches, straight.batches)
+    straight = lightning_fit(of_kind(kind, photo_folder), max_epochs=-1, max_steps=16)
+    batches: list[Any] = []
+    checkpoint = None
+    for stop in [*stops, 16]:
+        last = ModelCheckpoint(tmp_path, f"{stop}", save_top_k=-1)
+        settings = {"max_epochs": -1, "max_steps": stop, "callbacks": [last]}
+        part = lightning_fit(of_kind(kind, photo_folder), checkpoint=checkpoint, **settings)
+        batches += part.batches
+        checkpoint = tmp_path / f"{stop}.ckpt"
+    assert_same_batches(batches, straight.batches)
 
 
 @pytest.mark.parametrize(
@@ -374,3 +379,25 @@ def test_fabric_keeps_the_position_of_the_adapted_loader(
     fabric.load(tmp_path / "state", {"train": again})
     assert again.state_dict()["batch"] == 2
     assert_same([*again, *again], alone(make_train(photo_folder), 3)[step : step // 6 * 6 + 12])
+
+
+def test_lightning_leaves_a_samplers_own_set_epoch_where_it_was(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    """An attribute of the sampler, as wrappers have."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    class Wrapper(Downwards):
+        def __init__(self) -> None:
+            self.epochs: list[int] = []
+            self.set_epoch = self.epochs.append
+
+    def make() -> Any:
+        return make_train(photo_folder, shuffle=False, sampler=Wrapper())
+
+    last = ModelCheckpoint(tmp_path, "last")
+    lightning_fit(make(), max_epochs=-1, max_steps=4, callbacks=[last])
+    train = make()
+    own = train.sampler.set_epoch
+    lightning_fit(train, max_epochs=-1, max_steps=8, checkpoint=tmp_path / "last.ckpt")
+    assert train.sampler.set_epoch == own

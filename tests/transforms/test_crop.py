@@ -447,13 +447,13 @@ def test_normalisation_uses_the_documented_mean_and_deviation(tmp_path: Path) ->
         ),
         (
             lambda: EvalTransform(mean=(123.7, 116.3, 103.5)),
-            "EvalTransform: `mean` must be three numbers for R, G, B, each in [0, 1], got (123.7, "
-            "116.3, 103.5). Units are those of pixels in [0, 1], not [0, 255].",
+            "EvalTransform: `mean` must be at most 2, got (123.7, 116.3, 103.5). Units are those "
+            "of pixels in [0, 1], not [0, 255].",
         ),
         (
             lambda: EvalTransform(mean=0.5),
-            "EvalTransform: `mean` must be three numbers for R, G, B, each in [0, 1], got 0.5. "
-            "Units are those of pixels in [0, 1], not [0, 255].",
+            "EvalTransform: `mean` must be three numbers for R, G, B, got 0.5. Units are those of "
+            "pixels in [0, 1], not [0, 255].",
         ),
         (
             lambda: EvalTransform(resize=200, size=224),

@@ -88,7 +88,7 @@ def _draw_rates(axes: Any, results: dict[str, Any]) -> None:
         else:
             label += ", beyond this axis →"
         axes.text(
-            min(rate, right), 3.9, f"{label} ", ha="right", va="bottom", color=INK, fontsize=9
+            min(rate, right), 4.3, f"{label} ", ha="right", va="bottom", color=INK, fontsize=9
         )
     axes.set_xlim(0, right)
     axes.set_ylim(4.35, -0.55)
