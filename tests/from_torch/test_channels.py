@@ -15,7 +15,7 @@ from torchvision import transforms as v1
 from torchvision.datasets import MNIST, ImageFolder
 from torchvision.transforms import v2
 
-from dali_cutmix import CutMix, EvalTransform, TrainTransform, augmentations
+from dali_cutmix import CutMix, DataLoader, EvalTransform, TrainTransform, augmentations
 from torch_loaders import (
     CROP,
     FLOATS,
@@ -143,6 +143,19 @@ def test_number_of_means_is_the_number_of_channels() -> None:
         EvalTransform(mean=(0.5,))
     with pytest.raises(ValueError, match=r"`mean` must be three numbers for R, G, B"):
         TrainTransform(mean=(0.5, 0.5), std=(1.0, 1.0))  # type: ignore[arg-type]
+
+
+def test_means_may_be_a_little_below_0_and_above_1_behind_two_steps(photo_folder: Path) -> None:
+    """Normalised and back, as to show images, or moved by a half."""
+    mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+    back = v1.Normalize(
+        [-m / s for m, s in zip(mean, std, strict=True)], [1 / value for value in std]
+    )
+    for steps in ([v1.Normalize(mean, std), back], [v1.Normalize([-0.5] * 3, [0.5] * 3)]):
+        reference = over(photo_folder, [v1.Resize(40), v1.CenterCrop(32), v1.ToTensor(), *steps])
+        loader = DataLoader.from_torch(reference, device="cpu", num_workers=1)
+        (found, _), (wanted, _) = next(iter(loader)), next(iter(reference))
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0.02)
 
 
 def test_note_on_pixels_speaks_of_what_differs(photo_folder: Path) -> None:

@@ -260,7 +260,7 @@ def test_an_empty_cut_names_the_sample_itself_as_its_source(
 
 
 #: The last two have as many pixels as images of the plan's size.
-OTHER_SIZES = [(15, 24), (17, 24), (16, 25), (17, 25), (15, 23), (24, 16), (8, 48)]
+OTHER_SIZES = [(15, 24), (17, 24), (16, 25), (17, 25), (15, 23), (24, 16), (8, 48), (12, 48)]
 
 
 @pytest.mark.parametrize("size", OTHER_SIZES, ids=repr)

@@ -875,9 +875,16 @@ def test_counters_of_a_users_mix_do_not_make_another_run(photo_folder: Path) -> 
 
 
 class Network:
-    """A network that a user's mix holds. It counts how often it is copied."""
+    """A network that a user's mix holds. It counts how often it is copied and called."""
 
-    num_copies = 0
+    num_copies = num_calls = 0
+
+    @property
+    def fingerprint(self) -> str:
+        raise RuntimeError("not trained yet")
+
+    def __call__(self, *_: Any) -> None:
+        Network.num_calls += 1
 
     def __deepcopy__(self, memo: Any) -> Network:
         Network.num_copies += 1
@@ -893,8 +900,19 @@ class Looking(CutMix):
 
 @pytest.mark.filterwarnings("ignore:load_state_dict. mix.network is:RuntimeWarning")
 def test_a_network_that_a_mix_holds_is_not_copied(photo_folder: Path) -> None:
-    state = train(photo_folder, mix=Looking(network=Network())).state_dict()
+    """And not called where nobody asks for a state."""
+    loader = train(photo_folder, mix=Looking(network=Network()))
+    assert Network.num_calls == 0
+    state = loader.state_dict()
     train(photo_folder, mix=Looking(network=Network())).load_state_dict(state)
     with pytest.raises(ValueError, match=r"mix\.alpha is 0\.5 here and 1\.0 in the state"):
         train(photo_folder, mix=Looking(0.5, network=Network())).load_state_dict(state)
     assert Network.num_copies == 0
+
+
+@pytest.mark.filterwarnings("ignore:load_state_dict. mix is an object:RuntimeWarning")
+def test_a_mix_that_holds_itself_is_served_and_resumed(photo_folder: Path) -> None:
+    parent: dict[str, Any] = {}
+    parent["child"] = [parent]
+    loader = train(photo_folder, mix=Looking(network=parent))
+    train(photo_folder, mix=Looking(network=parent)).load_state_dict(loader.state_dict())

@@ -146,6 +146,26 @@ def test_loaders_that_share_a_sampler_each_count_their_own_epochs(
     assert [served(loader) for loader in loaders] == [epochs[5]] * 5
 
 
+class Counting(Sampler[int]):
+    """A sampler that chooses its next epoch behind its last index, as one of Accelerate does."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        yield from [self.epoch] * 12
+        self.set_epoch(self.epoch + 1)
+
+
+def test_samplers_that_count_their_epochs_may_be_shared(numbered_folder: Path) -> None:
+    sampler = Counting()
+    first, second = (numbered(numbered_folder, sampler=sampler, batch_size=4) for _ in range(2))
+    assert [served(loader)[0] for loader in (first, first, second, first)] == [0, 1, 0, 2]
+
+
 class Growing(Sampler[int]):
     """A sampler around another, which serves more of it in each iteration, as curricula do."""
 
