@@ -6,6 +6,7 @@ eye.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
@@ -41,7 +42,8 @@ def contact_sheet(
     Takes what ``DataLoader(..., dtype=torch.uint8, with_plan=True)`` yields. Outlines run around
     the rectangles and areas of the plan and cover none of their pixels. A bar under each mixed
     image shows the weights as lengths. Under each image, outlines, bar and text of a class have one
-    colour; the sample's own class is gray. Images, frames and slices below 160 px are enlarged
+    colour; the sample's own class is gray. Where class weights do not tell whose a region is,
+    outlines are black. Images, frames and slices below 160 px are enlarged
     by a whole factor without smoothing. No image is reduced.
 
     - A mask tints each pixel by the colour of its class, over gray, and outlines areas in the full
@@ -139,7 +141,7 @@ def _classes(
     target: torch.Tensor | MixedTarget, plan: MixPlan | None, classes: Sequence[str]
 ) -> tuple[list[tuple[Drawn, Sequence[tuple[float, Colour]]]], list[list[Colour]]]:
     """Return lines and bar of weights of each sample, and the colour of each of its regions."""
-    target = _by_region(target, plan)
+    target, are_known = _by_region(target, plan)
     shares = class_weights(target, classes)
     mixed = _is_mixed(plan, len(shares))
     tiles: list[tuple[Drawn, Sequence[tuple[float, Colour]]]] = []
@@ -155,7 +157,12 @@ def _classes(
         ]
         bar = [(part.weight, part.colour) for part in share] if len(share) > 1 else []
         tiles.append((Drawn(lines), bar))
-    return tiles, _region_colours(target)
+    colours = _region_colours(target)
+    if plan is not None:
+        unknown = [INK] * plan.source.shape[1]
+        pairs = zip(colours, are_known, strict=True)
+        colours = [own if is_known else unknown for own, is_known in pairs]
+    return tiles, colours
 
 
 class Share(NamedTuple):
@@ -213,35 +220,69 @@ def class_weights(target: torch.Tensor | MixedTarget, classes: Sequence[str]) ->
 
 def _by_region(
     target: torch.Tensor | MixedTarget, plan: MixPlan | None
-) -> torch.Tensor | MixedTarget:
-    """Return class weights as the classes of the plan's regions, where weights tell them."""
-    if isinstance(target, MixedTarget) or not target.is_floating_point() or plan is None:
-        return target
-    weight = plan.weight.cpu()
-    labels = []
-    for row, weights in zip(target.tolist(), weight.tolist(), strict=True):
-        shown = {label: share for label, share in enumerate(row) if share > 0}
-        found = _labels_of_regions(shown, weights)
-        if found is None:
-            return target
-        labels.append(found)
-    return MixedTarget(torch.tensor(labels), weight)
+) -> tuple[torch.Tensor | MixedTarget, list[bool]]:
+    """Return class weights as the classes of the plan's regions, where weights tell them.
 
-
-def _labels_of_regions(shown: Mapping[int, float], weights: Sequence[float]) -> list[int] | None:
-    """Return a class for each region, so that their weights sum up to those of the classes.
-
-    None where they do not, as of smoothed labels, or where there are too many ways to try.
+    Returns:
+        The target, and for each sample whether the class of each region is known.
     """
-    if not 0 < len(shown) ** len(weights) <= MOST_TRIALS:
-        return None
-    for labels in product(shown, repeat=len(weights)):
+    if isinstance(target, MixedTarget) or not target.is_floating_point() or plan is None:
+        label = target.label if isinstance(target, MixedTarget) else target
+        return target, [True] * len(label)
+    weight, source = plan.weight.cpu(), plan.source.cpu().tolist()
+    rows = [
+        _divisions({label: share for label, share in enumerate(row) if share > 0}, weights)
+        for row, weights in zip(target.tolist(), weight.tolist(), strict=True)
+    ]
+    if not all(rows):
+        return target, [False] * len(target)
+    for _ in range(2):  # a sample has one class, in every row
+        classes: dict[int, set[int]] = {}
+        for sources, divisions in zip(source, rows, strict=True):
+            for region, sample in enumerate(sources):
+                found = {label for labels in divisions if (label := labels[region]) is not None}
+                if found:
+                    classes[sample] = classes.get(sample, found) & found or found
+        rows = [
+            [
+                labels
+                for labels in divisions
+                if all(
+                    each is None or each in classes[sample]
+                    for each, sample in zip(labels, sources, strict=True)
+                )
+            ]
+            or divisions
+            for sources, divisions in zip(source, rows, strict=True)
+        ]
+    labels = [
+        [own if label is None else label for label in divisions[0]]
+        for divisions in rows
+        for own in [next(label for label in divisions[0] if label is not None)]
+    ]
+    return MixedTarget(torch.tensor(labels), weight), [len(divisions) == 1 for divisions in rows]
+
+
+def _divisions(
+    shown: Mapping[int, float], weights: Sequence[float]
+) -> list[tuple[int | None, ...]]:
+    """Return all choices of a class for each region whose weights sum up to those of the classes.
+
+    A region without weight has None. Without any choice, as of smoothed labels, and where there are
+    too many to try, the list is empty.
+    """
+    ways = [shown if weight > 0 else (None,) for weight in weights]
+    if not 0 < math.prod(map(len, ways)) <= MOST_TRIALS:
+        return []
+    found = []
+    for labels in product(*ways):
         left = dict(shown)
         for label, weight in zip(labels, weights, strict=True):
-            left[label] -= weight
+            if label is not None:
+                left[label] -= weight
         if all(abs(share) < 1e-4 for share in left.values()):
-            return list(labels)
-    return None
+            found.append(labels)
+    return found
 
 
 def _class_colours(own: int, others: Iterable[int]) -> dict[int, Colour]:

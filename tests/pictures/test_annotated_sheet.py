@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from dali_cutmix import CutMix, MixedTarget, contact_sheet, draw_plan
+from dali_cutmix import CutMix, MixedTarget, MixPlan, Rect, contact_sheet, draw_plan
 from dali_cutmix.mixing.clipcutmix import ClipPlan
 from dali_cutmix.pictures.annotated import colour_of_class
 from dali_cutmix.pictures.stacks import GAP as BETWEEN  # frames and slices
@@ -539,3 +539,36 @@ def test_show_takes_masks_or_boxes(annotated: Path) -> None:
     result = CliRunner().invoke(app, ["show", str(annotated / "images"), *options])
     assert result.exit_code == 2
     assert "draw two pictures" in " ".join(result.output.split())
+
+
+def halves_of(sources: list[list[int]], height: int) -> MixPlan:
+    """A plan of images of 160 px, whose upper rows are the sample's own and whose lower are not."""
+    num = len(sources)
+    rect = Rect(
+        torch.tensor([[[0, 0], [height, 0]]] * num, dtype=torch.int32),
+        torch.tensor([[[height, 160], [160 - height, 160]]] * num, dtype=torch.int32),
+    )
+    weight = torch.tensor([[height / 160, 1 - height / 160]] * num)
+    source = torch.tensor(sources, dtype=torch.int32)
+    return MixPlan(source=source, weight=weight, size=(160, 160), taken=rect, put=rect)
+
+
+@pytest.mark.parametrize(
+    ("sources", "classes", "is_known"),
+    [
+        # The first two rows do not tell whose half is whose. The third has one class.
+        ([[0, 1], [1, 0], [2, 1]], [2, 0, 0], True),
+        ([[0, 1], [1, 0]], [1, 0], False),
+    ],
+)
+def test_class_weights_draw_as_pairs_of_classes_or_leave_it_open_whose_a_region_is(
+    sources: list[list[int]], classes: list[int], is_known: bool
+) -> None:
+    plan, names = halves_of(sources, 80), ["a", "b", "c"]
+    label = torch.tensor(classes)[plan.source.long()]
+    dense = torch.zeros(len(sources), 3)
+    dense.scatter_add_(1, label, plan.weight)
+    images = torch.full((len(sources), 3, 160, 160), 255, dtype=torch.uint8)
+    pair = contact_sheet(images, MixedTarget(label, plan.weight), plan, classes=names)
+    sheet = contact_sheet(images, dense, plan, classes=names)
+    assert (np.asarray(sheet) == np.asarray(pair)).all() == is_known
