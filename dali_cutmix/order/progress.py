@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -47,8 +48,8 @@ class Run:
         drop_last: Whether a short batch is left out.
         batch_size: Samples per batch and rank.
         num_shards: Number of ranks.
-        transform: Description of the transform, as it was when the run began.
-        mix: Description of the mix, as it was when the run began.
+        transform: The transform, as it was when the run began.
+        mix: The mix, as it was when the run began.
         window: Shards whose samples are permuted together; None unless ``shuffle`` is ``"shards"``.
     """
 
@@ -61,9 +62,14 @@ class Run:
     drop_last: bool
     batch_size: int
     num_shards: int
-    transform: Description
-    mix: Description
+    transform: Any
+    mix: Any
     window: int | None = None
+
+    @cached_property
+    def descriptions(self) -> dict[str, Description]:
+        """Transform and mix in terms that JSON can hold, by name; made when first asked for."""
+        return {name: Description(name, getattr(self, name)) for name in ("transform", "mix")}
 
     def state_at(self, position: Position) -> dict[str, Any]:
         """Return the state of the run at a position: numbers and strings that JSON can hold."""
@@ -97,7 +103,7 @@ class Run:
         self._check_place(then, Position(**position))
         doubts = [
             doubt
-            for setting in (self.transform, self.mix)
+            for setting in self.descriptions.values()
             if setting.name not in allow
             for doubt in setting.doubts
         ]
@@ -144,7 +150,7 @@ class Run:
     def _values(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return values | {
-            setting.name: dict(setting.values) for setting in (self.transform, self.mix)
+            name: dict(description.values) for name, description in self.descriptions.items()
         }
 
     def _check_same(self, then: Mapping[str, Any], allow: Collection[str]) -> None:
@@ -155,9 +161,8 @@ class Run:
         for name, value in self._values().items():
             if name in ignored:
                 continue
-            setting = getattr(self, name)
-            if isinstance(setting, Description):
-                differing += setting.differences(then[name])
+            if name in self.descriptions:
+                differing += self.descriptions[name].differences(then[name])
             elif value != then[name]:
                 differing.append(
                     f"{name} is {value!r} here and {shown(then[name], 80)} in the state"
@@ -233,6 +238,14 @@ def _check_dealt(value: Any) -> None:
             refuse_value("dealt", "hold pairs of ranks and samples, each at least 1", value)
 
 
+def _snapshot(setting: Any) -> Any:
+    """Copy a setting, since a user's object may change while it is at work."""
+    try:
+        return copy.deepcopy(setting)
+    except Exception:  # whatever a user's object raises
+        return setting
+
+
 def _refuse(problem: str) -> NoReturn:
     raise ValueError(printable(f"load_state_dict: {problem}"))
 
@@ -295,9 +308,8 @@ class Progress:
             drop_last=drop_last,
             batch_size=batch_size,
             num_shards=int(sampler.shard.count),
-            # Described now, since a user's object may change while it is at work.
-            transform=Description("transform", transform),
-            mix=Description("mix", mix),
+            transform=_snapshot(transform),
+            mix=_snapshot(mix),
             window=sampler.window,
         )
         return cls(order, run)

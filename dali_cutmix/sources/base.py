@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import Literal, overload
 import numpy as np
 
 from dali_cutmix.core.checks import Told, check_count, checked_indices, refuse
+from dali_cutmix.core.errors import printable
 from dali_cutmix.core.reading import patiently
 
 WHERE = "DataLoader"
@@ -29,6 +31,9 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff
 
 #: Name of a shard as TensorFlow and Hugging Face's hub write it, which no image's note has.
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?\.(parquet|tar)$")
+
+#: A split in a name, as in ``imagenet-train``.
+SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
 
 Kind = Literal["path", "encoded", "pixels"]
 
@@ -48,6 +53,27 @@ def refuse_shards(folder: str, names: Iterable[str]) -> None:
         rule = "be images in a folder per class, or shards"
         way_out = "Pass a pattern or a list of the shards, or move the shards elsewhere."
         refuse(WHERE, "source", rule, Told(f"images and {shard!r} in {folder!r}"), way_out)
+
+
+def warn_of_splits(where: str, root: str, classes: Sequence[str]) -> None:
+    """Warn where all classes of a folder are named as splits: ``train``, ``val``.
+
+    torchvision's ``ImageFolder`` serves such classes, and so does this package.
+
+    Args:
+        where: Name of the caller, for messages.
+        root: The folder, or the URL of one.
+        classes: Names of its class folders, at least one.
+    """
+    if all(map(SPLIT.fullmatch, classes)):
+        chosen = next((name for name in classes if "train" in name.lower()), classes[0])
+        shown = ", ".join(map(printable, classes))
+        warnings.warn(
+            f"{where}: the classes of {printable(root)} are {shown}, which are names of splits. "
+            f"For the classes of one split, pass {root.rstrip('/') + '/' + chosen!r}.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 class Numbers(Sequence[str]):

@@ -19,9 +19,15 @@ from dali_cutmix.core.errors import printable
 from dali_cutmix.core.extras import import_extra
 from dali_cutmix.core.reading import AwayError
 from dali_cutmix.core.threads import ThreadPool
-from dali_cutmix.sources.base import IMAGE_ENDINGS, WHERE, Names, StoredImages, refuse_shards
+from dali_cutmix.sources.base import (
+    IMAGE_ENDINGS,
+    WHERE,
+    Names,
+    StoredImages,
+    refuse_shards,
+    warn_of_splits,
+)
 from dali_cutmix.sources.other_files import holdings
-from dali_cutmix.sources.shard_splits import warn_of_splits
 
 #: obstore's class of a store, by the scheme of URLs.
 SCHEMES = {"s3://": "S3Store", "gs://": "GCSStore", "az://": "AzureStore"}

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from dali_cutmix.core.checks import local_path, refuse
-from dali_cutmix.sources.base import IMAGE_ENDINGS
+from dali_cutmix.sources.base import IMAGE_ENDINGS, warn_of_splits
 from dali_cutmix.sources.other_files import holdings, reader_of
-from dali_cutmix.sources.shard_splits import warn_of_splits
 from dali_cutmix.sources.video_files import ENDINGS
 
 WHERE = "Clips"

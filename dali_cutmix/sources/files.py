@@ -22,9 +22,9 @@ from dali_cutmix.sources.base import (
     StoredImages,
     numbered,
     refuse_shards,
+    warn_of_splits,
 )
 from dali_cutmix.sources.other_files import files_below, holdings, reader_of
-from dali_cutmix.sources.shard_splits import warn_of_splits
 
 _INDEX = re.compile(r"[+-]?[0-9]{1,100}")
 

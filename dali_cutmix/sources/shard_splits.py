@@ -1,7 +1,4 @@
-"""What names of shards tell: the split, and number and total as in ``train-00000-of-00002``.
-
-Names of class folders tell splits too, where a folder above all splits is passed.
-"""
+"""What names of shards tell: the split, and number and total as in ``train-00000-of-00002``."""
 
 from __future__ import annotations
 
@@ -12,10 +9,10 @@ from itertools import count, takewhile
 
 from dali_cutmix.core.checks import refuse
 from dali_cutmix.core.errors import printable
+from dali_cutmix.sources.base import SPLIT
 
 #: A name as TensorFlow and Hugging Face's hub have it: ``train-00000-of-00002-ab12cd.parquet``.
 _PART = re.compile(r"(.+?)-(\d+)-of-(\d+)(?!\d)")
-_SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
 #: Shards of a split whose names a pattern is made of.
 _EXAMPLES = 8
 
@@ -45,27 +42,6 @@ def refuse_several_splits(where: str, plain: str, shards: Sequence[str]) -> None
     way_out = f"a pattern like {pattern!r}" if pattern else "a list of the shards of one split"
     way_out = f"Pass {way_out}. To mix splits, pass a list of patterns."
     refuse(where, "shards", rule + ", ".join(names), plain, way_out)
-
-
-def warn_of_splits(where: str, root: str, classes: Sequence[str]) -> None:
-    """Warn where all classes of a folder are named as splits: ``train``, ``val``.
-
-    torchvision's ``ImageFolder`` serves such classes, and so does this package.
-
-    Args:
-        where: Name of the caller, for messages.
-        root: The folder, or the URL of one.
-        classes: Names of its class folders, at least one.
-    """
-    if all(map(_SPLIT.fullmatch, classes)):
-        chosen = next((name for name in classes if "train" in name.lower()), classes[0])
-        shown = ", ".join(map(printable, classes))
-        warnings.warn(
-            f"{where}: the classes of {printable(root)} are {shown}, which are names of splits. "
-            f"For the classes of one split, pass {root.rstrip('/') + '/' + chosen!r}.",
-            UserWarning,
-            stacklevel=2,
-        )
 
 
 def check_totals(where: str, plain: str, shards: Sequence[str], *, is_folder: bool) -> None:
@@ -140,13 +116,13 @@ def _split_of(shard: str, num_shared: int) -> str | None:
         return _word_in([name]) or _word_in(folders[num_shared:]) or _word_in(folders[-1:])
     prefix = part[1].lower()
     # Such as `train/data-00000-of-00001.parquet`, as `Dataset.save_to_disk` names Arrow files.
-    word = None if _SPLIT.search(prefix) else _word_in(folders[num_shared:])
+    word = None if SPLIT.search(prefix) else _word_in(folders[num_shared:])
     return f"{word}/{prefix}" if word else prefix
 
 
 def _word_in(names: Sequence[str]) -> str | None:
     """Return the split's word in the last of the names that have one."""
-    words = (_SPLIT.search(name) for name in reversed(names))
+    words = (SPLIT.search(name) for name in reversed(names))
     return next((word[1].lower() for word in words if word), None)
 
 
@@ -175,7 +151,7 @@ def _patterns_of(shard: str) -> Iterator[str]:
         digits = "?" * len(part[2])
         yield f"{folder}{slash}{part[1]}-*{ending or '-of-*'}"
         yield f"{folder}{slash}{part[1]}-{digits}-of-*{ending}"
-    elif word := _SPLIT.search(name):
+    elif word := SPLIT.search(name):
         yield f"{folder}{slash}*{word[1]}*{ending}"
         yield f"{folder}{slash}{name[: word.end()]}*{ending}"
     else:

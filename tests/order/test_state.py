@@ -875,9 +875,9 @@ def test_counters_of_a_users_mix_do_not_make_another_run(photo_folder: Path) -> 
 
 
 class Network:
-    """A network that a user's mix holds. It counts how often it is copied and called."""
+    """A network that a user's mix holds. It counts how often it is called."""
 
-    num_copies = num_calls = 0
+    num_calls = 0
 
     @property
     def fingerprint(self) -> str:
@@ -885,10 +885,6 @@ class Network:
 
     def __call__(self, *_: Any) -> None:
         Network.num_calls += 1
-
-    def __deepcopy__(self, memo: Any) -> Network:
-        Network.num_copies += 1
-        return self
 
 
 @dataclass(frozen=True)
@@ -899,15 +895,13 @@ class Looking(CutMix):
 
 
 @pytest.mark.filterwarnings("ignore:load_state_dict. mix.network is:RuntimeWarning")
-def test_a_network_that_a_mix_holds_is_not_copied(photo_folder: Path) -> None:
-    """And not called where nobody asks for a state."""
+def test_a_network_that_a_mix_holds_is_not_called_where_nobody_asks_for_a_state(
+    photo_folder: Path,
+) -> None:
     loader = train(photo_folder, mix=Looking(network=Network()))
     assert Network.num_calls == 0
     state = loader.state_dict()
     train(photo_folder, mix=Looking(network=Network())).load_state_dict(state)
-    with pytest.raises(ValueError, match=r"mix\.alpha is 0\.5 here and 1\.0 in the state"):
-        train(photo_folder, mix=Looking(0.5, network=Network())).load_state_dict(state)
-    assert Network.num_copies == 0
 
 
 @pytest.mark.filterwarnings("ignore:load_state_dict. mix is an object:RuntimeWarning")
