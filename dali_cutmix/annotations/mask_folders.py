@@ -90,23 +90,9 @@ def read_masks(
         images_alone = set(image_names.values()) if image_suffix else set()
         image_names = {key: name for key, name in image_names.items() if name not in masks_alone}
         mask_names = {key: name for key, name in mask_names.items() if name not in images_alone}
-    alone = sorted(image_names.keys() - mask_names.keys())
     if unmatched == "refuse":
-        for name, files, keys in (
-            ("images", image_names, alone),
-            ("masks", mask_names, sorted(mask_names.keys() - image_names.keys())),
-        ):
-            if keys:
-                other = "a mask" if name == "images" else "an image"
-                shown = ", ".join(files[key] for key in keys[:_MOST_NAMED])
-                more = f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else ""
-                refuse(
-                    where,
-                    name,
-                    f"have {other} for each file",
-                    f"{shown}{more} without",
-                    SKIP_UNMATCHED,
-                )
+        _refuse_alone(where, "images", image_names, "a mask", mask_names)
+        _refuse_alone(where, "masks", mask_names, "an image", image_names)
     keys = sorted(image_names.keys() & mask_names.keys())
     if not keys:
         rule = "hold masks of the images, by equal names without suffix and ending"
@@ -119,6 +105,18 @@ def read_masks(
         [mask_names[key] for key in keys],
         settings,
     )
+
+
+def _refuse_alone(
+    where: str, name: str, files: Mapping[str, str], partner: str, partners: Mapping[str, str]
+) -> None:
+    """Refuse files without a partner of the same key; see `_files_below`."""
+    keys = sorted(files.keys() - partners.keys())
+    if keys:
+        shown = ", ".join(files[key] for key in keys[:_MOST_NAMED])
+        more = f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else ""
+        rule = f"have {partner} for each file"
+        refuse(where, name, rule, f"{shown}{more} without", SKIP_UNMATCHED)
 
 
 def read_voc_masks(

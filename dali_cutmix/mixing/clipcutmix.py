@@ -145,16 +145,15 @@ class ClipCutMix:
             is_mixed = is_mixed & (chance > 0)
         extents = (high - low) * is_mixed[..., None]
         shape = (len(sample), frame.depth, 2)
-        num_voxels = frame.depth * frame.size[0] * frame.size[1]
-        cut = np.broadcast_to(extents, shape).prod(axis=2).sum(axis=1)
-        kept = ((num_voxels - cut) / num_voxels).astype(np.float32)
+        extents = np.broadcast_to(extents, shape)
+        kept = _share_kept(extents, frame)
         return ClipPlan(
             source=np.concatenate([sample, partner], axis=1).astype(np.int32),
             weight=np.stack([kept, np.float32(1.0) - kept], axis=1),
             size=frame.size,
             lam=lam[:, 0],
             anchors=np.broadcast_to(low, shape).astype(np.int32),
-            extents=np.broadcast_to(extents, shape).astype(np.int32),
+            extents=extents.astype(np.int32),
         )
 
     def operate(self, sample: Sample, plan: MixPlan, _frame: Frame) -> Sample:
@@ -208,6 +207,19 @@ def _pick(point: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     sides = np.array(size, np.float64)
     picked: np.ndarray = np.minimum(np.floor(point.astype(np.float64) * sides), sides - 1)
     return picked
+
+
+def _share_kept(extents: np.ndarray, frame: Frame) -> np.ndarray:
+    """Return the share of the voxels outside the cuts: ``[B]`` float32.
+
+    Args:
+        extents: Sides of the cut in each frame, in pixels: ``[B, T, 2]`` (y, x).
+        frame: What every clip looks like.
+    """
+    num_voxels = frame.depth * frame.size[0] * frame.size[1]
+    cut_out = extents.prod(axis=2).sum(axis=1)
+    share: np.ndarray = ((num_voxels - cut_out) / num_voxels).astype(np.float32)
+    return share
 
 
 def _between(first: np.ndarray, last: np.ndarray, depth: int) -> np.ndarray:

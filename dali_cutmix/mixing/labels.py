@@ -130,6 +130,13 @@ def dense_target(target: MixedTarget, num_classes: int) -> torch.Tensor:
         raise
 
 
+def _check_class_weights(weight: object, num_classes: int) -> None:
+    shape = tuple(getattr(weight, "shape", ()))
+    if shape != (num_classes,):
+        rule = f"be a tensor of the shape {(num_classes,)}"
+        refuse("mixed_cross_entropy", "weight", rule, shape)
+
+
 def mixed_cross_entropy(
     logits: torch.Tensor,
     target: torch.Tensor | MixedTarget,
@@ -182,9 +189,7 @@ def mixed_cross_entropy(
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     if weight is not None:
-        shape = tuple(getattr(weight, "shape", ()))
-        if shape != (num_classes,):
-            refuse(where, "weight", f"be a tensor of the shape {(num_classes,)}", shape)
+        _check_class_weights(weight, num_classes)
         weight = weight.to(logits.dtype)
     if not isinstance(target, MixedTarget):
         if not isinstance(target, torch.Tensor):

@@ -28,7 +28,7 @@ from dali_cutmix.mixing.resized import nearest, resized
 #: floating point numbers. ``"classes"`` are copied, and never interpolated or erased.
 Content = Literal["levels", "values", "classes"]
 
-#: Channels of images at most. Features of the plan's height and so few columns are none.
+#: Most channels of an image. Features as high as the plan have more columns.
 _MOST_CHANNELS = 4
 
 

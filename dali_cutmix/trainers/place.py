@@ -27,8 +27,9 @@ class PlaceKeeper:
     - Lightning chooses the epoch on samplers with ``set_epoch`` only. On these it also undoes the
       place of a loader that is served several times in an epoch, beside a longer loader.
     - Where ``max_steps`` ends a run, Lightning counts the epoch under way as processed, and not as
-      completed. A run that resumes from there trains the rest of that epoch, of an epoch at its end
-      the next epoch's first batch, and chooses each epoch one too late.
+      completed. A run that resumes from there chooses each epoch one too late. Two cases stay
+      wrong at an epoch's end: with a sampler without a length, that epoch's successor comes twice,
+      and ``limit_train_batches`` lets one batch too many pass.
     - ``Trainer(overfit_batches=...)`` serves the data in the order as listed, as with torch's
       loaders. The loader that was passed stays as it is.
 

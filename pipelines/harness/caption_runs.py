@@ -92,6 +92,12 @@ def make_encoder(name: str, settings: CaptionSettings) -> Backbone:
     return Backbone(Net(settings.width, num_classes=1), size, half, half)
 
 
+def _check_batch_size(name: str, batch_size: int, num_images: int) -> None:
+    if num_images < batch_size:
+        rule = f"`batch_size` must be at most {num_images}, the images of train/"
+        stop(name, f"{rule}, got {batch_size}.")
+
+
 def make_loaders(
     name: str,
     settings: CaptionSettings,
@@ -116,12 +122,7 @@ def make_loaders(
     batch_size = split_batch(name, settings.batch_size, Shard.current().count, settings.accumulate)
     normalisation = {"mean": encoder.mean, "std": encoder.std}
     images, notes = read_captions(name, data, "train")
-    if len(images) < settings.batch_size:
-        stop(
-            name,
-            f"`batch_size` must be at most {len(images)}, the images of train/, got "
-            f"{settings.batch_size}.",
-        )
+    _check_batch_size(name, settings.batch_size, len(images))
     vocabulary = Vocabulary(
         [caption for captions in notes.values for caption in captions], settings.least_count
     )

@@ -90,6 +90,23 @@ def test_a_number_out_of_range_is_refused_by_its_name_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"workers": 0, "jitter": 0.0, "checkpoint_minutes": 0.0, "layers": (0,)},
+        {"prob": 0.0, "erase": 1.0, "seed": 0},
+        {"prob": 1.0, "erase": 0.0, "seed": 2**63 - 1},
+        {"workers": None, "max_steps": None, "clip_norm": None},
+    ],
+    ids=lambda changes: ", ".join(changes),
+)
+def test_numbers_at_the_ends_of_their_ranges_are_taken(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = loaded("imagenet_resnet50.py", monkeypatch).Settings(**changes)
+    assert {name: getattr(settings, name) for name in changes} == changes
+
+
 @every_script
 def test_the_command_line_says_so_in_one_sentence(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
