@@ -35,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +59,18 @@ def run_part(name: str, settings: str, limit_s: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         command = [sys.executable, __file__, "--part", name, "--settings", settings]
-        clocks, begin = Clocks(), time.perf_counter()
-        process = subprocess.Popen(
-            [*command, "--out", str(out)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        failed: str | None = None
+        clocks = process = failed = used = None
+        begin = time.perf_counter()
         try:
+            with signals_later():  # amid a start, they would leave a process that nobody ends
+                clocks = Clocks()
+                process = subprocess.Popen(
+                    [*command, "--out", str(out)],
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,
+                )
             said = process.communicate(timeout=limit_s)[1]
             if process.returncode:
                 said = without_folders(said.strip()[-800:])
@@ -75,12 +78,31 @@ def run_part(name: str, settings: str, limit_s: float) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             failed = f"not done after {limit_s:.0f} s"
         finally:  # also after a signal, which would leave the GPU busy
-            _end(process)
-            used = clocks.end()
+            if process is not None:
+                _end(process)
+            if clocks is not None:
+                used = clocks.end()
         result: dict[str, Any] = {"seconds": time.perf_counter() - begin, "gpu": used}
         if out.exists():
             result["found"] = json.loads(without_folders(out.read_text()))
     return result if failed is None else result | {"failed": failed}
+
+
+@contextlib.contextmanager
+def signals_later() -> Iterator[None]:
+    """Let what a SIGINT or SIGTERM does wait until the block has ended."""
+    came: list[int] = []
+    before = [
+        (number, signal.signal(number, lambda number, _: came.append(number)))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    ]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+        for arrived in came:
+            signal.raise_signal(arrived)
 
 
 def without_folders(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -256,6 +257,38 @@ def test_a_run_that_is_ended_keeps_what_it_has_and_leaves_no_process(
     assert results["method"]["data"]["num_files"] == 32
     found = {"extents_are_zero": True, "pixels_are_equal": True}
     assert {name: part["found"] for name, part in results["parts"].items()} == {"empty_cuts": found}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_amid_the_start_of_a_part_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    began: list[subprocess.Popen[Any]] = []
+
+    class Interrupted(subprocess.Popen[Any]):
+        """The process runs, and the signal comes before the caller has it."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            began.append(self)
+            signal.raise_signal(number)
+
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    before = signal.signal(number, lambda *_: sys.exit("ended"))
+    try:
+        with pytest.raises(SystemExit, match="ended"):
+            gpu.run_part("recovery", "{}", 60)
+    finally:
+        signal.signal(number, before)
+    running = [process for process in began if process.poll() is None]
+    for process in running:
+        process.kill()
+    assert not running
+    assert len(began) == 2
 
 
 def commands_with(*words: str) -> list[str]:
