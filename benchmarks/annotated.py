@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 NUM_BOXES, NUM_CLASSES = 8, 21
 #: A colour for each class, as the palettes of masks have.
 PALETTE = bytes(37 * number % 256 for number in range(3 * NUM_CLASSES))
-#: How the file of a mask is named, by kind; masks in memory are read from the gray ones.
+#: How the file of a mask is named, by kind; masks in memory, decoded or in the loader's cache, are
+#: read from the gray ones.
 MASK_FILES = {
     "masks": "{:06}.png",
     "palette masks": "{:06}_palette.png",
+    "cached masks": "{:06}.png",
     "mask arrays": "{:06}.png",
 }
 
@@ -78,7 +80,10 @@ def ours(work: Work) -> Any:
         stored_masks: Any = [str(folder / file_name.format(n)) for n in range(len(paths))]
         if work.extra["kind"] == "mask arrays":
             stored_masks = [np.asarray(Image.open(path)) for path in stored_masks]
-        masks = dc.Masks(stored_masks)
+        is_cached = work.extra["kind"] == "cached masks"
+        masks = dc.Masks(stored_masks, cache=is_cached)
+        for number in range(len(masks) if is_cached else 0):
+            masks.stored(number)  # as the first epoch does
         target = {"classes": "dense", "masks": masks}
     elif work.extra["kind"] == "boxes":
         with np.load(folder / "boxes.npz") as stored:

@@ -4,10 +4,11 @@
         --out benchmarks/results/DATE_MACHINE_annotations.json
 
 Every image of DIR (`images.py` makes some) gets a mask of its size and eight boxes. This loader
-yields classes alone, with masks of files or in memory, and with boxes, always with CutMix. torch's
-loader with torchvision v2 and tv_tensors crops, flips and normalises the same, without CutMix,
-which torchvision refuses for masks and boxes; all in its workers, or normalised after the loader.
-All take turns in one run. About three minutes on two cores; eight with --seconds 2.
+yields classes alone, with masks of files, in its cache or in memory, and with boxes, always with
+CutMix. torch's loader with torchvision v2 and tv_tensors crops, flips and normalises the same,
+without CutMix, which torchvision refuses for masks and boxes; all in its workers, or normalised
+after the loader. All take turns in one run. About three minutes on two cores; nine with
+--seconds 2.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from sources import jpeg_folder
 
 FOLDER = Path(__file__).parent
 OURS, TORCH = "dali_cutmix", "torch DataLoader, tv_tensors"
-KINDS = ("classes", "masks", "palette masks", "mask arrays", "boxes")
+KINDS = ("classes", "masks", "palette masks", "cached masks", "mask arrays", "boxes")
 #: Kinds that torch's loader serves.
 TORCH_KINDS = ("masks", "palette masks", "boxes")
 #: Whether torch's batches are normalised after the loader: the two arrangements to race.

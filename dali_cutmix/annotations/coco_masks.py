@@ -36,6 +36,7 @@ def read_coco_masks(
     overlap: Overlap = "ignore",
     background: bool = True,
     ignore: int = 255,
+    cache: bool = False,
 ) -> tuple[FileList, Masks]:
     """List images of a COCO file of instances or stuff, and a mask of classes for each.
 
@@ -52,12 +53,13 @@ def read_coco_masks(
             such pixels, and categories begin at 0.
         ignore: Class index of pixels without a class. A category must not have this index. 255 is
             a category in files of many; -100, the default of torch's cross entropy, never is.
+        cache: Keep masks in memory once they were drawn, as `Masks` does.
 
     Returns:
         The images in the file's order, also those without objects, and a mask for each.
 
     Raises:
-        ImportError: pycocotools is missing.
+        ImportError: pycocotools is missing, or with ``cache`` zstandard.
         OSError: The file cannot be read.
         ValueError: The file is not COCO's JSON, or no annotation has a segmentation. The message
             names the fault. Or ``ignore`` is the class index of a category.
@@ -69,7 +71,7 @@ def read_coco_masks(
     empty = 0 if background else ignore
     drawn = _DrawnMasks(where, file, first, empty, overlap, ignore)
     names = ["background"] * first + list(file.categories.values())
-    return _listed(where, file, images), Masks(drawn, ignore, names=names)
+    return _listed(where, file, images), Masks(drawn, ignore, names=names, cache=cache)
 
 
 def read_coco_panoptic(
@@ -78,6 +80,7 @@ def read_coco_panoptic(
     masks: str | os.PathLike[str],
     *,
     ignore: int = 255,
+    cache: bool = False,
 ) -> tuple[FileList, Masks]:
     """List images of a COCO panoptic file, and the category of every pixel.
 
@@ -90,11 +93,13 @@ def read_coco_panoptic(
         images: Folder of the images.
         masks: Folder of the panoptic PNGs.
         ignore: As of `read_coco_masks`.
+        cache: Keep masks in memory once they were read, as `Masks` does.
 
     Returns:
         The images in the file's order, and a mask for each. ``masks.names`` lists the classes.
 
     Raises:
+        ImportError: ``cache`` is true, and zstandard is missing.
         OSError: The file cannot be read.
         ValueError: The file is not COCO's JSON. The message names the fault. Or ``ignore`` is the
             class index of a category.
@@ -102,7 +107,8 @@ def read_coco_panoptic(
     where = "read_coco_panoptic"
     file = CocoFile(where, annotations)
     stored = _PanopticMasks(where, file, existing_folder(where, "masks", masks), ignore)
-    return _listed(where, file, images), Masks(stored, ignore, names=list(file.categories.values()))
+    names = list(file.categories.values())
+    return _listed(where, file, images), Masks(stored, ignore, names=names, cache=cache)
 
 
 def _listed(where: str, file: CocoFile, images: str | os.PathLike[str]) -> FileList:

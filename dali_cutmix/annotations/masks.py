@@ -11,13 +11,16 @@ import numpy as np
 import torch
 
 from dali_cutmix.annotations.base import Shown
+from dali_cutmix.annotations.mask_cache import MaskCache
 from dali_cutmix.annotations.planes import (
     Plane,
     array_in,
     as_pgm,
     bits_of,
+    check_png,
     color_plane_of,
     depth_of,
+    is_pnm,
     of_pnm,
     pixels_of,
     plane_of,
@@ -67,6 +70,10 @@ class Masks:
         bits: Most bits of a stored index: 8 or 16; also 32 for arrays. None takes the depth of the
             first mask, and 16 for arrays of larger types. A mask with a larger index is bad.
         names: Names of the classes, in the order of their indices.
+        cache: Whether each process keeps masks in memory once they were read and decoded, so that
+            later epochs take less time. They are compressed to about the size of a PNG, by
+            zstandard, which ``pip install -e '.[masks]'`` in the checkout installs. A file that
+            changes meanwhile is not read again. Arrays in memory are kept as they are.
 
     Attributes:
         names: Names of the classes, in the order of their indices. None: classes have no names.
@@ -74,6 +81,7 @@ class Masks:
         ignore: Class index of pixels without a class.
 
     Raises:
+        ImportError: ``cache`` is true, and zstandard is missing.
         ValueError: An argument outside its range or of another kind, with its value.
     """
 
@@ -88,14 +96,19 @@ class Masks:
         classes: Classes | None = None,
         bits: int | None = None,
         names: Sequence[str] | None = None,
+        cache: bool = False,
     ) -> None:
         self._masks = stored_masks(masks)
         if not is_whole(ignore) or not -(2**31) <= ignore < 2**31:
             refuse(WHERE, "ignore", "be a whole number in [-2**31, 2**31)", ignore)
-        self.kind = self._masks.kind
+        self._is_files = self._masks.kind == "encoded"
+        if not isinstance(cache, bool):
+            refuse(WHERE, "cache", "be True or False", cache)
+        self._cache = MaskCache(WHERE) if cache and self._masks.waits else None
+        self.kind = "pixels" if self._cache is not None else self._masks.kind
         self.ignore = int(ignore)
         self._classes = classes
-        self._has_colors, self._class_of = _checked(classes, self.kind)
+        self._has_colors, self._class_of = _checked(classes, takes_colors=self._is_files)
         self._check_bits(bits)
         self._bits = bits
         self.names = None if names is None else checked_names(WHERE, "names", names)
@@ -110,8 +123,14 @@ class Masks:
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Masks:
         """Return the masks of these indices, in this order."""
-        taken = self._masks.take(indices)
-        return Masks(taken, self.ignore, classes=self._classes, bits=self._bits, names=self.names)
+        return Masks(
+            self._masks.take(indices),
+            self.ignore,
+            classes=self._classes,
+            bits=self._bits,
+            names=self.names,
+            cache=self._cache is not None,
+        )
 
     def path(self, index: int) -> str:
         """Return where a mask is stored, as messages name the mask."""
@@ -148,12 +167,7 @@ class Masks:
             OSError: The mask cannot be read.
             RefusedError: The mask holds no class indices.
         """
-        mask = self._masks.read(index)
-        array = mask if self.kind == "pixels" else array_in(mask)
-        if array is not None:
-            pixels = self._pixels(array)
-        else:
-            pixels = of_pnm(self._decode(mask, is_mask=not self._has_colors).ppm, self.num_bytes)
+        pixels = self._decoded(self._masks.read(index))
         return self.classes_of(torch.from_numpy(pixels.copy())[None])[0].numpy()
 
     def fault(self, index: int) -> str | None:
@@ -182,7 +196,7 @@ class Masks:
         if self._has_colors:
             return 24
         bits = self._bits or self._depth()
-        most = 16 if self.kind == "encoded" else 32
+        most = 16 if self._is_files else 32
         return bits if self._fill_in(bits) is not None else min(2 * bits, most)
 
     @property
@@ -249,8 +263,17 @@ class Masks:
         self._pillow.close()
 
     def _plane(self, index: int) -> Plane:
-        mask = self._masks.read(index)
-        if self.kind == "pixels":
+        """Return what the graph is fed for a mask."""
+        if self._cache is None:
+            return self._plane_of(self._masks.read(index))
+        pixels = self._cache.get(index)
+        if pixels is None:
+            pixels = self._decoded(self._masks.read(index))
+            self._cache.put(index, pixels)
+        return Plane(pixels, 1)
+
+    def _plane_of(self, mask: np.ndarray) -> Plane:
+        if not self._is_files:
             return Plane(self._pixels(mask), 1)
         if self._has_colors:
             return color_plane_of(mask, self._decode)
@@ -259,12 +282,26 @@ class Masks:
             return Plane(as_pgm(self._pixels(array)), 1)
         return plane_of(mask, self.bits, self._decode)
 
+    def _decoded(self, mask: np.ndarray) -> np.ndarray:
+        """Return stored indices, or colors, without DALI: ``[height, width, num_bytes]`` uint8.
+
+        Raises:
+            RefusedError: The mask holds no class indices.
+        """
+        stored = self._plane_of(mask).stored
+        if not self._is_files:
+            return stored
+        if not is_pnm(stored):
+            check_png(stored)
+            stored = self._decode(stored, is_mask=not self._has_colors).ppm
+        return of_pnm(stored, self.num_bytes)
+
     @property
     def _nothing(self) -> np.ndarray:
         return np.zeros((0,) if self.kind == "encoded" else (0, 0, self.num_bytes), np.uint8)
 
     def _check_bits(self, bits: object) -> None:
-        takes_32 = self.kind == "pixels" and self._class_of is None
+        takes_32 = not self._is_files and self._class_of is None
         choices = (8, 16, 32) if takes_32 else (8, 16)
         if bits is not None and bits not in choices:
             refuse(WHERE, "bits", f"be one of {', '.join(map(str, choices))}, or None", bits)
@@ -275,7 +312,7 @@ class Masks:
             self.bits,
             self.ignore,
             self.fill,
-            most=16 if self.kind == "encoded" else 32,
+            most=16 if self._is_files else 32,
             listed=self._class_of,
         )
 
@@ -284,9 +321,7 @@ class Masks:
         for index in range(min(len(self), _LOOKED_AT)):
             try:
                 mask = self._masks.read(index)
-                return (
-                    bits_of(mask.dtype) if self.kind == "pixels" else depth_of(mask, self._decode)
-                )
+                return depth_of(mask, self._decode) if self._is_files else bits_of(mask.dtype)
             except (OSError, RefusedError):  # the mask is bad, and is named when its turn comes
                 continue
         return 8
@@ -312,14 +347,14 @@ class Masks:
         return self._pillow.decode(encoded, _MAX_PIXELS, is_mask=is_mask)
 
 
-def _checked(classes: Any, kind: str) -> tuple[bool, dict[int, int] | None]:
+def _checked(classes: Any, *, takes_colors: bool) -> tuple[bool, dict[int, int] | None]:
     """Return whether classes are given by color, and class by stored index or color."""
     if classes is None:
         return False, None
     if not isinstance(classes, Mapping) or not classes:
         refuse(WHERE, "classes", "be a dict of stored index, or of color, to class", classes)
     has_colors = isinstance(next(iter(classes)), tuple)
-    if has_colors and kind == "pixels":
+    if has_colors and not takes_colors:
         refuse(
             WHERE, "classes", "have stored indices as keys, since arrays have no colors", classes
         )

@@ -252,6 +252,31 @@ def as_pgm(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([np.frombuffer(head, np.uint8), pixels[..., ::-1].reshape(-1)])
 
 
+def check_png(encoded: np.ndarray) -> None:
+    """Refuse a PNG without its end, or with a damaged chunk: Pillow takes some of them.
+
+    Raises:
+        RefusedError: The PNG is damaged.
+    """
+    view, at, kind = encoded.data, len(_PNG), b""
+    while kind != b"IEND":
+        size, kind = struct.unpack_from(">I4s", view, at) if at + 12 <= len(view) else (0, b"")
+        end = at + 12 + size
+        is_good = bool(kind) and end <= len(view)
+        if is_good and kind[:1].isupper():  # others are metadata
+            is_good = zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(
+                view[end - 4 : end], "big"
+            )
+        if not is_good:
+            raise RefusedError("damaged", "damaged or cut short")
+        at = end
+
+
+def is_pnm(stored: np.ndarray) -> bool:
+    """Return whether the file of a `Plane` is a PGM or PPM: else it is a PNG."""
+    return stored[:1].tobytes() == b"P"
+
+
 def of_pnm(pnm: np.ndarray, num_bytes: int) -> np.ndarray:
     """Return what a PGM or PPM of Pillow's processes holds: ``[height, width, num_bytes]`` uint8.
 

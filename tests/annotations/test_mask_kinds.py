@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +41,24 @@ def black(folder: Path, count: int, size: tuple[int, int] = SIZE) -> list[str]:
 
 def served(folder: Path, masks: Masks, **settings: Any) -> torch.Tensor:
     """All masks as a loader serves them whose images are as stored."""
+    return next(served_in_epochs(folder, masks, **settings))
+
+
+def served_in_epochs(folder: Path, masks: Masks, **settings: Any) -> Iterator[torch.Tensor]:
+    """All masks of each epoch as a loader serves them whose images are as stored."""
     settings = {"batch_size": 32, "transform": AS_STORED, "num_workers": 2, **settings}
-    loader = DataLoader(black(folder, len(masks)), target=masks, **settings)
-    with loader:
-        return torch.cat([target for _, target in loader])
+    with DataLoader(black(folder, len(masks)), target=masks, **settings) as loader:
+        while True:
+            yield torch.cat([target for _, target in loader])
 
 
 def check(folder: Path, kinds: dict[str, tuple[bytes, np.ndarray]], **settings: Any) -> None:
     paths = write(folder, {name: data for name, (data, _) in kinds.items()})
     target = served(folder, Masks(paths, **settings))
+    check_equal(target, kinds)
+
+
+def check_equal(target: torch.Tensor, kinds: dict[str, tuple[bytes, np.ndarray]]) -> None:
     assert target.dtype == torch.int64
     assert target.shape == (len(kinds), *SIZE)
     wrong = [
@@ -64,6 +75,20 @@ def test_files_of_at_most_8_bits_are_served_by_index(tmp_path: Path) -> None:
 
 def test_files_of_16_and_fewer_bits_are_served_together(tmp_path: Path) -> None:
     check(tmp_path, mask_kinds.deep_kinds() | mask_kinds.shallow_kinds())
+
+
+def test_masks_in_the_cache_are_those_of_the_files_which_are_read_once(tmp_path: Path) -> None:
+    kinds = mask_kinds.deep_kinds() | mask_kinds.shallow_kinds()
+    for number, chosen in enumerate((kinds, mask_kinds.shallow_kinds())):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        paths = write(folder, {name: data for name, (data, _) in chosen.items()})
+        epochs = served_in_epochs(folder, Masks(paths, cache=True))
+        check_equal(next(epochs), chosen)
+        for path in paths:
+            Path(path).unlink()
+        check_equal(next(epochs), chosen)
+        epochs.close()
 
 
 def test_classes_in_a_mask_are_those_that_a_loader_serves(tmp_path: Path) -> None:
@@ -88,12 +113,13 @@ def test_depth_of_the_first_mask_is_the_depth_of_all(tmp_path: Path) -> None:
     assert torch.equal(target, torch.from_numpy(np.stack([indices(9), indices(60_000)])))
 
 
+@pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("name", mask_kinds.refused_kinds())
-def test_files_without_class_indices_are_bad(tmp_path: Path, name: str) -> None:
+def test_files_without_class_indices_are_bad(tmp_path: Path, name: str, cache: bool) -> None:
     data = mask_kinds.refused_kinds()[name]
     good, bad = write(tmp_path, {"good": mask_kinds.png(indices(9), 8), "bad": data})
     with pytest.raises(BadFileError, match=f"its mask {re.escape(bad)}: "):
-        served(tmp_path, Masks([good, bad]))
+        served(tmp_path, Masks([good, bad], cache=cache))
 
 
 ARRAYS = {
@@ -206,7 +232,8 @@ def test_stored_indices_become_classes(tmp_path: Path) -> None:
         assert np.array_equal(target[0].numpy(), want)
 
 
-def test_colors_become_classes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", [False, True])
+def test_colors_become_classes(tmp_path: Path, cache: bool) -> None:
     colors = np.array([[255, 255, 255], [0, 0, 255], [128, 0, 0], [0, 0, 0], [9, 8, 7]], np.uint8)
     mask = indices(4)
     image = Image.fromarray(colors[mask])
@@ -220,8 +247,9 @@ def test_colors_become_classes(tmp_path: Path) -> None:
     }
     classes = {tuple(color): 10 * index for index, color in enumerate(colors[:4].tolist())}
     want = np.where(mask == 4, 99, 10 * mask)
-    masks = Masks(write(tmp_path, files), 99, classes=classes)
-    assert all(np.array_equal(got.numpy(), want) for got in served(tmp_path, masks))
+    masks = Masks(write(tmp_path, files), 99, classes=classes, cache=cache)
+    for target in itertools.islice(served_in_epochs(tmp_path, masks), 2):
+        assert all(np.array_equal(got.numpy(), want) for got in target)
     assert all(np.array_equal(masks.classes_in(index), want) for index in range(len(files)))
     masks.close()
 
@@ -288,6 +316,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "`classes` must have stored indices as keys, since arrays have no colors, got "
         "{(0, 0, 1): 0}.",
     ),
+    "a folder of the cache": ({"cache": "masks"}, "`cache` must be True or False, got 'masks'."),
     "a class of text": (
         {"classes": {3: "road"}},
         "`classes[3]` must be a class index in [-2**31, 2**31), got 'road'.",
@@ -303,7 +332,10 @@ def test_bad_arguments_are_refused_by_name(name: str) -> None:
         Masks(**arguments)
 
 
-def test_a_truncated_mask_is_named_as_such_in_every_kind_of_png(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_truncated_mask_is_named_as_such_in_every_kind_of_png(
+    tmp_path: Path, cache: bool
+) -> None:
     """Cut behind the header, in the palette or the pixels, and before the last bytes."""
     kinds = mask_kinds.shallow_kinds() | mask_kinds.deep_kinds()
     plain = re.compile(r"PNG (gray|palette) \d+ bits( interlaced)?")
@@ -325,7 +357,8 @@ def test_a_truncated_mask_is_named_as_such_in_every_kind_of_png(tmp_path: Path) 
     images = [str(tmp_path / f"{number}.png") for number in range(len(paths))]
     for path in images:
         Image.new("RGB", SIZE[::-1]).save(path)
-    settings = {"transform": AS_STORED, "target": Masks(paths, bits=16), "on_error": "replace"}
+    masks = Masks(paths, bits=16, cache=cache)
+    settings = {"transform": AS_STORED, "target": masks, "on_error": "replace"}
     with DataLoader(images, 32, num_workers=2, device="cpu", **settings) as loader:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -355,13 +388,21 @@ def test_damaged_files_end_no_process_and_are_replaced(tmp_path: Path) -> None:
     kinds = [data for data, _ in (mask_kinds.shallow_kinds() | mask_kinds.deep_kinds()).values()]
     files = {f"{n}": damaged(kinds[n % len(kinds)], rng) for n in range(150)}
     good = mask_kinds.png(np.full(SIZE, 7), 8)
-    masks = Masks(write(tmp_path, files | {f"good {n}": good for n in range(150)}), bits=16)
-    with DataLoader(
-        black(tmp_path, 300), 64, transform=AS_STORED, target=masks, on_error="replace"
-    ) as loader:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            target = torch.cat([mask for _, mask in loader])
-        assert target.shape == (300, *SIZE)
-        assert 75 < len(loader.bad_files) <= 150
-        assert (target[150:] == 7).all()
+    paths = write(tmp_path, files | {f"good {n}": good for n in range(150)})
+    # Each image has a path of its own, since bad files are told by the image's path.
+    images = [str(tmp_path / f"{number}.png") for number in range(len(paths))]
+    for path in images:
+        Image.new("RGB", SIZE[::-1]).save(path)
+    bad = []
+    for cache in (False, True):
+        masks = Masks(paths, bits=16, cache=cache)
+        settings = {"transform": AS_STORED, "target": masks, "on_error": "replace"}
+        with DataLoader(images, 64, **settings) as loader:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                target = torch.cat([mask for _, mask in loader])
+            assert target.shape == (300, *SIZE)
+            assert 75 < len(loader.bad_files) <= 150
+            assert (target[150:] == 7).all()
+            bad.append({path for path, _ in loader.bad_files})
+    assert bad[0] == bad[1]

@@ -308,6 +308,10 @@ def test_coco_objects_become_masks(tmp_path: Path) -> None:
     assert masks.names == ["car", "tree"]
     later = [np.where(mask == 0, -100, np.where(mask == 255, -100, mask - 1)) for mask in want]
     check(images, masks, [0, 1, 2], later)
+    images, masks = read_coco_masks(path, tmp_path / "images", ignore=-100, cache=True)
+    drawn = [np.where(mask == 255, -100, mask) for mask in want]
+    for _ in range(2):
+        check(images, masks, [0, 1, 2], drawn)
 
 
 @pytest.mark.usefixtures("_pycocotools")
@@ -495,6 +499,13 @@ def test_panoptic_segments_become_categories(tmp_path: Path) -> None:
     images, masks = read_coco_panoptic(path, tmp_path / "images", tmp_path / "masks")
     assert masks.names == ["car", "tree"]
     check(images, masks, [0, 1, 2], [want] * 3)
+    images, masks = read_coco_panoptic(
+        path, tmp_path / "images", tmp_path / "masks", ignore=2**16 - 1, cache=True
+    )
+    check(images, masks, [0, 1, 2], [np.where(want == 255, 2**16 - 1, want)] * 3)
+    for file in (tmp_path / "masks").iterdir():
+        file.unlink()
+    check(images, masks, [0, 1, 2], [np.where(want == 255, 2**16 - 1, want)] * 3)
 
 
 def by_rule_of_panopticapi(ids: np.ndarray, segments: list[dict[str, Any]]) -> np.ndarray:

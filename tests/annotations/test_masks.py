@@ -6,6 +6,7 @@ to the image is the oracle of what has to happen to the mask.
 
 from __future__ import annotations
 
+import copy
 import pickle
 import re
 import warnings
@@ -437,6 +438,37 @@ def test_run_is_resumed_bit_identical_with_masks(files: tuple[list[str], list[st
         assert torch.equal(mask, again)
 
 
+def test_cache_of_masks_changes_no_batch_and_no_state(files: tuple[list[str], list[str]]) -> None:
+    with make(files, mix=CutMix()) as loader:
+        batches = [batch for _ in range(2) for batch in loader]
+    cached = Masks(files[1], cache=True)
+    with make(files, mix=CutMix(), target=cached) as first:
+        for number, _ in enumerate(first, 1):
+            if number == 2:
+                state = first.state_dict()
+                break
+    for masks in (cached, Masks(files[1])):
+        with make(files, mix=CutMix(), target=masks) as resumed:
+            resumed.load_state_dict(state)
+            rest = [batch for _ in range(2) for batch in resumed]
+        assert len(rest) == len(batches) - 2
+        for (image, mask), (again_image, again) in zip(batches[2:], rest, strict=True):
+            assert torch.equal(image, again_image)
+            assert torch.equal(mask, again)
+
+
+def test_copies_of_masks_begin_with_an_empty_cache(files: tuple[list[str], list[str]]) -> None:
+    masks = Masks(files[1], cache=True)
+    before = len(pickle.dumps(masks))
+    loader = make(files, target=masks)
+    epoch(loader)
+    assert len(pickle.dumps(masks)) < before + 1000
+    twins = [pickle.loads(pickle.dumps(masks)), copy.deepcopy(masks), masks.take(range(NUM))]
+    for twin in twins:
+        image, mask = epoch(make(files, target=twin))
+        assert torch.equal(mask, image[:, 0].long())
+
+
 def test_state_of_a_run_with_other_masks_is_refused(files: tuple[list[str], list[str]]) -> None:
     with make(files) as loader:
         next(iter(loader))
@@ -467,7 +499,10 @@ def test_loader_with_masks_is_copied_and_pickled(files: tuple[list[str], list[st
     assert torch.equal(mask, again)
 
 
-def test_masks_turned_by_exif_and_images_turned_by_exif_meet_upright(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", [False, True])
+def test_masks_turned_by_exif_and_images_turned_by_exif_meet_upright(
+    tmp_path: Path, cache: bool
+) -> None:
     mask = mask_of(0).astype(np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -480,7 +515,7 @@ def test_masks_turned_by_exif_and_images_turned_by_exif_meet_upright(tmp_path: P
     Image.fromarray(mask).save(tmp_path / "c.mask.png")
     images = [str(tmp_path / "a.png")] * 3
     masks = [str(tmp_path / f"{name}.mask.png") for name in "abc"]
-    image, target = epoch(make((images, masks)))
+    image, target = epoch(make((images, masks), target=Masks(masks, cache=cache)))
     assert torch.equal(target, image[:, 0].long())
 
 
@@ -531,20 +566,29 @@ def with_bad(
     return files[0], masks
 
 
+@pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("name", bad_masks())
-def test_bad_mask_is_named(files: tuple[list[str], list[str]], tmp_path: Path, name: str) -> None:
+def test_bad_mask_is_named(
+    files: tuple[list[str], list[str]], tmp_path: Path, name: str, cache: bool
+) -> None:
     bad = with_bad(files, tmp_path, bad_masks()[name])
     start = f"DataLoader: cannot decode {files[0][3]}: its mask {bad[1][3]}: "
-    with make(bad) as loader, pytest.raises(BadFileError, match=f"^{re.escape(start)}."):
+    masks = Masks(bad[1], cache=cache)
+    with (
+        make(bad, target=masks) as loader,
+        pytest.raises(BadFileError, match=f"^{re.escape(start)}."),
+    ):
         list(loader)
 
 
+@pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("name", bad_masks())
 def test_bad_mask_is_replaced_together_with_its_image(
-    files: tuple[list[str], list[str]], tmp_path: Path, name: str
+    files: tuple[list[str], list[str]], tmp_path: Path, name: str, cache: bool
 ) -> None:
     bad = with_bad(files, tmp_path, bad_masks()[name])
-    settings = {"mix": CutMix(), "on_error": "replace"}
+    masks = Masks(bad[1], cache=cache)
+    settings = {"mix": CutMix(), "target": masks, "on_error": "replace"}
     with make(files, mix=CutMix()) as clean, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         with make(bad, **settings) as loader:

@@ -504,6 +504,7 @@ def test_costs_of_masks_and_boxes_are_judged_by_ratios_of_the_turns(
         row("dali_cutmix", "masks", "", [700, 750, 380]),
         row(peer, "masks", "in workers", [300, 300, 150]),
         row(peer, "masks", "normalised after", [400, 420, 200]),
+        row("dali_cutmix", "cached masks", "", [850, 840, 440]),
         row("dali_cutmix", "boxes", "", [950, 940, 490]),
         row(peer, "boxes", "in workers", [450, 450, 230]),
     ]
@@ -516,6 +517,8 @@ def test_costs_of_masks_and_boxes_are_judged_by_ratios_of_the_turns(
     )
     text = text_of(render, tmp_path)
     assert "| what masks cost | 25.0 % | at most 20 % | missed |" in text
+    assert "| what cached masks cost | 15.0 % | at most 20 % | met |" in text
+    assert "| cached masks: this loader over torch's | 2.12 | 2 | met |" in text
     assert "| what boxes cost | 5.0 % | at most 10 % | met |" in text
     assert "| masks: this loader over torch's | 1.79 | 2 | missed |" in text
     assert "| boxes: this loader over torch's | 2.11 | 2 | met |" in text
