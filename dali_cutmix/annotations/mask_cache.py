@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import mmap
+import threading
+
 import numpy as np
 
 from dali_cutmix.core.extras import import_extra
 
 #: Higher levels take several times as long to compress, and save a third of the memory.
 _LEVEL = 3
+
+#: Bytes that are asked for at a time.
+_BLOCK = 2**20
 
 
 class MaskCache:
@@ -20,11 +26,14 @@ class MaskCache:
     """
 
     def __init__(self, where: str) -> None:
-        self._zstandard = import_extra(
-            where, "zstandard", extra="masks", way_out="leave out `cache`"
-        )
+        way_out = "leave `cache` out"
+        self._zstandard = import_extra(where, "zstandard", extra="masks", way_out=way_out)
         self._where = where
-        self._masks: dict[int, tuple[tuple[int, ...], bytes]] = {}
+        self._masks: dict[int, tuple[tuple[int, ...], memoryview]] = {}
+        # Blocks of the system's, since single small parts would lie scattered among the decoded
+        # masks of all threads, whose memory could not be used again: that took 1 GB for 14 MB.
+        self._block, self._used = memoryview(b""), 0
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[MaskCache], tuple[str]]:
         return type(self), (self._where,)
@@ -41,5 +50,12 @@ class MaskCache:
 
     def put(self, index: int, mask: np.ndarray) -> None:
         """Keep a mask: contiguous uint8 of any shape."""
-        compressor = self._zstandard.ZstdCompressor(level=_LEVEL)
-        self._masks[index] = mask.shape, compressor.compress(mask)
+        compressed = self._zstandard.ZstdCompressor(level=_LEVEL).compress(mask)
+        size = len(compressed)
+        with self._lock:
+            if self._used + size > len(self._block):
+                self._block, self._used = memoryview(mmap.mmap(-1, max(_BLOCK, size))), 0
+            part = self._block[self._used : self._used + size]
+            self._used += size
+        part[:] = compressed
+        self._masks[index] = mask.shape, part.toreadonly()

@@ -70,10 +70,11 @@ class Masks:
         bits: Most bits of a stored index: 8 or 16; also 32 for arrays. None takes the depth of the
             first mask, and 16 for arrays of larger types. A mask with a larger index is bad.
         names: Names of the classes, in the order of their indices.
-        cache: Whether each process keeps masks in memory once they were read and decoded, so that
-            later epochs take less time. They are compressed to about the size of a PNG, by
-            zstandard, which ``pip install -e '.[masks]'`` in the checkout installs. A file that
-            changes meanwhile is not read again. Arrays in memory are kept as they are.
+        cache: Whether each process keeps masks in memory once they were read and decoded, which
+            makes the first epoch slower and all later ones faster. Masks are compressed to about
+            the size of a PNG, by zstandard, which ``pip install -e '.[masks]'`` in the checkout
+            installs. A file that changes meanwhile is not read again. Arrays in memory are kept as
+            they are.
 
     Attributes:
         names: Names of the classes, in the order of their indices. None: classes have no names.
