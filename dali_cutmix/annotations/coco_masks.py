@@ -59,7 +59,7 @@ def read_coco_masks(
         The images in the file's order, also those without objects, and a mask for each.
 
     Raises:
-        ImportError: pycocotools is missing, or with ``cache`` zstandard.
+        ImportError: pycocotools is missing, or with ``cache`` lz4.
         OSError: The file cannot be read.
         ValueError: The file is not COCO's JSON, or no annotation has a segmentation. The message
             names the fault. Or ``ignore`` is the class index of a category.
@@ -99,7 +99,7 @@ def read_coco_panoptic(
         The images in the file's order, and a mask for each. ``masks.names`` lists the classes.
 
     Raises:
-        ImportError: ``cache`` is true, and zstandard is missing.
+        ImportError: ``cache`` is true, and lz4 is missing.
         OSError: The file cannot be read.
         ValueError: The file is not COCO's JSON. The message names the fault. Or ``ignore`` is the
             class index of a category.

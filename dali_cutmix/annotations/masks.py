@@ -72,7 +72,7 @@ class Masks:
         names: Names of the classes, in the order of their indices.
         cache: Whether each process keeps masks in memory once they were read and decoded, which
             makes the first epoch slower and all later ones faster. Masks are compressed to about
-            the size of a PNG, by zstandard, which ``pip install -e '.[masks]'`` in the checkout
+            the size of a PNG, by lz4, which ``pip install -e '.[masks]'`` in the checkout
             installs. A file that changes meanwhile is not read again. Arrays in memory are kept as
             they are.
 
@@ -82,7 +82,7 @@ class Masks:
         ignore: Class index of pixels without a class.
 
     Raises:
-        ImportError: ``cache`` is true, and zstandard is missing.
+        ImportError: ``cache`` is true, and lz4 is missing.
         ValueError: An argument outside its range or of another kind, with its value.
     """
 
