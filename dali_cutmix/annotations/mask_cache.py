@@ -31,10 +31,7 @@ class MaskCache:
         self._lz4 = import_extra(where, "lz4.block", extra="masks", way_out=way_out)
         self._where = where
         self._masks: dict[int, tuple[tuple[int, ...], memoryview]] = {}
-        # Blocks of the system's, since single small parts would lie scattered among the decoded
-        # masks of all threads, whose memory could not be used again: that took 1 GB for 14 MB.
-        self._block, self._used = memoryview(b""), 0
-        self._lock = threading.Lock()
+        self._block = _Block()
 
     def __reduce__(self) -> tuple[type[MaskCache], tuple[str]]:
         return type(self), (self._where,)
@@ -50,11 +47,25 @@ class MaskCache:
     def put(self, index: int, mask: np.ndarray) -> None:
         """Keep a mask: contiguous uint8 of any shape."""
         compressed = self._lz4.compress(mask, **_MODE)
-        size = len(compressed)
-        with self._lock:
-            if self._used + size > len(self._block):
-                self._block, self._used = memoryview(mmap.mmap(-1, max(_BLOCK, size))), 0
-            part = self._block[self._used : self._used + size]
-            self._used += size
-        part[:] = compressed
-        self._masks[index] = mask.shape, part.toreadonly()
+        self._masks[index] = mask.shape, self._block.put(compressed)
+
+
+class _Block(threading.local):
+    """Memory that a thread fills with small parts, and then takes more.
+
+    Single parts of the heap would lie scattered among the decoded masks of all threads, whose
+    memory could not be used again: that took 1 GB for 14 MB.
+    """
+
+    memory, used = memoryview(b""), 0
+
+    def put(self, part: bytes) -> memoryview:
+        """Return a copy of a part, read-only."""
+        if self.used + len(part) > len(self.memory):
+            size = max(_BLOCK, len(part))
+            mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self.memory, self.used = memoryview(mapped), 0
+        copy = self.memory[self.used : self.used + len(part)]
+        copy[:] = part
+        self.used += len(part)
+        return copy.toreadonly()

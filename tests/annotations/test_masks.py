@@ -7,6 +7,7 @@ to the image is the oracle of what has to happen to the mask.
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import re
 import warnings
@@ -467,6 +468,34 @@ def test_copies_of_masks_begin_with_an_empty_cache(files: tuple[list[str], list[
     for twin in twins:
         image, mask = epoch(make(files, target=twin))
         assert torch.equal(mask, image[:, 0].long())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_that_share_a_cache_by_a_fork_keep_masks_of_their_own(
+    files: tuple[list[str], list[str]],
+) -> None:
+    masks = Masks(files[1], cache=True)
+    masks.stored(0)
+
+    def keep(numbers: list[int]) -> None:
+        for number in numbers:
+            masks.stored(number)
+
+    def are_right(numbers: list[int]) -> bool:
+        return all(np.array_equal(masks.stored(n)[..., 0], mask_of(n)) for n in numbers)
+
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            keep([4, 5, 6])
+            status = not are_right([0, 4, 5, 6])
+        finally:
+            os._exit(status)
+    keep([1, 2, 3])
+    assert os.waitpid(child, 0)[1] == 0
+    assert are_right([0, 1, 2, 3])
+    masks.close()
 
 
 def test_state_of_a_run_with_other_masks_is_refused(files: tuple[list[str], list[str]]) -> None:
