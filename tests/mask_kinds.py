@@ -107,6 +107,14 @@ def shallow_kinds() -> dict[str, tuple[bytes, np.ndarray]]:
             mask,
         )
     mask, two = indices(200), indices(1)
+    text = bytearray(chunk(b"tEXt", b"a\0b"))
+    text[-1] ^= 1
+    files["PNG gray with damaged metadata"] = png(mask, 8, chunks=bytes(text)), mask
+    end = bytearray(png(mask, 8))
+    end[-1] ^= 1
+    files["PNG gray with a wrong checksum of its end"] = bytes(end), mask
+    short = chunk(b"gAMA", b"\0")
+    files["PNG gray with short metadata"] = png(mask, 8, chunks=short), mask
     equal, with_alpha = Image.merge("RGB", [gray(mask)] * 3), gray(mask)
     with_alpha.putalpha(gray(255 - mask))
     frames: dict[str, Any] = {"save_all": True, "append_images": [gray(indices(9, 9))]}

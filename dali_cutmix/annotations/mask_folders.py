@@ -163,7 +163,11 @@ def read_voc_masks(
 
 
 def read_cityscapes(
-    root: str | os.PathLike[str], split: str = "train", *, annotation: str = "gtFine"
+    root: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    annotation: str = "gtFine",
+    cache: bool = False,
 ) -> tuple[FileList, Masks]:
     """List Cityscapes' images and masks: 19 classes of training; all else is ignored, as 255.
 
@@ -171,6 +175,7 @@ def read_cityscapes(
         root: Folder with ``leftImg8bit`` and the folder of the annotation.
         split: ``"train"``, ``"val"``, or another folder below both.
         annotation: ``"gtFine"`` or ``"gtCoarse"``. Masks are its ``*_labelIds.png``.
+        cache: Keep masks in memory once they were read, as `Masks` does.
 
     Returns:
         The images, in the order of their paths, and a mask for each.
@@ -187,6 +192,7 @@ def read_cityscapes(
         mask_suffix=f"_{annotation}_labelIds",
         classes=CITYSCAPES_CLASSES,
         names=CITYSCAPES_NAMES,
+        cache=cache,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, ClassVar
@@ -16,8 +17,8 @@ from dali_cutmix.annotations.planes import (
     Plane,
     array_in,
     as_pgm,
+    bare_png,
     bits_of,
-    check_png,
     color_plane_of,
     depth_of,
     is_pnm,
@@ -71,8 +72,8 @@ class Masks:
             first mask, and 16 for arrays of larger types. A mask with a larger index is bad.
         names: Names of the classes, in the order of their indices.
         cache: Whether each process keeps masks in memory once they were read and decoded, which
-            makes the first epoch slower and all later ones faster. Masks are compressed to about
-            the size of a PNG, by lz4, which ``pip install -e '.[masks]'`` in the checkout
+            makes the first epoch slower and all later ones faster. Masks are compressed to one to
+            two times the size of a PNG, by lz4, which ``pip install -e '.[masks]'`` in the checkout
             installs. A file that changes meanwhile is not read again. Arrays in memory are kept as
             they are.
 
@@ -270,7 +271,8 @@ class Masks:
         pixels = self._cache.get(index)
         if pixels is None:
             pixels = self._decoded(self._masks.read(index))
-            self._cache.put(index, pixels)
+            with suppress(MemoryError, OSError, OverflowError):  # it is decoded, though not kept
+                self._cache.put(index, pixels)
         return Plane(pixels, 1)
 
     def _plane_of(self, mask: np.ndarray) -> Plane:
@@ -293,8 +295,7 @@ class Masks:
         if not self._is_files:
             return stored
         if not is_pnm(stored):
-            check_png(stored)
-            stored = self._decode(stored, is_mask=not self._has_colors).ppm
+            stored = self._decode(bare_png(stored), is_mask=not self._has_colors).ppm
         return of_pnm(stored, self.num_bytes)
 
     @property

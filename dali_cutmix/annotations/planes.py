@@ -252,24 +252,31 @@ def as_pgm(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([np.frombuffer(head, np.uint8), pixels[..., ::-1].reshape(-1)])
 
 
-def check_png(encoded: np.ndarray) -> None:
-    """Refuse a PNG without its end, or with a damaged chunk: Pillow takes some of them.
+def bare_png(encoded: np.ndarray) -> np.ndarray:
+    """Return a PNG without what Pillow refuses and DALI passes over: metadata, but for EXIF.
+
+    Args:
+        encoded: A gray or RGB PNG, or one with a palette of colors: ``[size]`` uint8.
 
     Raises:
-        RefusedError: The PNG is damaged.
+        RefusedError: The PNG has no end, or a chunk of its pixels is damaged.
     """
+    is_palette = encoded[25] == _PALETTE
+    needed = (b"IHDR", b"IDAT", b"IEND", *([b"PLTE"] if is_palette else []))
     view, at, kind = encoded.data, len(_PNG), b""
+    parts = [view[:at]]
     while kind != b"IEND":
         size, kind = struct.unpack_from(">I4s", view, at) if at + 12 <= len(view) else (0, b"")
         end = at + 12 + size
-        is_good = bool(kind) and end <= len(view)
-        if is_good and kind[:1].isupper():  # others are metadata
-            is_good = zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(
-                view[end - 4 : end], "big"
-            )
-        if not is_good:
+        if not kind or end > len(view):
+            raise RefusedError("cut short", "damaged or cut short")
+        stored, right = view[end - 4 : end], zlib.crc32(view[at + 4 : end - 4]).to_bytes(4, "big")
+        if kind in needed and kind != b"IEND" and stored != right:
             raise RefusedError("damaged", "damaged or cut short")
+        if kind in needed or (kind == b"eXIf" and stored == right):
+            parts += [view[at : end - 4], memoryview(right)]
         at = end
+    return np.frombuffer(b"".join(parts), np.uint8)
 
 
 def is_pnm(stored: np.ndarray) -> bool:

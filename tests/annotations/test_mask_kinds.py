@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import mmap
 import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -89,6 +91,16 @@ def test_masks_in_the_cache_are_those_of_the_files_which_are_read_once(tmp_path:
             Path(path).unlink()
         check_equal(next(epochs), chosen)
         epochs.close()
+
+
+def test_masks_are_served_where_the_cache_gets_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> NoReturn:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", fails)
+    check(tmp_path, mask_kinds.shallow_kinds(), bits=8, cache=True)
 
 
 def test_classes_in_a_mask_are_those_that_a_loader_serves(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dali_cutmix.annotations.masks import Masks
 from dali_cutmix.serving.diagnose import diagnose_masks
 from dali_cutmix.sources.base import StoredImages
 from dali_cutmix.sources.decoders import Decodable
+from dali_cutmix.sources.upright import RefusedError
 from dali_cutmix.tools.check.parts import count_of_bad, names_in
 
 #: Masks looked at between two reports of progress.
@@ -93,7 +94,11 @@ def check_masks(
         for index in chunk:
             if index in bad:
                 continue
-            in_mask = np.unique(masks.classes_in(index))
+            try:
+                in_mask = np.unique(masks.classes_in(index))
+            except RefusedError as error:  # DALI takes the file, and Pillow does not
+                bad[index] = f"its mask {masks.path(index)}: {error.reason}"
+                continue
             in_mask = in_mask[in_mask != masks.ignore]
             classes.update(in_mask.tolist())
             reason = out_of_range(in_mask, num_classes)
